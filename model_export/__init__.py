@@ -1,0 +1,1 @@
+"""The exporter: masked sequence models in, verified model directories out."""

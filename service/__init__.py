@@ -1,0 +1,1 @@
+"""The service: variable-length sequences in, answers out, almost no padding computed."""

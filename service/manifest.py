@@ -1,0 +1,212 @@
+"""The manifest of a model directory: what the graph wants, what it answers, and what is promised for it.
+
+A model directory is `MODELS/<name>/<version>/` with four files, all of them data:
+
+| file | holds |
+|---|---|
+| `model.onnx` | the graph |
+| `manifest.json` | this module's `Manifest` |
+| `verification.json` | each case of the proof, with its figure |
+| `golden.npz` | a few sequences with their expected logits, run again at every load |
+
+The manifest is the only thing the service knows of a model: decoding, padding, scoring and the metadata endpoints all
+read it, and none of them reads the graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from service.errors import ManifestError, VerificationError
+
+CONTRACT = 1
+"""Version of the contract between exporter and service. A service reads the contract versions it knows."""
+
+GRAPH_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+VERIFICATION_FILE = "verification.json"
+GOLDEN_FILE = "golden.npz"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""A model's name: also a folder, a URL segment and a metric label, so its alphabet is small."""
+
+Task = Literal["single-label", "multi-label", "per-step"]
+LongPolicy = Literal["reject", "head", "tail", "window"]
+MissingPolicy = Literal["refuse", "zero", "mean", "indicator", "handled"]
+"""`zero`, `mean` and `indicator` are done inside the graph; `handled` is a user's own graph that takes NaN."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StepInput(_Part):
+    """What one step of a sequence is.
+
+    Attributes:
+        kind: `values`: `features` float32 numbers a step. `tokens`: one id a step, 0 to `vocabulary` - 1.
+        features: Numbers a step; for `values` only.
+        feature_names: Their names, in order, where the spec gives them.
+        mean: Per feature, over the valid, present values of the training split; applied inside the graph.
+        std: Likewise.
+        vocabulary: How many token ids there are; for `tokens` only.
+        padding_id: The token id that the model itself treats as no step, where it has one.
+    """
+
+    kind: Literal["values", "tokens"] = "values"
+    features: int | None = Field(default=None, ge=1)
+    feature_names: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    vocabulary: int | None = Field(default=None, ge=1)
+    padding_id: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if (self.features is None) == (self.kind == "values") or (self.vocabulary is None) == (self.kind == "tokens"):
+            raise ValueError("input.kind 'values' wants 'features' alone, 'tokens' wants 'vocabulary' alone")
+        for field in ("feature_names", "mean", "std"):
+            given = getattr(self, field)
+            if given is not None and len(given) != self.features:
+                raise ValueError(f"input.{field} has {len(given)} entries for {self.features} features")
+        return self
+
+
+class GraphNames(_Part):
+    """The graph's own names and forms of what the service gives it and takes from it.
+
+    Exactly one of `lengths` and `mask` is set, or both where the graph wants both. A mask is 1 (or true) at valid steps.
+    """
+
+    sequences: str = "values"
+    lengths: str | None = "lengths"
+    lengths_type: Literal["int32", "int64"] = "int32"
+    mask: str | None = None
+    mask_type: Literal["bool", "int32", "int64", "float32"] = "bool"
+    time_first: bool = False
+    logits: str = "logits"
+    attention: str | None = None
+
+    @model_validator(mode="after")
+    def _says_where_a_sequence_ends(self) -> Self:
+        if self.lengths is None and self.mask is None:
+            raise ValueError("graph: one of 'lengths' and 'mask' must be named")
+        return self
+
+
+class Promise(_Part):
+    """What was measured, on which provider, about a sequence alone against the same in company.
+
+    Attributes:
+        provider: onnxruntime's name of the execution provider, and the device where it is not the CPU.
+        bits: True where no bit differed in any case.
+        tolerance: The largest absolute difference of a logit that is promised; 0 where `bits`.
+    """
+
+    provider: str
+    bits: bool
+    tolerance: float = Field(ge=0)
+
+
+class Manifest(_Part):
+    """Everything the service needs to know of a model. See the module's docstring for its place on disk."""
+
+    contract: Literal[1] = 1
+    name: Name
+    version: int = Field(ge=1)
+    input: StepInput
+    labels: tuple[str, ...] = Field(min_length=1)
+    task: Task = "single-label"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    scores: Literal["logits", "probabilities"] = "logits"
+    max_length: int = Field(default=1024, ge=1)
+    long: LongPolicy = "reject"
+    missing: MissingPolicy = "refuse"
+    graph: GraphNames = GraphNames()
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    width_multiple: int = Field(default=4, ge=1)
+    promises: tuple[Promise, ...] = ()
+    digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
+    made: dict[str, str | int | float | None] = {}
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: every label may stand there once")
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, which is the number of labels."""
+        return len(self.labels)
+
+    @property
+    def key(self) -> str:
+        """`name/version`, for people."""
+        return f"{self.name}/{self.version}"
+
+    def promise(self, provider: str) -> Promise | None:
+        """What is promised on a provider, or None where nothing was measured there."""
+        return next((promise for promise in self.promises if promise.provider == provider), None)
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return self.model_dump_json(indent=2, exclude_defaults=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, source: str = MANIFEST_FILE) -> Manifest:
+        """Reads a manifest.
+
+        Raises:
+            ManifestError: The text is not a manifest of a known contract version; says every field that is wrong.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(str(place) for place in item['loc']) or 'the whole'}: {item['msg']}"
+                for item in error.errors(include_url=False, include_input=False)
+            )
+            raise ManifestError(f"{source} is not a manifest of contract version {CONTRACT}: {wrong}") from error
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Reads `manifest.json` of a model directory.
+
+        Raises:
+            ManifestError: There is none that can be read, or it is malformed.
+        """
+        path = directory / MANIFEST_FILE
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.from_json(text, source=str(path))
+
+    def check_digests(self, directory: Path) -> None:
+        """Compares every file that the manifest names with its digest.
+
+        Raises:
+            VerificationError: A file is missing, changed, reached through a link out of the directory, or the graph has no digest.
+        """
+        if GRAPH_FILE not in self.digests:
+            raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
+        root = directory.resolve()
+        for name, expected in self.digests.items():
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise VerificationError(f"{self.key}: {name} lies outside the model directory")
+            if not path.is_file():
+                raise VerificationError(f"{self.key}: {name} is missing from {directory}")
+            if digest(path) != expected:
+                raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as `sha256:<hex>`."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
