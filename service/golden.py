@@ -1,0 +1,173 @@
+"""Golden sequences: a few sequences with the logits that the exporter saw, run again at every load.
+
+`golden.npz` holds three plain arrays: `steps`, all sequences end to end (`[steps, features]` float32, or `[steps]` int64
+for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or end to end `[steps, classes]` for
+a per-step model. A load that runs them through the padding and the session that will serve shows that this machine's
+kernels answer what was proved, and that company changes nothing here either.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import VerificationError
+from service.manifest import Manifest
+from service.padding import PaddedBatch, Steps, pad
+from service.session import Session
+
+TOLERANCE = 1e-4
+"""Allowed difference of a logit, times max(1, |logit|): CPU families round differently, wrong weights differ by more."""
+
+_ARRAYS = ("steps", "lengths", "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Sequences with their expected answers.
+
+    Attributes:
+        sequences: Each `[length, features]` float32 or `[length]` int64.
+        logits: Of each sequence `[classes]` float32, or `[length, classes]` of a per-step model.
+    """
+
+    sequences: tuple[Steps, ...]
+    logits: tuple[NDArray[np.float32], ...]
+
+    def write(self, path: Path) -> None:
+        """Writes `golden.npz`; the same golden sequences give the same bytes."""
+        per_step = self.logits[0].ndim == 2
+        np.savez(
+            path,
+            steps=np.concatenate(self.sequences),
+            lengths=np.asarray([len(steps) for steps in self.sequences], dtype=np.int32),
+            logits=np.concatenate(self.logits) if per_step else np.stack(self.logits),
+        )
+
+    @classmethod
+    def read(cls, path: Path, manifest: Manifest) -> Golden:
+        """Reads `golden.npz`; nothing in it is unpickled.
+
+        Raises:
+            VerificationError: The file cannot be read, or does not hold sequences and logits of the manifest's shapes.
+        """
+        arrays = _arrays(path)
+        _check_shapes(arrays, manifest, path)
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        logits = arrays["logits"]
+        return cls(
+            sequences=tuple(np.split(arrays["steps"], ends)),
+            logits=tuple(np.split(logits, ends) if manifest.task == "per-step" else logits),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one golden sequence came out from its stored logits.
+
+    Attributes:
+        sequence: Its index in the file.
+        length: Its steps.
+        alone: Largest absolute difference of a logit when it ran alone.
+        together: Likewise when all golden sequences ran as one batch.
+        allowed: What was allowed.
+    """
+
+    sequence: int
+    length: int
+    alone: float
+    together: float
+    allowed: float
+
+
+def check(session: Session, golden: Golden, manifest: Manifest) -> list[Difference]:
+    """Runs the golden sequences, each alone and all together, and compares with the stored logits.
+
+    Returns:
+        What was seen, one entry for each sequence.
+
+    Raises:
+        VerificationError: A sequence's logits are not finite or too far off; names the sequence and the figures.
+    """
+    promise = manifest.promise(session.provider)
+    slack = promise.tolerance if promise else 0.0
+    multiple = manifest.width_multiple
+    together = _answers(session, pad(golden.sequences, multiple=multiple), manifest)
+    differences = []
+    for index, (steps, expected, in_company) in enumerate(zip(golden.sequences, golden.logits, together, strict=True)):
+        (alone,) = _answers(session, pad([steps], multiple=multiple), manifest)
+        difference = Difference(
+            sequence=index,
+            length=len(steps),
+            alone=_distance(alone, expected),
+            together=_distance(in_company, expected),
+            allowed=max(TOLERANCE * max(1.0, float(np.abs(expected).max())), slack),
+        )
+        # "not <=" so that NaN fails too
+        if not (difference.alone <= difference.allowed and difference.together <= difference.allowed):
+            raise VerificationError(
+                f"{manifest.key}: golden sequence {index} ({len(steps)} steps) differs from its stored logits by "
+                f"{difference.alone:.3g} alone and {difference.together:.3g} in company; "
+                f"{difference.allowed:.3g} is allowed. This is not the graph that was proved, or not its kernels."
+            )
+        differences.append(difference)
+    return differences
+
+
+def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest) -> Golden:
+    """Makes golden sequences of a session's own answers, each computed alone."""
+    logits = []
+    for steps in sequences:
+        (alone,) = _answers(session, pad([steps], multiple=manifest.width_multiple), manifest)
+        logits.append(alone)
+    return Golden(tuple(sequences), tuple(logits))
+
+
+def _answers(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
+    """Each row's logits, without padding."""
+    logits = session.run(batch).logits
+    for row, length in zip(logits, batch.lengths, strict=True):
+        yield row[:length] if manifest.task == "per-step" else row
+
+
+def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of the file, whatever their shapes."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in _ARRAYS}
+    except KeyError as error:
+        raise VerificationError(f"{path}: {error.args[0]}") from error
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise VerificationError(f"{path} cannot be read as golden sequences: {error}") from error
+
+
+def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, path: Path) -> None:
+    """Holds the arrays against each other and against the manifest."""
+    steps, lengths, logits = (arrays[name] for name in _ARRAYS)
+    if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
+        raise VerificationError(f"{path}: lengths must be int32 [sequences], each at least 1")
+    total = int(lengths.sum(dtype=np.int64))
+    tokens = manifest.input.kind == "tokens"
+    shape = (total,) if tokens else (total, manifest.input.features)
+    if steps.dtype != (np.int64 if tokens else np.float32) or steps.shape != shape:
+        raise VerificationError(
+            f"{path}: steps are {steps.dtype} {steps.shape}, lengths and manifest say "
+            f"{'int64' if tokens else 'float32'} {shape}"
+        )
+    rows = total if manifest.task == "per-step" else len(lengths)
+    if logits.dtype != np.float32 or logits.shape != (rows, manifest.classes):
+        raise VerificationError(
+            f"{path}: logits are {logits.dtype} {logits.shape}, lengths and manifest say "
+            f"float32 {(rows, manifest.classes)}"
+        )
