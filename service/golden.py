@@ -1,9 +1,9 @@
 """Golden sequences: a few sequences with the logits that the exporter saw, run again at every load.
 
-`golden.npz` holds three plain arrays: `steps`, all sequences end to end (`[steps, features]` float32, or `[steps]` int64
-for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or end to end `[steps, classes]` for
-a per-step model. A load that runs them through the padding and the session that will serve shows that this machine's
-kernels answer what was proved, and that company changes nothing here either.
+`golden.npz` holds three plain arrays: `steps`, all sequences end to end (`[steps, features]` float32, or `[steps]`
+int64 for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or end to end
+`[steps, classes]` for a per-step model. A load that runs them through the padding and the session that will serve
+shows that this machine's kernels answer what was proved, and that company changes nothing here either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.padding import PaddedBatch, Steps, pad
 from service.session import Session
 
 TOLERANCE = 1e-4
-"""Allowed difference of a logit, times max(1, |logit|): CPU families round differently, wrong weights differ by more."""
+"""Allowed difference, times max(1, |logit|): CPU families round differently, wrong weights are further off."""
 
 _ARRAYS = ("steps", "lengths", "logits")
 

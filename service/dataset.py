@@ -1,0 +1,277 @@
+"""Labelled sequences from a file: JSON Lines, the UEA/UCR archive's `.ts`, and Parquet where pyarrow is installed.
+
+| file | one record |
+|---|---|
+| `.jsonl`, `.jsonl.gz` | a line `{"id": ..., "steps": [[0.1, null], ...], "label": ...}`; `id`, `label` may be absent |
+| `.ts` | a line `1,2,3:4,5,6:label`: features apart by colons, each with its steps; `?` and `NaN` are missing |
+| `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
+
+A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
+one string a step for a per-step model. A bad record is named by file and line. `aeon:JapaneseVowels_TRAIN` names a
+file that the aeon package brings along.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import importlib.util
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.errors import ConfigurationError
+from service.padding import Steps
+
+Kind = Literal["values", "tokens"]
+Label = str | tuple[str, ...] | None
+
+_INT64 = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sequence of a file.
+
+    Attributes:
+        id: Its own, or the number of its record in the file, from 0.
+        steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
+        label: One label; several (multi-label, per-step); None where the file has none.
+        place: `file:line`, for messages.
+    """
+
+    id: str
+    steps: Steps
+    label: Label
+    place: str
+
+
+def locate(name: str) -> Path:
+    """The path of a data file: a path, or `aeon:NAME_TRAIN` for one that aeon's wheel holds.
+
+    Raises:
+        ConfigurationError: There is no such file, or aeon is not installed.
+    """
+    if not name.startswith("aeon:"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigurationError(f"{name}: there is no such file")
+        return path
+    package = importlib.util.find_spec("aeon")
+    if package is None or package.origin is None:
+        raise ConfigurationError(f"{name}: aeon is not installed; pip install 'lengthwise[demo]' brings it")
+    split = name.removeprefix("aeon:")
+    data = Path(package.origin).parent / "datasets" / "data"
+    path = data / split.rpartition("_")[0] / f"{split}.ts"
+    if not path.is_file():
+        found = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
+        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(found)}")
+    return path
+
+
+def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
+    """The records of a file, one by one, in its order.
+
+    Args:
+        path: Its suffix says the format.
+        kind: What a step is; `.ts` holds values only.
+
+    Raises:
+        ConfigurationError: The file or a record in it cannot be read; names the line.
+    """
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _json_lines(path, kind)
+    if name.endswith(".ts"):
+        if kind == "tokens":
+            raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
+        return _time_series(path)
+    if name.endswith(".parquet"):
+        return _parquet(path, kind)
+    raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
+                if content:
+                    yield number, content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def _json_lines(path: Path, kind: Kind) -> Iterator[Record]:
+    features: int | None = None
+    for index, (number, line) in enumerate(_lines(path)):
+        place = f"{path}:{number}"
+        try:
+            fields = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ConfigurationError(f"{place}: not JSON: {error}") from error
+        record = _record(fields, index, place, kind)
+        features = _same_features(record, features)
+        yield record
+
+
+def _parquet(path: Path, kind: Kind) -> Iterator[Record]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{path}: reading Parquet needs pyarrow; pip install 'lengthwise[parquet]' brings it"
+        ) from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    columns = [name for name in ("id", "steps", "label") if name in file.schema_arrow.names]
+    index, features = 0, None
+    for batch in file.iter_batches(batch_size=256, columns=columns):
+        for fields in batch.to_pylist():
+            record = _record(fields, index, f"{path}:row {index + 1}", kind)
+            features = _same_features(record, features)
+            yield record
+            index += 1
+
+
+def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
+    """A record from what JSON or Parquet holds."""
+    if not isinstance(fields, dict) or "steps" not in fields:
+        raise ConfigurationError(f'{place}: a record is an object with "steps"')
+    unknown = sorted(set(fields) - {"id", "steps", "label"})
+    if unknown:
+        raise ConfigurationError(f"{place}: unknown field {', '.join(unknown)}; there are id, steps and label")
+    name = fields.get("id")
+    if name is not None and not isinstance(name, (str, int)):
+        raise ConfigurationError(f"{place}: id must be a string")
+    steps = _tokens(fields["steps"], place) if kind == "tokens" else _values(fields["steps"], place)
+    return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
+
+
+def _label(label: Any, place: str) -> Label:
+    """One label or several, as strings: a number is the label that its digits spell."""
+    if label is None:
+        return None
+    several = label if isinstance(label, list) else [label]
+    if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
+        raise ConfigurationError(f"{place}: a label is a string or a whole number, or a list of them")
+    texts = tuple(str(one) for one in several)
+    return texts if isinstance(label, list) else texts[0]
+
+
+def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
+    """`[length]` int64."""
+    if not isinstance(steps, list) or not steps:
+        raise ConfigurationError(f"{place}: steps must be a list of at least one token id")
+    for step, token in enumerate(steps):
+        if type(token) is not int or not 0 <= token <= _INT64.max:
+            raise ConfigurationError(f"{place}: step {step} is no token id: a whole number from 0")
+    return np.array(steps, dtype=np.int64)
+
+
+def _values(steps: Any, place: str) -> NDArray[np.float32]:
+    """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
+    if not isinstance(steps, list) or not steps:
+        raise ConfigurationError(f"{place}: steps must be a list of at least one step")
+    rows = [step if isinstance(step, list) else [step] for step in steps]
+    for step, row in enumerate(rows):
+        if not row or len(row) != len(rows[0]):
+            raise ConfigurationError(f"{place}: step {step} has {len(row)} features, step 0 has {len(rows[0])}")
+        if any(value is not None and type(value) not in (int, float) for value in row):
+            raise ConfigurationError(f"{place}: step {step} holds something that is neither a number nor null")
+    return _as_float32([[np.nan if value is None else value for value in row] for row in rows], place)
+
+
+def _as_float32(rows: list[list[float]], place: str) -> NDArray[np.float32]:
+    """`[length, features]`; NaN is missing, infinities are refused, also those of numbers too large for float32."""
+    try:
+        wide = np.array(rows, dtype=np.float64)
+    except OverflowError as error:
+        raise ConfigurationError(f"{place}: a number is too large for float32") from error
+    with np.errstate(over="ignore"):
+        values = wide.astype(np.float32)
+    if np.isinf(values).any():
+        step = int(np.isinf(values).any(axis=1).argmax())
+        raise ConfigurationError(f"{place}: step {step} holds a number that is not finite as float32")
+    return values
+
+
+def _same_features(record: Record, features: int | None) -> int | None:
+    """The features a step has, held against those of the records before."""
+    if record.steps.ndim == 1:
+        return None
+    found = int(record.steps.shape[1])
+    if features is not None and found != features:
+        raise ConfigurationError(f"{record.place}: {found} features a step, the records before have {features}")
+    return found
+
+
+def _time_series(path: Path) -> Iterator[Record]:
+    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html."""
+    labelled, in_data, features, index = False, False, None, 0
+    for number, line in _lines(path):
+        place = f"{path}:{number}"
+        text = _text(line, place)
+        if text.startswith("#"):
+            continue
+        if not in_data:
+            tag, *rest = text.split()
+            tag = tag.lower()
+            is_true = [word.lower() for word in rest[:1]] == ["true"]
+            if not tag.startswith("@"):
+                raise ConfigurationError(f"{place}: expected a header line that starts with @, before @data")
+            if tag == "@timestamps" and is_true:
+                raise ConfigurationError(f"{place}: time stamps are not read; write plain values")
+            if tag == "@targetlabel" and is_true:
+                raise ConfigurationError(f"{place}: targets of a regression are no labels")
+            if tag == "@classlabel":
+                labelled = is_true
+            in_data = tag == "@data"
+            continue
+        record = _series(text, index, labelled, place)
+        features = _same_features(record, features)
+        yield record
+        index += 1
+    if not in_data:
+        raise ConfigurationError(f"{path}: there is no @data in it")
+
+
+def _text(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{place}: not UTF-8") from error
+
+
+def _series(text: str, index: int, labelled: bool, place: str) -> Record:
+    """One data line: `a0,a1,...:b0,b1,...:label`."""
+    channels = text.split(":")
+    label = channels.pop().strip() if labelled else None
+    if label == "" or not channels:
+        raise ConfigurationError(f"{place}: the label is missing")
+    columns = [[_number(word, place) for word in channel.split(",")] for channel in channels]
+    for feature, column in enumerate(columns):
+        if len(column) != len(columns[0]):
+            raise ConfigurationError(
+                f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}"
+            )
+    return Record(str(index), _as_float32([list(step) for step in zip(*columns, strict=True)], place), label, place)
+
+
+def _number(word: str, place: str) -> float:
+    word = word.strip()
+    if word == "?":
+        return np.nan
+    try:
+        return float(word)
+    except ValueError as error:
+        raise ConfigurationError(f"{place}: {word!r} is no number") from error
