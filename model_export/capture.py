@@ -1,0 +1,269 @@
+"""From a user's torch module to an exported program, packing and all, without touching the module.
+
+`torch.export` cannot carry a packed sequence, and it unrolls a plain `nn.LSTM`, which freezes the width. For the time
+of one trace this module puts three things in their place:
+
+    pack_padded_sequence       keeps the rectangle and the lengths aside, behind an ordinary PackedSequence
+    LSTM | GRU | RNN.forward   call `recurrent` with that rectangle and those lengths
+    pad_packed_sequence        gives the rectangle back, at the full width
+
+so everything between them, written for packed sequences or not, is traced as it stands. A packed sequence's `data` is
+the rectangle with rows and steps merged, `[rows * width, features]`: what is computed step by step on it stays right.
+Whether the rest of the module is right at other sizes than the traced ones, a trace cannot show; the proof runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils import rnn as packing
+from torch.nn.utils.rnn import PackedSequence
+
+from model_export.errors import ExportError
+from model_export.frames import users_place
+from model_export.outputs import Choice
+from model_export.recurrent import recurrent, weights_of
+from service.manifest import StepInput
+
+Second = Literal["lengths", "mask"]
+
+# Sizes of the traced batch: any above one would do, for 0 and 1 are the sizes that torch.export may burn in.
+_ROWS, _WIDTH = 3, 7
+
+
+def capture(
+    model: nn.Module,
+    steps: StepInput,
+    *,
+    second: Second = "lengths",
+    choose: Choice,
+) -> tuple[ExportedProgram, list[str]]:
+    """Traces a module with rows and width left open.
+
+    Args:
+        model: Called with the sequences `[rows, width, features]` or `[rows, width]`, and with `lengths [rows]` int64
+            or a mask `[rows, width]` (true at valid steps).
+        steps: What one step is.
+        second: Which of the two the module takes.
+        choose: Picks the graph's outputs, by name, from whatever the module returns.
+
+    Returns:
+        A program of (sequences, lengths int32), and the names of its outputs.
+
+    Raises:
+        ExportError: The module does something that no graph can do; says what, and where in its code.
+    """
+    if steps.kind == "tokens":
+        sequences = torch.ones(_ROWS, _WIDTH, dtype=torch.int64)
+    else:
+        sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
+    lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
+    trace = _Trace()
+    traced = _Traced(model, second, choose, trace).eval()
+    sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
+    with _replaced(trace), torch.no_grad():
+        try:
+            program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
+        except ExportError:
+            raise
+        except Exception as error:  # whatever the module's code raises, and a dozen kinds of torch's own
+            raise ExportError("trace", f"{users_place(error)}: {error}") from error
+    return program, trace.outputs
+
+
+class _Traced(nn.Module):
+    """The module with the graph's own inputs and outputs, and its recurrent weights in ONNX's layout as buffers."""
+
+    def __init__(self, model: nn.Module, second: Second, choose: Choice, trace: _Trace) -> None:
+        super().__init__()
+        self.model = model
+        self._second = second
+        self._choose = choose
+        self._trace = trace
+        for path, part in model.named_modules():
+            if isinstance(part, nn.RNNBase) and part.proj_size == 0:
+                trace.weights[part] = [_Layer(*vars(weights).values()) for weights in weights_of(part)]
+                self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
+
+    def forward(self, sequences: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """`[rows, width(, features)]` and int32 `[rows]` to the chosen outputs."""
+        self._trace.begin(sequences, lengths.long())
+        if self._second == "lengths":
+            answer = self.model(sequences, self._trace.lengths)
+        else:
+            answer = self.model(sequences, step_mask(self._trace.lengths, sequences.shape[1]))
+        outputs = self._choose(answer)
+        self._trace.outputs = list(outputs)
+        return tuple(outputs.values())
+
+
+def step_mask(lengths: Tensor, width: int) -> Tensor:
+    """`[rows, width]`, true at the valid steps."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class _Layer(nn.Module):
+    """One layer's weights as buffers, so that the exporter makes initializers of them."""
+
+    inputs: Tensor
+    states: Tensor
+    biases: Tensor
+
+    def __init__(self, inputs: Tensor, states: Tensor, biases: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("inputs", inputs)
+        self.register_buffer("states", states)
+        self.register_buffer("biases", biases)
+
+
+@dataclass(frozen=True)
+class _Rectangle:
+    """What stands behind a packed sequence: `steps [rows, width, ...]`, and whether they are 0 past the lengths."""
+
+    steps: Tensor
+    lengths: Tensor
+    zeroed: bool
+
+
+class _Trace:
+    """What one trace knows: the sequences' shape and lengths, and the rectangles that stand behind packed sequences.
+
+    A packed sequence is known again by its data, or by its `batch_sizes`, which users hand on when they make one from
+    what they computed on another's data.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[nn.RNNBase, list[_Layer]] = {}
+        self.outputs: list[str] = []
+        # The tensors are kept beside the rectangles, so that no other tensor can get their id.
+        self._by_data: dict[int, tuple[Tensor, _Rectangle]] = {}
+        self._by_sizes: dict[int, tuple[Tensor, _Rectangle]] = {}
+
+    def begin(self, sequences: Tensor, lengths: Tensor) -> None:
+        """Takes the batch that is traced: `[rows, width(, features)]`, and int64 `[rows]`."""
+        self.shape = sequences.shape[:2]
+        self.lengths = lengths
+
+    def lengths_of(self, steps: Tensor) -> Tensor:
+        """Where each row of a rectangle ends that came to a recurrent layer without being packed.
+
+        The sequences' own lengths where it has their rows and width: a sound module cannot tell the difference. What
+        has other axes (features as steps, say) runs through at its full width.
+        """
+        if steps.shape[:2] == self.shape:
+            return self.lengths
+        return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
+
+    def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor, initial: Any) -> tuple[Tensor, Any]:
+        """One recurrent module over `[rows, width, features]`: its outputs, and its last states as torch gives them."""
+        if module.proj_size:
+            raise ExportError("trace", "ONNX's LSTM has no projection: write a Linear behind it instead of proj_size")
+        layers = self.weights[module]
+        state, cell = initial if isinstance(initial, tuple) else (initial, None)
+        outputs, states, cells = recurrent(
+            steps,
+            lengths,
+            [layer.inputs for layer in layers],
+            [layer.states for layer in layers],
+            [layer.biases for layer in layers],
+            state,
+            cell,
+            module.mode,
+        )
+        return outputs, (states, cells) if module.mode == "LSTM" else states
+
+    def pack(self, rectangle: _Rectangle, sizes: Tensor | None = None) -> PackedSequence:
+        if sizes is None:
+            sizes = rectangle.lengths.clone()
+            self._by_sizes[id(sizes)] = (sizes, rectangle)
+        data = rectangle.steps.flatten(0, 1)
+        self._by_data[id(data)] = (data, rectangle)
+        return PackedSequence(data, sizes)
+
+    def behind(self, packed: PackedSequence) -> _Rectangle:
+        if id(packed.data) in self._by_data:
+            return self._by_data[id(packed.data)][1]
+        if id(packed.batch_sizes) not in self._by_sizes:
+            raise ExportError("trace", "a PackedSequence made by hand cannot be exported: use pack_padded_sequence")
+        packed_as = self._by_sizes[id(packed.batch_sizes)][1]
+        rows, width = packed_as.steps.shape[:2]
+        return _Rectangle(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
+
+
+_tracing: list[_Trace] = []
+"""The trace that runs, innermost last: what the replaced functions of torch work for."""
+
+
+@contextlib.contextmanager
+def _replaced(trace: _Trace) -> Iterator[None]:
+    """Puts this module's packing and recurrent layers in the place of torch's.
+
+    The packing functions are changed from within (their code), because a user's module holds them under its own names.
+    """
+    forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
+    codes = {
+        packing.pack_padded_sequence: _pack_padded_sequence.__code__,
+        packing.pad_packed_sequence: _pad_packed_sequence.__code__,
+    }
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with contextlib.ExitStack() as undo:
+        _tracing.append(trace)
+        undo.callback(_tracing.pop)
+        for kind, forward in forwards.items():
+            undo.callback(setattr, kind, "forward", forward)
+            kind.forward = _recurrent_forward  # type: ignore[method-assign, assignment]  # undone above
+        for function, code in codes.items():
+            undo.callback(setattr, function, "__code__", function.__code__)
+            function.__code__ = code
+        undo.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+def _pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]
+    # This code runs inside torch's function, which has that function's globals and not this module's.
+    from model_export.capture import packed
+
+    return packed(input, lengths, batch_first)
+
+
+def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_length=None):  # type: ignore[no-untyped-def]
+    from model_export.capture import padded
+
+    return padded(sequence, batch_first, padding_value)
+
+
+def packed(steps: Tensor, lengths: Any, batch_first: bool) -> PackedSequence:
+    """What `pack_padded_sequence` gives while a trace runs; any order of rows will do."""
+    rectangle = steps if batch_first else steps.transpose(0, 1)
+    return _tracing[-1].pack(_Rectangle(rectangle, torch.as_tensor(lengths), zeroed=False))
+
+
+def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) -> tuple[Tensor, Tensor]:
+    """What `pad_packed_sequence` gives while a trace runs: always at the full width, a longer one is of no use."""
+    rectangle = _tracing[-1].behind(sequence)
+    steps = rectangle.steps
+    if padding_value != 0.0 or not rectangle.zeroed:
+        valid = torch.arange(steps.shape[1], device=steps.device) < rectangle.lengths.unsqueeze(1)
+        steps = torch.where(valid.view(*valid.shape, *[1] * (steps.dim() - 2)), steps, padding_value)
+    return (steps if batch_first else steps.transpose(0, 1)), rectangle.lengths
+
+
+def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    """What `LSTM.forward`, `GRU.forward` and `RNN.forward` do while a trace runs."""
+    trace = _tracing[-1]
+    if isinstance(input, PackedSequence):
+        rectangle = trace.behind(input)
+        outputs, state = trace.run(module, rectangle.steps, rectangle.lengths, hx)
+        return trace.pack(_Rectangle(outputs, rectangle.lengths, zeroed=True), input.batch_sizes), state
+    if input.dim() != 3:
+        raise ExportError("trace", f"{type(module).__name__} runs over a single sequence: run it over the batch")
+    steps = input if module.batch_first else input.transpose(0, 1)
+    outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
+    return (outputs if module.batch_first else outputs.transpose(0, 1)), state

@@ -1,0 +1,90 @@
+"""Where in a user's own code something happened: the file, the line and the text of that line.
+
+Both recorders and the trace ask it the same question: of all the frames on the stack, which is the innermost one that
+is neither torch's, nor this package's, nor anything else's that was installed?
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of somebody's code.
+
+    Attributes:
+        file: Its path, as Python knows it.
+        line: Counted from 1.
+        source: The line's text without its indentation; empty where the file cannot be read.
+        function: The function it stands in.
+    """
+
+    file: str
+    line: int
+    source: str
+    function: str
+
+    def __str__(self) -> str:
+        """`path:line`, the path relative to the working directory where it lies below it."""
+        return f"{shown(self.file)}:{self.line}"
+
+
+def shown(file: str) -> str:
+    """A path as people want to read it: relative where it lies below the working directory."""
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative
+
+
+_PACKAGE: Final = str(Path(__file__).resolve().parent) + os.sep
+_INSTALLED: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+
+
+_MACHINERY: Final = frozenset({"torch", "onnx", "onnxscript", "onnx_ir", "numpy"})
+
+
+def _belongs_to(file: str) -> int:
+    """How near a file is to the user: 2 their own, 1 a package they installed, 0 Python, torch or this package."""
+    if file.startswith(("<", _PACKAGE)):
+        return 0
+    for installed in _INSTALLED:
+        if file.startswith(installed):
+            return int(file[len(installed) :].split(os.sep)[0] not in _MACHINERY)
+    return 0 if file.startswith(_PYTHON) else 2
+
+
+def _innermost(calls: list[tuple[str, int, str]]) -> Place | None:
+    """Of calls, outermost first, the innermost in the user's own code, or else in a package that they installed."""
+    for nearness in (2, 1):
+        for file, line, function in reversed(calls):
+            if _belongs_to(file) == nearness:
+                return Place(file, line, linecache.getline(file, line).strip(), function)
+    return None
+
+
+def current_place() -> Place | None:
+    """The line of the user's code that runs now, below the first call of this package; None where there is none."""
+    calls = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    calls.reverse()
+    below = next((index for index, call in enumerate(calls) if call[0].startswith(_PACKAGE)), 0)
+    return _innermost(calls[below:])
+
+
+def users_place(error: BaseException) -> Place | None:
+    """The line of the user's code that an exception, or what caused it, passed through; None where there is none."""
+    calls = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    place = _innermost(calls)
+    return users_place(error.__cause__) if place is None and error.__cause__ is not None else place

@@ -1,0 +1,226 @@
+"""From a torch module to the graph of the contract, in four steps that each say what they require and ensure.
+
+    module --capture--> exported program --translate--> ONNX --name--> inputs, axes, metadata --ensure--> graph
+
+The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32; it
+gives `logits` and, where the model has one, `attention`. Rows and width are open. No recurrent node is without lengths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from model_export.capture import Second, capture
+from model_export.errors import ExportError
+from model_export.outputs import Choice, chosen_by
+from model_export.recurrent import TRANSLATIONS
+from service.manifest import CONTRACT, StepInput
+
+HIGHEST_OPSET: Final = 20
+"""Past it LSTM and GRU have schemas for which onnxruntime's CUDA provider has no kernel: they would move to the CPU."""
+
+OPSET: Final = 18
+"""What the exporter writes without converting anything."""
+
+BUILT_IN_NODES: Final = 60
+"""No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""
+
+_RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
+_LENGTHS_PLACE: Final = 4
+"""Where `sequence_lens` stands among the inputs of a recurrent node."""
+
+
+def build(
+    model: nn.Module,
+    steps: StepInput,
+    *,
+    name: str,
+    labels: Sequence[str],
+    second: Second = "lengths",
+    choose: Choice | None = None,
+    opset: int = OPSET,
+    most_nodes: int | None = None,
+) -> onnx.ModelProto:
+    """The graph of a sound torch module.
+
+    Args:
+        model: As `capture` wants it: called with the sequences and their lengths or mask.
+        steps: What one step is.
+        name: The model's name, for the metadata.
+        labels: Its labels, in order, for the metadata.
+        second: Whether the module takes lengths or a mask.
+        choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
+        opset: At most `HIGHEST_OPSET`.
+        most_nodes: How many nodes the graph may have, where that is known.
+
+    Raises:
+        ExportError: A step could not do its part; names the step, and for the module's own code the file and line.
+    """
+    if not OPSET <= opset <= HIGHEST_OPSET:
+        raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
+    program, outputs = capture(model, steps, second=second, choose=choose or chosen_by(None))
+    graph = _translated(program, opset)
+    sequences = "tokens" if steps.kind == "tokens" else "values"
+    _name(graph, [sequences, "lengths"], outputs)
+    graph.metadata_props.update(
+        {
+            "lengthwise.contract": str(CONTRACT),
+            "lengthwise.name": name,
+            "lengthwise.labels": json.dumps(list(labels), ensure_ascii=False),
+        }
+    )
+    promised = {
+        sequences: ("INT64", ["rows", "width"])
+        if steps.kind == "tokens"
+        else ("FLOAT", ["rows", "width", steps.features]),
+        "lengths": ("INT32", ["rows"]),
+    }
+    ensure(graph, promised, most_nodes=most_nodes)
+    proto = ir.to_proto(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _translated(program: ExportedProgram, opset: int) -> ir.Model:
+    """The program as ONNX.
+
+    Requires: a program of (sequences, lengths). Ensures: the same in ONNX, constants folded, in the opset asked for.
+    """
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                custom_translation_table=dict(TRANSLATIONS),
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError("translate", _first_lines(error)) from error
+    if exported is None:
+        raise ExportError("translate", "the exporter gave no graph")
+    return exported.model
+
+
+def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Gives inputs, outputs and open axes the names of the contract, and the recurrent nodes the lengths themselves.
+
+    Requires: as many inputs and outputs as names, and rows and width open in the first input.
+    Ensures: every `sequence_lens` that is the lengths in another type is the input `lengths` now.
+    """
+    found = (len(graph.graph.inputs), len(graph.graph.outputs))
+    if found != (len(inputs), len(outputs)):
+        raise ExportError("name", f"the graph has {found[0]} inputs and {found[1]} outputs, not {inputs} and {outputs}")
+    for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
+    sizes = list(graph.graph.inputs[0].shape or ())[:2]
+    frozen = [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]
+    if frozen:
+        raise ExportError("name", f"{' and '.join(frozen)} came out frozen at {sizes}: the module's code fixes it")
+    _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
+    for node in graph.graph:
+        if node.op_type in _RECURRENT:
+            ends = node.inputs[_LENGTHS_PLACE]
+            node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
+    ir.passes.common.RemoveUnusedNodesPass()(graph)
+
+
+def _rename_axes(graph: ir.Model, names: Mapping[str, str]) -> None:
+    symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
+    values = [*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs)]
+    for value in values:
+        if value.shape is None:
+            continue
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None and not value.shape.frozen:
+                value.shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
+
+
+def _before_casts(value: ir.Value | None) -> ir.Value | None:
+    """The int32 lengths that a chain of integer casts began with, or the value itself where it began with none.
+
+    Lengths are at least 1 and fit into 32 bits, so that the way through int64 and back changes nothing.
+    """
+    begin = value
+    while begin is not None and (node := begin.producer()) is not None and node.op_type == "Cast":
+        begin = node.inputs[0]
+    return begin if begin is not None and begin.dtype == ir.DataType.INT32 else value
+
+
+def ensure(
+    graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
+) -> None:
+    """Holds a graph against what was promised of it.
+
+    Args:
+        graph: The graph as it would be published.
+        promised: The inputs: the element type and the axes of each, a name for an open one.
+        most_nodes: How many nodes it may have.
+
+    Raises:
+        ExportError: It has other inputs, a frozen axis, a recurrent node without lengths or with computed weights, a
+            newer opset, or too many nodes.
+    """
+    found = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
+    expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
+    if found != expected:
+        raise ExportError("ensure", f"the graph's inputs are {found}, promised were {expected}")
+    opset = graph.opset_imports.get("", 0)
+    if opset > HIGHEST_OPSET:
+        raise ExportError("ensure", f"the graph is of opset {opset}, past {HIGHEST_OPSET}")
+    others = sorted(domain for domain in graph.opset_imports if domain not in ("", "ai.onnx"))
+    if others:
+        raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
+    for node in graph.graph:
+        if node.op_type not in _RECURRENT:
+            continue
+        ends = node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
+        if ends is None:
+            raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths: it would read padding")
+        if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
+            raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
+    count = sum(1 for _ in graph.graph)
+    if most_nodes is not None and count > most_nodes:
+        raise ExportError("ensure", f"the graph has {count} nodes, expected were {most_nodes} at most")
+
+
+def _element(value: ir.Value) -> str:
+    return "" if value.dtype is None else value.dtype.name
+
+
+def _axes(value: ir.Value) -> list[str | int | None]:
+    return [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
+
+
+def _first_lines(error: Exception) -> str:
+    """What the exporter says, without its pages of advice and stacks."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().split("\n\n")[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what the exporter tells its own developers: absent packages, its deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

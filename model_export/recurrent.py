@@ -1,0 +1,200 @@
+"""Recurrent layers that know where each row ends: one operator for the trace, and its form in ONNX.
+
+`torch.nn.LSTM`, `GRU` and `RNN` take lengths only as a packed sequence, which no exporter can carry: the packed form
+has as many steps as all sequences together. ONNX's operators take the rectangle and `sequence_lens` instead.
+`recurrent` below is that operator for torch, registered as `lengthwise::recurrent`:
+
+    torch module --weights_of--> ONNX's weight layout --recurrent(values, lengths, ...)--> LSTM | GRU | RNN node
+
+Its outputs are exactly 0 past each length, its last states are those at each row's last valid step, and its reverse
+direction starts there: what packing means, said on the rectangle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from onnxscript import ir, opset18
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+# onnxscript types its operators for scripts; called while the exporter traces, they take and give `ir.Value`s.
+op: Final[Any] = opset18
+
+# The blocks of torch's weights, in the order in which ONNX stacks them.
+# LSTM: torch i f g o, ONNX i o f c. GRU: torch r z n, ONNX z r h. See the operators' pages in onnx's Operators.md.
+_ONNX_FROM_TORCH: Final = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer's weights as ONNX stacks them; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN).
+
+    Attributes:
+        inputs: `[directions, gates * hidden, features]`.
+        states: `[directions, gates * hidden, hidden]`.
+        biases: `[directions, 2 * gates * hidden]`, of the inputs and then of the states.
+    """
+
+    inputs: Tensor
+    states: Tensor
+    biases: Tensor
+
+
+def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
+    """A torch module's weights, layer by layer, in ONNX's layout.
+
+    Args:
+        module: Of mode `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`, without projections.
+    """
+    suffixes = ("", "_reverse") if module.bidirectional else ("",)
+
+    def stacked(name: str, layer: int) -> Tensor:
+        return torch.stack(
+            [_reordered(getattr(module, f"{name}_l{layer}{end}"), _ONNX_FROM_TORCH[module.mode]) for end in suffixes]
+        )
+
+    layers = []
+    for layer in range(module.num_layers):
+        inputs, states = stacked("weight_ih", layer), stacked("weight_hh", layer)
+        if module.bias:
+            biases = torch.cat([stacked("bias_ih", layer), stacked("bias_hh", layer)], dim=1)
+        else:
+            biases = states.new_zeros(states.shape[0], 2 * states.shape[1])
+        layers.append(LayerWeights(inputs.detach(), states.detach(), biases.detach()))
+    return layers
+
+
+def _reordered(weight: Tensor, order: Sequence[int]) -> Tensor:
+    blocks = weight.chunk(len(order))
+    return torch.cat([blocks[block] for block in order])
+
+
+@torch.library.custom_op("lengthwise::recurrent", mutates_args=())
+def recurrent(
+    values: Tensor,
+    lengths: Tensor,
+    input_weights: list[Tensor],
+    state_weights: list[Tensor],
+    biases: list[Tensor],
+    initial_state: Tensor | None,
+    initial_cell: Tensor | None,
+    mode: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs a stack of recurrent layers over a rectangle of sequences.
+
+    Args:
+        values: `[rows, width, features]`.
+        lengths: `[rows]` int32 or int64, each 1 to width.
+        input_weights: A `LayerWeights.inputs` a layer.
+        state_weights: A `LayerWeights.states` a layer.
+        biases: A `LayerWeights.biases` a layer.
+        initial_state: `[layers * directions, rows, hidden]`; zeros where it is None.
+        initial_cell: The same for an LSTM's cell.
+        mode: torch's name of the kind: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
+
+    Returns:
+        The outputs `[rows, width, directions * hidden]`, 0 past each length; the states at each row's last valid step
+        `[layers * directions, rows, hidden]`; an LSTM's cells there (of the other kinds, the states again).
+    """
+    order = _ONNX_FROM_TORCH[mode]
+    inverse = [order.index(gate) for gate in range(len(order))]
+    flat = []
+    for inputs, states, bias in zip(input_weights, state_weights, biases, strict=True):
+        for w, r, b in zip(inputs, states, bias, strict=True):
+            flat += [_reordered(w, inverse), _reordered(r, inverse)]
+            flat += [_reordered(half, inverse) for half in b.chunk(2)]
+    directions, _, hidden = state_weights[0].shape
+    width = values.shape[1]
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    as_given = torch.argsort(longest_first)
+    packed = pack_padded_sequence(values[longest_first], lengths[longest_first].cpu().long(), batch_first=True)
+    shape = (len(input_weights) * directions, values.shape[0], hidden)
+    starts = [
+        values.new_zeros(shape) if start is None else start[:, longest_first] for start in (initial_state, initial_cell)
+    ]
+    arguments = (flat, True, len(input_weights), 0.0, False, directions == 2)
+    if mode == "LSTM":
+        data, state, cell = torch.lstm(packed.data, packed.batch_sizes, starts, *arguments)
+    else:
+        run: Callable[..., tuple[Tensor, Tensor]] = getattr(torch, mode.lower())
+        data, state = run(packed.data, packed.batch_sizes, starts[0], *arguments)
+        cell = state.clone()
+    outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=width)
+    return outputs[as_given], state[:, as_given], cell[:, as_given]
+
+
+@recurrent.register_fake
+def _shapes(
+    values: Tensor,
+    lengths: Tensor,
+    input_weights: list[Tensor],
+    state_weights: list[Tensor],
+    biases: list[Tensor],
+    initial_state: Tensor | None,
+    initial_cell: Tensor | None,
+    mode: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, width, _ = values.shape
+    directions, _, hidden = state_weights[0].shape
+    state = values.new_empty(len(input_weights) * directions, rows, hidden)
+    return values.new_empty(rows, width, directions * hidden), state, torch.empty_like(state)
+
+
+def _to_onnx(
+    values: ir.Value,
+    lengths: ir.Value,
+    input_weights: Sequence[ir.Value],
+    state_weights: Sequence[ir.Value],
+    biases: Sequence[ir.Value],
+    initial_state: ir.Value | None,
+    initial_cell: ir.Value | None,
+    mode: str,
+) -> tuple[Any, Any, Any]:
+    """`recurrent` in ONNX: time-major nodes (onnxruntime refuses `layout=1`), one a layer."""
+    layers = len(input_weights)
+    directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
+    direction = "bidirectional" if directions == 2 else "forward"
+    ends = op.Cast(lengths, to=ir.DataType.INT32)
+    states_before = _split(initial_state, layers, directions)
+    cells_before = _split(initial_cell, layers, directions)
+    steps = op.Transpose(values, perm=[1, 0, 2])
+    states, cells = [], []
+    for layer in range(layers):
+        before = (input_weights[layer], state_weights[layer], biases[layer], ends, states_before[layer])
+        form = {"hidden_size": hidden, "direction": direction}
+        if mode == "LSTM":
+            outputs, state, cell = op.LSTM(steps, *before, cells_before[layer], **form)
+            cells.append(cell)
+        elif mode == "GRU":
+            # torch applies the reset gate after the matrix product; ONNX's default is before it.
+            outputs, state = op.GRU(steps, *before, **form, linear_before_reset=1)
+        else:
+            outputs, state = op.RNN(steps, *before, **form, activations=[mode[4:].capitalize()] * directions)
+        states.append(state)
+        # Outputs are [width, directions, rows, hidden]: time-major for the next layer, rows first after the last.
+        perm = [2, 0, 1, 3] if layer == layers - 1 else [0, 2, 1, 3]
+        steps = op.Reshape(op.Transpose(outputs, perm=perm), op.Constant(value_ints=[0, 0, directions * hidden]))
+    last = op.Concat(*states, axis=0) if layers > 1 else states[0]
+    if mode != "LSTM":
+        return steps, last, last
+    return steps, last, op.Concat(*cells, axis=0) if layers > 1 else cells[0]
+
+
+def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
+    """`[layers * directions, rows, hidden]` as one `[directions, rows, hidden]` a layer."""
+    if initial is None:
+        return [None] * layers
+    if layers == 1:
+        return [initial]
+    parts: Sequence[ir.Value] = op.Split(initial, op.Constant(value_ints=[directions] * layers), axis=0)
+    return parts
+
+
+TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    torch.ops.lengthwise.recurrent.default: _to_onnx,
+}
+"""What the ONNX exporter is to make of the operators that this package adds to torch."""
