@@ -1,0 +1,195 @@
+"""The gallery's catalogue: models that leak and models that are sound, as their users wrote them, with the right verdict.
+
+Each torch model is a file in `torch_leaking/` or `torch_sound/` whose `make()` takes nothing and seeds itself. Each ONNX
+model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that gives a `ModelProto`.
+
+What counts as the operator where a leak begins: the first one, in the order of execution, with an output that differs at
+a valid position, or as a whole where it has no time axis, and that reaches an answer. The last clause matters for
+`last_step`: the final state of its LSTM differs too, but is thrown away.
+
+`test_gallery_is_true.py` proves the verdicts by running the models, without any checker.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+HERE = Path(__file__).parent
+MARKER = "# leak"
+
+Verdict = Literal["leak", "sound", "warning", "uncheckable"]
+"""`warning`: only NaN, Inf or +-1e30 in the padding makes a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """One model and what a right report says about it.
+
+    Attributes:
+        room: `torch_leaking`, `torch_sound`, `onnx_leaking`, `onnx_sound` or `onnx_refused`.
+        name: The file's name in that room, or for ONNX the function's.
+        verdict: The right one.
+        operator: For a leak: a right answer names an operator that contains at least one of these (a module path, a
+            torch function, an ONNX node). `last_step` is told by its line alone, an index having many names.
+        features: Numbers a step, or None for a token model.
+        vocabulary: Number of token ids, for a token model.
+        second: What the model takes beside the steps; None where it takes neither.
+        time_first: Steps come as `[width, rows, features]`.
+        output: The name or index of the logits where the model answers with several.
+        per_step: The logits are `[rows, width, classes]`.
+        shortest: The module raises for a lone sequence shorter than this.
+        reason: For an uncheckable one: words of which a right reason contains at least one, in small letters.
+        values: ONNX: name of the input with the steps.
+        second_name: ONNX: name of the input with the lengths or the mask.
+        named: ONNX: whether the inputs' names have to be said, because they cannot be read off the graph.
+    """
+
+    room: str
+    name: str
+    verdict: Verdict
+    operator: tuple[str, ...] = ()
+    features: int | None = None
+    vocabulary: int | None = None
+    second: Literal["lengths", "mask"] | None = "lengths"
+    time_first: bool = False
+    output: str | int | None = None
+    per_step: bool = False
+    shortest: int = 1
+    reason: tuple[str, ...] = ()
+    values: str = "values"
+    second_name: str = "lengths"
+    named: bool = False
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether the target is a torch factory; else it is built as an ONNX file."""
+        return self.room.startswith("torch")
+
+    @property
+    def target(self) -> str:
+        """`package.module:factory`."""
+        if self.is_torch:
+            return f"tests.gallery.{self.room}.{self.name}:make"
+        return f"tests.gallery.{self.room}:{self.name}"
+
+    @property
+    def file(self) -> Path:
+        """The source that the model is written in."""
+        return HERE / self.room / f"{self.name}.py" if self.is_torch else HERE / f"{self.room}.py"
+
+    @property
+    def line(self) -> int | None:
+        """Where the leak begins: the line of a torch source that ends with the marker; None for all others."""
+        if not self.is_torch:
+            return None
+        lines = self.file.read_text().splitlines()
+        marked = [number for number, line in enumerate(lines, start=1) if line.endswith(MARKER)]
+        if len(marked) != (1 if self.verdict == "leak" else 0):
+            raise ValueError(f"{self.file}: {len(marked)} lines end with '{MARKER}'")
+        return marked[0] if marked else None
+
+    def make(self) -> Any:
+        """The model: a torch module, in training mode as its factory leaves it, or a `ModelProto`."""
+        module, _, factory = self.target.partition(":")
+        return getattr(importlib.import_module(module), factory)()
+
+    def save(self, folder: Path) -> Path:
+        """Writes an ONNX model as a file, and says where."""
+        path = folder / f"{self.name}.onnx"
+        path.write_bytes(self.make().SerializeToString())
+        return path
+
+    def __str__(self) -> str:
+        return f"{self.room}/{self.name}"
+
+
+def _torch_leak(name: str, *operator: str, **said: Any) -> Exhibit:
+    return Exhibit("torch_leaking", name, "leak", operator, **said)
+
+
+TORCH_LEAKING = (
+    _torch_leak("adaptive_pool", "pool", features=6, second="mask"),
+    _torch_leak("batch_axis_recurrence", "lstm", features=5, second="mask"),
+    _torch_leak("batch_statistics", "batch_norm", "input_norm", features=6, shortest=2),
+    _torch_leak("batchnorm_shifts_zeros", "block2", features=4, second="mask"),
+    _torch_leak("bias_after_mask", "sum", features=10),
+    _torch_leak("bilstm_unpacked", "lstm", features=12),
+    _torch_leak("conv_reads_padding", "conv1", features=3),
+    _torch_leak("conv_without_remask", "convs.1", features=6),
+    _torch_leak("cross_batch_norm", "mean", features=10),
+    _torch_leak("final_hidden_unpacked", "gru", features=20),
+    _torch_leak("flip_for_reverse", "flip", features=5),
+    _torch_leak("fourier_mixing", "fft", features=6, second="mask"),
+    _torch_leak("gated_sum", "einsum", "bmm", "sum", features=9),
+    _torch_leak("global_scale", "max", features=6, second="mask"),
+    _torch_leak("group_norm", "group_norm", "layers.1", features=9),
+    _torch_leak("hidden_viewed_wrong", "reshape", "view", "clone", features=6),
+    _torch_leak("instance_norm", "instance_norm", "norm", features=2, second="mask", shortest=2),
+    _torch_leak("inverted_mask", "softmax", features=6, second="mask"),
+    _torch_leak("last_step", features=6),
+    _torch_leak("layernorm_over_time", "layer_norm", features=3, second="mask"),
+    _torch_leak("lengths_from_zeros", "sum", features=12),
+    _torch_leak("masked_keys_plain_mean", "mean", features=8),
+    _torch_leak("max_over_width", "max", features=8),
+    _torch_leak("mean_over_width", "mean", features=5),
+    _torch_leak("mha_without_mask", "blocks.0.attn", "multi_head_attention", "scaled_dot", features=6, second="mask"),
+    _torch_leak("one_step_too_far", "clamp", "getitem", "index", features=4),
+    _torch_leak("padding_idx_with_positions", "sum", vocabulary=50, second="mask"),
+    _torch_leak("pooled_in_pairs", "max_pool", features=4),
+    _torch_leak("position_over_longest", "max", "div", features=2),
+    _torch_leak("relative_position", "linspace", features=3),
+    _torch_leak("remaining_sum", "sum", features=4, per_step=True),
+    _torch_leak("resampled", "interpolate", "upsample", features=3, second="mask"),
+    _torch_leak("scores_multiplied_by_mask", "softmax", features=4, second="mask"),
+    _torch_leak("softmax_before_mask", "softmax", features=7, second="mask"),
+    _torch_leak("softmax_over_rows", "softmax", features=6, second="mask"),
+    _torch_leak("sorted_never_unsorted", "sort", features=8),
+    _torch_leak("squeeze_excite", "mean", features=5, second="mask"),
+    _torch_leak("src_mask_of_longest", "self_attn", "multi_head_attention", "scaled_dot", features=8),
+    _torch_leak("std_pool", "var", features=5),
+    _torch_leak("tcn_same_padding", "blocks.0.conv_out", features=8, second="mask", per_step=True),
+    _torch_leak("tiny_fill_value", "softmax", features=5),
+    _torch_leak("topk_pool", "topk", features=7),
+)
+
+
+def _torch_sound(name: str, verdict: Verdict = "sound", **said: Any) -> Exhibit:
+    return Exhibit("torch_sound", name, verdict, **said)
+
+
+TORCH_SOUND = (
+    _torch_sound("additive_attention", "warning", features=4, second="mask"),
+    _torch_sound("alibi_attention", "warning", features=6),
+    _torch_sound("causal_tcn", features=4),
+    _torch_sound("cell_loop", features=4, second="mask"),
+    _torch_sound("cnn_lstm", features=9),
+    _torch_sound("deep_sets", features=10),
+    _torch_sound("dict_output", features=6, output="mortality"),
+    _torch_sound("last_valid_step", features=6),
+    _torch_sound("learned_initial_state", features=5),
+    _torch_sound("masked_batchnorm", features=5),
+    _torch_sound("masked_max", features=8),
+    _torch_sound("masked_mean", "warning", features=3, second="mask"),
+    _torch_sound("packed_bilstm", features=12),
+    _torch_sound("packed_data_linear", features=5),
+    _torch_sound("query_pooling", "warning", features=5, second="mask"),
+    _torch_sound("reversed_by_length", features=5),
+    _torch_sound("scalar_mix", features=6),
+    _torch_sound("sdpa_attention", "warning", features=6, second="mask"),
+    _torch_sound("sorted_and_unsorted", features=6),
+    _torch_sound("squeeze_excite_masked", "warning", features=5, second="mask"),
+    _torch_sound("statistics_pooling", "warning", features=6, second="mask"),
+    _torch_sound("step_tagger", features=7, per_step=True),
+    _torch_sound("strided_conv", features=8),
+    _torch_sound("tcn_remasked", "warning", features=6, second="mask"),
+    _torch_sound("three_layer_bigru", features=7),
+    _torch_sound("time_first_gru", features=10, time_first=True),
+    _torch_sound("token_cnn", vocabulary=60, second="mask"),
+    _torch_sound("token_gru", vocabulary=80),
+    _torch_sound("transformer_cls_token", "warning", features=6, second="mask"),
+    _torch_sound("transformer_mean", "warning", features=8),
+    _torch_sound("tuple_output", "warning", features=4, output=1),
+)
