@@ -1,0 +1,107 @@
+"""Weights on disk, read as data: safetensors, or a `state_dict` that torch reads with `weights_only=True`.
+
+Nothing in a checkpoint is ever unpickled into code. A file is written aside and moved into its place, so whoever reads
+it sees the one before or the one after, never half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from model_export.errors import CheckpointError
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes tensors, and beside them in the same file what JSON can hold.
+
+    Args:
+        path: A `.safetensors` file; replaced in one move if it exists.
+        tensors: By name.
+        state: Kept as JSON in the file's metadata: tensors and state can never be of two different moments.
+    """
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={"state": json.dumps(state)},
+    )
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `write` wrote.
+
+    Returns:
+        The tensors by name, and the state; an empty one for a safetensors file made elsewhere.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    return tensors, state
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """A model's weights by name, from `.safetensors` or from what `torch.save` wrote of a `state_dict`.
+
+    Raises:
+        CheckpointError: The file cannot be read as data, or holds something else than weights.
+    """
+    if path.suffix == ".safetensors":
+        return read(path)[0]
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise CheckpointError(f"{path} holds no state_dict, neither as a whole nor under the key 'state_dict'")
+    return {str(name): value for name, value in held.items()}
+
+
+def load(module: nn.Module, path: Path) -> None:
+    """Puts a checkpoint's weights into a module.
+
+    Raises:
+        CheckpointError: They cannot be read, or are not the module's: names what is missing, left over or misshapen.
+    """
+    held = weights(path)
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in held]
+    problems += [f"{name} is left over" for name in held if name not in wanted]
+    problems += [
+        f"{name} is {list(held[name].shape)} there and {list(tensor.shape)} in the model"
+        for name, tensor in wanted.items()
+        if name in held and held[name].shape != tensor.shape
+    ]
+    if problems:
+        rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(problems[:5])}{rest}")
+    module.load_state_dict(held)

@@ -1,0 +1,280 @@
+"""The reference trainer: a spec and labelled sequences in, weights and their figures out.
+
+```
+records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
+```
+A run is a function of spec, records and options: everything random is drawn from the seed and the epoch's number, so a
+run that was interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state goes
+into one file, `state.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_export import checkpoint, objective
+from model_export.batches import Example, batches, examples, stratified_split, stratum
+from model_export.errors import CheckpointError
+from model_export.layers import Standardize
+from model_export.model import SequenceClassifier
+from model_export.objective import Scores
+from model_export.spec import Spec
+from service.dataset import Record
+from service.errors import ConfigurationError
+
+STATE_FILE = "state.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        epochs: At most; the learning rate falls along a half cosine over them.
+        batch_rows: Sequences a step of the optimizer.
+        learning_rate: Of AdamW, at the start.
+        weight_decay: Of AdamW.
+        clip: Largest norm of all gradients together.
+        patience: Epochs without a better validation loss after which training stops.
+        validation: Share of the training records that is kept aside to choose the epoch.
+        class_weights: Whether rare labels weigh more.
+        seed: Decides initial weights, split, order and dropout.
+    """
+
+    epochs: int = 80
+    batch_rows: int = 16
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 25
+    validation: float = 0.15
+    class_weights: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch's figures; losses are means over answers."""
+
+    number: int
+    training_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run knows between two epochs, beside its tensors.
+
+    Attributes:
+        epochs: Those that are done.
+        best: Number of the one with the lowest validation loss.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = -1
+
+    def stops(self, options: Options) -> bool:
+        """Whether training is over."""
+        return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
+
+    def add(self, epoch: Epoch) -> bool:
+        """Notes an epoch, and says whether it is the best so far."""
+        better = self.best < 0 or epoch.validation_loss < self.epochs[self.best].validation_loss
+        self.epochs.append(epoch)
+        if better:
+            self.best = epoch.number
+        return better
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: With the weights of the best epoch, ready to answer.
+        progress: Every epoch.
+        training: Scores on the records that were trained on.
+        validation: On those kept aside.
+    """
+
+    model: SequenceClassifier
+    progress: Progress
+    training: Scores
+    validation: Scores
+
+
+def train(
+    spec: Spec,
+    records: Sequence[Record],
+    options: Options,
+    directory: Path,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Result:
+    """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
+
+    Args:
+        spec: What to build.
+        records: Labelled sequences; a share of them becomes the validation split.
+        options: How.
+        directory: Where state and weights go; it exists.
+        resume: Whether to go on from the state that lies there.
+        on_epoch: Told of every epoch, those before a resume too.
+
+    Raises:
+        ConfigurationError: A record does not fit the spec, or there are too few.
+        CheckpointError: There is no state to resume from, or it is that of another spec, other records or options.
+    """
+    members = examples(records, spec)
+    strata = [stratum(example, spec.output.task) for example in members]
+    kept, aside = stratified_split(strata, options.validation, seed=options.seed)
+    if not kept or not aside:
+        raise ConfigurationError(f"{len(members)} records are too few to train on and to keep some aside")
+    run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
+    path = directory / STATE_FILE
+    run_key = fingerprint(spec, records, options)
+    if resume:
+        run.restore(path, run_key)
+        for epoch in run.progress.epochs:
+            on_epoch(epoch)
+    while not run.progress.stops(options):
+        epoch = run.epoch()
+        run.save(path, run_key)
+        on_epoch(epoch)
+    run.model.load_state_dict(run.best)
+    state = {"labels": list(spec.output.labels), "seed": options.seed, "epoch": run.progress.best}
+    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
+    return Result(
+        model=run.model,
+        progress=run.progress,
+        training=evaluate(run.model, run.training, spec),
+        validation=evaluate(run.model, run.validation, spec),
+    )
+
+
+def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> Scores:
+    """Scores examples; the model is left in the mode in which it answers."""
+    model.eval()
+    answers: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for batch in batches(members, rows):
+            logits = model(batch.steps, batch.lengths).logits
+            for row, target, length in zip(logits, batch.targets, batch.lengths.tolist(), strict=True):
+                per_step = spec.output.task == "per-step"
+                answers.append((row[:length], target[:length]) if per_step else (row, target))
+    return objective.scores(answers, len(spec.output.labels), spec.output.task)
+
+
+def fingerprint(spec: Spec, records: Sequence[Record], options: Options) -> str:
+    """A digest of all that decides a run's result."""
+    digest = hashlib.sha256(spec.model_dump_json().encode())
+    digest.update(repr(options).encode())
+    for record in records:
+        digest.update(repr((record.steps.shape, record.label)).encode())
+        digest.update(record.steps.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(slots=True)
+class Run:
+    """A run between two epochs: all that a resume needs is here."""
+
+    spec: Spec
+    options: Options
+    training: list[Example]
+    validation: list[Example]
+    model: SequenceClassifier
+    optimizer: torch.optim.AdamW
+    weights: Tensor | None
+    progress: Progress
+    best: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, spec: Spec, training: list[Example], validation: list[Example], options: Options) -> Run:
+        """A run before its first epoch."""
+        torch.manual_seed(options.seed)
+        model = SequenceClassifier(spec)
+        if isinstance(model.first, Standardize):
+            model.first.fit([example.steps for example in training], normalize=spec.input.normalize)
+        task, classes = spec.output.task, len(spec.output.labels)
+        return cls(
+            spec=spec,
+            options=options,
+            training=training,
+            validation=validation,
+            model=model,
+            optimizer=torch.optim.AdamW(
+                model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            ),
+            weights=objective.class_weights(training, classes, task) if options.class_weights else None,
+            progress=Progress(),
+            best={},
+        )
+
+    def epoch(self) -> Epoch:
+        """Trains one epoch, and validates."""
+        number, options = len(self.progress.epochs), self.options
+        torch.manual_seed(options.seed * 1_000_003 + number)  # dropout's draws are the epoch's own
+        rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * number / options.epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        total, rows = 0.0, 0
+        for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
+            logits = self.model(batch.steps, batch.lengths).logits
+            loss = objective.loss(logits, batch.targets, self.spec.output.task, self.weights)
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+            self.optimizer.step()
+            total += loss.item() * len(batch.lengths)
+            rows += len(batch.lengths)
+        scores = evaluate(self.model, self.validation, self.spec)
+        epoch = Epoch(number, total / rows, scores.loss, scores.accuracy)
+        if self.progress.add(epoch):
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return epoch
+
+    def save(self, path: Path, key: str) -> None:
+        """Writes the state."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        state = {"run": key, "best": self.progress.best, "epochs": [asdict(epoch) for epoch in self.progress.epochs]}
+        checkpoint.write(path, tensors, state)
+
+    def restore(self, path: Path, key: str) -> None:
+        """Goes back to a state.
+
+        Raises:
+            CheckpointError: There is none, or it is another run's.
+        """
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no state to resume from")
+        tensors, state = checkpoint.read(path)
+        if state.get("run") != key:
+            raise CheckpointError(f"{path} is the state of another run: its spec, its data or its options differ")
+        self.progress = Progress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        self.best = _under("best.", tensors)
+        self.model.load_state_dict(_under("model.", tensors))
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
