@@ -15,8 +15,7 @@ class SelfAttention(nn.Module):
         scores = torch.matmul(q, k.transpose(-2, -1)) * self.scale
         if mask is not None:
             scores = scores.masked_fill(mask.unsqueeze(1), -1e9)
-        p = torch.softmax(scores, dim=-1)  # leak
-        return torch.matmul(p, v)
+        return torch.matmul(torch.softmax(scores, dim=-1), v)  # leak
 
 
 class TinyTransformer(nn.Module):

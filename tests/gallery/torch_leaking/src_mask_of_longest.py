@@ -13,13 +13,12 @@ class EEGTransformer(nn.Module):
         )
         self.out = nn.Linear(d_model, n_classes)
 
-    def forward(self, x, lengths):
+    def forward(self, x, mask):
         t = x.size(1)
         # nobody attends to what lies behind the longest recording
-        src_mask = torch.zeros(t, t, dtype=torch.bool)
-        src_mask[:, int(lengths.max()) :] = True
+        src_mask = ~mask.any(dim=0).expand(t, t)
         h = self.encoder(self.inp(x), mask=src_mask)  # leak
-        idx = (lengths - 1)[:, None, None].expand(-1, 1, h.size(-1))
+        idx = (mask.sum(1) - 1)[:, None, None].expand(-1, 1, h.size(-1))
         return self.out(h.gather(1, idx)[:, 0])
 
 
