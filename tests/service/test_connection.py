@@ -1,0 +1,63 @@
+"""One connection of the client, against a peer that behaves badly."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from service.connection import Connection, ConnectionLostError, Target
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection(Target(*listener.getsockname()))
+        peer, _ = listener.accept()
+        with peer, connection.socket:
+            yield connection, peer
+
+
+def reset(peer: socket.socket) -> None:
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def test_a_reset_connection_is_lost_for_reading(pair: tuple[Connection, socket.socket]):
+    connection, peer = pair
+    reset(peer)
+    with pytest.raises(ConnectionLostError):
+        connection.receive()
+
+
+def test_a_reset_connection_is_lost_for_writing(pair: tuple[Connection, socket.socket]):
+    connection, peer = pair
+    reset(peer)
+    with pytest.raises(ConnectionLostError):
+        connection.send(b"x")
+
+
+def test_what_a_full_socket_does_not_take_stays_unsent(pair: tuple[Connection, socket.socket]):
+    connection, _ = pair
+    request = b"x" * 50_000_000
+    connection.send(request)
+    rest = connection.unsent
+    assert 0 < len(rest) < len(request)
+    connection.send(rest)
+    assert len(connection.unsent) == len(rest)
+
+
+def test_nothing_there_yet_is_no_answer(pair: tuple[Connection, socket.socket]):
+    connection, _ = pair
+    assert connection.receive() is None
+
+
+def test_an_answer_split_within_its_head_is_read_whole(pair: tuple[Connection, socket.socket]):
+    connection, peer = pair
+    connection.socket.setblocking(True)
+    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+    assert connection.receive() is None
+    peer.sendall(b"ngth: 2\r\nConnection: close\r\n\r\nok")
+    assert connection.receive() == (200, b"ok", False)
