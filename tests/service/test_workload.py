@@ -1,0 +1,154 @@
+"""Lengths, sequences and arrivals: functions of a seed, with the shape that their names promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import ConfigurationError
+from service.workload import Input, arrival_moments, draw_lengths, json_body, make_sequences
+
+
+def lengths(distribution: str, *, count: int = 4000, max_length: int = 1000, seed: int = 1) -> np.ndarray:
+    return draw_lengths(distribution, count, max_length, np.random.default_rng(seed))
+
+
+def test_fixed_lengths_are_all_the_same():
+    assert set(lengths("fixed:20")) == {20}
+
+
+def test_uniform_lengths_reach_both_ends():
+    drawn = lengths("uniform:3,7")
+    assert set(drawn) == {3, 4, 5, 6, 7}
+
+
+def test_lognormal_lengths_have_their_median_and_spread():
+    drawn = lengths("lognormal:50,0.7")
+    assert np.median(drawn) == pytest.approx(50, rel=0.05)
+    assert np.log(drawn).std() == pytest.approx(0.7, rel=0.05)
+
+
+def test_bimodal_lengths_have_the_rare_one_as_often_as_told():
+    drawn = lengths("bimodal:20,200,0.1")
+    assert set(drawn) == {20, 200}
+    assert (drawn == 200).mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_zipf_lengths_fall_off_as_a_power():
+    drawn = lengths("zipf:1,500", count=40_000)
+    assert drawn.max() <= 500
+    assert (drawn == 1).sum() / (drawn == 4).sum() == pytest.approx(4, rel=0.15)
+
+
+def test_lengths_from_a_file_are_those_that_stand_there(tmp_path: Path):
+    file = tmp_path / "lengths.jsonl"
+    file.write_text('5\n\n{"length": 7}\n{"steps": [[1], [2]]}\n')
+    assert set(lengths(f"file:{file}")) == {5, 7, 2}
+
+
+def test_lengths_from_a_histogram_fall_into_its_buckets(tmp_path: Path):
+    page = tmp_path / "metrics.txt"
+    name = "lengthwise_sequence_length_steps"
+    counts = {"10.0": 30, "20.0": 30, "50.0": 90, "+Inf": 100}
+    page.write_text(
+        f"# TYPE {name} histogram\n"
+        + "".join(f'{name}_bucket{{le="{bound}",model="m"}} {count}\n' for bound, count in counts.items())
+        + f'{name}_sum{{model="m"}} 1\n{name}_count{{model="m"}} 100\n'
+    )
+    drawn = lengths(f"histogram:{page}")
+    assert ((drawn >= 1) & (drawn <= 10)).mean() == pytest.approx(0.3, abs=0.03)
+    assert ((drawn > 20) & (drawn <= 50)).mean() == pytest.approx(0.6, abs=0.03)
+    assert (drawn == 51).mean() == pytest.approx(0.1, abs=0.03)
+    assert not ((drawn > 10) & (drawn <= 20)).any()
+
+
+def test_lengths_past_the_models_longest_are_cut():
+    assert lengths("lognormal:50,0.7", max_length=60).max() == 60
+
+
+@pytest.mark.parametrize(
+    ("distribution", "said"),
+    [
+        ("normal:1,2", "there are: fixed, uniform"),
+        ("fixed:", "fixed:LENGTH"),
+        ("fixed:1,2", "1 numbers belong there"),
+        ("uniform:9,3", "3 is below 9"),
+        ("lognormal:-5,1", "above 0"),
+        ("lognormal:nan,1", "above 0"),
+        ("bimodal:1,2,3", "share 3"),
+        ("file:/nowhere/at/all", "/nowhere/at/all cannot be read"),
+    ],
+)
+def test_a_distribution_that_cannot_be_read_says_what_is_wrong(distribution: str, said: str):
+    with pytest.raises(ConfigurationError, match=said):
+        lengths(distribution)
+
+
+@pytest.mark.parametrize("content", ["", "many\n", '{"id": 3}\n', "0\n", "true\n"])
+def test_a_file_without_lengths_is_refused(tmp_path: Path, content: str):
+    file = tmp_path / "lengths.jsonl"
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match="file:PATH"):
+        lengths(f"file:{file}")
+
+
+def test_a_page_without_observations_is_refused(tmp_path: Path):
+    page = tmp_path / "metrics.txt"
+    page.write_text("# TYPE other counter\nother_total 3\n")
+    with pytest.raises(ConfigurationError, match="no observation"):
+        lengths(f"histogram:{page}")
+
+
+def test_values_are_short_decimals_of_the_features_asked_for():
+    (steps,) = make_sequences(np.array([5]), Input("values", 3), np.random.default_rng(0))
+    assert steps.shape == (5, 3)
+    assert steps.dtype == np.float32
+    assert all(len(str(value)) <= 7 for value in orjson.loads(json_body([steps]))["sequences"][0][0])
+
+
+def test_tokens_are_ids_of_the_vocabulary():
+    (tokens,) = make_sequences(np.array([500]), Input("tokens", 7), np.random.default_rng(0))
+    assert tokens.shape == (500,)
+    assert set(tokens) == set(range(7))
+
+
+def test_a_body_carries_the_values_bit_for_bit_and_missing_ones_as_null():
+    steps = np.array([[0.1, np.nan], [1e-30, 3.0000002]], dtype=np.float32)
+    body = orjson.loads(json_body([steps], model="m"))
+    assert body["model"] == "m"
+    (sent,) = body["sequences"]
+    assert sent[0][1] is None
+    assert np.array_equal(np.array(sent, dtype=np.float32), steps, equal_nan=True)
+
+
+@given(
+    kind=st.sampled_from(["poisson", "constant", "bursts"]),
+    rate=st.floats(1, 500),
+    seconds=st.floats(0.1, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_arrivals_ascend_within_their_time_and_depend_on_the_seed_alone(kind, rate, seconds, seed):
+    moments = arrival_moments(kind, rate, seconds, np.random.default_rng(seed))
+    assert (np.diff(moments) >= 0).all()
+    assert ((moments >= 0) & (moments <= seconds)).all()
+    assert np.array_equal(moments, arrival_moments(kind, rate, seconds, np.random.default_rng(seed)))
+
+
+def test_poisson_arrivals_have_exponential_gaps_of_the_rate():
+    gaps = np.diff(arrival_moments("poisson", 100, 100, np.random.default_rng(3)))
+    assert gaps.mean() == pytest.approx(0.01, rel=0.05)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+
+
+def test_constant_arrivals_are_evenly_spaced():
+    assert arrival_moments("constant", 4, 1, np.random.default_rng()).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_bursts_come_together_at_the_same_average_rate():
+    moments = arrival_moments("bursts", 4, 2, np.random.default_rng(), burst=4)
+    assert moments.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
