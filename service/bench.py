@@ -1,0 +1,212 @@
+"""`lengthwise bench`: load on a service, with lengths as they occur, and what it showed.
+
+The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent alone once -> one
+load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
+*concurrency* is how many requests are on their way in a closed loop, *request rate* how many are due a second in an
+open one, *request distribution* how those are spaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service import plots
+from service.errors import ConfigurationError
+from service.figures import table
+from service.launch import served
+from service.load import Tick
+from service.trial import Form, Load, Workload
+from service.workload import Arrivals, Input
+
+
+def rates_of(sweep: str) -> list[float]:
+    """The rates of `START:END:STEP`, both ends included.
+
+    Raises:
+        ConfigurationError: It is not of that form.
+    """
+    try:
+        start, end, step = (float(part) for part in sweep.split(":"))
+    except ValueError as error:
+        raise ConfigurationError(f"--sweep {sweep}: the form is START:END:STEP, in requests a second") from error
+    if not (0 < start <= end < math.inf and 0 < step < math.inf):
+        raise ConfigurationError(f"--sweep {sweep}: 0 < START <= END, and STEP above 0")
+    return [start + number * step for number in range(int((end - start) / step + 1e-9) + 1)]
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """A bar that the load itself advances: a thread of its own would take turns with the client."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        yield progress
+
+
+def ticker(progress: Progress, description: str, *, seconds: float = 0, requests: float = 0) -> Tick:
+    """Advances a new task by the seconds passed, or by the requests sent."""
+    task = progress.add_task(description, total=seconds or requests, note="")
+
+    def tick(sent: int, passed: float) -> None:
+        progress.update(task, completed=passed if seconds else sent, note=f"{sent:,} requests", refresh=True)
+
+    return tick
+
+
+def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, equals, setting = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", param=option)
+        pairs[name] = setting
+    return pairs
+
+
+@click.command()
+@click.argument("where", required=False, metavar="[URL or MODEL]")
+@click.option("--model", help="Which of the service's models, where it has several.")
+@click.option(
+    "--serve",
+    "serve_options",
+    multiple=True,
+    callback=_pairs,
+    metavar="OPTION=VALUE",
+    help="An option of the service that bench starts, such as runners=2.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 4096),
+    default=Load.concurrency,
+    show_default=True,
+    help="Requests on their way at once; with a rate, the most connections.",
+)
+@click.option(
+    "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due a second."
+)
+@click.option("--sweep", metavar="START:END:STEP", help="Open loop at each of these rates.")
+@click.option(
+    "--request-distribution",
+    "arrivals",
+    type=click.Choice(get_args(Arrivals)),
+    default=Load.arrivals,
+    show_default=True,
+    help="How an open loop's requests are spaced.",
+)
+@click.option(
+    "--burst", type=click.IntRange(1, 4096), default=Load.burst, show_default=True, help="Requests in one burst."
+)
+@click.option(
+    "--duration-seconds",
+    "seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=Load.seconds,
+    show_default=True,
+    help="How long each load lasts.",
+)
+@click.option(
+    "--warmup-seconds",
+    type=click.FloatRange(0, 600),
+    default=Load.warmup_seconds,
+    show_default=True,
+    help="Load before it that does not count.",
+)
+@click.option("--request-count", "count", type=click.IntRange(1), help="Most requests of each load.")
+@click.option(
+    "--lengths",
+    default=Workload.lengths,
+    show_default=True,
+    metavar="DISTRIBUTION",
+    help="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, bimodal:USUAL,RARE,SHARE, zipf:EXPONENT,LONGEST, "
+    "file:PATH, or histogram:PATH (a saved /metrics page).",
+)
+@click.option("--data", metavar="FILE", help="Send the sequences of this .jsonl, .ts or .parquet file instead.")
+@click.option(
+    "--distinct",
+    type=click.IntRange(1, 100_000),
+    default=Workload.distinct,
+    show_default=True,
+    help="Different sequences; each is sent alone first.",
+)
+@click.option(
+    "--sequences",
+    "per_request",
+    type=click.IntRange(1, 1024),
+    default=Workload.per_request,
+    show_default=True,
+    help="Sequences in each request.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(Form)),
+    default=Workload.form,
+    show_default=True,
+    help="Form of the requests; binary holds one sequence each.",
+)
+@click.option("--features", type=click.IntRange(1), help="Numbers a step, where the service does not say.")
+@click.option("--vocabulary", type=click.IntRange(1), help="Token ids, where the service does not say.")
+@click.option("--max-length", type=click.IntRange(1), help="Longest sequence that is sent; default: the model's.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="A header of each request, such as a key.",
+)
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the same alone.")
+@click.option("--seed", type=click.IntRange(0), default=Load.seed, show_default=True, help="Same seed, same load.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw latency against load to this PNG.")
+def bench(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    sweep: str | None,
+    features: int | None,
+    vocabulary: int | None,
+    as_json: bool,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Puts load on a service and shows throughput, latency and padding.
+
+    Without a URL, the model directory or repository at the path (or the bundled one) is served for the occasion. A
+    closed loop, unless a rate is given. Exit code 1: an answer was wrong, or missing.
+    """
+    if features is not None and vocabulary is not None:
+        raise click.UsageError("--features and --vocabulary exclude each other")
+    if features is not None:
+        options["step"] = Input("values", features)
+    if vocabulary is not None:
+        options["step"] = Input("tokens", vocabulary)
+    load, workload = Load(**_fields_of(Load, options)), Workload(**_fields_of(Workload, options))
+    loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
+    console = Console(stderr=True)
+    with progress_bar(console) as progress, served(where, serve_options, model=model) as service:
+        trial = workload.trial(service, tick=ticker(progress, "each alone", requests=workload.distinct))
+        rows = [trial.run(each, tick=ticker(progress, each.name, seconds=each.seconds)) for each in loads]
+    title = f"{where or 'the bundled model'}, {workload.data or workload.lengths}"
+    if as_json:
+        click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
+    else:
+        Console().print(table(rows, title=title))
+    if plot is not None:
+        plots.draw_sweep(rows, plot, title=title)
+        console.print(f"drawn: {plot}")
+    if not all(row.is_sound for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _fields_of(kind: type[Load] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: options[field.name] for field in fields(kind) if field.name in options}

@@ -1,0 +1,79 @@
+"""What a running service says of itself: its models, and its metrics."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from service.connection import Target
+from service.errors import ConfigurationError
+from service.exposition import Samples
+from service.workload import Input
+
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model as its service describes it."""
+
+    name: str
+    version: str
+    step: Input
+    max_length: int
+
+
+def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Status and body of one GET.
+
+    Raises:
+        ConfigurationError: The service cannot be reached.
+    """
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigurationError(f"{target.url} cannot be reached: {error}; is the service running?") from error
+    finally:
+        connection.close()
+
+
+def metrics(target: Target, headers: dict[str, str] | None = None) -> Samples | None:
+    """The service's metrics, or None where it shows none on this port."""
+    status, body = get(target, "/metrics", headers)
+    try:
+        return Samples.parse(body.decode()) if status == 200 else None
+    except ValueError:
+        return None
+
+
+def model(target: Target, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
+    """The model that requests go to: the named one, or the only one.
+
+    Raises:
+        ConfigurationError: There is none, or several and none is named, or the service does not say.
+    """
+    status, body = get(target, "/healthz", headers)
+    try:
+        described = [_described(entry) for entry in orjson.loads(body)["models"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{target.url}/healthz (status {status}) does not say what models are served; say it with "
+            "--features or --vocabulary"
+        ) from error
+    names = sorted({entry.name for entry in described})
+    found = [entry for entry in described if name in (None, entry.name)]
+    if not found or (name is None and len(names) > 1):
+        raise ConfigurationError(f"say with --model which model to load: {', '.join(names) or 'none is served'}")
+    return max(found, key=lambda entry: int(entry.version))
+
+
+def _described(entry: dict[str, Any]) -> RemoteModel:
+    vocabulary = entry.get("vocabulary")
+    step = Input("values", int(entry["features"])) if vocabulary is None else Input("tokens", int(vocabulary))
+    return RemoteModel(str(entry["name"]), str(entry["version"]), step, int(entry["max_length"]))

@@ -1,0 +1,86 @@
+"""The command `bench`, end to end against a small server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from service.bench import bench, rates_of
+from service.errors import ConfigurationError
+from tests.service.small_server import Reply, SmallServer, serving
+
+FEW = ("--request-count", "6", "--warmup-seconds", "0", "--distinct", "3", "--concurrency", "2")
+
+
+def call(*arguments: str, server: SmallServer | None = None) -> Result:
+    with serving(server or SmallServer()) as target:
+        return CliRunner().invoke(bench, [target.url, *FEW, *arguments], env={"COLUMNS": "200"})
+
+
+def test_a_bench_prints_a_table_and_ends_well():
+    result = call()
+    assert result.exit_code == 0, result.output
+    assert "2 connections" in result.output
+    assert "25.0%" in result.output
+
+
+def test_the_figures_come_as_json():
+    result = call("--json", "--request-rate", "500")
+    (load,) = json.loads(result.stdout)["loads"]
+    assert load["answers"] == {"200": 6}
+    assert load["offered_rate"] == 500
+    assert load["wrong"] == 0
+    assert set(load["latency_ms"]) == {"p50", "p95", "p99", "p99_9", "mean", "max"}
+
+
+def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
+    plot = tmp_path / "plots" / "sweep.png"
+    result = call("--json", "--sweep", "200:400:100", "--plot", str(plot))
+    assert [load["offered_rate"] for load in json.loads(result.stdout)["loads"]] == [200, 300, 400]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_answer_is_exit_code_1():
+    def drift(number: int, reply: Reply) -> Reply:
+        return Reply(200, reply.body.replace(b"]", b"9]")) if number == 5 else reply
+
+    assert call(server=SmallServer(behave=drift)).exit_code == 1
+    assert call("--no-check", server=SmallServer(behave=drift)).exit_code == 0
+
+
+def test_headers_and_the_models_name_go_with_each_request():
+    server = SmallServer()
+    call("--header", "authorization=Bearer k=v", "--model", "small", server=server)
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer k=v"}
+    assert {json.loads(body)["model"] for body in server.bodies} == {"small"}
+
+
+@pytest.mark.parametrize(("option", "steps"), [("--features", [[0]]), ("--vocabulary", [0])])
+def test_what_a_step_is_may_be_said(option: str, steps: list[object]):
+    server = SmallServer(models=[])
+    call(option, "1", "--lengths", "fixed:1", server=server)
+    sent = json.loads(server.bodies[0])["sequences"][0]
+    assert type(sent[0]) is type(steps[0])
+
+
+def test_a_step_is_not_both():
+    assert call("--features", "1", "--vocabulary", "2").exit_code == 2
+
+
+def test_a_header_without_a_value_is_refused():
+    result = call("--header", "authorization")
+    assert result.exit_code == 2
+    assert "NAME=VALUE" in result.output
+
+
+@pytest.mark.parametrize("sweep", ["5", "a:b:c", "5:1:1", "1:5:0", "0:5:1", "1:inf:1"])
+def test_a_sweep_of_another_form_is_refused(sweep: str):
+    with pytest.raises(ConfigurationError, match="--sweep"):
+        rates_of(sweep)
+
+
+def test_a_sweep_has_both_its_ends():
+    assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])

@@ -1,0 +1,114 @@
+"""Starting a service for a while, and finding the one that is meant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.connection import Target
+from service.errors import ConfigurationError
+from service.launch import free_port, running, serve_command, served
+from service.manifest import Manifest, StepInput
+from service.remote import get
+
+# Ignores the request to end for long enough to be noticed, when it is told to be stubborn.
+SERVER = """
+import http.server, signal, sys
+port, stubborn = int(sys.argv[1]), len(sys.argv) > 2
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def log_message(self, *_): pass
+if stubborn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def test_a_server_is_ready_inside_the_block_and_gone_after_it():
+    port = free_port()
+    with running([sys.executable, "-c", SERVER, str(port)], port) as target:
+        assert get(target, "/readyz")[0] == 200
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        get(target, "/readyz")
+
+
+def test_a_server_runs_on_the_cores_it_is_given():
+    port, core = free_port(), max(os.sched_getaffinity(0))
+    said = "import os, sys; sys.exit(f'cores {sorted(os.sched_getaffinity(0))}')"
+    command = [sys.executable, "-c", f"import time; time.sleep(0.3); {said}"]
+    with pytest.raises(ConfigurationError, match=rf"cores \[{core}\]"), running(command, port, cores=[core]):
+        pass
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words():
+    command = [sys.executable, "-c", "import sys; sys.exit('no such option')"]
+    with pytest.raises(ConfigurationError, match=r"ended:\nno such option"), running(command, free_port()):
+        pass
+
+
+def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("service.launch._READY_SECONDS", 0.2)
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(ConfigurationError, match="was not ready within"), running(command, free_port()):
+        pass
+
+
+def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("service.launch._STOP_SECONDS", 0.1)
+    port = free_port()
+    with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as target:
+        pass
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        get(target, "/readyz")
+
+
+def test_the_command_of_serve_names_repository_port_and_options():
+    command = serve_command(Path("models"), 8123, {"max_batch_rows": "32"})
+    expected = "-m service serve models --host 127.0.0.1 --port 8123 --max-batch-rows 32"
+    assert " ".join(command[1:]) == expected
+    assert "models" not in serve_command(None, 8123, {})
+
+
+def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commands: list[list[str]] = []
+
+    @contextmanager
+    def pretended(command: list[str], port: int) -> Iterator[Target]:
+        commands.append(command)
+        yield Target("127.0.0.1", port)
+
+    monkeypatch.setattr("service.launch.running", pretended)
+    directory = tmp_path / "models" / "m" / "3"
+    directory.mkdir(parents=True)
+    manifest = Manifest(name="m", version=3, input=StepInput(features=1), labels=("a",))
+    (directory / "manifest.json").write_text(manifest.to_json())
+    with served(str(directory), {"runners": "2"}) as service:
+        assert service.fields == {"model": "m", "version": "3"}
+    with served(str(tmp_path / "models"), {}, model="m") as service:
+        assert service.fields == {"model": "m"}
+    assert [command[4] for command in commands] == [str(tmp_path / "models")] * 2
+    assert commands[0][-2:] == ["--runners", "2"]
+
+
+def test_a_url_is_taken_as_it_is():
+    with served("http://127.0.0.1:8000", {}, model="m") as service:
+        assert service.target == Target("127.0.0.1", 8000)
+        assert service.fields == {"model": "m"}
+
+
+def test_options_of_serve_make_no_sense_for_a_url():
+    with pytest.raises(ConfigurationError, match="has its own options"), served("http://a:1", {"runners": "2"}):
+        pass
+
+
+def test_what_is_neither_url_nor_folder_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="neither a URL"), served(str(tmp_path / "none"), {}):
+        pass

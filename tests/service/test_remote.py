@@ -1,0 +1,46 @@
+"""What a running service says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from service import remote
+from service.errors import ConfigurationError
+from service.workload import Input
+from tests.service.small_server import SmallServer, serving
+
+
+def entry(name: str, version: str, **more: int) -> dict[str, object]:
+    return {"name": name, "version": version, "max_length": 99, **more}
+
+
+def test_the_only_model_is_the_one_that_is_meant():
+    with serving(SmallServer()) as target:
+        assert remote.model(target) == remote.RemoteModel("small", "1", Input("values", 2), 64)
+
+
+def test_the_highest_version_counts_as_a_number():
+    with serving(SmallServer(models=[entry("m", "9", features=1), entry("m", "10", vocabulary=50)])) as target:
+        assert remote.model(target, "m") == remote.RemoteModel("m", "10", Input("tokens", 50), 99)
+
+
+@pytest.mark.parametrize("name", [None, "c"])
+def test_several_models_must_be_told_apart(name: str | None):
+    models = [entry("a", "1", features=1), entry("b", "1", features=1)]
+    with serving(SmallServer(models=models)) as target, pytest.raises(ConfigurationError, match=r"--model.*a, b"):
+        remote.model(target, name)
+
+
+def test_a_service_that_does_not_say_its_models_is_described_by_flags():
+    with serving(SmallServer(models=[{"name": "a"}])) as target, pytest.raises(ConfigurationError, match="--features"):
+        remote.model(target)
+
+
+def test_metrics_are_read_where_there_are_any():
+    server = SmallServer()
+    with serving(server) as target:
+        page = remote.metrics(target)
+        assert page is not None
+        assert page.total("lengthwise_steps_total") == 0
+        server.metrics = lambda: b"<html>"
+        assert remote.metrics(target) is None
