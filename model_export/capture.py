@@ -26,9 +26,10 @@ from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
 from model_export.errors import ExportError
-from model_export.frames import users_place
+from model_export.frames import current_place, users_place
 from model_export.outputs import Choice
 from model_export.recurrent import recurrent, weights_of
+from model_export.sizes import Branches, OpenSizes, open_numbers, refused, watched_branches
 from service.manifest import StepInput
 
 Second = Literal["lengths", "mask"]
@@ -42,6 +43,7 @@ def capture(
     steps: StepInput,
     *,
     second: Second = "lengths",
+    time_first: bool = False,
     choose: Choice,
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with rows and width left open.
@@ -51,6 +53,7 @@ def capture(
             or a mask `[rows, width]` (true at valid steps).
         steps: What one step is.
         second: Which of the two the module takes.
+        time_first: The module takes `[width, rows, ...]` (and still `[rows, width]` as a mask), and answers a step so.
         choose: Picks the graph's outputs, by name, from whatever the module returns.
 
     Returns:
@@ -65,25 +68,46 @@ def capture(
         sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
     lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
     trace = _Trace()
-    traced = _Traced(model, second, choose, trace).eval()
+    traced = _Traced(model, second, time_first, choose, trace).eval()
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    with _replaced(trace), torch.no_grad():
+    trace.branches = _steady_branches(model, steps, second, time_first)
+    with _replaced(trace), open_numbers(model), torch.no_grad():
         try:
             program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
         except Exception as error:  # whatever the module's code raises, and a dozen kinds of torch's own
-            raise ExportError("trace", f"{users_place(error)}: {error}") from error
+            raise refused(users_place(error), str(error).strip().split("\n")[0]) from error
     return program, trace.outputs
+
+
+def _steady_branches(model: nn.Module, steps: StepInput, second: Second, time_first: bool) -> Branches:
+    """Which way the module's branches on tensor values go, of those that go one way for every batch tried here."""
+    seen: dict[tuple[str, int], set[bool]] = {}
+    random = torch.Generator().manual_seed(0)
+    with watched_branches(seen), torch.no_grad():
+        for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
+            shape = (len(lengths), max(lengths))
+            if steps.kind == "tokens":
+                sequences = torch.randint(steps.vocabulary or 1, shape, generator=random)
+            else:
+                sequences = torch.randn(*shape, steps.features or 0, generator=random)
+            ends = torch.tensor(lengths)
+            # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
+            with contextlib.suppress(Exception):
+                given = sequences.transpose(0, 1) if time_first else sequences
+                model(given, ends if second == "lengths" else step_mask(ends, shape[1]))
+    return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
 class _Traced(nn.Module):
     """The module with the graph's own inputs and outputs, and its recurrent weights in ONNX's layout as buffers."""
 
-    def __init__(self, model: nn.Module, second: Second, choose: Choice, trace: _Trace) -> None:
+    def __init__(self, model: nn.Module, second: Second, time_first: bool, choose: Choice, trace: _Trace) -> None:
         super().__init__()
         self.model = model
         self._second = second
+        self._time_first = time_first
         self._choose = choose
         self._trace = trace
         for path, part in model.named_modules():
@@ -93,12 +117,16 @@ class _Traced(nn.Module):
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """`[rows, width(, features)]` and int32 `[rows]` to the chosen outputs."""
-        self._trace.begin(sequences, lengths.long())
-        if self._second == "lengths":
-            answer = self.model(sequences, self._trace.lengths)
-        else:
-            answer = self.model(sequences, step_mask(self._trace.lengths, sequences.shape[1]))
+        torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
+        ends = lengths.long()
+        self._trace.begin(sequences, ends)
+        mask = step_mask(ends, sequences.shape[1]) if self._second == "mask" else None
+        with OpenSizes(sequences, ends, mask, self._trace.branches):
+            given = sequences.transpose(0, 1) if self._time_first else sequences
+            answer = self.model(given, ends if mask is None else mask)
         outputs = self._choose(answer)
+        if self._time_first and outputs["logits"].dim() == 3:
+            outputs["logits"] = outputs["logits"].transpose(0, 1)
         self._trace.outputs = list(outputs)
         return tuple(outputs.values())
 
@@ -141,6 +169,7 @@ class _Trace:
     def __init__(self) -> None:
         self.weights: dict[nn.RNNBase, list[_Layer]] = {}
         self.outputs: list[str] = []
+        self.branches: Branches = {}
         # The tensors are kept beside the rectangles, so that no other tensor can get their id.
         self._by_data: dict[int, tuple[Tensor, _Rectangle]] = {}
         self._by_sizes: dict[int, tuple[Tensor, _Rectangle]] = {}
@@ -163,7 +192,7 @@ class _Trace:
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor, initial: Any) -> tuple[Tensor, Any]:
         """One recurrent module over `[rows, width, features]`: its outputs, and its last states as torch gives them."""
         if module.proj_size:
-            raise ExportError("trace", "ONNX's LSTM has no projection: write a Linear behind it instead of proj_size")
+            raise refused(current_place(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size")
         layers = self.weights[module]
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
         outputs, states, cells = recurrent(
@@ -190,7 +219,7 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            raise ExportError("trace", "a PackedSequence made by hand cannot be exported: use pack_padded_sequence")
+            raise refused(current_place(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence")
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
         return _Rectangle(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
@@ -263,7 +292,7 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
         outputs, state = trace.run(module, rectangle.steps, rectangle.lengths, hx)
         return trace.pack(_Rectangle(outputs, rectangle.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        raise ExportError("trace", f"{type(module).__name__} runs over a single sequence: run it over the batch")
+        raise refused(current_place(), f"{type(module).__name__} runs over a single sequence: run it over the batch")
     steps = input if module.batch_first else input.transpose(0, 1)
     outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state

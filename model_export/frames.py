@@ -62,6 +62,11 @@ def _belongs_to(file: str) -> int:
     return 0 if file.startswith(_PYTHON) else 2
 
 
+def is_users(file: str, *, installed: bool = False) -> bool:
+    """Whether a file is of the user's own code; with `installed`, a package they installed counts as well."""
+    return _belongs_to(file) >= (1 if installed else 2)
+
+
 def _innermost(calls: list[tuple[str, int, str]]) -> Place | None:
     """Of calls, outermost first, the innermost in the user's own code, or else in a package that they installed."""
     for nearness in (2, 1):

@@ -49,6 +49,7 @@ def build(
     name: str,
     labels: Sequence[str],
     second: Second = "lengths",
+    time_first: bool = False,
     choose: Choice | None = None,
     opset: int = OPSET,
     most_nodes: int | None = None,
@@ -61,6 +62,7 @@ def build(
         name: The model's name, for the metadata.
         labels: Its labels, in order, for the metadata.
         second: Whether the module takes lengths or a mask.
+        time_first: The module takes and answers steps as `[width, rows, ...]`; the graph does not.
         choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
         opset: At most `HIGHEST_OPSET`.
         most_nodes: How many nodes the graph may have, where that is known.
@@ -70,7 +72,7 @@ def build(
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
-    program, outputs = capture(model, steps, second=second, choose=choose or chosen_by(None))
+    program, outputs = capture(model, steps, second=second, time_first=time_first, choose=choose or chosen_by(None))
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
     _name(graph, [sequences, "lengths"], outputs)

@@ -12,6 +12,7 @@ direction starts there: what packing means, said on the rectangle.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -190,8 +191,9 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
         return [None] * layers
     if layers == 1:
         return [initial]
-    parts: Sequence[ir.Value] = op.Split(initial, op.Constant(value_ints=[directions] * layers), axis=0)
-    return parts
+    edges = [op.Constant(value_ints=[layer * directions]) for layer in range(layers + 1)]
+    axis = op.Constant(value_ints=[0])
+    return [op.Slice(initial, begin, end, axis) for begin, end in itertools.pairwise(edges)]
 
 
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
