@@ -1,13 +1,15 @@
-"""The gallery's catalogue: models that leak and models that are sound, as their users wrote them, with the right verdict.
+"""The gallery's catalogue: models as their users wrote them, and the right verdict on each.
 
-Each torch model is a file in `torch_leaking/` or `torch_sound/` whose `make()` takes nothing and seeds itself. Each ONNX
-model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that gives a `ModelProto`.
+Each torch model is a file in `torch_leaking/`, `torch_sound/` or `torch_refused/` whose `make()` takes nothing and
+seeds itself. Each ONNX model is a function of `onnx_leaking.py`, `onnx_sound.py` or `onnx_refused.py` that gives a
+`ModelProto`.
 
-What counts as the operator where a leak begins: the first one, in the order of execution, with an output that differs at
-a valid position, or as a whole where it has no time axis, and that reaches an answer. The last clause matters for
-`last_step`: the final state of its LSTM differs too, but is thrown away.
+What counts as the operator where a leak begins: the first one, in the order of execution, with an output that differs
+at a valid position, or as a whole where it has no time axis, and whose difference reaches an answer. The last clause
+matters for values that differ and are thrown away (the final state of the LSTM in `last_step`) and for those whose
+difference is undone (the order that `pack_padded_sequence` sorts by).
 
-`test_gallery_is_true.py` proves the verdicts by running the models, without any checker.
+`test_gallery_is_true.py` and `test_refusals_are_true.py` prove the verdicts by running the models, without any checker.
 """
 
 from __future__ import annotations
@@ -29,22 +31,22 @@ class Exhibit:
     """One model and what a right report says about it.
 
     Attributes:
-        room: `torch_leaking`, `torch_sound`, `onnx_leaking`, `onnx_sound` or `onnx_refused`.
+        room: `torch_` or `onnx_`, and `leaking`, `sound` or `refused`.
         name: The file's name in that room, or for ONNX the function's.
         verdict: The right one.
         operator: For a leak: a right answer names an operator that contains at least one of these (a module path, a
             torch function, an ONNX node). `last_step` is told by its line alone, an index having many names.
         features: Numbers a step, or None for a token model.
         vocabulary: Number of token ids, for a token model.
-        second: What the model takes beside the steps; None where it takes neither.
+        second: What the model takes beside the steps; None where it takes neither, or does not say which.
         time_first: Steps come as `[width, rows, features]`.
         output: The name or index of the logits where the model answers with several.
         per_step: The logits are `[rows, width, classes]`.
         shortest: The module raises for a lone sequence shorter than this.
         reason: For an uncheckable one: words of which a right reason contains at least one, in small letters.
-        values: ONNX: name of the input with the steps.
-        second_name: ONNX: name of the input with the lengths or the mask.
-        named: ONNX: whether the inputs' names have to be said, because they cannot be read off the graph.
+        values: ONNX: the name of the input with the steps.
+        second_name: ONNX: the name of the input with the lengths or the mask.
+        named: What the inputs are has to be said: it cannot be read off the target.
     """
 
     room: str
@@ -90,6 +92,22 @@ class Exhibit:
         if len(marked) != (1 if self.verdict == "leak" else 0):
             raise ValueError(f"{self.file}: {len(marked)} lines end with '{MARKER}'")
         return marked[0] if marked else None
+
+    @property
+    def options(self) -> list[str]:
+        """What `lengthwise check` has to be told beside the target."""
+        said: dict[str, object] = {}
+        if self.is_torch and self.features is not None:
+            said["--features"] = self.features
+        if self.vocabulary is not None:
+            said["--vocabulary"] = self.vocabulary
+        if self.output is not None:
+            said["--output"] = self.output
+        if self.named and self.is_torch:
+            said["--second"] = self.second
+        elif self.named:
+            said |= {"--values": self.values, f"--{self.second}": self.second_name}
+        return [str(word) for option in said.items() for word in option] + ["--time-first"] * self.time_first
 
     def make(self) -> Any:
         """The model: a torch module, in training mode as its factory leaves it, or a `ModelProto`."""
@@ -139,7 +157,7 @@ TORCH_LEAKING = (
     _torch_leak("one_step_too_far", "clamp", "getitem", "index", features=4),
     _torch_leak("padding_idx_with_positions", "sum", vocabulary=50, second="mask"),
     _torch_leak("pooled_in_pairs", "max_pool", features=4),
-    _torch_leak("position_over_longest", "max", "div", features=2),
+    _torch_leak("position_over_longest", "max", "div", features=2, named=True),
     _torch_leak("relative_position", "linspace", features=3),
     _torch_leak("remaining_sum", "sum", features=4, per_step=True),
     _torch_leak("resampled", "interpolate", "upsample", features=3, second="mask"),
@@ -192,4 +210,102 @@ TORCH_SOUND = (
     _torch_sound("transformer_cls_token", "warning", features=6, second="mask"),
     _torch_sound("transformer_mean", "warning", features=8),
     _torch_sound("tuple_output", "warning", features=4, output=1),
+)
+
+
+def _torch_refused(name: str, *reason: str, **said: Any) -> Exhibit:
+    return Exhibit("torch_refused", name, "uncheckable", reason=reason, **said)
+
+
+TORCH_REFUSED = (
+    _torch_refused("dropout_always_on", "twice", "same answer", features=6, second="mask"),
+    _torch_refused("frozen_rows", "rows", "batch", features=5),
+    _torch_refused("frozen_width", "width", features=4, second="mask"),
+    _torch_refused("left_padding", "left", features=5),
+    _torch_refused("no_lengths", "length", "mask", features=7, second=None),
+    _torch_refused("order_demanded", "order", "sorted", features=6),
+    _torch_refused("which_way_round", "pad", "--second", features=6, second=None),
+)
+
+
+def _onnx_leak(name: str, *operator: str, **said: Any) -> Exhibit:
+    return Exhibit("onnx_leaking", name, "leak", operator, **said)
+
+
+ONNX_LEAKING = (
+    _onnx_leak("backward_cumulative_sum", "future", features=3, per_step=True),
+    _onnx_leak(
+        "final_state_time_first", "gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths"
+    ),
+    _onnx_leak("guessed_lengths", "count_used", features=4),
+    _onnx_leak("instance_norm", "inorm", features=4, second="mask", values="series", second_name="valid_mask"),
+    _onnx_leak("last_step", "Gather_4", features=4, values="input"),
+    _onnx_leak("mean_over_time", "average", features=4),
+    _onnx_leak("one_scale_for_the_batch", "quantize", features=6, second="mask", second_name="mask"),
+    _onnx_leak("plain_bilstm", "/lstm/LSTM", features=6, values="x"),
+    _onnx_leak("second_convolution", "conv1d_1", features=3, second="mask", values="input_1", second_name="input_mask"),
+    _onnx_leak(
+        "softmax_before_mask", "attention/Softmax", features=5, second="mask", values="inputs", second_name="mask"
+    ),
+    _onnx_leak("whole_width_reversed", "flip/Slice", features=3, values="x", second_name="seq_len"),
+    _onnx_leak(
+        "zeroed_max",
+        "pooler/ReduceMax",
+        vocabulary=30,
+        second="mask",
+        values="input_ids",
+        second_name="attention_mask",
+        named=True,
+    ),
+)
+
+
+def _onnx_sound(name: str, verdict: Verdict = "sound", **said: Any) -> Exhibit:
+    return Exhibit("onnx_sound", name, verdict, **said)
+
+
+ONNX_SOUND = (
+    _onnx_sound("bool_mask_mean", features=4, second="mask", second_name="mask"),
+    _onnx_sound("float_mask_attention", "warning", features=5, second="mask", values="features", second_name="mask"),
+    _onnx_sound("gru_time_first", features=4, time_first=True, values="input", second_name="input_lengths"),
+    _onnx_sound("lstm_int64_lengths", features=6),
+    _onnx_sound(
+        "mask_time_first",
+        features=4,
+        second="mask",
+        time_first=True,
+        output="probabilities",
+        values="signal",
+        second_name="mask",
+    ),
+    _onnx_sound("masked_max", features=5, second="mask", second_name="mask"),
+    _onnx_sound("packed_bilstm_attention", features=7, values="x", second_name="lens"),
+    _onnx_sound("remasked_convolutions", features=3, values="input_1", second_name="input_2"),
+    _onnx_sound("reversed_by_length", features=3, values="x", second_name="seq_len"),
+    _onnx_sound("self_attention", "warning", features=6, values="src", second_name="src_lengths"),
+    _onnx_sound("step_tagger", features=4, per_step=True, values="x", second_name="x_lens"),
+    _onnx_sound(
+        "token_mean",
+        vocabulary=40,
+        second="mask",
+        values="input_ids",
+        second_name="attention_mask",
+        named=True,
+    ),
+)
+
+
+def _onnx_refused(name: str, *reason: str, **said: Any) -> Exhibit:
+    return Exhibit("onnx_refused", name, "uncheckable", reason=reason, features=said.pop("features", 4), **said)
+
+
+ONNX_REFUSED = (
+    _onnx_refused("frozen_inside", "width", values="input_1", second_name="input_lengths"),
+    _onnx_refused("frozen_rows", "rows", "batch"),
+    _onnx_refused("frozen_width", "width"),
+    _onnx_refused("left_padding", "left"),
+    _onnx_refused("longest_first", "order", "sorted"),
+    _onnx_refused("never_twice_the_same", "twice", "same answer"),
+    _onnx_refused("no_second_input", "length", "mask", second=None),
+    _onnx_refused("two_sensors", "accelerometer", "gyroscope", features=3, values="accelerometer"),
 )

@@ -1,0 +1,318 @@
+"""ONNX models through which padding reaches an answer, in the dialects of several exporters."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from tests.gallery.onnx_models import Weights, integers, model, scalar
+
+
+def plain_bilstm() -> ModelProto:
+    """What torch's exporters make of an unpacked bidirectional LSTM: no sequence_lens."""
+    w = Weights(0)
+    return model(
+        "main_graph (float[batch,seq_len,6] x, int64[batch] lengths) => (float[batch,3] output)",
+        """
+        ["/lstm/Transpose"] "/lstm/Transpose_output_0" = Transpose <perm = [1, 0, 2]> (x)
+        ["/lstm/LSTM"] "/lstm/LSTM_output_0" = LSTM <hidden_size = 8, direction = "bidirectional">
+            ("/lstm/Transpose_output_0", W, R, B)
+        ["/lstm/Transpose_1"] "/lstm/Transpose_1_output_0" = Transpose <perm = [2, 0, 1, 3]> ("/lstm/LSTM_output_0")
+        ["/lstm/Reshape"] "/lstm/Reshape_output_0" = Reshape ("/lstm/Transpose_1_output_0", flat)
+        ["/Shape"] "/Shape_output_0" = Shape <start = 1, end = 2> (x)
+        ["/Squeeze"] "/Squeeze_output_0" = Squeeze ("/Shape_output_0")
+        ["/Range"] "/Range_output_0" = Range (zero, "/Squeeze_output_0", one)
+        ["/Unsqueeze"] "/Unsqueeze_output_0" = Unsqueeze (lengths, axis1)
+        ["/Less"] "/Less_output_0" = Less ("/Range_output_0", "/Unsqueeze_output_0")
+        ["/Unsqueeze_1"] "/Unsqueeze_1_output_0" = Unsqueeze ("/Less_output_0", axis2)
+        ["/Where"] "/Where_output_0" = Where ("/Unsqueeze_1_output_0", "/lstm/Reshape_output_0", nought)
+        ["/ReduceSum"] "/ReduceSum_output_0" = ReduceSum <keepdims = 0> ("/Where_output_0", axis1)
+        ["/Cast"] "/Cast_output_0" = Cast <to = 1> ("/Unsqueeze_output_0")
+        ["/Div"] "/Div_output_0" = Div ("/ReduceSum_output_0", "/Cast_output_0")
+        ["/fc/Gemm"] output = Gemm <transB = 1> ("/Div_output_0", "fc.weight", "fc.bias")
+        """,
+        w.recurrent(4, 6, 8, directions=2)
+        | {
+            "flat": integers(0, 0, -1),
+            "zero": scalar(0, np.int64),
+            "one": scalar(1, np.int64),
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "nought": scalar(0),
+            "fc.weight": w.normal(3, 16),
+            "fc.bias": w.normal(3),
+        },
+        producer="pytorch",
+    )
+
+
+def mean_over_time() -> ModelProto:
+    """The lengths stop at the LSTM."""
+    w = Weights(1)
+    return model(
+        "lstm_mean (float[N,T,4] values, int32[N] lengths) => (float[N,2] logits)",
+        """
+        [to_time_first] x = Transpose <perm = [1, 0, 2]> (values)
+        [lstm] y = LSTM <hidden_size = 8> (x, W, R, B, lengths)
+        [drop_direction] h = Squeeze (y, axis1)
+        [average] pooled = ReduceMean <axes = [0], keepdims = 0> (h)
+        [classify] logits = MatMul (pooled, V)
+        """,
+        w.recurrent(4, 4, 8) | {"axis1": integers(1), "V": w.normal(8, 2)},
+        producer="onnx.helper",
+        opset=14,
+    )
+
+
+def softmax_before_mask() -> ModelProto:
+    """A TensorFlow attention layer that masks its weights, not its scores."""
+    w = Weights(2)
+    prefix = "StatefulPartitionedCall/model/attention/"
+    return model(
+        "tf2onnx (float[unk__10,unk__11,5] inputs, float[unk__10,unk__11] mask) => (float[unk__10,3] Identity)",
+        """
+        ["@Tensordot/MatMul"] "@Tensordot:0" = MatMul (inputs, "@w:0")
+        ["@Squeeze"] "@Squeeze:0" = Squeeze ("@Tensordot:0", const_axis2)
+        ["@Softmax"] "@Softmax:0" = Softmax <axis = 1> ("@Squeeze:0")
+        ["@mul"] "@mul:0" = Mul ("@Softmax:0", mask)
+        ["@ExpandDims"] "@ExpandDims:0" = Unsqueeze ("@mul:0", const_axis1)
+        ["@MatMul"] "@MatMul:0" = MatMul ("@ExpandDims:0", inputs)
+        ["@Squeeze_1"] "@Squeeze_1:0" = Squeeze ("@MatMul:0", const_axis1)
+        ["@dense/MatMul"] Identity = MatMul ("@Squeeze_1:0", "@dense:0")
+        """.replace("@", prefix),
+        {
+            f"{prefix}w:0": w.normal(5, 1),
+            f"{prefix}dense:0": w.normal(5, 3),
+            "const_axis1": integers(1),
+            "const_axis2": integers(2),
+        },
+        producer="tf2onnx",
+        opset=15,
+    )
+
+
+def final_state_time_first() -> ModelProto:
+    """A GRU's final state after all padding; the lengths only scale it."""
+    w = Weights(3)
+    return model(
+        "gru_cls (float[time,batch,5] frames, int64[batch] frame_lengths) => (float[batch,4] scores)",
+        """
+        [gru_0] y, y_h = GRU <hidden_size = 10, linear_before_reset = 1> (frames, W, R, B)
+        [squeeze_0] h = Squeeze (y_h, axis0)
+        [cast_0] n = Cast <to = 1> (frame_lengths)
+        [log_0] log_n = Log (n)
+        [unsqueeze_0] column = Unsqueeze (log_n, axis1)
+        [concat_0] both = Concat <axis = 1> (h, column)
+        [gemm_0] scores = Gemm (both, V, C)
+        """,
+        w.recurrent(3, 5, 10)
+        | {"axis0": integers(0), "axis1": integers(1), "V": w.normal(11, 4, scale=1), "C": w.normal(4)},
+        producer="espnet_onnx",
+    )
+
+
+def second_convolution() -> ModelProto:
+    """The first convolution's bias stands in the padding when the second one comes by."""
+    w = Weights(4)
+    return model(
+        "model_1 (float[N,T,3] input_1, float[N,T] input_mask) => (float[N,2] dense)",
+        """
+        [mask_expand] m = Unsqueeze (input_mask, axis2)
+        [masking] x0 = Mul (input_1, m)
+        [conv1d_transpose] x1 = Transpose <perm = [0, 2, 1]> (x0)
+        [conv1d] x2 = Conv <kernel_shape = [3], pads = [1, 1]> (x1, kernel1, bias1)
+        [conv1d_relu] x3 = Relu (x2)
+        [conv1d_1] x4 = Conv <kernel_shape = [3], pads = [1, 1]> (x3, kernel2, bias2)
+        [conv1d_1_relu] x5 = Relu (x4)
+        [conv1d_1_transpose] x6 = Transpose <perm = [0, 2, 1]> (x5)
+        [masking_1] x7 = Mul (x6, m)
+        [pool_sum] total = ReduceSum <keepdims = 0> (x7, axis1)
+        [pool_count] count = ReduceSum <keepdims = 0> (m, axis1)
+        [pool_div] mean = Div (total, count)
+        [dense_matmul] dense = MatMul (mean, dense_kernel)
+        """,
+        {
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "kernel1": w.normal(8, 3, 3),
+            "bias1": w.normal(8) + 0.5,
+            "kernel2": w.normal(8, 8, 3),
+            "bias2": w.normal(8),
+            "dense_kernel": w.normal(8, 2),
+        },
+        producer="keras2onnx",
+        opset=13,
+    )
+
+
+def last_step() -> ModelProto:
+    """`output[:, -1]` of a one-way LSTM."""
+    w = Weights(5)
+    return model(
+        "torch_jit (float[N,T,4] input, int32[N] lengths) => (float[N,3] output)",
+        """
+        [Transpose_0] x = Transpose <perm = [1, 0, 2]> (input)
+        [LSTM_1] y = LSTM <hidden_size = 8> (x, W, R, B)
+        [Squeeze_2] h = Squeeze (y, axis1)
+        [Transpose_3] out = Transpose <perm = [1, 0, 2]> (h)
+        [Gather_4] last = Gather <axis = 1> (out, minus_one)
+        [Gemm_5] output = Gemm <transB = 1> (last, weight, bias)
+        """,
+        w.recurrent(4, 4, 8)
+        | {
+            "axis1": integers(1),
+            "minus_one": scalar(-1, np.int64),
+            "weight": w.normal(3, 8),
+            "bias": w.normal(3),
+        },
+        producer="pytorch",
+        opset=13,
+    )
+
+
+def zeroed_max() -> ModelProto:
+    """Tokens; padding is multiplied to zero and then wins the maximum."""
+    w = Weights(6)
+    return model(
+        "text_max (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,4] logits)",
+        """
+        ["embeddings/Gather"] e = Gather (table, input_ids)
+        ["encoder/MatMul"] h = MatMul (e, kernel)
+        ["encoder/Tanh"] a = Tanh (h)
+        ["pooler/Cast"] m = Cast <to = 1> (attention_mask)
+        ["pooler/Unsqueeze"] m3 = Unsqueeze (m, axis)
+        ["pooler/Mul"] z = Mul (a, m3)
+        ["pooler/ReduceMax"] p = ReduceMax <axes = [1], keepdims = 0> (z)
+        ["classifier/MatMul"] logits = MatMul (p, classifier)
+        """,
+        {"table": w.normal(30, 6), "kernel": w.normal(6, 8), "axis": integers(2), "classifier": w.normal(8, 4)},
+        producer="optimum",
+    )
+
+
+def guessed_lengths() -> ModelProto:
+    """Counts the steps that are not all zero, and believes that rather than the input."""
+    w = Weights(7)
+    return model(
+        "guess (float[N,T,4] values, int64[N] lengths) => (float[N,2] logits)",
+        """
+        [magnitude] a = Abs (values)
+        [largest] m = ReduceMax <axes = [2], keepdims = 0> (a)
+        [used] s = Sign (m)
+        [count_used] c = ReduceSum <keepdims = 0> (s, axis1)
+        [as_int] n = Cast <to = 6> (c)
+        [to_time_first] x = Transpose <perm = [1, 0, 2]> (values)
+        [bilstm] y, y_h = LSTM <hidden_size = 6, direction = "bidirectional"> (x, W, R, B, n)
+        [rows_first] h = Transpose <perm = [1, 0, 2]> (y_h)
+        [flatten] f = Flatten (h)
+        [given] g = Cast <to = 1> (lengths)
+        [given_column] column = Unsqueeze (g, axis1)
+        [weigh] scaled = Div (f, column)
+        [dense] logits = MatMul (scaled, V)
+        """,
+        w.recurrent(4, 4, 6, directions=2) | {"axis1": integers(1), "V": w.normal(12, 2, scale=2)},
+        producer="onnxscript",
+    )
+
+
+def instance_norm() -> ModelProto:
+    """Statistics over all of the width."""
+    w = Weights(8)
+    return model(
+        "norm (float[N,T,4] series, bool[N,T] valid_mask) => (float[N,3] y)",
+        """
+        [project] h = MatMul (series, kernel)
+        [channels_first] c = Transpose <perm = [0, 2, 1]> (h)
+        [inorm] n = InstanceNormalization <epsilon = 0.001> (c, scale, shift)
+        [act] a = Relu (n)
+        [mask_axis] m = Unsqueeze (valid_mask, axis1)
+        [hide] z = Where (m, a, low)
+        [pool] p = ReduceMax <axes = [2], keepdims = 0> (z)
+        [out] y = MatMul (p, classifier)
+        """,
+        {
+            "kernel": w.normal(4, 8),
+            "scale": w.normal(8) + 1,
+            "shift": w.normal(8),
+            "axis1": integers(1),
+            "low": scalar(-1e9),
+            "classifier": w.normal(8, 3),
+        },
+        producer="pytorch",
+    )
+
+
+def whole_width_reversed() -> ModelProto:
+    """A backward RNN over the flipped sequence; the flip starts in the padding."""
+    w = Weights(9)
+    return model(
+        "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
+        """
+        ["flip/Slice"] flipped = Slice (x, minus_one, lowest, axis1, minus_one)
+        ["rnn/Transpose"] t = Transpose <perm = [1, 0, 2]> (flipped)
+        ["rnn/RNN"] states = RNN <hidden_size = 6> (t, W, R, B)
+        ["rnn/Squeeze"] h = Squeeze (states, axis1)
+        ["back/Slice"] b = Slice (h, minus_one, lowest, axis0, minus_one)
+        ["first/Gather"] f = Gather <axis = 0> (b, zero)
+        ["length/Cast"] n = Cast <to = 1> (seq_len)
+        ["length/Sqrt"] q = Sqrt (n)
+        ["length/Unsqueeze"] column = Unsqueeze (q, axis1)
+        ["scale/Div"] s = Div (f, column)
+        ["out/MatMul"] y = MatMul (s, V)
+        """,
+        w.recurrent(1, 3, 6)
+        | {
+            "minus_one": integers(-1),
+            "lowest": integers(np.iinfo(np.int64).min + 1),
+            "axis0": integers(0),
+            "axis1": integers(1),
+            "zero": scalar(0, np.int64),
+            "V": w.normal(6, 2),
+        },
+        producer="tf2onnx",
+    )
+
+
+def one_scale_for_the_batch() -> ModelProto:
+    """Dynamic quantisation: the loudest row sets everybody's step size."""
+    return model(
+        "quantized (float[N,T,6] values, float[N,T] mask) => (float[N,3] logits)",
+        """
+        [mask_column] m = Unsqueeze (mask, axis2)
+        [zero_padding] x = Mul (values, m)
+        [quantize] q, q_scale, q_zero = DynamicQuantizeLinear (x)
+        [matmul_int] i = MatMulInteger (q, kernel, q_zero, kernel_zero)
+        [as_float] f = Cast <to = 1> (i)
+        [both_scales] s = Mul (q_scale, kernel_scale)
+        [dequantize] h = Mul (f, s)
+        [total] t = ReduceSum <keepdims = 0> (h, axis1)
+        [count] n = ReduceSum <keepdims = 0> (m, axis1)
+        [mean] logits = Div (t, n)
+        """,
+        {
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "kernel": np.random.default_rng(10).integers(-100, 100, size=(6, 3)).astype(np.int8),
+            "kernel_zero": scalar(0, np.int8),
+            "kernel_scale": scalar(0.01),
+        },
+        producer="onnxruntime.quantization",
+    )
+
+
+def backward_cumulative_sum() -> ModelProto:
+    """Each step's answer holds the sum of all that follows, padding included."""
+    w = Weights(11)
+    return model(
+        "to_go (float[N,T,3] values, int32[N] lengths) => (float[N,T,2] logits)",
+        """
+        [dense] h = MatMul (values, kernel)
+        [future] c = CumSum <reverse = 1> (h, axis)
+        [lengths_float] n = Cast <to = 1> (lengths)
+        [lengths_3d] n3 = Unsqueeze (n, axes12)
+        [scaled] s = Div (c, n3)
+        [act] logits = Tanh (s)
+        """,
+        {"kernel": w.normal(3, 2), "axis": scalar(1, np.int64), "axes12": integers(1, 2)},
+        producer="skl2onnx",
+    )

@@ -1,0 +1,344 @@
+"""ONNX models through which no padding reaches an answer, in the dialects of several exporters."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from tests.gallery.onnx_models import Weights, integers, model, scalar
+
+
+def lstm_int64_lengths() -> ModelProto:
+    """The final states of both directions."""
+    w = Weights(20)
+    return model(
+        "lstm (float[N,T,6] values, int64[N] lengths) => (float[N,3] logits)",
+        """
+        [lens] n = Cast <to = 6> (lengths)
+        [time_first] x = Transpose <perm = [1, 0, 2]> (values)
+        [lstm] y, y_h = LSTM <hidden_size = 8, direction = "bidirectional"> (x, W, R, B, n)
+        [rows_first] h = Transpose <perm = [1, 0, 2]> (y_h)
+        [concat] f = Flatten (h)
+        [dense] logits = MatMul (f, V)
+        """,
+        w.recurrent(4, 6, 8, directions=2) | {"V": w.normal(16, 3)},
+        producer="onnxscript",
+    )
+
+
+def gru_time_first() -> ModelProto:
+    w = Weights(21)
+    return model(
+        "gru (float[T,N,4] input, int32[N] input_lengths) => (float[N,2] output)",
+        """
+        [GRU_0] y, y_h = GRU <hidden_size = 8, linear_before_reset = 1> (input, W, R, B, input_lengths)
+        [Squeeze_1] h = Squeeze (y_h, axis0)
+        [Gemm_2] output = Gemm <transB = 1> (h, weight, bias)
+        """,
+        w.recurrent(3, 4, 8) | {"axis0": integers(0), "weight": w.normal(2, 8), "bias": w.normal(2)},
+        producer="pytorch",
+        opset=14,
+    )
+
+
+def float_mask_attention() -> ModelProto:
+    """TensorFlow's additive mask: a billion below zero."""
+    w = Weights(22)
+    prefix = "StatefulPartitionedCall/classifier/attention/"
+    return model(
+        "tf2onnx (float[unk__1,unk__2,5] features, float[unk__1,unk__2] mask) => (float[unk__1,4] Identity)",
+        """
+        ["@dense/MatMul"] "@dense:0" = MatMul (features, "@dense/kernel:0")
+        ["@Tanh"] "@Tanh:0" = Tanh ("@dense:0")
+        ["@score/MatMul"] "@score:0" = MatMul ("@Tanh:0", "@score/kernel:0")
+        ["@Squeeze"] "@Squeeze:0" = Squeeze ("@score:0", const_axis2)
+        ["@sub"] "@sub:0" = Sub (const_one, mask)
+        ["@mul"] "@mul:0" = Mul ("@sub:0", const_big)
+        ["@add"] "@add:0" = Add ("@Squeeze:0", "@mul:0")
+        ["@Softmax"] "@Softmax:0" = Softmax <axis = -1> ("@add:0")
+        ["@ExpandDims"] "@ExpandDims:0" = Unsqueeze ("@Softmax:0", const_axis1)
+        ["@MatMul"] "@MatMul:0" = MatMul ("@ExpandDims:0", "@Tanh:0")
+        ["@Squeeze_1"] "@Squeeze_1:0" = Squeeze ("@MatMul:0", const_axis1)
+        ["@out/MatMul"] Identity = MatMul ("@Squeeze_1:0", "@out/kernel:0")
+        """.replace("@", prefix),
+        {
+            f"{prefix}dense/kernel:0": w.normal(5, 8),
+            f"{prefix}score/kernel:0": w.normal(8, 1),
+            f"{prefix}out/kernel:0": w.normal(8, 4),
+            "const_axis1": integers(1),
+            "const_axis2": integers(2),
+            "const_one": scalar(1),
+            "const_big": scalar(-1e9),
+        },
+        producer="tf2onnx",
+        opset=15,
+    )
+
+
+def bool_mask_mean() -> ModelProto:
+    """Small enough to read."""
+    return model(
+        "mean (float[N,T,4] values, bool[N,T] mask) => (float[N,4] logits)",
+        """
+        [column] m = Unsqueeze (mask, axis2)
+        [keep] x = Where (m, values, nought)
+        [total] t = ReduceSum <keepdims = 0> (x, axis1)
+        [ones] f = Cast <to = 1> (m)
+        [count] n = ReduceSum <keepdims = 0> (f, axis1)
+        [mean] logits = Div (t, n)
+        """,
+        {"axis1": integers(1), "axis2": integers(2), "nought": scalar(0)},
+        producer="onnx.helper",
+    )
+
+
+def packed_bilstm_attention() -> ModelProto:
+    """torch's names; scores behind each length are minus infinity."""
+    w = Weights(24)
+    return model(
+        "main_graph (float[batch,seq,7] x, int32[batch] lens) => (float[batch,3] logits)",
+        """
+        ["/Transpose"] "/Transpose_output_0" = Transpose <perm = [1, 0, 2]> (x)
+        ["/rnn/LSTM"] "/rnn/LSTM_output_0" = LSTM <hidden_size = 6, direction = "bidirectional">
+            ("/Transpose_output_0", W, R, B, lens)
+        ["/rnn/Transpose"] "/rnn/Transpose_output_0" = Transpose <perm = [2, 0, 1, 3]> ("/rnn/LSTM_output_0")
+        ["/rnn/Reshape"] "/rnn/Reshape_output_0" = Reshape ("/rnn/Transpose_output_0", flat)
+        ["/attn/MatMul"] "/attn/MatMul_output_0" = MatMul ("/rnn/Reshape_output_0", "onnx::MatMul_51")
+        ["/Squeeze"] "/Squeeze_output_0" = Squeeze ("/attn/MatMul_output_0", axis2)
+        ["/Shape"] "/Shape_output_0" = Shape <start = 1, end = 2> (x)
+        ["/Squeeze_1"] "/Squeeze_1_output_0" = Squeeze ("/Shape_output_0")
+        ["/Range"] "/Range_output_0" = Range (zero, "/Squeeze_1_output_0", one)
+        ["/Cast"] "/Cast_output_0" = Cast <to = 7> (lens)
+        ["/Unsqueeze"] "/Unsqueeze_output_0" = Unsqueeze ("/Cast_output_0", axis1)
+        ["/GreaterOrEqual"] "/GreaterOrEqual_output_0" = GreaterOrEqual ("/Range_output_0", "/Unsqueeze_output_0")
+        ["/Where"] "/Where_output_0" = Where ("/GreaterOrEqual_output_0", lowest, "/Squeeze_output_0")
+        ["/Softmax"] "/Softmax_output_0" = Softmax <axis = 1> ("/Where_output_0")
+        ["/Unsqueeze_1"] "/Unsqueeze_1_output_0" = Unsqueeze ("/Softmax_output_0", axis1)
+        ["/MatMul"] "/MatMul_output_0" = MatMul ("/Unsqueeze_1_output_0", "/rnn/Reshape_output_0")
+        ["/Squeeze_2"] "/Squeeze_2_output_0" = Squeeze ("/MatMul_output_0", axis1)
+        ["/fc/Gemm"] logits = Gemm <transB = 1> ("/Squeeze_2_output_0", "fc.weight", "fc.bias")
+        """,
+        w.recurrent(4, 7, 6, directions=2)
+        | {
+            "flat": integers(0, 0, -1),
+            "onnx::MatMul_51": w.normal(12, 1),
+            "zero": scalar(0, np.int64),
+            "one": scalar(1, np.int64),
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "lowest": scalar(-np.inf),
+            "fc.weight": w.normal(3, 12),
+            "fc.bias": w.normal(3),
+        },
+        producer="pytorch",
+    )
+
+
+def remasked_convolutions() -> ModelProto:
+    w = Weights(25)
+    return model(
+        "fcn (float[N,T,3] input_1, int64[N] input_2) => (float[N,2] dense)",
+        """
+        [shape] s = Shape <start = 1, end = 2> (input_1)
+        [width] t = Squeeze (s)
+        [steps] r = Range (zero, t, one)
+        [column] n = Unsqueeze (input_2, axis1)
+        [inside] inside_2d = Less (r, n)
+        [inside_3d] m = Unsqueeze (inside_2d, axis1)
+        [permute] x0 = Transpose <perm = [0, 2, 1]> (input_1)
+        [mask_0] x1 = Where (m, x0, nought)
+        [conv1d] x2 = Conv <kernel_shape = [5], pads = [2, 2]> (x1, kernel1, bias1)
+        [relu] x3 = Relu (x2)
+        [mask_1] x4 = Where (m, x3, nought)
+        [conv1d_1] x5 = Conv <kernel_shape = [3], pads = [2, 2], dilations = [2]> (x4, kernel2, bias2)
+        [relu_1] x6 = Relu (x5)
+        [mask_2] x7 = Where (m, x6, nought)
+        [sum] total = ReduceSum <keepdims = 0> (x7, axis2)
+        [count] c = Cast <to = 1> (n)
+        [average] mean = Div (total, c)
+        [dense_matmul] dense = MatMul (mean, dense_kernel)
+        """,
+        {
+            "zero": scalar(0, np.int64),
+            "one": scalar(1, np.int64),
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "nought": scalar(0),
+            "kernel1": w.normal(8, 3, 5),
+            "bias1": w.normal(8),
+            "kernel2": w.normal(8, 8, 3),
+            "bias2": w.normal(8),
+            "dense_kernel": w.normal(8, 2),
+        },
+        producer="keras2onnx",
+        opset=15,
+    )
+
+
+def token_mean() -> ModelProto:
+    """Sentence embeddings, as served everywhere: two int64 inputs of one shape."""
+    w = Weights(26)
+    return model(
+        "sentence (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask) => (float[batch,5] logits)",
+        """
+        ["embeddings/Gather"] e = Gather (table, input_ids)
+        ["layer.0/MatMul"] h = MatMul (e, kernel)
+        ["layer.0/Erf"] a = Erf (h)
+        ["pooling/Cast"] f = Cast <to = 1> (attention_mask)
+        ["pooling/Unsqueeze"] m = Unsqueeze (f, axis2)
+        ["pooling/Mul"] z = Mul (a, m)
+        ["pooling/ReduceSum"] t = ReduceSum <keepdims = 0> (z, axis1)
+        ["pooling/ReduceSum_1"] n = ReduceSum <keepdims = 0> (m, axis1)
+        ["pooling/Div"] p = Div (t, n)
+        ["classifier/MatMul"] logits = MatMul (p, classifier)
+        """,
+        {
+            "table": w.normal(40, 6),
+            "kernel": w.normal(6, 8),
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "classifier": w.normal(8, 5),
+        },
+        producer="optimum",
+    )
+
+
+def step_tagger() -> ModelProto:
+    """One answer a step."""
+    w = Weights(27)
+    return model(
+        "tagger (float[N,T,4] x, int32[N] x_lens) => (float[N,T,3] tags)",
+        """
+        [to_time_first] t = Transpose <perm = [1, 0, 2]> (x)
+        [bigru] y = GRU <hidden_size = 5, direction = "bidirectional", linear_before_reset = 1> (t, W, R, B, x_lens)
+        [to_rows_first] r = Transpose <perm = [2, 0, 1, 3]> (y)
+        [join_directions] h = Reshape (r, flat)
+        [head] tags = MatMul (h, V)
+        """,
+        w.recurrent(3, 4, 5, directions=2) | {"flat": integers(0, 0, -1), "V": w.normal(10, 3)},
+        producer="sherpa",
+    )
+
+
+def reversed_by_length() -> ModelProto:
+    """TensorFlow's way to run backwards: ReverseSequence, then a forward RNN with lengths."""
+    w = Weights(28)
+    return model(
+        "backward (float[N,T,3] x, int64[N] seq_len) => (float[N,2] y)",
+        """
+        ["reverse/ReverseSequence"] b = ReverseSequence <batch_axis = 0, time_axis = 1> (x, seq_len)
+        ["rnn/Transpose"] t = Transpose <perm = [1, 0, 2]> (b)
+        ["rnn/Cast"] n = Cast <to = 6> (seq_len)
+        ["rnn/RNN"] states, last = RNN <hidden_size = 6> (t, W, R, B, n)
+        ["rnn/Squeeze"] h = Squeeze (last, axis0)
+        ["out/MatMul"] y = MatMul (h, V)
+        """,
+        w.recurrent(1, 3, 6) | {"axis0": integers(0), "V": w.normal(6, 2)},
+        producer="tf2onnx",
+    )
+
+
+def masked_max() -> ModelProto:
+    w = Weights(29)
+    return model(
+        "segments (float[N,T,5] values, int32[N,T] mask) => (float[N,3] logits)",
+        """
+        [dense_0] d = MatMul (values, kernel)
+        [selu] h = Selu (d)
+        [mask_bool] b = Cast <to = 9> (mask)
+        [mask_3d] m = Unsqueeze (b, axis2)
+        [hide] z = Where (m, h, low)
+        [max] p = ReduceMax <axes = [1], keepdims = 0> (z)
+        [dense_1] logits = MatMul (p, classifier)
+        """,
+        {
+            "kernel": w.normal(5, 8),
+            "axis2": integers(2),
+            "low": scalar(np.finfo(np.float32).min),
+            "classifier": w.normal(8, 3),
+        },
+        producer="onnx.helper",
+        opset=16,
+    )
+
+
+def self_attention() -> ModelProto:
+    """One transformer layer, pooled at the last valid step; opset 20."""
+    w = Weights(30)
+    return model(
+        "encoder (float[N,T,6] src, int64[N] src_lengths) => (float[N,4] logits)",
+        """
+        [embed] x = MatMul (src, w_in)
+        [to_q] q = MatMul (x, w_q)
+        [to_k] k = MatMul (x, w_k)
+        [to_v] v = MatMul (x, w_v)
+        [k_transposed] kt = Transpose <perm = [0, 2, 1]> (k)
+        [scores] s = MatMul (q, kt)
+        [width] t1 = Shape <start = 1, end = 2> (src)
+        [width_scalar] t = Squeeze (t1)
+        [positions] r = Range (zero, t, one)
+        [column] n = Unsqueeze (src_lengths, axis1)
+        [key_valid] m = Less (r, n)
+        [key_valid_3d] m3 = Unsqueeze (m, axis1)
+        [masked_scores] sm = Where (m3, s, low)
+        [weights] p = Softmax <axis = -1> (sm)
+        [attended] o = MatMul (p, v)
+        [residual] z = Add (x, o)
+        [norm] y = LayerNormalization <axis = -1> (z, ln_scale, ln_bias)
+        [act] g = Gelu (y)
+        [last_index] i = Sub (n, ones)
+        [last] l = GatherND <batch_dims = 1> (g, i)
+        [head] logits = MatMul (l, w_out)
+        """,
+        {
+            "w_in": w.normal(6, 8),
+            "w_q": w.normal(8, 8),
+            "w_k": w.normal(8, 8),
+            "w_v": w.normal(8, 8),
+            "w_out": w.normal(8, 4),
+            "ln_scale": w.normal(8) + 1,
+            "ln_bias": w.normal(8),
+            "zero": scalar(0, np.int64),
+            "one": scalar(1, np.int64),
+            "ones": integers(1),
+            "axis1": integers(1),
+            "low": scalar(np.finfo(np.float32).min),
+        },
+        producer="pytorch",
+        opset=20,
+    )
+
+
+def mask_time_first() -> ModelProto:
+    """Steps and mask both time first; answers with the weights as well, and with probabilities."""
+    w = Weights(31)
+    return model(
+        "vad (float[T,N,4] signal, float[T,N] mask) => (float[T,N] alignment, float[N,3] probabilities)",
+        """
+        [count] c = ReduceSum <keepdims = 0> (mask, axis0)
+        [lens] n = Cast <to = 6> (c)
+        [lstm] y = LSTM <hidden_size = 6, direction = "bidirectional"> (signal, W, R, B, n)
+        [join] j = Transpose <perm = [0, 2, 1, 3]> (y)
+        [flat] h = Reshape (j, flat_shape)
+        [score] e3 = MatMul (h, scorer)
+        [score_2d] e = Squeeze (e3, axis2)
+        [on] b = Cast <to = 9> (mask)
+        [hide] em = Where (b, e, low)
+        [align] alignment = Softmax <axis = 0> (em)
+        [align_3d] a3 = Unsqueeze (alignment, axis2)
+        [weigh] z = Mul (a3, h)
+        [context] g = ReduceSum <keepdims = 0> (z, axis0)
+        [dense] d = MatMul (g, V)
+        [softmax] probabilities = Softmax <axis = 1> (d)
+        """,
+        w.recurrent(4, 4, 6, directions=2)
+        | {
+            "axis0": integers(0),
+            "axis2": integers(2),
+            "flat_shape": integers(0, 0, -1),
+            "scorer": w.normal(12, 1),
+            "low": scalar(-1e30),
+            "V": w.normal(12, 3),
+        },
+        producer="cntk",
+    )
