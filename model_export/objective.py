@@ -24,7 +24,7 @@ class Scores:
         loss: Mean loss of an example; of a step for a per-step model.
         accuracy: Share of answers that are right. An answer is a sequence's label; for a multi-label model one label's
             yes or no; for a per-step model a valid step's label.
-        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn); a label that neither occurs nor is answered is left out.
+        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn); a label neither seen nor answered is left out.
         answers: How many answers there are.
         confusion: `[classes][classes]`, counts by true and answered label; of a multi-label model `[classes][4]`, for
             each label true positives, false positives, false negatives and true negatives.
@@ -60,7 +60,7 @@ def loss(logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = N
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
     """`[classes]` weights that make rare labels count as much as frequent ones; see `loss`.
 
-    `answers / (classes * count)`; for a multi-label model `negatives / positives`. A label that does not occur counts 1.
+    `answers / (classes * count)`; for a multi-label model `negatives / positives`. A label that never occurs counts 1.
     """
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import SpecError
-from service.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, Promise, StepInput, Task
+from service.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
 
 
 class _Table(BaseModel):
@@ -194,9 +194,8 @@ class Spec(_Table):
         version: int,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        promises: tuple[Promise, ...] = (),
     ) -> Manifest:
-        """The manifest of a graph of this spec, but for digests and how it was made."""
+        """The manifest of a graph of this spec, but for promises, digests and how it was made."""
         tokens = self.input.kind == "tokens"
         missing: MissingPolicy = self.input.missing
         return Manifest(
@@ -220,5 +219,4 @@ class Spec(_Table):
                 sequences="tokens" if tokens else "values",
                 attention="attention" if self.has_attention else None,
             ),
-            promises=promises,
         )

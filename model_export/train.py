@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,41 +34,36 @@ STATE_FILE = "state.safetensors"
 WEIGHTS_FILE = "model.safetensors"
 
 
+def _option(default: Any, meaning: str, **bounds: float | bool) -> Any:
+    """A field that is a flag of the command too: default, help and bounds (click's words) all stand here."""
+    return field(default=default, metadata={"help": meaning, "bounds": bounds})
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to train.
+    """How to train; each field is an option of `lengthwise train`."""
 
-    Attributes:
-        epochs: At most; the learning rate falls along a half cosine over them.
-        batch_rows: Sequences a step of the optimizer.
-        learning_rate: Of AdamW, at the start.
-        weight_decay: Of AdamW.
-        clip: Largest norm of all gradients together.
-        patience: Epochs without a better validation loss after which training stops.
-        validation: Share of the training records that is kept aside to choose the epoch.
-        class_weights: Whether rare labels weigh more.
-        seed: Decides initial weights, split, order and dropout.
-    """
-
-    epochs: int = 80
-    batch_rows: int = 16
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    patience: int = 25
-    validation: float = 0.15
-    class_weights: bool = False
-    seed: int = 0
+    epochs: int = _option(40, "At most so many; the learning rate falls along half a cosine over them.", min=1)
+    batch_rows: int = _option(16, "Sequences a step of the optimizer.", min=1)
+    learning_rate: float = _option(2e-3, "Of AdamW, at the start.", min=0, min_open=True)
+    weight_decay: float = _option(0.05, "Of AdamW.", min=0)
+    clip: float = _option(1.0, "Largest norm of all gradients together.", min=0, min_open=True)
+    patience: int = _option(15, "Stop after so many epochs without a better validation loss.", min=1)
+    validation: float = _option(
+        0.15, "Share kept aside to choose the epoch; 0: train on all, take the last.", min=0, max=1, max_open=True
+    )
+    class_weights: bool = _option(False, "Let rare labels weigh as much as frequent ones.")
+    seed: int = _option(0, "Decides initial weights, split, order and dropout.", min=0, max=2**31)
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch's figures; losses are means over answers."""
+    """One epoch's figures; losses are means over answers. Without a validation split its figures are None."""
 
     number: int
     training_loss: float
-    validation_loss: float
-    validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
 
 
 @dataclass(slots=True)
@@ -77,7 +72,7 @@ class Progress:
 
     Attributes:
         epochs: Those that are done.
-        best: Number of the one with the lowest validation loss.
+        best: Number of the one with the lowest validation loss; without a validation split the last one.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -89,11 +84,11 @@ class Progress:
 
     def add(self, epoch: Epoch) -> bool:
         """Notes an epoch, and says whether it is the best so far."""
-        better = self.best < 0 or epoch.validation_loss < self.epochs[self.best].validation_loss
+        lowest = self.epochs[self.best].validation_loss if self.epochs else None
         self.epochs.append(epoch)
-        if better:
+        if lowest is None or epoch.validation_loss is None or epoch.validation_loss < lowest:
             self.best = epoch.number
-        return better
+        return self.best == epoch.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +99,13 @@ class Result:
         model: With the weights of the best epoch, ready to answer.
         progress: Every epoch.
         training: Scores on the records that were trained on.
-        validation: On those kept aside.
+        validation: On those kept aside, if any were.
     """
 
     model: SequenceClassifier
     progress: Progress
     training: Scores
-    validation: Scores
+    validation: Scores | None
 
 
 def train(
@@ -139,7 +134,7 @@ def train(
     members = examples(records, spec)
     strata = [stratum(example, spec.output.task) for example in members]
     kept, aside = stratified_split(strata, options.validation, seed=options.seed)
-    if not kept or not aside:
+    if not kept or (options.validation and not aside):
         raise ConfigurationError(f"{len(members)} records are too few to train on and to keep some aside")
     run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
     path = directory / STATE_FILE
@@ -159,7 +154,7 @@ def train(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
-        validation=evaluate(run.model, run.validation, spec),
+        validation=evaluate(run.model, run.validation, spec) if run.validation else None,
     )
 
 
@@ -235,13 +230,15 @@ class Run:
             logits = self.model(batch.steps, batch.lengths).logits
             loss = objective.loss(logits, batch.targets, self.spec.output.task, self.weights)
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
             self.optimizer.step()
             total += loss.item() * len(batch.lengths)
             rows += len(batch.lengths)
-        scores = evaluate(self.model, self.validation, self.spec)
-        epoch = Epoch(number, total / rows, scores.loss, scores.accuracy)
+        epoch = Epoch(number, total / rows, None, None)
+        if self.validation:
+            scores = evaluate(self.model, self.validation, self.spec)
+            epoch = replace(epoch, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
         if self.progress.add(epoch):
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         return epoch

@@ -20,7 +20,9 @@ from service.manifest import Manifest, Promise
 from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
 from service.session import Outputs, Session
 
-Reference = Callable[[PaddedBatch], NDArray[np.float32]]
+Logits = NDArray[np.float32]
+
+Reference = Callable[[PaddedBatch], Logits]
 """The model in its own framework: logits `[rows, classes]`, or `[rows, width, classes]`, of a padded batch."""
 
 Varied = Literal["reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"]

@@ -1,0 +1,150 @@
+"""The commands `train`, `export` and `check`: `python -m model_export`, and the second half of `lengthwise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model_export import export as exporting
+from model_export import metrics
+from model_export import train as training
+from model_export.batches import examples
+from model_export.command import Command, options_of, show_json
+from model_export.spec import Spec
+from service import dataset
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Trains, exports and checks classifiers of sequences of different lengths."""
+
+
+@main.command(cls=Command)
+@click.argument("spec_file", metavar="SPEC", type=_FILE)
+@click.argument("data")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
+@click.option("--test", help="A file that is only scored, at the very end: nothing is chosen on it.")
+@options_of(training.Options)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def train(
+    spec_file: Path, data: str, out: Path, test: str | None, threads: int, resume: bool, as_json: bool, **chosen: Any
+) -> None:
+    """Trains the built-in architecture of SPEC (a .toml file) on DATA.
+
+    DATA is a .jsonl file (one {"id", "steps", "label"} a line, .gz too), a .ts file of the UEA/UCR archive, a .parquet
+    file, or aeon:NAME_TRAIN for a set that the aeon package brings along.
+
+    \b
+    --out then holds
+      model.safetensors      weights of the best epoch: give them to `export --checkpoint`
+      metrics.json           loss, accuracy, macro F1, confusion; for the test file too
+      learning_curve.png, confusion_matrix.png
+      state.safetensors      everything --resume needs
+
+    \b
+    Example:
+      lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
+    """  # noqa: D301 - click wants a real backspace
+    torch.set_num_threads(threads)
+    spec = Spec.read(spec_file)
+    options = training.Options(**chosen)
+    records = list(dataset.read(dataset.locate(data), spec.input.kind))
+    held_out = examples(dataset.read(dataset.locate(test), spec.input.kind), spec) if test else None
+    out.mkdir(parents=True, exist_ok=True)
+    with _bar(options, quiet=as_json) as show:
+        result = training.train(spec, records, options, out, resume=resume, on_epoch=show)
+    report = metrics.Report(
+        spec=spec,
+        options=options,
+        result=result,
+        test=training.evaluate(result.model, held_out, spec) if held_out else None,
+    )
+    report.write(out)
+    if as_json:
+        show_json(report.as_json())
+    else:
+        Console().print(report.table(f"{out}/{training.WEIGHTS_FILE}"))
+
+
+@main.command(cls=Command)
+@click.argument("target")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="MODELS/NAME/VERSION, or MODELS/NAME for the next free version.",
+)
+@click.option("--checkpoint", type=_FILE, help="Weights: .safetensors, or a state_dict that is read as data only.")
+@click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
+)
+def export(target: str, out: Path, checkpoint: Path | None, seed: int, as_json: bool) -> None:
+    """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
+
+    TARGET is a spec (.toml) of the built-in architecture.
+
+    \b
+    Exit code 0: published. 1: the proof does not hold, nothing was published. 2: it could not be exported.
+
+    \b
+    Example:
+      lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
+    """  # noqa: D301 - click wants a real backspace
+    torch.set_num_threads(1)
+    if checkpoint is None:
+        click.echo("warning: no --checkpoint: the weights are the factory's own, not trained ones", err=True)
+    source = exporting.built_in(Spec.read(Path(target)), checkpoint)
+    console = Console(stderr=True, quiet=as_json)
+    with console.status("building, verifying and publishing"):
+        published = exporting.export(source, out, seed=seed)
+    if as_json:
+        show_json(
+            {
+                "directory": str(published.directory),
+                "nodes": published.nodes,
+                "promises": [promise.model_dump() for promise in published.manifest.promises],
+                "cases": [case.as_json() for case in published.cases],
+            }
+        )
+        return
+    (promise,) = published.manifest.promises
+    kept = (
+        "the same bits alone and in company" if promise.bits else f"within {promise.tolerance:.3g} alone and in company"
+    )
+    Console().print(
+        f"published {published.directory}: {published.nodes} nodes, {len(published.cases)} cases hold, {kept}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _bar(options: training.Options, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
+    """A progress bar; gives what tells it of an epoch."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, quiet=quiet)) as progress:
+        task = progress.add_task("", total=options.epochs, figures="")
+
+        def show(epoch: training.Epoch) -> None:
+            figures = f"loss {epoch.training_loss:.4f}"
+            if epoch.validation_accuracy is not None:
+                figures += f"  validation accuracy {epoch.validation_accuracy:.4f}"
+            progress.update(task, completed=epoch.number + 1, figures=figures)
+
+        yield show
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m model_export")
