@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from tests.gallery import index, onnx_leaking, onnx_refused, onnx_sound
@@ -23,7 +24,7 @@ from tests.gallery.trials import TOLERANCE, finite_differences, poison_differenc
 @pytest.mark.parametrize("exhibit", TORCH_LEAKING + ONNX_LEAKING, ids=str)
 def test_a_leaking_model_leaks(exhibit: Exhibit) -> None:
     differences = finite_differences(exhibit, run_of(exhibit))
-    assert max(differences.values()) > 10 * TOLERANCE, differences
+    assert 10 * TOLERANCE < max(differences.values()) < np.inf, differences
 
 
 @pytest.mark.parametrize("exhibit", TORCH_SOUND + ONNX_SOUND, ids=str)
