@@ -79,7 +79,7 @@ class StepInput(_Part):
 class GraphNames(_Part):
     """The graph's own names and forms of what the service gives it and takes from it.
 
-    Exactly one of `lengths` and `mask` is set, or both where the graph wants both. A mask is 1 (or true) at valid steps.
+    One of `lengths` and `mask` is set, or both where the graph wants both. A mask is 1 (or true) at valid steps.
     """
 
     sequences: str = "values"
@@ -191,7 +191,7 @@ class Manifest(_Part):
         """Compares every file that the manifest names with its digest.
 
         Raises:
-            VerificationError: A file is missing, changed, reached through a link out of the directory, or the graph has no digest.
+            VerificationError: A file is missing, changed, or outside the directory, or the graph has no digest.
         """
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")

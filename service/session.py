@@ -121,7 +121,8 @@ class Session:
             raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {steps.shape[:2]}")
         if not tokens and isinstance(steps.shape[2], int) and steps.shape[2] != manifest.input.features:
             raise ManifestError(
-                f"{manifest.key}: the graph wants {steps.shape[2]} features a step, the manifest {manifest.input.features}"
+                f"{manifest.key}: the graph wants {steps.shape[2]} features a step, the manifest says "
+                f"{manifest.input.features}"
             )
         named = {names.logits} | ({names.attention} if names.attention else set())
         missing = named - {node.name for node in self._session.get_outputs()}

@@ -1,0 +1,174 @@
+"""The HTTP application: routes, the lifespan that starts and drains the service, and one handler for every error.
+
+`POST /predict` carries the load, so it is answered before the router: `Shortcut` hands it straight to the endpoint. The
+same endpoint is an ordinary route too, which is where `/docs` and every other caller find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import documents, problems
+from service.errors import Draining, NotReady, RequestError
+from service.metrics import CONTENT_TYPE
+from service.predict import Predict
+from service.serving import Served, Serving
+
+log = logging.getLogger("lengthwise.app")
+
+
+def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> FastAPI:
+    """The application around a service that its lifespan starts and drains.
+
+    Args:
+        serving: The service. It loads its models while the application answers already: 503, until it is ready.
+        on_failure: Told when it cannot be started; without it, the failure is only logged.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(serving.start())
+        starting.add_done_callback(started)
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.wait((starting,))
+            await serving.stop()
+
+    def started(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the service cannot start: %s", error)
+            if on_failure is not None:
+                on_failure(error)
+
+    app = FastAPI(
+        title="Lengthwise",
+        summary="Classifies sequences of different lengths; padding never reaches an answer.",
+        version=metadata.version("lengthwise"),
+        lifespan=lifespan,
+    )
+    predict = Predict(serving)
+    app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
+    app.add_middleware(Shortcut, predict=predict)
+
+    @app.get("/livez", tags=["health"], summary="Whether the process lives")
+    async def livez() -> Response:
+        return Response("ok", media_type="text/plain")
+
+    @app.get("/readyz", tags=["health"], summary="Whether a request would be answered")
+    async def readyz() -> Response:
+        if serving.ready:
+            return Response("ok", media_type="text/plain")
+        return _refusal(_why_not_ready(serving))
+
+    @app.get("/healthz", tags=["health"], summary="What is served, and what is not and why")
+    async def healthz() -> Response:
+        return _json(health(serving), status=200 if serving.ready else 503)
+
+    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(serving.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return _refusal(error)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(_: Request, error: HTTPException) -> Response:
+        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": error.detail}
+        headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
+        return Response(orjson.dumps(made), error.status_code, headers=headers)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
+            )
+            app.openapi_schema = documents.with_predict(schema, [served.manifest for served in serving.served])
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+    return app
+
+
+class Shortcut:
+    """Plain ASGI middleware that answers `POST /predict` before the router.
+
+    Args:
+        app: Everything else.
+        predict: The endpoint.
+    """
+
+    def __init__(self, app: ASGIApp, predict: ASGIApp) -> None:
+        self._app = app
+        self._predict = predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands the request to whom it is for."""
+        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
+            await self._predict(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def health(serving: Serving) -> dict[str, Any]:
+    """What `/healthz` says: for people, and for tools that ask what a model takes."""
+    return {
+        "ready": serving.ready,
+        "draining": serving.batcher.draining,
+        "version": metadata.version("lengthwise"),
+        "models": [_described(served) for served in serving.served],
+        "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
+    }
+
+
+def _described(served: Served) -> dict[str, Any]:
+    manifest = served.manifest
+    return {
+        "model": manifest.name,
+        "version": str(manifest.version),
+        "input": manifest.input.kind,
+        "features": manifest.input.features,
+        "vocabulary": manifest.input.vocabulary,
+        "labels": manifest.labels,
+        "task": manifest.task,
+        "max_length": manifest.max_length,
+        "long": manifest.long,
+        "missing": manifest.missing,
+        "attention": manifest.graph.attention is not None,
+        "provider": served.model.session.provider,
+        "promises": [promise.model_dump() for promise in manifest.promises],
+        "queue_sequences": len(served.lane.pool),
+    }
+
+
+def _why_not_ready(serving: Serving) -> RequestError:
+    if serving.batcher.draining:
+        return Draining("the server is shutting down", retry_after_seconds=1)
+    if not serving.started:
+        return NotReady("the server is starting", retry_after_seconds=1)
+    return NotReady("no model is ready; /healthz says why", retry_after_seconds=5)
+
+
+def _refusal(error: RequestError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in problems.headers(error)}
+    return Response(problems.encode(error), error.status, headers=headers)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

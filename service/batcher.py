@@ -1,0 +1,461 @@
+"""Admits sequences, lets them wait, runs them in company, and gives each its answer: exactly once.
+
+```
+event loop                                    runner threads, one for each core
+──────────                                    ──────────────────────────────────
+submit: full? draining? too late? ── wake ──> take the next batch: fair share of models, then plan
+   await the ticket's future                  pad, run, score; finish the tickets that are complete
+   <────────────── one call for all of them ──┘ and take the next, without asking the loop
+```
+
+A runner takes its next batch by itself, so between two batches nothing waits for the event loop; the next batch gathers
+while one runs, and a lone request on an idle server never waits for company (unless `max_wait_ms` says so).
+
+Who waits is a `Ticket`: one caller, however many sequences. What is computed is an `Entry`: one sequence. A ticket is
+settled in one place, `_settle`, which does nothing when it is settled already; so a deadline, a client that left, a
+failed batch and a good answer may come in any order. Everything shared between the threads is under one lock, which is held
+for deciding, never for computing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from service.cost import CostTable
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
+from service.metrics import ModelMetrics
+from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.plan import BatchLimits, Pool, Waiting, plan
+
+log = logging.getLogger("lengthwise.batcher")
+
+R = TypeVar("R")
+
+Run = Callable[[PaddedBatch, bool], Sequence[R]]
+"""Runs a padded batch, with attention or without: one result for each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a ticket's time went, in seconds."""
+
+    queue: float
+    inference: float
+
+
+class Lane(Generic[R]):
+    """One model's queue.
+
+    Args:
+        name: For logs.
+        run: Runs a padded batch.
+        cost: What batches cost; learns from those that run.
+        metrics: Where its figures are counted.
+        limits: What one batch may be.
+        multiple: Widths are multiples of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Run[R],
+        cost: CostTable,
+        metrics: ModelMetrics,
+        limits: BatchLimits,
+        *,
+        multiple: int = 4,
+    ) -> None:
+        self.name = name
+        self.run = run
+        self.cost = cost
+        self.metrics = metrics
+        self.limits = limits
+        self.multiple = multiple
+        self.pool = Pool()
+        self.cost_steps = 0
+        self.inflight = 0
+        self.closed = False
+        self.used_seconds = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Ticket(Generic[R]):
+    """One caller who waits for the answers to all of its sequences.
+
+    Attributes:
+        lane: The model's.
+        future: What the caller awaits; a caller that stops awaiting calls `Batcher.withdraw`.
+    """
+
+    lane: Lane[R]
+    future: asyncio.Future[Any]
+    finish: Callable[[list[R], Timing], Any]
+    attention: bool
+    results: list[R | None]
+    remaining: int
+    entries: list[Entry[R]] = field(default_factory=list)
+    settled: bool = False
+    timer: asyncio.TimerHandle | None = None
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Waiting, Generic[R]):
+    """One sequence that waits."""
+
+    steps: Steps = field(kw_only=True)
+    arrival: float = field(kw_only=True)
+    index: int = field(kw_only=True)
+    ticket: Ticket[R] = field(kw_only=True)
+
+
+class Batcher:
+    """All lanes, and the runner threads that serve them.
+
+    Args:
+        runners: Number of threads.
+        max_queue_cost_steps: Most padded steps that may wait, over all lanes.
+        max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+        clock: Seconds; the clock of all deadlines.
+    """
+
+    def __init__(
+        self,
+        *,
+        runners: int = 1,
+        max_queue_cost_steps: int = 1_000_000,
+        max_wait_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runners = runners
+        self._max_queue = max_queue_cost_steps
+        self._max_wait = max_wait_seconds
+        self._clock = clock
+        self._lanes: list[Lane[Any]] = []
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._idle = 0
+        self._queued = 0
+        self._unsettled = 0
+        self._draining = False
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._quiet: asyncio.Event | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing new."""
+        return self._draining
+
+    async def start(self) -> None:
+        """Starts the runners on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        for number in range(self._runners):
+            thread = threading.Thread(target=self._serve, name=f"runner-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def open(self, lane: Lane[Any]) -> None:
+        """Adds a model's lane."""
+        with self._lock:
+            lane.used_seconds = min((other.used_seconds for other in self._lanes), default=0.0)
+            self._lanes.append(lane)
+
+    def close(self, lane: Lane[Any]) -> None:
+        """Takes nothing new into a lane; what waits in it is still answered."""
+        with self._lock:
+            lane.closed = True
+            self._forget_if_done(lane)
+
+    def submit(
+        self,
+        lane: Lane[R],
+        sequences: Sequence[Steps],
+        finish: Callable[[list[R], Timing], Any],
+        *,
+        deadline: float = float("inf"),
+        priority: int = 0,
+        attention: bool = False,
+    ) -> Ticket[R]:
+        """Accepts some sequences of one caller, who then awaits the ticket's future: what `finish` made, or an error.
+
+        The future's errors: `DeadlineExceeded` when the deadline passed, waiting or running; `InferenceFailed` when the
+        runtime failed on a batch with one of the sequences in it; whatever `RequestError` `finish` raised.
+
+        Args:
+            lane: The model's.
+            sequences: Each `[length, features]` or `[length]`, already valid.
+            finish: Makes the caller's answer of all results, in order; runs in a runner thread.
+            deadline: When the answer is worthless, on the batcher's clock.
+            priority: 0 to 9, higher first.
+            attention: Whether the attention is wanted.
+
+        Raises:
+            Draining: It takes nothing new.
+            TooLarge: An idle server could not queue it.
+            QueueFull: This one cannot now; comes with the seconds after which it probably can.
+            DeadlineExceeded: The deadline has passed already.
+        """
+        loop = self._loop
+        if loop is None:
+            raise NotReady("the server is starting", retry_after_seconds=1)
+        now = self._clock()
+        ticket: Ticket[R] = Ticket(
+            lane, loop.create_future(), finish, attention, [None] * len(sequences), len(sequences)
+        )
+        multiple = lane.multiple
+        entries = [
+            Entry(
+                rounded_width(len(steps), multiple),
+                deadline,
+                priority,
+                steps=steps,
+                arrival=now,
+                index=i,
+                ticket=ticket,
+            )
+            for i, steps in enumerate(sequences)
+        ]
+        ticket.entries = entries
+        cost = sum(entry.width for entry in entries)
+        if cost > self._max_queue:
+            raise TooLarge(f"{cost} padded steps; the queue holds {self._max_queue} in all")
+        if deadline <= now:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        with self._lock:
+            if self._draining or lane.closed:
+                raise Draining("the server is shutting down", retry_after_seconds=1)
+            if self._queued + cost > self._max_queue:
+                raise QueueFull("the queue is full", retry_after_seconds=self._backlog_seconds())
+            self._queued += cost
+            lane.cost_steps += cost
+            self._unsettled += 1
+            if not lane.pool:  # an idle model has saved up no claim on the runners
+                busy = [other.used_seconds for other in self._lanes if other.pool]
+                lane.used_seconds = max(lane.used_seconds, min(busy, default=0.0))
+            for entry in entries:
+                lane.pool.add(entry)
+            if self._idle:
+                self._work.notify(len(entries))
+        if self._quiet is not None:
+            self._quiet.clear()
+        if deadline != float("inf"):
+            ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
+        return ticket
+
+    def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
+        """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
+        self._settle(ticket, error)
+
+    async def drain(self, seconds: float) -> bool:
+        """Takes nothing new, finishes what was accepted, and stops the runners.
+
+        Args:
+            seconds: How long to wait for it.
+
+        Returns:
+            Whether everything accepted was answered in that time.
+        """
+        with self._lock:
+            self._draining = True
+        finished = True
+        if self._quiet is not None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._quiet.wait()
+            except TimeoutError:
+                finished = False
+        with self._lock:
+            self._stopping = True
+            self._work.notify_all()
+        if finished:
+            for thread in self._threads:
+                await asyncio.to_thread(thread.join)
+        return finished
+
+    def begin_draining(self) -> None:
+        """Takes nothing new from now on; `drain` waits for the rest. Safe in a signal handler: takes no lock."""
+        self._draining = True
+
+    def _serve(self) -> None:
+        """A runner: takes a batch, runs it, and again, until everything stops."""
+        while True:
+            taken = self._take()
+            if taken is None:
+                return
+            self._run(*taken)
+
+    def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
+        """The next batch, after waiting for one; None when everything stops."""
+        with self._lock:
+            while True:
+                if self._stopping:
+                    return None
+                lane, wait = self._next_lane()
+                if lane is not None:
+                    entries = self._plan(lane)
+                    lane.inflight += 1
+                    cost = sum(entry.width for entry in entries)
+                    self._queued -= cost
+                    lane.cost_steps -= cost
+                    if lane.pool and self._idle:
+                        self._work.notify()
+                    return lane, entries
+                self._idle += 1
+                self._work.wait(wait)
+                self._idle -= 1
+
+    def _next_lane(self) -> tuple[Lane[Any] | None, float | None]:
+        """Of the lanes in which something waits long enough, the one that used the runners least.
+
+        Returns:
+            That lane, or None and the seconds until one will be ready, if anything waits.
+        """
+        waiting = [lane for lane in self._lanes if lane.pool]
+        if not waiting:
+            return None, None
+        if self._max_wait > 0:
+            now = self._clock()
+            ready, soonest = [], float("inf")
+            for lane in waiting:
+                oldest = lane.pool.most_urgent()
+                since = now - oldest.arrival if isinstance(oldest, Entry) else self._max_wait
+                if since >= self._max_wait or len(lane.pool) >= lane.limits.rows or self._draining:
+                    ready.append(lane)
+                else:
+                    soonest = min(soonest, self._max_wait - since)
+            if not ready:
+                return None, soonest
+            waiting = ready
+        return min(waiting, key=lambda lane: lane.used_seconds), None
+
+    def _plan(self, lane: Lane[Any]) -> list[Any]:
+        try:
+            return plan(lane.pool, lane.cost, lane.limits, self._clock())
+        except Exception:  # whatever is wrong with a plan must not end the runner
+            log.exception("planning failed for %s; the most urgent sequence runs alone", lane.name)
+            urgent = lane.pool.most_urgent()
+            if urgent is None:
+                return []
+            lane.pool.remove(urgent)
+            return [urgent]
+
+    def _run(self, lane: Lane[R], entries: list[Entry[R]]) -> None:
+        """Runs one batch and gives every entry its result."""
+        start = self._clock()
+        results: Sequence[R] | None
+        try:
+            batch = pad([entry.steps for entry in entries], multiple=lane.multiple)
+            results = lane.run(batch, any(entry.ticket.attention for entry in entries))
+            if len(results) != len(entries):
+                raise ValueError(f"{len(results)} results for {len(entries)} rows")
+        except Exception:  # onnxruntime's errors have no common base; only this batch is affected
+            log.exception("a batch of %d failed in %s", len(entries), lane.name)
+            lane.metrics.batch_failed()
+            results = None
+        else:
+            seconds = self._clock() - start
+            lane.cost.observe(batch.rows, batch.width, seconds)
+            lane.metrics.batch(
+                rows=batch.rows,
+                width=batch.width,
+                valid_steps=batch.valid_steps,
+                waits=[start - entry.arrival for entry in entries],
+                seconds=seconds,
+            )
+        complete = self._scatter(lane, entries, results, start, self._clock() - start)
+        outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
+        if outcomes and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._settle_all, outcomes)
+
+    def _scatter(
+        self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float
+    ) -> list[Ticket[R]]:
+        """Notes each entry's result; the tickets that have all of theirs now, or failed."""
+        complete: dict[Ticket[R], None] = {}
+        with self._lock:
+            lane.inflight -= 1
+            lane.used_seconds += seconds
+            for row, entry in enumerate(entries):
+                ticket = entry.ticket
+                ticket.queue_seconds = max(ticket.queue_seconds, start - entry.arrival)
+                ticket.inference_seconds = max(ticket.inference_seconds, seconds)
+                if results is None:
+                    complete[ticket] = None
+                    continue
+                ticket.results[entry.index] = results[row]
+                ticket.remaining -= 1
+                if not ticket.remaining:
+                    complete[ticket] = None
+            self._forget_if_done(lane)
+        return list(complete)
+
+    def _finished(self, ticket: Ticket[Any], *, failed: bool) -> Any:
+        """What the ticket's caller gets: its finished answer, or an error."""
+        if failed:
+            return InferenceFailed("the model could not be run on this batch")
+        if ticket.settled:
+            return None
+        try:
+            return ticket.finish(ticket.results, Timing(ticket.queue_seconds, ticket.inference_seconds))
+        except RequestError as raised:
+            return raised
+        except Exception:  # one caller's answer must not cost the others theirs
+            log.exception("an answer could not be written")
+            return InferenceFailed("the answer could not be written")
+
+    def _settle_all(self, outcomes: list[tuple[Ticket[Any], Any]]) -> None:
+        for ticket, outcome in outcomes:
+            self._settle(ticket, outcome)
+
+    def _expire(self, ticket: Ticket[Any]) -> None:
+        self._settle(ticket, DeadlineExceeded("the deadline passed before the answer was there"))
+
+    def _settle(self, ticket: Ticket[Any], outcome: Any) -> None:
+        """Gives a ticket its outcome, on the event loop; a no-op where it has one already."""
+        if ticket.settled:
+            return
+        ticket.settled = True
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        lane = ticket.lane
+        with self._lock:
+            self._unsettled -= 1
+            if ticket.remaining:  # what still waits of it is not run
+                for entry in ticket.entries:
+                    if lane.pool.remove(entry):
+                        self._queued -= entry.width
+                        lane.cost_steps -= entry.width
+                self._forget_if_done(lane)
+            quiet = not self._unsettled
+        if quiet and self._quiet is not None:
+            self._quiet.set()
+        if not ticket.future.done():
+            if isinstance(outcome, BaseException):
+                ticket.future.set_exception(outcome)
+            else:
+                ticket.future.set_result(outcome)
+
+    def _forget_if_done(self, lane: Lane[Any]) -> None:
+        if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
+            self._lanes.remove(lane)
+
+    def _backlog_seconds(self) -> float:
+        """Roughly how long what waits will take, by the cost of a full batch of each lane."""
+        seconds = 0.0
+        for lane in self._lanes:
+            if lane.cost_steps:
+                width = max(lane.multiple, lane.cost_steps // max(1, len(lane.pool)))
+                rows = max(1, min(lane.limits.rows, lane.limits.cost_steps // width))
+                seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
+        return seconds / self._runners

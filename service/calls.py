@@ -1,0 +1,118 @@
+"""What a caller asked, once its body is understood: the values that every protocol decodes into.
+
+A `Call` has items, one for each sequence sent; an item's steps are the steps kept, NaN where a value is missing.
+Everything here is valid: what is wrong with a body is found before a `Call` exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import Problem
+from service.manifest import Manifest
+from service.padding import Steps
+
+MAX_TIMEOUT_MS = 86_400_000.0
+"""A day: longer deadlines are clipped to it."""
+MAX_PRIORITY = 9
+MAX_ID_CHARACTERS = 256
+
+
+class Described(Protocol):
+    """A model, as far as reading a body needs it."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What its sequences look like."""
+
+
+M_co = TypeVar("M_co", bound=Described, covariant=True)
+
+
+class Catalog(Protocol[M_co]):
+    """Finds the model that a body names."""
+
+    def find(self, name: str | None, version: str | None) -> M_co:
+        """The model of that name and version; None for the default.
+
+        Raises:
+            RequestError: No such model (404), or none at all (503).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One sequence as sent.
+
+    Attributes:
+        steps: The steps kept: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+        sent: Number of steps sent; more than the length where a step mask left steps out.
+        kept: Places of the kept steps among those sent, `[length]`, or None where all are kept.
+        id: The caller's own name for it.
+    """
+
+    steps: Steps
+    sent: int
+    kept: NDArray[np.intp] | None = None
+    id: str | None = None
+
+
+def fitted(
+    steps: Steps, manifest: Manifest, *, sent: int, kept: NDArray[np.intp] | None = None, id: str | None = None
+) -> Item:
+    """The item of a sequence; of one past the model's max length, what the model's policy keeps of it.
+
+    Policy `head` keeps the first `max_length` of the kept steps and `tail` the last, as if the others had been masked;
+    `window` keeps all (they are split where they are queued), and `reject` has refused before.
+
+    Args:
+        steps: The kept steps, `[length, features]` or `[length]`.
+        manifest: Whose max length and policy count.
+        sent: Number of steps sent.
+        kept: Places of the kept steps among those sent, or None for all.
+        id: The caller's own name for it.
+    """
+    if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
+        part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
+        places = np.arange(sent, dtype=np.intp) if kept is None else kept
+        return Item(steps[part], sent, places[part], id)
+    return Item(steps, sent, kept, id)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[M_co]):
+    """One request for answers.
+
+    Attributes:
+        model: Whom it asks.
+        items: At least one, in request order.
+        attention: Whether the attention weights are wanted.
+        timeout_ms: How long the caller waits, or None for the server's default.
+        priority: 0 to 9, higher first.
+    """
+
+    model: M_co
+    items: Sequence[Item]
+    attention: bool = False
+    timeout_ms: float | None = None
+    priority: int = 0
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects what is wrong with a body: keeps the first, counts all."""
+
+    listed: int = 20
+    found: list[Problem] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, pointer: str, detail: str) -> None:
+        """Notes one; `pointer` is an RFC 6901 pointer into the body as sent."""
+        self.total += 1
+        if len(self.found) < self.listed:
+            self.found.append(Problem(pointer, detail))

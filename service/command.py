@@ -1,0 +1,56 @@
+"""What every command shares: its errors end as one line and an exit code.
+
+| exit code | means |
+|---|---|
+| 0 | good |
+| 1 | the thing checked is bad |
+| 2 | it could not be checked, or the call is wrong; a defect of Lengthwise too |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from service.errors import LengthwiseError, ModelError
+
+BAD = 1
+NOT_CHECKED = 2
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command whose errors end in one line on stderr and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs the command."""
+        # A terminated process takes the way of an interrupted one, so that what it had begun is removed.
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except LengthwiseError as error:
+            end(str(error), BAD if isinstance(error, ModelError) else NOT_CHECKED)
+        except KeyboardInterrupt:
+            end("interrupted", INTERRUPTED)
+        except Exception:
+            traceback.print_exc()
+            end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def end(message: str, code: int) -> NoReturn:
+    """Says what went wrong, and ends the process."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,45 @@
+"""How the log looks: lines for people, or one JSON object a line; on stderr, never with a payload in it."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import time
+
+import orjson
+
+from service.settings import Settings
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; an exception stands in the field `exception`."""
+        made = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            made["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(made, default=str).decode()
+
+
+def configure(settings: Settings) -> None:
+    """Sets up logging for the process."""
+    level = settings.log_level.upper()
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "text": {"format": "%(asctime)s %(levelname)-7s %(message)s"},
+                "json": {"()": "service.logs.JsonLines"},
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
+            "root": {"level": "WARNING", "handlers": ["stderr"]},
+            "loggers": {"lengthwise": {"level": level}, "uvicorn": {"level": "WARNING"}},
+        }
+    )

@@ -1,0 +1,206 @@
+"""What Prometheus scrapes. Every metric of the service is declared here, once, with its help.
+
+Counting lies on the hot path, where a tenth of a microsecond is seen, so a figure is an integer or a list of bucket
+counts under one lock, and becomes a Prometheus family only when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+REASONS = ("queue_full", "deadline", "draining", "not_ready")
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384)
+
+
+class Histogram:
+    """Counts of observations by bucket. The caller holds the lock of the `ModelMetrics` it is part of."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        made, running = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            running += count
+            made.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(running)))
+        return made
+
+
+class ModelMetrics:
+    """The figures of one model and version; of none in particular where both labels are empty.
+
+    Args:
+        name: The model's name, or empty.
+        version: Its version as text, or empty.
+        info: Labels of `model_info`, or None for no such line.
+    """
+
+    def __init__(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> None:
+        self.labels = [name, version]
+        self.info = info
+        self.lock = threading.Lock()
+        self.codes: dict[int, int] = {}
+        self.rejected: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self.sequences = 0
+        self.valid_steps = 0
+        self.padding_steps = 0
+        self.batch_failures = 0
+        self.request_seconds = Histogram(SECONDS)
+        self.decode_seconds = Histogram(SECONDS)
+        self.queue_seconds = Histogram(SECONDS)
+        self.inference_seconds = Histogram(SECONDS)
+        self.batch_rows = Histogram(ROWS)
+        self.batch_width = Histogram(STEPS)
+        self.sequence_length = Histogram(STEPS)
+
+    def request(self, code: int, seconds: float, reason: str | None = None) -> None:
+        """One inference call has its answer: its HTTP status, how long it took, and why it was rejected, if it was."""
+        with self.lock:
+            self.codes[code] = self.codes.get(code, 0) + 1
+            self.request_seconds.observe(seconds)
+            if reason is not None:
+                self.rejected[reason] += 1
+
+    def decoded(self, seconds: float, lengths: Iterable[int]) -> None:
+        """A body was read: how long that took, and the lengths of its sequences."""
+        with self.lock:
+            self.decode_seconds.observe(seconds)
+            for length in lengths:
+                self.sequences += 1
+                self.sequence_length.observe(length)
+
+    def batch(self, *, rows: int, width: int, valid_steps: int, waits: Iterable[float], seconds: float) -> None:
+        """A batch ran: its shape, the seconds each sequence waited for it, and the seconds it took."""
+        with self.lock:
+            self.batch_rows.observe(rows)
+            self.batch_width.observe(width)
+            self.valid_steps += valid_steps
+            self.padding_steps += rows * width - valid_steps
+            self.inference_seconds.observe(seconds)
+            for wait in waits:
+                self.queue_seconds.observe(wait)
+
+    def batch_failed(self) -> None:
+        """A batch raised in the runtime."""
+        with self.lock:
+            self.batch_failures += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What the service holds at this moment."""
+
+    queue_cost_steps: int
+    queue_sequences: int
+    inflight_batches: int
+    ready: bool
+
+
+class Metrics(Collector):
+    """All models' figures, and the gauges.
+
+    Args:
+        gauges: Reads the gauges of a moment; called at each scrape.
+    """
+
+    def __init__(self, gauges: Callable[[], dict[tuple[str, str], Gauges]]) -> None:
+        self._gauges = gauges
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self.unknown = self.model()
+
+    def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
+        """The figures of a model; made at first call, and kept when the model is loaded again."""
+        metrics = self._models.setdefault((name, version), ModelMetrics(name, version, info))
+        metrics.info = info
+        return metrics
+
+    def text(self) -> bytes:
+        """The exposition that `GET /metrics` answers."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, for prometheus_client."""
+        models = list(self._models.values())
+        labels = ["model", "version"]
+
+        codes = CounterMetricFamily(
+            "lengthwise_requests", "Inference calls under any protocol, by status.", labels=[*labels, "code"]
+        )
+        rejected = CounterMetricFamily(
+            "lengthwise_rejected",
+            "Calls refused though nothing was wrong with them, by reason.",
+            labels=[*labels, "reason"],
+        )
+        sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
+        steps = CounterMetricFamily(
+            "lengthwise_steps", "Steps computed: valid ones, and padding.", labels=[*labels, "kind"]
+        )
+        failures = CounterMetricFamily(
+            "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels
+        )
+        info = GaugeMetricFamily("lengthwise_model_info", "Always 1.", labels=[*labels, "provider", "digest"])
+        for model in models:
+            with model.lock:
+                for code, count in sorted(model.codes.items()):
+                    codes.add_metric([*model.labels, str(code)], count)
+                for reason, count in model.rejected.items():
+                    rejected.add_metric([*model.labels, reason], count)
+                sequences.add_metric(model.labels, model.sequences)
+                steps.add_metric([*model.labels, "valid"], model.valid_steps)
+                steps.add_metric([*model.labels, "padding"], model.padding_steps)
+                failures.add_metric(model.labels, model.batch_failures)
+                if model.info is not None:
+                    info.add_metric([*model.labels, model.info["provider"], model.info["digest"]], 1)
+        yield from (codes, rejected, sequences, steps, failures, info)
+
+        for name, attribute, help_ in (
+            ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
+            ("queue_wait_seconds", "queue_seconds", "From accepting a sequence to the start of its batch."),
+            ("inference_duration_seconds", "inference_seconds", "One batch in the runtime."),
+            ("decode_duration_seconds", "decode_seconds", "Reading one body."),
+            ("batch_rows", "batch_rows", "Sequences in a batch."),
+            ("batch_width_steps", "batch_width", "Padded steps of a batch's rows, rounding included."),
+            ("sequence_length_steps", "sequence_length", "Steps of a sequence."),
+        ):
+            family = HistogramMetricFamily(f"lengthwise_{name}", help_, labels=labels)
+            for model in models:
+                with model.lock:
+                    histogram: Histogram = getattr(model, attribute)
+                    family.add_metric(model.labels, histogram.buckets(), histogram.total)
+            yield family
+
+        gauges = self._gauges()
+        for name, help_ in (
+            ("queue_cost_steps", "Padded steps that wait."),
+            ("queue_sequences", "Sequences that wait."),
+            ("inflight_batches", "Batches that run now."),
+            ("ready", "1 while the model is served."),
+        ):
+            gauge = GaugeMetricFamily(f"lengthwise_{name}", help_, labels=labels)
+            for key, figures in gauges.items():
+                gauge.add_metric([*key], float(getattr(figures, name)))
+            yield gauge

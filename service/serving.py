@@ -1,0 +1,191 @@
+"""What serves, without a protocol: the models, a lane for each, the batcher and the figures.
+
+Every protocol's room decodes into a `Call` and asks `Serving.answer` for it, so a sequence that came one way shares a
+batch with one that came another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from service import answers
+from service.answers import Answer
+from service.batcher import Batcher, Lane, Ticket, Timing
+from service.calls import Call
+from service.errors import InvalidRequest, NotReady, Problem
+from service.manifest import GRAPH_FILE
+from service.metrics import Gauges, Metrics, ModelMetrics
+from service.padding import Steps
+from service.plan import BatchLimits
+from service.repository import Model, Repository, open_repository
+from service.settings import Settings
+
+log = logging.getLogger("lengthwise.serving")
+
+NOT_FINITE = "the model's answer to this sequence is not finite"
+
+
+class Served:
+    """A model with its lane and its figures: what a request finds under a name and a version."""
+
+    __slots__ = ("lane", "manifest", "metrics", "model")
+
+    def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
+        self.model = model
+        self.manifest = model.manifest
+        self.metrics = metrics
+        self.lane: Lane[Answer | None] = Lane(
+            model.manifest.key, model.answer, model.cost, metrics, limits, multiple=model.manifest.width_multiple
+        )
+
+
+class Serving:
+    """Everything that lives while the server does.
+
+    Args:
+        settings: The options.
+        open_models: Opens the repository; tests and benchmarks give their own.
+    """
+
+    def __init__(self, settings: Settings, open_models: Callable[[], Repository] | None = None) -> None:
+        self.settings = settings
+        self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
+        self.repository = Repository()
+        self.batcher = Batcher(
+            runners=settings.runners,
+            max_queue_cost_steps=settings.max_queue_cost_steps,
+            max_wait_seconds=settings.max_wait_ms / 1000,
+        )
+        self.metrics = Metrics(self._gauges)
+        self._open_models = open_models or (lambda: open_repository(settings.models, self.limits))
+        self._served: dict[Model, Served] = {}
+        self._started = False
+
+    async def start(self) -> None:
+        """Loads and proves the models, and starts the runners; ready afterwards.
+
+        Raises:
+            ConfigurationError: The repository cannot be read.
+        """
+        self.repository = await asyncio.to_thread(self._open_models)
+        for model in self.repository:
+            manifest = model.manifest
+            info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
+            metrics = self.metrics.model(manifest.name, str(manifest.version), info)
+            self._served[model] = Served(model, metrics, self.limits)
+            self.batcher.open(self._served[model].lane)
+        await self.batcher.start()
+        self._started = True
+        if not self._served:
+            log.error("no model is ready: every request will be answered with 503")
+
+    async def stop(self) -> None:
+        """Finishes what was accepted, then stops."""
+        if not await self.batcher.drain(self.settings.drain_seconds):
+            log.warning("some accepted requests were not answered within drain_seconds")
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered."""
+        return self._started and bool(self._served) and not self.batcher.draining
+
+    @property
+    def started(self) -> bool:
+        """Whether the models were looked at."""
+        return self._started
+
+    @property
+    def served(self) -> Sequence[Served]:
+        """Every model that is served."""
+        return list(self._served.values())
+
+    def find(self, name: str | None, version: str | None) -> Served:
+        """What a request means by a model's name and version; None for the default.
+
+        Raises:
+            RequestError: There is none, or none is ready.
+        """
+        if not self._started:
+            raise NotReady("the server is starting", retry_after_seconds=1)
+        return self._served[self.repository.find(name, version)]
+
+    def ask(
+        self, call: Call[Served], arrived: float, finish: Callable[[list[Answer], Timing], Any]
+    ) -> Ticket[Answer | None]:
+        """Queues a call. Its ticket's future has what `finish` makes of one `Answer` for each item.
+
+        Args:
+            call: What is asked.
+            arrived: When, on the clock of `time.monotonic`; the deadline counts from it.
+            finish: Makes the caller's answer; runs in a runner thread.
+
+        Raises:
+            RequestError: It cannot be queued; see `Batcher.submit`, and there for the future's errors.
+        """
+        served = call.model
+        timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
+        sequences: list[Steps] = [item.steps for item in call.items]
+        longest = served.manifest.max_length
+        windows = None
+        if any(len(steps) > longest for steps in sequences):
+            windows = [answers.windows(steps, longest) for steps in sequences]
+            sequences = [window for parts in windows for _, window in parts]
+
+        def complete(found: list[Answer | None], timing: Timing) -> Any:
+            if windows is None:
+                return finish(_all_finite(found), timing)
+            return finish(_all_finite(_merged(call, found, windows)), timing)
+
+        return self.batcher.submit(
+            served.lane,
+            sequences,
+            complete,
+            deadline=arrived + timeout_ms / 1000,
+            priority=call.priority,
+            attention=call.attention,
+        )
+
+    def _gauges(self) -> dict[tuple[str, str], Gauges]:
+        gauges = {
+            (served.manifest.name, str(served.manifest.version)): Gauges(
+                served.lane.cost_steps, len(served.lane.pool), served.lane.inflight, self.ready
+            )
+            for served in self._served.values()
+        }
+        return gauges or {("", ""): Gauges(0, 0, 0, False)}
+
+
+def _merged(
+    call: Call[Served], found: list[Answer | None], windows: list[list[tuple[int, Steps]]]
+) -> list[Answer | None]:
+    """One answer for each item again, of the answers of all windows."""
+    ends = list(accumulate(len(parts) for parts in windows))
+    merged: list[Answer | None] = []
+    for item, parts, end in zip(call.items, windows, ends, strict=True):
+        of_item = found[end - len(parts) : end]
+        whole = [answer for answer in of_item if answer is not None]
+        if len(whole) < len(of_item):
+            merged.append(None)
+        elif len(parts) == 1:
+            merged.append(whole[0])
+        else:
+            starts = [start for start, _ in parts]
+            merged.append(answers.merge(whole, starts, len(item.steps), call.model.manifest))
+    return merged
+
+
+def _all_finite(found: list[Answer | None]) -> list[Answer]:
+    """The answers, if every one is there.
+
+    Raises:
+        InvalidRequest: With the pointers of those that are not finite.
+    """
+    good = [answer for answer in found if answer is not None]
+    if len(good) < len(found):
+        bad = [i for i, answer in enumerate(found) if answer is None]
+        raise InvalidRequest([Problem(f"/sequences/{i}", NOT_FINITE) for i in bad[:20]], total=len(bad))
+    return good

@@ -1,0 +1,153 @@
+"""Every option of `lengthwise serve`, once: its flag, variable, default, bounds and help all come from a field here.
+
+A flag beats a variable, a variable beats the configuration file, the file beats the default. The variable of
+`max_wait_ms` is `LENGTHWISE_MAX_WAIT_MS`, its flag `--max-wait-ms`, its key in the TOML file `max_wait_ms`. This is the
+only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from service.errors import ConfigurationError
+
+PREFIX = "LENGTHWISE_"
+CONFIG_VARIABLE = PREFIX + "CONFIG"
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, or less where a cgroup's CPU quota says so; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(cores, int(quota) if quota else cores))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """The CPU quota in cores, of cgroup v2 or v1, or None where there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else None
+    except ValueError:  # cgroup v2 writes "max" for no quota
+        return None
+
+
+def bundled_models() -> Path:
+    """The model repository that ships with the package."""
+    return Path(str(files("service") / "models"))
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The options of `lengthwise serve`. Sizes are in the unit that the name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    models: Path = Field(
+        default_factory=bundled_models, description="The model repository: a folder of NAME/VERSION folders."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(8000, description="Port to listen on.")
+    runners: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=256,
+        description="Threads that run batches. Default: the cores that affinity and cgroup quota leave.",
+    )
+    max_batch_rows: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
+    max_batch_cost_steps: int = Field(16_384, ge=1, description="Most padded steps (rows x width) in one batch.")
+    max_wait_ms: float = Field(
+        0,
+        ge=0,
+        le=60_000,
+        allow_inf_nan=False,
+        description="Longest that a sequence waits for company while a runner is idle.",
+    )
+    max_queue_cost_steps: int = Field(
+        1_000_000, ge=1, description="Most padded steps that may wait; past it, requests get 429."
+    )
+    max_body_bytes: int = Field(16_777_216, ge=1, description="Largest body, after inflating; past it, 413.")
+    max_sequences: int = Field(1024, ge=1, description="Most sequences in one request; past it, 413.")
+    default_timeout_ms: float = Field(
+        30_000, gt=0, le=86_400_000, allow_inf_nan=False, description="Deadline of a request that names none."
+    )
+    drain_seconds: float = Field(
+        30, ge=0, le=86_400, allow_inf_nan=False, description="Longest that a shutdown waits for accepted requests."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_batch_cost_steps > self.max_queue_cost_steps:
+            raise ValueError("max_queue_cost_steps must be at least max_batch_cost_steps")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then variables, then the file that `LENGTHWISE_CONFIG` names."""
+        file = os.environ.get(CONFIG_VARIABLE)
+        sources = [init_settings, env_settings]
+        if file:
+            if not Path(file).is_file():
+                raise ConfigurationError(f"{CONFIG_VARIABLE}: there is no file {file}")
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=file))
+        return tuple(sources)
+
+    @classmethod
+    def load(cls, **flags: Any) -> Settings:
+        """The settings, from flags (None means not given), variables, file and defaults.
+
+        Raises:
+            ConfigurationError: An option is unknown, of the wrong kind or out of bounds; says which and where.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        known = set(cls.model_fields)
+        unknown = [
+            name
+            for name in os.environ
+            if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.removeprefix(PREFIX).lower() not in known
+        ]
+        if unknown:
+            raise ConfigurationError(f"no option belongs to the variable {', '.join(sorted(unknown))}")
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from error
+
+
+def flag(name: str) -> str:
+    """The flag of a field: `max_wait_ms` has `--max-wait-ms`."""
+    return "--" + name.replace("_", "-")
+
+
+def _sentence(item: Any, given: dict[str, Any]) -> str:
+    name = ".".join(str(place) for place in item["loc"])
+    if not name:
+        return str(item["msg"])
+    variable = PREFIX + name.upper()
+    source = variable if variable in os.environ else f"{name} in the configuration file"
+    if name in given:
+        source = flag(name)
+    return f"{source}: {item['msg']} (it is {item['input']!r})"

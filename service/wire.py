@@ -1,0 +1,263 @@
+"""`POST /predict`: the body in, the answer out.
+
+`decode` has two ways to read a body that agree wherever both can. The ordinary body (plain numbers, known fields) goes
+from bytes to float32 without a Python object for any number; whenever that way is not sure, `strict` reads the body
+again, carefully, and finds what is wrong with it.
+
+The fast way knows a body's structure from its skeleton: the text with every character that can be part of a number,
+and all white space, deleted. Two rows of three features are `[[,,],[,,]]` there, so one comparison of bytes rules out
+ragged rows, deeper nesting, strings, booleans and nulls, all at once. What the numbers are is then read by simdjson.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import simdjson
+from numpy.typing import NDArray
+
+from service import strict
+from service.answers import Answer
+from service.calls import MAX_ID_CHARACTERS, MAX_PRIORITY, MAX_TIMEOUT_MS, Call, Catalog, Item, M_co, fitted
+from service.errors import RequestError
+from service.manifest import Manifest
+from service.padding import Steps
+
+_NUMERIC: Final = b"0123456789+-.eE \t\r\n"
+# A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it.
+_MISSING_TEXT: Final = b"1e300"
+_MISSING: Final = 1e300
+
+_parsers = threading.local()
+
+
+class _Unsure(Exception):
+    """The fast way cannot vouch for this body."""
+
+
+def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int) -> Call[M_co]:
+    """Reads a body.
+
+    Args:
+        body: The JSON text, inflated.
+        catalog: Where the model that it names is found.
+        max_sequences: Most sequences in one body.
+
+    Raises:
+        RequestError: As `strict.read` does.
+    """
+    try:
+        return _fast(body, catalog, max_sequences)
+    except (_Unsure, ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError, MemoryError):
+        # simdjson and NumPy raise any of these for a body that is not ordinary.
+        _parsers.__dict__.pop("parser", None)
+    return strict.read(body, catalog, max_sequences=max_sequences)
+
+
+def encode(call: Call[Any], answers: list[Answer]) -> bytes:
+    """The body of a 200, predictions in request order."""
+    manifest: Manifest = call.model.manifest
+    head = {"model": manifest.name, "version": str(manifest.version), "labels": manifest.labels}
+    predictions = [
+        prediction(manifest, item, answer, attention=call.attention)
+        for item, answer in zip(call.items, answers, strict=True)
+    ]
+    return orjson.dumps(head | {"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:
+    """One entry of `predictions`; its arrays are left for orjson to write, which needs no loop over classes."""
+    labels = manifest.labels
+    made: dict[str, Any] = {} if item.id is None else {"id": item.id}
+    probabilities = answer.probabilities
+    if manifest.task == "single-label":
+        made |= {"label": labels[answer.best], "score": probabilities[answer.best], "probabilities": probabilities}
+    elif manifest.task == "multi-label":
+        assigned = np.flatnonzero(probabilities >= manifest.threshold)
+        made |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
+    else:
+        best = probabilities.argmax(axis=1)
+        made |= {
+            "step_labels": _at_steps_sent(item, [labels[i] for i in best]),
+            "step_scores": _at_steps_sent(item, probabilities.max(axis=1).tolist()),
+            "probabilities": _at_steps_sent(item, list(probabilities)),
+        }
+    made["length"] = len(item.steps)
+    if attention and answer.attention is not None:
+        weights = answer.attention
+        if item.kept is not None:
+            weights = np.zeros(item.sent, dtype=np.float32)
+            weights[item.kept] = answer.attention
+        made["attention"] = weights
+    if answer.windows is not None:
+        made["windows"] = answer.windows
+    return made
+
+
+def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
+    """Entries of the kept steps at the places they were sent, None at steps left out."""
+    if item.kept is None:
+        return entries
+    spread: list[Any] = [None] * item.sent
+    for place, entry in zip(item.kept, entries, strict=True):
+        spread[place] = entry
+    return spread
+
+
+def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int) -> Call[M_co]:
+    parser = getattr(_parsers, "parser", None)
+    if parser is None:
+        parser = _parsers.parser = simdjson.Parser()
+    nulls = body.count(b"null")
+    if nulls:
+        body = body.replace(b"null", _MISSING_TEXT)
+    document: Any = parser.parse(body)
+    fields = list(document.keys())
+    if fields == ["sequences"]:
+        name = version = timeout_ms = None
+        attention, priority = False, 0
+    else:
+        if len(set(fields)) != len(fields) or not strict.CALL_FIELDS.issuperset(fields):
+            raise _Unsure
+        name, version = _string(document, fields, "model"), _string(document, fields, "version")
+        if version is not None and not strict.is_version(version):
+            raise _Unsure
+        timeout_ms = _timeout_ms(document, fields)
+        priority = _priority(document, fields)
+        attention = _attention(document, fields)
+    sequences = document["sequences"]
+    count = len(sequences)
+    if not 1 <= count <= max_sequences:
+        raise _Unsure
+    try:
+        model = catalog.find(name, version)
+    except RequestError as error:
+        raise _Unsure from error
+    manifest = model.manifest
+    if attention and manifest.graph.attention is None:
+        raise _Unsure
+    items = _items(sequences, body.translate(None, _NUMERIC), manifest, nulls)
+    return Call(model, items, attention, timeout_ms, priority)
+
+
+def _items(sequences: Any, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
+    """Every sequence, its shape held against the skeleton of the body."""
+    entries: list[Any] = list(sequences)
+    arrays: list[Any]
+    identifiers: list[str | None]
+    if isinstance(entries[0], simdjson.Array):
+        lengths = [len(entry) for entry in entries]
+        forms = [skeletons(manifest, length) for length in lengths]
+        # The quote before the key is no character of any string, so no text in the body can imitate this.
+        if all(b'"squncs":[' + b",".join(form) + b"]" not in skeleton for form in zip(*forms, strict=True)):
+            raise _Unsure
+        arrays, identifiers = entries, [None] * len(entries)
+    else:
+        at = 0
+        arrays, identifiers = [], []
+        for entry in entries:
+            fields = list(entry.keys())
+            if fields not in (["id", "steps"], ["steps"], ["steps", "id"]):
+                raise _Unsure
+            steps = entry["steps"]
+            at = skeleton.index(b'"stps":', at) + 7
+            if not isinstance(steps, simdjson.Array) or not skeleton.startswith(skeletons(manifest, len(steps)), at):
+                raise _Unsure
+            arrays.append(steps)
+            identifiers.append(_identifier(entry) if len(fields) == 2 else None)
+    read = _tokens if manifest.input.kind == "tokens" else _values
+    made, missing = [], 0
+    for array, identifier in zip(arrays, identifiers, strict=True):
+        length = len(array)
+        if length == 0 or (length > manifest.max_length and manifest.long == "reject"):
+            raise _Unsure
+        steps, absent = read(array, length, manifest, nulls > 0)
+        missing += absent
+        made.append(fitted(steps, manifest, sent=length, id=identifier))
+    if missing != nulls:  # a null somewhere else, or a number that looks like one
+        raise _Unsure
+    return made
+
+
+def skeletons(manifest: Manifest, length: int) -> tuple[bytes, ...]:
+    """How a sequence of so many steps can look once numbers and white space are deleted.
+
+    One feature may stand bare or in an array, so there are two skeletons for it.
+    """
+    bare = b"[" + b"," * (length - 1) + b"]"
+    features = manifest.input.features
+    if features is None:
+        return (bare,)
+    row = b"[" + b"," * (features - 1) + b"]"
+    rows = b"[" + (row + b",") * (length - 1) + row + b"]"
+    return (rows, bare) if features == 1 else (rows,)
+
+
+def _values(array: Any, length: int, manifest: Manifest, has_missing: bool) -> tuple[Steps, int]:
+    """`[length, features]` float32 with NaN for a missing value, and how many are missing."""
+    wide: NDArray[np.float64] = np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64)
+    missing = 0
+    if has_missing:
+        absent = wide == _MISSING
+        missing = int(absent.sum())
+        if missing:
+            if manifest.missing == "refuse":
+                raise _Unsure
+            wide = np.where(absent, 0.0, wide)
+    with np.errstate(over="ignore"):
+        steps = wide.astype(np.float32).reshape(length, manifest.input.features or 1)
+    if not np.isfinite(steps).all():
+        raise _Unsure
+    if missing:
+        steps[absent.reshape(steps.shape)] = np.nan
+    return steps, missing
+
+
+def _tokens(array: Any, length: int, manifest: Manifest, has_missing: bool) -> tuple[Steps, int]:
+    """`[length]` int64 token ids; none of them can be missing."""
+    tokens: NDArray[np.int64] = np.frombuffer(array.as_buffer(of_type="i"), dtype=np.int64)
+    if has_missing or len(tokens) != length or tokens.min() < 0 or tokens.max() >= (manifest.input.vocabulary or 1):
+        raise _Unsure
+    return tokens, 0
+
+
+def _string(document: Any, fields: list[str], name: str) -> str | None:
+    if name not in fields:
+        return None
+    value = document[name]
+    if not isinstance(value, str):
+        raise _Unsure
+    return value
+
+
+def _identifier(entry: Any) -> str:
+    value = entry["id"]
+    if not isinstance(value, str) or len(value) > MAX_ID_CHARACTERS:
+        raise _Unsure
+    return value
+
+
+def _timeout_ms(document: Any, fields: list[str]) -> float | None:
+    if "timeout_ms" not in fields:
+        return None
+    value = document["timeout_ms"]
+    if type(value) not in (int, float) or not value > 0:
+        raise _Unsure
+    return min(float(value), MAX_TIMEOUT_MS)
+
+
+def _priority(document: Any, fields: list[str]) -> int:
+    value = document["priority"] if "priority" in fields else 0
+    if type(value) is not int or not 0 <= value <= MAX_PRIORITY:
+        raise _Unsure
+    return value
+
+
+def _attention(document: Any, fields: list[str]) -> bool:
+    names = document["outputs"].as_list() if "outputs" in fields else []
+    if any(name != "attention" for name in names):
+        raise _Unsure
+    return bool(names)
