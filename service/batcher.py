@@ -13,8 +13,8 @@ while one runs, and a lone request on an idle server never waits for company (un
 
 Who waits is a `Ticket`: one caller, however many sequences. What is computed is an `Entry`: one sequence. A ticket is
 settled in one place, `_settle`, which does nothing when it is settled already; so a deadline, a client that left, a
-failed batch and a good answer may come in any order. Everything shared between the threads is under one lock, which is held
-for deciding, never for computing.
+failed batch and a good answer may come in any order. Everything shared between the threads is under one lock, which is
+held for deciding, never for computing.
 """
 
 from __future__ import annotations
