@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model_export.errors import SpecError
 from service.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
 
+WIDEST_HEAD = 128
+"""Features of an attention head, at most: past that onnxruntime's CPU kernel sums a score in blocks whose size depends
+on the width, and a sequence would not get the same bits alone and in company."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -115,6 +119,11 @@ class ModelSpec(_Table):
             raise ValueError(
                 f"'self_attention_heads' {self.self_attention_heads} must divide the {self.body_features} features "
                 "that the layers give ('hidden', twice where bidirectional)"
+            )
+        if self.self_attention_heads * WIDEST_HEAD < self.body_features and self.self_attention_heads:
+            raise ValueError(
+                f"'self_attention_heads' {self.self_attention_heads} gives a head more than {WIDEST_HEAD} of the "
+                f"{self.body_features} features that the layers give: use more heads"
             )
         return self
 

@@ -235,12 +235,12 @@ class Trial:
             yield self._compare(f"rows permuted, order {trial + 1}", "order", back)
 
     def at_max_length(self) -> Iterator[Case]:
-        """The longest sequence alone and beside the shortest."""
+        """Every row, and the longest sequence there may be, alone and in one batch."""
         longest = self.manifest.max_length
-        members = sequences(self.manifest, [longest, 1], self.seed + 3)
-        expected = [part for steps in members for part in self._alone(steps)]
-        found = [part for answer in self._answers(members) for part in answer]
-        yield self._case(f"{longest} steps beside 1 step", "company", expected, found)
+        (steps,) = sequences(self.manifest, [longest], self.seed + 3)
+        answers = self._answers([*self.sequences, steps])
+        yield self._case(f"{longest} steps in company", "company", self._alone(steps), answers[-1])
+        yield self._compare(f"beside a sequence of {longest} steps", "company", answers[:-1])
 
     def with_threads(self, session: Session) -> Iterator[Case]:
         """The batch, and a row of it alone, with two threads inside a run."""
