@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from service import remote
 from service.connection import Target
 from service.errors import ConfigurationError
 from service.manifest import MANIFEST_FILE, Manifest
@@ -62,7 +63,7 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
             name, version = manifest.name, str(manifest.version)
             repository = repository.parents[1]
     port = free_port()
-    with running(serve_command(repository, port, options), port) as target:
+    with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as target:
         yield Served(target, name, version)
 
 
@@ -90,6 +91,7 @@ def running(
     ready_path: str = "/readyz",
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
+    hopeless: Callable[[Target], str | None] = lambda _target: None,
 ) -> Iterator[Target]:
     """Runs a server's command while the block runs.
 
@@ -99,6 +101,7 @@ def running(
         ready_path: Answers 200 once the server is ready.
         cores: The processor cores it may use, and its children.
         environment: Variables beside this process's own.
+        hopeless: Asked while it is not ready; says why it never will be, or None.
 
     Yields:
         Where requests go, once it is ready.
@@ -121,10 +124,12 @@ def running(
             target = Target("127.0.0.1", port)
             deadline = time.monotonic() + _READY_SECONDS
             while not _is_ready(target, ready_path):
-                if process.poll() is not None or time.monotonic() > deadline:
+                state = "ended" if process.poll() is not None else hopeless(target)
+                if state is None and time.monotonic() > deadline:
+                    state = f"was not ready within {_READY_SECONDS:.0f} s"
+                if state is not None:
                     output.seek(0)
                     said = output.read()[-2000:].decode(errors="replace").strip()
-                    state = "ended" if process.poll() is not None else f"was not ready within {_READY_SECONDS:.0f} s"
                     raise ConfigurationError(f"{' '.join(command)} {state}:\n{said}")
                 time.sleep(0.02)
             yield target

@@ -43,6 +43,16 @@ def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tup
         connection.close()
 
 
+def refusals(target: Target) -> str | None:
+    """Why a service that is up will serve nothing: what it says of the models it refused; None where it serves one."""
+    try:
+        described = orjson.loads(get(target, "/healthz")[1])
+        reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"])
+    except (ConfigurationError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return f"serves no model: {reasons}" if reasons and not described["models"] else None
+
+
 def metrics(target: Target, headers: dict[str, str] | None = None) -> Samples | None:
     """The service's metrics, or None where it shows none on this port."""
     status, body = get(target, "/metrics", headers)
@@ -74,6 +84,6 @@ def model(target: Target, name: str | None = None, headers: dict[str, str] | Non
 
 
 def _described(entry: dict[str, Any]) -> RemoteModel:
-    vocabulary = entry.get("vocabulary")
-    step = Input("values", int(entry["features"])) if vocabulary is None else Input("tokens", int(vocabulary))
-    return RemoteModel(str(entry["name"]), str(entry["version"]), step, int(entry["max_length"]))
+    values = entry["input"] == "values"
+    step = Input("values", int(entry["features"])) if values else Input("tokens", int(entry["vocabulary"]))
+    return RemoteModel(str(entry["model"]), str(entry["version"]), step, int(entry["max_length"]))

@@ -34,8 +34,9 @@ class SmallServer:
 
     behave: Callable[[int, Reply], Reply] = lambda _number, reply: reply
     models: list[dict[str, object]] = field(
-        default_factory=lambda: [{"name": "small", "version": "1", "features": 2, "max_length": 64}]
+        default_factory=lambda: [{"model": "small", "version": "1", "input": "values", "features": 2, "max_length": 64}]
     )
+    refused: list[dict[str, object]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ def serving(server: SmallServer) -> Iterator[Target]:
         def do_GET(self) -> None:
             pages = {
                 "/readyz": lambda: b"",
-                "/healthz": lambda: orjson.dumps({"models": server.models}),
+                "/healthz": lambda: orjson.dumps({"models": server.models, "refused": server.refused}),
                 "/metrics": server.metrics,
             }
             page = pages.get(self.path)

@@ -52,6 +52,15 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words():
         pass
 
 
+def test_a_server_that_never_will_be_ready_is_not_waited_for():
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with (
+        pytest.raises(ConfigurationError, match="serves no model"),
+        running(command, free_port(), hopeless=lambda _target: "serves no model"),
+    ):
+        pass
+
+
 def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("service.launch._READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -81,7 +90,7 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     commands: list[list[str]] = []
 
     @contextmanager
-    def pretended(command: list[str], port: int) -> Iterator[Target]:
+    def pretended(command: list[str], port: int, **_: object) -> Iterator[Target]:
         commands.append(command)
         yield Target("127.0.0.1", port)
 

@@ -11,7 +11,8 @@ from tests.service.small_server import SmallServer, serving
 
 
 def entry(name: str, version: str, **more: int) -> dict[str, object]:
-    return {"name": name, "version": version, "max_length": 99, **more}
+    kind = "values" if "features" in more else "tokens"
+    return {"model": name, "version": version, "input": kind, "max_length": 99, **more}
 
 
 def test_the_only_model_is_the_one_that_is_meant():
@@ -32,7 +33,7 @@ def test_several_models_must_be_told_apart(name: str | None):
 
 
 def test_a_service_that_does_not_say_its_models_is_described_by_flags():
-    with serving(SmallServer(models=[{"name": "a"}])) as target, pytest.raises(ConfigurationError, match="--features"):
+    with serving(SmallServer(models=[{"model": "a"}])) as target, pytest.raises(ConfigurationError, match="--features"):
         remote.model(target)
 
 
@@ -44,3 +45,12 @@ def test_metrics_are_read_where_there_are_any():
         assert page.total("lengthwise_steps_total") == 0
         server.metrics = lambda: b"<html>"
         assert remote.metrics(target) is None
+
+
+def test_a_service_that_refused_every_model_says_why():
+    refused = [{"model": "a/1", "reason": "a/1: model.onnx is missing"}]
+    with serving(SmallServer(models=[], refused=refused)) as target:
+        assert remote.refusals(target) == "serves no model: a/1: model.onnx is missing"
+    with serving(SmallServer(refused=refused)) as target:
+        assert remote.refusals(target) is None
+    assert remote.refusals(target) is None

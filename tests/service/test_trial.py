@@ -103,7 +103,7 @@ def test_a_workload_takes_its_steps_and_longest_length_from_the_service():
 
 
 def test_a_workload_says_what_the_service_does_not():
-    with serving(SmallServer(models=[{"name": "m"}])) as target:
+    with serving(SmallServer(models=[{"model": "m"}])) as target:
         (tokens,) = Workload(lengths="fixed:5000", distinct=1, step=Input("tokens", 9)).sequences(Served(target))
         assert tokens.shape == (1024,)
         with pytest.raises(ConfigurationError, match="--features"):
