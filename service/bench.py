@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service import plots
+from service.command import Command
 from service.errors import ConfigurationError
 from service.figures import table
 from service.launch import served
@@ -72,7 +73,7 @@ def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[st
     return pairs
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("where", required=False, metavar="[URL or MODEL]")
 @click.option("--model", help="Which of the service's models, where it has several.")
 @click.option(

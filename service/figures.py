@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from service.exposition import Samples
@@ -141,25 +142,33 @@ def _padding_share(growth: Samples) -> float | None:
 
 
 def table(rows: Sequence[Figures], *, title: str) -> Table:
-    """One row a load."""
-    drawn = Table(title=title, caption="latency in ms from the moment due; a wrong answer differs from the same alone")
+    """One row a load; fits into 80 columns."""
+    client = max(row.client_core_share for row in rows)
+    caption = (
+        "latency in ms from the moment due; wrong: not the answer that the same got alone; "
+        f"the client took up to {client:.0%} of a core"
+    )
+    drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     drawn.add_column("load", no_wrap=True)
-    for heading in ("requests/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors", "wrong", "client"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("req/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors", "wrong"):
+        drawn.add_column(heading, justify="right")
     for row in rows:
         latency = row.latency_ms
-        tail = [latency.p50, latency.p95, latency.p99, latency.p99_9] if latency else [None] * 4
         drawn.add_row(
             row.load,
             f"{row.requests_per_second:,.0f}",
-            *("-" if value is None else f"{value:.2f}" for value in tail),
+            *(_ms(getattr(latency, name) if latency else None) for name in ("p50", "p95", "p99", "p99_9")),
             "-" if row.padding_share is None else f"{row.padding_share:.1%}",
             "-" if row.rows_per_batch is None else f"{row.rows_per_batch:.1f}",
             _errors(row),
             "-" if row.wrong is None else str(row.wrong),
-            f"{row.client_core_share:.0%}",
         )
     return drawn
+
+
+def _ms(value: float | None) -> str:
+    """Three digits or so: no figure is better than that."""
+    return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _errors(row: Figures) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,3 +107,13 @@ def test_the_table_names_every_error_by_what_it_was():
     text = console.export_text()
     assert "429: 1, broken: 2" in text
     assert "unanswered: 1" in text
+
+
+def test_the_table_of_a_sound_load_fits_into_80_columns():
+    seen = replace(shown(measurement([0.0123, 0.123, 1.23])), load="constant 10,000/s", padding_share=0.1, wrong=0)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table([seen], title="t"))
+    text = console.export_text()
+    assert "…" not in text
+    assert "12.3" in text
+    assert "1230" in text
