@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_export.batches import NO_TARGET, Example, batches, collate, examples, stratified_split, stratum
+from service.dataset import Label, Record
+from service.errors import ConfigurationError
+from tests.model_export.specs import spec
+
+
+def record(length: int = 3, label: Label = "a", *, features: int = 3) -> Record:
+    steps = np.arange(length * features, dtype=np.float32).reshape(length, features)
+    return Record("x", steps, label, "data.jsonl:7")
+
+
+def tokens(*ids: int) -> Record:
+    return Record("x", np.array(ids, dtype=np.int64), "a", "data.jsonl:7")
+
+
+def test_targets_follow_the_task() -> None:
+    (single,) = examples([record(label="b")], spec())
+    (several,) = examples([record(label=("b",))], spec(task="multi-label"))
+    (each,) = examples([record(label=("b", "a", "b"))], spec(task="per-step"))
+    assert single.target.item() == 1
+    assert several.target.tolist() == [0.0, 1.0]
+    assert each.target.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "task", "said"),
+    [
+        (record(label=None), "single-label", "no label"),
+        (record(label="c"), "single-label", "'c' is none of output.labels"),
+        (record(label=("a",)), "single-label", "wants one label"),
+        (record(label="a"), "multi-label", "wants a list of labels"),
+        (record(label="a"), "per-step", "wants one label a step"),
+        (record(label=("a", "b")), "per-step", "2 labels for 3 steps"),
+        (record(features=2), "single-label", "2 features a step, the spec says 3"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_named_by_its_line(bad: Record, task: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"data.jsonl:7: .*{said}"):
+        examples([bad], spec(task=task))
+
+
+def test_missing_values_are_refused_where_the_spec_refuses_them() -> None:
+    gap = record()
+    gap.steps[1, 1] = np.nan
+    with pytest.raises(ConfigurationError, match="a value is missing"):
+        examples([gap], spec())
+    assert examples([gap], spec(step='features = 3\nmissing = "mean"'))
+
+
+def test_a_token_past_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="token 5 in a vocabulary of 5"):
+        examples([tokens(1, 5)], spec(step="vocabulary = 5"))
+    assert examples([tokens(1, 4)], spec(step="vocabulary = 5"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "first_values"), [("head", [[0, 3]]), ("tail", [[9, 12]]), ("window", [[0, 3], [6, 9], [12]])]
+)
+def test_a_sequence_past_the_max_length_is_cut_by_its_policy(policy: str, first_values: list[list[float]]) -> None:
+    made = examples([record(5)], spec(step=f'features = 3\nmax_length = 2\nlong = "{policy}"'))
+    assert [example.steps[:, 0].tolist() for example in made] == first_values
+
+
+def test_labels_of_steps_are_cut_with_their_steps() -> None:
+    labels = ("a", "b", "a", "a", "b")
+    made = examples([record(5, labels)], spec(step='features = 3\nmax_length = 2\nlong = "tail"', task="per-step"))
+    assert made[0].target.tolist() == [0, 1]
+
+
+def test_a_sequence_past_the_max_length_is_refused_by_default() -> None:
+    with pytest.raises(ConfigurationError, match=r"5 steps, and input\.max_length = 2"):
+        examples([record(5)], spec(step="features = 3\nmax_length = 2"))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.05, 0.5), st.integers(0, 5))
+def test_a_split_keeps_each_kind_on_both_sides(targets: list[int], share: float, seed: int) -> None:
+    first, second = stratified_split(targets, share, seed=seed)
+    assert sorted(first + second) == list(range(len(targets)))
+    for kind in set(targets):
+        count = targets.count(kind)
+        aside = sum(targets[index] == kind for index in second)
+        assert aside == (0 if count == 1 else min(max(round(share * count), 1), count - 1))
+
+
+def test_a_split_of_nothing_keeps_everything() -> None:
+    assert stratified_split([0, 0, 1, 1], 0, seed=0) == ([0, 1, 2, 3], [])
+
+
+def test_what_is_spread_evenly_follows_the_task() -> None:
+    steps = torch.zeros(3, 1)
+    assert stratum(Example(steps, torch.tensor(2)), "single-label") == 2
+    assert stratum(Example(steps, torch.tensor([1.0, 0.0])), "multi-label") == (1.0, 0.0)
+    assert stratum(Example(steps, torch.tensor([1, 1, 0])), "per-step") == 1
+
+
+def lengthy(lengths: list[int]) -> list[Example]:
+    return [Example(torch.full((length, 1), float(length)), torch.tensor(0)) for length in lengths]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(0, 3))
+def test_every_example_comes_once_an_epoch(lengths: list[int], rows: int, seed: int) -> None:
+    drawn = [length for batch in batches(lengthy(lengths), rows, seed=(seed,)) for length in batch.lengths.tolist()]
+    assert sorted(drawn) == sorted(lengths)
+
+
+def test_batches_of_like_length_hold_less_padding_than_batches_as_they_come() -> None:
+    random = np.random.default_rng(0)
+    members = lengthy(random.integers(1, 200, size=256).tolist())
+
+    def padding(groups: list[list[Example]]) -> int:
+        return sum(
+            max(len(one.steps) for one in group) * len(group) - sum(len(one.steps) for one in group) for group in groups
+        )
+
+    as_they_come = padding([members[start : start + 8] for start in range(0, 256, 8)])
+    grouped = sum(
+        batch.steps.shape[0] * batch.steps.shape[1] - int(batch.lengths.sum())
+        for batch in batches(members, 8, seed=(0,))
+    )
+    assert grouped < as_they_come / 4
+
+
+def test_the_order_is_the_seeds() -> None:
+    members = lengthy(list(range(1, 60)))
+
+    def order(seed: int) -> list[list[int]]:
+        return [batch.lengths.tolist() for batch in batches(members, 4, seed=(seed, 0))]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_padded_steps_have_no_target() -> None:
+    batch = collate([Example(torch.zeros(2, 1), torch.tensor([1, 0])), Example(torch.zeros(1, 1), torch.tensor([1]))])
+    assert batch.targets.tolist() == [[1, 0], [1, NO_TARGET]]

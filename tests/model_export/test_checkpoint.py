@@ -1,0 +1,99 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from model_export import checkpoint
+from model_export.errors import CheckpointError
+
+
+class Trap:
+    """What a hostile file would hold: unpickling it runs code."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("trap",)
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def test_tensors_and_state_come_back_together(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    checkpoint.write(path, {"a": torch.arange(3.0)}, {"epoch": 4})
+    tensors, state = checkpoint.read(path)
+    assert tensors["a"].tolist() == [0.0, 1.0, 2.0]
+    assert state == {"epoch": 4}
+
+
+def test_a_write_that_fails_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.safetensors"
+    checkpoint.write(path, {"a": torch.zeros(1)}, {})
+
+    def broken(handle: int) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="disk is full"):
+        checkpoint.write(path, {"a": torch.ones(1)}, {})
+    assert checkpoint.read(path)[0]["a"].item() == 0.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_state_dict_that_torch_saved_is_read(tmp_path: Path, module: nn.Module, nested: bool) -> None:
+    path = tmp_path / "m.pt"
+    held = module.state_dict()
+    torch.save({"state_dict": held, "epoch": 3} if nested else held, path)
+    other = nn.Linear(3, 2)
+    checkpoint.load(other, path)
+    assert other.weight.equal(module.weight)
+
+
+def test_safetensors_made_elsewhere_are_read(tmp_path: Path, module: nn.Module) -> None:
+    from safetensors.torch import save_file
+
+    save_file(module.state_dict(), tmp_path / "m.safetensors")
+    assert set(checkpoint.weights(tmp_path / "m.safetensors")) == {"weight", "bias"}
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Trap()}, "m.pt")
+    with pytest.raises(CheckpointError, match="holds more than weights"):
+        checkpoint.weights(Path("m.pt"))
+    assert not Path("trap").exists()
+
+
+@pytest.mark.parametrize("held", [[1, 2], {"epoch": 3}, {"state_dict": [1]}])
+def test_a_file_without_weights_is_refused(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="no state_dict"):
+        checkpoint.weights(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_a_damaged_or_absent_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.weights(tmp_path / name)
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.weights(tmp_path / name)
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoint.write(path, {"weight": torch.zeros(4, 4), "extra": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match=r"bias is missing; extra is left over; weight is \[4, 4\] there"):
+        checkpoint.load(nn.Linear(3, 2), path)
+
+
+def test_a_long_list_of_differences_is_cut(tmp_path: Path, module: nn.Module) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoint.write(path, {f"layer{index}": torch.zeros(1) for index in range(9)}, {})
+    with pytest.raises(CheckpointError, match="and 6 more"):
+        checkpoint.load(module, path)

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from model_export.errors import SpecError
+from model_export.spec import Spec
+from tests.model_export.specs import spec
+
+SHIPPED = Path("model_export/specs/japanese-vowels.toml")
+
+
+def test_a_spec_needs_only_its_steps_and_its_labels() -> None:
+    made = Spec.from_toml('[input]\nfeatures = 2\n[output]\nlabels = ["x", "y"]')
+    assert (made.model.rnn, made.model.hidden, made.model.layers, made.model.bidirectional) == ("lstm", 64, 2, True)
+    assert (made.input.missing, made.input.normalize, made.input.max_length) == ("refuse", True, 1024)
+
+
+def test_the_shipped_spec_reads() -> None:
+    assert Spec.read(SHIPPED).output.labels == tuple("123456789")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("this is = not [toml", "not TOML"),
+        ('[input]\nfeatures = 2\ncolour = 1\n[output]\nlabels = ["a", "b"]', "input.colour"),
+        ('[output]\nlabels = ["a", "b"]', "input"),
+        ('[input]\n[output]\nlabels = ["a", "b"]', "exactly one of 'features' and 'vocabulary'"),
+        ('[input]\nfeatures = 2\nvocabulary = 3\n[output]\nlabels = ["a", "b"]', "exactly one"),
+        ('[input]\nfeatures = 2\npadding_id = 0\n[output]\nlabels = ["a", "b"]', "'padding_id'"),
+        ('[input]\nfeatures = 2\nfeature_names = ["x"]\n[output]\nlabels = ["a", "b"]', "1 names for 2 features"),
+        ('[input]\nvocabulary = 5\nmissing = "zero"\n[output]\nlabels = ["a", "b"]', "'missing' is for values"),
+        ('[input]\nvocabulary = 5\nnormalize = true\n[output]\nlabels = ["a", "b"]', "'normalize' is for values"),
+        ('[input]\nvocabulary = 5\npadding_id = 5\n[output]\nlabels = ["a", "b"]', "'padding_id' 5"),
+        ('[input]\nfeatures = 2\n[output]\nlabels = ["a", "a"]', "every label may stand there once"),
+        ('[input]\nfeatures = 2\n[output]\nlabels = ["a"]', "at least two"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(SpecError, match=named.replace("[", r"\[")):
+        Spec.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "step", "named"),
+    [
+        ('rnn = "none"\nbidirectional = true', "single-label", "features = 3", "'bidirectional' has no meaning"),
+        ("self_attention_heads = 3", "single-label", "features = 3", "'self_attention_heads' 3 must divide"),
+        ("hidden = 256\nself_attention_heads = 1", "single-label", "features = 3", "use more heads"),
+        ('pooling = "mean"', "per-step", "features = 3", "'model.pooling' has no meaning"),
+        ("", "per-step", 'features = 3\nlong = "window"', "'window' does not go with"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, step: str, named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        spec(model, task=task, step=step)
+
+
+def test_every_wrong_key_is_named_in_one_message() -> None:
+    with pytest.raises(SpecError, match=r"model\.rnn.*model\.layers"):
+        spec('rnn = "transformer"\nlayers = 0')
+
+
+def test_a_multi_label_model_may_have_one_label() -> None:
+    assert spec(labels='["urgent"]', task="multi-label").output.labels == ("urgent",)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"absent\.toml"):
+        Spec.read(tmp_path / "absent.toml")
+
+
+def test_the_manifest_says_what_the_spec_says() -> None:
+    manifest = spec(step="vocabulary = 9\npadding_id = 2\nmax_length = 33").manifest(name="m", version=4)
+    assert (manifest.input.kind, manifest.input.vocabulary, manifest.input.padding_id) == ("tokens", 9, 2)
+    assert (manifest.max_length, manifest.graph.sequences, manifest.graph.attention) == (33, "tokens", "attention")
+
+
+def test_only_attention_pooling_promises_attention() -> None:
+    assert spec('pooling = "max"').manifest(name="m", version=1).graph.attention is None
+    assert spec(task="per-step").manifest(name="m", version=1).graph.attention is None

@@ -1,0 +1,158 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model_export import train
+from model_export.batches import examples
+from model_export.errors import CheckpointError
+from model_export.train import Epoch, Options, Progress
+from service.dataset import Record
+from service.errors import ConfigurationError
+from tests.model_export.specs import separable, spec
+
+QUICK = Options(epochs=4, batch_rows=8, learning_rate=0.02)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def stop_after(number: int):
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.number == number:
+            raise Interrupted
+
+    return on_epoch
+
+
+def weights(directory: Path) -> bytes:
+    return (directory / train.WEIGHTS_FILE).read_bytes()
+
+
+def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
+    result = train.train(spec(), separable(80), QUICK, tmp_path)
+    fresh = examples(separable(60, seed=1), spec())
+    assert train.evaluate(result.model, fresh, spec()).accuracy > 0.9
+    assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
+
+
+@pytest.mark.parametrize("task", ["multi-label", "per-step"])
+def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
+    def relabelled(records: list[Record]) -> list[Record]:
+        if task == "multi-label":
+            return [replace(record, label=(record.label, "a") if record.label == "b" else ()) for record in records]
+        signs = [tuple("ab"[int(value > 0)] for value in record.steps[:, 1]) for record in records]
+        return [replace(record, label=labels) for record, labels in zip(records, signs, strict=True)]
+
+    made = spec(task=task)
+    result = train.train(made, relabelled(separable(80)), replace(QUICK, epochs=10), tmp_path)
+    fresh = examples(relabelled(separable(60, seed=1)), made)
+    assert train.evaluate(result.model, fresh, made).accuracy > 0.85
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    for name in ("one", "two", "other"):
+        (tmp_path / name).mkdir()
+        options = replace(QUICK, epochs=2, seed=1 if name == "other" else 0)
+        train.train(spec(), separable(30), options, tmp_path / name)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert weights(tmp_path / "one") != weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("last", [0, 2])
+def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(tmp_path: Path, last: int) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    records = separable(40)
+    expected = train.train(spec(), records, QUICK, whole)
+    with pytest.raises(Interrupted):
+        train.train(spec(), records, QUICK, parts, on_epoch=stop_after(last))
+    seen: list[int] = []
+    resumed = train.train(spec(), records, QUICK, parts, resume=True, on_epoch=lambda epoch: seen.append(epoch.number))
+    assert weights(parts) == weights(whole)
+    assert resumed.progress == expected.progress
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
+    train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path)
+    with pytest.raises(CheckpointError, match="another run"):
+        train.train(spec(), separable(20), replace(QUICK, epochs=1, seed=9), tmp_path, resume=True)
+
+
+def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        train.train(spec(), separable(20), QUICK, tmp_path, resume=True)
+
+
+def test_too_few_records_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="too few"):
+        train.train(spec(), separable(2), QUICK, tmp_path)
+    with pytest.raises(ConfigurationError, match="too few"):
+        train.train(spec(), [], replace(QUICK, validation=0.0), tmp_path)
+
+
+def test_without_a_validation_split_all_is_trained_on_and_the_last_epoch_taken(tmp_path: Path) -> None:
+    result = train.train(spec(), separable(20), replace(QUICK, validation=0.0), tmp_path)
+    assert result.training.answers == 20
+    assert result.validation is None
+    assert result.progress.best == QUICK.epochs - 1
+
+
+def epoch(number: int, loss: float) -> Epoch:
+    return Epoch(number, 1.0, loss, 0.5)
+
+
+def test_the_epoch_of_the_lowest_validation_loss_is_kept() -> None:
+    progress = Progress()
+    assert [progress.add(epoch(number, loss)) for number, loss in enumerate([3.0, 1.0, 2.0])] == [True, True, False]
+    assert progress.best == 1
+
+
+def test_training_stops_when_patience_is_over() -> None:
+    progress, options = Progress(), Options(epochs=50, patience=2)
+    progress.add(epoch(0, 1.0))
+    progress.add(epoch(1, 2.0))
+    assert not progress.stops(options)
+    progress.add(epoch(2, 2.0))
+    assert progress.stops(options)
+
+
+def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:
+    records = [record for record in separable(60) if record.label == "a" or int(record.id) % 5 == 0]
+    made = [
+        train.Run.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
+        for flag in (True, False)
+    ]
+    assert made[0].weights is not None
+    assert made[1].weights is None
+
+
+def noisy(count: int, seed: int) -> list[Record]:
+    """Values say nothing of the label; which ones are missing does."""
+    random = np.random.default_rng(seed)
+    records = []
+    for index in range(count):
+        steps = random.standard_normal((12, 3)).astype(np.float32)
+        steps[random.random(steps.shape) < (0.35 if index % 2 else 0.15)] = np.nan
+        records.append(Record(str(index), steps, "ab"[index % 2], f"made:{index}"))
+    return records
+
+
+def test_an_indicator_beats_zero_filling_where_missingness_informs(tmp_path: Path) -> None:
+    accuracies = {}
+    for policy in ("indicator", "zero"):
+        made = spec('rnn = "gru"\nlayers = 1', step=f'features = 3\nmissing = "{policy}"')
+        result = train.train(made, noisy(240, 0), replace(QUICK, epochs=8, learning_rate=0.01), tmp_path)
+        accuracies[policy] = train.evaluate(result.model, examples(noisy(200, 1), made), made).accuracy
+    assert accuracies["indicator"] > 0.85
+    assert accuracies["indicator"] > accuracies["zero"] + 0.1
