@@ -193,12 +193,8 @@ def _values(steps: Any, place: str) -> NDArray[np.float32]:
 
 def _as_float32(rows: list[list[float]], place: str) -> NDArray[np.float32]:
     """`[length, features]`; NaN is missing, infinities are refused, also those of numbers too large for float32."""
-    try:
-        wide = np.array(rows, dtype=np.float64)
-    except OverflowError as error:
-        raise ConfigurationError(f"{place}: a number is too large for float32") from error
     with np.errstate(over="ignore"):
-        values = wide.astype(np.float32)
+        values = np.array(rows, dtype=np.float64).astype(np.float32)
     if np.isinf(values).any():
         step = int(np.isinf(values).any(axis=1).argmax())
         raise ConfigurationError(f"{place}: step {step} holds a number that is not finite as float32")

@@ -144,8 +144,8 @@ def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of the file, whatever their shapes."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in _ARRAYS}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in _ARRAYS}
     except KeyError as error:
         raise VerificationError(f"{path}: {error.args[0]}") from error
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,0 +1,214 @@
+import gzip
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import dataset
+from service.dataset import Record
+from service.errors import ConfigurationError
+
+
+def lines(tmp_path: Path, *records: object, name: str = "d.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records))
+    return path
+
+
+def series(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "d.ts"
+    path.write_text(text)
+    return path
+
+
+def read(path: Path, kind: dataset.Kind = "values") -> list[Record]:
+    return list(dataset.read(path, kind))
+
+
+def test_json_lines_are_records(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path,
+        {"id": "x", "steps": [[1, 2.5], [None, 4]], "label": "up"},
+        "",
+        {"steps": [[0, 0]]},
+    )
+    first, second = read(path)
+    np.testing.assert_array_equal(first.steps, np.array([[1, 2.5], [np.nan, 4]], dtype=np.float32))
+    assert first.steps.dtype == np.float32
+    assert (first.id, first.label, first.place) == ("x", "up", f"{path}:1")
+    assert (second.id, second.label, second.place) == ("1", None, f"{path}:3")
+
+
+def test_a_compressed_file_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"steps": [[1]], "label": 3}\n'))
+    assert [(record.steps.tolist(), record.label) for record in read(path)] == [([[1.0]], "3")]
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"steps": [[1]]}\n')
+    assert len(read(path)) == 1
+
+
+def test_bare_numbers_are_steps_of_one_feature(tmp_path: Path) -> None:
+    assert read(lines(tmp_path, {"steps": [1, None, 3]}))[0].steps.shape == (3, 1)
+
+
+def test_labels_may_be_several(tmp_path: Path) -> None:
+    assert read(lines(tmp_path, {"steps": [[1]], "label": ["a", 2]}))[0].label == ("a", "2")
+
+
+def test_tokens_are_whole_numbers(tmp_path: Path) -> None:
+    (record,) = read(lines(tmp_path, {"steps": [0, 7, 3]}), "tokens")
+    assert record.steps.dtype == np.int64
+    assert record.steps.tolist() == [0, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("{", "not JSON"),
+        ([1], "a record is an object"),
+        ({"label": "a"}, 'an object with "steps"'),
+        ({"steps": [[1]], "weight": 2}, "unknown field weight"),
+        ({"steps": [[1]], "id": [1]}, "id must be a string"),
+        ({"steps": [[1]], "label": True}, "a label is a string"),
+        ({"steps": [[1]], "label": [1.5]}, "a label is a string"),
+        ({"steps": []}, "at least one step"),
+        ({"steps": 4}, "at least one step"),
+        ({"steps": [[]]}, "step 0 has 0 features"),
+        ({"steps": [[1, 2], [1]]}, "step 1 has 1 features, step 0 has 2"),
+        ({"steps": [["1"]]}, "neither a number nor null"),
+        ({"steps": [[True]]}, "neither a number nor null"),
+        ({"steps": [[1], [1e39]]}, "step 1 holds a number that is not finite"),
+        ({"steps": [[1, 2, 3]]}, "3 features a step, the records before have 2"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path, bad: object, said: str) -> None:
+    path = lines(tmp_path, {"steps": [[1, 2]]}, bad)
+    with pytest.raises(ConfigurationError, match=r"d\.jsonl:2: .*" + said):
+        read(path)
+
+
+def test_a_number_past_every_float_is_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path, '{"steps": [[1' + "0" * 400 + "]]}")
+    with pytest.raises(ConfigurationError, match=r"d\.jsonl:1"):
+        read(path)
+
+
+@pytest.mark.parametrize("bad", [[], [1, -1], [1.0], [None], ["a"], [True], 3])
+def test_a_bad_token_is_named(tmp_path: Path, bad: object) -> None:
+    with pytest.raises(ConfigurationError, match="token id"):
+        read(lines(tmp_path, {"steps": bad}), "tokens")
+
+
+HEADER = "# made\n@problemName x\n@timeStamps false\n@classLabel true up down\n@data\n"
+
+
+def test_ts_holds_features_apart_by_colons(tmp_path: Path) -> None:
+    first, second = read(series(tmp_path, HEADER + "1,2,3:4,?,NaN:up\n\n5:6:down\n"))
+    expected = np.array([[1, 4], [2, np.nan], [3, np.nan]], dtype=np.float32)
+    np.testing.assert_array_equal(first.steps, expected)
+    assert (first.label, second.label, second.steps.tolist()) == ("up", "down", [[5.0, 6.0]])
+    assert second.place.endswith("d.ts:8")
+
+
+def test_ts_without_labels_has_none(tmp_path: Path) -> None:
+    (record,) = read(series(tmp_path, "@classLabel false\n@data\n1,2:3,4\n"))
+    assert record.label is None
+    assert record.steps.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2:up\n", r"d\.ts:1: expected a header"),
+        ("@classLabel true up\n", "no @data"),
+        ("@timeStamps true\n@data\n", "time stamps are not read"),
+        ("@targetlabel true\n@data\n", "targets of a regression"),
+        (HEADER + "1,2:3:up\n", r"d\.ts:6: feature 1 has 1 steps, feature 0 has 2"),
+        (HEADER + "1,x:up\n", "'x' is no number"),
+        (HEADER + "1,inf:up\n", "not finite"),
+        (HEADER + "1,2:\n", "the label is missing"),
+        (HEADER + "up\n", "the label is missing"),
+        (HEADER + "1:up\n1:2:up\n", "2 features a step, the records before have 1"),
+    ],
+)
+def test_a_bad_ts_file_is_named_by_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        read(series(tmp_path, text))
+
+
+def test_ts_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.ts"
+    path.write_bytes(b"@problemName \xff\n")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        read(path)
+
+
+def test_ts_holds_no_tokens(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds values"):
+        read(series(tmp_path, HEADER), "tokens")
+
+
+def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none of \.jsonl"):
+        read(tmp_path / "d.csv")
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.jsonl cannot be read"):
+        read(tmp_path / "absent.jsonl")
+    damaged = tmp_path / "d.jsonl.gz"
+    damaged.write_bytes(gzip.compress(b'{"steps": [[1]]}\n' * 99)[:-9])
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read(damaged)
+
+
+def test_parquet_without_pyarrow_says_which_install_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigurationError, match=r"lengthwise\[parquet\]"):
+        read(tmp_path / "d.parquet")
+
+
+def test_parquet_with_list_columns_is_records(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "d.parquet"
+    table = {"steps": [[[1.0, None]], [[2.0, 3.0], [4.0, 5.0]]], "label": ["a", "b"], "other": [1, 2]}
+    parquet.write_table(pyarrow.table(table), path)
+    first, second = read(path)
+    assert np.isnan(first.steps[0, 1])
+    assert (second.steps.tolist(), second.label, second.id) == ([[2.0, 3.0], [4.0, 5.0]], "b", "1")
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ConfigurationError, match="cannot be read as Parquet"):
+        read(path)
+
+
+def test_a_set_of_aeons_wheel_is_found_by_name() -> None:
+    records = read(dataset.locate("aeon:JapaneseVowels_TEST"))
+    assert len(records) == 370
+    assert {record.steps.shape[1] for record in records} == {12}
+    assert (min(len(r.steps) for r in records), max(len(r.steps) for r in records)) == (7, 29)
+
+
+def test_a_set_that_the_wheel_lacks_is_answered_with_those_it_has() -> None:
+    with pytest.raises(ConfigurationError, match="JapaneseVowels_TRAIN"):
+        dataset.locate("aeon:Vowels_TRAIN")
+
+
+def test_without_aeon_the_message_says_which_install_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"lengthwise\[demo\]"):
+        dataset.locate("aeon:JapaneseVowels_TRAIN")
+
+
+def test_a_path_is_located_as_itself(tmp_path: Path) -> None:
+    path = lines(tmp_path)
+    assert dataset.locate(str(path)) == path
+    with pytest.raises(ConfigurationError, match="no such file"):
+        dataset.locate(str(tmp_path / "absent.jsonl"))
