@@ -100,17 +100,18 @@ def test_a_load_without_any_answer_has_figures_too():
 def test_the_table_names_every_error_by_what_it_was():
     console = Console(width=200, file=io.StringIO(), record=True)
     rows = [
-        shown(measurement([0.1, 0.1], status=[200, 429], broken=2)),
+        shown(measurement([0.1, 0.1], status=[200, 429], broken=2, wrong=1)),
         shown(measurement([], unanswered=1), checked=False),
     ]
     console.print(table(rows, title="t"))
     text = console.export_text()
-    assert "429: 1, broken: 2" in text
+    assert "429: 1, broken: 2, wrong: 1" in text
+    assert "not compared" in text
     assert "unanswered: 1" in text
 
 
 def test_the_table_of_a_sound_load_fits_into_80_columns():
-    seen = replace(shown(measurement([0.0123, 0.123, 1.23])), load="constant 10,000/s", padding_share=0.1, wrong=0)
+    seen = replace(shown(measurement([0.0123, 0.0123, 1.23])), load="constant 10,000/s", padding_share=0.1, wrong=0)
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(table([seen], title="t"))
     text = console.export_text()
