@@ -1,0 +1,37 @@
+"""mosec as its documentation shows: JSON by default, a batch as it arrived, one run of the graph for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mosec import Server, Worker
+
+from benchmarks.peers.graph import Graph
+
+
+class Classifier(Worker):
+    """The one stage: from a batch of bodies to a batch of answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = Graph(Path(os.environ["BENCH_MODEL"]))
+
+    def forward(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One batch as it arrived."""
+        sequences = [np.array(body["sequences"][0], dtype=np.float32) for body in data]
+        return [{"predictions": [{"probabilities": row}]} for row in self.graph.probabilities(sequences).tolist()]
+
+
+if __name__ == "__main__":
+    server = Server()
+    server.append_worker(
+        Classifier,
+        num=1,
+        max_batch_size=int(os.environ["BENCH_BATCH_ROWS"]),
+        max_wait_time=int(os.environ["BENCH_WAIT_MS"]),
+        route="/predict",
+    )
+    server.run()

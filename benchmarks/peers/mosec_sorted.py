@@ -1,0 +1,55 @@
+"""mosec with what a careful user adds by hand: orjson, and a large batch cut into runs of like lengths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from mosec import Server, Worker
+from numpy.typing import NDArray
+
+from benchmarks.peers.graph import Graph
+
+ROWS_PER_RUN = 8
+
+
+class Classifier(Worker):
+    """The one stage: from a batch of bodies to a batch of answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = Graph(Path(os.environ["BENCH_MODEL"]))
+
+    def deserialize(self, data: bytes) -> NDArray[np.float32]:
+        """`[length, features]` of one body."""
+        return np.array(orjson.loads(data)["sequences"][0], dtype=np.float32)
+
+    def serialize(self, data: dict[str, Any]) -> bytes:
+        """One body."""
+        return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def forward(self, data: list[NDArray[np.float32]]) -> list[dict[str, Any]]:
+        """One batch, run in order of length a few rows at a time."""
+        by_length = sorted(range(len(data)), key=lambda place: len(data[place]))
+        answers: list[dict[str, Any]] = [{}] * len(data)
+        for first in range(0, len(data), ROWS_PER_RUN):
+            places = by_length[first : first + ROWS_PER_RUN]
+            rows = self.graph.probabilities([data[place] for place in places])
+            for place, row in zip(places, rows, strict=True):
+                answers[place] = {"predictions": [{"probabilities": row}]}
+        return answers
+
+
+if __name__ == "__main__":
+    server = Server()
+    server.append_worker(
+        Classifier,
+        num=1,
+        max_batch_size=int(os.environ["BENCH_BATCH_ROWS"]),
+        max_wait_time=int(os.environ["BENCH_WAIT_MS"]),
+        route="/predict",
+    )
+    server.run()
