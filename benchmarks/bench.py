@@ -1,0 +1,169 @@
+"""The service beside its peers, in one run: `python -m benchmarks.bench`.
+
+For each workload all servers are started once, each pinned to the first core; the load comes from another. A round then
+asks each of them in turn at each number of connections, so that what else happens on the machine meets all of them
+alike; afterwards each gets requests at half of what the best peer could take. Results go to a JSON file with the facts
+of the machine, a Markdown table is printed, plots are drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import machine, report
+from benchmarks.contenders import CONTENDERS, EMPTY
+from benchmarks.limits import compute_limit
+from benchmarks.workloads import WORKLOADS, Work
+from service.trial import Load, Trial, prepare
+
+HERE = Path(__file__).parent
+_HALF_LOAD_CONNECTIONS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        connections: Of the closed loops, ascending.
+        rounds: How often everything is measured.
+        seconds: Of each closed loop.
+        half_load_seconds: Of each open loop: its 99th percentile wants many requests.
+        warmup_seconds: Before each.
+        table_seconds: For measuring the cost table of the compute limit.
+        sequences: Different ones in a workload, at most.
+        seed: Of sequences and arrivals.
+    """
+
+    connections: tuple[int, ...] = (1, 32, 64, 256)
+    rounds: int = 3
+    seconds: float = 4.0
+    half_load_seconds: float = 8.0
+    warmup_seconds: float = 0.5
+    table_seconds: float = 10.0
+    sequences: int = 2000
+    seed: int = 0
+
+
+QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3, table_seconds=2.0, sequences=300)
+
+
+def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
+    """One workload: every contender, every number of connections, every round."""
+    limit = compute_limit(work, table_seconds=plan.table_seconds, repetitions=max(3, plan.rounds))
+    everyone = (*CONTENDERS, EMPTY)
+    loads = plan.rounds * (len(everyone) * len(plan.connections) + len(CONTENDERS))
+    task = progress.add_task(work.name, total=loads)
+
+    def show(what: str, *, done: int = 0) -> None:
+        progress.update(task, description=f"{work.name}: {what}", advance=done, refresh=True)
+
+    closed: dict[str, dict[str, list[Any]]] = {
+        contender.name: {str(count): [] for count in plan.connections} for contender in everyone
+    }
+    half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
+    with ExitStack() as stack:
+        trials: dict[str, Trial] = {}
+        for contender in everyone:
+            show(f"starting {contender.title}")
+            target = stack.enter_context(contender.running(work, server_cores))
+            # Bits alone and in company are this service's promise, and nobody else's.
+            trials[contender.name] = prepare(target, work.sequences, check=not contender.is_peer)
+        for number in range(plan.rounds):
+            for count in plan.connections:
+                for contender in everyone:
+                    show(f"{contender.title}, {count} connections")
+                    load = Load(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
+                    closed[contender.name][str(count)].append(trials[contender.name].run(load).to_json())
+                    show(contender.title, done=1)
+            if number == 0:
+                rate = _best_peer_rate(closed) / 2
+            for contender in CONTENDERS:
+                show(f"{contender.title}, half load")
+                load = Load(
+                    concurrency=_HALF_LOAD_CONNECTIONS,
+                    rate=rate,
+                    seconds=plan.half_load_seconds,
+                    warmup_seconds=plan.warmup_seconds,
+                    seed=plan.seed + number,
+                )
+                half[contender.name].append(trials[contender.name].run(load).to_json())
+                show(contender.title, done=1)
+    result: report.Result = {
+        "title": work.title,
+        "connections": list(plan.connections),
+        "limit": asdict(limit),
+        "closed": closed,
+        "half_load_rate": rate,
+        "half_load": half,
+    }
+    return result | {"ratios": report.ratios(result)}
+
+
+def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:
+    """The most that any peer answered a second."""
+    return max(
+        median(figures["requests_per_second"] for figures in rows)
+        for contender in CONTENDERS
+        if contender.is_peer
+        for rows in closed[contender.name].values()
+    )
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One short round, under two minutes: to see that everything runs.")
+@click.option("--workload", type=click.Choice(sorted(WORKLOADS)), multiple=True, help="Only this one. [default: all]")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds.  [default: 3]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sequences and arrivals.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=HERE / "results",
+    help="Folder for results and plots.  [default: benchmarks/results]",
+)
+@click.option("--name", help="Name of the results.  [default: full or quick]")
+def main(quick: bool, workload: tuple[str, ...], rounds: int | None, seed: int, out: Path, name: str | None) -> None:
+    """Measures the service beside its peers."""
+    given = {"seed": seed} | ({"rounds": rounds} if rounds else {})
+    plan = Plan(**(asdict(QUICK if quick else Plan()) | given))
+    facts = machine.facts()
+    server, *others = sorted(os.sched_getaffinity(0))
+    console = Console(stderr=True)
+    if others:
+        os.sched_setaffinity(0, others)
+    else:
+        console.print("one core only: the load generator takes its time from the servers; the figures are no good")
+    with Progress(console=console, auto_refresh=False) as progress:
+        results = {
+            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": facts,
+            "settings": asdict(plan),
+            "workloads": {
+                each: measure(WORKLOADS[each](seed, plan.sequences), plan, [server], progress)
+                for each in workload or WORKLOADS
+            },
+        }
+    name = name or ("quick" if quick else "full")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    text = report.markdown(results)
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    click.echo(text)
+    for path in report.draw(results, out / name):
+        console.print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Who takes part, and how each is started: every server on one core, one inference thread, the same graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from benchmarks.workloads import Work
+from service import launch
+from service.connection import Target
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One server.
+
+    Attributes:
+        name: In results.
+        title: For people.
+        module: What `python -m` starts, with arguments that may hold `{model}`, `{repository}` and `{port}`.
+        is_peer: Whether it is somebody else's way to serve.
+        ready_path: Answers 200 once the server listens.
+        environment: Its own variables, which may hold the same.
+    """
+
+    name: str
+    title: str
+    module: Sequence[str]
+    is_peer: bool = False
+    ready_path: str = "/readyz"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[Target]:
+        """Runs it with a workload's model while the block runs."""
+        port = launch.free_port()
+        places = {"model": str(work.directory), "repository": str(work.repository), "port": str(port)}
+        command = [sys.executable, "-m", *(part.format(**places) for part in self.module)]
+        environment = {name: value.format(**places) for name, value in self.environment.items()}
+        return launch.running(command, port, ready_path=self.ready_path, cores=cores, environment=environment)
+
+
+_SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-level", "warning")
+_MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
+
+SERVICE = Contender("lengthwise", "Lengthwise", ("service", *_SERVE))
+# Batches in order of arrival are best when they are small: with 64 rows it would be slower still.
+ARRIVAL = Contender(
+    "arrival-order",
+    "Lengthwise, planned by arrival",
+    ("benchmarks.variants", "arrival-order", *_SERVE, "--max-batch-rows", "8"),
+)
+EMPTY = Contender("empty-run", "Lengthwise, the graph not run", ("benchmarks.variants", "empty-run", *_SERVE))
+NAIVE = Contender(
+    "naive-fastapi",
+    "FastAPI, one run a request",
+    ("benchmarks.peers.naive_fastapi", "{model}", "{port}"),
+    is_peer=True,
+)
+# Four rows and 10 ms are those of its README, and of 4, 16 and 64 rows the fastest on skewed lengths.
+MOSEC = Contender(
+    "mosec",
+    "mosec as documented",
+    ("benchmarks.peers.mosec_documented", *_MOSEC),
+    is_peer=True,
+    ready_path="/",
+    environment={"BENCH_MODEL": "{model}", "BENCH_BATCH_ROWS": "4", "BENCH_WAIT_MS": "10"},
+)
+# The shortest wait that it has: whoever sorts by hand has tuned this, too.
+MOSEC_SORTED = Contender(
+    "mosec-sorted",
+    "mosec, orjson and sorting by hand",
+    ("benchmarks.peers.mosec_sorted", *_MOSEC),
+    is_peer=True,
+    ready_path="/",
+    environment={"BENCH_MODEL": "{model}", "BENCH_BATCH_ROWS": "64", "BENCH_WAIT_MS": "1"},
+)
+
+CONTENDERS = (SERVICE, ARRIVAL, NAIVE, MOSEC, MOSEC_SORTED)

@@ -1,0 +1,49 @@
+"""What a figure was measured on: without it a figure says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("onnxruntime", "numpy", "orjson", "pysimdjson", "uvicorn", "uvloop", "fastapi", "pydantic", "mosec")
+
+
+def facts() -> dict[str, Any]:
+    """Processor, cores, memory, and the versions of everything that takes part."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    """Its name, and what tells apart those that only go by the maker's."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    values = {name.strip(): value.lstrip("\t: ") for name, value in fields.items()}
+    flags = values.get("flags", "").split()
+    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
+    family = f"family {values.get('cpu family', '?')} model {values.get('model', '?')}"
+    return f"{values.get('model name', platform.processor())}, {family}, {widest}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return described.stdout.strip() or None

@@ -1,0 +1,91 @@
+"""The service with one part exchanged, to see what that part is worth: `python -m benchmarks.variants PART serve ...`.
+
+| part | instead |
+|---|---|
+| `arrival-order` | batches are what came first, padded to the longest of them |
+| `empty-run` | the graph is not run: what is left is HTTP, JSON, queue, plan and answer |
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from service import batcher, repository
+from service.errors import ConfigurationError
+from service.manifest import Manifest
+from service.padding import PaddedBatch
+from service.plan import BatchLimits, Cost, Pool, Waiting
+from service.session import Output, Outputs, Session
+
+
+def plan_by_arrival(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
+    """The longest waiting, as many as a batch may hold; stands in for `service.plan.plan`."""
+    chosen: list[Waiting] = []
+    width = 0
+    while (first := pool.most_urgent()) is not None:
+        width = max(width, first.width)
+        if chosen and (len(chosen) == limits.rows or width * (len(chosen) + 1) > limits.cost_steps):
+            break
+        pool.remove(first)
+        chosen.append(first)
+    return chosen
+
+
+@dataclass(frozen=True)
+class EmptyRun:
+    """A session whose runs take no time: all logits are 0."""
+
+    session: Session
+    manifest: Manifest
+
+    @property
+    def provider(self) -> str:
+        """That of the session it stands for."""
+        return self.session.provider
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        """Likewise."""
+        return self.session.outputs
+
+    def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
+        """Zeros in the shapes that the graph's outputs would have."""
+        logits = np.zeros((batch.rows, self.manifest.classes), dtype=np.float32)
+        attention = np.zeros((batch.rows, batch.width), dtype=np.float32) if "attention" in outputs else None
+        return Outputs(logits, attention)
+
+
+def _arrival_order() -> None:
+    batcher.plan = plan_by_arrival
+
+
+def _empty_run() -> None:
+    prove = repository.load
+
+    # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
+    def load(directory: Path, limits: BatchLimits) -> repository.Model:
+        model = prove(directory, limits)
+        return replace(model, session=EmptyRun(model.session, model.manifest))
+
+    repository.load = load
+
+
+PARTS: dict[str, Callable[[], None]] = {"arrival-order": _arrival_order, "empty-run": _empty_run}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
+        raise ConfigurationError(f"the first argument is one of {', '.join(PARTS)}")
+    PARTS[sys.argv[1]]()
+    sys.argv = ["service", *sys.argv[2:]]
+    runpy.run_module("service", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

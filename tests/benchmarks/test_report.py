@@ -1,0 +1,68 @@
+"""From rounds to ratios, a table and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.contenders import CONTENDERS, EMPTY, SERVICE
+
+RATES = {"lengthwise": 2000.0, "empty-run": 10_000.0, "mosec": 1000.0, "mosec-sorted": 1500.0, "naive-fastapi": 800.0}
+
+
+def figures(rate: float, p99: float = 10.0) -> dict[str, Any]:
+    latency = {"p50": p99 / 2, "p95": p99 * 0.9, "p99": p99, "p99_9": p99 * 2, "mean": p99 / 2, "max": p99 * 3}
+    return {"requests_per_second": rate, "latency_ms": latency, "padding_share": 0.1}
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Two rounds; in the second the machine is half as fast."""
+    everyone = [contender.name for contender in (*CONTENDERS, EMPTY)]
+    closed = {
+        name: {"8": [figures(RATES.get(name, 900.0)), figures(RATES.get(name, 900.0) / 2, 20.0)]} for name in everyone
+    }
+    half = {name: [figures(500, 5.0 if name == SERVICE.name else 10.0), figures(500, 8.0)] for name in everyone}
+    result: report.Result = {
+        "title": "some lengths",
+        "connections": [8],
+        "limit": {"seconds_per_sequence": 0.0003, "padding_share": 0.03, "rows_per_batch": 9.0},
+        "closed": closed,
+        "half_load_rate": 750.0,
+        "half_load": half,
+    }
+    machine = {"processor": "a processor", "cores": 2, "python": "3.11", "packages": {"onnxruntime": "1"}}
+    result["ratios"] = report.ratios(result)
+    return {"machine": machine, "settings": {"rounds": 2}, "workloads": {"some": result}}
+
+
+def test_a_ratio_is_taken_within_a_round(results: dict[str, Any]):
+    ratios = results["workloads"]["some"]["ratios"]["8"]
+    assert ratios["over_mosec_sorted"]["low"] == ratios["over_mosec_sorted"]["high"] == pytest.approx(2000 / 1500)
+    assert ratios["over_best_of_naive_and_mosec"]["median"] == pytest.approx(2)
+
+
+def test_reach_is_throughput_over_the_no_waste_limit(results: dict[str, Any]):
+    reach = results["workloads"]["some"]["ratios"]["8"]["reach"]
+    assert reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
+
+
+def test_the_tail_at_half_load_is_held_against_the_best_peers(results: dict[str, Any]):
+    tail = results["workloads"]["some"]["ratios"]["half_load"]["p99_over_best_peer"]
+    assert (tail["low"], tail["high"]) == (0.5, 1.0)
+
+
+def test_the_table_has_a_row_for_everyone_with_median_and_range(results: dict[str, Any]):
+    text = report.markdown(results)
+    assert all(f"| {contender.title} |" in text for contender in (*CONTENDERS, EMPTY))
+    assert "1,500 (1,000-2,000)" in text
+    assert "10.0%" in text
+
+
+def test_every_workload_has_its_two_plots(results: dict[str, Any], tmp_path: Path):
+    paths = report.draw(results, tmp_path)
+    assert len(paths) == 2
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
