@@ -30,7 +30,7 @@ from service.serving import Served, Serving
 log = logging.getLogger("lengthwise.app")
 
 
-def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> FastAPI:
+def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> Shortcut:
     """The application around a service that its lifespan starts and drains.
 
     Args:
@@ -64,7 +64,6 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     )
     predict = Predict(serving)
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
-    app.add_middleware(Shortcut, predict=predict)
 
     @app.get("/livez", tags=["health"], summary="Whether the process lives")
     async def livez() -> Response:
@@ -103,19 +102,19 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return app
+    return Shortcut(app, predict)
 
 
 class Shortcut:
-    """Plain ASGI middleware that answers `POST /predict` before the router.
+    """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
 
     Args:
-        app: Everything else.
+        app: Everything else, and the lifespan.
         predict: The endpoint.
     """
 
-    def __init__(self, app: ASGIApp, predict: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: FastAPI, predict: ASGIApp) -> None:
+        self.app = app
         self._predict = predict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +122,7 @@ class Shortcut:
         if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
             await self._predict(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
 
 def health(serving: Serving) -> dict[str, Any]:

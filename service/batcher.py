@@ -24,8 +24,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, TypeVar
 
 from service.cost import CostTable
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
@@ -36,6 +36,9 @@ from service.plan import BatchLimits, Pool, Waiting, plan
 log = logging.getLogger("lengthwise.batcher")
 
 R = TypeVar("R")
+
+INLINE_SECONDS: Final = 0.001
+"""Longest predicted run that the event loop does itself."""
 
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
@@ -144,6 +147,7 @@ class Batcher:
         self._idle = 0
         self._queued = 0
         self._unsettled = 0
+        self._turn_asked = False
         self._draining = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
@@ -246,12 +250,36 @@ class Batcher:
             for entry in entries:
                 lane.pool.add(entry)
             if self._idle:
-                self._work.notify(len(entries))
+                self._wake(lane, ticket, cost)
         if self._quiet is not None:
             self._quiet.clear()
         if deadline != float("inf"):
             ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
+
+    def _wake(self, lane: Lane[Any], ticket: Ticket[Any], cost: int) -> None:
+        """Has somebody take what was just queued: an idle runner, or at rest the event loop itself.
+
+        Two changes of thread cost more than a short run does, so where every runner is idle and the run is short, it
+        runs on the loop: in its next turn, when whatever else has arrived by now is queued too and shares the batch.
+        """
+        short = len(ticket.entries) == 1 and lane.cost.predict(1, cost) <= INLINE_SECONDS
+        if self._idle == self._runners and short and not self._max_wait and self._loop is not None:
+            if not self._turn_asked:
+                self._turn_asked = True
+                self._loop.call_soon(self._take_turn)
+        else:
+            self._work.notify(len(ticket.entries))
+
+    def _take_turn(self) -> None:
+        """Runs one short batch on the event loop, and leaves the rest to the runners."""
+        with self._lock:
+            self._turn_asked = False
+            lane, _ = self._next_lane()
+            if lane is None or self._stopping:
+                return
+            taken = self._taken(lane, seconds=INLINE_SECONDS)
+        self._settle_all(self._run(*taken))
 
     def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
         """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
@@ -293,7 +321,9 @@ class Batcher:
             taken = self._take()
             if taken is None:
                 return
-            self._run(*taken)
+            outcomes = self._run(*taken)
+            if outcomes and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._settle_all, outcomes)
 
     def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
         """The next batch, after waiting for one; None when everything stops."""
@@ -303,17 +333,21 @@ class Batcher:
                     return None
                 lane, wait = self._next_lane()
                 if lane is not None:
-                    entries = self._plan(lane)
-                    lane.inflight += 1
-                    cost = sum(entry.width for entry in entries)
-                    self._queued -= cost
-                    lane.cost_steps -= cost
-                    if lane.pool and self._idle:
-                        self._work.notify()
-                    return lane, entries
+                    return self._taken(lane)
                 self._idle += 1
                 self._work.wait(wait)
                 self._idle -= 1
+
+    def _taken(self, lane: Lane[Any], seconds: float = float("inf")) -> tuple[Lane[Any], list[Entry[Any]]]:
+        """Takes a lane's next batch out of its queue, and wakes another runner if something is left in it."""
+        entries = self._plan(lane, seconds)
+        lane.inflight += 1
+        cost = sum(entry.width for entry in entries)
+        self._queued -= cost
+        lane.cost_steps -= cost
+        if lane.pool and self._idle:
+            self._work.notify()
+        return lane, entries
 
     def _next_lane(self) -> tuple[Lane[Any] | None, float | None]:
         """Of the lanes in which something waits long enough, the one that used the runners least.
@@ -339,9 +373,10 @@ class Batcher:
             waiting = ready
         return min(waiting, key=lambda lane: lane.used_seconds), None
 
-    def _plan(self, lane: Lane[Any]) -> list[Any]:
+    def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
+        limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
         try:
-            return plan(lane.pool, lane.cost, lane.limits, self._clock())
+            return plan(lane.pool, lane.cost, limits, self._clock())
         except Exception:  # whatever is wrong with a plan must not end the runner
             log.exception("planning failed for %s; the most urgent sequence runs alone", lane.name)
             urgent = lane.pool.most_urgent()
@@ -350,8 +385,8 @@ class Batcher:
             lane.pool.remove(urgent)
             return [urgent]
 
-    def _run(self, lane: Lane[R], entries: list[Entry[R]]) -> None:
-        """Runs one batch and gives every entry its result."""
+    def _run(self, lane: Lane[R], entries: list[Entry[R]]) -> list[tuple[Ticket[R], Any]]:
+        """Runs one batch: the tickets that are complete with it, each with its outcome."""
         start = self._clock()
         results: Sequence[R] | None
         try:
@@ -374,9 +409,7 @@ class Batcher:
                 seconds=seconds,
             )
         complete = self._scatter(lane, entries, results, start, self._clock() - start)
-        outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        if outcomes and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._settle_all, outcomes)
+        return [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
 
     def _scatter(
         self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float

@@ -73,6 +73,7 @@ class CostTable:
         """The costs of up to `rows` rows of that width; kept until the table changes."""
         column = self._columns.get(width)
         if column is None or len(column.seconds) <= rows:
+            rows = max(rows, self._rows[-1])
             at_width = np.asarray([_along(self.widths, line, width) for line in self.seconds])
             seconds = np.interp(np.arange(rows + 1), self.rows, at_width)
             seconds[: self.rows[0]] = at_width[0]

@@ -7,6 +7,7 @@ is refused before the queue; the answer's bytes are written by the runner thread
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -30,6 +31,8 @@ LARGE_BODY_BYTES: Final = 65_536
 """Bodies past it are decoded in a thread, so that the event loop is not held for milliseconds."""
 
 CLIENT_LEFT: Final = 499
+_PROCESS: Final = secrets.token_hex(4).encode()
+_numbers: Final = itertools.count(1)
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
 
 
@@ -141,7 +144,7 @@ def _request_id(given: bytes | None) -> bytes:
     """The caller's id where it is one that is safe to echo and to log, else a new one."""
     if given and len(given) <= 128 and _ID_CHARACTERS.issuperset(given):
         return given
-    return secrets.token_hex(8).encode()
+    return b"%s-%x" % (_PROCESS, next(_numbers))
 
 
 def _server_timing(decoded: float, timing: Timing) -> bytes:

@@ -28,7 +28,7 @@ from service.errors import (
     VerificationError,
 )
 from service.manifest import GOLDEN_FILE, VERIFICATION_FILE, Manifest
-from service.padding import PaddedBatch, Steps, rounded_width
+from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits
 from service.session import Output, Session
 
@@ -153,14 +153,16 @@ def load(directory: Path, limits: BatchLimits) -> Model:
 def measure_cost(
     session: Session, manifest: Manifest, limits: BatchLimits, *, budget_seconds: float = 0.4
 ) -> CostTable:
-    """The cost table of a session, measured with sequences of zeros."""
+    """The cost table of a session, measured with sequences of zeros: padding, run and scoring."""
     multiple = manifest.width_multiple
 
     def run(rows: int, width: int) -> None:
         tokens = manifest.input.kind == "tokens"
-        shape = (rows, width) if tokens else (rows, width, manifest.input.features or 1)
+        length = min(width, manifest.max_length)
+        shape = (length,) if tokens else (length, manifest.input.features or 1)
         steps: Steps = np.zeros(shape, dtype=np.int64) if tokens else np.zeros(shape, dtype=np.float32)
-        session.run(PaddedBatch(steps, np.full(rows, min(width, manifest.max_length), dtype=np.int32)))
+        batch = pad([steps] * rows, multiple=multiple)
+        answers.score(session.run(batch), batch.lengths, manifest)
 
     return measure(
         run,

@@ -82,6 +82,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
     )
     server = Server(config, serving)

@@ -27,9 +27,15 @@ from service.manifest import Manifest
 from service.padding import Steps
 
 _NUMERIC: Final = b"0123456789+-.eE \t\r\n"
-# A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it.
-_MISSING_TEXT: Final = b"1e300"
+# A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it. The
+# spaces keep it apart from what stands beside it: "1.0null" is no number, and must not become one.
+_MISSING_TEXT: Final = b" 1e300 "
+_MISSING_WORD: Final = _MISSING_TEXT.decode()
 _MISSING: Final = 1e300
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+_KEPT_PARSER_BYTES: Final = 262_144
+"""Bodies past it get a parser of their own: a parser keeps about twelve times the largest body that it has read."""
 
 _parsers = threading.local()
 
@@ -51,8 +57,9 @@ def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int) -> Call[M
     """
     try:
         return _fast(body, catalog, max_sequences)
-    except (_Unsure, ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError, MemoryError):
-        # simdjson and NumPy raise any of these for a body that is not ordinary.
+    except (_Unsure, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
+        # simdjson and NumPy raise any of these for a body that is not ordinary; a value of another kind than expected
+        # has not the attribute that it is asked for.
         _parsers.__dict__.pop("parser", None)
     return strict.read(body, catalog, max_sequences=max_sequences)
 
@@ -108,8 +115,12 @@ def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
 
 
 def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int) -> Call[M_co]:
+    if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
+        raise _Unsure
     parser = getattr(_parsers, "parser", None)
-    if parser is None:
+    if len(body) > _KEPT_PARSER_BYTES:
+        parser = simdjson.Parser()
+    elif parser is None:
         parser = _parsers.parser = simdjson.Parser()
     nulls = body.count(b"null")
     if nulls:
@@ -207,10 +218,9 @@ def _values(array: Any, length: int, manifest: Manifest, has_missing: bool) -> t
             if manifest.missing == "refuse":
                 raise _Unsure
             wide = np.where(absent, 0.0, wide)
-    with np.errstate(over="ignore"):
-        steps = wide.astype(np.float32).reshape(length, manifest.input.features or 1)
-    if not np.isfinite(steps).all():
+    if not np.maximum.reduce(np.abs(wide)) <= strict.FLOAT32_MAX:
         raise _Unsure
+    steps = wide.astype(np.float32).reshape(length, manifest.input.features or 1)
     if missing:
         steps[absent.reshape(steps.shape)] = np.nan
     return steps, missing
@@ -225,17 +235,19 @@ def _tokens(array: Any, length: int, manifest: Manifest, has_missing: bool) -> t
 
 
 def _string(document: Any, fields: list[str], name: str) -> str | None:
-    if name not in fields:
-        return None
-    value = document[name]
-    if not isinstance(value, str):
+    return _text(document[name]) if name in fields else None
+
+
+def _identifier(entry: Any) -> str:
+    value = _text(entry["id"])
+    if len(value) > MAX_ID_CHARACTERS:
         raise _Unsure
     return value
 
 
-def _identifier(entry: Any) -> str:
-    value = entry["id"]
-    if not isinstance(value, str) or len(value) > MAX_ID_CHARACTERS:
+def _text(value: Any) -> str:
+    """A string as sent: in one that holds the word null, it was taken for a missing value."""
+    if not isinstance(value, str) or _MISSING_WORD in value:
         raise _Unsure
     return value
 
@@ -244,7 +256,7 @@ def _timeout_ms(document: Any, fields: list[str]) -> float | None:
     if "timeout_ms" not in fields:
         return None
     value = document["timeout_ms"]
-    if type(value) not in (int, float) or not value > 0:
+    if type(value) not in (int, float) or not value > 0 or value == _MISSING:
         raise _Unsure
     return min(float(value), MAX_TIMEOUT_MS)
 
