@@ -7,6 +7,8 @@ LengthwiseError
 │   ├── CheckpointError             weights cannot be read, or are those of another model
 │   └── PublishError                the place to publish to is taken or cannot be written
 ├── ExportError                     the call is right, the target cannot be exported      exit 2
+├── UncheckableError                the call is right, the target cannot be checked       exit 2
+│   └── RunError                    it raises for a batch
 └── ModelError
     └── VerificationError           it was exported, and its proof does not hold          exit 1
 ```
@@ -29,6 +31,24 @@ class CheckpointError(ConfigurationError):
 
 class PublishError(ConfigurationError):
     """A version that exists already, or a place that cannot be written."""
+
+
+class UncheckableError(LengthwiseError):
+    """A target that cannot be judged; says what it lacks or does, and what would be right."""
+
+
+class RunError(UncheckableError):
+    """A target that raises for a batch.
+
+    Args:
+        detail: What it says.
+        place: Where in the user's code that was, where it is known.
+    """
+
+    def __init__(self, detail: str, place: object = None) -> None:
+        super().__init__(detail if place is None else f"{place}: {detail}")
+        self.detail = detail
+        self.place = place
 
 
 class ExportError(LengthwiseError):

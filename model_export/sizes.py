@@ -57,7 +57,7 @@ class OpenSizes(TorchFunctionMode):
     """What a traced module's calls of torch pass through."""
 
     def __init__(self, sequences: Tensor, lengths: Tensor, mask: Tensor | None, branches: Branches) -> None:
-        """Takes the traced batch: `[rows, width, ...]`, int64 `[rows]` and, where the module gets it, `[rows, width]`."""
+        """Takes the traced batch: `[rows, width, ...]`, int64 `[rows]` and, where there is one, `[rows, width]`."""
         super().__init__()
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths

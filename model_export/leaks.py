@@ -1,0 +1,179 @@
+"""Finds where padding, or a neighbour, gets into a model: the first operator that differs between two runs.
+
+Both runs hold the same sequences, and their answers should be equal. Of every operator, in the order of execution, the
+outputs are compared at valid positions, or as a whole where they have no steps; where the first of them differs, the
+leak begins. What finds them knows nothing of the model but its recordings: one mechanism for every source.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from model_export import axes
+from model_export.axes import Pairing
+from model_export.causes import Cause, explain
+from model_export.frames import Place
+from model_export.recording import Operation, Subject
+from model_export.trials import CHANGES, Change, Trial, geometry
+from service.padding import PaddedBatch
+
+MOST_PICTURED: Final = 400
+"""Operators in a picture of a leak; a longer run is shown up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A trial in which an answer moved, and which of its pairs of rows moved most."""
+
+    trial: Trial
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole."""
+
+    operator: str
+    along: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Where padding or a neighbour gets in.
+
+    Attributes:
+        operator: The first whose output changes at a valid position, or as a whole where it has no steps.
+        kind: What it computes.
+        place: The line that calls it, where there are lines.
+        cause: Why, and how to mend it.
+        cause_at: Where the mask or the lengths went wrong, where that is another place.
+        difference: How far the operator's output moved, in units of max(1, its largest value).
+        trial: What was changed.
+        spread: The picture: the operators in order, with the row whose answer moved most.
+        length: That row's length.
+    """
+
+    operator: str
+    kind: str
+    place: Place | None
+    cause: Cause
+    cause_at: str | None
+    difference: float
+    trial: str
+    spread: tuple[Spread, ...] = field(default=(), repr=False)
+    length: int = 0
+
+
+def locate(subject: Subject, base: PaddedBatch, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
+    """Where each kind of change gets in; what an operator found before explains is not told twice.
+
+    Args:
+        subject: The model.
+        base: The first batch.
+        moved: The trials in which an answer to a sequence of the first batch moved.
+        tolerance: What an output may move by.
+    """
+    first_of: dict[Change, Moved] = {}
+    for one in moved:
+        first_of.setdefault(one.trial.change, one)
+    if not first_of:
+        return
+    before = subject.record(base)
+    found: set[tuple[str, str, Place | None]] = set()
+    for change in CHANGES:
+        if change not in first_of or (change == "company" and found):
+            continue
+        trial = first_of[change].trial
+        pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes)
+        pairs = _aligned(before, subject.record(trial.batch))
+        # Rows that were sorted and never put back differ from the batch's order alone.
+        differing = _differing(pairs, pairing, tolerance) or _differing(
+            pairs, replace(pairing, may_be_sorted=False), tolerance
+        )
+        if not differing or any(operation.identity in found for operation, _ in differing):
+            continue
+        first, apart = differing[0]
+        found.add(first.identity)
+        yield Leak(
+            operator=first.operator,
+            kind=first.kind,
+            place=first.place,
+            cause=explain(first.kind, change),
+            cause_at=_origin(first, before, pairing),
+            difference=apart,
+            trial=trial.name,
+            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, first_of[change].row)),
+            length=int(base.lengths[trial.rows[first_of[change].row][0]]),
+        )
+
+
+def _differing(
+    pairs: Iterable[tuple[Operation, Operation]], pairing: Pairing, tolerance: float
+) -> list[tuple[Operation, float]]:
+    apart = ((before, _apart(before, after, pairing)) for before, after in pairs)
+    return [(operation, moved_by) for operation, moved_by in apart if moved_by > tolerance]
+
+
+def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
+    """The operations that two runs have in common, in order; a loop over the steps goes round more often in a wider."""
+    if [operation.identity for operation in before] == [operation.identity for operation in after]:
+        return list(zip(before, after, strict=True))
+    matcher = difflib.SequenceMatcher(
+        None, [operation.identity for operation in before], [operation.identity for operation in after], autojunk=False
+    )
+    return [
+        (before[block.a + place], after[block.b + place])
+        for block in matcher.get_matching_blocks()
+        for place in range(block.size)
+    ]
+
+
+def _apart(before: Operation, after: Operation, pairing: Pairing) -> float:
+    """How far an operation's outputs lie apart at valid positions."""
+    if len(before.outputs) != len(after.outputs):
+        return 0.0
+    found = (
+        axes.difference(mine, other, pairing)
+        for (_, mine), (_, other) in zip(before.outputs, after.outputs, strict=True)
+    )
+    return max((apart for apart in found if apart is not None), default=0.0)
+
+
+def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
+    """Where padding last stopped being 0 on its way into a leaking operator: the mask belongs behind that."""
+    needed = set(leaking.inputs)
+    place = next(index for index, operation in enumerate(operations) if operation is leaking)
+    zero_before: dict[int, bool] = {}
+    for operation in operations[:place]:
+        for key, value in operation.outputs:
+            padding = axes.padding_of(value, pairing.before)
+            if padding is not None:
+                zero_before[key] = not padding.any()
+    for operation in reversed(operations[:place]):
+        keys = {key for key, value in operation.outputs if key in needed}
+        if not keys:
+            continue
+        needed |= operation.inputs
+        held = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
+        is_zero = [not values.any() for values in held if values is not None]
+        if is_zero and all(is_zero):
+            return None
+        came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
+        if is_zero and not all(is_zero) and came_in_zero:
+            return operation.operator if operation.place is None else str(operation.place)
+    return None
+
+
+def _spread(pairs: Sequence[tuple[Operation, Operation]], pairing: Pairing, row: int) -> Iterator[Spread]:
+    """The picture's lines: of every operator the output that moved most."""
+    for before, after in pairs:
+        if not before.outputs or len(before.outputs) != len(after.outputs):
+            continue
+        (_, mine), (_, other) = before.outputs[0], after.outputs[0]
+        along = axes.along_steps(mine, other, pairing, row)
+        if along is None:
+            along = [axes.difference(mine, other, pairing) or 0.0]
+        yield Spread(before.operator, tuple(along))

@@ -1,0 +1,192 @@
+"""The recorder for torch: every function that a module calls, with the line of the user's code that called it.
+
+A `TorchFunctionMode` sees the calls at the height at which they are written (`multi_head_attention_forward`, not its
+forty parts). Which of them reach the answer is found backwards through the storages of their tensors, so that views and
+changes in place are followed; a tensor that becomes a Python number counts as reaching it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import rnn as packing
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from model_export.capture import Second
+from model_export.errors import RunError
+from model_export.frames import Place, current_place, users_place
+from model_export.outputs import Choice
+from model_export.recording import Answer, Operation
+from service.manifest import StepInput
+from service.padding import PaddedBatch
+
+_TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
+
+_UNWRITTEN: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
+"""Give memory as it is found there: nothing of it can be compared before it is written to."""
+
+
+class TorchSubject:
+    """A torch module under check; it is put into evaluation mode."""
+
+    def __init__(
+        self, module: nn.Module, steps: StepInput, *, second: Second, choose: Choice, time_first: bool = False
+    ) -> None:
+        """Takes a module and how it is called; see `capture`."""
+        self._module = module.eval()
+        self.steps = steps
+        self._second = second
+        self._choose = choose
+        self._time_first = time_first
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """The sizes of its parameters and buffers."""
+        tensors = [*self._module.parameters(), *self._module.buffers()]
+        return frozenset(size for tensor in tensors for size in tensor.shape)
+
+    def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
+        """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
+        with plain_path():
+            outputs = self._run(batch, left)
+        return Answer(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
+
+    def answer_left(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch whose sequences stand at the end of their rows."""
+        return self.answer(batch, left=True)
+
+    def record(self, batch: PaddedBatch) -> Sequence[Operation]:
+        """Answers a batch, and gives what it called on the way."""
+        recorder = _Recorder(self._module)
+        with plain_path(), recorder.listening():
+            outputs = self._run(batch)
+        return recorder.operations(outputs.values())
+
+    def _run(self, batch: PaddedBatch, left: bool = False) -> dict[str, Tensor]:
+        steps, lengths = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()
+        if self._time_first:
+            steps = steps.transpose(0, 1).contiguous()
+        place = torch.arange(batch.width)
+        mask = place >= batch.width - lengths.unsqueeze(1) if left else place < lengths.unsqueeze(1)
+        second = lengths if self._second == "lengths" else mask
+        try:
+            with torch.no_grad():
+                # A copy, for a module may write into what it is given.
+                outputs = self._choose(self._module(steps.clone(), second))
+        except Exception as error:
+            raise RunError(str(error).strip().split("\n")[0], users_place(error)) from error
+        if self._time_first and outputs["logits"].dim() == 3:
+            outputs["logits"] = outputs["logits"].transpose(0, 1)
+        return outputs
+
+
+@contextlib.contextmanager
+def plain_path() -> Iterator[None]:
+    """Switches off torch's fast path, whose nested tensors hold no padding that could be compared."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    operator: str
+    kind: str
+    place: Place | None
+    inputs: frozenset[int]
+    outputs: list[tuple[int, NDArray[Any]]]
+    is_packing: bool
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
+        self._stack: list[str] = []
+        self._calls: list[_Call] = []
+        # Every tensor seen is kept until the end, so that no storage is used twice.
+        self._seen: list[Tensor] = []
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Records what happens inside."""
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with self:
+                yield
+        finally:
+            enter.remove()
+            leave.remove()
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self._stack.append(self._paths.get(id(module), ""))
+
+    def _leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        self._stack.pop()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        name = func.__name__
+        if name == "__get__":
+            name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
+        # Writing into a tensor gives nothing back: its outcome is the tensor written into.
+        outcome = args[0] if answer is None and args else answer
+        outputs = [] if name in _UNWRITTEN else _tensors(outcome)
+        if not outputs and name not in _TO_PYTHON:
+            return answer
+        inputs = _tensors((args, kwargs))
+        self._seen += inputs + outputs
+        path = self._stack[-1] if self._stack else ""
+        self._calls.append(
+            _Call(
+                operator=f"{path}: {name}" if path else name,
+                kind=name,
+                place=current_place(),
+                inputs=frozenset(map(_storage, inputs)),
+                outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
+                is_packing=sys._getframe(1).f_code.co_filename == packing.__file__,
+            )
+        )
+        return answer
+
+    def operations(self, answers: Any) -> list[Operation]:
+        """The calls that reach the answers, with those of their outputs that do."""
+        needed = {_storage(tensor) for tensor in answers}
+        reaching = []
+        for call in reversed(self._calls):
+            outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
+            if outputs or call.kind in _TO_PYTHON:
+                needed |= call.inputs
+                # What packing does inside is in an order of its own, and goes wrong in no way of its own.
+                shown = () if call.is_packing else outputs
+                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, shown))
+        reaching.reverse()
+        return reaching
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _copied(tensor: Tensor) -> NDArray[Any]:
+    return np.array(tensor.detach().resolve_conj().resolve_neg().cpu().numpy())

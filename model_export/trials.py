@@ -1,0 +1,193 @@
+"""The batches of a check: the same sequences, padded and accompanied in every way that must make no difference.
+
+Lengths differ within a batch, none fills the width, 1 occurs, and so do genuine steps of zeros, in the middle of a
+sequence and at the end of one: a model that guesses lengths from zeros is caught by them. The longest sequence comes
+first, so that a model that sorts its rows leaves them where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.axes import Geometry
+from service.manifest import StepInput
+from service.padding import PaddedBatch, Steps, pad
+
+Change = Literal["padding", "neighbours", "width", "lengths", "order", "company", "poison"]
+"""What a trial changes: padding's values, the other rows, the width, the other rows' lengths, the rows' order, all
+company at once, or padding to values that are not finite or overflow (what only these show is a warning)."""
+
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)
+"""The changes in the order in which they tell most: the first ones leave every shape as it is."""
+
+POISONS: Final = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30, "-1e30": -1e30}
+JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
+"""The scale of each junk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A batch that holds sequences of the first batch, and must be answered alike for them.
+
+    Attributes:
+        name: What was changed, for people.
+        change: What kind of change that is.
+        batch: The changed batch.
+        rows: Which row of the first batch is which of this one.
+    """
+
+    name: str
+    change: Change
+    batch: PaddedBatch
+    rows: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The number of rows and steps of a check's batches; all primes that occur nowhere in the model.
+
+    Attributes:
+        rows: Of the first batch.
+        longest: Its longest length.
+        width: Its width.
+        wider: The width of those that are padded wider.
+    """
+
+    rows: int
+    longest: int
+    width: int
+    wider: int
+
+
+def sizes_apart_from(taken: frozenset[int], *, longest_allowed: int) -> Sizes:
+    """Sizes that none of `taken` can be mistaken for.
+
+    Args:
+        taken: The sizes in the model's weights.
+        longest_allowed: The widest batch the model can take; below 13 the sizes are what fits, and not all primes.
+    """
+    primes = [size for size in _PRIMES if size not in taken]
+    rows = primes[0]
+    steps = [size for size in primes[1:] if size <= longest_allowed]
+    if len(steps) >= 3:
+        # The shortest that leave something between one another, for a small model of long steps to stay quick.
+        longest, width, wider = steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)]
+        return Sizes(rows, longest, width, wider)
+    return Sizes(
+        min(rows, max(longest_allowed - 2, 1)), max(longest_allowed - 2, 1), longest_allowed - 1, longest_allowed
+    )
+
+
+_PRIMES: Final = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
+
+
+class Sampler:
+    """Makes sequences of what one step is; the same ones for the same seed."""
+
+    def __init__(self, steps: StepInput, seed: int) -> None:
+        """Takes what one step is, and a seed."""
+        self._steps = steps
+        self._random = np.random.default_rng(seed)
+
+    def sequence(self, length: int) -> Steps:
+        """`[length, features]` float32, or `[length]` token ids; from 3 steps on, the middle one is zeros."""
+        values = self._draw((length,), 1.0)
+        if length >= 3:
+            values[length // 2] = 0
+        return values
+
+    def fill(self, shape: Sequence[int], scale: float) -> Steps:
+        """Junk for padding of `[rows, width]` steps."""
+        return self._draw(shape, scale)
+
+    def _draw(self, shape: Sequence[int], scale: float) -> Steps:
+        if self._steps.kind == "tokens":
+            return self._random.integers(0, self._steps.vocabulary or 1, size=tuple(shape), dtype=np.int64)
+        drawn = self._random.normal(scale=scale, size=(*shape, self._steps.features or 0))
+        return drawn.astype(np.float32)
+
+    def order(self, rows: int) -> list[int]:
+        """An order of rows in which none keeps its place where that is possible."""
+        return [*np.roll(np.arange(rows), int(self._random.integers(1, max(rows, 2))))]
+
+
+def base_sequences(sampler: Sampler, sizes: Sizes) -> list[Steps]:
+    """The first batch's sequences, the longest first, the shortest of one step; the second ends in a step of zeros."""
+    shares = np.linspace(sizes.longest, 1, sizes.rows)
+    sequences = [sampler.sequence(round(length)) for length in shares]
+    if len(sequences) > 2 and len(sequences[1]) > 1:
+        sequences[1][-1] = 0
+    return sequences
+
+
+def geometry(batch: PaddedBatch) -> Geometry:
+    """The sizes of a batch."""
+    return Geometry(tuple(int(length) for length in batch.lengths), batch.width)
+
+
+def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterator[Trial]:
+    """Everything that is tried with the first batch's sequences, the changes that leave its shape alone first."""
+    rows = len(sequences)
+    same = tuple((row, row) for row in range(rows))
+    kept = tuple((row, row) for row in range(0, rows, 2))
+    base = pad(sequences, width=sizes.width)
+    for name, scale in JUNK.items():
+        yield Trial(f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same)
+    yield Trial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
+    yield Trial("padded wider", "width", pad(sequences, width=sizes.wider), same)
+    yield Trial("padded one step wider", "width", pad(sequences, width=sizes.width + 1), same)
+    yield Trial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
+    strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
+    yield Trial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
+    loud = [steps if row % 2 == 0 else _louder(strangers[row]) for row, steps in enumerate(sequences)]
+    yield Trial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
+    turned = [(row, rows - 1 - row) for row in range(rows)]
+    upside_down = pad(sequences[::-1], width=sizes.width)
+    yield Trial("rows in another order", "order", upside_down, tuple(turned))
+    order = sampler.order(rows)
+    shuffled = pad([sequences[row] for row in order], width=sizes.width)
+    yield Trial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
+    # The first row is replaced as well, so that the longest length is another one.
+    others = [
+        sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
+        for row, steps in enumerate(sequences)
+    ]
+    others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
+    odd = tuple((row, row) for row in range(1, rows, 2))
+    if odd:
+        yield Trial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
+    if base.steps.dtype == np.float32:
+        for name, value in POISONS.items():
+            yield Trial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
+
+
+def lone_trials(sequences: Sequence[Steps]) -> Iterator[Trial]:
+    """Each row of the first batch alone, exactly as wide as it is long."""
+    for row, steps in enumerate(sequences):
+        yield Trial(f"alone, {len(steps)} steps", "company", pad([steps], multiple=1), ((row, 0),))
+
+
+def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
+    """A batch with other values past each length."""
+    valid = np.arange(batch.width) < batch.lengths[:, None]
+    valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
+    steps = batch.steps.copy()
+    np.copyto(steps, padding, where=~valid)
+    return PaddedBatch(steps, batch.lengths)
+
+
+def _overlong(batch: PaddedBatch) -> NDArray[Any]:
+    """Every row's place taken by the longest row's steps, again and again."""
+    longest = batch.steps[0, : batch.lengths[0]]
+    times = -(-batch.width // len(longest))
+    repeated = np.concatenate([longest] * times)[: batch.width]
+    return np.broadcast_to(repeated, batch.steps.shape)
+
+
+def _louder(steps: Steps) -> Steps:
+    return steps * np.float32(50.0) if steps.dtype == np.float32 else steps
