@@ -251,8 +251,6 @@ class Trial:
 
     def attention(self) -> Iterator[Case]:
         """Attention weights: nothing at padding, and one in all."""
-        if "attention" not in self.session.outputs:
-            return
         batch = pad(self.sequences, width=self._wide())
         weights = self._run(self.session, batch).attention
         if weights is None:

@@ -1,0 +1,140 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from model_export.__main__ import main
+from model_export.command import Command
+from service.errors import ConfigurationError, VerificationError
+from tests.model_export.specs import separable
+
+SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.toml").write_text(SPEC)
+    for name, seed in (("train", 0), ("test", 1)):
+        lines = [
+            json.dumps({"id": record.id, "steps": record.steps.tolist(), "label": record.label})
+            for record in separable(24, seed=seed)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def trained(files: Path, *more: str) -> Result:
+    return run("train", files / "tiny.toml", files / "train.jsonl", "--out", files / "run", "--epochs", "2", *more)
+
+
+def test_training_reports_metrics_and_pictures(files: Path) -> None:
+    result = trained(files, "--test", str(files / "test.jsonl"))
+    assert result.exit_code == 0, result.output
+    assert "test" in result.stdout
+    metrics = json.loads((files / "run" / "metrics.json").read_text())
+    assert metrics["test"]["answers"] == 24
+    assert len(metrics["epochs"]) == 2
+    assert metrics["options"]["epochs"] == 2
+    for picture in ("learning_curve.png", "confusion_matrix.png"):
+        assert (files / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_speaks_json(files: Path) -> None:
+    result = trained(files, "--json", "--validation", "0")
+    metrics = json.loads(result.stdout)
+    assert "validation" not in metrics
+    assert metrics["training"]["answers"] == 24
+
+
+def test_a_multi_label_run_is_drawn_too(files: Path) -> None:
+    (files / "tiny.toml").write_text(SPEC + 'task = "multi-label"\n')
+    lines = [json.dumps({"steps": record.steps.tolist(), "label": [record.label]}) for record in separable(24)]
+    (files / "train.jsonl").write_text("\n".join(lines))
+    assert trained(files).exit_code == 0
+
+
+def test_what_was_trained_can_be_exported(files: Path) -> None:
+    trained(files)
+    weights = files / "run" / "model.safetensors"
+    result = run("export", files / "tiny.toml", "--checkpoint", weights, "--out", files / "models" / "tiny")
+    assert result.exit_code == 0, result.output
+    assert "the same bits alone and in company" in result.stdout
+    assert (files / "models" / "tiny" / "1" / "manifest.json").is_file()
+
+
+def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) -> None:
+    result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny", "--json")
+    assert "no --checkpoint" in result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["promises"][0]["bits"] is True
+    assert len(answer["cases"]) > 20
+
+
+def test_a_wrong_option_is_exit_2(files: Path) -> None:
+    assert run("train", files / "tiny.toml", files / "train.jsonl", "--out", files, "--epochs", "0").exit_code == 2
+
+
+def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
+    result = run("train", files / "tiny.toml", files / "absent.jsonl", "--out", files / "run")
+    assert result.exit_code == 2
+    assert "absent.jsonl: there is no such file" in result.stderr
+
+
+def test_a_version_that_exists_is_exit_2(files: Path) -> None:
+    (files / "models" / "tiny" / "1").mkdir(parents=True)
+    result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny" / "1")
+    assert result.exit_code == 2
+    assert "never changed" in result.stderr
+
+
+def command(error: BaseException) -> click.Command:
+    @click.command(cls=Command)
+    def failing() -> None:
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (VerificationError("the proof does not hold"), 1, "error: the proof does not hold"),
+        (ConfigurationError("no such option"), 2, "error: no such option"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("oh"), 2, "defect of lengthwise"),
+        (click.UsageError("what?"), 2, "what?"),
+    ],
+)
+def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, said: str) -> None:
+    result = CliRunner().invoke(command(error))
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
+    @click.command(cls=Command)
+    def terminated() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    assert CliRunner().invoke(terminated).exit_code == 130
+
+
+def test_help_shows_an_example() -> None:
+    for name in ("train", "export"):
+        assert "Example:" in run(name, "--help").stdout
+
+
+def test_the_package_runs_as_a_module() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "model_export", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "train" in answer.stdout

@@ -1,0 +1,208 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model_export import checkpoint, export, graph, package, verify
+from model_export.errors import CheckpointError, PublishError
+from model_export.export import Source, built_in
+from model_export.model import SequenceClassifier
+from model_export.spec import Spec
+from service import dataset, golden
+from service.errors import VerificationError
+from service.golden import Golden
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from service.padding import PaddedBatch, pad
+from service.session import Session
+from tests.model_export import covering
+from tests.model_export.specs import spec
+
+BUNDLED = Path("service/models/japanese-vowels/1")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def names(choice: covering.Choice) -> str:
+    return "-".join(str(value).replace(" ", "_") for value in choice.values())
+
+
+@pytest.mark.parametrize("choice", covering.covering_set(), ids=names)
+def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> None:
+    source = built_in(covering.build(choice), None)
+    data = source.build(source.manifest).SerializeToString()
+    cases = verify.verify(
+        lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
+    )
+    assert verify.failures(cases) == []
+
+
+def test_the_covering_set_holds_every_value_and_stays_small() -> None:
+    chosen = covering.covering_set()
+    for key, values in covering.CHOICES.items():
+        assert {choice[key] for choice in chosen} == set(values)
+    assert len(chosen) < 40
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> export.Published:
+    return export.export(built_in(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_a_model_directory_holds_its_four_files(published: export.Published) -> None:
+    files = {path.name for path in published.directory.iterdir()}
+    assert files == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
+
+
+def test_the_manifest_carries_name_version_digests_and_promise(published: export.Published) -> None:
+    manifest = Manifest.read(published.directory)
+    assert manifest.key == "tiny/1"
+    assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
+    manifest.check_digests(published.directory)
+    assert [promise.bits for promise in manifest.promises] == [True]
+    assert manifest.made["torch"] == torch.__version__
+
+
+def test_verification_lists_every_case_with_its_figure(published: export.Published) -> None:
+    proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
+    assert len(proof["cases"]) == len(published.cases)
+    assert {"name", "varied", "difference", "bits", "provider", "finite", "holds"} == set(proof["cases"][0])
+
+
+def test_the_graph_carries_contract_name_and_labels(published: export.Published) -> None:
+    model = onnx.load(published.directory / GRAPH_FILE)
+    held = {entry.key: entry.value for entry in model.metadata_props}
+    assert (held["lengthwise.contract"], held["lengthwise.name"]) == ("1", "tiny")
+    assert json.loads(held["lengthwise.labels"]) == ["a", "b"]
+
+
+def test_a_second_export_becomes_the_next_version(published: export.Published) -> None:
+    again = export.export(built_in(spec(), None), published.directory.parent)
+    assert again.manifest.version == 2
+    with pytest.raises(PublishError, match="exists"):
+        export.export(built_in(spec(), None), published.directory)
+
+
+def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> None:
+    source = built_in(spec(), None)
+    reference = source.reference
+    assert reference is not None
+
+    def another_model(batch: PaddedBatch) -> verify.Logits:
+        return reference(batch) + np.float32(1e-3)
+
+    with pytest.raises(VerificationError, match=r"3 of \d+ cases do not hold"):
+        export.export(replace(source, reference=another_model), tmp_path / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
+    class MeanOverWidth(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            return self.head(values.mean(dim=1)) + 0 * lengths[:, None]
+
+    manifest = built_in(spec('pooling = "mean"'), None).manifest
+
+    def build(named: Manifest) -> onnx.ModelProto:
+        return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
+
+    with pytest.raises(VerificationError, match="do not hold"):
+        export.export(Source(manifest, build, None), tmp_path / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path: Path) -> None:
+    source = built_in(spec(), None)
+    published = export.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
+    assert published.manifest.promises[0].tolerance == 0.0
+
+
+def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = built_in(spec(), None)
+    monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
+    with pytest.raises(VerificationError, match="reads back"):
+        export.export(source, tmp_path / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    trained = SequenceClassifier(spec()).eval()
+    checkpoint.write(tmp_path / "m.safetensors", trained.state_dict(), {})
+    source = built_in(spec(), tmp_path / "m.safetensors")
+    batch = pad(verify.sequences(source.manifest, [3, 5], 0))
+    assert source.reference is not None
+    with torch.inference_mode():
+        expected = trained(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits.numpy()
+    np.testing.assert_array_equal(source.reference(batch), expected)
+    assert str(source.manifest.made["checkpoint"]).startswith("sha256:")
+
+
+def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "m.safetensors", SequenceClassifier(spec("layers = 1")).state_dict(), {})
+    with pytest.raises(CheckpointError, match="another model"):
+        built_in(spec(), tmp_path / "m.safetensors")
+
+
+def test_statistics_stand_in_the_manifest_where_the_model_normalises() -> None:
+    assert built_in(spec(), None).manifest.input.mean == (0.0, 0.0, 0.0)
+    assert built_in(spec(step="features = 3\nnormalize = false"), None).manifest.input.mean is None
+    assert built_in(spec(step="vocabulary = 5"), None).manifest.input.mean is None
+
+
+def test_the_bundled_graph_is_small_and_of_an_old_opset() -> None:
+    model = onnx.load(BUNDLED / GRAPH_FILE)
+    assert len(model.graph.node) < 60
+    assert next(entry.version for entry in model.opset_import if entry.domain == "") <= 20
+
+
+def test_the_bundled_model_passes_its_own_proof() -> None:
+    manifest = Manifest.read(BUNDLED)
+    manifest.check_digests(BUNDLED)
+    session = Session.load(BUNDLED, manifest)
+    golden.check(session, Golden.read(BUNDLED / GOLDEN_FILE, manifest), manifest)
+    cases = verify.verify(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
+    assert verify.failures(cases) == []
+
+
+def test_the_bundled_model_is_what_the_shipped_spec_describes() -> None:
+    shipped = Spec.read(Path("model_export/specs/japanese-vowels.toml"))
+    manifest = Manifest.read(BUNDLED)
+    expected = shipped.manifest(name="japanese-vowels", version=1, mean=manifest.input.mean, std=manifest.input.std)
+    found = manifest.model_copy(update={"promises": (), "digests": {}, "made": {}})
+    assert found == expected
+
+
+def test_the_bundled_model_knows_nine_speakers() -> None:
+    manifest = Manifest.read(BUNDLED)
+    session = Session.load(BUNDLED, manifest)
+    records = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TEST")))
+    logits = session.run(pad([record.steps for record in records])).logits
+    right = [
+        manifest.labels[answer] == record.label for answer, record in zip(logits.argmax(axis=1), records, strict=True)
+    ]
+    assert sum(right) / len(right) >= 0.97
+
+
+def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    original = package._publish
+
+    def watched(stage: Path, directory: Path) -> None:
+        seen.append(directory.exists())
+        original(stage, directory)
+        seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
+
+    monkeypatch.setattr(package, "_publish", watched)
+    export.export(built_in(spec(), None), tmp_path / "tiny")
+    assert seen == [False, True]

@@ -1,0 +1,177 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from model_export import verify
+from model_export.verify import Case
+from service.manifest import GraphNames, Manifest, StepInput
+from service.padding import PaddedBatch, step_mask
+from service.session import CPU, Outputs, Session
+
+FEATURES = 3
+
+
+def manifest(
+    *, kind: str = "values", task: str = "single-label", missing: str = "refuse", longest: int = 50
+) -> Manifest:
+    values = StepInput(features=FEATURES, mean=(100.0,) * FEATURES, std=(1.0,) * FEATURES)
+    return Manifest(
+        name="m",
+        version=1,
+        input=values if kind == "values" else StepInput(kind="tokens", vocabulary=9),
+        labels=("a", "b", "c"),
+        task=task,
+        missing=missing,
+        max_length=longest,
+        graph=GraphNames(attention="attention"),
+    )
+
+
+class Model(Session):
+    """Stands for a graph: logits are the masked sums of the features; `leak` adds what must not be there."""
+
+    def __init__(self, leak: str = "", *, threads: int = 1, per_step: bool = False) -> None:
+        self.leak = leak
+        self.threads = threads
+        self.per_step = per_step
+        self.provider = CPU
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset({"logits", "attention"} if self.leak != "no attention" else {"logits"})
+
+    def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
+        mask = step_mask(batch.lengths, batch.width)
+        steps = batch.steps if batch.steps.ndim == 3 else np.stack([batch.steps.astype(np.float32)] * FEATURES, axis=2)
+        kept = np.where(mask[:, :, None], steps, np.float32(0))
+        # One row at a time and without its padding: the sum's order is then the row's own
+        sums = np.stack([row[:length].sum(axis=0) for row, length in zip(kept, batch.lengths, strict=True)])
+        logits = kept if self.per_step else sums
+        attention = (mask / batch.lengths[:, None]).astype(np.float32)
+        if self.leak == "padding":
+            logits = steps.sum(axis=1)
+        if self.leak == "multiplied":
+            with np.errstate(invalid="ignore"):
+                logits = sums + (steps * ~mask[:, :, None] * np.float32(0)).sum(axis=1)
+        if self.leak == "width":
+            logits = sums + np.float32(batch.width)
+        if self.leak == "company":
+            logits = sums + np.float32(1e-3 * batch.rows)
+        if self.leak == "position":
+            logits = sums + np.arange(batch.rows, dtype=np.float32)[:, None]
+        if self.leak == "threads":
+            logits = sums + np.float32(self.threads)
+        if self.leak == "zeros":
+            ends = np.array([np.flatnonzero(row.any(axis=1)).max(initial=0) for row in kept])
+            logits = sums + ends[:, None].astype(np.float32)
+        if self.leak == "attention":
+            attention = np.full_like(attention, 1 / batch.width)
+        return Outputs(logits.astype(np.float32), None if self.leak == "no attention" else attention)
+
+
+def prove(leak: str = "", described: Manifest | None = None, *, per_step: bool = False) -> list[Case]:
+    described = described or manifest()
+
+    def reference(batch: PaddedBatch) -> verify.Logits:
+        return Model(per_step=per_step).run(batch).logits
+
+    return verify.verify(lambda threads: Model(leak, threads=threads, per_step=per_step), described, reference, seed=0)
+
+
+def varied(cases: list[Case]) -> set[str]:
+    return {case.varied for case in cases}
+
+
+def test_a_sound_graph_has_no_failing_case() -> None:
+    cases = prove()
+    assert verify.failures(cases) == []
+    assert varied(cases) == {"reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"}
+    assert {case.provider for case in cases} == {CPU}
+
+
+@pytest.mark.parametrize(
+    ("leak", "expected"),
+    [
+        ("padding", {"padding"}),
+        ("multiplied", {"padding"}),
+        ("width", {"width", "company"}),
+        ("company", {"company", "width"}),
+        ("position", {"company", "order"}),
+        ("threads", {"threads"}),
+        ("zeros", {"reference"}),
+        ("attention", {"attention", "width"}),
+    ],
+)
+def test_a_leak_fails_the_cases_that_vary_it(leak: str, expected: set[str]) -> None:
+    assert expected <= varied(verify.failures(prove(leak)))
+
+
+def test_a_graph_without_attention_has_no_cases_of_it() -> None:
+    cases = prove("no attention")
+    assert "attention" not in varied(cases)
+    assert verify.failures(cases) == []
+
+
+def test_a_per_step_model_is_compared_at_valid_steps() -> None:
+    assert verify.failures(prove(described=manifest(task="per-step"), per_step=True)) == []
+
+
+def test_tokens_are_verified_with_other_ids_at_padding() -> None:
+    cases = prove(described=manifest(kind="tokens"))
+    assert {case.name for case in cases if case.varied == "padding"} == {
+        "padding filled with other ids",
+        "padding filled with the last id",
+    }
+    assert verify.failures(prove("padding", manifest(kind="tokens")))
+
+
+def test_a_short_max_length_is_kept_to() -> None:
+    cases = prove(described=manifest(longest=4))
+    assert "4 steps in company" in {case.name for case in cases}
+    assert verify.failures(cases) == []
+
+
+def test_without_a_reference_there_are_no_cases_of_it() -> None:
+    cases = verify.verify(lambda threads: Model(threads=threads), manifest(), None)
+    assert "reference" not in varied(cases)
+
+
+def test_only_a_tolerance_leaves_padding_that_is_not_finite_to_others() -> None:
+    cases = prove("multiplied")
+    assert verify.failures(cases)
+    assert verify.failures(cases, tolerance=1e-6) == []
+
+
+def test_a_tolerance_is_what_may_differ() -> None:
+    cases = prove("company")
+    assert verify.failures(cases, tolerance=1e-1, rounding=1.0) == []
+    assert verify.failures(cases, tolerance=1e-4)
+
+
+def test_the_promise_is_bits_where_no_bit_differed() -> None:
+    promise = verify.promise(prove())
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+
+
+def test_the_promise_is_the_largest_difference_that_was_seen() -> None:
+    promise = verify.promise(prove("company"))
+    assert not promise.bits
+    assert promise.tolerance == pytest.approx(1e-3 * 12, rel=0.1)
+
+
+def test_a_difference_that_is_not_finite_is_null_in_json() -> None:
+    case = Case("x", "padding", math.inf, bits=False, provider=CPU, finite=False)
+    assert json.loads(json.dumps(case.as_json(), allow_nan=False))["difference"] is None
+
+
+def test_sequences_hold_genuine_zero_steps_and_what_may_be_missing() -> None:
+    plain = verify.sequences(manifest(), [9, 9], 0)
+    assert not plain[0][4].any()
+    assert not plain[1][-1].any()
+    assert plain[0][-1].any()
+    assert abs(float(plain[0][0, 0]) - 100) < 10
+    with_gaps = verify.sequences(manifest(missing="mean"), [40], 0)
+    assert np.isnan(with_gaps[0]).any()
+    assert not np.isnan(plain[0]).any()
