@@ -3,29 +3,32 @@
 The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent alone once -> one
 load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
 *concurrency* is how many requests are on their way in a closed loop, *request rate* how many are due a second in an
-open one, *request distribution* how those are spaced.
+open one, *request distribution* how those are spaced. `--tune` does the same for many settings of the service,
+`--costs` shows what the planner knows of a model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from service import plots
+from service import tune as tuning
 from service.command import Command
 from service.errors import ConfigurationError
-from service.figures import table
-from service.launch import served
-from service.load import Tick
+from service.figures import Figures, table
+from service.launch import located, served
+from service.plan import BatchLimits
+from service.progress import progress_bar, ticker
+from service.settings import Settings, available_cores
 from service.trial import Form, Load, Workload
 from service.workload import Arrivals, Input
 
@@ -45,22 +48,28 @@ def rates_of(sweep: str) -> list[float]:
     return [start + number * step for number in range(int((end - start) / step + 1e-9) + 1)]
 
 
-@contextmanager
-def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar that the load itself advances: a thread of its own would take turns with the client."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-        yield progress
+@dataclass(frozen=True)
+class Shown:
+    """How what was found is shown.
 
+    Attributes:
+        title: What was measured.
+        as_json: As JSON on stdout, instead of a table.
+        plot: Where a picture goes, if anywhere.
+        console: For progress and remarks: stderr.
+    """
 
-def ticker(progress: Progress, description: str, *, seconds: float = 0, requests: float = 0) -> Tick:
-    """Advances a new task by the seconds passed, or by the requests sent."""
-    task = progress.add_task(description, total=seconds or requests, note="")
+    title: str
+    as_json: bool
+    plot: Path | None
+    console: Console = field(default_factory=lambda: Console(stderr=True))
 
-    def tick(sent: int, passed: float) -> None:
-        progress.update(task, completed=passed if seconds else sent, note=f"{sent:,} requests", refresh=True)
-
-    return tick
+    def print(self, found: dict[str, Any], drawn: Callable[[], Table]) -> None:
+        """Prints what was found, in the one form or the other."""
+        if self.as_json:
+            click.echo(orjson.dumps({"title": self.title, **found}, option=orjson.OPT_INDENT_2))
+        else:
+            Console().print(drawn())
 
 
 def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -73,6 +82,11 @@ def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[st
     return pairs
 
 
+def _settings(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """Pairs whose names may be written as flags are."""
+    return {name.replace("-", "_"): value for name, value in _pairs(context, option, values).items()}
+
+
 @click.command(cls=Command)
 @click.argument("where", required=False, metavar="[URL or MODEL]")
 @click.option("--model", help="Which of the service's models, where it has several.")
@@ -80,7 +94,7 @@ def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[st
     "--serve",
     "serve_options",
     multiple=True,
-    callback=_pairs,
+    callback=_settings,
     metavar="OPTION=VALUE",
     help="An option of the service that bench starts, such as runners=2.",
 )
@@ -167,6 +181,8 @@ def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[st
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the same alone.")
 @click.option("--seed", type=click.IntRange(0), default=Load.seed, show_default=True, help="Same seed, same load.")
+@click.option("--tune", is_flag=True, help="Try settings of the service under this load, and say which are best.")
+@click.option("--costs", is_flag=True, help="Put no load on anything: show the model's measured cost table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw latency against load to this PNG.")
 def bench(
@@ -176,6 +192,8 @@ def bench(
     sweep: str | None,
     features: int | None,
     vocabulary: int | None,
+    tune: bool,
+    costs: bool,
     as_json: bool,
     plot: Path | None,
     **options: Any,
@@ -187,27 +205,89 @@ def bench(
     """
     if features is not None and vocabulary is not None:
         raise click.UsageError("--features and --vocabulary exclude each other")
+    if (tune or costs) and where is not None and "://" in where:
+        raise click.UsageError("--tune and --costs want a model: they start it themselves")
     if features is not None:
         options["step"] = Input("values", features)
     if vocabulary is not None:
         options["step"] = Input("tokens", vocabulary)
     load, workload = Load(**_fields_of(Load, options)), Workload(**_fields_of(Workload, options))
-    loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
-    console = Console(stderr=True)
-    with progress_bar(console) as progress, served(where, serve_options, model=model) as service:
-        trial = workload.trial(service, tick=ticker(progress, "each alone", requests=workload.distinct))
-        rows = [trial.run(each, tick=ticker(progress, each.name, seconds=each.seconds)) for each in loads]
-    title = f"{where or 'the bundled model'}, {workload.data or workload.lengths}"
-    if as_json:
-        click.echo(orjson.dumps({"title": title, "loads": [row.to_json() for row in rows]}, option=orjson.OPT_INDENT_2))
+    shown = Shown(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
+    if costs:
+        show_costs(where, model, shown)
+    elif tune:
+        show_tuning(where, model, serve_options, load, workload, shown)
     else:
-        Console().print(table(rows, title=title))
-    if plot is not None:
-        plots.draw_sweep(rows, plot, title=title)
-        console.print(f"drawn: {plot}")
+        loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
+        show_loads(where, model, serve_options, loads, workload, shown)
+
+
+def show_loads(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    loads: Sequence[Load],
+    workload: Workload,
+    shown: Shown,
+) -> None:
+    """One load after the other on one service."""
+    with progress_bar(shown.console) as progress, served(where, serve_options, model=model) as service:
+        trial = workload.trial(service, tick=ticker(progress, "each alone", requests=workload.distinct))
+        rows = [trial.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
+    shown.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=shown.title))
+    if shown.plot is not None:
+        plots.draw_sweep(rows, shown.plot, title=shown.title)
+        shown.console.print(f"drawn: {shown.plot}")
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)
 
 
+def show_tuning(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    load: Load,
+    workload: Workload,
+    shown: Shown,
+) -> None:
+    """The same load on services with different settings; each is started anew for each."""
+    tried = tuning.candidates(available_cores())
+    with progress_bar(shown.console) as progress:
+        task = progress.add_task("tuning", total=tuning.loads(tried), note="")
+
+        def measure(options: tuning.Options) -> Figures:
+            note = " ".join(f"{name}={value}" for name, value in options.items())
+            progress.update(task, note=note or "defaults", refresh=True)
+            with served(where, options, model=model) as service:
+                seen = replace(workload, check=False).trial(service).run(load)
+            progress.update(task, advance=1, refresh=True)
+            return seen
+
+        best, steps = tuning.tune(measure, tried, serve_options)
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
+    command = " ".join(part for part in ("lengthwise serve", where or "", flags) if part)
+    found = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
+    shown.print(found, lambda: tuning.table(steps, title=f"{shown.title}, {load.name}"))
+    shown.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
+
+
+def show_costs(where: str | None, model: str | None, shown: Shown) -> None:
+    """The cost table that serving this model would plan with."""
+    from service import cost_report, repository  # they load onnxruntime, which no load needs
+
+    folder, name, version = located(where)
+    settings = Settings.load()
+    limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
+    opened = repository.open_repository(folder or settings.models, limits)
+    found = opened.find(name or model, version)
+    title = f"costs of {found.manifest.key}, one thread"
+    shown.print(
+        {"model": found.manifest.key, **found.cost.to_json()}, lambda: cost_report.table(found.cost, title=title)
+    )
+    if shown.plot is not None:
+        cost_report.draw(found.cost, shown.plot, title=title)
+        shown.console.print(f"drawn: {shown.plot}")
+
+
 def _fields_of(kind: type[Load] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
-    return {field.name: options[field.name] for field in fields(kind) if field.name in options}
+    return {each.name: options[each.name] for each in fields(kind) if each.name in options}

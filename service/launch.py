@@ -41,6 +41,24 @@ class Served:
         return {name: value for name, value in (("model", self.name), ("version", self.version)) if value is not None}
 
 
+def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
+    """The repository at a path, and name and version where the path is a model directory in one; None: the bundled one.
+
+    Raises:
+        ConfigurationError: There is no folder at the path.
+        ManifestError: The model directory's manifest cannot be read.
+    """
+    if where is None:
+        return None, None, None
+    path = Path(where).resolve()
+    if not path.is_dir():
+        raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
+    if not (path / MANIFEST_FILE).is_file():
+        return path, None, None
+    manifest = Manifest.read(path)
+    return path.parents[1], manifest.name, str(manifest.version)
+
+
 @contextmanager
 def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[Served]:
     """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
@@ -53,18 +71,10 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
         yield Served(Target.parse(where), model)
         return
-    repository, name, version = None, model, None
-    if where is not None:
-        repository = Path(where).resolve()
-        if not repository.is_dir():
-            raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
-        if (repository / MANIFEST_FILE).is_file():
-            manifest = Manifest.read(repository)
-            name, version = manifest.name, str(manifest.version)
-            repository = repository.parents[1]
+    repository, name, version = located(where)
     port = free_port()
     with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as target:
-        yield Served(target, name, version)
+        yield Served(target, name or model, version)
 
 
 def free_port() -> int:

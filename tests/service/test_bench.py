@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from click.testing import CliRunner, Result
 
 from service.bench import bench, rates_of
 from service.errors import ConfigurationError
+from service.launch import Served
+from service.settings import bundled_models
 from tests.service.small_server import Reply, SmallServer, serving
 
 FEW = ("--request-count", "6", "--warmup-seconds", "0", "--distinct", "3", "--concurrency", "2")
@@ -84,3 +88,43 @@ def test_a_sweep_of_another_form_is_refused(sweep: str):
 
 def test_a_sweep_has_both_its_ends():
     assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(monkeypatch: pytest.MonkeyPatch):
+    started: list[dict[str, str]] = []
+
+    @contextmanager
+    def pretended(where: str | None, options: dict[str, str], **_: object) -> Iterator[Served]:
+        started.append(dict(options))
+        with serving(SmallServer()) as target:
+            yield Served(target)
+
+    monkeypatch.setattr("service.bench.served", pretended)
+    monkeypatch.setattr("service.bench.available_cores", lambda: 1)
+    result = CliRunner().invoke(bench, ["models", *FEW, "--tune", "--json", "--serve", "max-batch-rows=8"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["command"].startswith("lengthwise serve models --max-batch-rows 8")
+    assert [step["option"] for step in found["steps"]] == ["runners", "max_wait_ms"]
+    assert all(options["max_batch_rows"] == "8" for options in started)
+
+
+def test_costs_are_shown_and_drawn_without_any_load(tmp_path: Path):
+    plot = tmp_path / "costs.png"
+    result = CliRunner().invoke(bench, ["--costs", "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    assert "costs of japanese-vowels/1" in result.stdout
+    assert plot.exists()
+
+
+def test_costs_come_as_json():
+    directory = bundled_models() / "japanese-vowels" / "1"
+    found = json.loads(CliRunner().invoke(bench, [str(directory), "--costs", "--json"]).stdout)
+    assert len(found["seconds"]) == len(found["rows"])
+
+
+@pytest.mark.parametrize("option", ["--tune", "--costs"])
+def test_what_wants_a_model_refuses_a_url(option: str):
+    result = CliRunner().invoke(bench, ["http://localhost:1", option])
+    assert result.exit_code == 2
+    assert "want a model" in result.output
