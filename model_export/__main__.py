@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from model_export import export as exporting
-from model_export import metrics
+from model_export import graph, metrics
 from model_export import train as training
 from model_export.batches import examples
-from model_export.command import Command, options_of, show_json
+from model_export.command import options_of, show_json
 from model_export.spec import Spec
 from service import dataset
+from service.command import Command
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -86,11 +87,18 @@ def train(
     help="MODELS/NAME/VERSION, or MODELS/NAME for the next free version.",
 )
 @click.option("--checkpoint", type=_FILE, help="Weights: .safetensors, or a state_dict that is read as data only.")
+@click.option(
+    "--opset",
+    default=graph.OPSET,
+    show_default=True,
+    type=click.IntRange(graph.OPSET, graph.HIGHEST_OPSET),
+    help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
 )
-def export(target: str, out: Path, checkpoint: Path | None, seed: int, as_json: bool) -> None:
+def export(target: str, out: Path, checkpoint: Path | None, opset: int, seed: int, as_json: bool) -> None:
     """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
 
     TARGET is a spec (.toml) of the built-in architecture.
@@ -105,7 +113,7 @@ def export(target: str, out: Path, checkpoint: Path | None, seed: int, as_json: 
     torch.set_num_threads(1)
     if checkpoint is None:
         click.echo("warning: no --checkpoint: the weights are the factory's own, not trained ones", err=True)
-    source = exporting.built_in(Spec.read(Path(target)), checkpoint)
+    source = exporting.built_in(Spec.read(Path(target)), checkpoint, opset=opset)
     console = Console(stderr=True, quiet=as_json)
     with console.status("building, verifying and publishing"):
         published = exporting.export(source, out, seed=seed)

@@ -91,7 +91,7 @@ def export(source: Source, out: Path, *, seed: int = 0) -> Published:
     return Published(place.directory, finished, cases, len(proto.graph.node))
 
 
-def built_in(spec: Spec, weights: Path | None) -> Source:
+def built_in(spec: Spec, weights: Path | None, *, opset: int = graph.OPSET) -> Source:
     """The built-in architecture, with trained weights or, without any, with those it begins with.
 
     Raises:
@@ -107,7 +107,7 @@ def built_in(spec: Spec, weights: Path | None) -> Source:
     manifest = spec.manifest(name="model", version=1, mean=mean, std=std)
 
     def build(named: Manifest) -> onnx.ModelProto:
-        return graph.build(model, named.input, name=named.name, labels=named.labels)
+        return graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset)
 
     return Source(
         manifest=manifest.model_copy(update={"made": {"architecture": "built-in", **made}}),

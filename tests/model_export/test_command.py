@@ -1,16 +1,12 @@
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
 from model_export.__main__ import main
-from model_export.command import Command
-from service.errors import ConfigurationError, VerificationError
 from tests.model_export.specs import separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -94,38 +90,6 @@ def test_a_version_that_exists_is_exit_2(files: Path) -> None:
     result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny" / "1")
     assert result.exit_code == 2
     assert "never changed" in result.stderr
-
-
-def command(error: BaseException) -> click.Command:
-    @click.command(cls=Command)
-    def failing() -> None:
-        raise error
-
-    return failing
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (VerificationError("the proof does not hold"), 1, "error: the proof does not hold"),
-        (ConfigurationError("no such option"), 2, "error: no such option"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (ZeroDivisionError("oh"), 2, "defect of lengthwise"),
-        (click.UsageError("what?"), 2, "what?"),
-    ],
-)
-def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, said: str) -> None:
-    result = CliRunner().invoke(command(error))
-    assert result.exit_code == code
-    assert said in result.stderr
-
-
-def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
-    @click.command(cls=Command)
-    def terminated() -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    assert CliRunner().invoke(terminated).exit_code == 130
 
 
 def test_help_shows_an_example() -> None:
