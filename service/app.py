@@ -19,7 +19,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import documents, problems
 from service.errors import Draining, NotReady, RequestError
@@ -94,15 +94,14 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return Response(orjson.dumps(made), error.status_code, headers=headers)
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
-            )
-            app.openapi_schema = documents.with_predict(schema, [served.manifest for served in serving.served])
-        return app.openapi_schema
+        # Made at each call: its examples are of the models that are served now.
+        schema = get_openapi(
+            title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
+        )
+        return documents.with_predict(schema, [served.manifest for served in serving.served])
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return Shortcut(app, predict)
+    return Shortcut(app, predict, serving)
 
 
 class Shortcut:
@@ -111,18 +110,33 @@ class Shortcut:
     Args:
         app: Everything else, and the lifespan.
         predict: The endpoint.
+        serving: While it drains, every answer ends its connection, so that no kept-alive poller holds the exit.
     """
 
-    def __init__(self, app: FastAPI, predict: ASGIApp) -> None:
+    def __init__(self, app: FastAPI, predict: ASGIApp, serving: Serving) -> None:
         self.app = app
         self._predict = predict
+        self._serving = serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request to whom it is for."""
         if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
             await self._predict(scope, receive, send)
+        elif scope["type"] == "http" and self._serving.batcher.draining:
+            await self.app(scope, receive, _closing(send))
         else:
             await self.app(scope, receive, send)
+
+
+def _closing(send: Send) -> Send:
+    """A `send` whose answer ends its connection."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start" and problems.CLOSE not in message["headers"]:
+            message = {**message, "headers": [*message["headers"], problems.CLOSE]}
+        await send(message)
+
+    return closing
 
 
 def health(serving: Serving) -> dict[str, Any]:

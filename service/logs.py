@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import time
-
-import orjson
 
 from service.settings import Settings
 
@@ -24,7 +23,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             made["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(made, default=str).decode()
+        return json.dumps(made)  # not orjson: what is logged may be no Unicode
 
 
 def configure(settings: Settings) -> None:

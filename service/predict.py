@@ -29,6 +29,8 @@ access = logging.getLogger("lengthwise.access")
 
 LARGE_BODY_BYTES: Final = 65_536
 """Bodies past it are decoded in a thread, so that the event loop is not held for milliseconds."""
+LARGE_BODIES_AT_ONCE: Final = 2
+"""The careful reader may need forty times a body's size, so few large bodies are read at once; the others wait."""
 
 CLIENT_LEFT: Final = 499
 _PROCESS: Final = secrets.token_hex(4).encode()
@@ -45,6 +47,7 @@ class Predict:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every path out of it is counted once."""
@@ -64,8 +67,6 @@ class Predict:
             metrics.decoded(decoded, [len(item.steps) for item in call.items])
             status, payload, timing = await self._answer(call, arrived, receive)
             extra = [(b"content-type", b"application/json"), (b"server-timing", _server_timing(decoded, timing))]
-            if self._serving.batcher.draining:
-                extra.append((b"connection", b"close"))
         except (ClientLeft, asyncio.CancelledError) as left:
             self._count(metrics, CLIENT_LEFT, arrived, None, request_id)
             if isinstance(left, asyncio.CancelledError):
@@ -79,6 +80,8 @@ class Predict:
             failure = InferenceFailed("the request could not be answered")
             status, payload, extra = failure.status, problems.encode(failure), problems.headers(failure)
         self._count(metrics, status, arrived, reason, request_id)
+        if self._serving.batcher.draining and problems.CLOSE not in extra:
+            extra.append(problems.CLOSE)
         await send(
             {
                 "type": "http.response.start",
@@ -95,7 +98,8 @@ class Predict:
     async def _decode(self, body: bytes) -> Call[Served]:
         limit = self._serving.settings.max_sequences
         if len(body) > LARGE_BODY_BYTES:
-            return await asyncio.to_thread(wire.decode, body, self._serving, max_sequences=limit)
+            async with self._large_bodies:
+                return await asyncio.to_thread(wire.decode, body, self._serving, max_sequences=limit)
         return wire.decode(body, self._serving, max_sequences=limit)
 
     async def _answer(self, call: Call[Served], arrived: float, receive: Receive) -> tuple[int, bytes, Timing]:

@@ -10,6 +10,7 @@ import orjson
 from service.errors import Draining, InvalidRequest, RequestError
 
 MEDIA_TYPE = b"application/problem+json"
+CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
     if error.status == 401:
         made.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, Draining) or error.status == 413:
-        made.append((b"connection", b"close"))
+        made.append(CLOSE)
     return made
 
 

@@ -160,6 +160,7 @@ IMITATIONS = [
     b'{"sequences":null}',
     # nesting that flattens to the right count
     b'{"sequences":[[[1],[2]]]}',
+    b'{"sequences":[[[1],[2,3,4]]]}',
     b'{"sequences":[[[[1,2]]]]}',
     b'{"sequences":[[[1,[2]]]]}',
     b'{"sequences":[[[1,2],[]],[[3,4]]]}',

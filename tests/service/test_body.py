@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import contextlib
+import gzip
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import body
+from service.errors import InvalidRequest, TooLarge, UnsupportedMedia
+
+MEBIBYTE = 1 << 20
+
+
+class Arriving:
+    """ASGI's `receive` for a body that arrives in parts; says the client left where a part is None."""
+
+    def __init__(self, parts: Iterable[bytes | None]) -> None:
+        self._parts = iter(parts)
+        self.taken = 0
+
+    async def __call__(self) -> dict[str, Any]:
+        part = next(self._parts, b"")
+        if part is None:
+            return {"type": "http.disconnect"}
+        self.taken += len(part)
+        return {"type": "http.request", "body": part, "more_body": part != b""}
+
+
+async def read(*parts: bytes | None, limit: int = 1000, **headers: str) -> bytes:
+    named = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
+    return await body.read_body(Arriving(parts), named, limit)  # type: ignore[arg-type]
+
+
+async def test_a_body_in_parts_is_put_together() -> None:
+    assert await read(b"ab", b"c", b"def") == b"abcdef"
+
+
+async def test_a_body_of_one_message_is_taken_as_it_is() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"abc"}
+
+    assert await body.read_body(receive, {}, 3) == b"abc"  # type: ignore[arg-type]
+
+
+async def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not() -> None:
+    assert await read(b"x" * 999, b"y") == b"x" * 999 + b"y"
+    with pytest.raises(TooLarge, match="1000 bytes"):
+        await read(b"x" * 999, b"yz")
+
+
+async def test_a_length_past_the_limit_is_refused_before_the_body_is_read() -> None:
+    arriving = Arriving([b"x"])
+    with pytest.raises(TooLarge):
+        await body.read_body(arriving, {b"content-length": b"1001"}, 1000)  # type: ignore[arg-type]
+    assert arriving.taken == 0
+
+
+@pytest.mark.parametrize("announced", ["9" * 5000, "0001001"])
+async def test_an_absurd_length_is_refused_at_once(announced: str) -> None:
+    with pytest.raises(TooLarge):
+        await read(b"x", content_length=announced)
+
+
+async def test_a_body_without_end_is_refused_at_the_limit() -> None:
+    arriving = Arriving(b"x" * 600 for _ in range(10**9))
+    with pytest.raises(TooLarge):
+        await body.read_body(arriving, {}, 1000)  # type: ignore[arg-type]
+    assert arriving.taken == 1200
+
+
+async def test_a_body_that_trickles_in_takes_no_more_memory_than_it_has_bytes() -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        arriving = Arriving(bytes([i % 7, 1]) for i in range(30_000))
+        assert len(await body.read_body(arriving, {}, MEBIBYTE)) == 60_000  # type: ignore[arg-type]
+        assert tracemalloc.get_traced_memory()[1] - before < MEBIBYTE // 2
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_client_that_leaves_before_its_body_ends_is_noticed() -> None:
+    with pytest.raises(body.ClientLeft):
+        await read(b"ab", None)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
+async def test_a_body_that_is_not_encoded_is_left_alone(encoding: str) -> None:
+    assert await read(b"ab", content_encoding=encoding) == b"ab"
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "x-gzip"])
+async def test_another_encoding_than_gzip_is_unsupported(encoding: str) -> None:
+    with pytest.raises(UnsupportedMedia, match="gzip"):
+        await read(b"ab", content_encoding=encoding)
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+def test_gzip_members_inflate_to_what_they_hold(members: list[bytes]) -> None:
+    assert body.inflate(b"".join(map(gzip.compress, members)), 1200) == b"".join(members)
+
+
+async def test_a_gzip_body_is_inflated() -> None:
+    assert await read(gzip.compress(b"abc" * 300), content_encoding=" GZIP") == b"abc" * 300
+
+
+def test_a_gzip_body_larger_than_a_slice_is_inflated() -> None:
+    noise = bytes((i * i * 2_654_435_761 >> 16) & 255 for i in range(200_000))
+    assert body.inflate(gzip.compress(noise) + gzip.compress(noise), 400_000) == noise * 2
+
+
+def test_the_inflated_size_counts_against_the_limit() -> None:
+    assert len(body.inflate(gzip.compress(bytes(1000)), 1000)) == 1000
+    with pytest.raises(TooLarge):
+        body.inflate(gzip.compress(bytes(1001)), 1000)
+
+
+def test_members_that_fit_alone_do_not_fit_together() -> None:
+    with pytest.raises(TooLarge):
+        body.inflate(gzip.compress(bytes(600)) * 2, 1000)
+
+
+def test_a_bomb_is_refused_without_being_held() -> None:
+    packed = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(packed.compress(bytes(MEBIBYTE)) for _ in range(300)) + packed.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            body.inflate(bomb, MEBIBYTE)
+        assert tracemalloc.get_traced_memory()[1] < 5 * MEBIBYTE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_body_of_empty_members_costs_no_more_than_another() -> None:
+    begun = time.process_time()
+    with pytest.raises(InvalidRequest, match="more than 1024 members"):
+        body.inflate(gzip.compress(b"") * 200_000, MEBIBYTE)
+    assert time.process_time() - begun < 1  # quadratic, it was five
+
+
+def test_as_many_members_as_the_limit_are_read() -> None:
+    assert body.inflate(gzip.compress(b"a") * body.MAX_GZIP_MEMBERS, 2000) == b"a" * body.MAX_GZIP_MEMBERS
+
+
+@pytest.mark.parametrize(
+    ("packed", "words"),
+    [
+        (b"", "ends before its end"),
+        (b"\x1f\x8b", "ends before its end"),
+        (gzip.compress(b"abc")[:-1], "ends before its end"),
+        (gzip.compress(b"abc")[:12], "ends before its end"),
+        (gzip.compress(b"abc") + gzip.compress(b"d")[:5], "ends before its end"),
+        (b'{"sequences": []}', "not gzip"),
+        (zlib.compress(b"abc"), "not gzip"),
+        (gzip.compress(b"abc") + b"junk", "not gzip"),
+        (gzip.compress(b"abc") + bytes(8), "not gzip"),
+        (gzip.compress(b"abc")[:-8] + bytes(8), "not gzip"),
+    ],
+)
+def test_a_damaged_gzip_body_is_invalid(packed: bytes, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        body.inflate(packed, 1000)
+    assert [problem.pointer for problem in caught.value.problems] == [""]
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_inflated_or_refused(packed: bytes) -> None:
+    with contextlib.suppress(InvalidRequest, TooLarge):
+        assert len(body.inflate(packed, 1000)) <= 1000

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import inspect
+import re
+
+from service import errors
+from service.errors import LengthwiseError, Refused, RequestError
+from service.metrics import REASONS
+
+TREE = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LengthwiseError)}
+
+
+def drawn() -> dict[str, tuple[int, int | None]]:
+    """The tree of the module's docstring: each class with its depth and its status."""
+    found = re.findall(
+        r"^((?:[│ ]   )*(?:[├└]── )?)(\w+Error|[A-Z]\w+)(?: +(\d{3}))?", inspect.getdoc(errors) or "", re.M
+    )
+    return {
+        name: (len(indent) // 4, int(status) if status else None)
+        for indent, name, status in found
+        if hasattr(errors, name)
+    }
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    tree = drawn()
+    assert set(tree) == {kind.__name__ for kind in TREE}
+    for kind in TREE:
+        depth, status = tree[kind.__name__]
+        assert depth == kind.__mro__.index(LengthwiseError)
+        if status is not None:
+            assert issubclass(kind, RequestError)
+            assert kind.status == status
+
+
+def test_the_reasons_are_a_closed_set() -> None:
+    assert sorted(kind.reason for kind in Refused.__subclasses__()) == sorted(REASONS)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from service import logs
+from service.settings import Settings
+
+log = logging.getLogger("lengthwise.test")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Puts the process's logging back."""
+    root = logging.getLogger()
+    loggers = [root, logging.getLogger("lengthwise"), logging.getLogger("uvicorn")]
+    handlers, levels = root.handlers[:], [logger.level for logger in loggers]
+    yield
+    root.handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def test_a_line_for_people_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings())
+    log.warning("the %s", "message")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING the message\n", logged(capsys))
+
+
+def test_a_json_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"))
+    log.error("two\nlines of é \x00")
+    text = logged(capsys)
+    made = json.loads(text)
+    assert text.count("\n") == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", made.pop("time"))
+    assert made == {"level": "error", "logger": "lengthwise.test", "message": "two\nlines of é \x00"}
+
+
+def test_a_json_line_holds_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"))
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception("it failed")
+    assert json.loads(logged(capsys))["exception"].endswith("ValueError: why")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_text_that_is_no_unicode_is_logged_all_the_same(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format=form))  # type: ignore[arg-type]
+    log.warning("lone %s", "\ud800")
+    text = logged(capsys)
+    assert "lone \\ud800" in text
+    assert "Logging error" not in text
+
+
+def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_level="warning"))
+    log.info("not this")
+    logging.getLogger("uvicorn.error").info("nor this")
+    log.warning("this")
+    assert logged(capsys).count("\n") == 1
