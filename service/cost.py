@@ -12,8 +12,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,17 @@ from numpy.typing import NDArray
 Run = Callable[[int, int], object]
 """Runs one batch of `rows` by `width`, and returns when it is done."""
 
-_HICCUP = 0.7
+_HICCUP: Final = 0.7
 """Most that one run counts for, as a log ratio: twice or half of what was expected."""
-_MEMORY = 0.05
+_MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
-_NOTICED = 0.02
+_NOTICED: Final = 0.02
 """Drift, as a log ratio, below which predictions are not computed anew."""
+_FURTHEST: Final = 3.5
+"""Most that serving moves what was measured, as a log ratio: 33 times. A row of the grid that monotony holds up would
+else drift without end, and be wrong for as long when it is let go."""
+_COLUMNS: Final = 1024
+"""How many widths are kept computed."""
 
 
 class Column(NamedTuple):
@@ -47,56 +51,72 @@ class CostTable:
     Args:
         rows: The grid's rows, ascending, at least one.
         widths: The grid's widths, ascending, at least one.
-        seconds: `[rows, widths]`, above 0; made monotone here.
+        seconds: `[rows, widths]`, finite and above 0; made monotone here.
+
+    Raises:
+        ValueError: That is no such grid.
     """
 
     def __init__(self, rows: Sequence[int], widths: Sequence[int], seconds: NDArray[np.float64]) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
         self.widths = np.asarray(widths, dtype=np.int64)
         measured = np.asarray(seconds, dtype=np.float64)
-        if measured.shape != (len(self.rows), len(self.widths)) or not (measured > 0).all():
+        for points in (self.rows, self.widths):
+            if points.ndim != 1 or not len(points) or points[0] < 1 or (np.diff(points) < 1).any():
+                raise ValueError("a cost table wants ascending rows and widths, at least 1")
+        if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self._rows = self.rows.tolist()
         self._drift = np.zeros(len(self.rows))  # log of what serving sees over what was measured, by rows
         self._applied = self._drift.copy()  # the part of it that predictions have
+        self._seconds = self._measured
         self._columns: dict[int, Column] = {}
 
     @property
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, as serving has it now; monotone."""
-        drifted = self._measured * np.exp(self._applied)[:, None]
-        result: NDArray[np.float64] = np.maximum.accumulate(drifted, axis=0)
-        return result
+        return self._seconds
 
     def column(self, width: int, rows: int) -> Column:
         """The costs of up to `rows` rows of that width; kept until the table changes."""
-        column = self._columns.get(width)
+        columns = self._columns  # another thread's `observe` puts a new one in its place, and this one is forgotten
+        column = columns.get(width)
         if column is None or len(column.seconds) <= rows:
-            rows = max(rows, self._rows[-1])
-            at_width = np.asarray([_along(self.widths, line, width) for line in self.seconds])
-            seconds = np.interp(np.arange(rows + 1), self.rows, at_width)
-            seconds[: self.rows[0]] = at_width[0]
-            for count in range(int(self.rows[-1]) + 1, rows + 1):
-                seconds[count] = _along(self.rows, at_width, count)
-            column = self._columns[width] = Column(
-                [0.0, *seconds[1:].tolist()], _cheapest([0.0, *seconds[1:].tolist()])
-            )
+            if len(columns) >= _COLUMNS:
+                columns.clear()
+            column = columns[width] = self._computed(width, rows)
         return column
+
+    def _computed(self, width: int, rows: int) -> Column:
+        counts = np.arange(1, rows + 1)
+        at_width = _along(self.widths, self._seconds, width)
+        seconds = np.interp(counts, self.rows, at_width)
+        beyond = counts[counts > self.rows[-1]]
+        if len(beyond):
+            seconds[-len(beyond) :] = [_along(self.rows, at_width, count) for count in beyond.tolist()]
+        each = seconds / counts
+        cheapest = np.maximum.accumulate(np.where(each <= np.minimum.accumulate(each), counts, 0))
+        return Column([0.0, *seconds.tolist()], [0, *cheapest.tolist()])
 
     def predict(self, rows: int, width: int) -> float:
         """Seconds of one batch; grows linearly past the grid's ends."""
         return self.column(width, rows).seconds[rows]
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
-        """Learns from a batch that ran: slowly, and never by more than a hiccup's share at once."""
-        if seconds <= 0:
+        """Learns from a batch that ran: slowly, and never by more than a hiccup's share at once.
+
+        What is no duration (zero, negative, not finite) is not learned from.
+        """
+        if not 0 < seconds < math.inf:
             return
         error = math.log(seconds / self.predict(rows, width))
         place = min(bisect_left(self._rows, rows), len(self._rows) - 1)
-        self._drift[place] += _MEMORY * max(-_HICCUP, min(error, _HICCUP))
-        if abs(self._drift - self._applied).max() > _NOTICED:
+        drift = self._drift[place] + _MEMORY * _within(error, _HICCUP)
+        self._drift[place] = _within(drift, _FURTHEST)
+        if abs(self._drift[place] - self._applied[place]) > _NOTICED:
             self._applied = self._drift.copy()
+            self._seconds = np.maximum.accumulate(self._measured * np.exp(self._applied)[:, None], axis=0)
             self._columns = {}
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +151,7 @@ def measure(
 ) -> CostTable:
     """Measures a table, small shapes first, the fastest of a few runs each, until the budget is spent.
 
+    A shape that took longer than a larger one was held up by something else, and is taken to cost what that one does.
     A shape that was not reached (too large a batch, or no time left) is extrapolated: linear in the width, and from
     fewer rows in proportion.
 
@@ -161,7 +182,14 @@ def measure(
         seconds[i, j] = max(best, 1e-7)
         if clock() - start > budget_seconds:
             break
-    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), seconds))
+    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), _without_hiccups(seconds)))
+
+
+def _without_hiccups(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each measured time lowered to the least of the shapes with as many rows and steps or more; NaN stays."""
+    from_largest = seconds[::-1, ::-1]
+    least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
+    return np.where(np.isfinite(seconds), least, np.nan)
 
 
 def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,26 +206,18 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
     return filled
 
 
-def _cheapest(seconds: list[float]) -> list[int]:
-    cheapest = [0, 1][: len(seconds)]
-    for rows in range(2, len(seconds)):
-        best = cheapest[-1]
-        cheapest.append(rows if seconds[rows] * best <= seconds[best] * rows else best)
-    return cheapest
+def _along(points: NDArray[np.int64], values: NDArray[np.float64], x: int) -> Any:
+    """`values [..., points]` at `x`, `[...]`: linear between the points.
 
-
-def _along(points: NDArray[np.int64], values: NDArray[np.float64], x: int) -> float:
-    """Linear interpolation, and past the ends the last slope, or in proportion where there is but one point."""
+    Below the first point it is the first value; past the last one the last slope goes on, or proportion where there is
+    but one point.
+    """
     if len(points) == 1:
-        return float(values[0]) * max(1.0, x / float(points[0]))
-    if x > points[-1]:
-        (x0, x1), (y0, y1) = points[-2:], values[-2:]
-        return float(y1 + max(0.0, (y1 - y0) / (x1 - x0)) * (x - x1))
-    return float(np.interp(x, points, values))
+        return values[..., 0] * max(1.0, x / float(points[0]))
+    right = max(1, min(bisect_left(points, x), len(points) - 1))
+    share = max(0.0, (x - float(points[right - 1])) / float(points[right] - points[right - 1]))
+    return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
 
 
-def is_monotone(table: CostTable) -> bool:
-    """Whether more rows or more steps never cost less, on the grid."""
-    grid_seconds = table.seconds
-    by_rows = all((after >= before).all() for before, after in pairwise(grid_seconds))
-    return by_rows and bool((np.diff(grid_seconds, axis=1) >= 0).all())
+def _within(value: float, bound: float) -> float:
+    return max(-bound, min(value, bound))
