@@ -22,7 +22,8 @@ from rich.table import Table
 
 from service.cost import CostTable
 from service.padding import rounded_width
-from service.plan import BatchLimits, Cost, Pool, Waiting, plan
+from service.plan import BatchLimits, Cost, plan
+from service.pool import Pool, Waiting
 
 LONGEST = 1024
 

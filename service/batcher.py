@@ -31,7 +31,8 @@ from service.cost import CostTable
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
 from service.metrics import ModelMetrics
 from service.padding import PaddedBatch, Steps, pad, rounded_width
-from service.plan import BatchLimits, Pool, Waiting, plan
+from service.plan import BatchLimits, plan
+from service.pool import Pool, Waiting
 
 log = logging.getLogger("lengthwise.batcher")
 

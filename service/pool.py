@@ -1,0 +1,176 @@
+"""What waits, in the two orders that a plan needs: by urgency, and by width.
+
+Urgency is arrival, with a head start for priority. Only the `HORIZON` most urgent stand in the order by width, so that
+a plan costs the same however much waits, and what it leaves waiting is bounded; the others are brought near as these
+run or are withdrawn. Removing is cheap: a heap keeps what was removed until it comes to the top, or until there is too
+much of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
+
+HORIZON: Final = 2048
+"""How many of the most urgent sequences a plan chooses from."""
+PRIORITY_HEAD_START: Final = 256
+"""How many sequences that came earlier one level of priority overtakes."""
+MAX_PRIORITY: Final = 9
+_FORGOTTEN: Final = 64
+"""How many removed sequences a heap may hold beside as many again as wait."""
+_URGENCY: Final = itemgetter(0)
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """One sequence that waits, once, as far as planning needs it. Whoever queues it derives from this class.
+
+    Attributes:
+        width: Its length rounded up: the width of a batch in which it is the longest, in steps.
+        deadline: When its answer is worthless, in seconds of the caller's clock.
+        priority: 0 to 9, higher first.
+        urgency: Set by the pool: its number in order of arrival, less the head start of its priority. Lower is sooner.
+        waits: Set by the pool: whether it is still in it.
+    """
+
+    width: int
+    deadline: float = float("inf")
+    priority: int = 0
+    urgency: int = field(default=0, init=False)
+    waits: bool = field(default=False, init=False)
+
+
+class Pool:
+    """What waits.
+
+    Args:
+        horizon: How many of the most urgent a plan chooses from.
+    """
+
+    def __init__(self, horizon: int = HORIZON) -> None:
+        self.horizon = horizon
+        self.left_out = 0
+        self._arrivals = 0
+        self._size = 0
+        self._near = 0
+        self._by_width: dict[int, list[tuple[int, int, Waiting]]] = {}
+        self._widths: list[int] = []
+        self._urgent: list[tuple[int, int, Waiting]] = []
+        self._deadlines: list[tuple[float, int, Waiting]] = []
+        self._far: list[tuple[int, int, Waiting]] = []
+        self._last_near = 0  # the greatest urgency that was ever near
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._size
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """All that wait, the nearest widths first, in no promised order."""
+        for width in self._widths:
+            for _, _, waiting in self._by_width[width]:
+                yield waiting
+        for _, _, waiting in self._far:
+            if waiting.waits:
+                yield waiting
+
+    def add(self, waiting: Waiting) -> None:
+        """Lets one more wait."""
+        self._arrivals += 1
+        waiting.urgency = self._arrivals - PRIORITY_HEAD_START * waiting.priority
+        waiting.waits = True
+        self._size += 1
+        entry = (waiting.urgency, self._arrivals, waiting)
+        # What is more urgent than one that came near must not stand behind it; nothing in `_far` is.
+        if self._near < self.horizon or waiting.urgency < self._last_near:
+            self._bring_near(entry)
+        else:
+            heapq.heappush(self._far, entry)
+
+    def remove(self, waiting: Waiting) -> bool:
+        """Takes one out, because it runs or nobody wants its answer any more. False if it did not wait."""
+        if not waiting.waits:
+            return False
+        waiting.waits = False
+        self._size -= 1
+        group = self._by_width.get(waiting.width, [])
+        place = bisect_left(group, waiting.urgency, key=_URGENCY)
+        while place < len(group) and group[place][0] == waiting.urgency:
+            if group[place][2] is waiting:
+                del group[place]
+                self._near -= 1
+                if not group:
+                    del self._by_width[waiting.width]
+                    del self._widths[bisect_left(self._widths, waiting.width)]
+                break
+            place += 1
+        self._refill()
+        self._forget()
+        return True
+
+    def most_urgent(self) -> Waiting | None:
+        """The one that the next plan is made for, or None where nothing waits."""
+        while self._urgent and not self._urgent[0][2].waits:
+            heapq.heappop(self._urgent)
+        return self._urgent[0][2] if self._urgent else None
+
+    def earliest_deadline(self) -> Waiting | None:
+        """The one whose deadline comes first, or None where nothing waits."""
+        while self._deadlines and not self._deadlines[0][2].waits:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][2] if self._deadlines else None
+
+    def widths_around(self, width: int, rows: int) -> list[int]:
+        """The distinct widths that wait near one, ascending: on either side, as many as hold so many sequences."""
+        widths, by_width = self._widths, self._by_width
+        low = place = bisect_left(widths, width)
+        left = rows
+        while low and left > 0:
+            low -= 1
+            left -= len(by_width[widths[low]])
+        high, left = place + 1, rows
+        while high < len(widths) and left > 0:
+            left -= len(by_width[widths[high]])
+            high += 1
+        return widths[low:high]
+
+    def group(self, width: int) -> list[tuple[int, int, Waiting]]:
+        """All of one width, the most urgent first."""
+        return self._by_width[width]
+
+    def _bring_near(self, entry: tuple[int, int, Waiting]) -> None:
+        waiting = entry[2]
+        self._near += 1
+        self._last_near = max(self._last_near, waiting.urgency)
+        group = self._by_width.get(waiting.width)
+        if group is None:
+            self._by_width[waiting.width] = [entry]
+            insort(self._widths, waiting.width)
+        elif group[-1] < entry:
+            group.append(entry)
+        else:
+            insort(group, entry)
+        heapq.heappush(self._urgent, entry)
+        if waiting.deadline != float("inf"):
+            heapq.heappush(self._deadlines, (waiting.deadline, entry[1], waiting))
+
+    def _refill(self) -> None:
+        while self._near < self.horizon and self._far:
+            entry = heapq.heappop(self._far)
+            if entry[2].waits:
+                self._bring_near(entry)
+
+    def _forget(self) -> None:
+        """Lets go of what was removed, once it is most of a heap: until then it is skipped when it comes to the top."""
+        if len(self._urgent) > 2 * self._near + _FORGOTTEN:
+            self._urgent = [entry for entry in self._urgent if entry[2].waits]
+            heapq.heapify(self._urgent)
+        if len(self._deadlines) > 2 * self._near + _FORGOTTEN:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waits]
+            heapq.heapify(self._deadlines)
+        if len(self._far) > 2 * (self._size - self._near) + _FORGOTTEN:
+            self._far = [entry for entry in self._far if entry[2].waits]
+            heapq.heapify(self._far)
