@@ -215,7 +215,8 @@ def _axis(before: int, after: int, pairing: Pairing) -> Iterator[_Reading]:
         _Steps(pairing.before.width, pairing.after.width),
         _Steps(pairing.before.longest, pairing.after.longest),
     ]
-    exact = [part for part in (rows, *widths) if (part.before, part.after) == (before, after)]
+    parts: list[_Part] = [rows, *widths]
+    exact = [part for part in parts if (part.before, part.after) == (before, after)]
     if exact:
         yield from ((part,) for part in exact)
         return
@@ -227,9 +228,9 @@ def _axis(before: int, after: int, pairing: Pairing) -> Iterator[_Reading]:
             yield (_Other(before, after),)
         return
     found = False
-    for parts in _merged(before, after, rows, widths):
+    for reading in _merged(before, after, rows, widths):
         found = True
-        yield parts
+        yield reading
     for steps in () if found else widths:
         for part in _near(before, after, steps):
             found = True

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,13 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
+from model_export.calling import Calling, step_mask
 from model_export.errors import ExportError
 from model_export.frames import current_place, users_place
 from model_export.outputs import Choice
 from model_export.recurrent import recurrent, weights_of
 from model_export.sizes import Branches, OpenSizes, open_numbers, refused, watched_branches
 from service.manifest import StepInput
-
-Second = Literal["lengths", "mask"]
 
 # Sizes of the traced batch: any above one would do, for 0 and 1 are the sizes that torch.export may burn in.
 _ROWS, _WIDTH = 3, 7
@@ -42,18 +41,15 @@ def capture(
     model: nn.Module,
     steps: StepInput,
     *,
-    second: Second = "lengths",
-    time_first: bool = False,
+    calling: Calling,
     choose: Choice,
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with rows and width left open.
 
     Args:
-        model: Called with the sequences `[rows, width, features]` or `[rows, width]`, and with `lengths [rows]` int64
-            or a mask `[rows, width]` (true at valid steps).
+        model: The module.
         steps: What one step is.
-        second: Which of the two the module takes.
-        time_first: The module takes `[width, rows, ...]` (and still `[rows, width]` as a mask), and answers a step so.
+        calling: How it is called.
         choose: Picks the graph's outputs, by name, from whatever the module returns.
 
     Returns:
@@ -68,9 +64,9 @@ def capture(
         sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
     lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
     trace = _Trace()
-    traced = _Traced(model, second, time_first, choose, trace).eval()
+    traced = _Traced(model, calling, choose, trace).eval()
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    trace.branches = _steady_branches(model, steps, second, time_first)
+    trace.branches = _steady_branches(model, steps, calling)
     with _replaced(trace), open_numbers(model), torch.no_grad():
         try:
             program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
@@ -81,7 +77,7 @@ def capture(
     return program, trace.outputs
 
 
-def _steady_branches(model: nn.Module, steps: StepInput, second: Second, time_first: bool) -> Branches:
+def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Branches:
     """Which way the module's branches on tensor values go, of those that go one way for every batch tried here."""
     seen: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
@@ -95,19 +91,17 @@ def _steady_branches(model: nn.Module, steps: StepInput, second: Second, time_fi
             ends = torch.tensor(lengths)
             # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
             with contextlib.suppress(Exception):
-                given = sequences.transpose(0, 1) if time_first else sequences
-                model(given, ends if second == "lengths" else step_mask(ends, shape[1]))
+                calling(model, sequences, ends if calling.second == "lengths" else step_mask(ends, shape[1]))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
 class _Traced(nn.Module):
     """The module with the graph's own inputs and outputs, and its recurrent weights in ONNX's layout as buffers."""
 
-    def __init__(self, model: nn.Module, second: Second, time_first: bool, choose: Choice, trace: _Trace) -> None:
+    def __init__(self, model: nn.Module, calling: Calling, choose: Choice, trace: _Trace) -> None:
         super().__init__()
         self.model = model
-        self._second = second
-        self._time_first = time_first
+        self._calling = calling
         self._choose = choose
         self._trace = trace
         for path, part in model.named_modules():
@@ -120,20 +114,13 @@ class _Traced(nn.Module):
         torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
         ends = lengths.long()
         self._trace.begin(sequences, ends)
-        mask = step_mask(ends, sequences.shape[1]) if self._second == "mask" else None
+        mask = step_mask(ends, sequences.shape[1]) if self._calling.second == "mask" else None
         with OpenSizes(sequences, ends, mask, self._trace.branches):
-            given = sequences.transpose(0, 1) if self._time_first else sequences
-            answer = self.model(given, ends if mask is None else mask)
+            answer = self._calling(self.model, sequences, ends if mask is None else mask)
         outputs = self._choose(answer)
-        if self._time_first and outputs["logits"].dim() == 3:
-            outputs["logits"] = outputs["logits"].transpose(0, 1)
+        outputs["logits"] = self._calling.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)
         return tuple(outputs.values())
-
-
-def step_mask(lengths: Tensor, width: int) -> Tensor:
-    """`[rows, width]`, true at the valid steps."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 class _Layer(nn.Module):

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from model_export.capture import Second, capture
+from model_export.calling import Calling
+from model_export.capture import capture
 from model_export.errors import ExportError
 from model_export.outputs import Choice, chosen_by
 from model_export.recurrent import TRANSLATIONS
@@ -48,8 +49,7 @@ def build(
     *,
     name: str,
     labels: Sequence[str],
-    second: Second = "lengths",
-    time_first: bool = False,
+    calling: Calling | None = None,
     choose: Choice | None = None,
     opset: int = OPSET,
     most_nodes: int | None = None,
@@ -57,12 +57,11 @@ def build(
     """The graph of a sound torch module.
 
     Args:
-        model: As `capture` wants it: called with the sequences and their lengths or mask.
+        model: Called with the sequences and their lengths or mask.
         steps: What one step is.
         name: The model's name, for the metadata.
         labels: Its labels, in order, for the metadata.
-        second: Whether the module takes lengths or a mask.
-        time_first: The module takes and answers steps as `[width, rows, ...]`; the graph does not.
+        calling: How the module is called; by default with lengths.
         choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
         opset: At most `HIGHEST_OPSET`.
         most_nodes: How many nodes the graph may have, where that is known.
@@ -72,7 +71,7 @@ def build(
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
-    program, outputs = capture(model, steps, second=second, time_first=time_first, choose=choose or chosen_by(None))
+    program, outputs = capture(model, steps, calling=calling or Calling(), choose=choose or chosen_by(None))
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
     _name(graph, [sequences, "lengths"], outputs)

@@ -7,6 +7,7 @@ leak begins. What finds them knows nothing of the model but its recordings: one 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ from typing import Final
 from model_export import axes
 from model_export.axes import Pairing
 from model_export.causes import Cause, explain
+from model_export.errors import RunError
 from model_export.frames import Place
 from model_export.recording import Operation, Subject
-from model_export.trials import CHANGES, Change, Trial, geometry
+from model_export.trials import CHANGES, Trial, geometry
 from service.padding import PaddedBatch
 
 MOST_PICTURED: Final = 400
@@ -76,19 +78,18 @@ def locate(subject: Subject, base: PaddedBatch, moved: Sequence[Moved], toleranc
         moved: The trials in which an answer to a sequence of the first batch moved.
         tolerance: What an output may move by.
     """
-    first_of: dict[Change, Moved] = {}
-    for one in moved:
-        first_of.setdefault(one.trial.change, one)
-    if not first_of:
+    if not moved:
         return
     before = subject.record(base)
     found: set[tuple[str, str, Place | None]] = set()
     for change in CHANGES:
-        if change not in first_of or (change == "company" and found):
+        if change == "company" and found:
             continue
-        trial = first_of[change].trial
+        trial, row, after = _recorded(subject, [one for one in moved if one.trial.change == change])
+        if trial is None:
+            continue
         pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes)
-        pairs = _aligned(before, subject.record(trial.batch))
+        pairs = _aligned(before, after)
         # Rows that were sorted and never put back differ from the batch's order alone.
         differing = _differing(pairs, pairing, tolerance) or _differing(
             pairs, replace(pairing, may_be_sorted=False), tolerance
@@ -105,9 +106,17 @@ def locate(subject: Subject, base: PaddedBatch, moved: Sequence[Moved], toleranc
             cause_at=_origin(first, before, pairing),
             difference=apart,
             trial=trial.name,
-            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, first_of[change].row)),
-            length=int(base.lengths[trial.rows[first_of[change].row][0]]),
+            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, row)),
+            length=int(base.lengths[trial.rows[row][0]]),
         )
+
+
+def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Trial | None, int, Sequence[Operation]]:
+    """The first of the trials that the model gets through, and its run."""
+    for one in moved:
+        with contextlib.suppress(RunError):
+            return one.trial, one.row, subject.record(one.trial.batch)
+    return None, 0, ()
 
 
 def _differing(

@@ -22,7 +22,7 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from model_export.capture import Second
+from model_export.calling import Calling
 from model_export.errors import RunError
 from model_export.frames import Place, current_place, users_place
 from model_export.outputs import Choice
@@ -39,15 +39,12 @@ _UNWRITTEN: Final = frozenset({"empty", "empty_like", "new_empty", "empty_stride
 class TorchSubject:
     """A torch module under check; it is put into evaluation mode."""
 
-    def __init__(
-        self, module: nn.Module, steps: StepInput, *, second: Second, choose: Choice, time_first: bool = False
-    ) -> None:
-        """Takes a module and how it is called; see `capture`."""
+    def __init__(self, module: nn.Module, steps: StepInput, *, calling: Calling, choose: Choice) -> None:
+        """Takes a module, what one step is, how it is called, and which of its outputs are judged."""
         self._module = module.eval()
         self.steps = steps
-        self._second = second
+        self._calling = calling
         self._choose = choose
-        self._time_first = time_first
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -74,19 +71,16 @@ class TorchSubject:
 
     def _run(self, batch: PaddedBatch, left: bool = False) -> dict[str, Tensor]:
         steps, lengths = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()
-        if self._time_first:
-            steps = steps.transpose(0, 1).contiguous()
         place = torch.arange(batch.width)
         mask = place >= batch.width - lengths.unsqueeze(1) if left else place < lengths.unsqueeze(1)
-        second = lengths if self._second == "lengths" else mask
+        second = lengths if self._calling.second == "lengths" else mask
         try:
             with torch.no_grad():
                 # A copy, for a module may write into what it is given.
-                outputs = self._choose(self._module(steps.clone(), second))
+                outputs = self._choose(self._calling(self._module, steps.clone(), second))
         except Exception as error:
             raise RunError(str(error).strip().split("\n")[0], users_place(error)) from error
-        if self._time_first and outputs["logits"].dim() == 3:
-            outputs["logits"] = outputs["logits"].transpose(0, 1)
+        outputs["logits"] = self._calling.rows_first(outputs["logits"])
         return outputs
 
 
