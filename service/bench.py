@@ -184,7 +184,11 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option("--tune", is_flag=True, help="Try settings of the service under this load, and say which are best.")
 @click.option("--costs", is_flag=True, help="Put no load on anything: show the model's measured cost table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw latency against load to this PNG.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw latency to this PNG: of a sweep, against load.",
+)
 def bench(
     where: str | None,
     model: str | None,
@@ -236,7 +240,8 @@ def show_loads(
         rows = [trial.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
     shown.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=shown.title))
     if shown.plot is not None:
-        plots.draw_sweep(rows, shown.plot, title=shown.title)
+        draw = plots.draw_sweep if len(rows) > 1 else plots.draw_percentiles
+        draw(rows, shown.plot, title=shown.title)
         shown.console.print(f"drawn: {shown.plot}")
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)

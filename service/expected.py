@@ -7,7 +7,7 @@ JSON carries a float32 in enough digits to tell it from its neighbours, so equal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -30,19 +30,28 @@ def scores(body: bytes) -> list[Scores]:
         raise ConfigurationError(f"an answer of the server holds no predictions: {body[:80]!r}") from error
 
 
+def whole(body: bytes) -> list[Any]:
+    """The body of a binary answer, which is probabilities and nothing else, as the one entry of a list."""
+    return [body]
+
+
 class Expected:
     """What each request's answer has to be.
 
     Args:
         alone: Bodies of the answers to each sequence in a request of its own, in order.
         per_request: How many sequences each request under load holds, in the same order.
+        read: What of a body is compared: `scores`, or `whole`.
 
     Raises:
         ConfigurationError: A body is no answer of `POST /predict`.
     """
 
-    def __init__(self, alone: Sequence[bytes], per_request: int = 1) -> None:
-        single = [scores(body)[0] for body in alone]
+    def __init__(
+        self, alone: Sequence[bytes], per_request: int = 1, *, read: Callable[[bytes], list[Any]] = scores
+    ) -> None:
+        self._read = read
+        single = [read(body)[0] for body in alone]
         self._alone = [single[first : first + per_request] for first in range(0, len(single), per_request)]
         self._accepted: list[bytes | None] = [None] * len(self._alone)
 
@@ -51,7 +60,7 @@ class Expected:
         if body == self._accepted[place]:
             return True
         try:
-            found = scores(body)
+            found = self._read(body)
         except ConfigurationError:
             return False
         if found != self._alone[place]:

@@ -50,6 +50,7 @@ class Figures:
         sequences_per_second: The same in sequences.
         latency_ms: Of the answers of status 200; None where there was none.
         answers: Number of answers by status.
+        unsent: Requests of an open loop that were due but never sent, because the server was too far behind.
         unanswered: Requests whose answer had not come when waiting was given up.
         broken: Requests whose connection broke before the answer.
         wrong: Answers that differ from the same sequence's alone; None where it was not checked.
@@ -68,6 +69,7 @@ class Figures:
     sequences_per_second: float
     latency_ms: Latency | None
     answers: dict[int, int]
+    unsent: int
     unanswered: int
     broken: int
     wrong: int | None
@@ -79,7 +81,7 @@ class Figures:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every request was answered, and no answer was wrong. A refusal is an answer."""
+        """Whether every request sent was answered, and no answer was wrong. A refusal is an answer."""
         return not (self.unanswered or self.broken or self.wrong)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def figures(
         sequences_per_second=throughput * sequences_per_request,
         latency_ms=Latency.of(measurement.latency[good]) if good.any() else None,
         answers=dict(sorted(answers.items())),
+        unsent=measurement.unsent,
         unanswered=measurement.unanswered,
         broken=measurement.broken,
         wrong=measurement.wrong if checked else None,
@@ -173,5 +176,5 @@ def _ms(value: float | None) -> str:
 
 def _errors(row: Figures) -> str:
     counts = {str(status): count for status, count in row.answers.items() if status != 200}
-    counts |= {"broken": row.broken, "unanswered": row.unanswered, "wrong": row.wrong or 0}
+    counts |= {"unsent": row.unsent, "broken": row.broken, "unanswered": row.unanswered, "wrong": row.wrong or 0}
     return ", ".join(f"{name}: {count}" for name, count in counts.items() if count) or "0"

@@ -13,7 +13,6 @@ loads, and a *schedule* is all they differ in:
 from __future__ import annotations
 
 import math
-import os
 import select
 import selectors
 import time
@@ -21,13 +20,13 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.connection import Connection, ConnectionLostError, Target
 from service.errors import ConfigurationError
+from service.schedule import Closed, Schedule
 
 _TICK_SECONDS = 0.2
 
@@ -36,46 +35,6 @@ Check = Callable[[int, bytes], bool]
 
 Tick = Callable[[int, float], None]
 """Told now and then how many requests were sent, and how many seconds have passed."""
-
-
-class Schedule(Protocol):
-    """When requests are due, in seconds since the start of the load."""
-
-    def due(self, sent: int, now: float) -> float:
-        """The moment when request number `sent` is due; infinity where there is none any more."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A request is due whenever a connection is free, until either bound is reached.
-
-    Attributes:
-        seconds: After them nothing more is sent.
-        count: How many requests are sent at most.
-    """
-
-    seconds: float
-    count: float = math.inf
-
-    def due(self, sent: int, now: float) -> float:
-        """Now, or never again."""
-        return now if sent < self.count and now < self.seconds else math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Requests are due at moments fixed beforehand.
-
-    Attributes:
-        moments: Seconds since the start, ascending.
-    """
-
-    moments: Sequence[float]
-
-    def due(self, sent: int, now: float) -> float:
-        """Moment number `sent`."""
-        return self.moments[sent] if sent < len(self.moments) else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +46,7 @@ class Measurement:
         sent: `[answers]`, when its first byte went out.
         answered: `[answers]`, when the last byte of its answer was there.
         status: `[answers]`, the answer's status.
+        unsent: Requests due that were not sent, because no connection was free until the load's limit of time.
         unanswered: Requests sent whose answer had not come when the load gave up waiting.
         broken: Requests whose connection the server closed or reset before the answer.
         wrong: Answers of status 200 which the check did not accept.
@@ -98,6 +58,7 @@ class Measurement:
     sent: NDArray[np.float64]
     answered: NDArray[np.float64]
     status: NDArray[np.int64]
+    unsent: int
     unanswered: int
     broken: int
     wrong: int
@@ -119,6 +80,7 @@ def drive(
     check: Check | None = None,
     tick: Tick | None = None,
     patience_seconds: float = 10.0,
+    limit_seconds: float = math.inf,
 ) -> Measurement:
     """Sends requests as the schedule says, over at most `connections` at once, and waits for their answers.
 
@@ -130,11 +92,12 @@ def drive(
         check: Looks at each answer of status 200.
         tick: For a progress bar.
         patience_seconds: How long to wait for anything to happen while answers are outstanding.
+        limit_seconds: After them nothing more is sent, however much is due.
 
     Raises:
         ConfigurationError: The server cannot be reached, goes away, or answers in a way that this client does not read.
     """
-    return _Driver(target, requests, schedule, check, tick, patience_seconds).run(connections)
+    return _Driver(target, requests, schedule, check, tick, patience_seconds, limit_seconds).run(connections)
 
 
 def ask_each(target: Target, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
@@ -169,6 +132,7 @@ class _Driver:
         check: Check | None,
         tick: Tick | None,
         patience_seconds: float,
+        limit_seconds: float,
     ) -> None:
         self._target = target
         self._requests = requests
@@ -176,6 +140,7 @@ class _Driver:
         self._check = check
         self._tick = tick
         self._patience_seconds = patience_seconds
+        self._limit_seconds = limit_seconds
         self._selector = selectors.DefaultSelector()
         self._idle: deque[Connection] = deque()
         self._count = 0
@@ -192,10 +157,10 @@ class _Driver:
         try:
             for _ in range(connections):
                 self._connect()
-            cpu_start = _cpu_seconds()
+            cpu_start = time.process_time()
             self._start = time.perf_counter()
             self._loop()
-            return self._measurement(self._now(), _cpu_seconds() - cpu_start)
+            return self._measurement(self._now(), time.process_time() - cpu_start)
         finally:
             for key in list(self._selector.get_map().values()):
                 key.data.socket.close()
@@ -229,6 +194,8 @@ class _Driver:
 
     def _dispatch(self, now: float) -> float:
         """Sends what is due, as far as connections are free; the moment the next one is due."""
+        if now > self._limit_seconds:
+            return math.inf
         while (due := self._schedule.due(self._count, now)) <= now and self._idle:
             connection = self._idle.popleft()
             connection.place = self._count % len(self._requests)
@@ -298,14 +265,10 @@ class _Driver:
             sent=np.array(self._sent),
             answered=np.array(self._answered),
             status=np.array(self._status),
+            unsent=self._schedule.left(self._count),
             unanswered=self._in_flight,
             broken=self._broken,
             wrong=self._wrong,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
         )
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system

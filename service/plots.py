@@ -41,6 +41,27 @@ def draw_sweep(rows: Sequence[Figures], path: Path, *, title: str) -> None:
     save(fill, path)
 
 
+def draw_percentiles(rows: Sequence[Figures], path: Path, *, title: str) -> None:
+    """Each load's latencies, from the middle to the tail.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    names = [*_PERCENTILES, "max"]
+
+    def fill(axes: Axes) -> None:
+        for row in rows:
+            if row.latency_ms is not None:
+                values = [getattr(row.latency_ms, name) for name in names]
+                axes.plot([name.replace("_", ".") for name in names], values, "o-", label=row.load)
+        axes.set_ylabel("latency from the moment due, ms")
+        axes.set_yscale("log")
+        axes.set_title(title)
+        axes.legend(frameon=False)
+
+    save(fill, path)
+
+
 def save(fill: Fill, path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> None:
     """One picture of one pair of axes.
 

@@ -16,16 +16,20 @@ import numpy as np
 from service import dataset, remote
 from service.connection import Target
 from service.errors import ConfigurationError
-from service.expected import Expected
+from service.expected import Expected, scores, whole
 from service.figures import Figures, figures
 from service.launch import Served
-from service.load import Closed, Open, Schedule, Tick, ask_each, drive
+from service.load import Tick, ask_each, drive
 from service.padding import Steps
+from service.schedule import Closed, Open, Schedule
 from service.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
 
 Form = Literal["json", "binary"]
 PATH = "/predict"
 _DEFAULT_MAX_LENGTH = 1024
+# A server that cannot keep up with a rate would be at it for as many times longer as the rate is too high.
+_OVERTIME = 1.5
+_OVERTIME_SECONDS = 5.0
 
 
 def json_requests(
@@ -50,7 +54,6 @@ def binary_requests(
             {
                 "content-type": "application/octet-stream",
                 "x-lengthwise-shape": ",".join(str(size) for size in steps.shape),
-                "accept": "application/json",
                 **headers,
             },
         )
@@ -120,11 +123,18 @@ class Trial:
         """Puts one load on the server: the warm-up, then what counts."""
         if load.warmup_seconds:
             warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
-            drive(self.target, self.requests, warmup.schedule(), connections=load.concurrency)
+            limit = _OVERTIME * load.warmup_seconds + _OVERTIME_SECONDS
+            drive(self.target, self.requests, warmup.schedule(), connections=load.concurrency, limit_seconds=limit)
         before = remote.metrics(self.target, self.headers)
         check = self.expected.is_right if self.expected else None
         measurement = drive(
-            self.target, self.requests, load.schedule(), connections=load.concurrency, check=check, tick=tick
+            self.target,
+            self.requests,
+            load.schedule(),
+            connections=load.concurrency,
+            check=check,
+            tick=tick,
+            limit_seconds=_OVERTIME * load.seconds + _OVERTIME_SECONDS,
         )
         after = remote.metrics(self.target, self.headers)
         return figures(
@@ -175,7 +185,8 @@ def prepare(
     expected = None
     if check:
         alone = requests if per_request == 1 else json_requests(target, sequences, 1, fields, headers)
-        expected = Expected(ask_each(target, alone, tick=tick), per_request)
+        read = whole if form == "binary" else scores
+        expected = Expected(ask_each(target, alone, tick=tick), per_request, read=read)
     return Trial(target, requests, expected, per_request, headers)
 
 

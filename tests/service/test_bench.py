@@ -47,6 +47,12 @@ def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_load_is_drawn_as_its_percentiles(tmp_path: Path):
+    plot = tmp_path / "load.png"
+    call("--plot", str(plot))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_wrong_answer_is_exit_code_1():
     def drift(number: int, reply: Reply) -> Reply:
         return Reply(200, reply.body.replace(b"]", b"9]")) if number == 5 else reply

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from service.errors import ConfigurationError
-from service.expected import Expected, scores
+from service.expected import Expected, scores, whole
 
 
 def body(*probabilities: list[float], **fields: str) -> bytes:
@@ -51,3 +51,8 @@ def test_what_is_no_answer_is_wrong_under_load_and_refused_before_it(answer: byt
     assert not Expected([body([0.1])]).is_right(0, answer)
     with pytest.raises(ConfigurationError, match="no predictions"):
         scores(answer)
+
+
+def test_a_binary_answer_is_right_when_no_byte_differs():
+    expected = Expected([b"\x00\x01", b"\x00\x02"], read=whole)
+    assert [expected.is_right(1, answer) for answer in (b"\x00\x02", b"\x00\x02", b"\x00\x01")] == [True, True, False]

@@ -23,7 +23,7 @@ def measurement(
         sent=due + 0.001,
         answered=due + np.array(latency),
         status=np.array(status or [200] * len(latency), dtype=np.int64),
-        **{"unanswered": 0, "broken": 0, "wrong": 0, **changed},
+        **{"unsent": 0, "unanswered": 0, "broken": 0, "wrong": 0, **changed},
         seconds=seconds,
         cpu_seconds=0.5,
     )
@@ -100,12 +100,12 @@ def test_a_load_without_any_answer_has_figures_too():
 def test_the_table_names_every_error_by_what_it_was():
     console = Console(width=200, file=io.StringIO(), record=True)
     rows = [
-        shown(measurement([0.1, 0.1], status=[200, 429], broken=2, wrong=1)),
+        shown(measurement([0.1, 0.1], status=[200, 429], unsent=3, broken=2, wrong=1)),
         shown(measurement([], unanswered=1), checked=False),
     ]
     console.print(table(rows, title="t"))
     text = console.export_text()
-    assert "429: 1, broken: 2, wrong: 1" in text
+    assert "429: 1, unsent: 3, broken: 2, wrong: 1" in text
     assert "not compared" in text
     assert "unanswered: 1" in text
 

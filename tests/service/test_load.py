@@ -12,7 +12,8 @@ import pytest
 
 from service.connection import Target
 from service.errors import ConfigurationError
-from service.load import Closed, Measurement, Open, ask_each, drive
+from service.load import Measurement, ask_each, drive
+from service.schedule import Closed, Open
 from tests.service.small_server import Reply, SmallServer, serving
 
 
@@ -88,6 +89,17 @@ def test_a_latency_counts_from_the_moment_due_when_the_server_stalls():
     # The second and third found the only connection taken; they were due long before they could be sent.
     assert (seen.latency[1:] > 0.07).all()
     assert (seen.sent[1:] - seen.due[1:] > 0.07).all()
+
+
+def test_a_server_that_is_too_far_behind_is_given_up_and_what_was_not_sent_is_counted():
+    def dawdle(_number: int, reply: Reply) -> Reply:
+        threading.Event().wait(0.05)
+        return reply
+
+    _, seen = load(dawdle, Open([0.0] * 50), connections=1, limit_seconds=0.2)
+    assert 1 <= len(seen.status) < 10
+    assert seen.unsent == 50 - len(seen.status)
+    assert seen.seconds < 2
 
 
 def test_an_answer_that_the_check_does_not_accept_is_wrong():
@@ -213,6 +225,7 @@ def test_latencies_are_answers_less_moments_due():
         sent=np.array([2.0]),
         answered=np.array([4.0]),
         status=np.array([200]),
+        unsent=0,
         unanswered=0,
         broken=0,
         wrong=0,

@@ -25,6 +25,7 @@ def figures(*, rate: float = 100.0, p99: float = 0.01, offered: float | None = N
         sequences_per_second=rate,
         latency_ms=Latency.of(np.array([p99])),
         answers={200: 1},
+        unsent=0,
         unanswered=0,
         broken=broken,
         wrong=None,

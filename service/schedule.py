@@ -1,0 +1,60 @@
+"""When requests are due: the one thing in which a closed load and an open one differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """When requests are due, in seconds since the start of the load."""
+
+    def due(self, sent: int, now: float) -> float:
+        """The moment when request number `sent` is due; infinity where there is none any more."""
+        ...
+
+    def left(self, sent: int) -> int:
+        """How many requests were due after the first `sent` of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A request is due whenever a connection is free, until either bound is reached.
+
+    Attributes:
+        seconds: After them nothing more is sent.
+        count: How many requests are sent at most.
+    """
+
+    seconds: float
+    count: float = math.inf
+
+    def due(self, sent: int, now: float) -> float:
+        """Now, or never again."""
+        return now if sent < self.count and now < self.seconds else math.inf
+
+    def left(self, sent: int) -> int:
+        """None: what could not be sent in the time was not due."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Requests are due at moments fixed beforehand.
+
+    Attributes:
+        moments: Seconds since the start, ascending.
+    """
+
+    moments: Sequence[float]
+
+    def due(self, sent: int, now: float) -> float:
+        """Moment number `sent`."""
+        return self.moments[sent] if sent < len(self.moments) else math.inf
+
+    def left(self, sent: int) -> int:
+        """Moments after number `sent`."""
+        return len(self.moments) - sent
