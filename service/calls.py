@@ -62,6 +62,41 @@ class Item:
     id: str | None = None
 
 
+def unfit(steps: Steps, manifest: Manifest) -> str | None:
+    """Why a model does not take a sequence, as a sentence, or None where it does.
+
+    This is for sequences that are arrays already; of a JSON body, `strict` says the same value by value.
+
+    Args:
+        steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+        manifest: Of the model.
+    """
+    if not len(steps):
+        return "a sequence has at least one step"
+    if len(steps) > manifest.max_length and manifest.long == "reject":
+        return too_long(len(steps), manifest)
+    if manifest.input.kind == "tokens":
+        strange: NDArray[np.bool_] = (steps < 0) | (steps >= (manifest.input.vocabulary or 1))
+        why = f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
+    elif steps.shape[1] != manifest.input.features:
+        return f"the model takes {manifest.input.features} features a step, this one has {steps.shape[1]}"
+    else:
+        strange, why = np.logical_or.reduce(np.isinf(steps), axis=1), "holds a number that is not finite as float32"
+        if not strange.any() and manifest.missing == "refuse":
+            strange, why = np.logical_or.reduce(np.isnan(steps), axis=1), f"lacks a value: {refuses_missing(manifest)}"
+    return f"step {int(strange.argmax())} {why}" if strange.any() else None
+
+
+def too_long(length: int, manifest: Manifest) -> str:
+    """What is said of a sequence past the max length of a model that rejects it."""
+    return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
+
+
+def refuses_missing(manifest: Manifest) -> str:
+    """What is said of a missing value where the model takes none."""
+    return f"the model {manifest.key} refuses missing values"
+
+
 def fitted(
     steps: Steps, manifest: Manifest, *, sent: int, kept: NDArray[np.intp] | None = None, id: str | None = None
 ) -> Item:

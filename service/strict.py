@@ -14,7 +14,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.calls import MAX_ID_CHARACTERS, MAX_PRIORITY, MAX_TIMEOUT_MS, Call, Catalog, Item, M_co, Problems, fitted
+from service.calls import (
+    MAX_ID_CHARACTERS,
+    MAX_PRIORITY,
+    MAX_TIMEOUT_MS,
+    Call,
+    Catalog,
+    Item,
+    M_co,
+    Problems,
+    fitted,
+    refuses_missing,
+    too_long,
+)
 from service.errors import InvalidRequest, Problem, RequestError, TooLarge
 from service.manifest import Manifest
 from service.padding import Steps
@@ -132,10 +144,10 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
         return None
     if len(kept) > manifest.max_length and manifest.long == "reject":
-        problems.add(at, f"{len(kept)} steps; the model {manifest.key} takes at most {manifest.max_length}")
+        problems.add(at, too_long(len(kept), manifest))
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
-        problems.add(f"{pointer}/feature_mask", _refuses_missing(manifest))
+        problems.add(f"{pointer}/feature_mask", refuses_missing(manifest))
     array: Steps
     if manifest.input.kind == "tokens":
         array = _tokens(steps, kept, at, manifest, problems)
@@ -170,7 +182,7 @@ def _values(
             where = pointer if features == 1 and not isinstance(steps[place], list) else f"{pointer}/{i}"
             if value is None:
                 if refuses and (feature_mask is None or feature_mask[i]):
-                    problems.add(where, _refuses_missing(manifest))
+                    problems.add(where, refuses_missing(manifest))
                 numbers.append(math.nan)
             elif type(value) is not float and type(value) is not int:
                 problems.add(where, f"must be a number or null, it is {_kind(value)}")
@@ -337,10 +349,6 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 def _child(pointer: str, name: str) -> str:
     return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-
-
-def _refuses_missing(manifest: Manifest) -> str:
-    return f"the model {manifest.key} refuses missing values"
 
 
 def _not_json(detail: str) -> InvalidRequest:
