@@ -6,20 +6,25 @@ stops at once.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Final, cast
 
 import uvicorn
 
 from service.app import make_app
 from service.errors import ConfigurationError
+from service.protocol import BoundedProtocol
 from service.serving import Serving
 from service.settings import Settings
 
@@ -28,6 +33,10 @@ log = logging.getLogger("lengthwise.server")
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread keeps the interpreter while others want it. A runner that comes back from the graph then waits half
 a millisecond at most for the event loop to let go, instead of five."""
+
+
+_OTHER_FILES: Final = 64
+"""Files that are no connections: the listener, the graph, the log, the event loop's own."""
 
 
 class Server(uvicorn.Server):
@@ -77,7 +86,7 @@ def serve(settings: Settings) -> None:
         make_app(serving, on_failure=failed),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=cast("type[asyncio.Protocol]", _protocol(settings)),
         ws="none",
         access_log=False,
         log_config=None,
@@ -93,6 +102,15 @@ def serve(settings: Settings) -> None:
         server.run(sockets=[listener])
     if failures:
         raise failures[0]
+
+
+def _protocol(settings: Settings) -> Callable[..., BoundedProtocol]:
+    """The HTTP protocol with this process's bounds."""
+    most = settings.max_connections
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY:
+        most = max(1, min(most, files - _OTHER_FILES))
+    return partial(BoundedProtocol, header_timeout_seconds=settings.header_timeout_seconds, max_connections=most)
 
 
 @contextmanager

@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         30, ge=0, le=86_400, allow_inf_nan=False, description="Longest that a shutdown waits for accepted requests."
     )
+    header_timeout_seconds: float = Field(
+        10, gt=0, le=3600, allow_inf_nan=False, description="Longest that a request's head may take to arrive."
+    )
+    max_connections: int = Field(
+        4096, ge=1, description="Most connections at once; fewer where the process may open fewer files."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
 

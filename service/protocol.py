@@ -1,0 +1,139 @@
+"""The limits that uvicorn's HTTP parser does not have: large heads, slow heads, slow bodies, too many connections.
+
+A client gets a bounded time to say what it wants and a bounded number of bytes to say it in. The bounds cost nothing
+where a request arrives in one piece, as nearly all do: a timer runs only while a head or a body is incomplete.
+
+| what | answer |
+|---|---|
+| more than `max_header_bytes` of request line and headers | 431, and the connection ends |
+| a head that is not complete in `header_timeout_seconds` | 408, likewise |
+| a body that brings less than `MIN_BODY_BYTES_PER_SECOND` | 408, likewise |
+| more than `max_connections` connections | 503, likewise |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES: Final = 32_768
+MIN_BODY_BYTES_PER_SECOND: Final = 1024
+_BODY_PERIOD_SECONDS: Final = 10.0
+
+_REASONS: Final = {
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection, within bounds.
+
+    Args:
+        header_timeout_seconds: Longest that a head may take, from its first byte; the first from the connection on.
+        max_connections: Most connections at once.
+        options: uvicorn's own.
+    """
+
+    def __init__(self, *, header_timeout_seconds: float, max_connections: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._header_timeout = header_timeout_seconds
+        self._max_connections = max_connections
+        self._head_bytes = 0
+        self._in_head = True
+        self._in_body = False
+        self._body_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Takes a connection, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            self._refuse(503)
+        else:
+            self._start_timer(self._header_timeout, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection's timer with the connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what came, and watches what is still to come."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        else:
+            self._body_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
+            self._refuse(431)
+        elif self._timer is None and not self.transport.is_closing():
+            if self._in_body:
+                self._watch_body()
+            elif self._in_head and self._head_bytes:
+                self._start_timer(self._header_timeout, self._head_is_late)
+
+    def on_headers_complete(self) -> None:
+        """The head is there: from here on the body is watched."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._stop_timer()
+        self._in_head, self._in_body = False, True
+        self._head_bytes = self._body_bytes = 0
+        if size > MAX_HEADER_BYTES:
+            self._refuse(431)
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Hands a part of the body on, unless the request was refused."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there as a whole; the next head may begin."""
+        self._stop_timer()
+        self._in_head, self._in_body = True, False
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _watch_body(self) -> None:
+        self._body_bytes = 0
+        self._start_timer(_BODY_PERIOD_SECONDS, self._check_body)
+
+    def _check_body(self) -> None:
+        if self._body_bytes < MIN_BODY_BYTES_PER_SECOND * _BODY_PERIOD_SECONDS:
+            self._refuse(408)
+        else:
+            self._watch_body()
+
+    def _head_is_late(self) -> None:
+        self._refuse(408)
+
+    def _start_timer(self, seconds: float, action: Any) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, action)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int) -> None:
+        """Says why, and ends the connection."""
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        idle = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+        if idle and not (status == 408 and self._in_head and not self._head_bytes):
+            reason = _REASONS[status].encode()
+            body = b'{"type":"about:blank","title":"%s","status":%d,"detail":"%s"}' % (reason, status, reason)
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%s" % (status, reason, len(body), body)
+            )
+        self.transport.close()

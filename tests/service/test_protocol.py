@@ -1,0 +1,148 @@
+"""The limits of one HTTP connection, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from service import protocol
+from service.protocol import MAX_HEADER_BYTES, BoundedProtocol
+
+Talk = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the number of bytes of the body."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
+    """A server with these bounds; gives what opens a connection to it."""
+    bounded = partial(BoundedProtocol, header_timeout_seconds=header_timeout_seconds, max_connections=max_connections)
+    config = uvicorn.Config(echo_length, http=bounded, lifespan="off", log_config=None, ws="none")
+    config.load()
+    state = uvicorn.server.ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: bounded(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    writers = []
+
+    async def talk() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        return reader, writer
+
+    try:
+        yield talk
+    finally:
+        for writer in writers:
+            writer.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+async def test_an_ordinary_request_is_answered_and_so_is_the_next_on_the_same_connection() -> None:
+    async with served() as talk:
+        reader, writer = await talk()
+        for body in (b"abc", b"", b"x" * 100_000):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+            assert await answer(reader) == (200, b"%d" % len(body))
+
+
+async def test_a_large_body_in_one_write_is_not_taken_for_a_large_head() -> None:
+    async with served() as talk:
+        reader, writer = await talk()
+        body = b"x" * (4 * MAX_HEADER_BYTES)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        assert await answer(reader) == (200, b"%d" % len(body))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nlong: " + b"a" * MAX_HEADER_BYTES + b"\r\n\r\n",
+        b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 6000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nnever-ends: " + b"a" * (2 * MAX_HEADER_BYTES),
+    ],
+    ids=["one long header", "a long path", "many headers", "a header without an end"],
+)
+async def test_a_large_head_is_431_and_ends_the_connection(head: bytes) -> None:
+    async with served() as talk:
+        reader, writer = await talk()
+        writer.write(head)
+        status, _ = await answer(reader)
+        assert status == 431
+        assert await reader.read() == b""
+
+
+async def test_a_head_that_never_ends_is_408_after_its_time() -> None:
+    async with served(header_timeout_seconds=0.05) as talk:
+        reader, writer = await talk()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n")
+        assert (await answer(reader))[0] == 408
+        assert await reader.read() == b""
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+    async with served(header_timeout_seconds=0.05) as talk:
+        reader, _ = await talk()
+        assert await reader.read() == b""
+
+
+async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    async with served() as talk:
+        reader, writer = await talk()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
+        assert (await answer(reader))[0] == 408
+        assert await reader.read() == b""
+
+
+async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "MIN_BODY_BYTES_PER_SECOND", 1)
+    async with served() as talk:
+        reader, writer = await talk()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300\r\n\r\n")
+        loop = asyncio.get_running_loop()
+        for place in range(3):
+            waited = loop.create_future()
+            loop.call_later(0.04, waited.set_result, None)
+            await waited
+            writer.write(b"%d" % place * 100)
+            await writer.drain()
+        assert await answer(reader) == (200, b"300")
+
+
+async def test_one_connection_too_many_is_503_and_the_others_go_on() -> None:
+    async with served(max_connections=1) as talk:
+        reader, writer = await talk()
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await answer(reader) == (200, b"0")
+        other, _ = await talk()
+        assert (await answer(other))[0] == 503
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await answer(reader) == (200, b"0")
