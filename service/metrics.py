@@ -118,15 +118,26 @@ class Gauges:
     ready: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the figures of all models are held against; without it an alert would have to repeat the options."""
+
+    runners: int
+    max_queue_cost_steps: int
+    refused_models: int
+
+
 class Metrics(Collector):
     """All models' figures, and the gauges.
 
     Args:
         gauges: Reads the gauges of a moment; called at each scrape.
+        bounds: Reads the process's bounds; called at each scrape.
     """
 
-    def __init__(self, gauges: Callable[[], dict[tuple[str, str], Gauges]]) -> None:
+    def __init__(self, gauges: Callable[[], dict[tuple[str, str], Gauges]], bounds: Callable[[], Bounds]) -> None:
         self._gauges = gauges
+        self._bounds = bounds
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -204,3 +215,11 @@ class Metrics(Collector):
             for key, figures in gauges.items():
                 gauge.add_metric([*key], float(getattr(figures, name)))
             yield gauge
+
+        bounds = self._bounds()
+        for name, help_ in (
+            ("runners", "Threads that run batches."),
+            ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
+            ("refused_models", "Versions in the repository that failed their proof and are not served."),
+        ):
+            yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))

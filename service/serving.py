@@ -18,7 +18,7 @@ from service.batcher import Batcher, Lane, Ticket, Timing
 from service.calls import Call
 from service.errors import InvalidRequest, NotReady, Problem
 from service.manifest import GRAPH_FILE
-from service.metrics import Gauges, Metrics, ModelMetrics
+from service.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from service.padding import Steps
 from service.plan import BatchLimits
 from service.repository import Model, Repository, open_repository
@@ -60,7 +60,7 @@ class Serving:
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
         )
-        self.metrics = Metrics(self._gauges)
+        self.metrics = Metrics(self._gauges, self._bounds)
         self._open_models = open_models or (lambda: open_repository(settings.models, self.limits))
         self._served: dict[Model, Served] = {}
         self._started = False
@@ -157,6 +157,10 @@ class Serving:
             for served in self._served.values()
         }
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
+
+    def _bounds(self) -> Bounds:
+        settings = self.settings
+        return Bounds(settings.runners, settings.max_queue_cost_steps, len(self.repository.refused))
 
 
 def _merged(
