@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,15 +94,29 @@ def serve(settings: Settings) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
+        ssl_ca_certs=None if settings.tls_client_ca_file is None else str(settings.tls_client_ca_file),
+        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca_file is None else ssl.CERT_REQUIRED,
     )
+    _load(config)
     server = Server(config, serving)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
     with _listening(settings) as listener:
-        log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
+        scheme = "http" if settings.tls_cert_file is None else "https"
+        log.info("listening on %s://%s:%d", scheme, settings.host, listener.getsockname()[1])
         server.run(sockets=[listener])
     if failures:
         raise failures[0]
+
+
+def _load(config: uvicorn.Config) -> None:
+    """Loads what the configuration names: here, the certificates."""
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(f"the TLS files cannot be used: {error}") from error
 
 
 def _protocol(settings: Settings) -> Callable[..., BoundedProtocol]:

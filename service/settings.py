@@ -94,6 +94,11 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         4096, ge=1, description="Most connections at once; fewer where the process may open fewer files."
     )
+    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM): serves HTTPS.")
+    tls_key_file: Path | None = Field(None, description="Its private key (PEM); default: in the certificate's file.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="Authorities (PEM): a client must show a certificate of one of them."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
 
@@ -101,6 +106,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.max_batch_cost_steps > self.max_queue_cost_steps:
             raise ValueError("max_queue_cost_steps must be at least max_batch_cost_steps")
+        if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
+            raise ValueError("tls_key_file and tls_client_ca_file need tls_cert_file")
         return self
 
     @classmethod

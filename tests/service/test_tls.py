@@ -1,0 +1,93 @@
+"""HTTPS, with and without certificates of the client, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from service.errors import ConfigurationError
+from service.server import serve
+from service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """A server with these options; gives its address once it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "listening on" in line:
+                break
+        try:
+            yield f"https://localhost:{port}"
+        finally:
+            process.terminate()
+            process.stderr.read()
+            assert process.wait(30) == 0
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_a_client_that_trusts_the_authority_is_answered(authority: trustme.CA, certificate: Path) -> None:
+    with serving("--tls-cert-file", str(certificate)) as address:
+        assert httpx.get(f"{address}/livez", verify=trusting(authority)).text == "ok"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{address}/livez")
+
+
+def test_a_client_must_show_a_certificate_where_an_authority_is_named(
+    authority: trustme.CA, certificate: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "authorities.pem"
+    authority.cert_pem.write_to_path(bundle)
+    with serving("--tls-cert-file", str(certificate), "--tls-client-ca-file", str(bundle)) as address:
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{address}/livez", verify=trusting(authority))
+        known = trusting(authority)
+        authority.issue_cert("client").configure_cert(known)
+        assert httpx.get(f"{address}/livez", verify=known).text == "ok"
+        stranger = trusting(authority)
+        trustme.CA().issue_cert("client").configure_cert(stranger)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{address}/livez", verify=stranger)
+
+
+@pytest.mark.parametrize("text", ["", "no certificate"])
+def test_a_file_that_is_no_certificate_is_named_before_anything_listens(text: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text(text)
+    with pytest.raises(ConfigurationError, match="TLS files"):
+        serve(Settings(tls_cert_file=broken))
+
+
+def test_a_key_without_a_certificate_is_a_wrong_call() -> None:
+    with pytest.raises(ConfigurationError, match="need tls_cert_file"):
+        Settings.load(tls_key_file="key.pem")
