@@ -7,8 +7,8 @@
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
 
 A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
-one string a step for a per-step model. A bad record is named by file and line. `aeon:JapaneseVowels_TRAIN` names a
-file that the aeon package brings along.
+one string a step for a per-step model. A bad record is named by file and line: `read` ends at the first, `entries`
+goes on behind it. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings along.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from __future__ import annotations
 import codecs
 import gzip
 import importlib.util
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +28,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, RecordError
 from service.padding import Steps
 
 Kind = Literal["values", "tokens"]
@@ -50,6 +52,23 @@ class Record:
     steps: Steps
     label: Label
     place: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that cannot be used.
+
+    Attributes:
+        id: Its own where that can be read, else the number of its record in the file, from 0.
+        error: What is wrong with it, and where it stands.
+    """
+
+    id: str
+    error: RecordError
+
+
+Advance = Callable[[float], object]
+"""Told, before each record, the share of the file that was read so far, 0 to 1."""
 
 
 def locate(name: str) -> Path:
@@ -76,7 +95,7 @@ def locate(name: str) -> Path:
 
 
 def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
-    """The records of a file, one by one, in its order.
+    """The records of a file, one by one, in its order; all of them have as many features a step.
 
     Args:
         path: Its suffix says the format.
@@ -85,44 +104,70 @@ def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
     Raises:
         ConfigurationError: The file or a record in it cannot be read; names the line.
     """
+    return _all_good(entries(path, kind))
+
+
+def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share: None) -> Iterator[Record | BadRecord]:
+    """The records of a file as `read` gives them, the bad ones among them in their places.
+
+    Whether two records have as many features a step is not looked at: whoever goes on behind a bad record knows what
+    is right, and the first record may be the bad one.
+
+    Args:
+        path: Its suffix says the format.
+        kind: What a step is; `.ts` holds values only.
+        advance: For a progress bar.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or not as what its name says.
+    """
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
-        return _json_lines(path, kind)
+        return _json_lines(path, kind, advance)
     if name.endswith(".ts"):
         if kind == "tokens":
             raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
-        return _time_series(path)
+        return _time_series(path, advance)
     if name.endswith(".parquet"):
-        return _parquet(path, kind)
+        return _parquet(path, kind, advance)
     raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
+    features: int | None = None
+    for record in found:
+        if isinstance(record, BadRecord):
+            raise record.error
+        features = _same_features(record, features)
+        yield record
+
+
+def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file:
+            size = max(1, os.fstat(raw.fileno()).st_size)
             for number, line in enumerate(file, start=1):
                 content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
                 if content:
+                    advance(raw.tell() / size)
                     yield number, content
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _json_lines(path: Path, kind: Kind) -> Iterator[Record]:
-    features: int | None = None
-    for index, (number, line) in enumerate(_lines(path)):
+def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+    for index, (number, line) in enumerate(_lines(path, advance)):
         place = f"{path}:{number}"
         try:
             fields = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise ConfigurationError(f"{place}: not JSON: {error}") from error
-        record = _record(fields, index, place, kind)
-        features = _same_features(record, features)
-        yield record
+            yield BadRecord(str(index), RecordError(f"{place}: not JSON: {error}"))
+        else:
+            yield _judged(fields, index, place, kind)
 
 
-def _parquet(path: Path, kind: Kind) -> Iterator[Record]:
+def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -134,25 +179,37 @@ def _parquet(path: Path, kind: Kind) -> Iterator[Record]:
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
     columns = [name for name in ("id", "steps", "label") if name in file.schema_arrow.names]
-    index, features = 0, None
+    index = 0
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for fields in batch.to_pylist():
-            record = _record(fields, index, f"{path}:row {index + 1}", kind)
-            features = _same_features(record, features)
-            yield record
+            advance(index / file.metadata.num_rows)
+            yield _judged(fields, index, f"{path}:row {index + 1}", kind)
             index += 1
 
 
+def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadRecord:
+    """A record from what JSON or Parquet holds, good or bad."""
+    try:
+        return _record(fields, index, place, kind)
+    except RecordError as error:
+        name = fields.get("id") if isinstance(fields, dict) else None
+        return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
+
+
 def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
-    """A record from what JSON or Parquet holds."""
+    """A record from what JSON or Parquet holds.
+
+    Raises:
+        RecordError: It is none.
+    """
     if not isinstance(fields, dict) or "steps" not in fields:
-        raise ConfigurationError(f'{place}: a record is an object with "steps"')
+        raise RecordError(f'{place}: a record is an object with "steps"')
     unknown = sorted(set(fields) - {"id", "steps", "label"})
     if unknown:
-        raise ConfigurationError(f"{place}: unknown field {', '.join(unknown)}; there are id, steps and label")
+        raise RecordError(f"{place}: unknown field {', '.join(unknown)}; there are id, steps and label")
     name = fields.get("id")
     if name is not None and not isinstance(name, (str, int)):
-        raise ConfigurationError(f"{place}: id must be a string")
+        raise RecordError(f"{place}: id must be a string")
     steps = _tokens(fields["steps"], place) if kind == "tokens" else _values(fields["steps"], place)
     return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
 
@@ -163,7 +220,7 @@ def _label(label: Any, place: str) -> Label:
         return None
     several = label if isinstance(label, list) else [label]
     if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
-        raise ConfigurationError(f"{place}: a label is a string or a whole number, or a list of them")
+        raise RecordError(f"{place}: a label is a string or a whole number, or a list of them")
     texts = tuple(str(one) for one in several)
     return texts if isinstance(label, list) else texts[0]
 
@@ -171,23 +228,23 @@ def _label(label: Any, place: str) -> Label:
 def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
     """`[length]` int64."""
     if not isinstance(steps, list) or not steps:
-        raise ConfigurationError(f"{place}: steps must be a list of at least one token id")
+        raise RecordError(f"{place}: steps must be a list of at least one token id")
     for step, token in enumerate(steps):
         if type(token) is not int or not 0 <= token <= _INT64.max:
-            raise ConfigurationError(f"{place}: step {step} is no token id: a whole number from 0")
+            raise RecordError(f"{place}: step {step} is no token id: a whole number from 0")
     return np.array(steps, dtype=np.int64)
 
 
 def _values(steps: Any, place: str) -> NDArray[np.float32]:
     """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
     if not isinstance(steps, list) or not steps:
-        raise ConfigurationError(f"{place}: steps must be a list of at least one step")
+        raise RecordError(f"{place}: steps must be a list of at least one step")
     rows = [step if isinstance(step, list) else [step] for step in steps]
     for step, row in enumerate(rows):
         if not row or len(row) != len(rows[0]):
-            raise ConfigurationError(f"{place}: step {step} has {len(row)} features, step 0 has {len(rows[0])}")
+            raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {len(rows[0])}")
         if any(value is not None and type(value) not in (int, float) for value in row):
-            raise ConfigurationError(f"{place}: step {step} holds something that is neither a number nor null")
+            raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")
     return _as_float32([[np.nan if value is None else value for value in row] for row in rows], place)
 
 
@@ -197,7 +254,7 @@ def _as_float32(rows: list[list[float]], place: str) -> NDArray[np.float32]:
         values = np.array(rows, dtype=np.float64).astype(np.float32)
     if np.isinf(values).any():
         step = int(np.isinf(values).any(axis=1).argmax())
-        raise ConfigurationError(f"{place}: step {step} holds a number that is not finite as float32")
+        raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
     return values
 
 
@@ -207,19 +264,19 @@ def _same_features(record: Record, features: int | None) -> int | None:
         return None
     found = int(record.steps.shape[1])
     if features is not None and found != features:
-        raise ConfigurationError(f"{record.place}: {found} features a step, the records before have {features}")
+        raise RecordError(f"{record.place}: {found} features a step, the records before have {features}")
     return found
 
 
-def _time_series(path: Path) -> Iterator[Record]:
+def _time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
     """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html."""
-    labelled, in_data, features, index = False, False, None, 0
-    for number, line in _lines(path):
+    labelled, in_data, index = False, False, 0
+    for number, line in _lines(path, advance):
         place = f"{path}:{number}"
-        text = _text(line, place)
-        if text.startswith("#"):
+        if line.startswith(b"#"):
             continue
         if not in_data:
+            text = _text(line, place)
             tag, *rest = text.split()
             tag = tag.lower()
             is_true = [word.lower() for word in rest[:1]] == ["true"]
@@ -233,9 +290,10 @@ def _time_series(path: Path) -> Iterator[Record]:
                 labelled = is_true
             in_data = tag == "@data"
             continue
-        record = _series(text, index, labelled, place)
-        features = _same_features(record, features)
-        yield record
+        try:
+            yield _series(_text(line, place), index, labelled, place)
+        except RecordError as error:
+            yield BadRecord(str(index), error)
         index += 1
     if not in_data:
         raise ConfigurationError(f"{path}: there is no @data in it")
@@ -245,7 +303,7 @@ def _text(line: bytes, place: str) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{place}: not UTF-8") from error
+        raise RecordError(f"{place}: not UTF-8") from error
 
 
 def _series(text: str, index: int, labelled: bool, place: str) -> Record:
@@ -253,13 +311,11 @@ def _series(text: str, index: int, labelled: bool, place: str) -> Record:
     channels = text.split(":")
     label = channels.pop().strip() if labelled else None
     if label == "" or not channels:
-        raise ConfigurationError(f"{place}: the label is missing")
+        raise RecordError(f"{place}: the label is missing")
     columns = [[_number(word, place) for word in channel.split(",")] for channel in channels]
     for feature, column in enumerate(columns):
         if len(column) != len(columns[0]):
-            raise ConfigurationError(
-                f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}"
-            )
+            raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
     return Record(str(index), _as_float32([list(step) for step in zip(*columns, strict=True)], place), label, place)
 
 
@@ -270,4 +326,4 @@ def _number(word: str, place: str) -> float:
     try:
         return float(word)
     except ValueError as error:
-        raise ConfigurationError(f"{place}: {word!r} is no number") from error
+        raise RecordError(f"{place}: {word!r} is no number") from error

@@ -2,7 +2,8 @@
 
 ```
 LengthwiseError
-├── ConfigurationError              a wrong option, an unreadable repository        exit 2
+├── ConfigurationError              a wrong option, an unreadable file or repository        exit 2
+│   └── RecordError                 one record of a data file is wrong
 ├── ModelError                      a model directory that must not be served       exit 1
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
 │   └── VerificationError           its digests, its golden sequences or its proof do not hold
@@ -36,6 +37,10 @@ class LengthwiseError(Exception):
 
 class ConfigurationError(LengthwiseError):
     """An option is wrong or a path cannot be read; the message says which, and what would be right."""
+
+
+class RecordError(ConfigurationError):
+    """A record of a data file cannot be used; the message starts with its file and line."""
 
 
 class ModelError(LengthwiseError):

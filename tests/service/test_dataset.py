@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import dataset
-from service.dataset import Record
+from service.dataset import BadRecord, Record
 from service.errors import ConfigurationError
 
 
@@ -92,6 +92,39 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path, bad: object, sai
     path = lines(tmp_path, {"steps": [[1, 2]]}, bad)
     with pytest.raises(ConfigurationError, match=r"d\.jsonl:2: .*" + said):
         read(path)
+
+
+def test_what_goes_on_behind_bad_records_gets_them_in_their_places(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path, {"steps": [[1]]}, "{", {"id": "x", "steps": []}, {"id": [], "steps": [[1]]}, {"steps": [[2]]}
+    )
+    good, broken, empty, strange, last = dataset.entries(path)
+    assert isinstance(good, Record)
+    assert isinstance(last, Record)
+    assert (good.id, last.id) == ("0", "4")
+    for entry, name, line in ((broken, "1", 2), (empty, "x", 3), (strange, "3", 4)):
+        assert isinstance(entry, BadRecord)
+        assert entry.id == name
+        assert str(entry.error).startswith(f"{path}:{line}: ")
+
+
+def test_ts_goes_on_behind_a_bad_line(tmp_path: Path) -> None:
+    bad, good = dataset.entries(series(tmp_path, HEADER + "1,x:up\n1,2:up\n"))
+    assert isinstance(bad, BadRecord)
+    assert isinstance(good, Record)
+    assert (bad.id, good.id) == ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.ts"])
+def test_the_share_of_the_file_that_was_read_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    body = HEADER.encode() + b"1:up\n" * 30_000 if name == "d.ts" else b'{"steps": [[1]]}\n' * 30_000
+    path.write_bytes(gzip.compress(body) if name.endswith(".gz") else body)
+    shares: list[float] = []
+    assert sum(1 for _ in dataset.entries(path, advance=shares.append)) == 30_000
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= 1.0
+    assert shares[-1] == 1.0
 
 
 def test_a_number_past_every_float_is_refused(tmp_path: Path) -> None:
