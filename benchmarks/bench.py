@@ -78,9 +78,9 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
         trials: dict[str, Trial] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
-            target = stack.enter_context(contender.running(work, server_cores))
+            server = stack.enter_context(contender.running(work, server_cores))
             # Bits alone and in company are this service's promise, and nobody else's.
-            trials[contender.name] = prepare(target, work.sequences, check=not contender.is_peer)
+            trials[contender.name] = prepare(server.target, work.sequences, check=not contender.is_peer)
         for number in range(plan.rounds):
             for count in plan.connections:
                 for contender in everyone:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from benchmarks.workloads import Work
 from service import launch
-from service.connection import Target
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Contender:
     ready_path: str = "/readyz"
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[Target]:
+    def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[launch.Running]:
         """Runs it with a workload's model while the block runs."""
         port = launch.free_port()
         places = {"model": str(work.directory), "repository": str(work.repository), "port": str(port)}

@@ -1,7 +1,6 @@
 """One keep-alive connection of the load generator: whole requests as bytes out, status and body in.
 
-An answer is read no further than its status, its length and whether the connection stays open: the client's own cost is
-part of every figure it takes.
+An answer is read no further than its status and its length: the client's own cost is part of every figure it takes.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ class Connection:
             raise ConnectionLostError from error
         self.unsent = memoryview(request)[taken:]
 
-    def receive(self) -> tuple[int, bytes, bool] | None:
-        """Status, body, and whether the connection stays open; None while the answer is not whole."""
+    def receive(self) -> tuple[int, bytes, bytes] | None:
+        """Status, head in lower case, and body; None while the answer is not whole."""
         try:
             data = self.socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -104,6 +103,6 @@ class Connection:
             whole = end + 4 + int(head[at + 17 : head.index(b"\r\n", at + 17)])
             if len(data) >= whole:
                 self._received = b""
-                return int(head[9:12]), data[end + 4 : whole], b"\r\nconnection: close" not in head
+                return int(head[9:12]), head, data[end + 4 : whole]
         self._received = data
         return None

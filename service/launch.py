@@ -73,8 +73,8 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
         return
     repository, name, version = located(where)
     port = free_port()
-    with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as target:
-        yield Served(target, name or model, version)
+    with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as server:
+        yield Served(server.target, name or model, version)
 
 
 def free_port() -> int:
@@ -93,6 +93,14 @@ def serve_command(models: Path | None, port: int, options: Mapping[str, str]) ->
     return command
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server's process."""
+
+    target: Target
+    pid: int
+
+
 @contextmanager
 def running(
     command: Sequence[str],
@@ -102,7 +110,7 @@ def running(
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
     hopeless: Callable[[Target], str | None] = lambda _target: None,
-) -> Iterator[Target]:
+) -> Iterator[Running]:
     """Runs a server's command while the block runs.
 
     Args:
@@ -114,7 +122,7 @@ def running(
         hopeless: Asked while it is not ready; says why it never will be, or None.
 
     Yields:
-        Where requests go, once it is ready.
+        The server, once it is ready.
 
     Raises:
         ConfigurationError: It ended, or was not ready in time; comes with the end of what it wrote.
@@ -142,7 +150,7 @@ def running(
                     said = output.read()[-2000:].decode(errors="replace").strip()
                     raise ConfigurationError(f"{' '.join(command)} {state}:\n{said}")
                 time.sleep(0.02)
-            yield target
+            yield Running(target, process.pid)
         finally:
             _stop(process)
 

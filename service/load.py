@@ -33,6 +33,9 @@ _TICK_SECONDS = 0.2
 Check = Callable[[int, bytes], bool]
 """Takes the place of a request in the list of requests and the body of its answer; true where the answer is right."""
 
+Note = Callable[[int, bytes], None]
+"""Takes the place of a request in the list of requests and the head of its answer, in lower case."""
+
 Tick = Callable[[int, float], None]
 """Told now and then how many requests were sent, and how many seconds have passed."""
 
@@ -78,6 +81,7 @@ def drive(
     *,
     connections: int,
     check: Check | None = None,
+    note: Note | None = None,
     tick: Tick | None = None,
     patience_seconds: float = 10.0,
     limit_seconds: float = math.inf,
@@ -90,6 +94,7 @@ def drive(
         schedule: When each is due.
         connections: Keep-alive connections, all opened before the first request is due.
         check: Looks at each answer of status 200.
+        note: Looks at each answer's head.
         tick: For a progress bar.
         patience_seconds: How long to wait for anything to happen while answers are outstanding.
         limit_seconds: After them nothing more is sent, however much is due.
@@ -97,7 +102,7 @@ def drive(
     Raises:
         ConfigurationError: The server cannot be reached, goes away, or answers in a way that this client does not read.
     """
-    return _Driver(target, requests, schedule, check, tick, patience_seconds, limit_seconds).run(connections)
+    return _Driver(target, requests, schedule, check, note, tick, patience_seconds, limit_seconds).run(connections)
 
 
 def ask_each(target: Target, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
@@ -130,6 +135,7 @@ class _Driver:
         requests: Sequence[bytes],
         schedule: Schedule,
         check: Check | None,
+        note: Note | None,
         tick: Tick | None,
         patience_seconds: float,
         limit_seconds: float,
@@ -138,6 +144,7 @@ class _Driver:
         self._requests = requests
         self._schedule = schedule
         self._check = check
+        self._note = note
         self._tick = tick
         self._patience_seconds = patience_seconds
         self._limit_seconds = limit_seconds
@@ -225,19 +232,21 @@ class _Driver:
             return self._now()
         now = self._now()
         if answer is not None:
-            status, body, stays_open = answer
+            status, head, body = answer
             self._due.append(connection.due)
             self._sent.append(connection.sent)
             self._answered.append(now)
             self._status.append(status)
             if status == 200 and self._check is not None and not self._check(connection.place, body):
                 self._wrong += 1
+            if self._note is not None:
+                self._note(connection.place, head)
             self._in_flight -= 1
             connection.place = -1
-            if stays_open:
-                self._idle.append(connection)
-            else:
+            if b"\r\nconnection: close" in head:
                 self._replace(connection)
+            else:
+                self._idle.append(connection)
         return now
 
     def _connect(self) -> None:

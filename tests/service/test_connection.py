@@ -60,4 +60,5 @@ def test_an_answer_split_within_its_head_is_read_whole(pair: tuple[Connection, s
     peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
     assert connection.receive() is None
     peer.sendall(b"ngth: 2\r\nConnection: close\r\n\r\nok")
-    assert connection.receive() == (200, b"ok", False)
+    answer = connection.receive()
+    assert answer == (200, b"http/1.1 200 ok\r\ncontent-length: 2\r\nconnection: close\r\n", b"ok")

@@ -12,7 +12,7 @@ import pytest
 
 from service.connection import Target
 from service.errors import ConfigurationError
-from service.launch import free_port, running, serve_command, served
+from service.launch import Running, free_port, running, serve_command, served
 from service.manifest import Manifest, StepInput
 from service.remote import get
 
@@ -32,10 +32,10 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 def test_a_server_is_ready_inside_the_block_and_gone_after_it():
     port = free_port()
-    with running([sys.executable, "-c", SERVER, str(port)], port) as target:
-        assert get(target, "/readyz")[0] == 200
+    with running([sys.executable, "-c", SERVER, str(port)], port) as server:
+        assert get(server.target, "/readyz")[0] == 200
     with pytest.raises(ConfigurationError, match="cannot be reached"):
-        get(target, "/readyz")
+        get(server.target, "/readyz")
 
 
 def test_a_server_runs_on_the_cores_it_is_given():
@@ -71,10 +71,10 @@ def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatc
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("service.launch._STOP_SECONDS", 0.1)
     port = free_port()
-    with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as target:
+    with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as server:
         pass
     with pytest.raises(ConfigurationError, match="cannot be reached"):
-        get(target, "/readyz")
+        get(server.target, "/readyz")
 
 
 def test_the_command_of_serve_names_repository_port_and_options():
@@ -90,9 +90,9 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     commands: list[list[str]] = []
 
     @contextmanager
-    def pretended(command: list[str], port: int, **_: object) -> Iterator[Target]:
+    def pretended(command: list[str], port: int, **_: object) -> Iterator[Running]:
         commands.append(command)
-        yield Target("127.0.0.1", port)
+        yield Running(Target("127.0.0.1", port), 0)
 
     monkeypatch.setattr("service.launch.running", pretended)
     directory = tmp_path / "models" / "m" / "3"
