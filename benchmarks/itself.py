@@ -1,0 +1,145 @@
+"""The service beside itself: memory over time, fairness, a second core. `python -m benchmarks.itself`.
+
+- **memory**: resident memory after many requests of mixed lengths, over that after the first tenth of them.
+- **bypass**: the longest wait of any sequence over the mean wait, where nine of ten are short and one is long, at 95 %
+  of what the service can take.
+- **runners**: requests a second with two runners on two cores over one on one. Where the load generator has no core of
+  its own left, the share that it took is subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import orjson
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.bench import HERE
+from benchmarks.contenders import SERVICE
+from benchmarks.workloads import Work, lognormal
+from service import launch
+from service.connection import Target
+from service.load import drive
+from service.schedule import Open
+from service.trial import Load, prepare
+from service.workload import Input, arrival_moments, draw_lengths, make_sequences
+
+_QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
+
+
+def memory(work: Work, requests: int, server_cores: Sequence[int]) -> dict[str, float]:
+    """Resident memory in MiB after a tenth of the requests and after all of them, and its growth between."""
+    with SERVICE.running(work, server_cores) as server:
+        trial = prepare(server.target, work.sequences, check=False)
+        first = requests // 10
+        idle = _resident_mib(server)
+        trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=first))
+        early = _resident_mib(server)
+        trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=requests - first))
+        late = _resident_mib(server)
+    return {"idle_mib": idle, "early_mib": early, "late_mib": late, "requests": requests, "growth": late / early - 1}
+
+
+def bypass(work: Work, seconds: float, seed: int, server_cores: Sequence[int]) -> dict[str, float]:
+    """The longest and the mean wait in the queue, in ms, and their ratio."""
+    random = np.random.default_rng(seed)
+    lengths = draw_lengths("bimodal:20,200,0.1", 500, 1024, random)
+    sequences = make_sequences(lengths, Input("values", 12), random)
+    with SERVICE.running(work, server_cores) as server:
+        trial = prepare(server.target, sequences, check=False)
+        capacity = trial.run(Load(concurrency=256, seconds=max(2.0, seconds / 4))).requests_per_second
+        rate = 0.95 * capacity
+        waits = _waits(server.target, trial.requests, rate, seconds, random)
+    longest, mean = float(waits.max()), float(waits.mean())
+    return {"rate": rate, "requests": len(waits), "longest_ms": longest, "mean_ms": mean, "ratio": longest / mean}
+
+
+def _waits(
+    target: Target, requests: Sequence[bytes], rate: float, seconds: float, random: np.random.Generator
+) -> np.ndarray:
+    """Milliseconds in the queue of each request of an open loop, as the server says them."""
+    waits: list[float] = []
+
+    def note(_place: int, head: bytes) -> None:
+        found = _QUEUE.search(head)
+        if found is not None:
+            waits.append(float(found[1]))
+
+    moments = arrival_moments("poisson", rate, seconds, random).tolist()
+    drive(target, requests, Open(moments), connections=1024, note=note, limit_seconds=3 * seconds)
+    return np.array(waits)
+
+
+def runners(work: Work, seconds: float, rounds: int) -> dict[str, Any]:
+    """Requests a second on one core and on two, in turns, and the gain."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise click.UsageError("a second runner wants a second core")
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for count in found:
+            port = launch.free_port()
+            command = launch.serve_command(work.repository, port, {"runners": str(count), "log_level": "warning"})
+            outside = cores[count:]
+            os.sched_setaffinity(0, outside or cores)
+            with launch.running(command, port, cores=cores[:count]) as server:
+                seen = prepare(server.target, work.sequences, check=False).run(Load(concurrency=64, seconds=seconds))
+            # The server had so many cores less what the client took of them.
+            had = count if outside else count - seen.client_core_share
+            found[count].append(seen.requests_per_second * count / had)
+    os.sched_setaffinity(0, cores)
+    gains = [two / one for one, two in zip(found[1], found[2], strict=True)]
+    return {"one": found[1], "two": found[2], "gain": float(np.median(gains)), "gains": gains}
+
+
+def _resident_mib(server: launch.Running) -> float:
+    fields = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")
+    found = re.search(r"VmRSS:\s+(\d+) kB", fields)
+    return int(found[1]) / 1024 if found else math.nan
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A tenth of everything: to see that it runs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sequences and arrivals.")
+@click.option("--only", type=click.Choice(["memory", "bypass", "runners"]), multiple=True, help="[default: all]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=HERE / "results" / "itself.json",
+    help="[default: benchmarks/results/itself.json]",
+)
+def main(quick: bool, seed: int, only: tuple[str, ...], out: Path) -> None:
+    """Measures the service beside itself."""
+    facts = machine.facts()
+    work = lognormal(seed, 500)
+    console = Console(stderr=True)
+    server, *others = cores = sorted(os.sched_getaffinity(0))
+    results: dict[str, Any] = {"machine": facts, "seed": seed}
+    measures = {
+        "memory": lambda: memory(work, 10_000 if quick else 100_000, [server]),
+        "bypass": lambda: bypass(work, 3 if quick else 30, seed, [server]),
+        "runners": lambda: runners(work, 2 if quick else 10, 1 if quick else 3),
+    }
+    for name in only or measures:
+        os.sched_setaffinity(0, cores if name == "runners" or not others else others)
+        with console.status(name):
+            results[name] = measures[name]()
+        click.echo(f"{name}: " + ", ".join(f"{key} {_said(value)}" for key, value in results[name].items()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _said(value: Any) -> str:
+    return " ".join(f"{each:,.3g}" for each in value) if isinstance(value, list) else f"{value:,.4g}"
+
+
+if __name__ == "__main__":
+    main()
