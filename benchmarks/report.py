@@ -74,8 +74,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"{facts['packages']['onnxruntime']}; {results['settings']['rounds']} rounds, interleaved, median (range).",
     ]
     for result in results["workloads"].values():
-        lines += ["", f"### {result['title']}", "", *_throughput_table(result), "", *_half_load_table(result)]
-        lines += ["", *_ratio_table(result)]
+        lines += ["", f"### {result['title']}", "", *_throughput_table(result), "", *_latency_table(result)]
+        lines += ["", *_half_load_table(result), "", *_ratio_table(result), "", _checked(result)]
     return "\n".join(lines) + "\n"
 
 
@@ -86,6 +86,25 @@ def _throughput_table(result: Result) -> list[str]:
         cells = (_cell(throughput(result, contender, count), "{:,.0f}") for count in connections)
         lines.append(_row(contender.title, *cells))
     return lines
+
+
+def _latency_table(result: Result) -> list[str]:
+    connections = result["connections"]
+    lines = [_row("p50 / p99, ms", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
+    for contender in CONTENDERS:
+        rounds = [result["closed"][contender.name][str(count)] for count in connections]
+        cells = (f"{median(latency(rows, 'p50')):.1f} / {median(latency(rows, 'p99')):.1f}" for rows in rounds)
+        lines.append(_row(contender.title, *cells))
+    return lines
+
+
+def _checked(result: Result) -> str:
+    """The promise that a neighbour never changes an answer, as it was seen here."""
+    rounds = [*result["closed"][SERVICE.name].values(), result["half_load"][SERVICE.name]]
+    figures = [row for rows in rounds for row in rows]
+    answers = sum(row["answers"].get("200", 0) for row in figures)
+    wrong = sum(row["wrong"] or 0 for row in figures)
+    return f"Answers of Lengthwise held against the same sequence alone: {answers:,}; different in any bit: {wrong:,}."
 
 
 def _half_load_table(result: Result) -> list[str]:

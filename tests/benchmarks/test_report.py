@@ -15,7 +15,13 @@ RATES = {"lengthwise": 2000.0, "empty-run": 10_000.0, "mosec": 1000.0, "mosec-so
 
 def figures(rate: float, p99: float = 10.0) -> dict[str, Any]:
     latency = {"p50": p99 / 2, "p95": p99 * 0.9, "p99": p99, "p99_9": p99 * 2, "mean": p99 / 2, "max": p99 * 3}
-    return {"requests_per_second": rate, "latency_ms": latency, "padding_share": 0.1}
+    return {
+        "requests_per_second": rate,
+        "latency_ms": latency,
+        "padding_share": 0.1,
+        "answers": {"200": 1000},
+        "wrong": 1,
+    }
 
 
 @pytest.fixture
@@ -60,6 +66,8 @@ def test_the_table_has_a_row_for_everyone_with_median_and_range(results: dict[st
     assert all(f"| {contender.title} |" in text for contender in (*CONTENDERS, EMPTY))
     assert "1,500 (1,000-2,000)" in text
     assert "10.0%" in text
+    assert "7.5 / 15.0" in text
+    assert "alone: 4,000; different in any bit: 4." in text
 
 
 def test_every_workload_has_its_two_plots(results: dict[str, Any], tmp_path: Path):
