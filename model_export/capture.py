@@ -30,7 +30,8 @@ from model_export.errors import ExportError
 from model_export.frames import current_place, users_place
 from model_export.outputs import Choice
 from model_export.recurrent import recurrent, weights_of
-from model_export.sizes import Branches, OpenSizes, open_numbers, refused, watched_branches
+from model_export.sizes import Branches, OpenSizes, watched_branches
+from model_export.substitutes import open_numbers, refused
 from service.manifest import StepInput
 
 # Sizes of the traced batch: any above one would do, for 0 and 1 are the sizes that torch.export may burn in.

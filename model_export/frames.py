@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import service
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -44,7 +46,9 @@ def shown(file: str) -> str:
     return file if relative.startswith("..") else relative
 
 
-_PACKAGE: Final = str(Path(__file__).resolve().parent) + os.sep
+_PACKAGE: Final = tuple(
+    str(Path(file).resolve().parent) + os.sep for file in (__file__, service.__file__) if file is not None
+)
 _INSTALLED: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
 _PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
@@ -54,7 +58,7 @@ _MACHINERY: Final = frozenset({"torch", "onnx", "onnxscript", "onnx_ir", "numpy"
 
 def _belongs_to(file: str) -> int:
     """How near a file is to the user: 2 their own, 1 a package they installed, 0 Python, torch or this package."""
-    if file.startswith(("<", _PACKAGE)):
+    if file.startswith(("<", *_PACKAGE)):
         return 0
     for installed in _INSTALLED:
         if file.startswith(installed):

@@ -1,41 +1,29 @@
 """Keeps rows and width open while a module is traced, through all the ways in which code makes Python numbers of them.
 
-A trace follows tensors and sizes. What a user's code asks Python for instead is lost to it: `len(lengths)` and
-`int(lengths.max())` are numbers of the traced batch, and the graph would be good for that batch alone. So, for the time
-of a trace:
+A trace follows tensors and sizes. What a user's code makes a number of is lost to it: `lengths.max().item()` is one of
+the traced batch, and the graph would be good for that batch alone. So, for the time of a trace, calls of torch pass
+through a mode, in which
 
-    len(x), int(size)                     give the open size
-    int(lengths.max()), .item(), arange   give the width: to pad wider changes nothing in a sound module
+    lengths.max().item(), arange          give the width: to pad wider changes nothing in a sound module
     mask.sum(1)                           gives the lengths themselves, lengths.tolist() and .numpy() too
     if lengths.min() < 1: raise           goes the way it went for every batch that was tried before
 
-and a loop over steps or rows is refused by name, at its line.
+and a loop over steps or rows is refused by name, at its line. (`len`, `int` and `range` are no calls of torch: see
+`substitutes`.)
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensor
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model_export.errors import ExportError
-from model_export.frames import Place, current_place, is_users
+from model_export.frames import current_place
+from model_export.substitutes import LOOP, OpenRange, is_open, refused
 
-LOOP_OVER_STEPS: Final = (
-    "a Python loop over the steps is as long as one batch, and a graph is for all widths: use nn.LSTM or nn.GRU over "
-    "the packed sequence in the place of a cell in a loop (their weights have the same names and shapes, with _l0)"
-)
-LOOP_OVER_ROWS: Final = (
-    "a Python loop over the rows of a batch is as long as one batch: write it for the whole batch, with "
-    "pack_padded_sequence for a recurrent layer and a mask for the rest"
-)
 BRANCH: Final = (
     "Python branches on a value in a tensor, and takes one way or the other depending on the batch: use torch.where"
 )
@@ -89,6 +77,9 @@ class OpenSizes(TorchFunctionMode):
             self._refuse_loop(first, *args[1:2], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (place := current_place()) is not None:
             raise refused(place, A_NUMBER)
+        if name == "take_along_dim":
+            # torch's own asks for the sizes as numbers; a gather with the indices spread out is the same.
+            return _gathered(*args, **kwargs)
         if name in _MADE_OF_SIZES:
             args, kwargs = self._with_width(args), self._with_width(kwargs)
         answer = func(*args, **kwargs)
@@ -108,6 +99,8 @@ class OpenSizes(TorchFunctionMode):
 
     def _with_width(self, value: Any) -> Any:
         """An argument with the width in the place of the longest length."""
+        if isinstance(value, OpenRange):
+            return value.as_tensor()
         if isinstance(value, Tensor):
             return self._width if value in self._as_longest else value
         if isinstance(value, tuple | list):
@@ -125,11 +118,11 @@ class OpenSizes(TorchFunctionMode):
         return self._branches[place.file, place.line]
 
     def _refuse_loop(self, tensor: Any, dim: int = 0) -> None:
-        if isinstance(tensor, Tensor) and tensor.dim() and isinstance(size := tensor.shape[dim], torch.SymInt):
-            raise refused(current_place(), LOOP_OVER_STEPS if _same(size, self._width) else LOOP_OVER_ROWS)
+        if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
+            raise refused(current_place(), LOOP)
 
     def _ensure_open(self) -> None:
-        frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not _is_open(size)]
+        frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
             raise refused(current_place(), f"this fixes the number of {frozen[0]} at what it is in one batch")
 
@@ -146,61 +139,6 @@ class _Known:
     def add(self, tensor: Tensor) -> Tensor:
         self._tensors[id(tensor)] = tensor
         return tensor
-
-
-@contextlib.contextmanager
-def open_numbers(model: nn.Module) -> Iterator[None]:
-    """Lets `len` and `int` keep sizes open in the files of a user's module, and refuses `range` over an open size."""
-    with contextlib.ExitStack() as undo:
-        for namespace in _namespaces_of(model):
-            for name, replacement in (("len", _len), ("int", _Int)):
-                if name not in namespace:
-                    namespace[name] = replacement
-                    undo.callback(namespace.pop, name)
-        for name in ("__index__", "__int__"):
-            undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
-            setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
-        # The trace's own tensors answer tolist row by row, without asking a mode first.
-        undo.callback(setattr, FakeTensor, "tolist", FakeTensor.tolist)
-        FakeTensor.tolist = Tensor.tolist  # type: ignore[method-assign]  # undone above
-        yield
-
-
-def _namespaces_of(model: nn.Module) -> list[dict[str, Any]]:
-    """The global names of the files that a module's code, and the code it calls, stands in."""
-    own = {type(part).__module__ for part in model.modules()}
-    return [
-        vars(module)
-        for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None)) and is_users(file, installed=name in own)
-    ]
-
-
-def _len(thing: Any) -> Any:
-    return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
-
-
-class _IntType(type):
-    def __instancecheck__(cls, thing: object) -> bool:
-        return isinstance(thing, builtins.int)
-
-    def __call__(cls, thing: Any = 0, *base: Any) -> Any:
-        if isinstance(thing, Tensor):
-            thing = thing.item()
-        return thing if isinstance(thing, torch.SymInt) else builtins.int(thing, *base)
-
-
-class _Int(builtins.int, metaclass=_IntType):
-    """`int`, but an open size stays one."""
-
-
-def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
-    def number(size: torch.SymInt) -> int:
-        if _is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
-            raise refused(current_place(), LOOP_OVER_STEPS)
-        return convert(size)
-
-    return number
 
 
 @contextlib.contextmanager
@@ -224,11 +162,6 @@ class _Branching(TorchFunctionMode):
         return answer
 
 
-def refused(place: Place | None, why: str) -> ExportError:
-    """The error that says why a line of the user's code cannot be traced."""
-    return ExportError("trace", why if place is None else f"{place}: `{place.source}`: {why}")
-
-
 def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a `clamp` only holds lengths at 1 or more, where they are anyway."""
     bounds = [*args[1:], *kwargs.values()]
@@ -240,9 +173,7 @@ def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return dim in (1, -1, (1,), (-1,), [1], [-1])
 
 
-def _is_open(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
-
-
-def _same(size: torch.SymInt, other: Any) -> bool:
-    return isinstance(other, torch.SymInt) and bool(size.node.expr == other.node.expr)
+def _gathered(tensor: Tensor, indices: Tensor, dim: int) -> Tensor:
+    sizes = list(tensor.shape)
+    sizes[dim] = indices.shape[dim]
+    return tensor.gather(dim, indices.expand(sizes))
