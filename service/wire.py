@@ -89,7 +89,7 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         best = probabilities.argmax(axis=1)
         made |= {
             "step_labels": _at_steps_sent(item, [labels[i] for i in best]),
-            "step_scores": _at_steps_sent(item, probabilities.max(axis=1).tolist()),
+            "step_scores": _at_steps_sent(item, list(probabilities.max(axis=1))),
             "probabilities": _at_steps_sent(item, list(probabilities)),
         }
     made["length"] = len(item.steps)

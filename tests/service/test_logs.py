@@ -56,13 +56,10 @@ def test_a_json_line_holds_the_exception(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(logged(capsys))["exception"].endswith("ValueError: why")
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_text_that_is_no_unicode_is_logged_all_the_same(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Settings(log_format=form))  # type: ignore[arg-type]
+def test_text_that_is_no_unicode_is_logged_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"))
     log.warning("lone %s", "\ud800")
-    text = logged(capsys)
-    assert "lone \\ud800" in text
-    assert "Logging error" not in text
+    assert json.loads(logged(capsys))["message"] == "lone \ud800"
 
 
 def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
