@@ -1,6 +1,6 @@
 """API keys: which callers may ask, from a file that is read again when it changes.
 
-The file has one key a line; blank lines and lines that start with `#` are left out. Only digests are kept in memory, and a
+The file has one key a line; blank lines and lines that start with `#` are left out. Only digests stay in memory, and a
 caller's key is compared, by its digest, with every one of them in constant time. No key is ever logged.
 """
 
