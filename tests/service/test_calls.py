@@ -1,47 +1,48 @@
-"""Whether a model takes a sequence that is an array already."""
-
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from service.calls import unfit
-from service.padding import Steps
-from tests.service.numpy_models import MANIFESTS, manifest
+from service.calls import Problems, fitted
+from tests.service.numpy_models import manifest
+
+STEPS = np.arange(5, dtype=np.int64)
 
 
 @pytest.mark.parametrize(
-    ("model", "steps", "said"),
+    ("policy", "steps", "kept"),
     [
-        ("refuses missing", np.zeros((0, 2), np.float32), "at least one step"),
-        ("refuses missing", np.zeros((1, 3), np.float32), "takes 2 features a step, this one has 3"),
-        (
-            "refuses missing",
-            np.array([[0, 0], [0, np.nan]], np.float32),
-            "step 1 lacks a value: the model sums/1 refuses",
-        ),
-        ("takes missing", np.array([[0, 0], [np.inf, 0]], np.float32), "step 1 holds a number that is not finite"),
-        ("short", np.zeros((3, 2), np.float32), "3 steps; the model sums/1 takes at most 2"),
-        ("tokens", np.array([0, 10]), "step 1 is no token id: the vocabulary has 0 to 9"),
-        ("tokens", np.array([-1, 9]), "step 0 is no token id"),
+        ("head", [0, 1], [0, 1]),
+        ("tail", [3, 4], [3, 4]),
+        ("window", [0, 1, 2, 3, 4], None),
     ],
 )
-def test_what_a_model_does_not_take_is_said(model: str, steps: Steps, said: str):
-    assert said in (unfit(steps, MANIFESTS[model]) or "")
+def test_a_long_sequence_is_cut_as_if_the_rest_had_been_masked(policy: Any, steps: list[int], kept: Any) -> None:
+    item = fitted(STEPS, manifest(vocabulary=10, max_length=2, long=policy), sent=5, id="a")
+    assert item.steps.tolist() == steps
+    assert (None if item.kept is None else item.kept.tolist()) == kept
+    assert (item.sent, item.id) == (5, "a")
 
 
-@pytest.mark.parametrize(
-    ("model", "steps"),
-    [
-        ("refuses missing", np.zeros((1024, 2), np.float32)),
-        ("takes missing", np.full((1, 2), np.nan, np.float32)),
-        ("tokens", np.array([0, 9])),
-        ("head", np.zeros((3, 2), np.float32)),
-    ],
-)
-def test_what_a_model_takes_is_fit(model: str, steps: Steps):
-    assert unfit(steps, MANIFESTS[model]) is None
+@pytest.mark.parametrize("policy", ["head", "tail", "reject"])
+def test_a_sequence_that_fits_is_left_whole(policy: Any) -> None:
+    item = fitted(STEPS, manifest(vocabulary=10, max_length=5, long=policy), sent=5)
+    assert item.steps is STEPS
+    assert item.kept is None
 
 
-def test_windows_take_any_length():
-    assert unfit(np.zeros((9, 2), np.float32), manifest(long="window", max_length=2)) is None
+def test_a_part_of_the_kept_steps_stands_at_the_places_sent() -> None:
+    kept = np.array([1, 3, 5, 7, 9])
+    item = fitted(STEPS, manifest(vocabulary=10, max_length=2, long="tail"), sent=10, kept=kept)
+    assert item.kept is not None
+    assert item.kept.tolist() == [7, 9]
+
+
+def test_problems_keep_the_first_and_count_all() -> None:
+    problems = Problems(listed=2)
+    for i in range(5):
+        problems.add(f"/{i}", "why")
+    assert [problem.pointer for problem in problems.found] == ["/0", "/1"]
+    assert problems.total == 5

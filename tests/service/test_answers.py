@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import answers
+from service.answers import Answer
+from service.session import Outputs
+from tests.service.numpy_models import manifest
+
+LENGTHS = np.array([2, 1], dtype=np.int32)
+
+
+def outputs(logits: Any, attention: Any = None) -> Outputs:
+    weights = None if attention is None else np.asarray(attention, dtype=np.float32)
+    return Outputs(np.asarray(logits, dtype=np.float32), weights)
+
+
+def test_a_row_is_softmaxed_and_its_best_class_named() -> None:
+    first, second = answers.score(outputs([[0, 0, 0], [0, 9, 0]]), LENGTHS, manifest())
+    assert first is not None
+    assert second is not None
+    assert first.probabilities.tolist() == pytest.approx([1 / 3] * 3)
+    assert (second.best, second.attention) == (1, None)
+    assert second.probabilities.dtype == np.float32
+
+
+def test_attention_is_cut_at_the_length() -> None:
+    first, second = answers.score(outputs(np.zeros((2, 3)), [[0.5, 0.5, 0, 0], [1, 0, 0, 0]]), LENGTHS, manifest())
+    assert first is not None
+    assert second is not None
+    assert first.attention is not None
+    assert second.attention is not None
+    assert (first.attention.tolist(), second.attention.tolist()) == ([0.5, 0.5], [1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_has_no_answer_and_the_others_have_theirs(bad: float) -> None:
+    alone = answers.score(outputs([[1, 2, 3]]), LENGTHS[:1], manifest())[0]
+    first, second = answers.score(outputs([[0, bad, 0], [1, 2, 3]]), LENGTHS, manifest())
+    assert first is None
+    assert second is not None
+    assert alone is not None
+    assert second.probabilities.tobytes() == alone.probabilities.tobytes()
+
+
+def test_what_is_not_finite_past_a_length_does_not_touch_a_per_step_answer() -> None:
+    logits = np.zeros((2, 4, 3))
+    logits[1, 1:] = np.nan
+    first, second = answers.score(outputs(logits), LENGTHS, manifest(task="per-step"))
+    assert first is not None
+    assert second is not None
+    assert (first.probabilities.shape, second.probabilities.shape) == ((2, 3), (1, 3))
+
+
+def test_a_step_that_is_not_finite_leaves_a_per_step_sequence_without_an_answer() -> None:
+    logits = np.zeros((2, 4, 3))
+    logits[0, 1, 2] = np.nan
+    first, second = answers.score(outputs(logits), LENGTHS, manifest(task="per-step"))
+    assert first is None
+    assert second is not None
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
+def test_probabilities_of_any_finite_logits_are_finite_and_sum_to_one(row: list[float]) -> None:
+    made = answers.probabilities(np.array([row], dtype=np.float32), manifest())
+    assert np.isfinite(made).all()
+    assert made.sum() == pytest.approx(1, abs=1e-6)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
+def test_the_logistic_function_of_any_finite_logits_is_between_0_and_1(row: list[float]) -> None:
+    made = answers.probabilities(np.array([row], dtype=np.float32), manifest(task="multi-label"))
+    assert ((made >= 0) & (made <= 1)).all()
+
+
+@given(
+    st.lists(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3), min_size=2, max_size=9),
+    st.sampled_from(["single-label", "multi-label"]),
+)
+def test_company_changes_no_bit_of_a_rows_probabilities(rows: list[list[float]], task: Any) -> None:
+    logits = np.array(rows, dtype=np.float32)
+    together = answers.probabilities(logits, manifest(task=task))
+    alone = np.concatenate([answers.probabilities(row[None], manifest(task=task)) for row in logits])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_probabilities_of_the_graph_stay_as_they_are() -> None:
+    row = np.array([[0.2, 0.2, 0.2]], dtype=np.float32)
+    assert answers.probabilities(row, manifest(scores="probabilities")) is row
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_windows_cover_every_step_and_all_of_a_long_sequence_are_full(length: int, longest: int) -> None:
+    steps = np.arange(length, dtype=np.int64)
+    parts = answers.windows(steps, longest)
+    assert sorted({int(step) for _, part in parts for step in part}) == steps.tolist()
+    assert all(part.tolist() == steps[start : start + len(part)].tolist() for start, part in parts)
+    assert {len(part) for _, part in parts} == {min(length, longest)}
+    assert len(parts) == -(-length // longest)
+
+
+def test_windows_are_merged_by_their_mean() -> None:
+    rows = [np.array(row, dtype=np.float32) for row in ([1, 0, 0], [0, 0, 1], [0, 0, 1])]
+    weights = np.array([0.5, 0.5], dtype=np.float32)
+    merged = answers.merge([Answer(row, 0, weights) for row in rows], [0, 2, 3], 5, manifest(max_length=2))
+    assert merged.probabilities.tolist() == pytest.approx([1 / 3, 0, 2 / 3])
+    assert merged.best == 2
+    assert merged.attention is not None
+    assert merged.attention.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 3, 1 / 6])
+    assert merged.windows is not None
+    assert [(window["start"], window["length"]) for window in merged.windows] == [(0, 2), (2, 2), (3, 2)]
+
+
+def test_windows_without_attention_are_merged_without() -> None:
+    row = Answer(np.array([1, 0, 0], dtype=np.float32))
+    assert answers.merge([row, row], [0, 1], 3, manifest(max_length=2)).attention is None
+
+
+def test_a_step_in_two_windows_is_answered_by_the_first() -> None:
+    first, second = (np.full((2, 3), figure, dtype=np.float32) for figure in (1, 2))
+    merged = answers.merge([Answer(first), Answer(second)], [0, 1], 3, manifest(max_length=2, task="per-step"))
+    assert merged.probabilities[:, 0].tolist() == [1, 1, 2]
+    assert merged.windows == [{"start": 0, "length": 2}, {"start": 1, "length": 2}]
