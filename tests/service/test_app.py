@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.app import make_app
+from service.errors import ConfigurationError
+from service.repository import Refusal, Repository
+from service.serving import Serving
+from service.settings import Settings
+from tests.service.numpy_models import manifest, model, repository, samples, serving
+
+GETS = ["/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
+
+
+class Lifespan:
+    """An application whose lifespan runs while the block does, as a server runs it."""
+
+    def __init__(self, open_models: Callable[[], Repository], failures: list[BaseException] | None = None) -> None:
+        self.serving = Serving(Settings(runners=1), open_models)
+        self.app = make_app(self.serving, on_failure=None if failures is None else failures.append)
+        self.sent: asyncio.Queue[str] = asyncio.Queue()
+        self._told: asyncio.Queue[str] = asyncio.Queue()
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service")
+
+    async def __aenter__(self) -> Lifespan:
+        async def receive() -> dict[str, Any]:
+            return {"type": await self._told.get()}
+
+        async def send(message: Any) -> None:
+            await self.sent.put(message["type"])
+
+        self._task = asyncio.ensure_future(self.app({"type": "lifespan", "state": {}}, receive, send))
+        await self._told.put("lifespan.startup")
+        assert await self.sent.get() == "lifespan.startup.complete"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+        await self._told.put("lifespan.shutdown")
+        assert await self.sent.get() == "lifespan.shutdown.complete"
+        await self._task
+
+    async def status(self, path: str) -> int:
+        return (await self.client.get(path)).status_code
+
+
+@pytest.mark.parametrize("path", GETS)
+async def test_a_ready_service_answers(path: str) -> None:
+    async with serving(model(manifest())) as service:
+        assert (await service.client.get(path)).status_code == 200
+
+
+async def test_a_service_that_starts_lives_and_is_not_ready() -> None:
+    release = threading.Event()
+
+    def slowly() -> Repository:
+        release.wait(20)
+        return repository(model(manifest()))
+
+    async with Lifespan(slowly) as life:
+        try:
+            assert await life.status("/livez") == 200
+            ready = await life.client.get("/readyz")
+            assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+            assert ready.json()["detail"] == "the server is starting"
+            assert await life.status("/healthz") == 503
+            answer = await life.client.post("/predict", json={"sequences": [[[1, 2]]]})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "examples" not in (await life.client.get("/openapi.json")).text
+        finally:
+            release.set()
+        async with asyncio.timeout(10):
+            while await life.status("/readyz") != 200:
+                await asyncio.sleep(0)
+        assert '"sums/1"' in (await life.client.get("/openapi.json")).text
+
+
+async def test_a_service_may_end_while_it_starts() -> None:
+    release = threading.Event()
+
+    def slowly() -> Repository:
+        release.wait(20)
+        return repository()
+
+    try:
+        async with asyncio.timeout(10), Lifespan(slowly):
+            pass
+    finally:
+        release.set()
+
+
+async def test_a_repository_that_cannot_be_read_is_told_to_whoever_runs_the_application() -> None:
+    def unreadable() -> Repository:
+        raise ConfigurationError("no such folder")
+
+    failures: list[BaseException] = []
+    async with Lifespan(unreadable, failures) as life, asyncio.timeout(10):
+        while not failures:
+            await asyncio.sleep(0)
+        assert await life.status("/readyz") == 503
+    assert [str(failure) for failure in failures] == ["no such folder"]
+
+
+async def test_a_start_that_fails_is_logged_where_nobody_asked(caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable() -> Repository:
+        raise ConfigurationError("no such folder")
+
+    async with Lifespan(unreadable), asyncio.timeout(10):
+        while "no such folder" not in caplog.text:
+            await asyncio.sleep(0)
+
+
+async def test_no_good_model_is_told_with_its_reason() -> None:
+    refused = Repository(refused=[Refusal("sums/1", "its digest differs")])
+    async with Lifespan(lambda: refused) as life:
+        async with asyncio.timeout(10):
+            while not life.serving.started:
+                await asyncio.sleep(0)
+        ready = await life.client.get("/readyz")
+        assert (ready.status_code, ready.headers["retry-after"]) == (503, "5")
+        health = await life.client.get("/healthz")
+        assert health.status_code == 503
+        assert health.json()["refused"] == [{"model": "sums/1", "reason": "its digest differs"}]
+        assert samples((await life.client.get("/metrics")).text)['lengthwise_ready{model="",version=""}'] == 0
+
+
+async def test_health_says_what_a_model_takes() -> None:
+    async with serving(model(manifest(max_length=7, missing="zero"))) as service:
+        health = (await service.client.get("/healthz")).json()
+    assert (health["ready"], health["draining"], health["refused"]) == (True, False, [])
+    (described,) = health["models"]
+    assert (
+        described
+        | {
+            "model": "sums",
+            "version": "1",
+            "input": "values",
+            "features": 2,
+            "labels": ["a", "b", "c"],
+            "max_length": 7,
+            "missing": "zero",
+            "attention": True,
+            "queue_sequences": 0,
+        }
+        == described
+    )
+
+
+async def test_the_ready_gauge_follows_readiness() -> None:
+    async with serving(model(manifest())) as service:
+        assert (await service.figures())['lengthwise_ready{model="sums",version="1"}'] == 1
+        service.serving.batcher.begin_draining()
+        assert (await service.figures())['lengthwise_ready{model="sums",version="1"}'] == 0
+
+
+@pytest.mark.parametrize("path", [*GETS, "/nothing"])
+async def test_every_answer_of_a_draining_service_ends_its_connection(path: str) -> None:
+    async with serving(model(manifest())) as service:
+        service.serving.batcher.begin_draining()
+        answer = await service.client.get(path)
+    assert answer.headers["connection"] == "close"
+    assert answer.status_code == {"/readyz": 503, "/healthz": 503, "/nothing": 404}.get(path, 200)
+
+
+async def test_health_metrics_and_docs_are_not_counted_as_calls() -> None:
+    async with serving(model(manifest())) as service:
+        for path in GETS:
+            await service.client.get(path)
+        figures = await service.figures()
+    assert not [name for name in figures if name.startswith("lengthwise_requests_total")]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/predict", 405), ("DELETE", "/predict", 405), ("POST", "/livez", 405)],
+)
+async def test_what_is_not_there_is_a_problem_too(method: str, path: str, status: int) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+async def test_predict_is_a_route_of_the_application_as_well() -> None:
+    async with serving(model(manifest())) as service:
+        transport = httpx.ASGITransport(service.app.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            assert (await client.post("/predict", json={"sequences": [[[1, 2]]]})).status_code == 200
