@@ -94,11 +94,20 @@ def train(
     type=click.IntRange(graph.OPSET, graph.HIGHEST_OPSET),
     help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
 )
+@click.option(
+    "--tolerance",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="What an answer may move by, alone and in company, and against the model itself beyond rounding.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
 )
-def export(target: str, out: Path, checkpoint: Path | None, opset: int, seed: int, as_json: bool) -> None:
+def export(
+    target: str, out: Path, checkpoint: Path | None, opset: int, tolerance: float, seed: int, as_json: bool
+) -> None:
     """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
 
     TARGET is a spec (.toml) of the built-in architecture.
@@ -113,7 +122,7 @@ def export(target: str, out: Path, checkpoint: Path | None, opset: int, seed: in
     torch.set_num_threads(1)
     if checkpoint is None:
         click.echo("warning: no --checkpoint: the weights are the factory's own, not trained ones", err=True)
-    source = exporting.built_in(Spec.read(Path(target)), checkpoint, opset=opset)
+    source = exporting.built_in(Spec.read(Path(target)), checkpoint, opset=opset, tolerance=tolerance)
     console = Console(stderr=True, quiet=as_json)
     with console.status("building, verifying and publishing"):
         published = exporting.export(source, out, seed=seed)

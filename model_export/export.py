@@ -91,7 +91,7 @@ def export(source: Source, out: Path, *, seed: int = 0) -> Published:
     return Published(place.directory, finished, cases, len(proto.graph.node))
 
 
-def built_in(spec: Spec, weights: Path | None, *, opset: int = graph.OPSET) -> Source:
+def built_in(spec: Spec, weights: Path | None, *, opset: int = graph.OPSET, tolerance: float = 0.0) -> Source:
     """The built-in architecture, with trained weights or, without any, with those it begins with.
 
     Raises:
@@ -113,6 +113,7 @@ def built_in(spec: Spec, weights: Path | None, *, opset: int = graph.OPSET) -> S
         manifest=manifest.model_copy(update={"made": {"architecture": "built-in", **made}}),
         build=build,
         reference=eager(model),
+        tolerance=tolerance,
     )
 
 
