@@ -221,6 +221,8 @@ class _Driver:
 
     def _serve(self, connection: Connection, events: int) -> float:
         """Takes what a connection has; the moment it was there."""
+        if connection.socket.fileno() < 0:  # replaced since the selector saw it
+            return self._now()
         try:
             if events & selectors.EVENT_WRITE:
                 connection.send(connection.unsent)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.connection import Target
+from service import load as load_module
+from service.connection import Connection, ConnectionLostError, Target
 from service.errors import ConfigurationError
 from service.load import Measurement, ask_each, drive
 from service.schedule import Closed, Open
@@ -132,6 +133,29 @@ def test_a_request_whose_connection_breaks_is_counted_and_the_load_goes_on():
     _, seen = load(break_every_fifth)
     assert seen.broken == 4
     assert len(seen.status) == 16
+
+
+def test_a_connection_that_is_lost_while_sending_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    send = Connection.send
+    calls: list[bytes | memoryview] = []
+
+    def fail_third(connection: Connection, request: bytes | memoryview) -> None:
+        calls.append(request)
+        if len(calls) == 3:
+            raise ConnectionLostError
+        send(connection, request)
+
+    monkeypatch.setattr(Connection, "send", fail_third)
+    _, seen = load()
+    assert (len(seen.status), seen.broken) == (19, 1)
+
+
+def test_an_event_of_a_connection_that_was_just_replaced_is_passed_over(monkeypatch: pytest.MonkeyPatch):
+    wait = load_module._Driver._wait
+    # Every event comes twice, so that the second one finds its connection closed by the first.
+    monkeypatch.setattr(load_module._Driver, "_wait", lambda driver, seconds: wait(driver, seconds) * 2)
+    _, seen = load(lambda _number, reply: Reply(200, reply.body, close=True, head=(("Connection", "close"),)))
+    assert (len(seen.status), seen.broken) == (20, 0)
 
 
 def test_a_connection_that_the_server_announces_to_close_is_replaced():
