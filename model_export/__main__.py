@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from model_export import export as exporting
-from model_export import graph, metrics
+from model_export import graph, metrics, targets
+from model_export import report as reports
 from model_export import train as training
 from model_export.batches import examples
+from model_export.check import Report
+from model_export.check import check as judge
 from model_export.command import options_of, show_json
+from model_export.errors import UncheckableError
+from model_export.options import Options, target_options
 from model_export.spec import Spec
 from service import dataset
 from service.command import Command
@@ -96,17 +102,15 @@ def train(
 )
 @click.option(
     "--tolerance",
-    default=0.0,
-    show_default=True,
     type=click.FloatRange(0),
-    help="What an answer may move by, alone and in company, and against the model itself beyond rounding.",
+    help="What company may move an answer by, beyond rounding (1e-5); without it not a bit.",
 )
 @click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
 )
 def export(
-    target: str, out: Path, checkpoint: Path | None, opset: int, tolerance: float, seed: int, as_json: bool
+    target: str, out: Path, checkpoint: Path | None, opset: int, tolerance: float | None, seed: int, as_json: bool
 ) -> None:
     """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
 
@@ -145,6 +149,58 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@main.command(cls=Command)
+@click.argument("target")
+@target_options
+@click.option("--max-length", default=1024, show_default=True, type=click.IntRange(1), help="Longest sequence tried.")
+@click.option(
+    "--tolerance", default=0.0, show_default=True, type=click.FloatRange(0), help="Allowed difference beyond rounding."
+)
+@click.option("--seed", default=0, show_default=True, help="Decides the sequences.")
+@click.option(
+    "--strict", is_flag=True, help="Exit 1 for a warning too: what only NaN, Inf or 1e30 in the padding shows."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page.")
+def check(
+    target: str,
+    options: Options,
+    max_length: int,
+    tolerance: float,
+    seed: int,
+    strict: bool,
+    as_json: bool,
+    page: Path | None,
+) -> None:
+    """Finds where padding or a neighbour reaches an answer of TARGET, and says why and how to mend it.
+
+    TARGET is a spec (.toml), package.module:factory or file.py:factory of a torch module, an ONNX file, or a model
+    directory.
+
+    \b
+    Exit code 0: nothing leaks. 1: something does. 2: it cannot be checked, and why.
+
+    \b
+    Examples:
+      lengthwise check mymodels.lstm:make --checkpoint weights.pt
+      lengthwise check classifier.onnx --html leak.html
+    """  # noqa: D301 - click wants a real backspace
+    torch.set_num_threads(1)
+    with Console(stderr=True, quiet=as_json).status("reading the target") as status:
+        try:
+            read = targets.read(target, options)
+            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
+        except UncheckableError as error:
+            report = Report("uncheckable", str(error))
+    if page is not None:
+        page.write_text(reports.as_page(report, target), encoding="utf-8")
+    if as_json:
+        show_json(reports.as_json(report))
+    else:
+        Console().print(reports.on_terminal(report, target))
+    sys.exit(report.exit_code(strict=strict))
 
 
 @contextmanager

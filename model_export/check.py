@@ -70,6 +70,12 @@ class Report:
     notes: tuple[str, ...] = ()
     max_length: int | None = None
 
+    def exit_code(self, *, strict: bool = False) -> int:
+        """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
+        if self.verdict == "uncheckable":
+            return 2
+        return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
+
 
 def check(
     subject: Subject, *, max_length: int = 1024, tolerance: float = 0.0, seed: int = 0, progress: Progress | None = None
