@@ -42,11 +42,16 @@ class Target:
     @property
     def url(self) -> str:
         """The URL without a slash at its end."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL and the header `host` have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def request(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         """The bytes of one POST."""
-        lines = [f"POST {path} HTTP/1.1", f"host: {self.host}:{self.port}", f"content-length: {len(body)}"]
+        lines = [f"POST {path} HTTP/1.1", f"host: {self.authority}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 

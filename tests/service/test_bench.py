@@ -96,6 +96,14 @@ def test_a_sweep_has_both_its_ends():
     assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])
 
 
+def test_the_bundled_model_is_served_for_the_occasion_and_answers_the_same_in_company():
+    result = CliRunner().invoke(bench, ["--data", "aeon:JapaneseVowels_TEST", *FEW, "--json", "--concurrency", "6"])
+    assert result.exit_code == 0, result.output
+    (load,) = json.loads(result.stdout)["loads"]
+    assert (load["answers"], load["wrong"]) == ({"200": 6}, 0)
+    assert load["rows_per_batch"] >= 1
+
+
 def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(monkeypatch: pytest.MonkeyPatch):
     started: list[dict[str, str]] = []
 

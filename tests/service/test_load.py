@@ -255,6 +255,13 @@ def test_a_url_without_a_port_means_port_80():
     assert Target.parse("http://localhost/") == Target("localhost", 80)
 
 
+def test_an_ipv6_address_stands_in_brackets():
+    target = Target.parse("http://[::1]:8000")
+    assert target == Target("::1", 8000)
+    assert b"host: [::1]:8000\r\n" in target.request("/predict", b"", {})
+    assert target.url == "http://[::1]:8000"
+
+
 def test_latencies_are_answers_less_moments_due():
     seen = Measurement(
         due=np.array([1.0]),

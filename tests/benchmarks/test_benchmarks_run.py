@@ -1,0 +1,48 @@
+"""The benchmarks run: every contender starts, answers, and has its figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import bench, itself, report
+from benchmarks.contenders import CONTENDERS, EMPTY
+from benchmarks.workloads import japanese_vowels
+
+TINY = bench.Plan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
+
+
+@pytest.fixture
+def cores() -> Iterator[list[int]]:
+    """All of them; whatever a benchmark does to this process's own is undone."""
+    before = os.sched_getaffinity(0)
+    yield sorted(before)
+    os.sched_setaffinity(0, before)
+
+
+def test_every_contender_answers_and_is_compared(cores: list[int]):
+    with Progress(console=Console(quiet=True), auto_refresh=False) as progress:
+        result = bench.measure(japanese_vowels(0, TINY.sequences), TINY, cores, progress)
+    for contender in (*CONTENDERS, EMPTY):
+        ((figures,),) = result["closed"][contender.name].values()
+        assert figures["answers"].keys() == {"200"}
+        assert figures["unanswered"] == figures["broken"] == 0
+    assert result["closed"]["lengthwise"]["2"][0]["wrong"] == 0
+    assert result["ratios"]["2"]["reach"]["median"] > 0
+    facts = {"processor": "", "cores": 1, "python": "", "packages": {"onnxruntime": ""}}
+    assert report.markdown({"machine": facts, "settings": {"rounds": 1}, "workloads": {"some": result}})
+
+
+def test_memory_is_that_of_the_server(cores: list[int]):
+    found = itself.memory(japanese_vowels(0, 20), 50, cores)
+    assert 50 < found["idle_mib"] <= found["late_mib"] < 1000
+
+
+def test_waits_are_those_that_the_server_says(cores: list[int]):
+    found = itself.bypass(japanese_vowels(0, 20), 0.5, 0, cores)
+    assert found["requests"] > 10
+    assert found["longest_ms"] >= found["mean_ms"] > 0
