@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,21 +65,30 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     predict = Predict(serving)
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
 
-    @app.get("/livez", tags=["health"], summary="Whether the process lives")
+    @app.get("/livez", tags=["health"], summary="Whether the process lives", response_class=PlainTextResponse)
     async def livez() -> Response:
-        return Response("ok", media_type="text/plain")
+        return PlainTextResponse("ok")
 
-    @app.get("/readyz", tags=["health"], summary="Whether a request would be answered")
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Whether a request would be answered",
+        response_class=PlainTextResponse,
+        responses=documents.NOT_READY,
+    )
     async def readyz() -> Response:
-        if serving.ready:
-            return Response("ok", media_type="text/plain")
-        return _refusal(_why_not_ready(serving))
+        return PlainTextResponse("ok") if serving.ready else _refusal(_why_not_ready(serving))
 
-    @app.get("/healthz", tags=["health"], summary="What is served, and what is not and why")
+    @app.get(
+        "/healthz",
+        tags=["health"],
+        summary="What is served, and what is not and why",
+        responses={503: {"description": "The same, where nothing is ready", "content": {"application/json": {}}}},
+    )
     async def healthz() -> Response:
         return _json(health(serving), status=200 if serving.ready else 503)
 
-    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
+    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(serving.metrics.text(), headers={"content-type": CONTENT_TYPE})
 

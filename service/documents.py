@@ -31,6 +31,12 @@ _PROBLEM = {
     },
 }
 
+_REFUSED = {"application/problem+json": {"schema": _PROBLEM}}
+
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"description": "Starting, draining, or no good model", "content": _REFUSED}
+}
+
 _STEPS = {
     "type": "array",
     "minItems": 1,
@@ -129,10 +135,7 @@ _REFUSALS = {
 
 def with_predict(schema: dict[str, Any], manifests: Sequence[Manifest]) -> dict[str, Any]:
     """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
-    refusals = {
-        status: {"description": text, "content": {"application/problem+json": {"schema": _PROBLEM}}}
-        for status, text in _REFUSALS.items()
-    }
+    refusals = {status: {"description": text, "content": _REFUSED} for status, text in _REFUSALS.items()}
     body: dict[str, Any] = {"schema": _CALL}
     examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
     if examples:
