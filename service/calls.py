@@ -129,6 +129,7 @@ class Call(Generic[M_co]):
         attention: Whether the attention weights are wanted.
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
+        pointer: Where an item stands in the body as sent, with `{}` for its place among the items.
     """
 
     model: M_co
@@ -136,6 +137,7 @@ class Call(Generic[M_co]):
     attention: bool = False
     timeout_ms: float | None = None
     priority: int = 0
+    pointer: str = "/sequences/{}"
 
 
 @dataclass(slots=True)

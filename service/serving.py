@@ -137,8 +137,8 @@ class Serving:
 
         def complete(found: list[Answer | None], timing: Timing) -> Any:
             if windows is None:
-                return finish(_all_finite(found), timing)
-            return finish(_all_finite(_merged(call, found, windows)), timing)
+                return finish(_all_finite(call, found), timing)
+            return finish(_all_finite(call, _merged(call, found, windows)), timing)
 
         return self.batcher.submit(
             served.lane,
@@ -182,7 +182,7 @@ def _merged(
     return merged
 
 
-def _all_finite(found: list[Answer | None]) -> list[Answer]:
+def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
     """The answers, if every one is there.
 
     Raises:
@@ -191,5 +191,5 @@ def _all_finite(found: list[Answer | None]) -> list[Answer]:
     good = [answer for answer in found if answer is not None]
     if len(good) < len(found):
         bad = [i for i, answer in enumerate(found) if answer is None]
-        raise InvalidRequest([Problem(f"/sequences/{i}", NOT_FINITE) for i in bad[:20]], total=len(bad))
+        raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))
     return good

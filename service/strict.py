@@ -1,4 +1,4 @@
-"""The careful reader of `POST /predict`: every rule of the body, and every problem named by its JSON pointer.
+"""The careful reader of JSON bodies: every rule of the body, and every problem named by its JSON pointer.
 
 This module is the law; the fast way in `wire` takes only bodies on which it would agree with it, and leaves the rest.
 It walks the document value by value, so that a string for a number, a boolean, a ragged step or a number beyond float32
@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from service import options
 from service.calls import (
     MAX_ID_CHARACTERS,
-    MAX_PRIORITY,
-    MAX_TIMEOUT_MS,
     Call,
     Catalog,
     Item,
@@ -29,21 +29,44 @@ from service.calls import (
 )
 from service.errors import InvalidRequest, Problem, RequestError, TooLarge
 from service.manifest import Manifest
+from service.options import kind
 from service.padding import Steps
 
-CALL_FIELDS: Final = frozenset({"sequences", "model", "version", "outputs", "timeout_ms", "priority"})
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _ABSENT: Final = object()
 
 
-def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int) -> Call[M_co]:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
+
+    Attributes:
+        root: The field that has them.
+        fields: All fields that it may have.
+    """
+
+    root: str
+    fields: frozenset[str]
+
+    @property
+    def pointer(self) -> str:
+        """Where a sequence stands, with `{}` for its place."""
+        return f"/{self.root}/{{}}"
+
+
+PREDICT: Final = Form("sequences", options.FIELDS | {"sequences"})
+"""The body of `POST /predict`."""
+
+
+def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
     """Reads a body, or says everything that is wrong with it.
 
     Args:
         body: The JSON text, inflated.
         catalog: Where the model that it names is found.
         max_sequences: Most sequences in one body.
+        form: How the body is laid out.
 
     Raises:
         InvalidRequest: With the first 20 problems, in body order, and their number.
@@ -52,45 +75,47 @@ def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int)
     """
     document = parse(body)
     if not isinstance(document, dict):
-        raise InvalidRequest([Problem("", f"the body must be an object with 'sequences', it is {_kind(document)}")])
+        raise InvalidRequest([Problem("", f"the body must be an object with '{form.root}', it is {kind(document)}")])
     problems = Problems()
     for name in document:
-        if name not in CALL_FIELDS:
-            problems.add(_child("", name), f"unknown field; known are {', '.join(sorted(CALL_FIELDS))}")
-    unknown = problems.total
-    name = _optional_string(document, "model", problems)
-    version = _version(document, problems)
-    misnamed = problems.total > unknown
-    timeout_ms = _timeout_ms(document, problems)
-    priority = _priority(document, problems)
-    outputs = _outputs(document, problems)
-    sequences = document.get("sequences", _ABSENT)
+        if name not in form.fields:
+            problems.add(_child("", name), f"unknown field; known are {', '.join(sorted(form.fields))}")
+    asked = options.read({name: value for name, value in document.items() if name in form.fields}, problems)
+    root = f"/{form.root}"
+    sequences = document.get(form.root, _ABSENT)
     if sequences is _ABSENT:
-        problems.add("", "'sequences' is missing")
+        problems.add("", f"'{form.root}' is missing")
     elif not isinstance(sequences, list):
-        problems.add("/sequences", f"must be an array, it is {_kind(sequences)}")
+        problems.add(root, f"must be an array, it is {kind(sequences)}")
     elif not sequences:
-        problems.add("/sequences", "must have at least one sequence")
+        problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    if misnamed:  # whose sequences they are is not known, so they cannot be judged
+    if not asked.named:  # whose sequences they are is not known, so they cannot be judged
         raise InvalidRequest(problems.found, total=problems.total)
     try:
-        model = catalog.find(name, version)
+        model = catalog.find(asked.model, asked.version)
     except RequestError:
         if problems.total:
             raise InvalidRequest(problems.found, total=problems.total) from None
         raise
     manifest = model.manifest
-    attention = "attention" in outputs
+    attention = "attention" in asked.outputs
     if attention and manifest.graph.attention is None:
-        problems.add(f"/outputs/{outputs.index('attention')}", f"the model {manifest.key} has no attention")
+        problems.add(f"/outputs/{asked.outputs.index('attention')}", f"the model {manifest.key} has no attention")
     items = []
     if isinstance(sequences, list):
-        items = [_item(value, f"/sequences/{i}", manifest, problems) for i, value in enumerate(sequences)]
+        items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
         raise InvalidRequest(problems.found, total=problems.total)
-    return Call(model, [item for item in items if item is not None], attention, timeout_ms, priority)
+    return Call(
+        model,
+        [item for item in items if item is not None],
+        attention,
+        asked.timeout_ms,
+        asked.priority,
+        form.pointer,
+    )
 
 
 def parse(body: bytes | bytearray) -> Any:
@@ -134,7 +159,7 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
         feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
     if not isinstance(steps, list):
-        problems.add(at, f"must be an array of steps, it is {_kind(steps)}")
+        problems.add(at, f"must be an array of steps, it is {kind(steps)}")
         return None
     if not steps:
         problems.add(at, "a sequence has at least one step")
@@ -172,7 +197,7 @@ def _values(
             step = [step]
         pointer = f"{at}/{place}"
         if not isinstance(step, list):
-            problems.add(pointer, f"a step must be an array of {features} numbers, it is {_kind(step)}")
+            problems.add(pointer, f"a step must be an array of {features} numbers, it is {kind(step)}")
             continue
         if len(step) != features:
             problems.add(pointer, f"the model takes {features} features a step, this one has {len(step)}")
@@ -185,7 +210,7 @@ def _values(
                     problems.add(where, refuses_missing(manifest))
                 numbers.append(math.nan)
             elif type(value) is not float and type(value) is not int:
-                problems.add(where, f"must be a number or null, it is {_kind(value)}")
+                problems.add(where, f"must be a number or null, it is {kind(value)}")
                 break
             elif not abs(value) <= FLOAT32_MAX and not _rounds_to_finite(value):
                 problems.add(where, "is beyond the range of float32")
@@ -208,7 +233,7 @@ def _tokens(
     for row, place in enumerate(kept):
         token = steps[place]
         if type(token) is not int:
-            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {_kind(token)}")
+            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
         elif not 0 <= token < vocabulary:
             problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
         else:
@@ -225,7 +250,7 @@ def _mask(
         return None
     at = f"{pointer}/{name}"
     if not isinstance(mask, list):
-        problems.add(at, f"must be an array of booleans, it is {_kind(mask)}")
+        problems.add(at, f"must be an array of booleans, it is {kind(mask)}")
     elif name == "feature_mask" and count is None:
         problems.add(at, "a token has no features to mask")
     elif count is not None and len(mask) != count:
@@ -233,7 +258,7 @@ def _mask(
     else:
         wrong = [(i, entry) for i, entry in enumerate(mask) if not isinstance(entry, bool)]
         for i, entry in wrong:
-            problems.add(f"{at}/{i}", f"must be true or false, it is {_kind(entry)}")
+            problems.add(f"{at}/{i}", f"must be true or false, it is {kind(entry)}")
         if not wrong:
             return mask
     return None
@@ -244,67 +269,12 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
     if identifier is _ABSENT:
         return None
     if not isinstance(identifier, str):
-        problems.add(f"{pointer}/id", f"must be a string, it is {_kind(identifier)}")
+        problems.add(f"{pointer}/id", f"must be a string, it is {kind(identifier)}")
     elif len(identifier) > MAX_ID_CHARACTERS:
         problems.add(f"{pointer}/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
     else:
         return identifier
     return None
-
-
-def _optional_string(document: dict[str, Any], name: str, problems: Problems) -> str | None:
-    value = document.get(name, _ABSENT)
-    if value is _ABSENT:
-        return None
-    if not isinstance(value, str):
-        problems.add(f"/{name}", f"must be a string, it is {_kind(value)}")
-        return None
-    return value
-
-
-def _version(document: dict[str, Any], problems: Problems) -> str | None:
-    version = _optional_string(document, "version", problems)
-    if version is not None and not is_version(version):
-        problems.add("/version", 'must be ASCII digits that do not start with 0, like "1"')
-        return None
-    return version
-
-
-def is_version(text: str) -> bool:
-    """Whether a text is a well-formed version: ASCII digits that do not start with 0."""
-    return text.isascii() and text.isdigit() and not text.startswith("0")
-
-
-def _timeout_ms(document: dict[str, Any], problems: Problems) -> float | None:
-    value = document.get("timeout_ms", _ABSENT)
-    if value is _ABSENT:
-        return None
-    if type(value) is not float and type(value) is not int:
-        problems.add("/timeout_ms", f"must be a number of milliseconds, it is {_kind(value)}")
-    elif not value > 0 or value == math.inf:
-        problems.add("/timeout_ms", "must be finite and above 0")
-    else:
-        return float(min(value, MAX_TIMEOUT_MS))
-    return None
-
-
-def _priority(document: dict[str, Any], problems: Problems) -> int:
-    value = document.get("priority", 0)
-    if type(value) is not int or not 0 <= value <= MAX_PRIORITY:
-        problems.add("/priority", f"must be a whole number from 0 to {MAX_PRIORITY}")
-        return 0
-    return value
-
-
-def _outputs(document: dict[str, Any], problems: Problems) -> list[Any]:
-    value = document.get("outputs", [])
-    if not isinstance(value, list):
-        problems.add("/outputs", f"must be an array of output names, it is {_kind(value)}")
-        return []
-    for i, name in enumerate(value):
-        if name != "attention":
-            problems.add(f"/outputs/{i}", "is no output that can be asked for; there is 'attention'")
-    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -353,11 +323,3 @@ def _child(pointer: str, name: str) -> str:
 
 def _not_json(detail: str) -> InvalidRequest:
     return InvalidRequest([Problem("", detail)])
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, for a sentence."""
-    if value is None:
-        return "null"
-    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
-    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")

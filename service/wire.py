@@ -12,6 +12,7 @@ ragged rows, deeper nesting, strings, booleans and nulls, all at once. What the 
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,9 @@ from service.answers import Answer
 from service.calls import MAX_ID_CHARACTERS, MAX_PRIORITY, MAX_TIMEOUT_MS, Call, Catalog, Item, M_co, fitted
 from service.errors import RequestError
 from service.manifest import Manifest
+from service.options import is_version
 from service.padding import Steps
+from service.strict import PREDICT, Form
 
 _NUMERIC: Final = b"0123456789+-.eE \t\r\n"
 # A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it. The
@@ -44,24 +47,25 @@ class _Unsure(Exception):
     """The fast way cannot vouch for this body."""
 
 
-def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int) -> Call[M_co]:
+def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
     """Reads a body.
 
     Args:
         body: The JSON text, inflated.
         catalog: Where the model that it names is found.
         max_sequences: Most sequences in one body.
+        form: How the body is laid out.
 
     Raises:
         RequestError: As `strict.read` does.
     """
     try:
-        return _fast(body, catalog, max_sequences)
+        return _fast(body, catalog, max_sequences, form)
     except (_Unsure, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
         # simdjson and NumPy raise any of these for a body that is not ordinary; a value of another kind than expected
         # has not the attribute that it is asked for.
         _parsers.__dict__.pop("parser", None)
-    return strict.read(body, catalog, max_sequences=max_sequences)
+    return strict.read(body, catalog, max_sequences=max_sequences, form=form)
 
 
 def encode(call: Call[Any], answers: list[Answer]) -> bytes:
@@ -114,7 +118,7 @@ def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
     return spread
 
 
-def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int) -> Call[M_co]:
+def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
     if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
         raise _Unsure
     parser = getattr(_parsers, "parser", None)
@@ -127,19 +131,19 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int) -> Call[M_co]
         body = body.replace(b"null", _MISSING_TEXT)
     document: Any = parser.parse(body)
     fields = list(document.keys())
-    if fields == ["sequences"]:
+    if fields == [form.root]:
         name = version = timeout_ms = None
         attention, priority = False, 0
     else:
-        if len(set(fields)) != len(fields) or not strict.CALL_FIELDS.issuperset(fields):
+        if len(set(fields)) != len(fields) or not form.fields.issuperset(fields):
             raise _Unsure
         name, version = _string(document, fields, "model"), _string(document, fields, "version")
-        if version is not None and not strict.is_version(version):
+        if version is not None and not is_version(version):
             raise _Unsure
         timeout_ms = _timeout_ms(document, fields)
         priority = _priority(document, fields)
         attention = _attention(document, fields)
-    sequences = document["sequences"]
+    sequences = document[form.root]
     count = len(sequences)
     if not 1 <= count <= max_sequences:
         raise _Unsure
@@ -150,20 +154,21 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int) -> Call[M_co]
     manifest = model.manifest
     if attention and manifest.graph.attention is None:
         raise _Unsure
-    items = _items(sequences, body.translate(None, _NUMERIC), manifest, nulls)
-    return Call(model, items, attention, timeout_ms, priority)
+    items = _items(sequences, form.root, body.translate(None, _NUMERIC), manifest, nulls)
+    return Call(model, items, attention, timeout_ms, priority, form.pointer)
 
 
-def _items(sequences: Any, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
+def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
     """Every sequence, its shape held against the skeleton of the body."""
     entries: list[Any] = list(sequences)
+    opening = _opening(root)
     arrays: list[Any]
     identifiers: list[str | None]
     if isinstance(entries[0], simdjson.Array):
         lengths = [len(entry) for entry in entries]
         forms = [skeletons(manifest, length) for length in lengths]
         # The quote before the key is no character of any string, so no text in the body can imitate this.
-        if all(b'"squncs":[' + b",".join(form) + b"]" not in skeleton for form in zip(*forms, strict=True)):
+        if all(opening + b",".join(form) + b"]" not in skeleton for form in zip(*forms, strict=True)):
             raise _Unsure
         arrays, identifiers = entries, [None] * len(entries)
     else:
@@ -191,6 +196,12 @@ def _items(sequences: Any, skeleton: bytes, manifest: Manifest, nulls: int) -> l
     if missing != nulls:  # a null somewhere else, or a number that looks like one
         raise _Unsure
     return made
+
+
+@cache
+def _opening(root: str) -> bytes:
+    """What is left of the field that has the sequences, up to their array."""
+    return b'"' + root.encode().translate(None, _NUMERIC) + b'":['
 
 
 def skeletons(manifest: Manifest, length: int) -> tuple[bytes, ...]:
