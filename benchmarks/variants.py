@@ -20,7 +20,8 @@ from service import batcher, repository
 from service.errors import ConfigurationError
 from service.manifest import Manifest
 from service.padding import PaddedBatch
-from service.plan import BatchLimits, Cost, Pool, Waiting
+from service.plan import BatchLimits, Cost
+from service.pool import Pool, Waiting
 from service.session import Output, Outputs, Session
 
 

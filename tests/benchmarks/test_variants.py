@@ -13,7 +13,8 @@ from benchmarks.workloads import japanese_vowels
 from service.cost import CostTable
 from service.errors import ConfigurationError
 from service.padding import pad
-from service.plan import BatchLimits, Pool, Waiting
+from service.plan import BatchLimits
+from service.pool import Pool, Waiting
 from service.repository import load
 
 COST = CostTable([1], [4], np.array([[1.0]]))
