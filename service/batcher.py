@@ -24,6 +24,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -147,7 +148,8 @@ class Batcher:
         self._work = threading.Condition(self._lock)
         self._idle = 0
         self._queued = 0
-        self._unsettled = 0
+        self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
+        self._unsettled: set[Ticket[Any]] = set()
         self._turn_asked = False
         self._draining = False
         self._stopping = False
@@ -173,7 +175,6 @@ class Batcher:
     def open(self, lane: Lane[Any]) -> None:
         """Adds a model's lane."""
         with self._lock:
-            lane.used_seconds = min((other.used_seconds for other in self._lanes), default=0.0)
             self._lanes.append(lane)
 
     def close(self, lane: Lane[Any]) -> None:
@@ -244,10 +245,9 @@ class Batcher:
                 raise QueueFull("the queue is full", retry_after_seconds=self._backlog_seconds())
             self._queued += cost
             lane.cost_steps += cost
-            self._unsettled += 1
+            self._unsettled.add(ticket)
             if not lane.pool:  # an idle model has saved up no claim on the runners
-                busy = [other.used_seconds for other in self._lanes if other.pool]
-                lane.used_seconds = max(lane.used_seconds, min(busy, default=0.0))
+                lane.used_seconds = max(lane.used_seconds, self._used_seconds)
             for entry in entries:
                 lane.pool.add(entry)
             if self._idle:
@@ -293,24 +293,26 @@ class Batcher:
             seconds: How long to wait for it.
 
         Returns:
-            Whether everything accepted was answered in that time.
+            Whether everything accepted was answered in that time; what was not is refused.
         """
+        until = self._clock() + seconds
         with self._lock:
             self._draining = True
-        finished = True
+            self._work.notify_all()  # whoever waits for company waits no more
         if self._quiet is not None:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._quiet.wait()
-            except TimeoutError:
-                finished = False
+        late = list(self._unsettled)
+        for ticket in late:
+            self._settle(ticket, Draining("the server stopped before the answer was there", retry_after_seconds=1))
         with self._lock:
             self._stopping = True
             self._work.notify_all()
-        if finished:
-            for thread in self._threads:
-                await asyncio.to_thread(thread.join)
-        return finished
+        # A run that hangs, or whose callers have all left, must not hold the exit.
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, max(0.0, until - self._clock()))
+        return not late
 
     def begin_draining(self) -> None:
         """Takes nothing new from now on; `drain` waits for the rest. Safe in a signal handler: takes no lock."""
@@ -324,7 +326,8 @@ class Batcher:
                 return
             outcomes = self._run(*taken)
             if outcomes and self._loop is not None:
-                self._loop.call_soon_threadsafe(self._settle_all, outcomes)
+                with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
+                    self._loop.call_soon_threadsafe(self._settle_all, outcomes)
 
     def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
         """The next batch, after waiting for one; None when everything stops."""
@@ -340,13 +343,13 @@ class Batcher:
                 self._idle -= 1
 
     def _taken(self, lane: Lane[Any], seconds: float = float("inf")) -> tuple[Lane[Any], list[Entry[Any]]]:
-        """Takes a lane's next batch out of its queue, and wakes another runner if something is left in it."""
+        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
         entries = self._plan(lane, seconds)
         lane.inflight += 1
         cost = sum(entry.width for entry in entries)
         self._queued -= cost
         lane.cost_steps -= cost
-        if lane.pool and self._idle:
+        if self._idle and any(other.pool for other in self._lanes):
             self._work.notify()
         return lane, entries
 
@@ -361,18 +364,23 @@ class Batcher:
             return None, None
         if self._max_wait > 0:
             now = self._clock()
-            ready, soonest = [], float("inf")
-            for lane in waiting:
-                oldest = lane.pool.most_urgent()
-                since = now - oldest.arrival if isinstance(oldest, Entry) else self._max_wait
-                if since >= self._max_wait or len(lane.pool) >= lane.limits.rows or self._draining:
-                    ready.append(lane)
-                else:
-                    soonest = min(soonest, self._max_wait - since)
-            if not ready:
-                return None, soonest
-            waiting = ready
-        return min(waiting, key=lambda lane: lane.used_seconds), None
+            patience = {lane: self._patience(lane, now) for lane in waiting}
+            waiting = [lane for lane in waiting if patience[lane] <= 0]
+            if not waiting:
+                return None, min(patience.values())
+        served = min(waiting, key=lambda lane: lane.used_seconds)
+        self._used_seconds = max(self._used_seconds, served.used_seconds)
+        return served, None
+
+    def _patience(self, lane: Lane[Any], now: float) -> float:
+        """Seconds that a lane may still wait for company: no longer than its deadlines allow, none in a drain."""
+        if self._draining or len(lane.pool) >= lane.limits.rows:
+            return 0.0
+        oldest, hurried = lane.pool.most_urgent(), lane.pool.earliest_deadline()
+        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, Entry) else 0.0
+        if hurried is None:
+            return patience
+        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width))
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
         limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
@@ -400,17 +408,19 @@ class Batcher:
             lane.metrics.batch_failed()
             results = None
         else:
-            seconds = self._clock() - start
-            lane.cost.observe(batch.rows, batch.width, seconds)
-            lane.metrics.batch(
-                rows=batch.rows,
-                width=batch.width,
-                valid_steps=batch.valid_steps,
-                waits=[start - entry.arrival for entry in entries],
-                seconds=seconds,
-            )
+            self._count(lane, batch, [start - entry.arrival for entry in entries], self._clock() - start)
         complete = self._scatter(lane, entries, results, start, self._clock() - start)
         return [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
+
+    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float) -> None:
+        """Learns from a batch that ran, and counts it."""
+        try:
+            lane.cost.observe(batch.rows, batch.width, seconds)
+            lane.metrics.batch(
+                rows=batch.rows, width=batch.width, valid_steps=batch.valid_steps, waits=waits, seconds=seconds
+            )
+        except Exception:  # its answers are there: a figure must not cost anybody his
+            log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)
 
     def _scatter(
         self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float
@@ -464,7 +474,7 @@ class Batcher:
             ticket.timer.cancel()
         lane = ticket.lane
         with self._lock:
-            self._unsettled -= 1
+            self._unsettled.discard(ticket)
             if ticket.remaining:  # what still waits of it is not run
                 for entry in ticket.entries:
                     if lane.pool.remove(entry):

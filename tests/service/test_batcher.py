@@ -1,0 +1,629 @@
+"""Exactly one answer for everything accepted, whatever fails, leaves or comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import batcher as batcher_module
+from service.batcher import Batcher, Lane, Ticket, Timing
+from service.cost import CostTable
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
+from service.metrics import ModelMetrics
+from service.padding import PaddedBatch, Steps
+from service.plan import BatchLimits
+
+PATIENCE_SECONDS = 10
+"""Longer than anything here takes; only a test that fails waits for it."""
+FOREVER = float("inf")
+
+
+def sequence(number: int, length: int = 4) -> Steps:
+    """A sequence that says which one it is."""
+    return np.full((length, 1), number, dtype=np.float32)
+
+
+def names(batch: PaddedBatch, attention: bool) -> list[int]:
+    """A run that answers each row with the number in it, after looking at every valid step of it."""
+    return [int(row[:length].mean()) for row, length in zip(batch.steps, batch.lengths, strict=True)]
+
+
+def answers(results: list[int], timing: Timing) -> list[int]:
+    return list(results)
+
+
+def lane(run: Any = names, *, seconds: float = 0.01, name: str = "m/1", **limits: int) -> Lane[int]:
+    """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
+    cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
+    return Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits))
+
+
+@asynccontextmanager
+async def running(*lanes: Lane[int], **options: Any) -> AsyncIterator[Batcher]:
+    batcher = Batcher(**options)
+    for one in lanes:
+        batcher.open(one)
+    await batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.drain(PATIENCE_SECONDS)
+
+
+class Gate:
+    """A run that waits until it is opened, and keeps what it ran."""
+
+    def __init__(self, run: Callable[[PaddedBatch, bool], list[int]] = names) -> None:
+        self.run = run
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
+        self.batches.append([int(number) for number in batch.steps[:, 0, 0]])
+        self.entered.set()
+        assert self.open.wait(PATIENCE_SECONDS)
+        return self.run(batch, attention)
+
+    async def busy(self) -> None:
+        """Returns when a run is inside."""
+        assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
+
+
+async def outcome(ticket: Ticket[Any]) -> Any:
+    """The ticket's answer, or the error that it was given."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await ticket.future
+    except DeadlineExceeded as error:
+        return error
+    except InferenceFailed as error:
+        return error
+
+
+# What a batch is
+
+
+async def test_a_lone_request_on_an_idle_server_runs_at_once_and_alone():
+    gate = Gate()
+    gate.open.set()
+    only = lane(gate)
+    async with running(only) as batcher:
+        assert await outcome(batcher.submit(only, [sequence(7)], answers)) == [7]
+    assert gate.batches == [[7]]
+
+
+async def test_what_arrives_while_a_batch_runs_shares_the_next_one():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        first = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        others = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2, 3)]
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert [await outcome(ticket) for ticket in others] == [[1], [2], [3]]
+    assert gate.batches[0] == [0]
+    assert sorted(gate.batches[1]) == [1, 2, 3]
+
+
+async def test_the_sequences_of_one_request_come_back_in_order_from_several_batches():
+    gate = Gate()
+    gate.open.set()
+    only = lane(gate, rows=3)
+    async with running(only, runners=2) as batcher:
+        lengths = [9, 1, 5, 12, 2, 7, 3, 30, 4, 11]
+        ticket = batcher.submit(only, [sequence(n, length) for n, length in enumerate(lengths)], answers)
+        assert await outcome(ticket) == list(range(10))
+    assert len(gate.batches) >= 4
+    assert max(map(len, gate.batches)) <= 3
+
+
+async def test_attention_is_computed_where_one_of_the_batch_wants_it():
+    wanted: list[bool] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        wanted.append(attention)
+        return names(batch, attention)
+
+    only = lane(run)
+    async with running(only) as batcher:
+        await outcome(batcher.submit(only, [sequence(1)], answers))
+        await outcome(batcher.submit(only, [sequence(1)], answers, attention=True))
+    assert wanted == [False, True]
+
+
+async def test_short_work_at_rest_runs_on_the_event_loop():
+    threads: list[threading.Thread] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        threads.append(threading.current_thread())
+        return names(batch, attention)
+
+    quick, slow = lane(run, seconds=1e-6), lane(run)
+    async with running(quick, slow) as batcher:
+        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
+        assert await outcome(batcher.submit(slow, [sequence(2)], answers)) == [2]
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()
+
+
+async def test_short_work_of_two_models_at_once_is_all_done():
+    quick, other = lane(seconds=1e-6), lane(seconds=1e-6)
+    async with running(quick, other) as batcher:
+        tickets = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
+        assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2], [3]]
+
+
+async def test_counted_steps_are_those_that_ran():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        first = batcher.submit(only, [sequence(0, 3)], answers)
+        await gate.busy()
+        second = batcher.submit(only, [sequence(1, 5), sequence(2, 6)], answers)
+        gate.open.set()
+        await outcome(first)
+        await outcome(second)
+    metrics = only.metrics
+    assert (metrics.valid_steps, metrics.padding_steps) == (3 + 5 + 6, 1 + 3 + 2)
+    assert metrics.batch_rows.total == 3
+    assert metrics.batch_width.total == 4 + 8
+
+
+# What fails
+
+
+async def test_a_failed_batch_fails_only_the_requests_in_it():
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        if 13 in batch.steps[:, 0, 0]:
+            raise RuntimeError("internals: /secret/path")
+        return names(batch, attention)
+
+    only = lane(run, rows=1)
+    async with running(only) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (12, 13, 14)]
+        good, failed, after = [await outcome(ticket) for ticket in tickets]
+    assert (good, after) == ([12], [14])
+    assert isinstance(failed, InferenceFailed)
+    assert "secret" not in failed.detail
+    assert only.metrics.batch_failures == 1
+    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+
+
+async def test_what_is_left_of_a_failed_request_is_not_run():
+    gate = Gate(lambda batch, attention: [][1])  # an IndexError
+    only = lane(gate, rows=1)
+    async with running(only, max_queue_cost_steps=12) as batcher:
+        ticket = batcher.submit(only, [sequence(number) for number in (1, 2, 3)], answers)
+        await gate.busy()
+        gate.run = names
+        batcher.withdraw(ticket, InferenceFailed("as if"))
+        assert (len(only.pool), only.cost_steps) == (0, 0)
+        gate.open.set()
+        assert isinstance(await outcome(ticket), InferenceFailed)
+        whole_queue = batcher.submit(only, [sequence(number) for number in (4, 5, 6)], answers)
+        assert await outcome(whole_queue) == [4, 5, 6]
+    assert gate.batches == [[1], [4], [5], [6]]
+
+
+async def test_a_run_with_too_few_results_is_a_failure():
+    only = lane(lambda batch, attention: [])
+    async with running(only) as batcher:
+        assert isinstance(await outcome(batcher.submit(only, [sequence(1)], answers)), InferenceFailed)
+    assert only.metrics.batch_failures == 1
+
+
+async def test_a_refusal_of_the_finish_is_its_own_callers_answer():
+    def refuse(results: list[int], timing: Timing) -> None:
+        raise Unauthorized("not for you")
+
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        refused = batcher.submit(only, [sequence(1)], refuse)
+        mate = batcher.submit(only, [sequence(2)], answers)
+        gate.open.set()
+        with pytest.raises(Unauthorized):
+            await refused.future
+        assert await outcome(mate) == [2]
+
+
+async def test_a_finish_that_raises_costs_nobody_else_his_answer():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        broken = batcher.submit(only, [sequence(1)], lambda results, timing: 1 / 0)
+        mate = batcher.submit(only, [sequence(2)], answers)
+        gate.open.set()
+        assert isinstance(await outcome(broken), InferenceFailed)
+        assert await outcome(mate) == [2]
+
+
+def broken(*arguments: Any, **named: Any) -> Any:
+    raise ZeroDivisionError("broken")
+
+
+async def test_a_plan_that_raises_does_not_end_the_runner(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batcher_module, "plan", broken)
+    only = lane()
+    async with running(only) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
+        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(5)]
+    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1e-6], ids=["in a runner", "on the loop"])
+async def test_costs_that_cannot_be_learned_cost_no_answer(monkeypatch: pytest.MonkeyPatch, seconds: float):
+    only = lane(seconds=seconds)
+    monkeypatch.setattr(only.cost, "observe", broken)
+    async with running(only) as batcher:
+        for number in (1, 2):
+            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
+
+
+async def test_figures_that_cannot_be_counted_cost_no_answer(monkeypatch: pytest.MonkeyPatch):
+    only = lane()
+    monkeypatch.setattr(only.metrics, "batch", broken)
+    async with running(only) as batcher:
+        for number in (1, 2):
+            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
+
+
+# What is refused
+
+
+async def test_nothing_is_taken_before_the_start():
+    only = lane()
+    with pytest.raises(NotReady):
+        Batcher().submit(only, [sequence(1)], answers)
+
+
+async def test_the_queue_is_bounded_in_padded_steps_and_says_when_to_come_back():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only, max_queue_cost_steps=40) as batcher:
+        running_now = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        waiting = [batcher.submit(only, [sequence(1, 17)], answers), batcher.submit(only, [sequence(2, 18)], answers)]
+        assert only.cost_steps == 40
+        with pytest.raises(QueueFull) as full:
+            batcher.submit(only, [sequence(3, 1)], answers)
+        assert full.value.retry_after_seconds == pytest.approx(only.cost.predict(64, 20) * 2 / 64)
+        gate.open.set()
+        for ticket in (running_now, *waiting):
+            await outcome(ticket)
+        assert await outcome(batcher.submit(only, [sequence(4, 40)], answers)) == [4]
+    assert only.cost_steps == 0
+
+
+async def test_what_even_an_idle_queue_cannot_hold_is_too_large():
+    only = lane()
+    async with running(only, max_queue_cost_steps=40) as batcher:
+        with pytest.raises(TooLarge, match="44 padded steps"):
+            batcher.submit(only, [sequence(0, 21), sequence(1, 20)], answers)
+        assert await outcome(batcher.submit(only, [sequence(0, 20), sequence(1, 20)], answers)) == [0, 1]
+
+
+async def test_a_request_whose_deadline_has_passed_is_refused():
+    only = lane()
+    async with running(only, clock=lambda: 100.0) as batcher:
+        with pytest.raises(DeadlineExceeded):
+            batcher.submit(only, [sequence(0)], answers, deadline=100.0)
+        assert only.cost_steps == 0
+
+
+# Who comes late or leaves
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 0.02
+
+
+async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        first = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        late = batcher.submit(only, [sequence(1)], answers, deadline=soon())
+        assert isinstance(await outcome(late), DeadlineExceeded)
+        assert (len(only.pool), only.cost_steps) == (0, 0)
+        gate.open.set()
+        assert await outcome(first) == [0]
+    assert gate.batches == [[0]]
+
+
+async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_dropped():
+    finished: list[int] = []
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        late = batcher.submit(only, [sequence(0)], lambda results, timing: finished.extend(results), deadline=soon())
+        assert isinstance(await outcome(late), DeadlineExceeded)
+        gate.open.set()
+        assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
+    assert finished == []
+    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+
+
+async def test_a_caller_that_is_cancelled_leaves_its_batch_mates_their_answers():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        leaver = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        mates = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2, 3)]
+        mates[1].future.cancel()
+        leaver.future.cancel()
+        gate.open.set()
+        assert await outcome(mates[0]) == [1]
+        assert await outcome(mates[2]) == [3]
+    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+
+
+async def test_a_withdrawn_request_is_not_run_and_withdrawing_again_does_nothing():
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        first = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        leaver = batcher.submit(only, [sequence(1), sequence(2)], answers)
+        for _ in range(2):
+            batcher.withdraw(leaver, InferenceFailed("left"))
+        assert only.cost_steps == 0
+        gate.open.set()
+        assert await outcome(first) == [0]
+        batcher.withdraw(first, InferenceFailed("too late to leave"))
+        assert await outcome(first) == [0]
+        assert isinstance(await outcome(leaver), InferenceFailed)
+    assert gate.batches == [[0]]
+
+
+# Waiting for company
+
+
+async def test_with_a_wait_a_lone_request_runs_after_it():
+    timings: list[Timing] = []
+    only = lane()
+    async with running(only, max_wait_seconds=0.05) as batcher:
+        await outcome(batcher.submit(only, [sequence(0)], lambda results, timing: timings.append(timing)))
+    assert 0.05 <= timings[0].queue < PATIENCE_SECONDS / 2
+
+
+async def test_a_full_batch_waits_for_nobody():
+    only = lane(rows=2)
+    async with running(only, max_wait_seconds=10 * PATIENCE_SECONDS) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (0, 1)]
+        assert [await outcome(ticket) for ticket in tickets] == [[0], [1]]
+
+
+async def test_nobody_waits_for_company_past_his_deadline():
+    only = lane(seconds=0.001)
+    async with running(only, max_wait_seconds=10 * PATIENCE_SECONDS) as batcher:
+        deadline = asyncio.get_running_loop().time() + 0.2
+        assert await outcome(batcher.submit(only, [sequence(0)], answers, deadline=deadline)) == [0]
+
+
+async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch):
+    only = lane()
+    looked = threading.Event()  # by a runner that then waits, under the lock that the drain needs
+    monkeypatch.setattr(only.pool, "earliest_deadline", looked.set)
+    batcher = Batcher(runners=2, max_wait_seconds=10 * PATIENCE_SECONDS)
+    batcher.open(only)
+    await batcher.start()
+    ticket = batcher.submit(only, [sequence(0)], answers)
+    assert await asyncio.to_thread(looked.wait, PATIENCE_SECONDS)
+    assert await batcher.drain(PATIENCE_SECONDS)
+    assert await outcome(ticket) == [0]
+
+
+# Several models
+
+
+class Clock:
+    """Time that only a run moves: each takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ran: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def lane(self, name: str) -> Lane[int]:
+        def run(batch: PaddedBatch, attention: bool) -> list[int]:
+            self.now += 1
+            self.ran.append(name)
+            return names(batch, attention)
+
+        return lane(run, name=name, rows=1)
+
+
+async def test_a_flooded_model_does_not_starve_another():
+    clock = Clock()
+    flooded, other = clock.lane("flooded"), clock.lane("other")
+    async with running(flooded, other, clock=clock) as batcher:
+        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert clock.ran.index("other") < 5
+    assert max(i for i, name in enumerate(clock.ran) if name == "other") < 20
+
+
+async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
+    clock = Clock()
+    steady, idle = clock.lane("steady"), clock.lane("idle")
+    async with running(steady, idle, clock=clock) as batcher:
+        await outcome(batcher.submit(steady, [sequence(number) for number in range(100)], answers))
+        clock.ran.clear()
+        flood = batcher.submit(idle, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(steady, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert max(i for i, name in enumerate(clock.ran) if name == "steady") < 20
+
+
+async def test_a_closed_model_answers_what_waits_and_takes_nothing_new():
+    gate = Gate()
+    old, new = lane(gate), lane()
+    async with running(old, new) as batcher:
+        first = batcher.submit(old, [sequence(0)], answers)
+        await gate.busy()
+        waiting = batcher.submit(old, [sequence(1)], answers)
+        batcher.close(old)
+        with pytest.raises(Draining):
+            batcher.submit(old, [sequence(2)], answers)
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert await outcome(waiting) == [1]
+        assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
+
+
+# The end
+
+
+async def test_a_drain_answers_what_was_accepted_and_refuses_what_comes():
+    gate = Gate()
+    only = lane(gate, rows=1)
+    batcher = Batcher()
+    batcher.open(only)
+    await batcher.start()
+    tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
+    await gate.busy()
+    batcher.begin_draining()
+    assert batcher.draining
+    with pytest.raises(Draining):
+        batcher.submit(only, [sequence(9)], answers)
+    gate.open.set()
+    assert await batcher.drain(PATIENCE_SECONDS)
+    assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2]]
+
+
+async def test_a_drain_that_runs_out_of_time_refuses_what_is_left():
+    gate = Gate()
+    only = lane(gate, rows=1)
+    batcher = Batcher()
+    batcher.open(only)
+    await batcher.start()
+    tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
+    await gate.busy()
+    assert not await batcher.drain(0.01)
+    for ticket in tickets:
+        with pytest.raises(Draining):
+            await ticket.future
+    gate.open.set()
+    await batcher.drain(PATIENCE_SECONDS)
+    assert gate.batches == [[0]]
+
+
+async def test_a_run_that_hangs_does_not_hold_the_exit_once_its_callers_are_gone():
+    gate = Gate()
+    only = lane(gate)
+    batcher = Batcher()
+    batcher.open(only)
+    await batcher.start()
+    ticket = batcher.submit(only, [sequence(0)], answers, deadline=soon())
+    assert isinstance(await outcome(ticket), DeadlineExceeded)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await batcher.drain(0.05)
+    gate.open.set()
+    await batcher.drain(PATIENCE_SECONDS)
+
+
+def test_a_run_that_outlasts_the_event_loop_ends_quietly():
+    gate = Gate()
+    only = lane(gate)
+    batcher = Batcher()
+    batcher.open(only)
+
+    async def left_running() -> None:
+        await batcher.start()
+        batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        assert not await batcher.drain(0.01)
+
+    before = set(threading.enumerate())
+    asyncio.run(left_running())
+    gate.open.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+# All of it at once
+
+
+class Unlucky:
+    """A run that fails now and then."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
+        if self.random.random() < 0.05:
+            raise RuntimeError("unlucky")
+        return names(batch, attention)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1e-6], ids=["in runners", "on the loop too"])
+async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_answered(seconds: float):
+    choices = random.Random(4)
+    lanes = [lane(Unlucky(seed), seconds=seconds, rows=rows) for seed, rows in enumerate((4, 64))]
+    finished: list[int] = []
+
+    async def call(batcher: Batcher, number: int) -> str:
+        loop = asyncio.get_running_loop()
+        sequences = [sequence(number, choices.randint(1, 40)) for _ in range(choices.choice((1, 1, 1, 2, 9)))]
+        fate = choices.random()
+
+        def finish(results: Sequence[int], timing: Timing) -> list[int]:
+            finished.append(number)
+            if fate > 0.97:
+                raise ValueError("unlucky too")
+            return list(results)
+
+        deadline = loop.time() + choices.uniform(0.0005, 0.02) if fate < 0.15 else FOREVER
+        try:
+            ticket = batcher.submit(
+                choices.choice(lanes), sequences, finish, deadline=deadline, priority=choices.choice((0, 0, 0, 9))
+            )
+            if 0.15 < fate < 0.25:
+                loop.call_later(choices.uniform(0, 0.005), batcher.withdraw, ticket, InferenceFailed("left"))
+            elif 0.25 < fate < 0.35:
+                loop.call_later(choices.uniform(0, 0.005), ticket.future.cancel)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await ticket.future == [number] * len(sequences)
+        except (DeadlineExceeded, InferenceFailed, QueueFull) as error:
+            return type(error).__name__
+        except asyncio.CancelledError:
+            batcher.withdraw(ticket, InferenceFailed("left"))
+            return "cancelled"
+        return "answered"
+
+    async with running(*lanes, runners=3, max_queue_cost_steps=4000) as batcher:
+        outcomes: list[str] = []
+        for start in range(0, 3000, 100):
+            outcomes += await asyncio.gather(*(call(batcher, number) for number in range(start, start + 100)))
+        for one in lanes:
+            one.run = names
+            assert await outcome(batcher.submit(one, [sequence(1, 3)], answers)) == [1]
+    counted = {kind: outcomes.count(kind) for kind in set(outcomes)}
+    assert len(outcomes) == 3000
+    assert counted["answered"] > 1000
+    assert set(counted) == {"answered", "DeadlineExceeded", "InferenceFailed", "cancelled", "QueueFull"}
+    assert len(finished) == len(set(finished)), "a request was finished twice"
+    for one in lanes:
+        assert (len(one.pool), one.cost_steps, one.inflight) == (0, 0, 0)
