@@ -28,8 +28,9 @@ MOST_PICTURED: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A trial in which an answer moved, and which of its pairs of rows moved most."""
+    """A trial in which an answer moved, the batch it moved from, and which of the trial's pairs of rows moved most."""
 
+    base: PaddedBatch
     trial: Trial
     row: int
 
@@ -69,25 +70,23 @@ class Leak:
     length: int = 0
 
 
-def locate(subject: Subject, base: PaddedBatch, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
+def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
     """Where each kind of change gets in; what an operator found before explains is not told twice.
 
     Args:
         subject: The model.
-        base: The first batch.
-        moved: The trials in which an answer to a sequence of the first batch moved.
+        moved: The trials in which an answer to a sequence moved.
         tolerance: What an output may move by.
     """
-    if not moved:
-        return
-    before = subject.record(base)
     found: set[tuple[str, str, Place | None]] = set()
     for change in CHANGES:
         if change == "company" and found:
             continue
-        trial, row, after = _recorded(subject, [one for one in moved if one.trial.change == change])
-        if trial is None:
+        chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
+        if chosen is None:
             continue
+        base, trial = chosen.base, chosen.trial
+        before = subject.record(base)
         pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes)
         pairs = _aligned(before, after)
         # Rows that were sorted and never put back differ from the batch's order alone.
@@ -106,17 +105,17 @@ def locate(subject: Subject, base: PaddedBatch, moved: Sequence[Moved], toleranc
             cause_at=_origin(first, before, pairing),
             difference=apart,
             trial=trial.name,
-            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, row)),
-            length=int(base.lengths[trial.rows[row][0]]),
+            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
+            length=int(base.lengths[trial.rows[chosen.row][0]]),
         )
 
 
-def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Trial | None, int, Sequence[Operation]]:
+def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Sequence[Operation]]:
     """The first of the trials that the model gets through, and its run."""
     for one in moved:
         with contextlib.suppress(RunError):
-            return one.trial, one.row, subject.record(one.trial.batch)
-    return None, 0, ()
+            return one, subject.record(one.trial.batch)
+    return None, ()
 
 
 def _differing(

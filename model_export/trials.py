@@ -167,9 +167,11 @@ def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterat
 
 
 def lone_trials(sequences: Sequence[Steps]) -> Iterator[Trial]:
-    """Each row of the first batch alone, exactly as wide as it is long."""
+    """Each of the sequences alone, exactly as wide as it is long."""
     for row, steps in enumerate(sequences):
-        yield Trial(f"alone, {len(steps)} steps", "company", pad([steps], multiple=1), ((row, 0),))
+        yield Trial(
+            f"alone, {len(steps)} step{'s' if len(steps) > 1 else ''}", "company", pad([steps], multiple=1), ((row, 0),)
+        )
 
 
 def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
