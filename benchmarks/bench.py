@@ -115,7 +115,7 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
 def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:
     """The most that any peer answered a second."""
     return max(
-        median(figures["requests_per_second"] for figures in rows)
+        float(median(figures["requests_per_second"] for figures in rows))
         for contender in CONTENDERS
         if contender.is_peer
         for rows in closed[contender.name].values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,8 +144,8 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     paths = []
     for name, result in results["workloads"].items():
         paths += [folder / f"{name}-throughput.png", folder / f"{name}-half-load.png"]
-        save(lambda axes, result=result: _draw_throughput(axes, result), paths[-2])
-        save(lambda axes, result=result: _draw_half_load(axes, result), paths[-1])
+        save(partial(_draw_throughput, result=result), paths[-2])
+        save(partial(_draw_half_load, result=result), paths[-1])
     return paths
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -31,7 +32,10 @@ def plan_by_arrival(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> 
     width = 0
     while (first := pool.most_urgent()) is not None:
         width = max(width, first.width)
-        if chosen and (len(chosen) == limits.rows or width * (len(chosen) + 1) > limits.cost_steps):
+        rows = len(chosen) + 1
+        if chosen and (rows > limits.rows or rows * width > limits.cost_steps):
+            break
+        if chosen and cost.column(width, limits.rows).seconds[rows] > limits.seconds:
             break
         pool.remove(first)
         chosen.append(first)
@@ -72,7 +76,7 @@ def _empty_run() -> None:
     # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
     def load(directory: Path, limits: BatchLimits) -> repository.Model:
         model = prove(directory, limits)
-        return replace(model, session=EmptyRun(model.session, model.manifest))
+        return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)))
 
     repository.load = load
 

@@ -39,6 +39,15 @@ def test_by_arrival_a_batch_stays_within_its_cost_but_for_a_lone_sequence():
     assert widths == [[8], [100], [4]]
 
 
+def test_by_arrival_a_batch_takes_no_longer_than_it_may():
+    pool = Pool()
+    for _ in range(5):
+        pool.add(Waiting(4))
+    # One row of four steps takes a second, and each further row another.
+    rows = [len(variants.plan_by_arrival(pool, COST, BatchLimits(rows=8, seconds=2.0), 0.0)) for _ in range(3)]
+    assert rows == [2, 2, 1]
+
+
 def test_an_empty_run_answers_in_the_shapes_of_the_graph():
     work = japanese_vowels(0, 3)
     model = load(work.directory, BatchLimits())
