@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from benchmarks import machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
-from benchmarks.limits import compute_limit
+from benchmarks.limits import best_case
 from benchmarks.workloads import WORKLOADS, Work
 from service.trial import Load, Trial, prepare
 
@@ -62,7 +62,8 @@ QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3,
 
 def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
     """One workload: every contender, every number of connections, every round."""
-    limit = compute_limit(work, table_seconds=plan.table_seconds, repetitions=max(3, plan.rounds))
+    best = best_case(work, table_seconds=plan.table_seconds)
+    compute_seconds: list[float] = []
     everyone = (*CONTENDERS, EMPTY)
     loads = plan.rounds * (len(everyone) * len(plan.connections) + len(CONTENDERS))
     task = progress.add_task(work.name, total=loads)
@@ -82,6 +83,7 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
             # Bits alone and in company are this service's promise, and nobody else's.
             trials[contender.name] = prepare(server.target, work.sequences, check=not contender.is_peer)
         for number in range(plan.rounds):
+            compute_seconds.append(best.seconds_per_sequence(server_cores))
             for count in plan.connections:
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
@@ -104,7 +106,11 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
     result: report.Result = {
         "title": work.title,
         "connections": list(plan.connections),
-        "limit": asdict(limit),
+        "limit": {
+            "seconds_per_sequence": compute_seconds,
+            "padding_share": best.padding_share,
+            "rows_per_batch": best.rows_per_batch,
+        },
         "closed": closed,
         "half_load_rate": rate,
         "half_load": half,

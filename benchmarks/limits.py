@@ -8,6 +8,7 @@ order of length, so a dynamic program over that order finds it exactly (Fang et 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,27 +27,54 @@ _MAX_ROWS = 64
 
 
 @dataclass(frozen=True)
-class ComputeLimit:
-    """What the graph alone takes.
+class BestCase:
+    """All sequences of a workload in the batches that cost least together.
 
     Attributes:
-        seconds_per_sequence: t_compute, the fastest of the repetitions.
-        padding_share: Of the partition.
-        rows_per_batch: Likewise, the mean.
+        session: Runs them.
+        batches: Padded beforehand.
     """
 
-    seconds_per_sequence: float
-    padding_share: float
-    rows_per_batch: float
+    session: Session
+    batches: list[PaddedBatch]
+
+    @property
+    def sequences(self) -> int:
+        """How many there are in all batches."""
+        return sum(batch.rows for batch in self.batches)
+
+    @property
+    def padding_share(self) -> float:
+        """Padding over all steps computed."""
+        return 1 - sum(batch.valid_steps for batch in self.batches) / sum(batch.cost for batch in self.batches)
+
+    @property
+    def rows_per_batch(self) -> float:
+        """The mean."""
+        return self.sequences / len(self.batches)
+
+    def seconds_per_sequence(self, cores: Sequence[int], *, repetitions: int = 2) -> float:
+        """t_compute: all batches one after the other, in this thread, on these cores; the fastest repetition."""
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
+        try:
+            return min(self._run_all() for _ in range(repetitions)) / self.sequences
+        finally:
+            os.sched_setaffinity(0, before)
+
+    def _run_all(self) -> float:
+        began = time.perf_counter()
+        for batch in self.batches:
+            self.session.run(batch)
+        return time.perf_counter() - began
 
 
-def compute_limit(work: Work, *, table_seconds: float, repetitions: int) -> ComputeLimit:
-    """Measures a table, partitions all sequences by it, and runs the batches one after the other, in one thread.
+def best_case(work: Work, *, table_seconds: float) -> BestCase:
+    """Measures a cost table, and partitions all sequences by it.
 
     Args:
         work: Which sequences; of few, each is taken several times, as under a load that goes round.
         table_seconds: Time for measuring the table.
-        repetitions: How often all batches are run.
     """
     manifest = Manifest.read(work.directory)
     session = Session.load(work.directory, manifest)
@@ -55,14 +83,8 @@ def compute_limit(work: Work, *, table_seconds: float, repetitions: int) -> Comp
     narrow = manifest.model_copy(update={"max_length": longest})
     table = measure_cost(session, narrow, BatchLimits(rows=_MAX_ROWS), budget_seconds=table_seconds)
     sequences = work.sequences * -(-2000 // len(work.sequences))
-    batches = [pad(group, multiple=manifest.width_multiple) for group in partition(sequences, table, manifest)]
-    seconds = min(_run_all(session, batches) for _ in range(repetitions))
-    cost = sum(batch.cost for batch in batches)
-    return ComputeLimit(
-        seconds_per_sequence=seconds / len(sequences),
-        padding_share=1 - sum(batch.valid_steps for batch in batches) / cost,
-        rows_per_batch=len(sequences) / len(batches),
-    )
+    groups = partition(sequences, table, manifest)
+    return BestCase(session, [pad(group, multiple=manifest.width_multiple) for group in groups])
 
 
 def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) -> list[list[Steps]]:
@@ -83,10 +105,3 @@ def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) 
         groups.append(ordered[start[end] : end])
         end = int(start[end])
     return groups[::-1]
-
-
-def _run_all(session: Session, batches: Sequence[PaddedBatch]) -> float:
-    began = time.perf_counter()
-    for batch in batches:
-        session.run(batch)
-    return time.perf_counter() - began

@@ -49,7 +49,7 @@ def ratios(result: Result) -> dict[str, Any]:
         untuned = [max(pair) for pair in zip(peers[NAIVE.name], peers[MOSEC.name], strict=True)]
         wire = throughput(result, EMPTY, connections)
         found[str(connections)] = {
-            "reach": spread([rate * (compute + 1 / empty) for rate, empty in zip(own, wire, strict=True)]),
+            "reach": spread([rate * (each + 1 / empty) for rate, each, empty in zip(own, compute, wire, strict=True)]),
             "over_best_of_naive_and_mosec": _over(own, untuned),
             "over_mosec": _over(own, peers[MOSEC.name]),
             "over_mosec_sorted": _over(own, peers[MOSEC_SORTED.name]),
@@ -119,7 +119,7 @@ def _half_load_table(result: Result) -> list[str]:
 def _ratio_table(result: Result) -> list[str]:
     limit = result["limit"]
     lines = [
-        f"The graph alone, best partition: {limit['seconds_per_sequence'] * 1e6:.0f} us a sequence, padding "
+        f"The graph alone, best partition: {median(limit['seconds_per_sequence']) * 1e6:.0f} us a sequence, padding "
         f"{limit['padding_share']:.1%}, {limit['rows_per_batch']:.1f} rows a batch.",
         "",
     ]
@@ -160,7 +160,7 @@ def _draw_throughput(axes: Any, result: Result) -> None:
         above = [each["high"] - each["median"] for each in rounds]
         at = [place + (number - (len(CONTENDERS) - 1) / 2) * width for place in places]
         axes.bar(at, middle, width, yerr=[below, above], label=contender.title, color=color, error_kw={"linewidth": 1})
-    compute = result["limit"]["seconds_per_sequence"]
+    compute = median(result["limit"]["seconds_per_sequence"])
     limits = [1 / (compute + 1 / median(throughput(result, EMPTY, count))) for count in connections]
     for place, limit in zip(places, limits, strict=True):
         axes.hlines(

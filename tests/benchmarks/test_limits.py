@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.limits import partition
+from benchmarks.limits import best_case, partition
+from benchmarks.workloads import japanese_vowels
 from service.cost import CostTable
 from service.manifest import Manifest, StepInput
 
@@ -48,3 +51,12 @@ def test_the_partition_costs_as_little_as_any_of_all(lengths: list[int]):
 def test_a_batch_has_no_more_rows_than_the_service_would_take():
     groups = partition([np.zeros((4, 1), dtype=np.float32)] * 200, TABLE, MANIFEST)
     assert max(len(group) for group in groups) <= 64
+
+
+def test_the_best_case_runs_every_sequence_with_little_padding():
+    before = os.sched_getaffinity(0)
+    best = best_case(japanese_vowels(0, 370), table_seconds=0.5)
+    assert best.sequences >= 2000
+    assert 0 < best.padding_share < 0.2
+    assert best.seconds_per_sequence([min(before)], repetitions=1) > 0
+    assert os.sched_getaffinity(0) == before

@@ -35,7 +35,7 @@ def results() -> dict[str, Any]:
     result: report.Result = {
         "title": "some lengths",
         "connections": [8],
-        "limit": {"seconds_per_sequence": 0.0003, "padding_share": 0.03, "rows_per_batch": 9.0},
+        "limit": {"seconds_per_sequence": [0.0003, 0.0006], "padding_share": 0.03, "rows_per_batch": 9.0},
         "closed": closed,
         "half_load_rate": 750.0,
         "half_load": half,
@@ -54,6 +54,7 @@ def test_a_ratio_is_taken_within_a_round(results: dict[str, Any]):
 def test_reach_is_throughput_over_the_no_waste_limit(results: dict[str, Any]):
     reach = results["workloads"]["some"]["ratios"]["8"]["reach"]
     assert reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
+    assert reach["low"] == pytest.approx(1000 * (0.0006 + 0.0002))
 
 
 def test_the_tail_at_half_load_is_held_against_the_best_peers(results: dict[str, Any]):
