@@ -1,0 +1,109 @@
+"""Locks what goes into the image: every package with its version and its hashes, for Linux, without torch.
+
+`python deploy/image/lock.py` writes the locks with uv, keeping the pins that still fit; `--upgrade` takes the newest,
+`--check` says whether they are current. A lock is current while its first line has the digest of the inputs it was made
+of, so the check needs no network and does not fail because somebody released something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+PYTHON = "3.11"
+MARK = "# inputs sha256:"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file.
+
+    Attributes:
+        name: Of the file, without its ending.
+        runtime: Whether the service's own dependencies are part of it.
+        extra: A further file of requirements.
+        override: A file of requirements that replace those of the same name.
+    """
+
+    name: str
+    runtime: bool
+    extra: str | None = None
+    override: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept."""
+        return FOLDER / f"{self.name}.lock"
+
+    def digest(self) -> str:
+        """The digest of everything that decides what belongs into it."""
+        inputs = {
+            "python": PYTHON,
+            "dependencies": _dependencies() if self.runtime else [],
+            "files": [(FOLDER / name).read_text() for name in (self.extra, self.override) if name],
+        }
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Whether it was made of the inputs as they are."""
+        return self.file.is_file() and self.file.read_text().startswith(f"{MARK}{self.digest()}\n")
+
+    def write(self, *, upgrade: bool) -> None:
+        """Makes it with uv.
+
+        Raises:
+            CalledProcessError: uv found no set of versions, or no registry.
+        """
+        sources = [
+            *(["pyproject.toml"] if self.runtime else []),
+            *([f"deploy/image/{self.extra}"] if self.extra else []),
+        ]
+        command = [sys.executable, "-m", "uv", "pip", "compile", *sources, "--output-file", str(self.file)]
+        command += ["--python-version", PYTHON, "--python-platform", "linux"]
+        command += ["--generate-hashes", "--no-header", "--quiet", *(["--upgrade"] if upgrade else [])]
+        if self.override:
+            command += ["--override", f"deploy/image/{self.override}"]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        body = self.file.read_text()
+        self.file.write_text(f"{MARK}{self.digest()}\n# Made by `make lock`; do not edit.\n{body}")
+
+
+LOCKS = (
+    Lock("runtime", runtime=True),
+    Lock("cuda", runtime=True, extra="cuda.in", override="cuda.override"),
+    Lock("build", runtime=False, extra="build.in"),
+)
+
+
+def _dependencies() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [project["requires-python"], *sorted(project["dependencies"])]
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or checks all locks; the exit code."""
+    parser = argparse.ArgumentParser(description="Locks what goes into the image.")
+    parser.add_argument("--check", action="store_true", help="only say whether the locks are current")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of keeping pins")
+    options = parser.parse_args(arguments)
+    if options.check:
+        stale = [lock.file.name for lock in LOCKS if not lock.is_current()]
+        if stale:
+            print(f"{', '.join(stale)}: made of other inputs; `make lock` makes them anew", file=sys.stderr)
+        return 1 if stale else 0
+    for lock in LOCKS:
+        lock.write(upgrade=options.upgrade)
+        print(f"{lock.file.relative_to(ROOT)}: {lock.file.read_text().count('==')} packages")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
