@@ -152,8 +152,8 @@ def measure(
     """Measures a table, small shapes first, the fastest of a few runs each, until the budget is spent.
 
     A shape that took longer than a larger one was held up by something else, and is taken to cost what that one does.
-    A shape that was not reached (too large a batch, or no time left) is extrapolated: linear in the width, and from
-    fewer rows in proportion.
+    A shape that was not reached (too large a batch, or no time left) is extrapolated: linear in the width, but never
+    past proportion to fewer rows, so that a hiccup in the last shape measured is not drawn out into a slope.
 
     Args:
         run: Runs one batch of that many rows and steps.
@@ -197,12 +197,10 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
     filled = seconds.copy()
     for i in range(len(rows)):
         known = np.flatnonzero(np.isfinite(filled[i]))
-        if not len(known):
-            filled[i] = filled[i - 1] * rows[i] / rows[i - 1]
-            continue
-        for j in range(len(widths)):
-            if not np.isfinite(filled[i, j]):
-                filled[i, j] = _along(widths[known], filled[i, known], int(widths[j]))
+        for j in np.flatnonzero(np.isnan(filled[i])):
+            in_proportion = filled[i - 1, j] * rows[i] / rows[i - 1] if i else np.inf
+            on_slope = _along(widths[known], filled[i, known], int(widths[j])) if len(known) else np.inf
+            filled[i, j] = min(in_proportion, on_slope)
     return filled
 
 

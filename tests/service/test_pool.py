@@ -1,0 +1,155 @@
+"""Nothing that waits is lost, none is had twice, and what left is let go."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.plan import BatchLimits, plan
+from service.pool import PRIORITY_HEAD_START, Pool, Waiting
+from tests.service.costs import linear_table
+
+TABLE = linear_table(0.001, 0.0001)
+
+
+class PoolAgainstASet(RuleBasedStateMachine):
+    """A pool whose horizon is easily passed, and beside it the set of what must be in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool(horizon=4)
+        self.waits: list[Waiting] = []
+
+    @rule(
+        width=st.integers(1, 8).map(lambda quarter: 4 * quarter),
+        deadline=st.sampled_from([float("inf"), 0.0, 0.002, 5.0]),
+        priority=st.sampled_from([0, 0, 0, 1, 9]),
+    )
+    def add(self, width: int, deadline: float, priority: int) -> None:
+        waiting = Waiting(width, deadline, priority)
+        self.pool.add(waiting)
+        self.waits.append(waiting)
+
+    @precondition(lambda self: self.waits)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        waiting = self.waits.pop(data.draw(st.integers(0, len(self.waits) - 1)))
+        assert self.pool.remove(waiting)
+        assert not self.pool.remove(waiting)
+
+    @rule(rows=st.integers(1, 4))
+    def run(self, rows: int) -> None:
+        chosen = plan(self.pool, TABLE, BatchLimits(rows=rows), now=0.0)
+        assert bool(chosen) == bool(self.waits)
+        assert len(chosen) <= rows
+        for waiting in chosen:
+            self.waits.remove(waiting)
+
+    @invariant()
+    def holds_what_waits(self) -> None:
+        assert len(self.pool) == len(self.waits)
+        assert sorted(map(id, self.pool)) == sorted(map(id, self.waits))
+        assert all(waiting.waits for waiting in self.waits)
+
+    @invariant()
+    def the_most_urgent_is_known_however_much_waits(self) -> None:
+        assert self.pool.most_urgent() is min(self.waits, key=lambda waiting: waiting.urgency, default=None)
+
+    @invariant()
+    def the_nearest_stand_by_width(self) -> None:
+        near = sorted(waiting.urgency for width in self.pool.widths_around(16, 99) for _, _, waiting in self._of(width))
+        assert near == sorted(waiting.urgency for waiting in self.waits)[: len(near)]
+        assert len(near) >= min(4, len(self.waits))
+
+    def _of(self, width: int) -> list[tuple[int, int, Waiting]]:
+        return self.pool.group(width) if any(waiting.width == width for waiting in self.pool) else []
+
+
+class TestPoolAgainstASet(PoolAgainstASet.TestCase):
+    settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
+    pool = Pool()
+    first = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    for waiting in first:
+        pool.add(waiting)
+    urgent = Waiting(4, priority=1)
+    pool.add(urgent)
+    assert pool.most_urgent() is first[0]
+    pool.remove(first[0])
+    pool.remove(first[1])
+    assert pool.most_urgent() is urgent
+
+
+def test_of_equal_urgency_the_right_one_is_removed():
+    pool = Pool()
+    plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    for waiting in plain:
+        pool.add(waiting)
+    equal = Waiting(4, priority=1)  # stands where the second of them stands
+    pool.add(equal)
+    assert equal.urgency == plain[1].urgency
+    pool.remove(equal)
+    assert equal not in list(pool)
+    assert plain[1] in list(pool)
+
+
+def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
+    pool = Pool(horizon=2)
+    near, far = [Waiting(4), Waiting(4)], Waiting(8)
+    for waiting in (*near, far):
+        pool.add(waiting)
+    pool.remove(far)
+    pool.add(Waiting(12, priority=9))
+    assert [waiting.width for waiting in pool] == [4, 4, 12]
+
+
+def test_the_earliest_deadline_is_of_one_that_still_waits():
+    pool = Pool()
+    soon, later, never = Waiting(4, deadline=1.0), Waiting(8, deadline=2.0), Waiting(4)
+    for waiting in (later, never, soon):
+        pool.add(waiting)
+    assert pool.earliest_deadline() is soon
+    pool.remove(soon)
+    assert pool.earliest_deadline() is later
+    pool.remove(later)
+    assert pool.earliest_deadline() is None
+
+
+def test_widths_around_one_reach_as_far_as_rows_are_wanted():
+    pool = Pool()
+    for width in (4, 8, 8, 12, 16, 20, 20, 24):
+        pool.add(Waiting(width))
+    assert pool.widths_around(12, 0) == [12]
+    assert pool.widths_around(12, 2) == [8, 12, 16, 20]
+    assert pool.widths_around(12, 3) == [4, 8, 12, 16, 20]
+    assert pool.widths_around(4, 1) == [4, 8]
+
+
+class Tracked(Waiting):
+    """One that can be seen to be gone."""
+
+
+@pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
+def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
+    pool = Pool(horizon)
+    pool.add(Waiting(4, deadline=0.0))  # the most urgent and the first deadline, so that no heap loses its top
+    gone = []
+    for _ in range(2000):
+        waiting = Tracked(4, deadline=9.0)
+        gone.append(weakref.ref(waiting))
+        pool.add(waiting)
+    for one in gone:
+        waiting = one()
+        assert waiting is not None
+        pool.remove(waiting)
+    del waiting
+    gc.collect()
+    assert sum(one() is not None for one in gone) < 200
+    assert len(pool) == 1
