@@ -75,6 +75,10 @@ class Session:
         self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
         if manifest.graph.attention is not None:
             self._outputs["attention"] = manifest.graph.attention
+        # Only these have a time axis, and come with it first where the graph takes its steps so.
+        self._along_steps: frozenset[Output] = frozenset(
+            {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
+        )
         self.provider = CPU
 
     @classmethod
@@ -97,7 +101,10 @@ class Session:
         wanted = [output for output in outputs if output in self._outputs]
         results = self._session.run([self._outputs[output] for output in wanted], feed(self._names, batch))
         if self._names.time_first:
-            results = [_rows_first(result, batch) for result in results]
+            results = [
+                np.ascontiguousarray(result.swapaxes(0, 1)) if output in self._along_steps else result
+                for output, result in zip(wanted, results, strict=True)
+            ]
         return Outputs(**dict(zip(wanted, results, strict=True)))
 
     def _check(self, manifest: Manifest) -> None:
@@ -141,13 +148,6 @@ def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
         inputs[names.lengths] = batch.lengths.astype(names.lengths_type, copy=False)
     inputs[names.sequences] = np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
     return inputs
-
-
-def _rows_first(result: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:
-    """`[width, rows, ...]` as `[rows, width, ...]`; what has no time axis (`[rows, classes]`) stays."""
-    if result.ndim >= 2 and result.shape[:2] == (batch.width, batch.rows) and result.shape[0] != batch.rows:
-        return np.ascontiguousarray(result.swapaxes(0, 1))
-    return result
 
 
 def _said(inputs: dict[str, tuple[str, int]]) -> str:
