@@ -103,7 +103,8 @@ def serve(settings: Settings) -> None:
     server = Server(config, serving)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
-    with _listening(settings) as listener:
+    # The signals are ours from the moment that anybody can connect.
+    with _listening(settings) as listener, server.capture_signals():
         scheme = "http" if settings.tls_cert_file is None else "https"
         log.info("listening on %s://%s:%d", scheme, settings.host, listener.getsockname()[1])
         server.run(sockets=[listener])

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from service import dataset
+from service.__main__ import main as commands
+from service.errors import ConfigurationError
+from service.server import serve
+from service.settings import Settings, bundled_models
+from tests.service.numpy_models import idle
+from tests.service.server_process import ServerProcess, exit_of, request, started
+
+STEP = [0.5] * 12
+GOOD = {"sequences": [[STEP, STEP, STEP]]}
+LONG = {"sequences": [[STEP] * 1024] * 16}
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One process with the bundled model, for all tests that leave it as it was."""
+    with started("--runners", "1") as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _well_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test did to the shared process: the next good request is answered, and nothing waits."""
+    yield
+    if "server" in request.fixturenames:
+        shared: ServerProcess = request.getfixturevalue("server")
+        assert shared.predict(GOOD).status_code == 200
+        for _ in range(200):  # a withdrawn request's batch may still run
+            if idle(shared.figures()):
+                return
+        raise AssertionError(shared.figures())
+
+
+def records() -> list[Any]:
+    """The 370 test recordings of JapaneseVowels."""
+    return list(dataset.read(dataset.locate("aeon:JapaneseVowels_TEST")))
+
+
+async def post(server: ServerProcess, sent: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to a request that closes its connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(sent)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body
+
+
+def test_every_recording_gets_the_same_bits_alone_at_once_and_in_one_request(server: ServerProcess) -> None:
+    recordings = records()
+    sequences = [recording.steps.tolist() for recording in recordings]
+    sent = [request({"sequences": [steps]}, close=True) for steps in sequences]
+
+    async def one_by_one() -> list[tuple[int, bytes]]:
+        return [await post(server, one) for one in sent]
+
+    async def at_once() -> list[tuple[int, bytes]]:
+        return await asyncio.gather(*[post(server, one) for one in sent])
+
+    alone, together = (
+        [orjson.loads(body)["predictions"][0] for _, body in asyncio.run(way())] for way in (one_by_one, at_once)
+    )
+    order = list(range(len(sequences)))
+    random.Random(1).shuffle(order)
+    shuffled = server.predict({"sequences": [sequences[i] for i in order]}).json()["predictions"]
+    in_one = [shuffled[order.index(i)] for i in range(len(order))]
+    assert alone == together == in_one
+    right = [prediction["label"] == recording.label for prediction, recording in zip(alone, recordings, strict=True)]
+    assert len(right) == 370
+    assert np.mean(right) >= 0.97
+
+
+def test_a_thousand_requests_of_which_some_are_bad_and_some_leave_end_with_nothing_waiting(
+    server: ServerProcess,
+) -> None:
+    recordings = [request({"sequences": [recording.steps.tolist()]}, close=True) for recording in records()]
+    long, bad = request(LONG), request(b'{"sequences": [[[1]]]}', close=True)
+    before = codes(server)
+
+    async def one(i: int, gate: asyncio.Semaphore) -> int | None:
+        async with gate:
+            if i % 10 == 7:
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(long)
+                await writer.drain()
+                writer.close()
+                return None
+            return (await post(server, bad if i % 10 == 3 else recordings[i % 370]))[0]
+
+    async def all_of_them() -> list[int | None]:
+        gate = asyncio.Semaphore(100)
+        return await asyncio.gather(*[one(i, gate) for i in range(1000)])
+
+    got = asyncio.run(all_of_them())
+    assert got == [None if i % 10 == 7 else 422 if i % 10 == 3 else 200 for i in range(1000)]
+    server.predict(GOOD)
+    counted = codes(server)
+    counted.subtract(before)
+    assert counted[422] == 100
+    assert counted[499] > 0
+    assert counted[200] + counted[499] <= 901
+    assert not {code for code, count in counted.items() if count} - {200, 422, 499}
+
+
+def codes(server: ServerProcess) -> Counter[int]:
+    """Inference calls by status, over all models."""
+    counted: Counter[int] = Counter()
+    for name, value in server.figures().items():
+        if found := re.match(r'lengthwise_requests_total\{code="(\d+)"', name):
+            counted[int(found[1])] += int(value)
+    return counted
+
+
+def test_a_body_of_a_gigabyte_in_chunks_is_cut_off_at_the_limit_in_bounded_memory(server: ServerProcess) -> None:
+    before = server.peak_bytes()
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    with server.connect() as wire:
+        wire.send(request(b"", content_length="", transfer_encoding="chunked"))
+        sent = 0
+        try:
+            while sent < 1024 * MEBIBYTE:
+                wire.send(chunk)
+                sent += 65536
+        except ConnectionError:
+            pass
+        status, headers, _ = wire.answer()
+    assert (status, headers["connection"]) == (413, "close")
+    assert sent < 64 * MEBIBYTE
+    assert server.peak_bytes() - before < 64 * MEBIBYTE
+
+
+def test_a_bomb_of_a_gigabyte_is_refused_in_bounded_memory(server: ServerProcess) -> None:
+    before = server.peak_bytes()
+    bomb = gzip.compress(bytes(64 * MEBIBYTE), 1)
+    with server.connect() as wire:
+        wire.send(request(bomb * 16, content_encoding="gzip"))
+        assert wire.answer()[0] == 413
+    assert server.peak_bytes() - before < 64 * MEBIBYTE
+
+
+def test_a_length_past_the_limit_is_refused_without_waiting_for_the_body(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(request(b"{", content_length=str(17 * MEBIBYTE)))
+        status, headers, body = wire.answer()
+    assert (status, headers["connection"]) == (413, "close")
+    assert orjson.loads(body)["status"] == 413
+
+
+def test_a_body_that_ends_before_its_length_is_a_client_that_left(server: ServerProcess) -> None:
+    before = codes(server)[499]
+    with server.connect() as wire:
+        wire.send(request(b'{"sequences"', content_length="500"))
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.answer()[0] == 0
+    assert codes(server)[499] == before + 1
+
+
+def test_bytes_past_the_length_are_no_part_of_the_body(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(request(GOOD))
+        assert wire.answer()[0] == 200
+        wire.send(request(GOOD, content_length="5"))
+        assert [wire.answer()[0] for _ in range(3)] in ([422, 400, 0], [400, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"content-length: 5\r\ncontent-length: 6\r\n",
+        b"content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        b"content-length: -1\r\n",
+        b"content-length: 0x10\r\n",
+        b"content-length: 99999999999999999999999999\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+        b"bad header\r\n",
+        b"x: a\x00b\r\n",
+    ],
+    ids=["two lengths", "length and chunks", "negative", "hexadecimal", "overflow", "identity", "no colon", "NUL"],
+)
+def test_a_head_that_could_be_read_two_ways_is_400_and_ends_the_connection(head: bytes, server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n")
+        assert wire.answer()[0] == 400
+        assert wire.answer()[0] == 0
+
+
+def test_a_chunk_that_lies_about_its_size_is_400(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(request(b"", content_length="", transfer_encoding="chunked") + b"5\r\n{}\r\n0\r\n\r\nzzzzz")
+        assert wire.answer()[0] == 400
+
+
+def test_a_head_of_more_than_32_kib_is_431(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(request(GOOD, x_large="x" * 40_000))
+        assert wire.answer()[0] == 431
+
+
+def test_a_request_that_trickles_in_is_answered(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        for byte in request(GOOD):
+            wire.send(bytes([byte]))
+        assert wire.answer()[0] == 200
+
+
+def test_requests_on_one_connection_are_answered_in_order_the_bad_ones_too(server: ServerProcess) -> None:
+    sent = [GOOD, b"{", {"sequences": [[STEP]] * 2}, b'{"sequences": []}', GOOD]
+    with server.connect() as wire:
+        wire.send(b"".join(request(body, x_request_id=str(i)) for i, body in enumerate(sent)))
+        answers = [wire.answer() for _ in sent]
+    assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
+    assert [headers["x-request-id"] for _, headers, _ in answers] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_client_that_expects_to_be_told_to_go_on_is_told(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        head, _, body = request(GOOD, expect="100-continue").partition(b"\r\n\r\n")
+        wire.send(head + b"\r\n\r\n")
+        assert wire.answer()[0] == 100
+        wire.send(body)
+        assert wire.answer()[0] == 200
+
+
+def test_an_unsupported_body_leaves_its_connection_usable(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(request(bytes(MEBIBYTE), content_type="text/csv") + request(GOOD))
+        assert wire.answer()[0] == 415
+        assert wire.answer()[0] == 200
+
+
+def test_an_answer_names_no_software_and_no_path(server: ServerProcess) -> None:
+    answer = server.predict({"sequences": [[["x"]]]})
+    assert "server" not in answer.headers
+    assert str(Path.cwd()) not in answer.text + server.get("/healthz").text
+
+
+def test_a_fuzzer_of_the_document_finds_nothing(server: ServerProcess, tmp_path: Path) -> None:
+    # A body may fit the document and not the model (so many features), and a deadline of no time is a 504.
+    settings = tmp_path / "schemathesis.toml"
+    settings.write_text(
+        "[checks]\npositive_data_acceptance.enabled = false\n"
+        'not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 504]\n'
+    )
+    fuzzer = Path(sys.executable).with_name("schemathesis")
+    options = ["--max-examples", "30", "--seed", "1", "--no-color", "--generation-database", "none"]
+    done = subprocess.run(
+        [fuzzer, "--config-file", settings, "run", *options, server.url + "/openapi.json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+# What follows ends its server.
+
+
+def accepted(server: ServerProcess, sequences: int) -> None:
+    """Returns once so many sequences were read from requests."""
+    name = 'lengthwise_sequences_total{model="japanese-vowels",version="1"}'
+    for _ in range(5000):
+        if server.figures().get(name, 0) >= sequences:
+            return
+    raise AssertionError(server.figures())
+
+
+def test_a_signal_under_load_finishes_what_was_accepted_refuses_the_rest_and_exits_0() -> None:
+    with started("--runners", "1") as server, ThreadPoolExecutor(6) as callers:
+        with server.connect() as late, server.connect() as poller:
+            body = request(GOOD)
+            late.send(body[:-10])  # its request has begun, and is not accepted
+            poller.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert poller.answer()[0] == 200
+            calls = [callers.submit(server.predict, {"sequences": [[STEP] * 1024] * 40}) for _ in range(6)]
+            accepted(server, 6 * 40)
+            server.terminate()
+            assert poller.answer()[0] == 0  # a kept-alive connection is ended, and does not hold the exit
+            late.send(body[-10:])
+            status, headers, _ = late.answer()
+            assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+            answers = [call.result() for call in calls]
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert {answer.headers["connection"] for answer in answers} == {"close"}
+        assert server.end() == 0
+        assert "Traceback" not in server.text
+
+
+def test_a_kept_alive_poller_does_not_hold_the_exit() -> None:
+    with started("--drain-seconds", "600") as server, server.connect() as poller:
+        poller.send(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert poller.answer()[0] == 200
+        server.terminate()
+        assert server.end() == 0
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    with started("--drain-seconds", "600") as server, server.connect() as held, server.connect() as idle_one:
+        held.send(request(GOOD)[:-10])
+        idle_one.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert idle_one.answer()[0] == 200
+        server.terminate()
+        assert idle_one.answer()[0] == 0  # the first signal was taken
+        server.terminate()
+        assert server.end() == 143
+
+
+def test_a_drain_has_an_end() -> None:
+    with started("--drain-seconds", "0.2") as server, server.connect() as held:
+        held.send(request(GOOD)[:-10])
+        accepted(server, 0)
+        server.terminate()
+        assert server.end() == 0
+
+
+def test_a_signal_while_it_starts_ends_the_process() -> None:
+    server = ServerProcess()
+    try:
+        server.wait_for("listening on")
+        server.terminate()
+        assert server.end() == 0
+    finally:
+        server.kill()
+
+
+def test_no_good_model_leaves_the_server_up_with_the_reason(tmp_path: Path) -> None:
+    shutil.copytree(bundled_models(), tmp_path / "models")
+    graph = tmp_path / "models" / "japanese-vowels" / "1" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    with started(str(tmp_path / "models")) as server:
+        assert server.get("/livez").status_code == 200
+        assert server.get("/readyz").status_code == 503
+        health = server.get("/healthz")
+        assert health.status_code == 503
+        (refused,) = health.json()["refused"]
+        assert refused["model"] == "japanese-vowels/1"
+        assert "digest differs" in refused["reason"]
+        assert str(tmp_path) not in health.text
+        answer = server.predict(GOOD)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        server.terminate()
+        assert server.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        (["--max-batch-rows", "0"], {}, "--max-batch-rows"),
+        (["--max-wait-ms", "soon"], {}, "--max-wait-ms"),
+        (["--max-wait-ms", "nan"], {}, "--max-wait-ms"),
+        (["--no-such-option"], {}, "--no-such-option"),
+        (["--port", "65536"], {}, "--port"),
+        (["--log-format", "xml"], {}, "--log-format"),
+        ([], {"LENGTHWISE_MAX_BATCH_ROWS": "many"}, "LENGTHWISE_MAX_BATCH_ROWS"),
+        ([], {"LENGTHWISE_MAX_WAIT_MS": "false"}, "LENGTHWISE_MAX_WAIT_MS"),
+        ([], {"LENGTHWISE_MAX_BATCH_ROW": "8"}, "LENGTHWISE_MAX_BATCH_ROW"),
+        ([], {"LENGTHWISE_CONFIG": "nowhere.toml"}, "nowhere.toml"),
+    ],
+    ids=["bound", "kind", "NaN", "unknown", "port", "choice", "variable", "false", "misspelt", "file"],
+)
+def test_a_wrong_option_is_one_line_and_exit_2(arguments: list[str], variables: dict[str, str], words: str) -> None:
+    done = CliRunner().invoke(commands, ["serve", *arguments], env=variables)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_repository_that_is_not_there_is_one_line_and_exit_2() -> None:
+    code, said = exit_of("nowhere")
+    assert code == 2
+    assert "nowhere cannot be read: No such file or directory" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "::ffff:zz"])
+def test_an_address_that_cannot_be_had_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot listen on"):
+        serve(Settings(host=host))
+
+
+def test_a_port_that_is_taken_is_exit_2() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = exit_of("--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert "another --port may be free" in said
+
+
+def test_a_variable_is_an_option_and_a_flag_beats_it(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    variables = {"LENGTHWISE_LOG_FORMAT": "json", "LENGTHWISE_MODELS": os.fspath(models), "LENGTHWISE_PORT": "1"}
+    with started(**variables) as server:
+        assert server.get("/livez").status_code == 200
+        assert all(orjson.loads(line)["level"] for line in server.said)
