@@ -1,0 +1,149 @@
+"""The file that scoring writes, and how an interrupted one is gone on with."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import orjson
+import pytest
+
+from service.errors import ConfigurationError
+from service.scored import Scored
+
+
+def line(name: str, **fields: object) -> bytes:
+    return orjson.dumps({"id": name, **fields}) + b"\n"
+
+
+LINES = [line("a", label="x"), line("b", label="y"), line("c", label="z")]
+
+
+def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) -> list[str]:
+    """Resumes as scoring does; the ids of what was left for good."""
+    with Scored(path, resume=True, exact=exact) as scored:
+        left = [prediction["id"] for prediction in scored.left()]
+        scored.write(LINES[len(left) :] if rest is None else rest)
+        scored.finish()
+    return left
+
+
+def test_lines_stand_in_a_new_file(tmp_path: Path):
+    path = tmp_path / "out"
+    with Scored(path) as scored:
+        scored.write(LINES[:2])
+        assert path.read_bytes() == b"".join(LINES[:2])
+        scored.write(LINES[2:])
+        scored.finish()
+        assert scored.lines == 3
+    assert path.read_bytes() == b"".join(LINES)
+
+
+def test_wherever_a_file_was_cut_off_it_ends_up_the_same(tmp_path: Path):
+    path = tmp_path / "out"
+    whole = b"".join(LINES)
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        left = go_on(path)
+        assert path.read_bytes() == whole
+        assert len(left) == max(0, whole[:size].count(b"\n") - 1)
+
+
+def test_a_file_that_is_not_there_is_begun(tmp_path: Path):
+    assert go_on(tmp_path / "out") == []
+    assert (tmp_path / "out").read_bytes() == b"".join(LINES)
+
+
+def test_a_file_with_something_in_it_is_not_written_over_unasked(tmp_path: Path):
+    path = tmp_path / "out"
+    path.write_bytes(b"precious")
+    with pytest.raises(ConfigurationError, match="--resume"):
+        Scored(path)
+    assert path.read_bytes() == b"precious"
+
+
+def test_an_empty_file_is_written_without_asking(tmp_path: Path):
+    path = tmp_path / "out"
+    path.touch()
+    with Scored(path) as scored:
+        scored.finish()
+
+
+def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old and long enough to be seen behind a short new line")
+    with Scored(path, overwrite=True) as scored:
+        assert path.read_bytes().startswith(b"old")
+        assert not scored.is_written
+        scored.write(LINES[:1])
+        assert scored.is_written
+    assert path.read_bytes() == LINES[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "made", "exact"),
+    [
+        (line("c", label="w"), LINES[2], True),
+        (b"nothing\n", LINES[2], True),
+        (b"[]\n", LINES[2], False),
+        (line("c", label="z", attention=[1]), LINES[2], False),
+        (line("d", label="z"), LINES[2], False),
+        (line("c", error="out:3: ..."), LINES[2], False),
+    ],
+)
+def test_a_last_line_that_comes_out_otherwise_is_of_another_run(tmp_path: Path, last: bytes, made: bytes, exact: bool):
+    path = tmp_path / "out"
+    before = LINES[0] + LINES[1] + last
+    path.write_bytes(before)
+    with pytest.raises(ConfigurationError, match=r"out:3 is not what this run makes .* another model"):
+        go_on(path, exact=exact, rest=[made])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("last", "made", "exact"),
+    [
+        (line("c", label="z", score=0.5), line("c", label="z", score=0.50001), False),
+        (line("c", error="data:3: bad"), line("c", error="./data:3: bad"), True),
+    ],
+)
+def test_a_last_line_may_differ_where_nothing_more_was_promised(tmp_path: Path, last: bytes, made: bytes, exact: bool):
+    path = tmp_path / "out"
+    path.write_bytes(LINES[0] + last)
+    with Scored(path, resume=True, exact=exact) as scored:
+        assert len(list(scored.left())) == 1
+        scored.write([made])
+    assert path.read_bytes() == LINES[0] + made
+
+
+@pytest.mark.parametrize("bad", [b"{\n", b"[]\n", b'{"id": 3}\n', b"\0\0\n"])
+def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, bad: bytes):
+    path = tmp_path / "out"
+    path.write_bytes(LINES[0] + bad + LINES[2])
+    with pytest.raises(ConfigurationError, match="out:2 is no prediction"):
+        go_on(path)
+
+
+def test_more_lines_than_records_are_of_another_run(tmp_path: Path):
+    path = tmp_path / "out"
+    path.write_bytes(b"".join(LINES))
+    with pytest.raises(ConfigurationError, match="out:3 is of a record that is not there"):
+        go_on(path, rest=[])
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"cannot be written: .*directory"):
+        Scored(tmp_path / "absent" / "out")
+
+
+def test_a_disk_that_is_full_is_said_and_what_it_took_can_be_gone_on_with(tmp_path: Path):
+    path = tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(LINES[0]) + 5, before[1]))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written: File too large"), Scored(path) as scored:
+            scored.write(LINES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    go_on(path)
+    assert path.read_bytes() == b"".join(LINES)
