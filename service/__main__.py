@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from service import logs
 from service.bench import bench
 from service.command import Command
+from service.score import score
 from service.settings import PREFIX, Settings, flag
 
 
@@ -60,6 +61,7 @@ def serve(**flags: Any) -> None:
 
 
 main.add_command(bench)
+main.add_command(score)
 
 if __name__ == "__main__":
     main(prog_name="python -m service")

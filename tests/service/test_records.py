@@ -1,0 +1,121 @@
+"""Records on their way to a model: taken, refused, gathered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service import records
+from service.answers import Answer
+from service.calls import Item
+from service.dataset import BadRecord, Label, Record
+from service.errors import RecordError
+from service.manifest import Manifest
+from service.padding import Steps
+from service.records import Chunk, Entry, Taken, chunked, judged, told
+from tests.service.numpy_models import MANIFESTS, manifest
+
+
+def zeros(length: int) -> Steps:
+    return np.zeros((length, 2), dtype=np.float32)
+
+
+def judge(manifest: Manifest, steps: Steps, label: Label = None) -> Entry:
+    (entry,) = judged([Record("r", steps, label, "d.jsonl:7")], manifest)
+    return entry
+
+
+def test_a_record_that_the_model_takes_keeps_its_id_label_and_place():
+    entry = judge(MANIFESTS["refuses missing"], zeros(3), "a")
+    assert isinstance(entry, Taken)
+    assert (entry.id, entry.item.id, entry.label, entry.place) == ("r", "r", "a", "d.jsonl:7")
+
+
+def test_a_record_that_the_model_does_not_take_is_named_by_its_place():
+    entry = judge(MANIFESTS["short"], zeros(3))
+    assert isinstance(entry, BadRecord)
+    assert str(entry.error) == "d.jsonl:7: 3 steps; the model sums/1 takes at most 2"
+
+
+def test_a_record_that_could_not_be_read_stays_what_it_is():
+    bad = BadRecord("r", RecordError("d.jsonl:7: not JSON"))
+    assert list(judged([bad], MANIFESTS["tokens"])) == [bad]
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("head", [0, 1]), ("tail", [3, 4]), ("window", None)])
+def test_of_a_record_that_is_too_long_the_policy_keeps_its_part(policy: str, kept: list[int] | None):
+    entry = judge(manifest(long=policy, max_length=2), zeros(5))
+    assert isinstance(entry, Taken)
+    assert (entry.item.kept is None) if kept is None else (entry.item.kept.tolist() == kept)
+    assert len(entry.item.steps) == (5 if kept is None else 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "said"),
+    [
+        ("single-label", ("a",), "a single-label model wants one label"),
+        ("multi-label", "a", "a multi-label model wants a list of labels"),
+        ("per-step", "a", "a per-step model wants one label a step"),
+        ("per-step", ("a", "b"), "2 labels for 3 steps"),
+    ],
+)
+def test_a_label_of_another_form_is_named(task: str, label: Label, said: str):
+    entry = judge(manifest(task=task), zeros(3), label)
+    assert isinstance(entry, BadRecord)
+    assert str(entry.error) == f"d.jsonl:7: {said}"
+
+
+@pytest.mark.parametrize(
+    ("task", "label"), [("single-label", "a"), ("multi-label", ()), ("per-step", ("a", "b", "c")), ("per-step", None)]
+)
+def test_a_label_of_the_models_form_is_taken(task: str, label: Label):
+    assert isinstance(judge(manifest(task=task), zeros(3), label), Taken)
+
+
+def taken(length: int = 1) -> Taken:
+    return Taken("r", Item(zeros(length), length, id="r"), None, "d.jsonl:1")
+
+
+BAD = BadRecord("b", RecordError("d.jsonl:2: bad"))
+
+
+def sizes(chunks: list[Chunk]) -> list[int]:
+    return [len(chunk.entries) for chunk in chunks]
+
+
+def test_a_chunk_holds_so_many_records(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
+    assert sizes(list(chunked([taken()] * 5, lambda: 0.5, stop=True))) == [2, 2, 1]
+    assert sizes(list(chunked([taken()] * 4, lambda: 0.5, stop=True))) == [2, 2]
+
+
+def test_a_chunk_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_BYTES", 10 * 8)
+    assert sizes(list(chunked([taken(6), taken(6), taken(99), taken(1)], lambda: 0.5, stop=True))) == [2, 1, 1]
+
+
+def test_a_chunk_says_how_far_the_file_was_read():
+    assert [chunk.read for chunk in chunked([taken()], lambda: 0.5, stop=True)] == [0.5]
+
+
+def test_nothing_behind_a_bad_record_is_read_where_that_ends_the_run():
+    entries = iter([taken(), BAD, taken()])
+    (chunk,) = chunked(entries, lambda: 0.5, stop=True)
+    assert chunk.entries[1] is BAD
+    assert len(list(entries)) == 1
+
+
+def test_what_stands_behind_a_bad_record_is_read_where_bad_ones_are_skipped():
+    (chunk,) = chunked([taken(), BAD, taken()], lambda: 0.5, stop=False)
+    assert len(chunk.entries) == 3
+    assert len(chunk.items) == 2
+
+
+def test_a_line_is_a_prediction_or_the_reason_why_there_is_none():
+    model = MANIFESTS["refuses missing"]
+    answer = Answer(np.array([0.2, 0.5, 0.3], dtype=np.float32), best=1)
+    found = told(taken(), answer, model, attention=False)
+    assert isinstance(found, dict)
+    assert (found["id"], found["label"], found["length"]) == ("r", "b", 1)
+    assert told(BAD, None, model, attention=False) is BAD.error
+    assert str(told(taken(), "why", model, attention=False)) == "d.jsonl:1: why"

@@ -1,0 +1,315 @@
+"""The command `score`: a file in, a file out, and the same bits as over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from service import dataset, records, repository
+from service.__main__ import main
+from service.errors import ConfigurationError, RecordError
+from service.manifest import Promise
+from service.padding import PaddedBatch
+from service.plan import BatchLimits
+from service.repository import Model
+from service.score import Run
+from service.scored import Scored
+from service.session import CPU
+from service.settings import bundled_models
+from service.summary import Summary
+from tests.service import numpy_models
+
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
+DEMO = "aeon:JapaneseVowels_TEST"
+EXACT = (Promise(provider=CPU, bits=True, tolerance=0),)
+
+
+def call(*arguments: object, model: Path = BUNDLED) -> Result:
+    return CliRunner().invoke(main, ["score", *map(str, arguments), "--model", str(model)])
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def small(before: Callable[[PaddedBatch], None] = lambda _: None, **fields: object) -> Model:
+    return numpy_models.model(numpy_models.manifest(promises=EXACT, **fields), before)
+
+
+def run(
+    source: Path, out: Path, model: Model, *, stop: bool = True, resume: bool = False, said: io.StringIO | None = None
+) -> Summary:
+    with Scored(out, resume=resume, exact=True) as scored:
+        console = Console(file=said or io.StringIO(), width=200)
+        return Run(model, BatchLimits(), threads=2, attention=True, stop=stop).score(
+            source, scored, console, resume=resume
+        )
+
+
+def numbered(path: Path, count: int = 10) -> Path:
+    random = np.random.default_rng(0)
+    steps = [random.integers(0, 9, (int(length), 2)).tolist() for length in random.integers(1, 9, count)]
+    return write(path, *({"id": f"r{i}", "steps": each, "label": "c"} for i, each in enumerate(steps)))
+
+
+async def test_a_file_is_answered_with_the_same_bytes_as_over_http(tmp_path: Path):
+    out = tmp_path / "out.jsonl"
+    assert call(DEMO, out, "--attention").exit_code == 0
+    lines = out.read_bytes().splitlines()
+    sequences = [
+        {"id": record.id, "steps": record.steps.tolist()} for record in dataset.read(dataset.locate(DEMO), "values")
+    ]
+    async with numpy_models.serving(repository.load(BUNDLED, BatchLimits())) as service:
+        together = await service.predict({"sequences": sequences, "outputs": ["attention"]})
+        assert b'"predictions":[' + b",".join(lines) + b"]}" in together.content
+        for sequence, line in list(zip(sequences, lines, strict=True))[::37]:
+            alone = await service.predict({"sequences": [sequence], "outputs": ["attention"]})
+            assert b"[" + line + b"]" in alone.content
+
+
+def test_lines_do_not_depend_on_threads_or_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert call(DEMO, tmp_path / "one", "--threads", 1).exit_code == 0
+    monkeypatch.setattr(records, "CHUNK_RECORDS", 7)
+    assert call(DEMO, tmp_path / "two", "--threads", 2).exit_code == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_summary_says_how_right_and_how_fast_it_was(tmp_path: Path):
+    result = call(DEMO, tmp_path / "out")
+    assert "370 records by japanese-vowels/1" in result.stdout
+    assert "of 370 answers are the label" in result.stdout
+
+
+def test_the_summary_comes_as_json(tmp_path: Path):
+    found = json.loads(call(DEMO, tmp_path / "out", "--json").stdout)
+    assert (found["records"], found["errors"], found["resumed"], found["answers"]) == (370, 0, 0, 370)
+    assert found["accuracy"] >= 0.97
+    assert found["padding_share"] < 0.25
+
+
+def test_a_file_without_labels_has_no_accuracy(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", {"steps": [[0.1] * 12]})
+    assert "accuracy" not in call(source, tmp_path / "out").stdout
+
+
+def test_attention_is_written_only_where_it_is_asked_for(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", {"steps": [[0.1] * 12] * 3})
+    call(source, tmp_path / "without")
+    call(source, tmp_path / "with", "--attention")
+    assert "attention" not in read(tmp_path / "without")[0]
+    assert len(read(tmp_path / "with")[0]["attention"]) == 3
+
+
+def test_a_bad_record_ends_the_run_behind_the_lines_of_all_before_it(tmp_path: Path):
+    good = {"steps": [[0.1] * 12]}
+    source = write(tmp_path / "in.jsonl", good, "", good, {"steps": [[0.1] * 11]}, good)
+    result = call(source, tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"error: {source}:4: the model takes 12 features a step, this one has 11" in result.stderr
+    assert "2 records stand in" in result.stderr
+    assert "--resume" in result.stderr
+    assert [line["id"] for line in read(tmp_path / "out")] == ["0", "1"]
+    write(source, good, "", good, good, good)
+    assert call(source, tmp_path / "out", "--resume").exit_code == 0
+    assert [line["id"] for line in read(tmp_path / "out")] == ["0", "1", "2", "3"]
+
+
+def test_a_bad_record_that_is_skipped_says_why_in_its_line(tmp_path: Path):
+    good = {"id": "a", "steps": [[0.1] * 12]}
+    source = write(tmp_path / "in.jsonl", good, "{", {"id": "c", "steps": [[None] * 12]}, {**good, "id": "d"})
+    result = call(source, tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 0
+    assert "2 records have no answer" in result.stdout
+    first, second, third, fourth = read(tmp_path / "out")
+    assert (first["id"], second["id"], third["id"], fourth["id"]) == ("a", "1", "c", "d")
+    assert second["error"].startswith(f"{source}:2: not JSON")
+    assert third["error"] == f"{source}:3: step 0 lacks a value: the model japanese-vowels/1 refuses missing values"
+    assert "label" in fourth
+
+
+def test_an_answer_that_is_not_finite_is_a_bad_record(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", {"steps": [[1, 2]]}, {"steps": [[numpy_models.NOT_FINITE] * 2]})
+    with pytest.raises(RecordError, match=r"in\.jsonl:2: the model's answer to this sequence is not finite"):
+        run(source, tmp_path / "out", small())
+    assert len(read(tmp_path / "out")) == 1
+
+
+def test_wherever_a_run_was_cut_off_a_resumed_one_ends_up_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_RECORDS", 3)
+    source, out = numbered(tmp_path / "in.jsonl"), tmp_path / "out"
+    with source.open("a") as file:
+        file.write('{"id": "bad", "steps": []}\n{"id": "last", "steps": [[1, 2]], "label": "a"}\n')
+    expected = run(source, out, small(), stop=False)
+    whole = out.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in sorted({0, *ends, *(end - 1 for end in ends), *(end + 9 for end in ends[:-1])}):
+        out.write_bytes(whole[:cut])
+        summary = run(source, out, small(), stop=False, resume=True)
+        assert out.read_bytes() == whole
+        assert summary.resumed == max(0, whole[:cut].count(b"\n") - 1)
+        assert (summary.records, summary.errors) == (expected.records, expected.errors) == (12, 1)
+        assert (summary.right, summary.answers) == (expected.right, expected.answers)
+
+
+def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
+    source, out = numbered(tmp_path / "in.jsonl"), tmp_path / "out"
+    run(source, tmp_path / "whole", small())
+    batches = 0
+
+    def interrupt(_: PaddedBatch) -> None:
+        nonlocal batches
+        batches += 1
+        if batches > 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, small(interrupt))
+    left = out.read_bytes().count(b"\n")
+    assert 1 < left < 10
+    said = io.StringIO()
+    run(source, out, small(), resume=True, said=said)
+    assert f"{left - 1} records were scored before" in said.getvalue()
+    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_terminated_command_says_what_stands_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    terminated = threading.Event()
+
+    def terminate(_: PaddedBatch) -> None:
+        if (tmp_path / "out").stat().st_size and not terminated.is_set():
+            terminated.set()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(repository, "load", lambda *_: small(terminate))
+    result = call(numbered(tmp_path / "in.jsonl", 200), tmp_path / "out", "--threads", 1)
+    assert result.exit_code == 130
+    left = (tmp_path / "out").read_bytes().count(b"\n")
+    assert 0 < left < 200
+    assert f"{left} records stand in {tmp_path / 'out'}; --resume goes on behind them" in result.stderr
+
+
+def test_an_interruption_before_the_first_line_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(_: PaddedBatch) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repository, "load", lambda *_: small(interrupt))
+    result = call(numbered(tmp_path / "in.jsonl"), tmp_path / "out")
+    assert result.exit_code == 130
+    assert "--resume" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"id": "other"}, "out:1 is of the record 'r0'"),
+        ({"steps": [[0, 9]]}, "out:10 is not what this run makes of the record"),
+    ],
+)
+def test_a_file_of_another_input_is_not_gone_on_with(tmp_path: Path, changed: dict[str, object], said: str):
+    source, out = numbered(tmp_path / "in.jsonl"), tmp_path / "out"
+    run(source, out, small())
+    before = out.read_bytes()
+    lines = read(source)
+    write(source, *({**line, **changed} for line in lines))
+    with pytest.raises(ConfigurationError, match=said):
+        run(source, out, small(), resume=True)
+    assert out.read_bytes() == before
+
+
+def test_a_file_of_another_kind_of_model_is_not_gone_on_with(tmp_path: Path):
+    source, out = numbered(tmp_path / "in.jsonl"), tmp_path / "out"
+    run(source, out, small())
+    for line in (lines := read(source)):
+        line["label"] = [line["label"]]
+    write(source, *lines)
+    with pytest.raises(ConfigurationError, match="out:1 is of another kind of model"):
+        run(source, out, small(task="multi-label"), resume=True)
+
+
+def test_a_file_with_more_lines_than_the_input_is_not_gone_on_with(tmp_path: Path):
+    out = tmp_path / "out"
+    run(numbered(tmp_path / "in.jsonl"), out, small())
+    with pytest.raises(ConfigurationError, match="out:5 is of the record 'r4'"):
+        run(numbered(tmp_path / "in.jsonl", count=4), out, small(), resume=True)
+
+
+def test_a_file_that_exists_is_overwritten_only_where_that_is_said(tmp_path: Path):
+    source, out = write(tmp_path / "in.jsonl", {"steps": [[0.1] * 12]}), tmp_path / "out"
+    assert call(source, out).exit_code == 0
+    refused = call(source, out)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert call(source, out, "--overwrite").exit_code == 0
+    assert len(read(out)) == 1
+
+
+def test_resuming_and_overwriting_exclude_each_other(tmp_path: Path):
+    assert call(DEMO, tmp_path / "out", "--resume", "--overwrite").exit_code == 2
+
+
+def test_a_compressed_output_is_refused_with_the_reason(tmp_path: Path):
+    result = call(DEMO, tmp_path / "out.jsonl.gz")
+    assert result.exit_code == 2
+    assert "compress them after" in result.stderr
+
+
+def test_the_input_is_never_written_to(tmp_path: Path):
+    source = numbered(tmp_path / "in.jsonl")
+    before = source.read_bytes()
+    result = call(source, source, "--overwrite")
+    assert result.exit_code == 2
+    assert "the file that is read" in result.stderr
+    assert source.read_bytes() == before
+
+
+def test_a_folder_that_is_no_model_is_answered_with_the_models_in_it(tmp_path: Path):
+    result = call(DEMO, tmp_path / "out", model=bundled_models())
+    assert result.exit_code == 2
+    assert f"there is {BUNDLED}" in result.stderr
+    assert "MODELS/NAME/VERSION" in call(DEMO, tmp_path / "out", model=tmp_path).stderr
+
+
+def test_a_model_that_fails_its_proof_scores_nothing(tmp_path: Path):
+    directory = tmp_path / "japanese-vowels" / "1"
+    directory.mkdir(parents=True)
+    for file in BUNDLED.iterdir():
+        content = file.read_bytes()
+        (directory / file.name).write_bytes(content + b"\0" if file.name == "model.onnx" else content)
+    result = call(DEMO, tmp_path / "out", model=directory)
+    assert result.exit_code == 1
+    assert "its digest differs" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repository, "load", lambda *_: small(attention=False))
+    result = call(DEMO, tmp_path / "out", "--attention")
+    assert result.exit_code == 2
+    assert "sums/1 has no attention" in result.stderr
+
+
+def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
+    program = (
+        "import sys, service.score; "
+        "print([name for name in ('torch', 'onnx', 'fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
