@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,7 @@ from rich.progress import Progress
 from benchmarks import machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.limits import best_case
+from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
 from service.trial import Load, Trial, prepare
 
@@ -63,7 +64,7 @@ QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3,
 def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
     """One workload: every contender, every number of connections, every round."""
     best = best_case(work, table_seconds=plan.table_seconds)
-    compute_seconds: list[float] = []
+    compute: list[tuple[float, float]] = []
     everyone = (*CONTENDERS, EMPTY)
     loads = plan.rounds * (len(everyone) * len(plan.connections) + len(CONTENDERS))
     task = progress.add_task(work.name, total=loads)
@@ -76,19 +77,20 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
     }
     half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        trials: dict[str, Trial] = {}
+        trials: dict[str, tuple[Trial, int]] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
             server = stack.enter_context(contender.running(work, server_cores))
             # Bits alone and in company are this service's promise, and nobody else's.
-            trials[contender.name] = prepare(server.target, work.sequences, check=not contender.is_peer)
+            trial = prepare(server.target, work.sequences, check=not contender.is_peer)
+            trials[contender.name] = trial, server.pid
         for number in range(plan.rounds):
-            compute_seconds.append(best.seconds_per_sequence(server_cores))
+            compute.append(best.seconds_per_sequence(server_cores))
             for count in plan.connections:
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
                     load = Load(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
-                    closed[contender.name][str(count)].append(trials[contender.name].run(load).to_json())
+                    closed[contender.name][str(count)].append(_run(*trials[contender.name], load))
                     show(contender.title, done=1)
             if number == 0:
                 rate = _best_peer_rate(closed) / 2
@@ -101,13 +103,14 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
                     warmup_seconds=plan.warmup_seconds,
                     seed=plan.seed + number,
                 )
-                half[contender.name].append(trials[contender.name].run(load).to_json())
+                half[contender.name].append(_run(*trials[contender.name], load))
                 show(contender.title, done=1)
     result: report.Result = {
         "title": work.title,
         "connections": list(plan.connections),
         "limit": {
-            "seconds_per_sequence": compute_seconds,
+            "seconds_per_sequence": [clock for clock, _ in compute],
+            "cpu_seconds_per_sequence": [cpu for _, cpu in compute],
             "padding_share": best.padding_share,
             "rows_per_batch": best.rows_per_batch,
         },
@@ -116,6 +119,14 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
         "half_load": half,
     }
     return result | {"ratios": report.ratios(result)}
+
+
+def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:
+    """The figures of one load, with the processor time that the server took for it."""
+    trial.run(replace(load, seconds=load.warmup_seconds, warmup_seconds=0))
+    before = cpu_seconds(pid)
+    seen = trial.run(replace(load, warmup_seconds=0))
+    return seen.to_json() | {"server_cpu_seconds": cpu_seconds(pid) - before}
 
 
 def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.bench import HERE
 from benchmarks.contenders import SERVICE
+from benchmarks.processes import resident_mib
 from benchmarks.workloads import Work, lognormal
 from service import launch
 from service.connection import Target
@@ -40,11 +40,11 @@ def memory(work: Work, requests: int, server_cores: Sequence[int]) -> dict[str, 
     with SERVICE.running(work, server_cores) as server:
         trial = prepare(server.target, work.sequences, check=False)
         first = requests // 10
-        idle = _resident_mib(server)
+        idle = resident_mib(server.pid)
         trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=first))
-        early = _resident_mib(server)
+        early = resident_mib(server.pid)
         trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=requests - first))
-        late = _resident_mib(server)
+        late = resident_mib(server.pid)
     return {"idle_mib": idle, "early_mib": early, "late_mib": late, "requests": requests, "growth": late / early - 1}
 
 
@@ -98,12 +98,6 @@ def runners(work: Work, seconds: float, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, cores)
     gains = [two / one for one, two in zip(found[1], found[2], strict=True)]
     return {"one": found[1], "two": found[2], "gain": float(np.median(gains)), "gains": gains}
-
-
-def _resident_mib(server: launch.Running) -> float:
-    fields = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")
-    found = re.search(r"VmRSS:\s+(\d+) kB", fields)
-    return int(found[1]) / 1024 if found else math.nan
 
 
 @click.command()

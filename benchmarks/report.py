@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -39,26 +39,26 @@ def latency(figures: Sequence[dict[str, Any]], percentile: str) -> list[float]:
     return [row["latency_ms"][percentile] for row in figures if row["latency_ms"]]
 
 
+def per_core_second(result: Result, contender: Contender, connections: int) -> list[float]:
+    """Requests a second of the server's processor time, of each round."""
+    rounds = result["closed"][contender.name][str(connections)]
+    return [row["answers"].get("200", 0) / max(row["server_cpu_seconds"], 0.01) for row in rounds]
+
+
 def ratios(result: Result) -> dict[str, Any]:
-    """Each round's figure over the same round's other figure, as median and range: noise of the machine cancels."""
+    """Each round's figure over the same round's other figure, as median and range: noise of the machine cancels.
+
+    Those under `core_second` compare processor time instead: what else runs on the machine takes none of it.
+    """
+    limit = result["limit"]
     found: dict[str, Any] = {}
-    compute = result["limit"]["seconds_per_sequence"]
     for connections in result["connections"]:
-        own = throughput(result, SERVICE, connections)
-        peers = {name.name: throughput(result, name, connections) for name in (NAIVE, MOSEC, MOSEC_SORTED)}
-        untuned = [max(pair) for pair in zip(peers[NAIVE.name], peers[MOSEC.name], strict=True)]
-        wire = throughput(result, EMPTY, connections)
+        own, naive = (result["closed"][contender.name][str(connections)] for contender in (SERVICE, NAIVE))
         found[str(connections)] = {
-            "reach": spread([rate * (each + 1 / empty) for rate, each, empty in zip(own, compute, wire, strict=True)]),
-            "over_best_of_naive_and_mosec": _over(own, untuned),
-            "over_mosec": _over(own, peers[MOSEC.name]),
-            "over_mosec_sorted": _over(own, peers[MOSEC_SORTED.name]),
-            "over_naive": _over(own, peers[NAIVE.name]),
-            "p50_over_naive": _over(
-                latency(result["closed"][SERVICE.name][str(connections)], "p50"),
-                latency(result["closed"][NAIVE.name][str(connections)], "p50"),
-            ),
-            "padding_share": spread([row["padding_share"] for row in result["closed"][SERVICE.name][str(connections)]]),
+            **_rates(result, connections, throughput, limit["seconds_per_sequence"]),
+            "core_second": _rates(result, connections, per_core_second, limit["cpu_seconds_per_sequence"]),
+            "p50_over_naive": _over(latency(own, "p50"), latency(naive, "p50")),
+            "padding_share": spread([row["padding_share"] for row in own]),
         }
     half = result["half_load"]
     peers_p99 = [latency(half[peer.name], "p99") for peer in (NAIVE, MOSEC, MOSEC_SORTED)]
@@ -67,24 +67,42 @@ def ratios(result: Result) -> dict[str, Any]:
     return found
 
 
+def _rates(
+    result: Result, connections: int, rates: Callable[[Result, Contender, int], list[float]], compute: Sequence[float]
+) -> dict[str, Any]:
+    """The service's rate over its peers', and over the no-waste limit."""
+    own, empty, naive, mosec, by_hand = (
+        rates(result, contender, connections) for contender in (SERVICE, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
+    )
+    return {
+        "reach": spread([rate * (each + 1 / wire) for rate, each, wire in zip(own, compute, empty, strict=True)]),
+        "over_best_of_naive_and_mosec": _over(own, [max(pair) for pair in zip(naive, mosec, strict=True)]),
+        "over_mosec": _over(own, mosec),
+        "over_mosec_sorted": _over(own, by_hand),
+        "over_naive": _over(own, naive),
+    }
+
+
 def markdown(results: dict[str, Any]) -> str:
     """The whole run, for people."""
     facts = results["machine"]
     lines = [
         f"Measured on {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, onnxruntime "
-        f"{facts['packages']['onnxruntime']}; {results['settings']['rounds']} rounds, interleaved, median (range).",
+        f"{facts['packages']['onnxruntime']}; {results['settings']['rounds']} rounds, interleaved, median (range). "
+        f"Load average before: {facts['load_average'][0]}.",
     ]
     for result in results["workloads"].values():
-        lines += ["", f"### {result['title']}", "", *_throughput_table(result), "", *_latency_table(result)]
+        lines += ["", f"### {result['title']}", "", *_rate_table(result, throughput, "requests/s")]
+        lines += ["", *_rate_table(result, per_core_second, "requests a core-second"), "", *_latency_table(result)]
         lines += ["", *_half_load_table(result), "", *_ratio_table(result), "", _checked(result)]
     return "\n".join(lines) + "\n"
 
 
-def _throughput_table(result: Result) -> list[str]:
+def _rate_table(result: Result, rates: Callable[[Result, Contender, int], list[float]], heading: str) -> list[str]:
     connections = result["connections"]
-    lines = [_row("requests/s", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
+    lines = [_row(heading, *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
     for contender in (*CONTENDERS, EMPTY):
-        cells = (_cell(throughput(result, contender, count), "{:,.0f}") for count in connections)
+        cells = (_cell(rates(result, contender, count), "{:,.0f}") for count in connections)
         lines.append(_row(contender.title, *cells))
     return lines
 
@@ -129,12 +147,16 @@ def _ratio_table(result: Result) -> list[str]:
         "reach": "reach",
         "over_best_of_naive_and_mosec": "over the best of FastAPI and mosec as documented",
         "over_mosec_sorted": "over mosec sorted by hand",
-        "p50_over_naive": "p50 over FastAPI's",
-        "padding_share": "padding",
     }
+    ratios = [result["ratios"][count] for count in connections]
     for name, title in names.items():
-        form = "{:.1%}" if name == "padding_share" else "{:.2f}"
-        lines.append(_row(title, *(_said(result["ratios"][count][name], form) for count in connections)))
+        lines.append(_row(title, *(_said(each[name], "{:.2f}") for each in ratios)))
+    for name, title in names.items():
+        lines.append(
+            _row(f"{title}, in core-seconds", *(_said(each["core_second"][name], "{:.2f}") for each in ratios))
+        )
+    lines.append(_row("p50 over FastAPI's", *(_said(each["p50_over_naive"], "{:.2f}") for each in ratios)))
+    lines.append(_row("padding", *(_said(each["padding_share"], "{:.1%}") for each in ratios)))
     tail = _said(result["ratios"]["half_load"]["p99_over_best_peer"], "{:.2f}")
     return [*lines, "", f"p99 at half of the best peer's capacity, over the best peer's: {tail}"]
 

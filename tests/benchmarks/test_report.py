@@ -13,34 +13,47 @@ from benchmarks.contenders import CONTENDERS, EMPTY, SERVICE
 RATES = {"lengthwise": 2000.0, "empty-run": 10_000.0, "mosec": 1000.0, "mosec-sorted": 1500.0, "naive-fastapi": 800.0}
 
 
-def figures(rate: float, p99: float = 10.0) -> dict[str, Any]:
+def figures(rate: float, p99: float = 10.0, *, slow: bool = False) -> dict[str, Any]:
     latency = {"p50": p99 / 2, "p95": p99 * 0.9, "p99": p99, "p99_9": p99 * 2, "mean": p99 / 2, "max": p99 * 3}
     return {
-        "requests_per_second": rate,
+        "requests_per_second": rate / 2 if slow else rate,
         "latency_ms": latency,
         "padding_share": 0.1,
         "answers": {"200": 1000},
         "wrong": 1,
+        "server_cpu_seconds": 1000 / rate,
     }
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """Two rounds; in the second the machine is half as fast."""
+    """Two rounds; in the second half of the machine is taken by something else."""
     everyone = [contender.name for contender in (*CONTENDERS, EMPTY)]
     closed = {
-        name: {"8": [figures(RATES.get(name, 900.0)), figures(RATES.get(name, 900.0) / 2, 20.0)]} for name in everyone
+        name: {"8": [figures(RATES.get(name, 900.0)), figures(RATES.get(name, 900.0), 20.0, slow=True)]}
+        for name in everyone
     }
     half = {name: [figures(500, 5.0 if name == SERVICE.name else 10.0), figures(500, 8.0)] for name in everyone}
     result: report.Result = {
         "title": "some lengths",
         "connections": [8],
-        "limit": {"seconds_per_sequence": [0.0003, 0.0006], "padding_share": 0.03, "rows_per_batch": 9.0},
+        "limit": {
+            "seconds_per_sequence": [0.0003, 0.0006],
+            "cpu_seconds_per_sequence": [0.0003, 0.0003],
+            "padding_share": 0.03,
+            "rows_per_batch": 9.0,
+        },
         "closed": closed,
         "half_load_rate": 750.0,
         "half_load": half,
     }
-    machine = {"processor": "a processor", "cores": 2, "python": "3.11", "packages": {"onnxruntime": "1"}}
+    machine = {
+        "processor": "a processor",
+        "cores": 2,
+        "python": "3.11",
+        "load_average": [0.5],
+        "packages": {"onnxruntime": "1"},
+    }
     result["ratios"] = report.ratios(result)
     return {"machine": machine, "settings": {"rounds": 2}, "workloads": {"some": result}}
 
@@ -55,6 +68,11 @@ def test_reach_is_throughput_over_the_no_waste_limit(results: dict[str, Any]):
     reach = results["workloads"]["some"]["ratios"]["8"]["reach"]
     assert reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
     assert reach["low"] == pytest.approx(1000 * (0.0006 + 0.0002))
+
+
+def test_processor_time_does_not_see_what_else_runs_on_the_machine(results: dict[str, Any]):
+    reach = results["workloads"]["some"]["ratios"]["8"]["core_second"]["reach"]
+    assert reach["low"] == reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
 
 
 def test_the_tail_at_half_load_is_held_against_the_best_peers(results: dict[str, Any]):

@@ -1,0 +1,36 @@
+"""What a server's processes take of the machine, read from /proc.
+
+Throughput suffers from whatever else runs on the machine. Processor time does not, or far less: requests a core-second
+are what a server would answer on a core of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(session: int) -> float:
+    """Processor time, so far, of all processes of a session: a server and its workers."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = _fields(path)
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS_PER_SECOND
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of one process."""
+    return int(_fields(Path(f"/proc/{pid}/stat"))[21]) * _PAGE_BYTES / 2**20
+
+
+def _fields(path: Path) -> list[str]:
+    """The fields of proc_pid_stat(5) from the third one on: the second, in parentheses, may hold anything."""
+    return path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
