@@ -168,10 +168,15 @@ class _Check:
         sequences = [self.sampler.sequence(length) for length in range(self.sizes.width, 0, -1)]
         batch = pad(sequences, width=self.sizes.wider)
         together = _First(sequences, batch, self.subject.answer(batch))
-        for trial in lone_trials(sequences):
-            self._try(together, trial, may_raise=True)
+        raised = [self._try(together, trial, may_raise=True) for trial in lone_trials(sequences)]
+        if all(raised) and not any(moved.trial.change != "poison" for moved in self.moved):
+            raise UncheckableError(
+                f"the model raises for a batch of one row, of every length: {raised[0]} (a squeeze without a dim, as a "
+                "rule, takes the rows' axis away too)"
+            )
 
-    def _try(self, first: _First, trial: Trial, *, may_raise: bool = False) -> None:
+    def _try(self, first: _First, trial: Trial, *, may_raise: bool = False) -> RunError | None:
+        """Runs a trial; gives what it raised, where it may."""
         self.progress(trial.name)
         try:
             answer = self.subject.answer(trial.batch)
@@ -184,8 +189,9 @@ class _Check:
                 raise _why_it_raises_for(first, trial, error) from error
             else:
                 self.notes.append(f"{trial.name}: the model raises: {error}")
-            return
+            return error
         self._judge(first, trial, answer)
+        return None
 
     def _judge(self, first: _First, trial: Trial, answer: Answer) -> None:
         moved = [_moved_by(first, answer, row, other) for row, other in trial.rows]

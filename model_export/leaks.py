@@ -18,7 +18,7 @@ from model_export.axes import Pairing
 from model_export.causes import Cause, explain
 from model_export.errors import RunError
 from model_export.frames import Place
-from model_export.recording import Operation, Subject
+from model_export.recording import Operation, Recording, Subject
 from model_export.trials import CHANGES, Trial, geometry
 from service.padding import PaddedBatch
 
@@ -88,10 +88,10 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         base, trial = chosen.base, chosen.trial
         before = subject.record(base)
         pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes)
-        pairs = _aligned(before, after)
+        pairs = _aligned(before.operations, after.operations)
         # Rows that were sorted and never put back differ from the batch's order alone.
-        differing = _differing(pairs, pairing, tolerance) or _differing(
-            pairs, replace(pairing, may_be_sorted=False), tolerance
+        differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
+            pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
         if not differing or any(operation.identity in found for operation, _ in differing):
             continue
@@ -102,7 +102,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             kind=first.kind,
             place=first.place,
             cause=explain(first.kind, change),
-            cause_at=_origin(first, before, pairing),
+            cause_at=_origin(first, before.operations, pairing),
             difference=apart,
             trial=trial.name,
             spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
@@ -110,19 +110,39 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         )
 
 
-def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Sequence[Operation]]:
+def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Recording]:
     """The first of the trials that the model gets through, and its run."""
     for one in moved:
         with contextlib.suppress(RunError):
             return one, subject.record(one.trial.batch)
-    return None, ()
+    return None, Recording((), frozenset())
 
 
-def _differing(
-    pairs: Iterable[tuple[Operation, Operation]], pairing: Pairing, tolerance: float
+def _leading(
+    pairs: Sequence[tuple[Operation, Operation]], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    apart = ((before, _apart(before, after, pairing)) for before, after in pairs)
-    return [(operation, moved_by) for operation, moved_by in apart if moved_by > tolerance]
+    """The operations that differ, from the first on that leads to the answer by what differs.
+
+    Sizes and indices (the longest length, the order of the rows) may differ with good reason: they count only where
+    something that they went into differs as well, and so on up to the answer.
+    """
+    apart = [_apart(before, after, pairing) for before, after in pairs]
+    needed = set(answers)
+    leads = [False] * len(pairs)
+    for place in range(len(pairs) - 1, -1, -1):
+        operation, moved_by = pairs[place][0], apart[place]
+        if operation.gives & needed and (moved_by is None or moved_by > tolerance):
+            needed |= operation.inputs
+            leads[place] = True
+    return [
+        (before, moved_by)
+        for (before, _), moved_by, leading in zip(pairs, apart, leads, strict=True)
+        if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(before))
+    ]
+
+
+def _is_size_or_index(operation: Operation) -> bool:
+    return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
 
 
 def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
@@ -139,15 +159,15 @@ def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tu
     ]
 
 
-def _apart(before: Operation, after: Operation, pairing: Pairing) -> float:
-    """How far an operation's outputs lie apart at valid positions."""
+def _apart(before: Operation, after: Operation, pairing: Pairing) -> float | None:
+    """How far an operation's outputs lie apart at valid positions; None where nothing can be compared."""
     if len(before.outputs) != len(after.outputs):
-        return 0.0
-    found = (
+        return None
+    found = [
         axes.difference(mine, other, pairing)
         for (_, mine), (_, other) in zip(before.outputs, after.outputs, strict=True)
-    )
-    return max((apart for apart in found if apart is not None), default=0.0)
+    ]
+    return max((apart for apart in found if apart is not None), default=None)
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:

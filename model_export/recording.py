@@ -25,20 +25,35 @@ class Operation:
         operator: Its name for people: a module path and a function, a layer, a node.
         kind: What it computes: a function of torch, an ONNX operator type; the key to the table of causes.
         place: The line of the user's code that called it; None where the source has no lines.
-        inputs: Which outputs of which operations went in, as keys that occur in their `outputs`.
-        outputs: Its outputs that reach the answer, each with its key, as they were when it had run.
+        inputs: The keys of the values that went in.
+        gives: The keys of those of its outputs that reach the answer.
+        outputs: The same outputs with their keys, as they were when it had run; empty where nothing is compared.
     """
 
     operator: str
     kind: str
     place: Place | None
     inputs: frozenset[int] = frozenset()
+    gives: frozenset[int] = frozenset()
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
 
     @property
     def identity(self) -> tuple[str, str, Place | None]:
         """What makes two operations of two runs the same one."""
         return self.operator, self.kind, self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One run.
+
+    Attributes:
+        operations: What reached the answer, in the order of execution.
+        answers: The keys of the answer's own values.
+    """
+
+    operations: Sequence[Operation]
+    answers: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +90,5 @@ class Subject(Protocol):
     def answer_left(self, batch: PaddedBatch) -> Answer:
         """Answers a batch whose sequences stand at the end of their rows; what the model is told is the same."""
 
-    def record(self, batch: PaddedBatch) -> Sequence[Operation]:
-        """Runs a batch and gives every operator that reached the answer, in the order of execution."""
+    def record(self, batch: PaddedBatch) -> Recording:
+        """Runs a batch, and gives every operator that reached the answer."""

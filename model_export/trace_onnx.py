@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model_export.adopt import Adopted
 from model_export.errors import RunError
-from model_export.recording import Answer, Operation
+from model_export.recording import Answer, Operation, Recording
 from service.padding import PaddedBatch
 from service.session import feed
 
@@ -46,23 +46,25 @@ class OnnxSubject:
             inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
         return self._answer(inputs)
 
-    def record(self, batch: PaddedBatch) -> Sequence[Operation]:
+    def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what every node computed on the way."""
         if self._recorder is None:
             self._recorder = _recording_session(self._adopted.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, feed(self._adopted.names, batch)), strict=True))
         needed = {name for node in self._nodes for name in node.input} | {self._adopted.names.logits}
-        return [
+        operations = [
             Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
                 kind=node.op_type,
                 place=None,
                 inputs=frozenset(hash(name) for name in node.input if name),
+                gives=frozenset(hash(name) for name in node.output if name in needed),
                 outputs=tuple((hash(name), values[name]) for name in node.output if name in needed and name in values),
             )
             for node in self._nodes
         ]
+        return Recording(operations, frozenset({hash(self._adopted.names.logits)}))
 
     def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
         names = self._adopted.names

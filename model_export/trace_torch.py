@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules import rnn as layers
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
@@ -26,7 +27,7 @@ from model_export.calling import Calling
 from model_export.errors import RunError
 from model_export.frames import Place, current_place, users_place
 from model_export.outputs import Choice
-from model_export.recording import Answer, Operation
+from model_export.recording import Answer, Operation, Recording
 from service.manifest import StepInput
 from service.padding import PaddedBatch
 
@@ -62,12 +63,12 @@ class TorchSubject:
         """Answers a batch whose sequences stand at the end of their rows."""
         return self.answer(batch, left=True)
 
-    def record(self, batch: PaddedBatch) -> Sequence[Operation]:
+    def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what it called on the way."""
         recorder = _Recorder(self._module)
         with plain_path(), recorder.listening():
             outputs = self._run(batch)
-        return recorder.operations(outputs.values())
+        return recorder.recording(outputs.values())
 
     def _run(self, batch: PaddedBatch, left: bool = False) -> dict[str, Tensor]:
         steps, lengths = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()
@@ -154,14 +155,15 @@ class _Recorder(TorchFunctionMode):
                 place=current_place(),
                 inputs=frozenset(map(_storage, inputs)),
                 outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
-                is_packing=sys._getframe(1).f_code.co_filename == packing.__file__,
+                is_packing=_is_packing(sys._getframe(1).f_code.co_filename, name),
             )
         )
         return answer
 
-    def operations(self, answers: Any) -> list[Operation]:
-        """The calls that reach the answers, with those of their outputs that do."""
-        needed = {_storage(tensor) for tensor in answers}
+    def recording(self, tensors: Iterable[Tensor]) -> Recording:
+        """The calls that reach the answer's tensors, with those of their outputs that do."""
+        answers = frozenset(map(_storage, tensors))
+        needed = set(answers)
         reaching = []
         for call in reversed(self._calls):
             outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
@@ -169,9 +171,15 @@ class _Recorder(TorchFunctionMode):
                 needed |= call.inputs
                 # What packing does inside is in an order of its own, and goes wrong in no way of its own.
                 shown = () if call.is_packing else outputs
-                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, shown))
+                gives = frozenset(storage for storage, _ in outputs)
+                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, gives, shown))
         reaching.reverse()
-        return reaching
+        return Recording(reaching, answers)
+
+
+def _is_packing(file: str, name: str) -> bool:
+    """Whether a call is torch's own handling of packed sequences, and not what is computed on them."""
+    return file == packing.__file__ or (file == layers.__file__ and not name.startswith(("lstm", "gru", "rnn")))
 
 
 def _tensors(value: Any) -> list[Tensor]:
