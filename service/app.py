@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import documents, problems
+from service import documents, kserve, problems, v1, v2
+from service.endpoint import LARGE_BODIES_AT_ONCE
 from service.errors import Draining, NotReady, RequestError
 from service.metrics import CONTENT_TYPE
 from service.predict import Predict
@@ -62,8 +63,10 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         version=metadata.version("lengthwise"),
         lifespan=lifespan,
     )
-    predict = Predict(serving)
+    large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
+    predict = Predict(serving, large_bodies)
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
+    app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
 
     @app.get("/livez", tags=["health"], summary="Whether the process lives", response_class=PlainTextResponse)
     async def livez() -> Response:
@@ -77,7 +80,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         responses=documents.NOT_READY,
     )
     async def readyz() -> Response:
-        return PlainTextResponse("ok") if serving.ready else _refusal(_why_not_ready(serving))
+        return PlainTextResponse("ok") if serving.ready else _refusal(_why_not_ready(serving), "/readyz")
 
     @app.get(
         "/healthz",
@@ -93,11 +96,13 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return Response(serving.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> Response:
-        return _refusal(error)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return _refusal(error, request.scope["path"])
 
     @app.exception_handler(HTTPException)
-    async def unrouted(_: Request, error: HTTPException) -> Response:
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        if kserve.speaks(request.scope["path"]):
+            return _json({"error": error.detail}, error.status_code, error.headers)
         made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": error.detail}
         headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
         return Response(orjson.dumps(made), error.status_code, headers=headers)
@@ -187,10 +192,10 @@ def _why_not_ready(serving: Serving) -> RequestError:
     return NotReady("no model is ready; /healthz says why", retry_after_seconds=5)
 
 
-def _refusal(error: RequestError) -> Response:
-    headers = {name.decode(): value.decode() for name, value in problems.headers(error)}
-    return Response(problems.encode(error), error.status, headers=headers)
+def _refusal(error: RequestError, path: str) -> Response:
+    status, body, headers = kserve.refusal(error) if kserve.speaks(path) else problems.refusal(error)
+    return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

@@ -10,6 +10,7 @@ LengthwiseError
 └── RequestError                    a request that gets no answer: has a status, a title, maybe a wait
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     ├── Unauthorized         401    no key, or a wrong one
+    ├── Forbidden            403    a call that this server does not take from anybody, as it was started
     ├── ModelNotFound        404    no such model or version
     ├── TooLarge             413    more bytes, sequences or steps than the limits allow
     ├── UnsupportedMedia     415    a content type or encoding that is not read here
@@ -102,6 +103,13 @@ class Unauthorized(RequestError):
 
     status = 401
     title = "Unauthorized"
+
+
+class Forbidden(RequestError):
+    """The call is switched off here; the text says how to switch it on, where that can be."""
+
+    status = 403
+    title = "Forbidden"
 
 
 class ModelNotFound(RequestError):

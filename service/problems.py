@@ -30,6 +30,11 @@ def encode(error: RequestError) -> bytes:
         return orjson.dumps(_printable(document(error)))
 
 
+def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """Status, body and headers of a refusal."""
+    return error.status, encode(error), headers(error)
+
+
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
     """The headers of a refusal: when to come back, and whether this connection ends."""
     made = [(b"content-type", MEDIA_TYPE)]

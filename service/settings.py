@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
+    grpc_port: Port | None = Field(None, description="Port for gRPC, by custom 8001; off unless given. Extra: grpc.")
+    admin_calls: bool = Field(False, description="Whether callers may load and unload models.")
     runners: int = Field(
         default_factory=available_cores,
         ge=1,

@@ -72,11 +72,15 @@ def encode(call: Call[Any], answers: list[Answer]) -> bytes:
     """The body of a 200, predictions in request order."""
     manifest: Manifest = call.model.manifest
     head = {"model": manifest.name, "version": str(manifest.version), "labels": manifest.labels}
-    predictions = [
-        prediction(manifest, item, answer, attention=call.attention)
+    return orjson.dumps(head | {"predictions": predictions(call, answers)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def predictions(call: Call[Any], answers: list[Answer]) -> list[dict[str, Any]]:
+    """The entries of `predictions`, in request order."""
+    return [
+        prediction(call.model.manifest, item, answer, attention=call.attention)
         for item, answer in zip(call.items, answers, strict=True)
     ]
-    return orjson.dumps(head | {"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:

@@ -20,7 +20,9 @@ FLOORS = [
     {"strict"},
     {"wire", "repository"},
     {"serving"},
-    {"predict"},
+    {"endpoint", "tensors"},
+    {"octets", "kserve", "inventory"},
+    {"predict", "v1", "v2"},
     {"app"},
     {"server"},
 ]

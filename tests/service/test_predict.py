@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from service import wire
+from service.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
 from service.padding import PaddedBatch
-from service.predict import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
 from tests.service.bad_bodies import BAD_BODIES, option, sequences
 from tests.service.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
 
