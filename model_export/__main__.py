@@ -23,6 +23,7 @@ from model_export.check import check as judge
 from model_export.command import options_of, show_json
 from model_export.errors import UncheckableError
 from model_export.options import Options, target_options
+from model_export.source import MAX_LENGTH, Scores, brought, built_in
 from model_export.spec import Spec
 from service import dataset
 from service.command import Command
@@ -92,7 +93,17 @@ def train(
     type=click.Path(path_type=Path),
     help="MODELS/NAME/VERSION, or MODELS/NAME for the next free version.",
 )
-@click.option("--checkpoint", type=_FILE, help="Weights: .safetensors, or a state_dict that is read as data only.")
+@target_options
+@click.option(
+    "--scores",
+    type=click.Choice(["logits", "probabilities"]),
+    help="What the output is; found out without it. Probabilities are not normalised again.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(1),
+    help="Longest sequence promised and accepted: a spec says it itself, else 1024 or what the model takes.",
+)
 @click.option(
     "--opset",
     default=graph.OPSET,
@@ -110,11 +121,20 @@ def train(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
 )
 def export(
-    target: str, out: Path, checkpoint: Path | None, opset: int, tolerance: float | None, seed: int, as_json: bool
+    target: str,
+    out: Path,
+    options: Options,
+    scores: Scores | None,
+    max_length: int | None,
+    opset: int,
+    tolerance: float | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
 
-    TARGET is a spec (.toml) of the built-in architecture.
+    TARGET is a spec (.toml) of the built-in architecture, package.module:factory or file.py:factory of a torch module,
+    or an ONNX file.
 
     \b
     Exit code 0: published. 1: the proof does not hold, nothing was published. 2: it could not be exported.
@@ -122,13 +142,26 @@ def export(
     \b
     Example:
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
+      lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
-    if checkpoint is None:
-        click.echo("warning: no --checkpoint: the weights are the factory's own, not trained ones", err=True)
-    source = exporting.built_in(Spec.read(Path(target)), checkpoint, opset=opset, tolerance=tolerance)
-    console = Console(stderr=True, quiet=as_json)
-    with console.status("building, verifying and publishing"):
+    with Console(stderr=True, quiet=as_json).status("reading, checking, building, verifying and publishing"):
+        read = targets.read(target, options)
+        if options.checkpoint is None and read.framework:
+            click.echo("warning: no --checkpoint: the weights are the factory's own", err=True)
+        if read.kind == "spec":
+            source = built_in(
+                Spec.read(Path(target)), options.checkpoint, max_length=max_length, opset=opset, tolerance=tolerance
+            )
+        else:
+            source = brought(
+                read,
+                max_length=max_length or MAX_LENGTH,
+                scores=scores,
+                opset=opset,
+                tolerance=tolerance or 0.0,
+                seed=seed,
+            )
         published = exporting.export(source, out, seed=seed)
     if as_json:
         show_json(

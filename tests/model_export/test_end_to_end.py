@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from model_export import train
-from model_export.export import built_in, export
+from model_export.export import export
+from model_export.source import built_in
 from model_export.spec import Spec
 from model_export.train import Options
 from service import dataset

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model_export import verify
+from model_export.sequences import draw
 from model_export.verify import Case
 from service.manifest import GraphNames, Manifest, StepInput
 from service.padding import PaddedBatch, step_mask
@@ -138,7 +139,7 @@ def test_without_a_reference_there_are_no_cases_of_it() -> None:
     assert "reference" not in varied(cases)
 
 
-def test_only_a_tolerance_leaves_padding_that_is_not_finite_to_others() -> None:
+def test_only_a_tolerance_leaves_extreme_padding_to_check() -> None:
     cases = prove("multiplied")
     assert verify.failures(cases)
     assert verify.failures(cases, tolerance=1e-6) == []
@@ -146,7 +147,7 @@ def test_only_a_tolerance_leaves_padding_that_is_not_finite_to_others() -> None:
 
 def test_a_tolerance_is_what_may_differ() -> None:
     cases = prove("company")
-    assert verify.failures(cases, tolerance=1e-1, rounding=1.0) == []
+    assert verify.failures(cases, tolerance=1e-1) == []
     assert verify.failures(cases, tolerance=1e-4)
 
 
@@ -162,16 +163,17 @@ def test_the_promise_is_the_largest_difference_that_was_seen() -> None:
 
 
 def test_a_difference_that_is_not_finite_is_null_in_json() -> None:
-    case = Case("x", "padding", math.inf, bits=False, provider=CPU, finite=False)
-    assert json.loads(json.dumps(case.as_json(), allow_nan=False))["difference"] is None
+    case = Case("x", "padding", math.inf, math.inf, bits=False, provider=CPU, extreme=True)
+    found = json.loads(json.dumps(case.as_json(), allow_nan=False))
+    assert (found["difference"], found["relative"], found["name"]) == (None, None, "x")
 
 
 def test_sequences_hold_genuine_zero_steps_and_what_may_be_missing() -> None:
-    plain = verify.sequences(manifest(), [9, 9], 0)
+    plain = draw(manifest(), [9, 9], 0)
     assert not plain[0][4].any()
     assert not plain[1][-1].any()
     assert plain[0][-1].any()
     assert abs(float(plain[0][0, 0]) - 100) < 10
-    with_gaps = verify.sequences(manifest(missing="mean"), [40], 0)
+    with_gaps = draw(manifest(missing="mean"), [40], 0)
     assert np.isnan(with_gaps[0]).any()
     assert not np.isnan(plain[0]).any()

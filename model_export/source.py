@@ -1,0 +1,221 @@
+"""A model on its way into a model directory: how its graph is made, what its manifest says, what it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import onnx
+import torch
+
+from model_export import checkpoint, graph
+from model_export.check import Report
+from model_export.check import check as judge
+from model_export.errors import ExportError
+from model_export.layers import Standardize
+from model_export.model import SequenceClassifier
+from model_export.recording import Answer, Subject
+from model_export.spec import Spec
+from model_export.targets import Target
+from model_export.trials import Sampler
+from model_export.verify import ROUNDING, Logits, Reference
+from service.errors import ConfigurationError, VerificationError
+from service.manifest import Manifest, MissingPolicy, digest
+from service.padding import PaddedBatch, pad, step_mask
+
+MAX_LENGTH = 1024
+"""Longest sequence that is promised for a model of which nobody says it."""
+
+Scores = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model on its way, whatever it was made from.
+
+    Attributes:
+        manifest: All but name, version, promises and digests, which export finds out.
+        build: Makes the graph; told the manifest with name and version.
+        reference: The model in its own framework, or None where the graph is all there is.
+        tolerance: What company may move an answer by, beyond rounding; None asks for the same bits.
+    """
+
+    manifest: Manifest
+    build: Callable[[Manifest], onnx.ModelProto]
+    reference: Reference | None
+    tolerance: float | None = None
+
+
+def built_in(
+    spec: Spec,
+    weights: Path | None,
+    *,
+    max_length: int | None = None,
+    opset: int = graph.OPSET,
+    tolerance: float | None = None,
+) -> Source:
+    """The built-in architecture, with trained weights or, without any, with those it begins with.
+
+    Args:
+        spec: What to build.
+        weights: A checkpoint, or None.
+        max_length: As the caller says it; the spec must say the same.
+        opset: Of the graph.
+        tolerance: As in `Source`.
+
+    Raises:
+        CheckpointError: The weights are not those of this spec.
+        ConfigurationError: `max_length` contradicts the spec.
+    """
+    if max_length not in (None, spec.input.max_length):
+        raise ConfigurationError(f"--max-length {max_length} contradicts input.max_length = {spec.input.max_length}")
+    torch.manual_seed(0)
+    model = SequenceClassifier(spec).eval()
+    made: dict[str, str | int | float | None] = {"architecture": "built-in"}
+    if weights is not None:
+        checkpoint.load(model, weights)
+        made["checkpoint"] = digest(weights)
+    mean, std = _statistics(model, spec)
+
+    def build(named: Manifest) -> onnx.ModelProto:
+        return without_traces(graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset))
+
+    return Source(
+        manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(update={"made": made}),
+        build=build,
+        reference=eager(model),
+        tolerance=tolerance,
+    )
+
+
+def brought(
+    target: Target,
+    *,
+    max_length: int,
+    scores: Scores | None = None,
+    opset: int = graph.OPSET,
+    tolerance: float = 0.0,
+    seed: int = 0,
+) -> Source:
+    """A model of the user's, a torch module or a graph made elsewhere, once `check` finds nothing wrong with it.
+
+    Args:
+        target: The model.
+        max_length: The longest sequence to promise; less where the model raises before.
+        scores: What its output is; None to find out.
+        opset: Of the graph, where one is built.
+        tolerance: What company may move an answer by, beyond rounding.
+        seed: Decides the sequences that it is checked with.
+
+    Raises:
+        VerificationError: Padding or a neighbour reaches an answer.
+        ExportError: It cannot be checked.
+    """
+    judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
+    _require_sound(judged, target.text)
+    longest = judged.max_length or max_length
+    sampler = Sampler(target.steps, seed)
+    batch = pad([sampler.sequence(length) for length in (5, 3, 2, 1)], width=min(8, max(longest, 5)))
+    answer = target.subject.answer(batch)
+    names = target.names
+    if names.attention is None and target.kind == "module" and _is_attention(answer, batch):
+        names = names.model_copy(update={"attention": "attention"})
+    manifest = Manifest(
+        name="model",
+        version=1,
+        input=target.steps,
+        labels=target.labels,
+        task="per-step" if target.per_step else "single-label",
+        scores=scores or _found_scores(answer, batch, per_step=target.per_step),
+        max_length=longest,
+        missing=_missing(target.subject, batch),
+        graph=names,
+        # A model that raises past a width must not be padded past it
+        width_multiple=4 if longest == max_length else 1,
+        made={"target": Path(target.text).name},
+    )
+
+    def build(named: Manifest) -> onnx.ModelProto:
+        proto = target.build(named.name, opset)
+        return without_traces(proto) if target.kind == "module" else proto
+
+    def reference(batch: PaddedBatch) -> Logits:
+        return target.subject.answer(batch).logits
+
+    return Source(manifest, build, reference if target.framework else None, tolerance)
+
+
+def eager(model: SequenceClassifier) -> Reference:
+    """The model as torch runs it, sequences packed."""
+
+    def answer(batch: PaddedBatch) -> Logits:
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
+        return cast("Logits", logits.numpy())
+
+    return answer
+
+
+def without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without what the exporter notes at each node: the code that it came from, with its paths.
+
+    A published graph tells nothing of the machine that made it, and is the same bytes wherever it was made.
+    """
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    for tensor in proto.graph.initializer:
+        del tensor.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    return proto
+
+
+def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation of each feature, where the model normalises."""
+    first = model.first
+    if not isinstance(first, Standardize) or not spec.input.normalize:
+        return None, None
+    return tuple(first.mean.tolist()), tuple(first.std.tolist())
+
+
+def _require_sound(judged: Report, text: str) -> None:
+    if judged.verdict == "uncheckable":
+        raise ExportError("check", judged.reason)
+    if judged.verdict == "leak":
+        begin = f" It begins at {judged.leaks[0].operator}." if judged.leaks else ""
+        raise VerificationError(
+            f"{text}: {judged.reason}.{begin} `lengthwise check {text}` says why and how to mend it"
+        )
+
+
+def _is_attention(answer: Answer, batch: PaddedBatch) -> bool:
+    """Whether what a module calls attention is weights: nothing at padding, one in all."""
+    weights = answer.attention
+    if weights is None or weights.shape != (batch.rows, batch.width):
+        return False
+    valid = step_mask(batch.lengths, batch.width)
+    sums = np.where(valid, weights, 0).sum(axis=1)
+    return not weights[~valid].any() and bool(np.abs(sums - 1).max() <= ROUNDING)
+
+
+def _found_scores(answer: Answer, batch: PaddedBatch, *, per_step: bool) -> Scores:
+    """Probabilities where every row lies in 0 to 1 and sums to 1."""
+    rows = answer.logits[step_mask(batch.lengths, batch.width)] if per_step else answer.logits
+    sums = rows.sum(axis=1)
+    within = rows.min() >= 0 and rows.max() <= 1 and np.abs(sums - 1).max() <= 1e-4
+    return "probabilities" if within and rows.shape[1] > 1 else "logits"
+
+
+def _missing(subject: Subject, batch: PaddedBatch) -> MissingPolicy:
+    """Whether the model itself handles NaN at valid steps: all its answers stay finite."""
+    if batch.steps.ndim == 2:
+        return "refuse"
+    steps = batch.steps.copy()
+    steps[:, 0] = np.nan
+    logits = subject.answer(PaddedBatch(steps, batch.lengths)).logits
+    valid = step_mask(batch.lengths, batch.width)
+    return "handled" if np.isfinite(logits[valid] if logits.ndim == 3 else logits).all() else "refuse"

@@ -1,0 +1,120 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model_export import targets
+from model_export.errors import ExportError
+from model_export.export import export
+from model_export.options import Options
+from model_export.source import Source, brought, built_in
+from service.errors import ConfigurationError, VerificationError
+from service.manifest import GRAPH_FILE
+from service.padding import pad
+from service.session import Session
+from tests.model_export.specs import spec
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def module(name: str, *, max_length: int = 64, **options: object) -> Source:
+    said = {"features": 3} | options
+    target = targets.read(f"tests.model_export.users_models:{name}", Options(**said))
+    return brought(target, max_length=max_length)
+
+
+def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
+    source = module("mean", labels=("no", "yes"))
+    published = export(source, tmp_path / "mean")
+    assert published.manifest.labels == ("no", "yes")
+    session = Session.load(published.directory, published.manifest)
+    batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
+    assert source.reference is not None
+    np.testing.assert_allclose(session.run(batch).logits, source.reference(batch), atol=1e-6)
+
+
+def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> None:
+    (promise,) = export(module("mean"), tmp_path / "mean").manifest.promises
+    assert promise.tolerance < 1e-5
+    assert promise.bits == (promise.tolerance == 0)
+
+
+def test_a_module_whose_padding_leaks_is_not_exported() -> None:
+    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` says why"):
+        module("leaking")
+
+
+def test_a_target_that_cannot_be_checked_is_refused_with_the_reason() -> None:
+    with pytest.raises(ExportError, match="check: "):
+        module("mean", features=5)
+
+
+def test_a_module_that_answers_each_step_is_a_per_step_model() -> None:
+    manifest = module("tagger").manifest
+    assert (manifest.task, manifest.classes) == ("per-step", 4)
+
+
+def test_probabilities_are_found_out() -> None:
+    assert module("probabilities").manifest.scores == "probabilities"
+    assert module("mean").manifest.scores == "logits"
+
+
+def test_what_is_said_of_the_scores_is_taken() -> None:
+    target = targets.read("tests.model_export.users_models:probabilities", Options(features=3))
+    assert brought(target, max_length=64, scores="logits").manifest.scores == "logits"
+
+
+def test_a_module_that_answers_in_spite_of_nan_handles_missing_values() -> None:
+    assert module("filling").manifest.missing == "handled"
+    assert module("mean").manifest.missing == "refuse"
+
+
+def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:
+    published = export(module("positions"), tmp_path / "positions")
+    assert published.manifest.max_length == 45
+    assert published.manifest.width_multiple == 1
+    session = Session.load(published.directory, published.manifest)
+    assert session.run(pad([np.ones((45, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+
+
+def test_attention_that_sums_to_one_is_offered(tmp_path: Path) -> None:
+    published = export(module("attending"), tmp_path / "attending")
+    assert published.manifest.graph.attention == "attention"
+    assert "attention" in {case.varied for case in published.cases}
+
+
+def test_attention_that_is_none_is_not_offered() -> None:
+    assert module("attending_wrongly").manifest.graph.attention is None
+
+
+def test_a_token_module_is_published(tmp_path: Path) -> None:
+    published = export(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
+    assert published.manifest.input.vocabulary == 9
+    assert published.manifest.missing == "refuse"
+
+
+def test_a_graph_made_elsewhere_is_published_as_it_came(tmp_path: Path) -> None:
+    first = export(module("mean"), tmp_path / "mean")
+    target = targets.read(str(first.directory / GRAPH_FILE), Options())
+    again = export(brought(target, max_length=64), tmp_path / "again")
+    assert (again.directory / GRAPH_FILE).read_bytes() == (first.directory / GRAPH_FILE).read_bytes()
+    assert "reference" not in {case.varied for case in again.cases}
+
+
+@pytest.mark.parametrize("made", [lambda: built_in(spec(), None), lambda: module("mean")])
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path) -> None:
+    graph = (export(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
+    assert not re.search(rb"\.py\b", graph)
+    assert onnx.load_from_string(graph).metadata_props
+
+
+def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"--max-length 9 contradicts input\.max_length = 1024"):
+        built_in(spec(), None, max_length=9)
+    assert built_in(spec(), None, max_length=1024).manifest.max_length == 1024

@@ -1,0 +1,112 @@
+"""Torch modules as users bring them, to be exported."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Tagger(nn.Module):
+    """Answers each step; says nothing of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 4)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        return self.out(values) + 0.0 * lengths[:, None, None]
+
+
+class Mean(nn.Module):
+    """Masked mean, in the ways that the tests vary."""
+
+    def __init__(self, *, softmax: bool = False, fills_gaps: bool = False, leaks: bool = False) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+        self.softmax, self.fills_gaps, self.leaks = softmax, fills_gaps, leaks
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        valid = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+        if self.fills_gaps:
+            values = torch.nan_to_num(values)
+        if self.leaks:
+            return self.out(values.mean(dim=1)) + 0.0 * lengths[:, None]
+        kept = torch.where(valid[:, :, None], values, 0.0)
+        logits = self.out(kept.sum(dim=1) / lengths[:, None])
+        return logits.softmax(dim=1) if self.softmax else logits
+
+
+class Positions(nn.Module):
+    """Adds a learned position, of which it has 45."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(45, 3))
+        self.mean = Mean()
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        steps = torch.arange(values.shape[1], device=values.device)
+        return self.mean(values + self.positions[steps], lengths)
+
+
+class Attending(nn.Module):
+    """Gives its attention weights by name; wrong ones where `scaled`."""
+
+    def __init__(self, *, scaled: bool = False) -> None:
+        super().__init__()
+        self.score, self.out = nn.Linear(3, 1), nn.Linear(3, 2)
+        self.factor = 2.0 if scaled else 1.0
+
+    def forward(self, values: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        valid = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+        kept = torch.where(valid[:, :, None], values, 0.0)
+        scores = self.score(kept).squeeze(2).masked_fill(~valid, torch.finfo(torch.float32).min)
+        weights = scores.softmax(dim=1)
+        pooled = (weights[:, None] @ kept).squeeze(1)
+        return {"logits": self.out(pooled), "attention": self.factor * weights}
+
+
+class Tokens(nn.Module):
+    """The last valid token's vector, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        last = tokens.gather(1, lengths[:, None] - 1).squeeze(1)
+        return self.out(self.table(last))
+
+
+def tagger() -> nn.Module:
+    return Tagger()
+
+
+def mean() -> nn.Module:
+    return Mean()
+
+
+def probabilities() -> nn.Module:
+    return Mean(softmax=True)
+
+
+def filling() -> nn.Module:
+    return Mean(fills_gaps=True)
+
+
+def leaking() -> nn.Module:
+    return Mean(leaks=True)
+
+
+def positions() -> nn.Module:
+    return Positions()
+
+
+def attending() -> nn.Module:
+    return Attending()
+
+
+def attending_wrongly() -> nn.Module:
+    return Attending(scaled=True)
+
+
+def tokens() -> nn.Module:
+    return Tokens()
