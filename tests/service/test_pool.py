@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+import service.pool
 from service.plan import BatchLimits, plan
 from service.pool import PRIORITY_HEAD_START, Pool, Waiting
 from tests.service.costs import linear_table
@@ -22,6 +23,8 @@ class PoolAgainstASet(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(service.pool, "PRIORITY_HEAD_START", 3)  # so that priority and arrival mix
         self.pool = Pool(horizon=4)
         self.waits: list[Waiting] = []
 
@@ -49,6 +52,9 @@ class PoolAgainstASet(RuleBasedStateMachine):
         assert len(chosen) <= rows
         for waiting in chosen:
             self.waits.remove(waiting)
+
+    def teardown(self) -> None:
+        self.patch.undo()
 
     @invariant()
     def holds_what_waits(self) -> None:

@@ -1,0 +1,276 @@
+"""What every plan holds, whatever waits."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import service.plan
+import service.pool
+from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
+from service.cost import CostTable
+from service.padding import rounded_width
+from service.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
+from service.pool import Pool, Waiting
+from tests.service.costs import linear_table
+
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What `Waiting` is made of, so that the same may wait twice."""
+
+    width: int
+    deadline: float = FOREVER
+    priority: int = 0
+
+
+def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[Pool, dict[Waiting, int]]:
+    """A pool, and the place of each in the order of arrival."""
+    pool, places = Pool(horizon), {}
+    for place, spec in enumerate(specs):
+        waiting = Waiting(spec.width, spec.deadline, spec.priority)
+        pool.add(waiting)
+        places[waiting] = place
+    return pool, places
+
+
+widths = st.integers(1, 60).map(lambda quarter: 4 * quarter)
+specs = st.builds(
+    Spec,
+    width=widths,
+    deadline=st.sampled_from([FOREVER, FOREVER]) | st.floats(-0.01, 0.2),
+    priority=st.sampled_from([0, 0, 0, 1, 9]),
+)
+several_limits = st.builds(
+    BatchLimits,
+    rows=st.integers(1, 16),
+    cost_steps=st.integers(1, 2000),
+    seconds=st.sampled_from([FOREVER, 0.05, 0.002, 0.0]),
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> CostTable:
+    """Any times: the table makes them monotone, and what lies between and beyond follows."""
+    rows = draw(st.sampled_from([[1], [1, 8], [1, 2, 16, 64]]))
+    widths = draw(st.sampled_from([[4], [4, 240], [4, 16, 64, 1024]]))
+    seconds = draw(st.lists(st.floats(1e-6, 0.1), min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
+    return CostTable(rows, widths, np.array(seconds).reshape(len(rows), len(widths)))
+
+
+@given(st.lists(specs, max_size=60), tables(), several_limits)
+def test_planning_until_nothing_waits_runs_everything_once(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
+    pool, places = pool_of(waiting)
+    ran: list[int] = []
+    while pool:
+        chosen = plan(pool, cost, limits, now=0.0)
+        assert chosen
+        ran += [places[one] for one in chosen]
+    assert plan(pool, cost, limits, now=0.0) == []
+    assert sorted(ran) == list(range(len(waiting)))
+
+
+@given(st.lists(specs, max_size=60), tables(), several_limits)
+def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
+    pool, _ = pool_of(waiting)
+    while pool:
+        chosen = plan(pool, cost, limits, now=0.0)
+        rows, width = len(chosen), max(one.width for one in chosen)
+        if rows > 1:
+            assert rows <= limits.rows
+            assert rows * width <= limits.cost_steps
+            assert cost.predict(rows, width) <= limits.seconds
+
+
+@given(st.lists(specs, min_size=1, max_size=60), tables(), several_limits)
+def test_equal_input_gives_an_equal_plan(waiting: list[Spec], cost: CostTable, limits: BatchLimits):
+    (one, places), (other, other_places) = pool_of(waiting), pool_of(waiting)
+    while one:
+        first = [places[waiting] for waiting in plan(one, cost, limits, now=0.01)]
+        again = [other_places[waiting] for waiting in plan(other, cost, limits, now=0.01)]
+        assert first == again
+
+
+@given(st.lists(specs, max_size=60), tables(), several_limits, st.integers(1, 8))
+def test_the_most_urgent_is_left_out_only_a_few_times_in_a_row_and_for_a_deadline(
+    waiting: list[Spec], cost: CostTable, limits: BatchLimits, horizon: int
+):
+    pool, _ = pool_of(waiting, horizon)
+    left_out = 0
+    while pool:
+        urgent = pool.most_urgent()
+        chosen = plan(pool, cost, limits, now=0.0)
+        if urgent in chosen:
+            left_out = 0
+        else:
+            left_out += 1
+            assert any(one.deadline != FOREVER for one in chosen)
+        assert left_out <= MAX_LEFT_OUT
+
+
+def test_a_sequence_past_every_limit_runs_alone():
+    pool, places = pool_of([Spec(4), Spec(1000), Spec(8)])
+    limits = BatchLimits(rows=4, cost_steps=100, seconds=0.0001)
+    ran = [[places[one] for one in plan(pool, linear_table(0.001, 0.001), limits, now=0.0)] for _ in range(3)]
+    assert ran == [[0], [1], [2]]
+
+
+# Deadlines
+
+
+def test_one_that_makes_its_deadline_only_now_goes_first():
+    cost = linear_table(0.01, 0.0)
+    pool, places = pool_of([Spec(100), Spec(4, deadline=0.015)])
+    limits = BatchLimits(rows=1)
+    assert [places[one] for one in plan(pool, cost, limits, now=0.0)] == [1]
+    assert [places[one] for one in plan(pool, cost, limits, now=0.0)] == [0]
+
+
+@pytest.mark.parametrize("deadline", [0.009, 0.03], ids=["it cannot be met", "it can be met later too"])
+def test_a_deadline_changes_nothing_where(deadline: float):
+    pool, places = pool_of([Spec(100), Spec(4, deadline=deadline)])
+    chosen = plan(pool, linear_table(0.01, 0.0), BatchLimits(rows=1), now=0.0)
+    assert [places[one] for one in chosen] == [0]
+
+
+def test_the_company_of_one_with_a_deadline_does_not_make_it_late():
+    cost = linear_table(0.001, 0.0001)
+    rows = []
+    for slack in (FOREVER, 0.01, 0.003, 0.0015):
+        pool, _ = pool_of([Spec(4, deadline=slack)] + [Spec(4)] * 40)
+        rows.append(len(plan(pool, cost, BatchLimits(), now=0.0)))
+        assert cost.predict(rows[-1], 4) <= slack
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 41
+
+
+def test_a_stream_of_deadlines_lets_the_most_urgent_through_after_a_few():
+    cost = linear_table(0.01, 0.0)
+    pool, _ = pool_of([Spec(100)])
+    (first,) = list(pool)
+    waits = []
+    for _ in range(MAX_LEFT_OUT + 1):
+        waits.append(first.waits)
+        pool.add(Waiting(4, deadline=0.015))
+        plan(pool, cost, BatchLimits(rows=1), now=0.0)
+    assert all(waits)
+    assert not first.waits
+
+
+# Fairness
+
+
+def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimits) -> int:
+    """The most that one sequence was left waiting while one that came later ran.
+
+    Args:
+        arrivals: What comes before each plan; deadlines count from then.
+        horizon: Of the pool.
+        limits: Of a batch.
+    """
+    cost, pool = linear_table(0.01, 0.0001), Pool(horizon)
+    came: dict[Waiting, int] = {}
+    passed: dict[Waiting, int] = {}
+    worst = now = 0.0
+    for step in range(len(arrivals) + 10_000):
+        for spec in arrivals[step] if step < len(arrivals) else []:
+            waiting = Waiting(spec.width, now + spec.deadline, spec.priority)
+            came[waiting], passed[waiting] = len(came), 0
+            pool.add(waiting)
+        chosen = plan(pool, cost, limits, now)
+        if not chosen and step >= len(arrivals):
+            return int(worst)
+        now += 0.01
+        latest = max((came[waiting] for waiting in chosen), default=-1)
+        for waiting in chosen:
+            worst = max(worst, passed.pop(waiting))
+        for waiting in passed:
+            passed[waiting] += came[waiting] < latest
+    raise AssertionError("what waits does not become less")
+
+
+hurried = st.builds(
+    Spec,
+    width=widths,
+    deadline=st.sampled_from([FOREVER, 0.012, 0.02, 0.05]),
+    priority=st.sampled_from([0, 0, 1, 9]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(hurried, max_size=6), max_size=80),
+    st.integers(1, 4),
+    st.builds(BatchLimits, rows=st.integers(1, 4)),
+)
+def test_nobody_is_passed_over_more_often_than_the_bound(arrivals: list[list[Spec]], horizon: int, limits: BatchLimits):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (service.plan, service.pool):
+            patch.setattr(module, "PRIORITY_HEAD_START", 2)
+        assert most_passed_over(arrivals, horizon, limits) <= bypass_bound(horizon)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_bound_holds_against_an_adversary_that_comes_close_to_it(rows: int):
+    # Ever more with the highest priority, and with deadlines that must be met now.
+    arrivals = [[Spec(240)] * 10] + [[Spec(4, deadline=0.012, priority=9)] * 2 for _ in range(300)]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (service.plan, service.pool):
+            patch.setattr(module, "PRIORITY_HEAD_START", 4)
+        passed = most_passed_over(arrivals, 4, BatchLimits(rows=rows))
+        assert 12 // rows <= passed <= bypass_bound(4)
+
+
+# Efficiency
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(count=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(lengths: str, count: int, seed: int):
+    cost, limits = recurrent_table(), BatchLimits()
+    drawn = np.clip(LENGTHS[lengths](np.random.default_rng(seed), count), 1, LONGEST).astype(int)
+    of_width = [rounded_width(int(length)) for length in drawn]
+    seconds, _ = planned(of_width, cost, limits)
+    exact = exact_seconds(of_width, cost, limits)
+    assert exact * (1 - 1e-9) <= seconds <= 1.03 * exact
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str):
+    cost, limits = recurrent_table(), BatchLimits()
+    drawn = np.clip(LENGTHS[lengths](np.random.default_rng(1), 4096), 1, LONGEST).astype(int)
+    of_width = [rounded_width(int(length)) for length in drawn]
+    seconds, _ = planned(of_width, cost, limits)
+    assert seconds <= 1.03 * exact_seconds(of_width, cost, limits)
+
+
+@given(st.lists(widths, min_size=1, max_size=7), tables())
+def test_the_exact_partition_is_no_dearer_than_any_other(of_width: list[int], cost: CostTable):
+    limits, choices = BatchLimits(rows=3, cost_steps=400), random.Random(0)
+    exact = exact_seconds(of_width, cost, limits)
+    for _ in range(30):
+        left, seconds = list(of_width), 0.0
+        choices.shuffle(left)
+        while left:
+            rows = max(1, min(choices.randint(1, 3), 400 // max(left)))
+            batch, left = left[:rows], left[rows:]
+            seconds += cost.predict(len(batch), max(batch))
+        assert exact <= seconds * (1 + 1e-9)
+
+
+def test_one_width_is_run_in_full_batches():
+    pool, _ = pool_of([Spec(20)] * 48 + [Spec(24)] * 3)
+    assert [one.width for one in plan(pool, recurrent_table(), BatchLimits(rows=16), now=0.0)] == [20] * 16
+
+
+def test_a_wide_sequence_does_not_drag_narrow_ones_along():
+    pool, _ = pool_of([Spec(400)] + [Spec(20)] * 12)
+    assert [one.width for one in plan(pool, recurrent_table(), BatchLimits(), now=0.0)] == [400]
