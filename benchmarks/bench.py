@@ -123,7 +123,8 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
 
 def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:
     """The figures of one load, with the processor time that the server took for it."""
-    trial.run(replace(load, seconds=load.warmup_seconds, warmup_seconds=0))
+    if load.warmup_seconds:
+        trial.run(replace(load, seconds=load.warmup_seconds, warmup_seconds=0))
     before = cpu_seconds(pid)
     seen = trial.run(replace(load, warmup_seconds=0))
     return seen.to_json() | {"server_cpu_seconds": cpu_seconds(pid) - before}
