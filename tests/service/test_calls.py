@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.calls import Problems, fitted
+from service.calls import Problems, fitted, unfit
 from tests.service.numpy_models import manifest
 
 STEPS = np.arange(5, dtype=np.int64)
@@ -46,3 +46,37 @@ def test_problems_keep_the_first_and_count_all() -> None:
         problems.add(f"/{i}", "why")
     assert [problem.pointer for problem in problems.found] == ["/0", "/1"]
     assert problems.total == 5
+
+
+VALUES = np.array([[0, 1], [2, 3], [4, 5]], dtype=np.float32)
+
+
+def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    steps = VALUES.copy()
+    steps[row, 1] = value
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "why"),
+    [
+        (VALUES, {}, None),
+        (VALUES[:0], {}, "a sequence has at least one step"),
+        (VALUES, {"max_length": 2}, "3 steps; the model sums/1 takes at most 2"),
+        (VALUES, {"max_length": 2, "long": "head"}, None),
+        (VALUES[:, :1], {}, "the model takes 2 features a step, this one has 1"),
+        (changed(1, np.inf), {}, "step 1 holds a number that is not finite as float32"),
+        (changed(2, -np.inf), {"missing": "zero"}, "step 2 holds a number that is not finite as float32"),
+        (changed(2, np.nan), {}, "step 2 lacks a value: the model sums/1 refuses missing values"),
+        (changed(2, np.nan), {"missing": "zero"}, None),
+        (STEPS, {"vocabulary": 5}, None),
+        (STEPS, {"vocabulary": 4}, "step 4 is no token id: the vocabulary has 0 to 3"),
+        (STEPS - 1, {"vocabulary": 5}, "step 0 is no token id: the vocabulary has 0 to 4"),
+    ],
+    ids=[
+        *("values", "empty", "long", "cut", "features", "infinite", "minus infinite", "missing", "missing taken"),
+        *("tokens", "past the vocabulary", "negative"),
+    ],
+)
+def test_why_a_model_does_not_take_a_sequence(steps: Any, fields: Any, why: str | None) -> None:
+    assert unfit(steps, manifest(**fields)) == why

@@ -44,7 +44,8 @@ async def test_the_example_of_each_model_runs_and_is_answered_as_the_document_sa
 
 async def test_every_status_that_predict_answers_is_documented() -> None:
     responses = (await document(manifest()))["paths"]["/predict"]["post"]["responses"]
-    statuses = {str(kind.status) for kind in _all(RequestError) if kind.status != 401}
+    # 401 and 403 are said before a call gets to it.
+    statuses = {str(kind.status) for kind in _all(RequestError)} - {"401", "403"}
     assert statuses | {"200"} == set(responses)
 
 
