@@ -31,6 +31,7 @@ UNUSED_PATHS = (
     "onnxruntime/tools",
     "onnxruntime/transformers",
 )
+AS_SHIPPED = ("nvidia", "onnxruntime")  # nothing to gain, and the CUDA libraries could not be tried afterwards
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "ensurepip")
 SERVED = ("lengthwise", "service.__main__", "service.server", "uvloop", "httptools", "uvicorn.lifespan.on")
 
@@ -46,7 +47,8 @@ def packages(folder: Path) -> None:
     for path in [path for pattern in UNUSED_PATHS for path in folder.glob(pattern)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for library in folder.rglob("*.so*"):
-        strip(library)
+        if library.relative_to(folder).parts[0] not in AS_SHIPPED:
+            strip(library)
     compile_modules(file for file in imported_files() if file.is_relative_to(folder))
     for path in (folder, *folder.rglob("*")):
         settle(path)

@@ -1,0 +1,288 @@
+"""Makes the Grafana dashboard: `python deploy/grafana/dashboard.py` writes dashboards/lengthwise.json beside it.
+
+A dashboard's JSON is long and says everything twice; here each panel is a line with its title, its query and its unit.
+Panels stand three in a row, in the order of a request: what comes in, how long it takes, what waits, what is computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).resolve().parent / "dashboards" / "lengthwise.json"
+COLUMNS, WIDTH, HEIGHT = 3, 8, 8
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+OF_JOB = 'job=~"$job"'
+CHOSEN = f'{OF_JOB}, model=~"$model|"'  # calls that found no model count under an empty name
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    Attributes:
+        title: Above it.
+        queries: Each PromQL expression with the legend of its curves.
+        unit: One of Grafana's unit ids.
+        description: What a reader should take from it.
+        kind: Grafana's name of the visualisation.
+        stacked: Whether the curves add up to something.
+    """
+
+    title: str
+    queries: Sequence[tuple[str, str]]
+    unit: str
+    description: str = ""
+    kind: str = "timeseries"
+    stacked: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def rate(metric: str, *by: str, where: str = "") -> str:
+    """The rate of a counter, summed but for some labels, over the series that `where` leaves."""
+    chosen = f"{CHOSEN}, {where}" if where else CHOSEN
+    return f"sum by ({', '.join(by)}) (rate(lengthwise_{metric}{{{chosen}}}[$__rate_interval]))"
+
+
+def share(part: str, whole: str) -> str:
+    """The share of a rate in another; 0 where the first has no series yet."""
+    return f"({part} or 0 * {whole}) / {whole}"
+
+
+def mean(histogram: str) -> str:
+    """The mean of a histogram's observations."""
+    return f"{rate(histogram + '_sum')} / {rate(histogram + '_count')}"
+
+
+def quantile(part: float, histogram: str) -> str:
+    """A quantile of a histogram, interpolated within its bucket."""
+    return f"histogram_quantile({part}, {rate(histogram + '_bucket', 'le')})"
+
+
+def heat_map(title: str, histogram: str, description: str) -> Panel:
+    """A histogram's buckets over time."""
+    query = f"sum by (le) (increase(lengthwise_{histogram}_bucket{{{CHOSEN}}}[$__rate_interval]))"
+    return Panel(title, [(query, "{{le}}")], "short", description, kind="heatmap", options=HEAT_MAP)
+
+
+HEAT_MAP = {
+    "calculate": False,
+    "cellGap": 1,
+    "color": {
+        "mode": "scheme",
+        "scheme": "Viridis",
+        "steps": 64,
+        "exponent": 0.5,
+        "fill": "dark-blue",
+        "reverse": False,
+    },
+    "yAxis": {"axisPlacement": "left", "unit": "short", "reverse": False},
+    "rowsFrame": {"layout": "auto"},
+    "legend": {"show": True},
+    "tooltip": {"mode": "single", "yHistogram": True, "showColorScale": True},
+    "filterValues": {"le": 1e-9},
+    "showValue": "never",
+    "exemplars": {"color": "rgba(255,0,255,0.7)"},
+}
+
+UNAVAILABLE = rate("requests_total", where='code=~"5..|429"')
+MISTAKEN = rate("requests_total", where='code=~"4..", code!="429"')
+PADDING = rate("steps_total", where='kind="padding"')
+
+PANELS = (
+    Panel(
+        "Requests", [(rate("requests_total", "code"), "{{code}}")], "reqps", "Inference calls by status.", stacked=True
+    ),
+    Panel(
+        "Errors",
+        [
+            (share(UNAVAILABLE, rate("requests_total")), "unavailable (5xx, 429)"),
+            (share(MISTAKEN, rate("requests_total")), "the caller's (other 4xx)"),
+        ],
+        "percentunit",
+        "Shares of all calls. The first one uses up the error budget.",
+    ),
+    Panel(
+        "Rejections by reason",
+        [(rate("rejected_total", "reason"), "{{reason}}")],
+        "reqps",
+        "Calls refused though nothing was wrong with them.",
+        stacked=True,
+    ),
+    Panel(
+        "Latency",
+        [(quantile(part, "request_duration_seconds"), f"p{part * 100:g}") for part in (0.5, 0.95, 0.99)],
+        "s",
+        "From the first byte of a call to its answer.",
+    ),
+    Panel(
+        "Latency by stage",
+        [(mean(f"{stage}_duration_seconds"), stage) for stage in ("decode", "inference")]
+        + [(mean("queue_wait_seconds"), "queue")],
+        "s",
+        "Means of reading a body, of a sequence's wait, and of one batch in the runtime.",
+        stacked=True,
+    ),
+    Panel("Sequences", [(rate("sequences_total", "model", "version"), "{{model}}/{{version}}")], "ops", "Decoded."),
+    Panel(
+        "Queue",
+        [
+            (f"sum by (instance) (lengthwise_queue_cost_steps{{{CHOSEN}}})", "{{instance}}"),
+            (f"max(lengthwise_max_queue_cost_steps{{{OF_JOB}}})", "bound"),
+        ],
+        "short",
+        "Padded steps that wait, and the most that may.",
+    ),
+    Panel(
+        "Waiting and running",
+        [
+            (f"sum(lengthwise_queue_sequences{{{CHOSEN}}})", "sequences waiting"),
+            (f"sum(lengthwise_inflight_batches{{{CHOSEN}}})", "batches running"),
+        ],
+        "short",
+    ),
+    Panel(
+        "Runners busy",
+        [
+            (
+                f"{rate('inference_duration_seconds_sum', 'instance')}"
+                f" / sum by (instance) (lengthwise_runners{{{OF_JOB}}})",
+                "{{instance}}",
+            )
+        ],
+        "percentunit",
+        "Share of the runners' time that went into batches. Near 1, more load waits.",
+    ),
+    Panel(
+        "Batch shape",
+        [(mean("batch_rows"), "rows"), (mean("batch_width_steps"), "width in steps")],
+        "short",
+        "Means over batches.",
+    ),
+    Panel(
+        "Padding share",
+        [(share(PADDING, rate("steps_total")), "padding")],
+        "percentunit",
+        "Of the steps computed, those that were padding.",
+    ),
+    Panel("Steps computed", [(rate("steps_total", "kind"), "{{kind}}")], "short", "Steps a second.", stacked=True),
+    heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),
+    heat_map("Rows of a batch", "batch_rows", "How much company sequences had; by bucket."),
+    Panel(
+        "Models and versions",
+        [
+            (
+                f"count by (model, version, provider, digest) (lengthwise_model_info{{{OF_JOB}}})",
+                "{{model}}/{{version}} {{provider}}",
+            )
+        ],
+        "short",
+        "How many instances serve each version.",
+        kind="table",
+    ),
+    Panel(
+        "Instances",
+        [
+            (f"count(max by (instance) (lengthwise_ready{{{OF_JOB}}}) == 1)", "ready"),
+            (f"max(lengthwise_refused_models{{{OF_JOB}}})", "versions refused"),
+        ],
+        "short",
+        "Instances that serve, and model versions that failed their proof.",
+    ),
+)
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard, as Grafana reads it."""
+    return {
+        "uid": "lengthwise",
+        "title": "Lengthwise",
+        "tags": ["lengthwise"],
+        "description": "One service, or several: what comes in, how long it takes, what waits, what is computed.",
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-30m", "to": "now"},
+        "templating": {"list": _variables()},
+        "panels": [_panel(place, panel) for place, panel in enumerate(PANELS)],
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    source: dict[str, Any] = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    jobs = _variable("job", "label_values(lengthwise_ready, job)")
+    return [source, jobs, _variable("model", f"label_values(lengthwise_model_info{{{OF_JOB}}}, model)")]
+
+
+def _variable(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": name},
+        "definition": query,
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _panel(place: int, panel: Panel) -> dict[str, Any]:
+    row, column = divmod(place, COLUMNS)
+    table = panel.kind == "table"
+    targets = [
+        {
+            "refId": chr(ord("A") + number),
+            "datasource": DATASOURCE,
+            "expr": expr,
+            "legendFormat": legend,
+            "format": {"heatmap": "heatmap", "table": "table"}.get(panel.kind, "time_series"),
+            "instant": table,
+            "range": not table,
+        }
+        for number, (expr, legend) in enumerate(panel.queries)
+    ]
+    made: dict[str, Any] = {
+        "id": place + 1,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "gridPos": {"h": HEIGHT, "w": WIDTH, "x": column * WIDTH, "y": row * HEIGHT},
+        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
+        "options": panel.options,
+        "targets": targets,
+    }
+    if panel.kind == "timeseries":
+        stacking = {"mode": "normal" if panel.stacked else "none", "group": "A"}
+        made["fieldConfig"]["defaults"] |= {
+            "min": 0,
+            "custom": {
+                "drawStyle": "line",
+                "lineWidth": 1,
+                "fillOpacity": 25 if panel.stacked else 0,
+                "stacking": stacking,
+            },
+        }
+        made["options"] = {
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        }
+    return made
+
+
+def text() -> str:
+    """The file's text."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(text())
+    print(f"{FILE}: {len(PANELS)} panels")
