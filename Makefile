@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format test cover train export model bench docs clean
+.PHONY: help install serve lint format test cover train export model bench docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ model: .venv/.development ## Trains, exports, verifies and publishes the bundled
 
 bench: .venv/.development ## Measures this service beside its peers, in one run
 	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/open_inference/open_inference.proto
 
 clean: ## Removes what was built
 	rm -rf .venv build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache runs

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -23,10 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import documents, kserve, problems, v1, v2
 from service.endpoint import LARGE_BODIES_AT_ONCE
-from service.errors import Draining, NotReady, RequestError
+from service.errors import ConfigurationError, Draining, NotReady, RequestError
 from service.metrics import CONTENT_TYPE
 from service.predict import Predict
 from service.serving import Served, Serving
+
+if TYPE_CHECKING:
+    from service.grpc_server import GrpcServer
 
 log = logging.getLogger("lengthwise.app")
 
@@ -37,11 +40,14 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     Args:
         serving: The service. It loads its models while the application answers already: 503, until it is ready.
         on_failure: Told when it cannot be started; without it, the failure is only logged.
+
+    Raises:
+        ConfigurationError: gRPC is wanted, and not installed.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(serving.start())
+        starting = asyncio.create_task(start())
         starting.add_done_callback(started)
         try:
             yield
@@ -49,6 +55,15 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
             starting.cancel()
             await asyncio.wait((starting,))
             await serving.stop()
+            if rpc is not None:
+                await rpc.stop()
+
+    async def start() -> None:
+        if rpc is not None and settings.grpc_port is not None:
+            await rpc.start(settings.host, settings.grpc_port)
+        await serving.start()
+        if rpc is not None:
+            await rpc.tell()
 
     def started(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -57,13 +72,15 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
             if on_failure is not None:
                 on_failure(error)
 
+    settings = serving.settings
+    large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
+    rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies)
     app = FastAPI(
         title="Lengthwise",
         summary="Classifies sequences of different lengths; padding never reaches an answer.",
         version=metadata.version("lengthwise"),
         lifespan=lifespan,
     )
-    large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
     predict = Predict(serving, large_bodies)
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
@@ -140,6 +157,21 @@ class Shortcut:
             await self.app(scope, receive, _closing(send))
         else:
             await self.app(scope, receive, send)
+
+
+def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServer:
+    """The server for gRPC, which an extra brings.
+
+    Raises:
+        ConfigurationError: The extra is not installed.
+    """
+    try:
+        from service.grpc_server import GrpcServer
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--grpc-port needs gRPC, which is not installed ({error.name}): pip install 'lengthwise[grpc]'"
+        ) from error
+    return GrpcServer(serving, large_bodies)
 
 
 def _closing(send: Send) -> Send:

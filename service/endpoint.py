@@ -101,7 +101,7 @@ class Endpoint(ABC):
         """Answers one request; every path out of it is counted once."""
         arrived = time.monotonic()
         headers = headers_of(scope["headers"])
-        request_id = _request_id(headers.get(b"x-request-id"))
+        request_id = request_id_of(headers.get(b"x-request-id"))
         metrics = self.serving.metrics.unknown
         status, reason = 200, None
         try:
@@ -187,7 +187,7 @@ def media_type(headers: dict[bytes, bytes]) -> bytes:
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
-def _request_id(given: bytes | None) -> bytes:
+def request_id_of(given: bytes | None) -> bytes:
     """The caller's id where it is one that is safe to echo and to log, else a new one."""
     if given and len(given) <= 128 and _ID_CHARACTERS.issuperset(given):
         return given

@@ -19,8 +19,8 @@ def speaks(path: str) -> bool:
     return path in ("/v1", "/v2") or path.startswith(("/v1/", "/v2/"))
 
 
-def find(serving: Serving, name: str, version: str | None) -> Served:
-    """The model that a path names.
+def find(serving: Serving, name: str | None, version: str | None) -> Served:
+    """The model that a path or a message names; None for the default.
 
     Raises:
         InvalidRequest: The version is no version.

@@ -22,7 +22,7 @@ FLOORS = [
     {"serving"},
     {"endpoint", "tensors"},
     {"octets", "kserve", "inventory"},
-    {"predict", "v1", "v2"},
+    {"predict", "v1", "v2", "grpc_server"},
     {"app"},
     {"server"},
 ]
@@ -32,6 +32,7 @@ above, and nothing from the rooms beside them, which measure."""
 ONLY_IN = {
     "onnxruntime": {"session"},
     "fastapi": {"app"},
+    "grpc": {"grpc_server"},
     "uvicorn": {"server", "protocol"},
     "simdjson": {"wire"},
     "prometheus_client": {"metrics", "exposition"},

@@ -1,0 +1,367 @@
+"""The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
+
+A call's own deadline counts like `timeout_ms`, and a caller who cancels is one who left. A refusal has the code of its
+HTTP status (`CODES`), and is counted by that status. This is the only module that knows gRPC; it needs the extra
+`grpc`, so it is imported only where a port for it is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service import inventory, kserve, tensors
+from service.answers import Answer
+from service.batcher import Timing
+from service.body import ClientLeft
+from service.calls import MAX_ID_CHARACTERS, Call, Problems
+from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, access, request_id_of
+from service.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    Problem,
+    Refused,
+    RequestError,
+)
+from service.open_inference import open_inference_pb2 as pb
+from service.serving import Served, Serving
+from service.settings import Settings
+from service.tensors import Asked, Sent
+
+log = logging.getLogger("lengthwise.grpc")
+
+SERVICE: Final = "inference.GRPCInferenceService"
+CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's code for the HTTP status of a refusal."""
+_CONTENTS: Final = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
+_LONGEST_DETAILS: Final = 2000
+"""Details travel in a header, which has few kilobytes."""
+_LAST_WORDS_SECONDS: Final = 1.0
+"""How long an answer that is made may take to leave, when the server stops."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Encode = Callable[[list[Answer]], bytes]
+
+
+class GrpcServer:
+    """The server.
+
+    Args:
+        serving: What answers.
+        large_bodies: How many of them may be decoded at once; shared by all protocols.
+    """
+
+    def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
+        self._serving = serving
+        self._large_bodies = large_bodies
+        self._health = _Health(serving)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens and answers; calls are refused as not ready until the models are.
+
+        Args:
+            host: Address to listen on.
+            port: Port to listen on; 0 for any.
+
+        Returns:
+            The port.
+
+        Raises:
+            ConfigurationError: The address cannot be had, or the TLS files cannot be read.
+        """
+        settings = self._serving.settings
+        options = [
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = _credentials(settings)
+        try:
+            if credentials is None:
+                bound = server.add_insecure_port(address)
+            else:
+                bound = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
+        await server.start()
+        self._server = server
+        log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
+        return bound
+
+    async def tell(self) -> None:
+        """Tells those who watch the server's health how it is now."""
+        await self._health.tell()
+
+    async def stop(self) -> None:
+        """Ends every connection, when what was accepted is answered."""
+        await self._health.enter_graceful_shutdown()
+        if self._server is not None:
+            await self._server.stop(_LAST_WORDS_SECONDS)
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        methods: dict[str, tuple[type[Message], Callable[[Any], Message]]] = {
+            "ServerLive": (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerReady": (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._serving.ready)),
+            "ServerMetadata": (pb.ServerMetadataRequest, lambda _: pb.ServerMetadataResponse(**inventory.server())),
+            "ModelReady": (pb.ModelReadyRequest, self._model_ready),
+            "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                _answering(answer), request_deserializer=request.FromString, response_serializer=_serialized
+            )
+            for name, (request, answer) in methods.items()
+        }
+        # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        return handlers
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
+        kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelReadyResponse(ready=self._serving.ready)
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+        served = kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelMetadataResponse(**inventory.model(self._serving, served))
+
+    def _index(self, request: pb.RepositoryIndexRequest) -> Message:
+        return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
+
+    def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
+        inventory.change(self._serving)
+        return pb.RepositoryModelLoadResponse()
+
+    def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
+        inventory.change(self._serving)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def _infer(self, body: bytes, context: Context) -> bytes:
+        """One inference call; every path out of it is counted once."""
+        arrived = time.monotonic()
+        request_id = _request_id(context)
+        metrics = self._serving.metrics.unknown
+        status = 200
+        error: RequestError | None = None
+        try:
+            if len(body) > LARGE_BODY_BYTES:
+                async with self._large_bodies:
+                    call, encode = await asyncio.to_thread(self._decode, body)
+            else:
+                call, encode = self._decode(body)
+            metrics = call.model.metrics
+            metrics.decoded(time.monotonic() - arrived, [len(item.steps) for item in call.items])
+            context.set_trailing_metadata((("x-request-id", request_id),))
+            return await self._answer(_within(call, context, arrived), encode, arrived)
+        except asyncio.CancelledError:  # the caller left, or its deadline passed there before it did here
+            late = context.time_remaining() == 0
+            status, error = CLIENT_LEFT, DeadlineExceeded("the deadline passed") if late else None
+            raise
+        except RequestError as refused:
+            error = refused
+        except Exception:  # nothing of it may reach the client
+            log.exception("request %s failed", request_id)
+            error = InferenceFailed("the request could not be answered")
+        finally:
+            status = status if error is None else kserve.status_of(error)
+            seconds = time.monotonic() - arrived
+            metrics.request(status, seconds, error.reason if isinstance(error, Refused) else None)
+            access.debug("%s gRPC ModelInfer %d %.1f ms", request_id, status, seconds * 1000)
+        await _refuse(context, error, ("x-request-id", request_id))
+
+    def _decode(self, body: bytes) -> tuple[Call[Served], Encode]:
+        """What a request asks, and how its answer is written.
+
+        Raises:
+            RequestError: It is wrong, or its model is not served.
+        """
+        try:
+            request = pb.ModelInferRequest.FromString(body)
+        except DecodeError:
+            raise InvalidRequest([Problem("", "the message is no ModelInferRequest")]) from None
+        served = kserve.find(self._serving, request.model_name or None, request.model_version or None)
+        problems = Problems()
+        if len(request.id) > MAX_ID_CHARACTERS:
+            problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
+        sent = _inputs(request, problems)
+        asked = tensors.read(
+            served,
+            sent,
+            [output.name for output in request.outputs],
+            _parameters(request.parameters),
+            problems,
+            max_sequences=self._serving.settings.max_sequences,
+        )
+        return asked.call, partial(_encode, asked, request.id, bool(request.raw_input_contents))
+
+    async def _answer(self, call: Call[Served], encode: Encode, arrived: float) -> bytes:
+        """The answer's bytes, written by the runner thread that computed them."""
+
+        def finish(answers: list[Answer], _: Timing) -> bytes:
+            return encode(answers)
+
+        ticket = self._serving.ask(call, arrived, finish)
+        try:
+            answer: bytes = await ticket.future
+            return answer
+        except asyncio.CancelledError:
+            self._serving.batcher.withdraw(ticket, ClientLeft())
+            raise
+
+
+class _Health(health.aio.HealthServicer):
+    """gRPC's health service: a check says how it is at that moment, whoever watches is told by `tell`."""
+
+    def __init__(self, serving: Serving) -> None:
+        super().__init__()
+        self._serving = serving
+
+    async def tell(self) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if self._serving.ready else statuses.NOT_SERVING
+        for service in ("", SERVICE):
+            await self.set(service, status)
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
+        await self.tell()
+        return await super().Check(request, context)
+
+
+def _answering(answer: Callable[[Any], Message]) -> Callable[[Any, Context], Awaitable[Message]]:
+    """A handler of calls that are no inference: they are not counted."""
+
+    async def handle(request: Any, context: Context) -> Message:
+        try:
+            return answer(request)
+        except RequestError as error:
+            await _refuse(context, error)
+
+    return handle
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> NoReturn:
+    """Ends a call with an error's code; one that says when to come back says so as gRPC's own retries want it."""
+    metadata = list(trailing)
+    if error.retry_after_seconds is not None:
+        metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
+    details = kserve.sentence(error)[:_LONGEST_DETAILS]
+    await context.abort(CODES[kserve.status_of(error)], details, tuple(metadata))
+
+
+def _request_id(context: Context) -> str:
+    given = next((value for name, value in context.invocation_metadata() or () if name == "x-request-id"), None)
+    return request_id_of(given.encode() if isinstance(given, str) else given).decode()
+
+
+def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served]:
+    """The call, with gRPC's deadline where that is sooner than its own.
+
+    Raises:
+        DeadlineExceeded: It has passed already.
+    """
+    remaining = context.time_remaining()
+    if remaining is None:
+        return call
+    if remaining <= 0:
+        raise DeadlineExceeded("the deadline had passed when the request was read")
+    timeout_ms = (time.monotonic() - arrived + remaining) * 1000
+    return (
+        call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else replace(call, timeout_ms=timeout_ms)
+    )
+
+
+def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
+    """The input tensors, each with the bytes of its elements."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        problems.add("/raw_input_contents", f"must have one entry for each of the {len(request.inputs)} inputs")
+        return []
+    sent = []
+    for i, tensor in enumerate(request.inputs):
+        pointer = f"/inputs/{i}"
+        data: bytes | memoryview = b""
+        if raw:
+            data = raw[i]
+            if tensor.HasField("contents"):
+                problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
+        elif tensor.datatype in _CONTENTS:
+            contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+            data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
+        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape), data, pointer))
+    return sent
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """Parameters as values; one that holds nothing is left out."""
+    found = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
+
+
+def _encode(asked: Asked, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
+    """The answer: raw contents for raw contents, typed ones for typed ones."""
+    manifest = asked.call.model.manifest
+    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
+    for tensor in tensors.answer(asked, answers):
+        output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
+        if raw:
+            response.raw_output_contents.append(tensor.octets())
+        elif tensor.datatype == "BYTES":
+            output.contents.bytes_contents.extend(tensor.values.flat)
+        elif tensor.datatype == "BOOL":
+            output.contents.bool_contents.extend(tensor.values.ravel().tolist())
+        else:
+            output.contents.fp32_contents.extend(tensor.values.ravel().tolist())
+    return response.SerializeToString()
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """The certificates of `serve`, or None where it serves without TLS."""
+    if settings.tls_cert_file is None:
+        return None
+    chain = _read(settings.tls_cert_file)
+    key = chain if settings.tls_key_file is None else _read(settings.tls_key_file)
+    authorities = None if settings.tls_client_ca_file is None else _read(settings.tls_client_ca_file)
+    return grpc.ssl_server_credentials([(key, chain)], authorities, authorities is not None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the TLS file {path} cannot be read: {error.strerror}") from error
