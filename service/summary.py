@@ -89,8 +89,7 @@ class Summary:
     def note(self) -> str:
         """What stands beside a progress bar."""
         return (
-            f"{self.records:,} records, {self.rows / max(self.seconds, 1e-9):,.0f} sequences/s, "
-            f"{self.padding_share:.1%} padding"
+            f"{self.rows:,} sequences, {self.rows / max(self.seconds, 1e-9):,.0f}/s, {self.padding_share:.1%} padding"
         )
 
     def lines(self) -> Iterator[str]:
@@ -100,7 +99,7 @@ class Summary:
             f"{self.sequences_per_second:,.0f} a second, {self.padding_share:.1%} padding"
         )
         if self.errors:
-            yield f'{self.errors:,} records have no answer; their lines say why in "error"'
+            yield f'without an answer: {self.errors:,} of them; their lines say why in "error"'
         if self.accuracy is not None:
             yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label"
 

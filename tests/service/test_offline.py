@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from service import offline
 from service.answers import Answer
 from service.calls import Item
-from service.manifest import Manifest
 from service.offline import FAILED, NOT_FINITE, Batch, Result
 from service.padding import PaddedBatch
 from service.plan import BatchLimits
@@ -124,15 +124,27 @@ def test_a_sequence_for_which_the_model_fails_fails_alone():
     assert isinstance(third, Answer)
 
 
-def test_an_interruption_ends_the_threads_without_running_what_was_planned():
-    ran = threading.Semaphore(2)
+def test_an_interruption_ends_the_threads_without_running_what_was_planned(monkeypatch: pytest.MonkeyPatch):
+    told = threading.Event()
+
+    class Runners(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            told.set()
+            super().shutdown(wait=wait)
+
+    batches = 0
 
     def before(_: PaddedBatch) -> None:
-        if not ran.acquire(blocking=False):
+        nonlocal batches
+        batches += 1
+        if batches == 3:
             raise KeyboardInterrupt
+        if batches > 3:
+            told.wait(10)
 
-    manifest: Manifest = numpy_models.manifest()
-    chunk = items(*range(1, 200, 4))
+    monkeypatch.setattr(offline, "ThreadPoolExecutor", Runners)
     with pytest.raises(KeyboardInterrupt):
-        answered(numpy_models.model(manifest, before), chunk, threads=1)
+        answered(numpy_models.model(numpy_models.manifest(), before), items(*range(1, 200, 2)), threads=1)
+    assert batches <= 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("runner")]

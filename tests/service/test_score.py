@@ -135,7 +135,7 @@ def test_a_bad_record_that_is_skipped_says_why_in_its_line(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", good, "{", {"id": "c", "steps": [[None] * 12]}, {**good, "id": "d"})
     result = call(source, tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 0
-    assert "2 records have no answer" in result.stdout
+    assert "without an answer: 2 of them" in result.stdout
     first, second, third, fourth = read(tmp_path / "out")
     assert (first["id"], second["id"], third["id"], fourth["id"]) == ("a", "1", "c", "d")
     assert second["error"].startswith(f"{source}:2: not JSON")

@@ -46,7 +46,7 @@ def test_figures_of_speed_are_of_this_run_alone():
     summary.ran(Batch(rows=10, cost_steps=200, valid_steps=150))
     assert summary.sequences_per_second == 5
     assert summary.padding_share == 0.25
-    assert summary.note() == "30 records, 5 sequences/s, 25.0% padding"
+    assert summary.note() == "10 sequences, 5/s, 25.0% padding"
     assert summary.to_json()["padding_share"] == 0.25
 
 
@@ -59,5 +59,5 @@ def test_nothing_divides_by_zero():
 def test_people_are_told_of_errors_and_of_accuracy():
     summary = Summary("m/1", records=3, errors=1, answers=2, right=1)
     _, errors, accuracy = summary.lines()
-    assert errors.startswith("1 records have no answer")
+    assert errors.startswith("without an answer: 1 of them")
     assert accuracy == "accuracy 0.5000: 1 of 2 answers are the label"
