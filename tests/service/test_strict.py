@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import math
+import traceback
 from typing import Any
 
 import numpy as np
@@ -228,3 +230,34 @@ def test_an_id_written_as_a_pair_of_surrogates_is_one_character() -> None:
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):  # nobody draws a good body from bytes
         read(body)
+
+
+def test_the_collector_rests_while_a_document_lives_and_runs_again_afterwards() -> None:
+    ran: list[str] = []
+    gc.callbacks.append(lambda phase, _: ran.append(phase))
+    try:
+        error = problems(b'{"sequences":[[' + b",".join([b"[]"] * 20_000) + b"]]}", manifest(max_length=20_000))
+        assert ran == []
+    finally:
+        gc.callbacks.pop()
+    assert error.total == 20_000
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_at_rest_is_left_so() -> None:
+    gc.disable()
+    try:
+        read({"sequences": [[[1, 2]]]})
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"sequences": [[[1]]]}', b'{"sequences": [[[1, 2', b'{"sequences": [], "model": "x"}']
+)
+def test_a_refusal_does_not_hold_the_document(body: bytes) -> None:
+    error = problems(body)
+    assert error.__context__ is None
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert not {"_call", "parse"} & set(frames)
