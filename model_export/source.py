@@ -111,9 +111,12 @@ def brought(
         seed: Decides the sequences that it is checked with.
 
     Raises:
+        ConfigurationError: It is a model directory.
         VerificationError: Padding or a neighbour reaches an answer.
         ExportError: It cannot be checked.
     """
+    if target.kind == "directory":
+        raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
     _require_sound(judged, target.text)
     longest = judged.max_length or max_length

@@ -75,6 +75,28 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
     assert len(answer["cases"]) > 20
 
 
+def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
+    factory = "tests.model_export.users_models:mean"
+    result = run(
+        "export", factory, "--out", files / "models" / "mine", "--max-length", "64", "--labels", "no,yes", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads((files / "models" / "mine" / "1" / "manifest.json").read_text())["labels"] == ["no", "yes"]
+
+
+def test_a_users_module_that_leaks_is_exit_1(files: Path) -> None:
+    result = run("export", "tests.model_export.users_models:leaking", "--out", files / "models" / "mine")
+    assert result.exit_code == 1
+    assert "It begins at" in result.stderr
+    assert not (files / "models").exists()
+
+
+def test_a_published_directory_is_nothing_to_export(files: Path) -> None:
+    result = run("export", "service/models/japanese-vowels/1", "--out", files / "models" / "mine")
+    assert result.exit_code == 2
+    assert "is published already" in result.stderr
+
+
 def test_a_wrong_option_is_exit_2(files: Path) -> None:
     assert run("train", files / "tiny.toml", files / "train.jsonl", "--out", files, "--epochs", "0").exit_code == 2
 
