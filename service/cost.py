@@ -90,17 +90,15 @@ class CostTable:
 
     def _computed(self, width: int, rows: int) -> Column:
         counts = np.arange(1, rows + 1)
-        at_width = _along(self.widths, self._seconds, width)
-        seconds = np.interp(counts, self.rows, at_width)
-        beyond = counts[counts > self.rows[-1]]
-        if len(beyond):
-            seconds[-len(beyond) :] = [_along(self.rows, at_width, count) for count in beyond.tolist()]
+        # Past the widest, a slope of many rows may be less than one of few.
+        at_width = np.maximum.accumulate(_along(self.widths, self._seconds, width))
+        seconds = np.interp(counts, self.rows, at_width) * np.maximum(1.0, counts / self.rows[-1])
         each = seconds / counts
         cheapest = np.maximum.accumulate(np.where(each <= np.minimum.accumulate(each), counts, 0))
         return Column([0.0, *seconds.tolist()], [0, *cheapest.tolist()])
 
     def predict(self, rows: int, width: int) -> float:
-        """Seconds of one batch; grows linearly past the grid's ends."""
+        """Seconds of one batch; past the grid's ends it grows with the last slope of the width, and as the rows do."""
         return self.column(width, rows).seconds[rows]
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
@@ -110,11 +108,16 @@ class CostTable:
         """
         if not 0 < seconds < math.inf:
             return
-        error = math.log(seconds / self.predict(rows, width))
+        error = math.log(seconds) - math.log(self.predict(rows, width))
+        step = _MEMORY * _within(error, _HICCUP)
         place = min(bisect_left(self._rows, rows), len(self._rows) - 1)
-        drift = self._drift[place] + _MEMORY * _within(error, _HICCUP)
-        self._drift[place] = _within(drift, _FURTHEST)
-        if abs(self._drift[place] - self._applied[place]) > _NOTICED:
+        before = max(0, place - 1)
+        share = (
+            1.0 if place == before else min(1.0, (rows - self._rows[before]) / (self._rows[place] - self._rows[before]))
+        )
+        self._drift[before] = _within(self._drift[before] + step * (1.0 - share), _FURTHEST)
+        self._drift[place] = _within(self._drift[place] + step * share, _FURTHEST)
+        if np.abs(self._drift - self._applied)[before : place + 1].max() > _NOTICED:
             self._applied = self._drift.copy()
             self._seconds = np.maximum.accumulate(self._measured * np.exp(self._applied)[:, None], axis=0)
             self._columns = {}

@@ -8,5 +8,6 @@ from service.cost import CostTable
 
 
 def linear_table(fixed: float, per_step: float) -> CostTable:
-    """`fixed` seconds a run and `per_step` for each padded step, exactly, whatever the shape."""
-    return CostTable([1, 2], [4, 8], fixed + per_step * np.array([[4, 8], [8, 16]]))
+    """`fixed` seconds a run and `per_step` for each padded step, exactly, up to 64 rows."""
+    rows, widths = [1, 2, 4, 8, 16, 32, 64], [4, 4096]
+    return CostTable(rows, widths, fixed + per_step * np.outer(rows, widths))

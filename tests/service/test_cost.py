@@ -1,0 +1,253 @@
+"""A cost table that nothing poisons: monotone, following, bounded."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from service.cost import CostTable, grid, measure
+from tests.service.costs import linear_table
+
+seconds = st.floats(1e-6, 1.0)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> CostTable:
+    rows = draw(st.sampled_from([[1], [2, 7], [1, 2, 4, 8, 16]]))
+    widths = draw(st.sampled_from([[4], [8, 100], [4, 8, 16, 32, 61]]))
+    drawn = draw(st.lists(seconds, min_size=len(rows) * len(widths), max_size=len(rows) * len(widths)))
+    return CostTable(rows, widths, np.array(drawn).reshape(len(rows), len(widths)))
+
+
+def assert_monotone(table: CostTable) -> None:
+    predicted = np.array([table.column(width, 40).seconds for width in range(1, 150, 7)])[:, 1:]
+    rounding = 1e-9 * predicted.max()
+    assert (np.diff(predicted, axis=0) >= -rounding).all()
+    assert (np.diff(predicted, axis=1) >= -rounding).all()
+    assert (predicted > 0).all()
+
+
+# What it says
+
+
+@given(tables())
+def test_more_rows_or_steps_never_cost_less(table: CostTable):
+    assert_monotone(table)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables(), st.lists(st.tuples(st.integers(1, 40), st.integers(1, 150), st.floats()), max_size=30))
+def test_no_more_so_after_whatever_was_observed(table: CostTable, observed: list[tuple[int, int, float]]):
+    for rows, width, took in observed:
+        table.observe(rows, width, took)
+    assert_monotone(table)
+    assert np.isfinite(table.seconds).all()
+
+
+@given(st.floats(0, 0.01), st.floats(1e-6, 0.01), st.integers(1, 64), st.integers(4, 9000))
+def test_what_is_linear_is_predicted_exactly_between_the_points_and_past_the_widest(
+    fixed: float, per_step: float, rows: int, width: int
+):
+    assert linear_table(fixed, per_step).predict(rows, width) == pytest.approx(fixed + per_step * rows * width)
+
+
+def test_past_the_most_rows_it_grows_as_the_rows_do():
+    table = linear_table(1.0, 1.0)
+    assert table.predict(128, 4) == pytest.approx(2 * table.predict(64, 4))
+
+
+def test_past_a_single_point_it_grows_in_proportion():
+    table = CostTable([2], [8], np.array([[0.5]]))
+    assert [table.predict(rows, width) for rows, width in ((1, 4), (2, 8), (6, 8), (2, 24))] == [0.5, 0.5, 1.5, 1.5]
+
+
+@given(tables(), st.integers(1, 30), st.integers(1, 150))
+def test_the_cheapest_number_of_rows_is_the_one_with_the_least_seconds_a_row(table: CostTable, rows: int, width: int):
+    column = table.column(width, rows)
+    assert len(column.seconds) == len(column.cheapest) == rows + 1
+    for most in range(1, rows + 1):
+        best = column.cheapest[most]
+        assert 1 <= best <= most
+        assert column.seconds[best] / best <= min(column.seconds[n] / n for n in range(1, most + 1)) * (1 + 1e-12)
+
+
+def test_a_column_grows_when_more_rows_are_asked_for():
+    table = linear_table(1.0, 1.0)
+    assert len(table.column(4, 2).seconds) == 3
+    assert table.column(4, 9).seconds[9] == pytest.approx(1 + 4 * 9)
+    assert table.column(4, 2).seconds[2] == pytest.approx(1 + 4 * 2)
+
+
+def test_memory_is_bounded_however_many_widths_are_asked_for():
+    table = linear_table(1.0, 1.0)
+    for width in range(1, 5000):
+        table.predict(1, width)
+    assert len(table._columns) <= 1024
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_a_table_of_impossible_times_is_refused(wrong: float):
+    with pytest.raises(ValueError, match="above 0"):
+        CostTable([1, 2], [4], np.array([[1.0], [wrong]]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "widths"), [([2, 1], [4, 8]), ([1, 1], [4, 8]), ([0, 1], [4, 8]), ([1, 2], [8, 4]), ([], [])]
+)
+def test_a_grid_that_does_not_ascend_is_refused(rows: list[int], widths: list[int]):
+    with pytest.raises(ValueError, match="ascending"):
+        CostTable(rows, widths, np.ones((len(rows), len(widths))))
+
+
+def test_times_that_do_not_fit_the_grid_are_refused():
+    with pytest.raises(ValueError, match="each of its rows and widths"):
+        CostTable([1, 2], [4, 8], np.ones((2, 3)))
+
+
+@given(tables())
+def test_as_json_it_is_the_same_table(table: CostTable):
+    again = CostTable.from_json(json.loads(json.dumps(table.to_json())))
+    assert again.predict(5, 37) == pytest.approx(table.predict(5, 37))
+    np.testing.assert_array_equal(again.seconds, table.seconds)
+
+
+# What it learns
+
+
+@pytest.mark.parametrize("factor", [3.0, 0.4])
+def test_a_drift_is_followed_within_some_hundred_batches(factor: float):
+    table, truth = linear_table(0.001, 0.0001), linear_table(factor * 0.001, factor * 0.0001)
+    random = np.random.default_rng(0)
+    for _ in range(800):
+        rows, width = int(random.choice((1, 2, 3, 5, 60))), 4 * int(random.integers(1, 10))
+        table.observe(rows, width, truth.predict(rows, width) * float(random.lognormal(0, 0.05)))
+    for rows, width in ((1, 4), (3, 40), (60, 20)):
+        assert table.predict(rows, width) == pytest.approx(truth.predict(rows, width), rel=0.15)
+
+
+def test_one_hiccup_moves_it_by_a_few_percent_only():
+    table = linear_table(0.001, 0.0001)
+    before = table.predict(2, 40)
+    table.observe(2, 40, 3600.0)
+    assert before <= table.predict(2, 40) <= 1.04 * before
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_what_is_no_duration_is_not_learned_from(wrong: float):
+    table = linear_table(0.001, 0.0001)
+    before = table.predict(2, 40)
+    for _ in range(100):
+        table.observe(2, 40, wrong)
+    assert table.predict(2, 40) == before
+
+
+def test_a_row_that_monotony_holds_up_is_right_again_soon_after_it_is_let_go():
+    # Whatever has two rows runs ten times faster than one row alone was measured to do, for a long time.
+    table = CostTable([1, 2], [4], np.array([[1.0], [1.0]]))
+    for _ in range(5000):
+        table.observe(2, 4, 0.1)
+    assert table.predict(2, 4) == pytest.approx(1.0)
+    for _ in range(300):
+        table.observe(1, 4, 0.1)
+        table.observe(2, 4, 0.2)
+    assert table.predict(1, 4) == pytest.approx(0.1, rel=0.1)
+    assert table.predict(2, 4) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
+    table = linear_table(1.0, 1.0)
+    compute = table._computed
+
+    def overtaken(width: int, rows: int):
+        column = compute(width, rows)
+        monkeypatch.undo()
+        for _ in range(50):
+            table.observe(1, 4, 50.0)
+        return column
+
+    monkeypatch.setattr(table, "_computed", overtaken)
+    assert table.predict(1, 8) == 9.0
+    assert table.predict(1, 8) > 12.0
+
+
+# How it is measured
+
+
+class Machine:
+    """A machine whose runs take exactly what `seconds` says, on its own clock; keeps what ran."""
+
+    def __init__(self, fixed: float = 0.0001, per_step: float = 0.00001) -> None:
+        self.truth = linear_table(fixed, per_step)
+        self.now = 0.0
+        self.ran: list[tuple[int, int]] = []
+        self.hiccups: dict[tuple[int, int], float] = {}
+
+    def __call__(self, rows: int, width: int) -> None:
+        self.ran.append((rows, width))
+        self.now += self.truth.predict(rows, width) + self.hiccups.get((rows, width), 0.0)
+
+    def measured(self, *, max_rows: int = 16, max_width: int = 128, budget_seconds: float = 10.0) -> CostTable:
+        return measure(
+            self,
+            max_rows=max_rows,
+            max_width=max_width,
+            max_cost_steps=512,
+            budget_seconds=budget_seconds,
+            clock=lambda: self.now,
+        )
+
+
+def test_measuring_finds_what_the_machine_takes_and_draws_the_rest_out():
+    machine = Machine()
+    table = machine.measured()
+    assert max(rows * width for rows, width in machine.ran) <= 512
+    for rows, width in ((1, 4), (3, 20), (16, 32), (4, 128), (16, 64), (16, 128)):
+        assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 16), (1, 128), (8, 64)])
+def test_a_hiccup_at_load_does_not_make_other_shapes_dear(shape: tuple[int, int]):
+    machine = Machine()
+    machine.hiccups[shape] = 5.0
+    table = machine.measured(budget_seconds=1000)
+    for rows, width in ((1, 64), (4, 64), (16, 32), (16, 16)):
+        assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.2)
+
+
+def test_a_hiccup_in_the_last_shape_is_not_drawn_out_into_a_slope():
+    machine = Machine()
+    machine.hiccups[16, 32] = 5.0  # the widest of 16 rows that is run
+    table = machine.measured(budget_seconds=1000)
+    assert table.predict(16, 128) < 6.0
+
+
+@pytest.mark.parametrize("per_step", [0.00001, 0.01, 1.0])
+def test_measuring_ends_soon_after_its_budget_however_slow_the_runs(per_step: float):
+    machine = Machine(per_step=per_step)
+    table = machine.measured(budget_seconds=0.5)
+    longest = max(machine.truth.predict(rows, width) for rows, width in machine.ran)
+    assert machine.now <= 0.5 + longest + machine.truth.predict(1, 4)
+    assert_monotone(table)
+
+
+def test_a_clock_that_stands_still_gives_a_table_all_the_same():
+    table = measure(lambda rows, width: None, max_rows=4, max_width=8, max_cost_steps=32, clock=lambda: 0.0)
+    assert_monotone(table)
+
+
+def test_a_lone_step_is_measured_even_where_no_shape_is_within_the_limits():
+    ran: list[tuple[int, int]] = []
+    measure(lambda rows, width: ran.append((rows, width)), max_rows=4, max_width=8, max_cost_steps=1)
+    assert set(ran) == {(1, 4)}
+
+
+@pytest.mark.parametrize(
+    ("largest", "smallest", "points"), [(1, 1, [1]), (8, 1, [1, 2, 4, 8]), (20, 4, [4, 8, 16, 20]), (4, 4, [4])]
+)
+def test_a_grid_doubles_up_to_its_largest(largest: int, smallest: int, points: list[int]):
+    assert grid(largest, smallest=smallest) == points
