@@ -19,6 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 PYTHON = "3.11"
+EXTRAS = ("grpc",)  # what an option of `serve` may need
 MARK = "# inputs sha256:"
 
 
@@ -62,10 +63,9 @@ class Lock:
         Raises:
             CalledProcessError: uv found no set of versions, or no registry.
         """
-        sources = [
-            *(["pyproject.toml"] if self.runtime else []),
-            *([f"deploy/image/{self.extra}"] if self.extra else []),
-        ]
+        sources = [f"deploy/image/{self.extra}"] if self.extra else []
+        if self.runtime:
+            sources += ["pyproject.toml", *(f"--extra={extra}" for extra in EXTRAS)]
         command = [sys.executable, "-m", "uv", "pip", "compile", *sources, "--output-file", str(self.file)]
         command += ["--python-version", PYTHON, "--python-platform", "linux"]
         command += ["--generate-hashes", "--no-header", "--quiet", *(["--upgrade"] if upgrade else [])]
@@ -85,7 +85,8 @@ LOCKS = (
 
 def _dependencies() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [project["requires-python"], *sorted(project["dependencies"])]
+    extras = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    return [project["requires-python"], *sorted([*project["dependencies"], *extras])]
 
 
 def main(arguments: list[str]) -> int:
