@@ -103,7 +103,7 @@ def score(
         except (KeyboardInterrupt, LengthwiseError):
             if scored.is_written:
                 console.print(
-                    f"{scored.lines:,} records stand in {out}; --resume goes on behind them",
+                    f"what was scored stands in {out}; --resume goes on behind it",
                     style="dim",
                     soft_wrap=True,
                 )
