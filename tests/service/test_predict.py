@@ -456,6 +456,14 @@ async def test_a_client_that_leaves_before_its_body_ends_is_499() -> None:
     assert figures['lengthwise_requests_total{code="499",model="",version=""}'] == 1
 
 
+async def test_an_answered_call_leaves_no_task_behind() -> None:
+    async with serving(model(manifest())) as service:
+        call = Direct(service.app, orjson.dumps(GOOD))
+        await call.task
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_cancelled_request_is_counted_and_its_work_withdrawn() -> None:
     async with held() as (service, release, running):
         first = asyncio.ensure_future(service.predict(GOOD))
