@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from service import tensors
+from service.answers import Answer
+from service.calls import Problems
+from service.errors import InvalidRequest, TooLarge
+from service.manifest import Manifest
+from service.padding import Steps
+from service.tensors import Asked, Sent
+from tests.service.numpy_models import MANIFESTS, OneModel, manifest
+
+
+def values(data: Any, shape: tuple[int, ...], *, datatype: str = "FP32", name: str = "values") -> Sent:
+    return Sent(name, datatype, shape, data, "/inputs/0")
+
+
+def lengths(*ends: Any, datatype: str = "INT32", shape: tuple[int, ...] | None = None) -> Sent:
+    return Sent("lengths", datatype, (len(ends),) if shape is None else shape, list(ends), "/inputs/1")
+
+
+def read(
+    of: Manifest,
+    *sent: Sent,
+    wanted: tuple[str, ...] = (),
+    parameters: dict[str, Any] | None = None,
+    max_sequences: int = 8,
+) -> Asked:
+    model: Any = OneModel(of)
+    return tensors.read(model, sent, wanted, parameters or {}, Problems(), max_sequences=max_sequences)
+
+
+def wrong(of: Manifest, *sent: Sent, **options: Any) -> list[str]:
+    with pytest.raises(InvalidRequest) as raised:
+        read(of, *sent, **options)
+    return [f"{problem.pointer}: {problem.detail}" for problem in raised.value.problems]
+
+
+JUNK = [math.nan, math.inf, -math.inf, 3e38, 0.0]
+
+
+@given(data=st.data())
+def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padding_is(data: st.DataObject) -> None:
+    tokens = data.draw(st.booleans())
+    of = MANIFESTS["tokens"] if tokens else MANIFESTS["takes missing"]
+    count, width = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    ends = data.draw(st.lists(st.integers(1, width), min_size=count, max_size=count))
+    shape = (count, width) if tokens else (count, width, 2)
+    junk: Any = data.draw(st.sampled_from([-5, 10, 2**62] if tokens else JUNK))
+    rectangle: Any = np.full(shape, junk, dtype=np.int64 if tokens else np.float32)
+    for row, end in zip(rectangle, ends, strict=True):
+        if tokens:
+            row[:end] = data.draw(arrays.arrays(np.int64, end, elements=st.integers(0, 9)))
+        else:
+            row[:end] = data.draw(arrays.arrays(np.float32, (end, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+    name, datatype = ("tokens", "INT64") if tokens else ("values", "FP32")
+    forms = [rectangle.tobytes(), memoryview(rectangle.tobytes())]
+    if tokens or not np.isinf(rectangle).any():
+        numbers = [None if number != number else number for number in rectangle.ravel().tolist()]
+        forms.append(numbers)  # type: ignore[arg-type]
+    for form in forms:
+        asked = read(of, values(form, shape, name=name, datatype=datatype), lengths(*ends))
+        assert asked.width == width
+        for item, row, end in zip(asked.call.items, rectangle, ends, strict=True):
+            assert item.sent == end
+            assert np.array_equal(item.steps, row[:end])
+            assert item.steps.dtype == row.dtype
+
+
+def test_flat_and_nested_numbers_are_the_same() -> None:
+    flat = read(manifest(), values([1, 2, 3.5, 4], (1, 2, 2)))
+    nested = read(manifest(), values([[[1, 2], [3.5, 4]]], (1, 2, 2)))
+    assert flat.call.items[0].steps.tolist() == nested.call.items[0].steps.tolist() == [[1, 2], [3.5, 4]]
+
+
+def test_one_row_needs_no_lengths() -> None:
+    (item,) = read(manifest(), values([1, 2, 3, 4], (1, 2, 2))).call.items
+    assert len(item.steps) == 2
+
+
+def test_a_null_is_a_missing_value() -> None:
+    (item,) = read(manifest(missing="zero"), values([1, None, 3, 4], (1, 2, 2))).call.items
+    assert np.isnan(item.steps).tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize("datatype", ["INT32", "INT64"])
+def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
+    sent = values(np.arange(4, dtype="<i4" if datatype == "INT32" else "<i8").tobytes(), (2, 2), datatype=datatype)
+    tokens = Sent("tokens", datatype, sent.shape, sent.data, sent.pointer)
+    asked = read(MANIFESTS["tokens"], tokens, lengths(1, 2, datatype=datatype))
+    assert [item.steps.tolist() for item in asked.call.items] == [[0], [2, 3]]
+    assert all(item.steps.dtype == np.int64 for item in asked.call.items)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ([], "/inputs: the input 'values' is missing"),
+        (
+            [values([1, 2], (1, 1, 2)), Sent("x", "FP32", (1,), [1], "/inputs/1")],
+            "/inputs/1: is no input of this model; there are values, lengths",
+        ),
+        ([values([1, 2], (1, 1, 2)), values([1, 2], (1, 1, 2))], "/inputs/0: 'values' stands twice"),
+        ([values([1, 2], (1, 1, 2), datatype="FP64")], "/inputs/0/datatype: must be FP32"),
+        ([values([1, 2], (1, 2))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
+        ([values([1, 2, 3], (1, 1, 3))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
+        ([values([], (1, 0, 2))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
+        ([values([], (-1, 1, 2))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
+        ([values([1], (1, 1, 2))], "/inputs/0/data: must be 2 numbers, flat or nested as the shape says"),
+        ([values([[1, 2]], (1, 1, 2))], "/inputs/0/data: must be 2 numbers, flat or nested as the shape says"),
+        ([values([[[1, 2]], 3], (2, 1, 2))], "/inputs/0/data: must be 4 numbers, flat or nested as the shape says"),
+        ([values([[[1, [2]]]], (1, 1, 2))], "/inputs/0/data: must hold numbers, or null where one is missing"),
+        ([values([1, "2"], (1, 1, 2))], "/inputs/0/data: must hold numbers, or null where one is missing"),
+        ([values([1, True], (1, 1, 2))], "/inputs/0/data: must hold numbers, or null where one is missing"),
+        ([values([1, 10**400], (1, 1, 2))], "/inputs/0/data: holds a number beyond FP32"),
+        ([values([1, 1e39], (1, 1, 2))], "/inputs/0: row 0: step 0 holds a number that is not finite as float32"),
+        (
+            [values([1, None], (1, 1, 2))],
+            "/inputs/0: row 0: step 0 lacks a value: the model sums/1 refuses missing values",
+        ),
+        ([values(bytes(7), (1, 1, 2))], "/inputs/0: its shape is 8 bytes, 7 were sent"),
+        ([values([1] * 4, (2, 1, 2))], "/inputs: 2 rows need 'lengths': how many steps of each are its own"),
+        ([values([1, 2], (1, 1, 2)), lengths(1, 1)], "/inputs/1: must have one entry for each of the 1 rows, it has 2"),
+        (
+            [values([1, 2], (1, 1, 2)), lengths(0)],
+            "/inputs/1: row 0: a length is from 1 to the width, 1; this one is 0",
+        ),
+        (
+            [values([1, 2], (1, 1, 2)), lengths(2)],
+            "/inputs/1: row 0: a length is from 1 to the width, 1; this one is 2",
+        ),
+        ([values([1, 2], (1, 1, 2)), lengths(1.0)], "/inputs/1/data: must hold whole numbers"),
+        ([values([1, 2], (1, 1, 2)), lengths(2**40)], "/inputs/1/data: holds a number beyond INT32"),
+        (
+            [values([1, 2], (1, 1, 2)), lengths(1, shape=(1, 1))],
+            "/inputs/1/shape: must be [-1], -1 being any size from 1",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_tensor_is_said_with_its_place(sent: list[Sent], said: str) -> None:
+    assert wrong(manifest(), *sent) == [said]
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    said = wrong(
+        manifest(),
+        values([1, 2], (1, 1, 2), datatype="FP16"),
+        Sent("more", "FP32", (1,), [1], "/inputs/1"),
+        wanted=("logits", "label", "label"),
+        parameters={"timeout_ms": 0, "priority": 10, "timeout": "1"},
+    )
+    assert [line.partition(":")[0] for line in said] == [
+        "/parameters/timeout",
+        "/parameters/timeout_ms",
+        "/parameters/priority",
+        "/outputs/0",
+        "/outputs/2",
+        "/inputs/1",
+        "/inputs/0/datatype",
+    ]
+
+
+def test_a_token_beyond_the_vocabulary_is_named_by_its_row_and_step() -> None:
+    tokens = Sent("tokens", "INT64", (2, 2), [1, 99, 3, 10], "/inputs/0")
+    said = wrong(MANIFESTS["tokens"], tokens, lengths(1, 2))
+    assert said == ["/inputs/0: row 1: step 1 is no token id: the vocabulary has 0 to 9"]
+
+
+def test_more_rows_than_sequences_allowed_are_too_large_before_anything_is_read() -> None:
+    with pytest.raises(TooLarge, match="2 sequences, this one has 3"):
+        read(manifest(), values([], (3, 1, 2)), max_sequences=2)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "timeout_ms"),
+    [({}, None), ({"timeout_ms": 7}, 7), ({"timeout": 7000}, 7), ({"timeout_ms": 5, "timeout": 7000}, 5)],
+)
+def test_a_timeout_is_read_in_milliseconds_or_as_tritons_clients_send_it(
+    parameters: dict[str, Any], timeout_ms: float | None
+) -> None:
+    asked = read(manifest(), values([1, 2], (1, 1, 2)), parameters=parameters | {"priority": 3, "sequence_id": 1})
+    assert (asked.call.timeout_ms, asked.call.priority) == (timeout_ms, 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "attention", "names"),
+    [
+        ("single-label", True, ["label", "score", "probabilities", "attention"]),
+        ("multi-label", False, ["assigned", "probabilities"]),
+        ("per-step", False, ["step_labels", "step_scores", "probabilities"]),
+    ],
+)
+def test_all_outputs_are_answered_unless_some_are_named(task: str, attention: bool, names: list[str]) -> None:
+    of = manifest(task=task, attention=attention)
+    assert [form.name for form in tensors.outputs_of(of)] == names
+    every = read(of, values([1, 2], (1, 1, 2)))
+    assert (list(every.outputs), every.call.attention) == (names, attention)
+    one = read(of, values([1, 2], (1, 1, 2)), wanted=("probabilities",))
+    assert (one.outputs, one.call.attention) == (("probabilities",), False)
+
+
+THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
+
+
+def answered(of: Manifest, asked: Asked, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
+    made = tensors.answer(asked, answers)
+    for tensor, name in zip(made, asked.outputs, strict=True):
+        form = next(form for form in tensors.outputs_of(of) if form.name == name)
+        assert all(size in (-1, found) for size, found in zip(form.shape, tensor.values.shape, strict=True))
+    return {tensor.name: (tensor.datatype, tensor.values.tolist()) for tensor in made}
+
+
+def test_a_single_label_is_answered_with_its_score_and_attention_at_the_steps_sent() -> None:
+    of = manifest(long="tail", max_length=1)
+    asked = read(of, values([1] * 12, (2, 3, 2)), lengths(1, 2))
+    weight = np.ones(1, dtype=np.float32)
+    made = answered(of, asked, Answer(THIRDS, 1, weight), Answer(THIRDS[::-1], 1, weight))
+    assert made["label"] == ("BYTES", [b"b", b"b"])
+    assert made["score"] == ("FP32", [THIRDS[1], THIRDS[1]])
+    assert made["probabilities"] == ("FP32", [THIRDS.tolist(), THIRDS[::-1].tolist()])
+    assert made["attention"] == ("FP32", [[1, 0, 0], [0, 1, 0]])
+
+
+def test_a_multi_label_is_answered_by_what_reaches_the_threshold() -> None:
+    of = manifest(task="multi-label", attention=False, threshold=0.2)
+    made = answered(of, read(of, values([1, 2], (1, 1, 2))), Answer(THIRDS))
+    assert made["assigned"] == ("BOOL", [[True, True, False]])
+
+
+def test_a_per_step_answer_is_blank_past_each_length() -> None:
+    of = manifest(task="per-step", attention=False)
+    asked = read(of, values([1] * 8, (2, 2, 2)), lengths(1, 2))
+    made = answered(of, asked, Answer(THIRDS[None]), Answer(np.stack([THIRDS, THIRDS[::-1]])))
+    assert made["step_labels"] == ("BYTES", [[b"b", b""], [b"b", b"b"]])
+    assert made["step_scores"] == ("FP32", [[THIRDS[1], 0], [THIRDS[1], THIRDS[1]]])
+    assert made["probabilities"][1] == [[THIRDS.tolist(), [0, 0, 0]], [THIRDS.tolist(), THIRDS[::-1].tolist()]]
+
+
+def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:
+    text = tensors.Tensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
+    assert text.octets() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
+    number = tensors.Tensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
+    assert np.frombuffer(number.octets(), "<f4").tolist() == [1.5, -2]
+    assert tensors.Tensor("assigned", "BOOL", np.array([True, False])).octets() == b"\x01\x00"
+
+
+def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:
+    octets = np.ones((1, 2, 2), dtype="<f4").tobytes()
+    steps: Steps = read(manifest(), values(octets, (1, 2, 2))).call.items[0].steps
+    assert np.shares_memory(steps, np.frombuffer(octets, "<f4"))
