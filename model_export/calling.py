@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +52,17 @@ class Calling:
 def step_mask(lengths: Tensor, width: int) -> Tensor:
     """`[rows, width]`, true at the valid steps."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+@contextlib.contextmanager
+def plain_path() -> Iterator[None]:
+    """Switches off torch's fast path: its nested tensors can be neither traced nor compared with padding."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def calling_of(module: nn.Module, *, second: Second | None = None, time_first: bool = False) -> Calling:

@@ -25,7 +25,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
-from model_export.calling import Calling, step_mask
+from model_export.calling import Calling, plain_path, step_mask
 from model_export.errors import ExportError
 from model_export.frames import current_place, users_place
 from model_export.outputs import Choice
@@ -82,7 +82,7 @@ def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Br
     """Which way the module's branches on tensor values go, of those that go one way for every batch tried here."""
     seen: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
-    with watched_branches(seen), torch.no_grad():
+    with watched_branches(seen), plain_path(), torch.no_grad():
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
             shape = (len(lengths), max(lengths))
             if steps.kind == "tokens":
@@ -228,7 +228,6 @@ def _replaced(trace: _Trace) -> Iterator[None]:
         packing.pack_padded_sequence: _pack_padded_sequence.__code__,
         packing.pad_packed_sequence: _pad_packed_sequence.__code__,
     }
-    fast = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as undo:
         _tracing.append(trace)
         undo.callback(_tracing.pop)
@@ -238,8 +237,7 @@ def _replaced(trace: _Trace) -> Iterator[None]:
         for function, code in codes.items():
             undo.callback(setattr, function, "__code__", function.__code__)
             function.__code__ = code
-        undo.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
+        undo.enter_context(plain_path())
         yield
 
 

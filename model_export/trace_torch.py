@@ -23,7 +23,7 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from model_export.calling import Calling
+from model_export.calling import Calling, plain_path
 from model_export.errors import RunError
 from model_export.frames import Place, current_place, users_place
 from model_export.outputs import Choice
@@ -83,17 +83,6 @@ class TorchSubject:
             raise RunError(str(error).strip().split("\n")[0], users_place(error)) from error
         outputs["logits"] = self._calling.rows_first(outputs["logits"])
         return outputs
-
-
-@contextlib.contextmanager
-def plain_path() -> Iterator[None]:
-    """Switches off torch's fast path, whose nested tensors hold no padding that could be compared."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @dataclass(frozen=True, slots=True)

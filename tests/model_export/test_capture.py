@@ -1,0 +1,295 @@
+"""Modules as their users write them, traced: the sound ones of the gallery, and what no graph can do."""
+
+import builtins
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import rnn as packing
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from model_export import graph
+from model_export.calling import Calling, plain_path
+from model_export.errors import ExportError
+from model_export.outputs import chosen_by
+from service.manifest import StepInput
+from tests.gallery.index import TORCH_SOUND, Exhibit
+
+STEPS = StepInput(features=4)
+NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}
+
+
+def exported(module: nn.Module, calling: Calling | None = None, steps: StepInput = STEPS, output: str | None = None):
+    proto = graph.build(
+        module.eval(), steps, name="m", labels="ab", calling=calling or Calling(), choose=chosen_by(output)
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output: str | None = None) -> float:
+    """The largest difference over ragged batches, the graph's padded wider than the module's."""
+    differences = []
+    for rows, width, extra in ((3, 7, 0), (1, 1, 3), (5, 12, 1), (4, 33, 5)):
+        lengths = torch.randint(1, width + 1, (rows,))
+        lengths[0] = width
+        if steps.kind == "tokens":
+            values, fill = torch.randint(0, steps.vocabulary, (rows, width)), 0
+        else:
+            values, fill = torch.randn(rows, width, steps.features), 3.0
+        with plain_path(), torch.no_grad():
+            mask = torch.arange(width) < lengths[:, None]
+            answer = calling(module, values, mask if calling.second == "mask" else lengths)
+            expected = calling.rows_first(chosen_by(output)(answer)["logits"]).numpy()
+        wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
+        wider[:, :width] = values
+        feed = {session.get_inputs()[0].name: wider.numpy(), "lengths": lengths.int().numpy()}
+        found = session.run(["logits"], feed)[0]
+        if found.ndim == 3:
+            expected, found = expected[mask.numpy()], found[:, :width][mask.numpy()]
+        differences.append(np.abs(expected - found).max())
+    return max(differences)
+
+
+@pytest.mark.parametrize(
+    "exhibit", [exhibit for exhibit in TORCH_SOUND if exhibit.name not in NO_GRAPH], ids=lambda one: one.name
+)
+def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph(exhibit: Exhibit) -> None:
+    torch.manual_seed(0)
+    if exhibit.features is None:
+        steps = StepInput(kind="tokens", vocabulary=exhibit.vocabulary)
+    else:
+        steps = StepInput(features=exhibit.features)
+    calling = Calling(exhibit.second, time_first=exhibit.time_first)
+    output = None if exhibit.output is None else str(exhibit.output)
+    module = exhibit.make().eval()
+    assert worst(module, exported(module, calling, steps, output), calling, steps, output) < 1e-5
+
+
+@pytest.mark.parametrize("name", NO_GRAPH)
+def test_what_no_graph_can_do_is_told_with_its_line(name: str) -> None:
+    (exhibit,) = (exhibit for exhibit in TORCH_SOUND if exhibit.name == name)
+    with pytest.raises(ExportError, match=NO_GRAPH[name]) as caught:
+        exported(exhibit.make(), Calling(exhibit.second), StepInput(features=exhibit.features))
+    assert f"tests/gallery/torch_sound/{name}.py:" in str(caught.value)
+
+
+class Small(nn.Module):
+    """A recurrent layer and a head; what differs between them is `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.GRU(4, 6, batch_first=True)
+        self.head = nn.Linear(6, 2)
+
+    def last(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.rnn(packed)[1][-1])
+
+
+class LongestByHand(Small):
+    def forward(self, x, lengths):
+        longest = int(lengths.max().item())
+        x = x[:, :longest]
+        packed = pack_padded_sequence(x, lengths.tolist(), batch_first=True, enforce_sorted=False)
+        y, ends = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        valid = torch.arange(longest).expand(len(lengths), longest) < ends.unsqueeze(1)
+        return self.head((y * valid.unsqueeze(-1)).sum(1) / ends.unsqueeze(-1))
+
+
+class LongestAsTensor(Small):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu().numpy(), batch_first=True, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        valid = torch.arange(lengths.max())[None, :] < lengths[:, None]
+        return self.head(y.masked_fill(~valid[..., None], -1e9).max(1).values)
+
+
+class Guarded(Small):
+    def forward(self, x, lengths):
+        if lengths.min() < 1:
+            raise ValueError("empty")
+        assert lengths.max() <= x.size(1)
+        return self.last(x, lengths.clamp(min=1).cpu())
+
+
+class IndexedByRange(Small):
+    def forward(self, x, lengths):
+        y, _ = self.rnn(x)
+        return self.head(y[range(len(y)), lengths - 1])
+
+
+class TakenAlong(Small):
+    def forward(self, x, lengths):
+        y, _ = self.rnn(x)
+        return self.head(torch.take_along_dim(y, (lengths - 1).view(-1, 1, 1), dim=1).squeeze(1))
+
+
+class TimeFirstInside(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 6)
+
+    def forward(self, x, lengths):
+        y, _ = self.rnn(x.transpose(0, 1))
+        return self.head(y[lengths - 1, torch.arange(x.shape[0])])
+
+
+class OverFeatures(Small):
+    """Runs along the features too: an axis that has nothing to do with the lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.across = nn.GRU(1, 6, batch_first=True)
+
+    def forward(self, x, lengths):
+        steps = x[torch.arange(len(lengths)), lengths - 1]
+        return self.head(self.across(steps.unsqueeze(-1))[1][-1])
+
+
+class FromMask(Small):
+    def forward(self, x, mask):
+        return self.last(x, mask.sum(dim=1).cpu())
+
+
+class PaddedWithMinusTen(Small):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = PackedSequence(
+            torch.tanh(packed.data), packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+        )
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, padding_value=-10.0)
+        return self.head(y.amax(1))
+
+
+class RepackedTimeFirst(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 6)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x.transpose(0, 1), lengths, enforce_sorted=False)
+        y, ends = pad_packed_sequence(self.rnn(packed)[0])
+        return self.head(y.sum(0) / ends[:, None])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LongestByHand,
+        LongestAsTensor,
+        Guarded,
+        IndexedByRange,
+        TakenAlong,
+        TimeFirstInside,
+        OverFeatures,
+        FromMask,
+        PaddedWithMinusTen,
+        RepackedTimeFirst,
+    ],
+)
+def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module]) -> None:
+    module = kind().eval()
+    calling = Calling("mask" if kind is FromMask else "lengths")
+    assert worst(module, exported(module, calling), calling, STEPS) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Guarded, FromMask])
+def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(kind: type[nn.Module]) -> None:
+    calling = Calling("mask" if kind is FromMask else "lengths")
+    proto = graph.build(kind().eval(), STEPS, name="m", labels="ab", calling=calling)
+    assert [node.input[4] for node in proto.graph.node if node.op_type == "GRU"] == ["lengths"]
+
+
+class RowLoop(Small):
+    def forward(self, x, lengths):
+        return torch.stack([self.head(self.rnn(x[row : row + 1])[1][-1, 0]) for row in range(x.size(0))])
+
+
+class UnboundSteps(Small):
+    def forward(self, x, lengths):
+        return torch.stack([self.head(step[:, [0, 0, 0, 0, 0, 0]]) for step in x.unbind(1)]).sum(0)
+
+
+class Branches(Small):
+    def forward(self, x, lengths):
+        if x.sum() > 0:
+            return self.last(x, lengths)
+        return -self.last(x, lengths)
+
+
+class TakesANumber(Small):
+    def forward(self, x, lengths):
+        return self.last(x / x.abs().max().item(), lengths)
+
+
+class MadeByHand(Small):
+    def forward(self, x, lengths):
+        packed = PackedSequence(x.flatten(0, 1), torch.ones(3, dtype=torch.int64))
+        return self.head(self.rnn(packed)[1][-1])
+
+
+class OneSequence(Small):
+    def forward(self, x, lengths):
+        return self.head(self.rnn(x[0])[0])
+
+
+class Fixed(Small):
+    def forward(self, x, lengths):
+        return self.last(x.view(3, 7, 4), lengths)
+
+
+class Raises(Small):
+    def forward(self, x, lengths):
+        raise ValueError("not today")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (RowLoop, "a Python loop is as long as one batch"),
+        (UnboundSteps, "a Python loop is as long as one batch"),
+        (Branches, "use torch.where"),
+        (TakesANumber, "stay with tensors"),
+        (MadeByHand, "use pack_padded_sequence"),
+        (OneSequence, "run it over the batch"),
+        (Fixed, "fixes the number of"),
+        (Raises, "not today"),
+    ],
+)
+def test_what_cannot_be_traced_is_named_with_file_and_line(kind: type[nn.Module], why: str) -> None:
+    with pytest.raises(ExportError, match=why) as caught:
+        exported(kind())
+    assert caught.value.step == "trace"
+    assert "tests/model_export/test_capture.py:" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Guarded, Raises])
+def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module]) -> None:
+    before = [
+        nn.LSTM.forward,
+        nn.GRU.forward,
+        packing.pack_padded_sequence.__code__,
+        packing.pad_packed_sequence.__code__,
+        torch.SymInt.__index__,
+        torch.backends.mha.get_fastpath_enabled(),
+    ]
+    try:
+        exported(kind())
+    except ExportError:
+        assert kind is Raises
+    after = [
+        nn.LSTM.forward,
+        nn.GRU.forward,
+        packing.pack_padded_sequence.__code__,
+        packing.pad_packed_sequence.__code__,
+        torch.SymInt.__index__,
+        torch.backends.mha.get_fastpath_enabled(),
+    ]
+    assert before == after
+    assert (len, int, range) == (builtins.len, builtins.int, builtins.range)
+    assert not {"len", "int", "range"} & globals().keys()

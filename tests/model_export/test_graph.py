@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from model_export import graph
+from model_export.calling import Calling
+from model_export.errors import ExportError
+from service.manifest import StepInput
+
+STEPS = StepInput(features=5)
+LABELS = ("low", "high", "ä")
+
+
+class Pooled(nn.Module):
+    """Recurrent layers, packed, and attention pooling."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, layers: int = 2, both_ways: bool = True) -> None:
+        super().__init__()
+        self.rnn = kind(5, 8, layers, batch_first=True, bidirectional=both_ways)
+        self.score = nn.Linear(16 if both_ways else 8, 1)
+        self.head = nn.Linear(16 if both_ways else 8, 3)
+
+    def forward(self, values, lengths):
+        width = values.shape[1]
+        valid = torch.arange(width) < lengths[:, None]
+        packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=width)
+        scores = self.score(y).squeeze(-1).masked_fill(~valid, torch.finfo(y.dtype).min)
+        attention = torch.softmax(scores, 1).masked_fill(~valid, 0.0)
+        return {"logits": self.head((attention[:, None] @ y).squeeze(1)), "attention": attention}
+
+
+@pytest.fixture(scope="module")
+def pooled() -> Pooled:
+    torch.manual_seed(0)
+    return Pooled().eval()
+
+
+@pytest.fixture(scope="module")
+def proto(pooled: Pooled) -> onnx.ModelProto:
+    return graph.build(pooled, STEPS, name="pooled", labels=LABELS, most_nodes=graph.BUILT_IN_NODES)
+
+
+def answers(proto: onnx.ModelProto, values: torch.Tensor, lengths: torch.Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    steps = session.get_inputs()[0].name
+    return session.run(None, {steps: values.numpy(), "lengths": lengths.int().numpy()})
+
+
+def axes(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def test_inputs_and_outputs_are_those_of_the_contract(proto: onnx.ModelProto) -> None:
+    assert {value.name: axes(value) for value in proto.graph.input} == {
+        "values": ["rows", "width", 5],
+        "lengths": ["rows"],
+    }
+    assert {value.name: axes(value) for value in proto.graph.output} == {
+        "logits": ["rows", 3],
+        "attention": ["rows", "width"],
+    }
+    assert proto.graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.INT32
+
+
+def test_every_recurrent_node_takes_the_lengths_themselves(proto: onnx.ModelProto) -> None:
+    ends = [node.input[4] for node in proto.graph.node if node.op_type == "LSTM"]
+    assert ends == ["lengths", "lengths"]
+
+
+def test_weights_of_recurrent_nodes_are_initializers(proto: onnx.ModelProto) -> None:
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "LSTM":
+            assert {node.input[1], node.input[2]} <= weights
+
+
+def test_the_metadata_tells_contract_name_and_labels(proto: onnx.ModelProto) -> None:
+    held = {prop.key: prop.value for prop in proto.metadata_props}
+    assert held["lengthwise.contract"] == "1"
+    assert held["lengthwise.name"] == "pooled"
+    assert json.loads(held["lengthwise.labels"]) == list(LABELS)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 4), (2, 1), (5, 12), (3, 40)])
+def test_the_graph_answers_like_the_module_at_sizes_it_was_not_traced_with(
+    pooled: Pooled, proto: onnx.ModelProto, rows: int, width: int
+) -> None:
+    values, lengths = torch.randn(rows, width, 5), torch.randint(1, width + 1, (rows,))
+    with torch.no_grad():
+        expected = pooled(values, lengths)
+    logits, attention = answers(proto, values, lengths)
+    assert np.abs(logits - expected["logits"].numpy()).max() < 1e-6
+    assert np.abs(attention - expected["attention"].numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize(("kind", "layers", "both_ways"), [(nn.GRU, 2, False), (nn.RNN, 1, True)])
+def test_other_recurrent_layers_answer_like_the_module(kind: type[nn.RNNBase], layers: int, both_ways: bool) -> None:
+    torch.manual_seed(1)
+    model = Pooled(kind, layers, both_ways).eval()
+    proto = graph.build(model, STEPS, name="other", labels=LABELS)
+    values, lengths = torch.randn(4, 11, 5), torch.tensor([11, 1, 6, 2])
+    with torch.no_grad():
+        expected = model(values, lengths)["logits"].numpy()
+    assert np.abs(answers(proto, values, lengths)[0] - expected).max() < 1e-6
+
+
+def test_padding_of_any_kind_changes_no_bit(proto: onnx.ModelProto) -> None:
+    values, lengths = torch.randn(3, 8, 5), torch.tensor([8, 2, 5])
+    expected = answers(proto, values, lengths)
+    values[torch.arange(8) >= lengths[:, None]] = torch.nan
+    for before, after in zip(expected, answers(proto, values, lengths), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_tokens_have_their_own_input() -> None:
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(9, 4)
+
+        def forward(self, tokens, mask):
+            return torch.where(mask[..., None], self.table(tokens), 0.0).sum(1)
+
+    steps = StepInput(kind="tokens", vocabulary=9)
+    proto = graph.build(Counted(), steps, name="counted", labels="abcd", calling=Calling("mask"))
+    assert axes(proto.graph.input[0]) == ["rows", "width"]
+    assert proto.graph.input[0].name == "tokens"
+    (logits,) = answers(proto, torch.tensor([[1, 2, 0]]), torch.tensor([2]))
+    assert logits.shape == (1, 4)
+
+
+def test_opset_20_is_the_highest(pooled: Pooled) -> None:
+    proto = graph.build(pooled, STEPS, name="pooled", labels=LABELS, opset=20)
+    assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 20}
+    with pytest.raises(ExportError, match="opset 21 is not among"):
+        graph.build(pooled, STEPS, name="pooled", labels=LABELS, opset=21)
+
+
+PROMISED = {"values": ("FLOAT", ["rows", "width", 5]), "lengths": ("INT32", ["rows"])}
+
+
+def changed(proto: onnx.ModelProto) -> ir.Model:
+    return ir.from_proto(proto)
+
+
+def test_a_graph_with_other_inputs_is_not_let_through(proto: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="promised were"):
+        graph.ensure(changed(proto), {"values": ("FLOAT", ["rows", 7, 5]), "lengths": ("INT32", ["rows"])})
+
+
+def test_a_recurrent_node_without_lengths_is_not_let_through(proto: onnx.ModelProto) -> None:
+    model = changed(proto)
+    next(node for node in model.graph if node.op_type == "LSTM").replace_input_with(4, None)
+    with pytest.raises(ExportError, match="has no lengths: it would read padding"):
+        graph.ensure(model, PROMISED)
+
+
+def test_weights_computed_at_every_run_are_not_let_through(proto: onnx.ModelProto) -> None:
+    model = changed(proto)
+    first = next(node for node in model.graph if node.op_type == "LSTM")
+    first.replace_input_with(1, first.inputs[0])
+    with pytest.raises(ExportError, match="computed at every run"):
+        graph.ensure(model, PROMISED)
+
+
+def test_too_many_nodes_are_not_let_through(proto: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="expected were 3 at most"):
+        graph.ensure(changed(proto), PROMISED, most_nodes=3)
+
+
+def test_a_newer_opset_or_another_domain_is_not_let_through(proto: onnx.ModelProto) -> None:
+    model = changed(proto)
+    model.graph.opset_imports[""] = 22
+    with pytest.raises(ExportError, match="past 20"):
+        graph.ensure(model, PROMISED)
+    model = changed(proto)
+    model.graph.opset_imports["com.microsoft"] = 1
+    with pytest.raises(ExportError, match=r"com\.microsoft"):
+        graph.ensure(model, PROMISED)
+
+
+def test_what_the_exporter_cannot_translate_is_told_with_its_step() -> None:
+    class Special(nn.Module):
+        def forward(self, values, lengths):
+            return torch.special.bessel_j0(values).sum(1)
+
+    with pytest.raises(ExportError, match=r"^translate: "):
+        graph.build(Special(), STEPS, name="special", labels="abcde")
