@@ -44,6 +44,20 @@ def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> 
     assert verify.failures(cases) == []
 
 
+def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:
+    # 128 summands are one block of the CPU's matrix kernel; these layers have more
+    wide = spec(
+        "hidden = 96\nself_attention_heads = 2\nconv = [{channels = 80, kernel = 5}]",
+        step="features = 40\nmax_length = 300",
+    )
+    source = built_in(wide, None)
+    data = source.build(source.manifest).SerializeToString()
+    cases = verify.verify(
+        lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
+    )
+    assert verify.failures(cases) == []
+
+
 def test_the_covering_set_holds_every_value_and_stays_small() -> None:
     chosen = covering.covering_set()
     for key, values in covering.CHOICES.items():
