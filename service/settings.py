@@ -127,7 +127,10 @@ class Settings(BaseSettings):
         if file:
             if not Path(file).is_file():
                 raise ConfigurationError(f"{CONFIG_VARIABLE}: there is no file {file}")
-            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=file))
+            try:
+                sources.append(TomlConfigSettingsSource(settings_cls, toml_file=file))
+            except (OSError, ValueError) as error:  # tomllib's error is a ValueError, and so is one of decoding
+                raise ConfigurationError(f"{CONFIG_VARIABLE}: {file} cannot be read as TOML: {error}") from error
         return tuple(sources)
 
     @classmethod

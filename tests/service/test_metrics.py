@@ -1,0 +1,179 @@
+"""The exposition: the names of the design, and figures that add up."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import REASONS, Bounds, Gauges, Metrics, ModelMetrics
+
+OWN = frozenset({"model", "version"})
+FAMILIES = {
+    "requests": OWN | {"code"},
+    "sequences": OWN,
+    "steps": OWN | {"kind"},
+    "rejected": OWN | {"reason"},
+    "batch_failures": OWN,
+    "model_info": OWN | {"provider", "digest"},
+    "queue_cost_steps": OWN,
+    "queue_sequences": OWN,
+    "inflight_batches": OWN,
+    "ready": OWN,
+    "request_duration_seconds": OWN,
+    "queue_wait_seconds": OWN,
+    "inference_duration_seconds": OWN,
+    "decode_duration_seconds": OWN,
+    "batch_rows": OWN,
+    "batch_width_steps": OWN,
+    "sequence_length_steps": OWN,
+    "runners": frozenset(),
+    "max_queue_cost_steps": frozenset(),
+    "refused_models": frozenset(),
+}
+"""Every family without the prefix and, of counters, without `_total`; and its labels."""
+
+INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00"}
+
+
+def metrics() -> Metrics:
+    return Metrics(lambda: {("m", "1"): Gauges(12, 3, 1, True)}, lambda: Bounds(2, 1000, 0))
+
+
+def used() -> Metrics:
+    made = metrics()
+    model = made.model("m", "1", INFO)
+    model.request(200, 0.003)
+    model.request(429, 0.001, "queue_full")
+    model.decoded(0.0001, [3, 7])
+    model.batch(rows=2, width=8, valid_steps=10, waits=[0.001, 0.002], seconds=0.004)
+    model.batch_failed()
+    return made
+
+
+def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(made.text().decode())
+        for sample in family.samples
+    }
+
+
+def value(made: Metrics, name: str, **labels: str) -> float:
+    return samples(made)[f"lengthwise_{name}", frozenset({"model": "m", "version": "1", **labels}.items())]
+
+
+def test_names_and_labels_are_those_of_the_contract():
+    found = {
+        family.name.removeprefix("lengthwise_"): {frozenset(sample.labels) - {"le"} for sample in family.samples}
+        for family in text_string_to_metric_families(used().text().decode())
+    }
+    assert found == {name: {labels} for name, labels in FAMILIES.items()}
+
+
+def test_every_reason_is_there_before_it_occurs_and_no_other():
+    made = metrics()
+    made.model("m", "1", INFO)
+    reasons = {
+        dict(labels)["reason"]: count
+        for (name, labels), count in samples(made).items()
+        if name == "lengthwise_rejected_total" and ("model", "m") in labels
+    }
+    assert reasons == dict.fromkeys(("queue_full", "deadline", "draining", "not_ready"), 0.0)
+    assert set(REASONS) == set(reasons)
+    with pytest.raises(KeyError):
+        made.unknown.request(400, 0.1, "bad_mood")
+
+
+def test_calls_are_counted_by_code_and_refusals_by_reason():
+    made = used()
+    assert value(made, "requests_total", code="200") == 1
+    assert value(made, "requests_total", code="429") == 1
+    assert value(made, "rejected_total", reason="queue_full") == 1
+    assert value(made, "request_duration_seconds_count") == 2
+    assert value(made, "batch_failures_total") == 1
+
+
+def test_a_call_for_nothing_that_is_served_has_empty_labels():
+    made = metrics()
+    made.unknown.request(404, 0.001)
+    assert value(made, "requests_total", model="", version="", code="404") == 1
+
+
+def test_gauges_are_read_at_each_scrape():
+    held = {("m", "1"): Gauges(12, 3, 1, True)}
+    made = Metrics(lambda: held, lambda: Bounds(2, 1000, 4))
+    assert [value(made, name) for name in ("queue_cost_steps", "queue_sequences", "inflight_batches", "ready")] == [
+        12,
+        3,
+        1,
+        1,
+    ]
+    held["m", "1"] = Gauges(0, 0, 0, False)
+    assert value(made, "queue_cost_steps") == value(made, "ready") == 0
+    assert samples(made)["lengthwise_refused_models", frozenset()] == 4
+
+
+def test_a_model_that_is_loaded_again_keeps_its_figures_and_shows_its_new_digest():
+    made = used()
+    assert made.model("m", "1", {"provider": "CPUExecutionProvider", "digest": "sha256:11"}).sequences == 2
+    digests = [dict(labels)["digest"] for name, labels in samples(made) if name == "lengthwise_model_info"]
+    assert digests == ["sha256:11"]
+
+
+shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
+    lambda shape: st.tuples(st.just(shape[0]), st.just(shape[1]), st.integers(shape[0], shape[0] * shape[1]))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(shapes, max_size=10))
+def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]]):
+    made = metrics()
+    model = made.model("m", "1", INFO)
+    for rows, width, valid in batches:
+        model.batch(rows=rows, width=width, valid_steps=valid, waits=[0.0] * rows, seconds=0.001)
+    counted = value(made, "steps_total", kind="valid") + value(made, "steps_total", kind="padding")
+    assert counted == sum(rows * width for rows, width, _ in batches)
+    assert value(made, "batch_rows_sum") == value(made, "queue_wait_seconds_count") == sum(b[0] for b in batches)
+    assert value(made, "batch_width_steps_sum") == sum(b[1] for b in batches)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 100), max_size=30))
+def test_a_histogram_counts_each_observation_in_every_bucket_that_holds_it(observed: list[float]):
+    made = metrics()
+    model = made.model("m", "1", INFO)
+    for seconds in observed:
+        model.request(200, seconds)
+    for (name, labels), count in samples(made).items():
+        if name == "lengthwise_request_duration_seconds_bucket" and ("model", "m") in labels:
+            assert count == sum(seconds <= float(dict(labels)["le"]) for seconds in observed)
+
+
+def test_threads_lose_no_count():
+    model = ModelMetrics("m", "1")
+
+    def count() -> None:
+        for _ in range(2000):
+            model.request(200, 0.001)
+            model.batch(rows=2, width=4, valid_steps=5, waits=[0.0, 0.0], seconds=0.001)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.codes == {200: 8000}
+    assert (model.valid_steps, model.padding_steps, sum(model.queue_seconds.counts)) == (40_000, 24_000, 16_000)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_to_say():
+    checked = subprocess.run(["promtool", "check", "metrics"], input=used().text(), capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

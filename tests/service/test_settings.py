@@ -1,0 +1,167 @@
+"""One option, four places: flag, variable, file, default, in that order; and sentences that say which was wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service import settings as settings_module
+from service.errors import ConfigurationError
+from service.settings import CONFIG_VARIABLE, PREFIX, Settings, available_cores, bundled_models, flag
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "lengthwise.toml"
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    return file
+
+
+def test_the_defaults_are_those_of_the_contract():
+    loaded = Settings.load()
+    assert (loaded.host, loaded.port, loaded.models) == ("127.0.0.1", 8000, bundled_models())
+    assert (loaded.max_batch_rows, loaded.max_batch_cost_steps, loaded.max_queue_cost_steps) == (64, 16_384, 1_000_000)
+    assert (loaded.max_body_bytes, loaded.max_sequences) == (16_777_216, 1024)
+    assert (loaded.max_wait_ms, loaded.default_timeout_ms, loaded.drain_seconds) == (0, 30_000, 30)
+    assert (loaded.log_level, loaded.log_format) == ("info", "text")
+    assert loaded.runners == available_cores()
+
+
+def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(config: Path, monkeypatch: pytest.MonkeyPatch):
+    config.write_text("port = 1001\nmax_wait_ms = 3.5\nrunners = 3\n")
+    monkeypatch.setenv("LENGTHWISE_PORT", "1002")
+    monkeypatch.setenv("LENGTHWISE_RUNNERS", "2")
+    loaded = Settings.load(port=1003, host=None)
+    assert (loaded.port, loaded.runners, loaded.max_wait_ms, loaded.host) == (1003, 2, 3.5, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "0"),
+        ("port", "65536"),
+        ("port", "eighty"),
+        ("port", ""),
+        ("runners", "0"),
+        ("max_batch_rows", "0"),
+        ("max_wait_ms", "nan"),
+        ("max_wait_ms", "-1"),
+        ("default_timeout_ms", "0"),
+        ("default_timeout_ms", "inf"),
+        ("drain_seconds", "inf"),
+        ("max_sequences", "1.5"),
+        ("log_level", "loud"),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_variable_out_of_bounds_is_named_with_what_it_is(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PREFIX + name.upper(), value)
+    with pytest.raises(ConfigurationError) as wrong:
+        Settings.load()
+    assert f"LENGTHWISE_{name.upper()}: " in str(wrong.value)
+    assert f"(it is {value!r})" in str(wrong.value)
+
+
+def test_a_wrong_flag_is_named_as_the_flag_though_a_variable_is_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_MAX_WAIT_MS", "1")
+    with pytest.raises(ConfigurationError, match=r"^--max-wait-ms: .* \(it is -1\)$"):
+        Settings.load(max_wait_ms=-1)
+
+
+def test_a_wrong_line_of_the_file_is_named_as_such(config: Path):
+    config.write_text("max_sequences = -5\n")
+    with pytest.raises(ConfigurationError, match="max_sequences in the configuration file"):
+        Settings.load()
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_PORT", "0")
+    with pytest.raises(ConfigurationError, match=r"LENGTHWISE_PORT.*; --runners"):
+        Settings.load(runners=0)
+
+
+def test_an_unknown_line_of_the_file_is_refused(config: Path):
+    config.write_text("prot = 8000\n")
+    with pytest.raises(ConfigurationError, match="prot in the configuration file"):
+        Settings.load()
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_PROT", "8000")
+    with pytest.raises(ConfigurationError, match="LENGTHWISE_PROT"):
+        Settings.load()
+
+
+def test_a_file_that_is_not_there_is_refused(config: Path):
+    with pytest.raises(ConfigurationError, match=r"there is no file .*lengthwise\.toml"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"], ids=["no TOML", "no text"])
+def test_a_file_that_is_no_toml_is_refused(config: Path, content: bytes):
+    config.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="cannot be read as TOML"):
+        Settings.load()
+
+
+def test_a_queue_that_holds_less_than_a_batch_is_refused():
+    with pytest.raises(ConfigurationError, match="max_queue_cost_steps must be at least max_batch_cost_steps"):
+        Settings.load(max_queue_cost_steps=100)
+
+
+def test_a_key_without_a_certificate_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="need tls_cert_file"):
+        Settings.load(tls_key_file=tmp_path / "key.pem")
+
+
+def test_the_flag_of_an_option():
+    assert flag("max_queue_cost_steps") == "--max-queue-cost-steps"
+
+
+# Cores
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "250000 100000\n"}, 2.5),
+        ({"cpu.max": "nonsense"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "0\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "150000\n"}, None),
+    ],
+)
+def test_the_quota_of_a_cgroup_of_either_version(files: dict[str, str], quota: float | None, tmp_path: Path):
+    for name, text in files.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert settings_module._cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
+def test_cores_are_those_of_the_affinity_or_fewer_by_quota(
+    quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr(settings_module, "_cgroup_quota", lambda root: quota)
+    assert available_cores() == cores
+
+
+def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(settings_module, "_cgroup_quota", lambda root: None)
+    assert available_cores() == 3
