@@ -197,12 +197,16 @@ class Manifest(_Part):
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
         root = directory.resolve()
         for name, expected in self.digests.items():
-            path = (root / name).resolve()
-            if not path.is_relative_to(root):
-                raise VerificationError(f"{self.key}: {name} lies outside the model directory")
-            if not path.is_file():
-                raise VerificationError(f"{self.key}: {name} is missing from {directory}")
-            if digest(path) != expected:
+            try:
+                path = (root / name).resolve()
+                if not path.is_relative_to(root):
+                    raise VerificationError(f"{self.key}: {name} lies outside the model directory")
+                if not path.is_file():
+                    raise VerificationError(f"{self.key}: {name} is missing from {directory}")
+                found = digest(path)
+            except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a loop of links
+                raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
+            if found != expected:
                 raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
 
 

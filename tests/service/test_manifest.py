@@ -1,0 +1,159 @@
+"""The manifest: what is read, what is refused, and the files it vouches for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import ManifestError, VerificationError
+from service.manifest import GraphNames, Manifest, Promise, StepInput, digest
+
+LEAST: dict[str, Any] = {
+    "name": "m",
+    "version": 1,
+    "input": {"kind": "values", "features": 2},
+    "labels": ["a", "b"],
+}
+
+
+def test_what_is_written_is_read_again():
+    manifest = Manifest(
+        name="m-1.x_y",
+        version=3,
+        input=StepInput(features=2, feature_names=("x", "y"), mean=(0.0, 1.0), std=(1.0, 2.0)),
+        labels=("a", "b"),
+        graph=GraphNames(lengths=None, mask="mask", mask_type="float32", attention="weights"),
+        promises=(Promise(provider="CPUExecutionProvider", bits=True, tolerance=0),),
+        digests={"model.onnx": "sha256:" + "0" * 64},
+        made={"torch": "2", "seed": 0},
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_what_it_says_of_itself():
+    manifest = Manifest(**LEAST, promises=(Promise(provider="CPU", bits=False, tolerance=0.5),))
+    assert (manifest.classes, manifest.key) == (2, "m/1")
+    assert manifest.promise("CPU") is manifest.promises[0]
+    assert manifest.promise("GPU") is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"contract": 2}, "contract"),
+        ({"name": "../m"}, "name"),
+        ({"name": ""}, "name"),
+        ({"version": 0}, "version"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["a", "a"]}, "every label may stand there once"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"max_length": 0}, "max_length"),
+        ({"task": "regression"}, "task"),
+        ({"surprise": 1}, "surprise"),
+        ({"digests": {"model.onnx": "md5:0"}}, "digests.model.onnx"),
+        ({"input": {"kind": "values"}}, "'values' wants 'features' alone"),
+        ({"input": {"kind": "values", "features": 2, "vocabulary": 3}}, "'tokens' wants 'vocabulary' alone"),
+        ({"input": {"kind": "tokens", "features": 2}}, "'tokens' wants 'vocabulary' alone"),
+        ({"input": {"kind": "values", "features": 2, "mean": [1.0]}}, "input.mean has 1 entries for 2 features"),
+        ({"input": {"kind": "values", "features": 1, "std": [float("inf")]}}, "input.std"),
+        ({"graph": {"lengths": None}}, "one of 'lengths' and 'mask' must be named"),
+        ({"promises": [{"provider": "CPU", "bits": True, "tolerance": -1}]}, "promises.0.tolerance"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused_by_field(changed: dict[str, Any], said: str):
+    with pytest.raises(ManifestError, match=r"is not a manifest of contract version 1") as refused:
+        Manifest.from_json(json.dumps(LEAST | changed))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 10_000])
+def test_what_is_no_manifest_at_all_is_refused(text: bytes):
+    with pytest.raises(ManifestError, match="not a manifest"):
+        Manifest.from_json(text)
+
+
+def test_everything_wrong_is_said():
+    with pytest.raises(ManifestError, match=r"version: .*; labels: "):
+        Manifest.from_json(json.dumps(LEAST | {"version": 0, "labels": []}))
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Manifest(**LEAST).version = 2  # type: ignore[misc]  # what is tried
+
+
+def test_a_directory_without_one_is_refused(tmp_path: Path):
+    with pytest.raises(ManifestError, match=r"manifest\.json cannot be read: No such file"):
+        Manifest.read(tmp_path)
+
+
+# Digests
+
+
+def vouching(directory: Path, *names: str, **digests: str) -> Manifest:
+    return Manifest(**LEAST, digests={name: digest(directory / name) for name in names} | digests)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "m" / "1"
+    made.mkdir(parents=True)
+    (made / "model.onnx").write_bytes(b"graph")
+    (made / "golden.npz").write_bytes(b"golden")
+    return made
+
+
+def test_a_digest_is_the_files_sha256(directory: Path):
+    # printf graph | sha256sum
+    assert digest(directory / "model.onnx").startswith("sha256:")
+    assert len(digest(directory / "model.onnx")) == 7 + 64
+    assert digest(directory / "model.onnx") != digest(directory / "golden.npz")
+
+
+def test_files_as_published_pass(directory: Path):
+    vouching(directory, "model.onnx", "golden.npz").check_digests(directory)
+
+
+def test_a_changed_file_is_named(directory: Path):
+    manifest = vouching(directory, "model.onnx", "golden.npz")
+    (directory / "golden.npz").write_bytes(b"g0lden")
+    with pytest.raises(VerificationError, match=r"golden\.npz is not the file that was published"):
+        manifest.check_digests(directory)
+
+
+def test_a_missing_file_is_named(directory: Path):
+    manifest = vouching(directory, "model.onnx", "golden.npz")
+    (directory / "golden.npz").unlink()
+    with pytest.raises(VerificationError, match=r"golden\.npz is missing"):
+        manifest.check_digests(directory)
+
+
+def test_a_graph_nobody_vouches_for_is_refused(directory: Path):
+    with pytest.raises(VerificationError, match="no digest of model"):
+        vouching(directory, "golden.npz").check_digests(directory)
+
+
+@pytest.mark.parametrize("how", ["by name", "by link"])
+def test_a_file_outside_the_directory_is_refused(directory: Path, how: str):
+    outside = directory.parent / "secret"
+    outside.write_bytes(b"secret")
+    name = "../secret" if how == "by name" else "inner"
+    if how == "by link":
+        (directory / name).symlink_to(outside)
+    manifest = vouching(directory, "model.onnx", **{name: digest(outside)})
+    with pytest.raises(VerificationError, match="lies outside the model directory"):
+        manifest.check_digests(directory)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "loop"], ids=["a null", "too long", "a link to itself"])
+def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str):
+    if name == "loop":
+        os.symlink("loop", directory / "loop")
+    manifest = vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64})
+    with pytest.raises(VerificationError):
+        manifest.check_digests(directory)

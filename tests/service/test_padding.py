@@ -1,0 +1,67 @@
+"""The rectangle: every valid step where it was, zeros elsewhere."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as arrays
+
+from service.padding import Steps, pad, rounded_width, step_mask
+
+features = st.shared(st.integers(1, 3), key="features")
+values = st.integers(1, 20).flatmap(
+    lambda length: features.flatmap(lambda count: arrays.arrays(np.float32, (length, count)))
+)
+tokens = st.integers(1, 20).flatmap(lambda length: arrays.arrays(np.int64, (length,)))
+mixes = st.lists(values, min_size=1, max_size=6) | st.lists(tokens, min_size=1, max_size=6)
+
+
+@given(mixes, st.integers(1, 9))
+def test_each_row_is_its_sequence_and_zeros_behind(sequences: list[Steps], multiple: int):
+    batch = pad(sequences, multiple=multiple)
+    for row, length, steps in zip(batch.steps, batch.lengths, sequences, strict=True):
+        np.testing.assert_array_equal(row[:length], steps)
+        assert not row[length:].any()
+    assert batch.steps.dtype == sequences[0].dtype
+    assert batch.lengths.dtype == np.int32
+
+
+@given(mixes, st.integers(1, 9))
+def test_the_width_is_the_longest_rounded_up_and_no_more(sequences: list[Steps], multiple: int):
+    batch = pad(sequences, multiple=multiple)
+    longest = max(map(len, sequences))
+    assert batch.width % multiple == 0
+    assert longest <= batch.width < longest + multiple
+    assert batch.width == rounded_width(longest, multiple)
+
+
+@given(mixes)
+def test_cost_is_valid_steps_and_padding(sequences: list[Steps]):
+    batch = pad(sequences)
+    assert batch.rows == len(sequences)
+    assert batch.cost == batch.rows * batch.width
+    assert batch.valid_steps == sum(map(len, sequences))
+    assert batch.cost - batch.valid_steps == int((~step_mask(batch.lengths, batch.width)).sum())
+
+
+def test_a_width_can_be_given_as_long_as_the_longest_fits():
+    long = np.ones((5, 2), np.float32)
+    assert pad([long], width=7).width == 7
+    assert pad([long], width=5).width == 5
+    with pytest.raises(ValueError, match="5 steps does not fit into a width of 4"):
+        pad([long], width=4)
+
+
+def test_no_sequence_and_an_empty_one_are_refused():
+    with pytest.raises(ValueError, match="no sequence"):
+        pad([])
+    with pytest.raises(ValueError, match="at least one step"):
+        pad([np.ones((3, 1), np.float32), np.ones((0, 1), np.float32)])
+
+
+def test_a_step_of_zeros_is_valid():
+    batch = pad([np.zeros((3, 2), np.float32)])
+    assert batch.valid_steps == 3
+    assert step_mask(batch.lengths, batch.width).tolist() == [[True, True, True, False]]
