@@ -136,8 +136,8 @@ class GrpcServer:
             "ModelReady": (pb.ModelReadyRequest, self._model_ready),
             "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
-            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
-            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._change),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._change),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -160,13 +160,8 @@ class GrpcServer:
     def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
 
-    def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
+    def _change(self, _: Message) -> Message:
         inventory.change(self._serving)
-        return pb.RepositoryModelLoadResponse()
-
-    def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
-        inventory.change(self._serving)
-        return pb.RepositoryModelUnloadResponse()
 
     async def _infer(self, body: bytes, context: Context) -> bytes:
         """One inference call; every path out of it is counted once."""

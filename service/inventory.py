@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from service import tensors
 from service.errors import Forbidden
@@ -68,7 +68,7 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
     return [asdict(entry) for entry in entries if not ready or entry.state == "READY"]
 
 
-def change(serving: Serving) -> None:
+def change(serving: Serving) -> NoReturn:
     """Loads or unloads a model.
 
     Raises:

@@ -110,9 +110,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
             raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
-    async def change(request: Request) -> Response:
+    async def change(_: Request) -> Response:
         inventory.change(serving)
-        return _json({})
 
     infer = Infer(serving, large_bodies)
     of_model: list[tuple[str, Callable[..., Any], str]] = [

@@ -1,0 +1,117 @@
+"""KServe's protocol v1, through the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from service import wire
+from service.errors import RequestError
+from service.v1 import INSTANCES
+from tests.service.bad_bodies import BAD_BODIES
+from tests.service.numpy_models import MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
+
+
+async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    sent = {"content-type": "application/json"} | {key.replace("_", "-"): text for key, text in headers.items()}
+    return await service.client.post(f"/v1/models/{name}:predict", content=content, headers=sent)
+
+
+async def test_ragged_instances_get_the_predictions_of_predict() -> None:
+    sequences = [[[1, 3]], {"id": "a", "steps": [[0, 0], [5, 5], [-2, 0]], "step_mask": [True, False, True]}]
+    async with serving(model(manifest())) as service:
+        asked = await ask(service, {"instances": sequences, "outputs": ["attention"], "priority": 1})
+        predicted = await service.predict({"sequences": sequences, "outputs": ["attention"]})
+    assert asked.status_code == 200
+    assert asked.headers["content-type"] == "application/json"
+    assert asked.json() == {"predictions": predicted.json()["predictions"]}
+
+
+async def test_an_ordinary_body_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire.strict, "read", None)
+    async with serving(model(MANIFESTS["takes missing"])) as service:
+        assert (await ask(service, {"instances": [[[1, 3]], [[1, 2], [3, None]]]})).status_code == 200
+        assert (
+            await ask(service, {"timeout_ms": 1e4, "instances": [{"id": "a", "steps": [[1, 3]]}]})
+        ).status_code == 200
+
+
+async def test_every_bad_body_is_refused_in_one_sentence_and_the_next_good_one_is_answered() -> None:
+    async with serving(model(manifest())) as service:
+        for bad in BAD_BODIES:
+            body = bad.body.replace(b"sequences", b"instances")
+            answer = await ask(service, body)
+            assert answer.status_code == 400, bad.name
+            (said,) = answer.json().values()
+            assert set(answer.json()) == {"error"}
+            assert bad.pointer.replace("sequences", "instances") in said, bad.name
+            words = "unknown field" if bad.pointer in ("/model", "/version") else bad.words
+            assert words.replace("sequences", "instances") in said, bad.name
+            assert (await ask(service, {"instances": [[[1, 3]]]})).status_code == 200
+        figures = await service.figures()
+        assert idle(figures)
+    assert sum(v for k, v in figures.items() if k.startswith('lengthwise_requests_total{code="400"')) == len(BAD_BODIES)
+
+
+async def test_the_model_stands_in_the_path_alone() -> None:
+    async with serving(model(manifest()), model(manifest(name="other"))) as service:
+        answer = await ask(service, {"instances": [[[1, 3]]], "model": "other"})
+        assert answer.json() == {"error": "/model: unknown field; known are instances, outputs, priority, timeout_ms"}
+        assert (await ask(service, {"instances": [[[1, 3]]]}, "other")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "headers", "status", "said"),
+    [
+        ({"instances": [[[1, 3]]]}, "none", {}, 404, "no such model is served"),
+        ({"instances": [[[1, 3]]]}, "..%2fsums", {}, 404, "Not Found"),
+        ({"instances": [[[1, 3]]]}, "sums%00", {}, 404, "no such model is served"),
+        ({"instances": [[[1, 3]]] * 9}, "sums", {}, 413, "a request may have 8 sequences, this one has 9"),
+        (bytes(5000), "sums", {}, 413, "a body may have 4096 bytes, after inflating too"),
+        ({}, "sums", {"content_type": "text/plain"}, 415, "content-type must be application/json, or none"),
+        ({"instances": [[[1, 3]]], "timeout_ms": 1e-300}, "sums", {}, 504, "the deadline had passed when the request "),
+        ({"instances": [[[1, 3]], [[NOT_FINITE] * 2]]}, "sums", {}, 400, "/instances/1: the model's answer to this "),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_by_its_status(
+    body: Any, name: str, headers: dict[str, str], status: int, said: str
+) -> None:
+    async with serving(model(manifest()), max_body_bytes=4096, max_sequences=8) as service:
+        answer = await ask(service, body, name, **headers)
+        assert answer.status_code == status
+        assert answer.json()["error"].startswith(said)
+        figures = await service.figures()
+    counted = {k: v for k, v in figures.items() if k.startswith("lengthwise_requests_total") and v}
+    assert sum(counted.values()) == (0 if said == "Not Found" else 1)
+    assert all(f'code="{status}"' in key for key in counted)
+
+
+async def test_models_are_listed_and_told_ready() -> None:
+    async with serving(
+        model(manifest(name="b")), model(manifest(name="a")), model(manifest(name="a", version=2))
+    ) as one:
+        assert (await one.client.get("/v1/models")).json() == {"models": ["a", "b"]}
+        assert (await one.client.get("/v1/models/b")).json() == {"name": "b", "ready": True}
+        missing = await one.client.get("/v1/models/c")
+        assert (missing.status_code, missing.json()) == (404, {"error": "no such model is served"})
+        one.serving.batcher.begin_draining()
+        draining = await one.client.get("/v1/models/b")
+    assert (draining.status_code, draining.json()) == (503, {"name": "b", "ready": False})
+    assert draining.headers["connection"] == "close"
+
+
+async def test_a_method_that_is_not_taken_is_refused_in_the_protocols_own_form() -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.get("/v1/models/sums:predict")
+        assert answer.status_code in (404, 405)
+        assert set(answer.json()) == {"error"}
+
+
+@pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
+def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
+    with pytest.raises(RequestError, match=r"unknown field|missing|object with 'instances'|things are wrong"):
+        wire.decode(body, OneModel(manifest()), max_sequences=8, form=INSTANCES)

@@ -1,0 +1,391 @@
+"""The Open Inference Protocol over HTTP, through the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.endpoint import Received
+from service.errors import InvalidRequest, TooLarge
+from service.repository import Refusal
+from service.v2 import Infer
+from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+
+PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
+ENDS = np.array([1, 2], dtype="<i4")
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """Two sequences, the first padded with junk."""
+    values = {"name": "values", "datatype": "FP32", "shape": [2, 2, 2], "data": PADDED.ravel().tolist()}
+    lengths = {"name": "lengths", "datatype": "INT32", "shape": [2], "data": ENDS.tolist()}
+    return {"inputs": [values, lengths]} | changes
+
+
+def binary(head: dict[str, Any], *octets: bytes) -> tuple[bytes, dict[str, str]]:
+    """A body with octets behind its JSON, and its headers."""
+    text = orjson.dumps(head)
+    return b"".join((text, *octets)), {
+        "inference-header-content-length": str(len(text)),
+        "content-type": "application/octet-stream",
+    }
+
+
+def in_octets(**changes: Any) -> dict[str, Any]:
+    made = request(**changes)
+    for tensor, array in zip(made["inputs"], (PADDED, ENDS), strict=True):
+        del tensor["data"]
+        tensor["parameters"] = {"binary_data_size": array.nbytes}
+    return made
+
+
+async def infer(service: Service, body: Any, path: str = "sums", **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    sent = {name.replace("_", "-"): text for name, text in headers.items()}
+    return await service.client.post(f"/v2/models/{path}/infer", content=content, headers=sent)
+
+
+async def test_tensors_get_the_answers_of_their_sequences() -> None:
+    async with serving(model(manifest())) as service:
+        answer = await infer(service, request(id="mine"))
+        sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
+        predictions = (await service.predict({"sequences": sequences, "outputs": ["attention"]})).json()["predictions"]
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["model_name"], body["model_version"], body["id"]) == ("sums", "1", "mine")
+    outputs = {output["name"]: output for output in body["outputs"]}
+    assert outputs["label"] == {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["c", "a"]}
+    assert outputs["score"]["data"] == [prediction["score"] for prediction in predictions]
+    assert outputs["probabilities"]["shape"] == [2, 3]
+    assert outputs["probabilities"]["data"] == [p for prediction in predictions for p in prediction["probabilities"]]
+    assert outputs["attention"]["data"] == [1, 0, 0.5, 0.5]
+
+
+async def test_one_sequence_a_request_needs_no_lengths() -> None:
+    async with serving(model(manifest())) as service:
+        values = {"name": "values", "datatype": "FP32", "shape": [1, 1, 2], "data": [[[1, 3]]]}
+        assert (await infer(service, {"inputs": [values]})).json()["outputs"][0]["data"] == ["c"]
+
+
+async def test_a_version_may_stand_in_the_path() -> None:
+    async with serving(model(manifest()), model(manifest(version=2))) as service:
+        assert (await infer(service, request())).json()["model_version"] == "2"
+        assert (await infer(service, request(), "sums/versions/1")).json()["model_version"] == "1"
+        assert (await infer(service, request(), "sums/versions/3")).status_code == 404
+        assert (await infer(service, request(), "sums/versions/01")).status_code == 400
+
+
+async def test_only_the_outputs_asked_for_are_answered_in_their_order() -> None:
+    async with serving(model(manifest())) as service:
+        wanted = [{"name": "probabilities"}, {"name": "label"}]
+        body = (await infer(service, request(outputs=wanted))).json()
+    assert [output["name"] for output in body["outputs"]] == ["probabilities", "label"]
+
+
+async def test_octets_in_and_out_are_the_numbers_of_the_json() -> None:
+    async with serving(model(manifest())) as service:
+        plain = (await infer(service, request())).json()
+        content, headers = binary(
+            in_octets(id="b", parameters={"binary_data_output": True}), PADDED.tobytes(), ENDS.tobytes()
+        )
+        answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    end = int(answer.headers["inference-header-content-length"])
+    head, octets = orjson.loads(answer.content[:end]), answer.content[end:]
+    assert head["id"] == "b"
+    for output, expected in zip(head["outputs"], plain["outputs"], strict=True):
+        size = output["parameters"]["binary_data_size"]
+        part, octets = octets[:size], octets[size:]
+        if output["datatype"] == "BYTES":
+            assert part == b"\x01\0\0\0c\x01\0\0\0a"
+        else:
+            assert np.frombuffer(part, "<f4").tolist() == np.array(expected["data"], dtype="<f4").tolist()
+    assert octets == b""
+
+
+async def test_octets_may_be_asked_for_one_output_alone() -> None:
+    async with serving(model(manifest())) as service:
+        wanted = [{"name": "score", "parameters": {"binary_data": True}}, {"name": "label"}]
+        answer = await infer(service, request(outputs=wanted))
+        except_one = [{"name": "score", "parameters": {"binary_data": False}}]
+        whole = await infer(service, request(outputs=except_one, parameters={"binary_data_output": True}))
+    end = int(answer.headers["inference-header-content-length"])
+    score, label = orjson.loads(answer.content[:end])["outputs"]
+    assert score["parameters"] == {"binary_data_size": 8}
+    assert label["data"] == ["c", "a"]
+    assert len(answer.content) == end + 8
+    assert "data" in whole.json()["outputs"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": 3}, "/id: must be a string of at most 256 characters"),
+        ({"id": "a" * 257}, "/id: must be a string of at most 256 characters"),
+        ({"model_name": "other"}, "/model_name: is not the model of the path"),
+        ({"more": 1}, "/more: unknown field; known are id, inputs, model_name, model_version, outputs, parameters"),
+        ({"parameters": []}, "/parameters: must be an object, it is an array"),
+        (
+            {"parameters": {"timeout_ms": "1"}},
+            "/parameters/timeout_ms: must be a number of milliseconds, it is a string",
+        ),
+        ({"inputs": {}}, "/inputs: must be an array of objects"),
+        ({"inputs": [1]}, "/inputs: must be an array of objects"),
+        ({"outputs": ["label"]}, "/outputs: must be an array of objects"),
+        ({"outputs": [{"name": 1}]}, "/outputs/0/name: must be a string, and stand once"),
+        ({"outputs": [{"name": "label", "x": 1}]}, "/outputs/0/x: unknown field; known are name, parameters"),
+        (
+            {"outputs": [{"name": "logits"}]},
+            "/outputs/0: is no output of sums/1; there are label, score, probabilities",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said_with_its_place(changes: dict[str, Any], said: str) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await infer(service, request(**changes))
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(said)
+        assert (await infer(service, request())).status_code == 200
+        figures = await service.figures()
+    assert figures['lengthwise_requests_total{code="400",model="",version=""}'] == 1
+    assert idle(figures)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("name", 1, "/inputs/0/name: must be a string"),
+        ("datatype", None, "/inputs/0/datatype: must be a string"),
+        ("shape", [1, 2.0, 2], "/inputs/0/shape: must be an array of whole numbers"),
+        ("shape", "2", "/inputs/0/shape: must be an array of whole numbers"),
+        ("data", None, "/inputs/0/data: must be an array of numbers"),
+        ("data", "1", "/inputs/0/data: must be an array of numbers"),
+        ("x", 1, "/inputs/0/x: unknown field; known are data, datatype, name, parameters, shape"),
+        (
+            "parameters",
+            {"binary_data_size": 4},
+            "/inputs/0/parameters/binary_data_size: must be the number of its bytes",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_an_input_is_said_with_its_place(field: str, value: Any, said: str) -> None:
+    made = request()
+    made["inputs"][0][field] = value
+    async with serving(model(manifest())) as service:
+        answer = await infer(service, made)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("octets", "length", "said"),
+    [
+        (b"", None, "/inputs/0/parameters/binary_data_size: must be the number of its bytes behind the JSON"),
+        (bytes(40), "0", "the body is not JSON"),
+        (bytes(40), "-1", "Inference-Header-Content-Length must be from 0 to the body's"),
+        (bytes(40), "9" * 30, "Inference-Header-Content-Length must be from 0 to the body's"),
+        (bytes(41), None, "1 bytes behind the JSON belong to no input"),
+        (bytes(39), None, "/inputs/1/parameters/binary_data_size: must be the number of its bytes behind the JSON"),
+    ],
+)
+async def test_octets_that_do_not_fit_their_sizes_are_refused(octets: bytes, length: str | None, said: str) -> None:
+    async with serving(model(manifest())) as service:
+        content, headers = binary(in_octets(), octets)
+        headers |= {} if length is None else {"inference-header-content-length": length}
+        answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "headers", "status"),
+    [
+        (request(), "none", {}, 404),
+        (request(), "sums", {"content_type": "text/plain"}, 415),
+        (request(), "sums", {"content_type": "application/octet-stream"}, 415),
+        (request(), "sums", {"content_encoding": "deflate"}, 415),
+        (bytes(9000), "sums", {}, 413),
+        (request(inputs=[{"name": "values", "datatype": "FP32", "shape": [9, 1, 2], "data": []}]), "sums", {}, 413),
+        (b"[]", "sums", {}, 400),
+        (b'{"inputs": [], "inputs": []}', "sums", {}, 400),
+        (request(parameters={"timeout": 1}), "sums", {}, 504),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_by_its_status(
+    body: Any, path: str, headers: dict[str, str], status: int
+) -> None:
+    async with serving(model(manifest()), max_body_bytes=8192, max_sequences=8) as service:
+        answer = await infer(service, body, path, **headers)
+        assert answer.status_code == status
+        assert set(answer.json()) == {"error"}
+        figures = await service.figures()
+    counted = [k for k, v in figures.items() if k.startswith("lengthwise_requests_total") and v]
+    assert len(counted) == 1
+    assert f'code="{status}"' in counted[0]
+
+
+async def test_an_answer_that_is_not_finite_names_its_row() -> None:
+    async with serving(model(manifest())) as service:
+        made = request()
+        made["inputs"][0]["data"][4:6] = [NOT_FINITE, NOT_FINITE]
+        answer = await infer(service, made)
+    assert answer.json() == {"error": "/inputs/0: row 1: the model's answer to this sequence is not finite"}
+
+
+async def test_tensors_share_a_batch_with_json() -> None:
+    rows: list[int] = []
+    async with serving(
+        model(manifest(), lambda batch: rows.append(batch.rows)), max_wait_ms=200, max_batch_rows=3
+    ) as one:
+        await asyncio.gather(infer(one, request()), one.predict({"sequences": [[[1, 3]]]}))
+    assert rows == [3]
+
+
+async def test_a_caller_of_the_index_who_leaves_harms_nobody() -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v2/repository/index", "headers": [], "query_string": b""}
+    async with serving(model(manifest())) as service:
+        await service.app(scope, gone, send)
+        assert (await infer(service, request())).status_code == 200
+    assert sent[0]["status"] == 499
+
+
+async def test_metadata_says_what_a_model_takes_with_minus_one_for_a_free_axis() -> None:
+    async with serving(model(manifest()), model(manifest(version=10)), model(manifest(name="t", vocabulary=5))) as one:
+        server = (await one.client.get("/v2")).json()
+        assert server["name"] == "lengthwise"
+        assert server["extensions"] == ["binary_tensor_data", "model_repository"]
+        found = (await one.client.get("/v2/models/sums/versions/1")).json()
+        tokens = (await one.client.get("/v2/models/t")).json()
+    assert (found["versions"], found["platform"]) == (["1", "10"], "onnx_onnxv1")
+    assert found["inputs"] == [
+        {"name": "values", "datatype": "FP32", "shape": [-1, -1, 2]},
+        {"name": "lengths", "datatype": "INT32", "shape": [-1]},
+    ]
+    assert found["outputs"][2:] == [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "attention", "datatype": "FP32", "shape": [-1, -1]},
+    ]
+    assert tokens["inputs"][0] == {"name": "tokens", "datatype": "INT64", "shape": [-1, -1]}
+
+
+async def test_health_follows_the_service() -> None:
+    async with serving(model(manifest())) as service:
+        paths = ["/v2/health/ready", "/v2/models/sums/ready", "/v2/models/sums/versions/1/ready"]
+        assert [(await service.client.get(path)).status_code for path in paths] == [200, 200, 200]
+        assert (await service.client.get("/v2/models/none/ready")).status_code == 404
+        service.serving.batcher.begin_draining()
+        assert [(await service.client.get(path)).status_code for path in paths] == [503, 503, 503]
+        assert (await service.client.get("/v2/health/ready")).json() == {"ready": False}
+        assert (await service.client.get("/v2/health/live")).json() == {"live": True}
+
+
+async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_path() -> None:
+    async with serving(model(manifest())) as service:
+        folder = service.serving.settings.models
+        service.serving.repository.refused += [
+            Refusal("bad/1", f"{folder}/bad/1/manifest.json cannot be read: No such file or directory"),
+            Refusal("bad/2", "onnxruntime cannot load the graph: open /srv/data/models/bad/2/model.onnx failed"),
+        ]
+        served = {"name": "sums", "version": "1", "state": "READY", "reason": ""}
+        entries = (await service.client.post("/v2/repository/index")).json()
+        assert entries[0] == served
+        assert [entry["state"] for entry in entries[1:]] == ["UNAVAILABLE", "UNAVAILABLE"]
+        assert entries[1]["reason"] == "bad/1/manifest.json cannot be read: No such file or directory"
+        assert entries[2]["reason"] == "onnxruntime cannot load the graph: open model.onnx failed"
+        ready = await service.client.post("/v2/repository/index", json={"ready": True})
+        assert ready.json() == [served]
+        wrong = await service.client.post("/v2/repository/index", json={"ready": 1})
+        assert (wrong.status_code, wrong.json()) == (
+            400,
+            {"error": 'the body must be empty, or {"ready": true or false}'},
+        )
+        figures = await service.figures()
+    assert not any(v for k, v in figures.items() if k.startswith("lengthwise_requests_total"))
+
+
+@pytest.mark.parametrize(("admin_calls", "words"), [(False, "--admin-calls turns them on"), (True, "at its start")])
+@pytest.mark.parametrize("call", ["load", "unload"])
+async def test_loading_and_unloading_are_refused(call: str, admin_calls: bool, words: str) -> None:
+    async with serving(model(manifest()), admin_calls=admin_calls) as service:
+        answer = await service.client.post(f"/v2/repository/models/sums/{call}")
+        assert answer.status_code == 403
+        assert words in answer.json()["error"]
+        assert (await infer(service, request())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v2/none", 404), ("GET", "/v2/models/sums/infer", 405), ("POST", "/v2", 405), ("GET", "/v2/models", 404)],
+)
+async def test_what_the_protocol_does_not_have_is_refused_in_its_own_form(method: str, path: str, status: int) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+TENSOR = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["values", "tokens", "lengths"]) | JSON,
+        "datatype": st.sampled_from(["FP32", "INT64", "INT32"]) | JSON,
+        "shape": st.lists(st.integers(-1, 3), max_size=4) | JSON,
+        "data": st.lists(st.integers(-1, 3) | JSON, max_size=9) | JSON,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": st.integers(-1, 20) | JSON}) | JSON,
+    },
+)
+BODY = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": JSON,
+        "inputs": st.lists(TENSOR, max_size=3) | JSON,
+        "outputs": st.lists(st.fixed_dictionaries({"name": st.sampled_from(["label", "score"]) | JSON})) | JSON,
+        "parameters": st.fixed_dictionaries({}, optional={"timeout": JSON, "priority": JSON}) | JSON,
+    },
+)
+
+
+@settings(max_examples=400)
+@given(body=BODY, octets=st.binary(max_size=24), cut=st.integers(-2, 2), kind=st.sampled_from(sorted(MANIFESTS)))
+def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes, cut: int, kind: str) -> None:
+    text = json.dumps(body).encode()
+    one: Any = MANIFESTS[kind]
+
+    class Bare:
+        class settings:
+            max_sequences = 4
+
+        def find(self, name: str | None, version: str | None) -> Any:
+            return type("Served", (), {"manifest": one})
+
+    serving: Any = Bare()
+    headers = {b"inference-header-content-length": str(max(0, len(text) + cut)).encode()}
+    endpoint, request = (
+        Infer(serving, asyncio.Semaphore(1)),
+        Received({"path_params": {"model": "sums"}}, headers, text + octets),
+    )
+    with contextlib.suppress(InvalidRequest, TooLarge):
+        call, _ = endpoint.decode(request)
+        assert call.items
