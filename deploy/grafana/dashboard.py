@@ -107,9 +107,9 @@ PANELS = (
     ),
     Panel(
         "Rejections by reason",
-        [(rate("rejected_total", "reason"), "{{reason}}")],
+        [(rate("rejected_total", "reason"), "{{reason}}"), (rate("batch_failures_total"), "failed batches")],
         "reqps",
-        "Calls refused though nothing was wrong with them.",
+        "Calls refused though nothing was wrong with them, and batches that the runtime failed.",
         stacked=True,
     ),
     Panel(
@@ -224,7 +224,6 @@ def _variable(name: str, query: str) -> dict[str, Any]:
         "type": "query",
         "datasource": DATASOURCE,
         "query": {"query": query, "refId": name},
-        "definition": query,
         "refresh": 2,
         "includeAll": True,
         "multi": True,
