@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model_export.spec import Spec
+from service.answers import windows
 from service.dataset import Record
 from service.errors import ConfigurationError
 from service.manifest import Task
@@ -163,7 +164,7 @@ def _parts(record: Record, spec: Spec) -> list[slice]:
             f"{record.place}: {length} steps, and input.max_length = {longest}; raise it, or set input.long"
         )
     if spec.input.long == "window":
-        return [slice(start, min(start + longest, length)) for start in range(0, length, longest)]
+        return [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
     return [slice(0, longest) if spec.input.long == "head" else slice(length - longest, length)]
 
 

@@ -152,11 +152,8 @@ class Spec(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.output.task == "per-step":
-            if "pooling" in self.model.model_fields_set:
-                raise ValueError("'model.pooling' has no meaning with output.task = 'per-step': no step is pooled")
-            if self.input.long == "window":
-                raise ValueError("input.long = 'window' does not go with output.task = 'per-step': windows overlap")
+        if self.output.task == "per-step" and self.model._says("pooling"):
+            raise ValueError("'model.pooling' has no meaning with output.task = 'per-step': no step is pooled")
         return self
 
     @property

@@ -60,7 +60,7 @@ def test_a_token_past_the_vocabulary_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "first_values"), [("head", [[0, 3]]), ("tail", [[9, 12]]), ("window", [[0, 3], [6, 9], [12]])]
+    ("policy", "first_values"), [("head", [[0, 3]]), ("tail", [[9, 12]]), ("window", [[0, 3], [6, 9], [9, 12]])]
 )
 def test_a_sequence_past_the_max_length_is_cut_by_its_policy(policy: str, first_values: list[list[float]]) -> None:
     made = examples([record(5)], spec(step=f'features = 3\nmax_length = 2\nlong = "{policy}"'))

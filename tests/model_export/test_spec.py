@@ -48,7 +48,6 @@ def test_what_is_wrong_is_refused_by_name(text: str, named: str) -> None:
         ("self_attention_heads = 3", "single-label", "features = 3", "'self_attention_heads' 3 must divide"),
         ("hidden = 256\nself_attention_heads = 1", "single-label", "features = 3", "use more heads"),
         ('pooling = "mean"', "per-step", "features = 3", "'model.pooling' has no meaning"),
-        ("", "per-step", 'features = 3\nlong = "window"', "'window' does not go with"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, step: str, named: str) -> None:
