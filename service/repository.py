@@ -146,8 +146,14 @@ def load(directory: Path, limits: BatchLimits) -> Model:
     manifest.check_digests(directory)
     _check_verification(directory, manifest)
     session = Session.load(directory, manifest)
-    golden.check(session, golden.Golden.read(directory / GOLDEN_FILE, manifest), manifest)
-    return Model(manifest, session, measure_cost(session, manifest, limits))
+    expected = golden.Golden.read(directory / GOLDEN_FILE, manifest)
+    try:
+        golden.check(session, expected, manifest)
+        return Model(manifest, session, measure_cost(session, manifest, limits))
+    except ModelError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
 
 
 def measure_cost(
@@ -202,7 +208,7 @@ def _check_verification(directory: Path, manifest: Manifest) -> None:
         recorded: Any = json.loads((directory / VERIFICATION_FILE).read_bytes())
         failed = [str(case["name"]) for case in recorded["cases"] if case["holds"] is not True]
         count = len(recorded["cases"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError(f"{manifest.key}: {VERIFICATION_FILE} cannot be read: {error!r}") from error
     if failed or not count:
         what = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"

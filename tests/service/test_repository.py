@@ -1,0 +1,287 @@
+"""A model that fails its own proof is not served, and does not keep the others from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from service import repository as repository_module
+from service.errors import ConfigurationError, ModelError, ModelNotFound, NotReady
+from service.golden import Golden
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput, digest
+from service.padding import pad
+from service.plan import BatchLimits
+from service.repository import Model, Repository, load, open_repository
+from service.settings import bundled_models
+
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
+LIMITS = BatchLimits(rows=4, cost_steps=256)
+
+
+@pytest.fixture(autouse=True)
+def _measured_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = repository_module.measure_cost
+    monkeypatch.setattr(repository_module, "measure_cost", lambda *arguments: measure(*arguments, budget_seconds=0.01))
+
+
+def place(folder: Path, name: str = "vowels", version: int = 1) -> Path:
+    """A good model directory: the bundled one under another name."""
+    directory = folder / name / str(version)
+    shutil.copytree(BUNDLED, directory)
+    sign(directory, name=name, version=version)
+    return directory
+
+
+def sign(directory: Path, **fields: Any) -> None:
+    """Changes the manifest, and makes its digests those of the files there."""
+    manifest = json.loads((directory / MANIFEST_FILE).read_text()) | fields
+    manifest["digests"] = {
+        name: digest(directory / name)
+        for name in (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
+        if (directory / name).is_file()
+    }
+    (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def test_the_bundled_model_is_served():
+    opened = open_repository(bundled_models(), LIMITS)
+    assert [model.manifest.key for model in opened] == ["japanese-vowels/1"]
+    assert opened.refused == []
+    assert opened.find(None, None).manifest.task == "single-label"
+
+
+# What is refused
+
+
+def wrong_digest(directory: Path) -> None:
+    with (directory / GRAPH_FILE).open("ab") as file:
+        file.write(b"\0")
+
+
+def missing_graph(directory: Path) -> None:
+    (directory / GRAPH_FILE).unlink()
+
+
+def missing_proof(directory: Path) -> None:
+    (directory / VERIFICATION_FILE).unlink()
+    sign(directory)
+
+
+def missing_manifest(directory: Path) -> None:
+    (directory / MANIFEST_FILE).unlink()
+
+
+def malformed_manifest(directory: Path) -> None:
+    (directory / MANIFEST_FILE).write_text('{"contract": 1, "name": "vowels"}')
+
+
+def tampered_golden(directory: Path) -> None:
+    manifest = Manifest.read(directory)
+    golden = Golden.read(directory / GOLDEN_FILE, manifest)
+    Golden(golden.sequences, tuple(logits + np.float32(0.1) for logits in golden.logits)).write(directory / GOLDEN_FILE)
+    sign(directory)
+
+
+def unreadable_golden(directory: Path) -> None:
+    (directory / GOLDEN_FILE).write_bytes(b"not an archive")
+    sign(directory)
+
+
+def failing_case(directory: Path) -> None:
+    proof = json.loads((directory / VERIFICATION_FILE).read_text())
+    proof["cases"][1]["holds"] = False
+    (directory / VERIFICATION_FILE).write_text(json.dumps(proof))
+    sign(directory)
+
+
+def proof(text: str) -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        (directory / VERIFICATION_FILE).write_text(text)
+        sign(directory)
+
+    return write
+
+
+def wrong_name(directory: Path) -> None:
+    sign(directory, name="consonants")
+
+
+def wrong_version(directory: Path) -> None:
+    sign(directory, version=3)
+
+
+def link_out(directory: Path) -> None:
+    outside = directory.parents[2] / "outside.onnx"
+    shutil.move(directory / GRAPH_FILE, outside)
+    (directory / GRAPH_FILE).symlink_to(outside)
+
+
+def no_graph_at_all(directory: Path) -> None:
+    (directory / GRAPH_FILE).write_bytes(b"not a graph")
+    sign(directory)
+
+
+def other_inputs(directory: Path) -> None:
+    manifest = json.loads((directory / MANIFEST_FILE).read_text())
+    sign(directory, graph=manifest["graph"] | {"lengths": "sizes"})
+
+
+def other_features(directory: Path) -> None:
+    manifest = json.loads((directory / MANIFEST_FILE).read_text())
+    sign(directory, input=manifest["input"] | {"features": 13, "mean": None, "std": None})
+
+
+def fails_when_run(directory: Path) -> None:
+    """A graph that loads, with the right inputs, and that no batch can go through."""
+    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", 12])
+    lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, None])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [7919, 9])
+    nodes = [
+        helper.make_node("Reshape", ["values", "shape"], ["logits"]),
+        helper.make_node("Identity", ["lengths"], ["unused"]),
+    ]
+    graph = helper.make_graph(nodes, "graph", [values, lengths], [logits], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, directory / GRAPH_FILE)
+    manifest = json.loads((directory / MANIFEST_FILE).read_text())
+    sign(directory, graph=manifest["graph"] | {"attention": None})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (wrong_digest, "model.onnx is not the file that was published"),
+        (missing_graph, "model.onnx is missing"),
+        (missing_proof, "no digest of verification.json"),
+        (missing_manifest, "manifest.json cannot be read"),
+        (malformed_manifest, "is not a manifest of contract version 1"),
+        (tampered_golden, "differs from its stored logits"),
+        (unreadable_golden, "cannot be read as golden sequences"),
+        (failing_case, "its cases failed: mixed lengths"),
+        (proof('{"cases": []}'), "it has no case"),
+        (proof("{}"), "verification.json cannot be read"),
+        (proof("not JSON"), "verification.json cannot be read"),
+        (proof('{"cases": {"name": true}}'), "verification.json cannot be read"),
+        (proof('{"cases": [{"name": "a"}]}'), "verification.json cannot be read"),
+        (proof('{"cases": [{"name": "a", "holds": 1}]}'), "its cases failed: a"),
+        (proof('{"cases": ' + "[" * 100_000), "verification.json cannot be read"),
+        (wrong_name, "the manifest is of consonants/2, the folder says vowels/2"),
+        (wrong_version, "the manifest is of vowels/3, the folder says vowels/2"),
+        (link_out, "model.onnx lies outside the model directory"),
+        (no_graph_at_all, "onnxruntime cannot load the graph"),
+        (other_inputs, "the graph's inputs are"),
+        (other_features, "wants 12 features a step, the manifest says 13"),
+        (fails_when_run, "the graph cannot be run here"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_directory_that_fails_its_proof_is_left_out_with_the_reason(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path
+):
+    folder = tmp_path / "models"
+    place(folder)
+    spoil(place(folder, version=2))
+    opened = open_repository(folder, LIMITS)
+    (refusal,) = opened.refused
+    assert refusal.path == "vowels/2"
+    assert said in refusal.reason
+    assert opened.find("vowels", None).manifest.version == 1
+
+
+def test_what_is_no_version_is_passed_over(tmp_path: Path):
+    place(tmp_path)
+    for name in ("0", "01", "-1", "latest", "1.5", "\u0662", ".2", "1234567890"):
+        (tmp_path / "vowels" / name).mkdir()
+    (tmp_path / "vowels" / "2").write_text("a file")
+    (tmp_path / ".hidden" / "1").mkdir(parents=True)
+    (tmp_path / "README").write_text("a file")
+    opened = open_repository(tmp_path, LIMITS)
+    assert [model.manifest.key for model in opened] == ["vowels/1"]
+    assert opened.refused == []
+
+
+@pytest.mark.parametrize("folder", ["absent", "file"])
+def test_a_folder_that_cannot_be_read_is_a_wrong_option(folder: str, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        open_repository(tmp_path / folder, LIMITS)
+
+
+def test_an_empty_folder_has_no_model_and_is_no_error(tmp_path: Path):
+    opened = open_repository(tmp_path, LIMITS)
+    assert list(opened) == []
+    with pytest.raises(NotReady) as not_ready:
+        opened.find(None, None)
+    assert not_ready.value.retry_after_seconds
+
+
+def test_loading_one_directory_says_why_it_must_not_be_served(tmp_path: Path):
+    directory = place(tmp_path)
+    wrong_digest(directory)
+    with pytest.raises(ModelError):
+        load(directory, LIMITS)
+
+
+# Which model a request means
+
+
+def of(*keys: tuple[str, int]) -> Repository:
+    made = Repository()
+    for name, version in keys:
+        manifest = Manifest(name=name, version=version, input=StepInput(features=1), labels=("x",))
+        made.models.setdefault(name, {})[version] = Model(manifest, None, None)  # type: ignore[arg-type]  # not run
+    return made
+
+
+def test_the_highest_version_is_the_default_by_number():
+    assert of(("m", 9), ("m", 10), ("m", 2)).find("m", None).manifest.version == 10
+
+
+def test_a_version_can_be_named():
+    assert of(("m", 9), ("m", 10)).find("m", "9").manifest.version == 9
+
+
+def test_the_only_name_needs_no_saying():
+    assert of(("m", 1)).find(None, "1").manifest.key == "m/1"
+
+
+def test_of_several_names_one_must_be_said():
+    with pytest.raises(ModelNotFound, match="say which 'model': a, b"):
+        of(("b", 1), ("a", 1)).find(None, None)
+
+
+@pytest.mark.parametrize(("name", "version"), [("x", None), ("m", "2"), (None, "2"), ("m", "9" * 5000)])
+def test_what_is_not_served_is_not_found(name: str | None, version: str | None):
+    with pytest.raises(ModelNotFound):
+        of(("m", 1)).find(name, version)
+
+
+def test_all_models_come_by_name_and_ascending_version():
+    assert [model.manifest.key for model in of(("b", 10), ("b", 9), ("a", 1))] == ["a/1", "b/9", "b/10"]
+
+
+# What it answers
+
+
+def test_a_model_answers_each_row_with_attention_where_it_is_wanted():
+    model = load(BUNDLED, LIMITS)
+    random = np.random.default_rng(0)
+    batch = pad([random.normal(size=(length, 12)).astype(np.float32) for length in (3, 9)])
+    plain, attentive = model.answer(batch, False), model.answer(batch, True)
+    for answer, bare, length in zip(attentive, plain, (3, 9), strict=True):
+        assert answer is not None
+        assert bare is not None
+        assert bare.attention is None
+        assert answer.attention is not None
+        assert answer.attention.shape == (length,)
+        assert answer.probabilities.sum() == pytest.approx(1)
+        np.testing.assert_array_equal(answer.probabilities, bare.probabilities)
