@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +163,9 @@ def started(*arguments: str, **variables: str) -> Iterator[ServerProcess]:
     server = ServerProcess(*arguments, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "the server is starting" in server.get("/readyz").text:  # the last model's line comes a little before
+            assert time.monotonic() < deadline, server.text
         yield server
     finally:
         server.kill()
