@@ -1,0 +1,448 @@
+"""The Open Inference Protocol over gRPC, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import grpc_server
+from service.errors import ConfigurationError, InvalidRequest, TooLarge
+from service.grpc_server import SERVICE, GrpcServer
+from service.open_inference import open_inference_pb2 as pb
+from service.padding import PaddedBatch
+from service.repository import Model
+from service.serving import Serving
+from service.settings import Settings
+from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
+
+ROOT = Path(__file__).parents[2]
+Code = grpc.StatusCode
+PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
+ENDS = np.array([1, 2], dtype="<i4")
+
+
+def request(*, raw: bool = True, values: Any = PADDED, ends: Any = ENDS, **fields: Any) -> pb.ModelInferRequest:
+    """Two sequences, the first padded with junk."""
+    made = pb.ModelInferRequest(**{"model_name": "sums"} | fields)
+    for name, datatype, array in (("values", "FP32", values), ("lengths", "INT32", ends)):
+        tensor = made.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        if raw:
+            made.raw_input_contents.append(array.tobytes())
+        elif datatype == "FP32":
+            tensor.contents.fp32_contents.extend(array.ravel().tolist())
+        else:
+            tensor.contents.int_contents.extend(array.ravel().tolist())
+    return made
+
+
+class Caller:
+    """A client of one server."""
+
+    def __init__(self, service: Service, channel: grpc.aio.Channel) -> None:
+        self.service = service
+        self.channel = channel
+
+    def call(self, method: str, message: Any = None, **options: Any) -> Any:
+        """One call of a method, whose request and answer are named after it."""
+        asked = message if message is not None else getattr(pb, f"{method}Request")()
+        return self.channel.unary_unary(
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda given: given if isinstance(given, bytes) else given.SerializeToString(),
+            response_deserializer=getattr(pb, f"{method}Response").FromString,
+        )(asked, **options)
+
+    async def refused(self, method: str, message: Any = None, **options: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await self.call(method, message, **options)
+        return raised.value
+
+
+@asynccontextmanager
+async def listening(*models: Model, **options: Any) -> AsyncIterator[Caller]:
+    async with serving(*models, **options) as service:
+        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        port = await server.start("127.0.0.1", 0)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Caller(service, channel)
+        finally:
+            await server.stop()
+
+
+@asynccontextmanager
+async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]]]:
+    """A server whose only runner is in a batch until it is let go; what is asked meanwhile waits."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(20)
+
+    async with listening(model(manifest(), wait), **options) as caller:
+        first = asyncio.ensure_future(caller.service.predict({"sequences": [[[1, 3]]]}))
+        try:
+            await running.wait()
+            yield caller, release.set
+        finally:
+            release.set()
+            await first
+
+
+async def queued(caller: Caller, count: int) -> None:
+    """Returns once that many sequences wait."""
+    lane = caller.service.serving.served[0].lane
+    async with asyncio.timeout(10):
+        while len(lane.pool) != count:
+            await asyncio.sleep(0)
+
+
+async def counted(caller: Caller, code: int, count: int = 1) -> dict[str, float]:
+    """The figures, once that many calls are counted with a status: the caller may know before the server has."""
+    async with asyncio.timeout(10):
+        while True:
+            figures = await caller.service.figures()
+            of_code = [value for name, value in figures.items() if f'requests_total{{code="{code}"' in name]
+            if sum(of_code) == count:
+                return figures
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_tensors_get_the_answers_of_their_sequences_in_the_form_they_came(raw: bool) -> None:
+    async with listening(model(manifest())) as caller:
+        answer = await caller.call("ModelInfer", request(raw=raw, id="mine"))
+        sequences = [PADDED[0, :1].tolist(), PADDED[1].tolist()]
+        predicted = (await caller.service.predict({"sequences": sequences})).json()["predictions"]
+    assert (answer.model_name, answer.model_version, answer.id) == ("sums", "1", "mine")
+    outputs = {output.name: (i, output) for i, output in enumerate(answer.outputs)}
+    assert list(outputs) == ["label", "score", "probabilities", "attention"]
+    place, probabilities = outputs["probabilities"]
+    expected = np.array([one["probabilities"] for one in predicted], dtype="<f4").ravel().tolist()
+    if raw:
+        assert np.frombuffer(answer.raw_output_contents[place], "<f4").tolist() == expected
+        assert answer.raw_output_contents[0] == b"\x01\0\0\0c\x01\0\0\0a"
+        assert not probabilities.HasField("contents")
+    else:
+        assert list(probabilities.contents.fp32_contents) == expected
+        assert list(outputs["label"][1].contents.bytes_contents) == [b"c", b"a"]
+        assert not answer.raw_output_contents
+
+
+async def test_a_multi_label_answer_has_booleans() -> None:
+    async with listening(model(manifest(task="multi-label"))) as caller:
+        wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name="assigned")]
+        (assigned,) = (await caller.call("ModelInfer", request(raw=False, outputs=wanted))).outputs
+    assert list(assigned.contents.bool_contents) == [True, True, True, True, False, False]
+
+
+async def test_tokens_come_in_their_own_contents() -> None:
+    async with listening(model(MANIFESTS["tokens"])) as caller:
+        made = pb.ModelInferRequest(model_name="sums")
+        made.inputs.add(name="tokens", datatype="INT64", shape=[1, 2]).contents.int64_contents.extend([3, 4])
+        assert len((await caller.call("ModelInfer", made)).outputs) == 4
+
+
+async def test_a_model_that_is_not_named_is_the_default_and_a_version_may_be_named() -> None:
+    async with listening(model(manifest()), model(manifest(version=2))) as caller:
+        assert (await caller.call("ModelInfer", request(model_name=""))).model_version == "2"
+        assert (await caller.call("ModelInfer", request(model_version="1"))).model_version == "1"
+
+
+def parameter(name: str, **choice: Any) -> dict[str, Any]:
+    return {"parameters": {name: pb.InferParameter(**choice)}}
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "status", "said"),
+    [
+        (request(model_name="none"), Code.NOT_FOUND, 404, "no such model is served"),
+        (request(model_version="2"), Code.NOT_FOUND, 404, "the model 'sums' has no such version"),
+        (request(model_version="x"), Code.INVALID_ARGUMENT, 400, "a version is ASCII digits"),
+        (b"\xff\xff", Code.INVALID_ARGUMENT, 400, "the message is no ModelInferRequest"),
+        (pb.ModelInferRequest(), Code.INVALID_ARGUMENT, 400, "/inputs: the input 'values' is missing"),
+        (request(id="a" * 257), Code.INVALID_ARGUMENT, 400, "/id: must have at most 256 characters"),
+        (request(ends=np.array([3, 1], "<i4")), Code.INVALID_ARGUMENT, 400, "/inputs/1: row 0: a length is from 1"),
+        (request(values=PADDED * np.nan), Code.INVALID_ARGUMENT, 400, "/inputs/0: row 0: step 0 lacks a value"),
+        (request(values=PADDED[:, :, :1] * 0 + NOT_FINITE), Code.INVALID_ARGUMENT, 400, "/inputs/0/shape: must be"),
+        (request(values=PADDED * 0 + NOT_FINITE), Code.INVALID_ARGUMENT, 400, "/inputs/0: row 0: the model's answer"),
+        (request(**parameter("priority", int64_param=10)), Code.INVALID_ARGUMENT, 400, "/parameters/priority: must be"),
+        (request(**parameter("timeout_ms", string_param="1")), Code.INVALID_ARGUMENT, 400, "/parameters/timeout_ms: "),
+        (request(**parameter("timeout_ms", double_param=1e-300)), Code.DEADLINE_EXCEEDED, 504, "the deadline had "),
+        (request(values=np.ones((9, 1, 2), "<f4")), Code.INVALID_ARGUMENT, 413, "a request may have 8 sequences"),
+    ],
+)
+async def test_a_refusal_has_the_code_of_its_status_and_is_counted_by_it(
+    message: Any, code: Code, status: int, said: str
+) -> None:
+    async with listening(model(manifest()), max_sequences=8) as caller:
+        error = await caller.refused("ModelInfer", message)
+        assert error.code() is code
+        assert (error.details() or "").startswith(said)
+        assert (await caller.call("ModelInfer", request())).model_name == "sums"
+        figures = await counted(caller, status)
+    assert sum(v for k, v in figures.items() if k.startswith("lengthwise_requests_total")) == 2
+    assert idle(figures)
+
+
+async def test_raw_contents_must_be_one_for_each_input_and_nothing_beside_them() -> None:
+    async with listening(model(manifest())) as caller:
+        fewer = request()
+        del fewer.raw_input_contents[1]
+        assert "/raw_input_contents: must have one entry for each of the 2" in (
+            (await caller.refused("ModelInfer", fewer)).details() or ""
+        )
+        both = request()
+        both.inputs[1].contents.int_contents.extend([1, 2])
+        assert "/inputs/1/contents: must be absent" in ((await caller.refused("ModelInfer", both)).details() or "")
+
+
+async def test_a_parameter_that_holds_nothing_counts_as_absent() -> None:
+    async with listening(model(manifest())) as caller:
+        assert (await caller.call("ModelInfer", request(**parameter("priority")))).model_name == "sums"
+
+
+async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal() -> None:
+    async with listening(model(manifest())) as caller:
+        call = caller.call("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
+        await call
+        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+        error = await caller.refused("ModelInfer", request(model_name="none"), metadata=(("x-request-id", "b c"),))
+        assert dict(error.trailing_metadata())["x-request-id"] not in ("", "b c")
+
+
+async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening(model(manifest())) as caller:
+        with monkeypatch.context() as broken:
+            broken.setattr(grpc_server.tensors, "read", None)
+            error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
+        assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
+        assert "request mine failed" in caplog.text
+        await counted(caller, 500)
+
+
+async def test_a_full_queue_is_resource_exhausted_with_the_time_to_come_back() -> None:
+    async with held(max_queue_cost_steps=16, max_batch_cost_steps=16) as (caller, release):
+        waiting = [asyncio.ensure_future(caller.call("ModelInfer", request())) for _ in range(2)]
+        await queued(caller, 4)
+        error = await caller.refused("ModelInfer", request())
+        assert error.code() is Code.RESOURCE_EXHAUSTED
+        assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
+        release()
+        assert [answer.model_name for answer in await asyncio.gather(*waiting)] == ["sums", "sums"]
+        figures = await counted(caller, 429)
+    assert figures['lengthwise_rejected_total{model="sums",reason="queue_full",version="1"}'] == 1
+    assert idle(figures)
+
+
+async def test_the_callers_deadline_is_honoured_in_the_queue() -> None:
+    async with held() as (caller, _):
+        error = await caller.refused("ModelInfer", request(), timeout=0.05)
+        assert error.code() is Code.DEADLINE_EXCEEDED
+        figures = await counted(caller, 504)
+        assert figures['lengthwise_queue_sequences{model="sums",version="1"}'] == 0
+        assert figures['lengthwise_rejected_total{model="sums",reason="deadline",version="1"}'] == 1
+
+
+async def test_the_sooner_of_two_deadlines_counts() -> None:
+    async with held() as (caller, _):
+        own = request(**parameter("timeout_ms", int64_param=20))
+        error = await caller.refused("ModelInfer", own, timeout=30)
+        assert error.details() == "the deadline passed before the answer was there"
+
+
+async def test_a_call_that_is_cancelled_in_the_queue_is_not_run_and_counts_as_left() -> None:
+    async with held() as (caller, release):
+        call = caller.call("ModelInfer", request())
+        sent = asyncio.ensure_future(call)  # type: ignore[arg-type]
+        await queued(caller, 2)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sent
+        await queued(caller, 0)
+        figures = await counted(caller, 499)
+        assert idle({k: v for k, v in figures.items() if "inflight" not in k} | {"lengthwise_inflight_batches": 0})
+        release()
+        assert (await caller.call("ModelInfer", request())).model_name == "sums"
+
+
+async def test_a_large_message_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[str] = []
+    read = grpc_server.tensors.read
+
+    def watched(*args: Any, **options: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return read(*args, **options)
+
+    monkeypatch.setattr(grpc_server.tensors, "read", watched)
+    long = np.ones((9, 1000, 2), "<f4")
+    async with listening(model(manifest(max_length=1000))) as caller:
+        await caller.call("ModelInfer", request(values=long, ends=np.full(9, 1000, "<i4")))
+        await caller.call("ModelInfer", request())
+    assert [name == threading.main_thread().name for name in readers] == [False, True]
+
+
+async def test_a_message_beyond_the_body_limit_is_resource_exhausted() -> None:
+    async with listening(model(manifest()), max_body_bytes=1000) as caller:
+        error = await caller.refused("ModelInfer", request(id="a" * 2000))
+        assert error.code() is Code.RESOURCE_EXHAUSTED
+        assert (await caller.call("ModelInfer", request())).model_name == "sums"
+
+
+async def test_grpc_shares_a_batch_with_json() -> None:
+    rows: list[int] = []
+    one = model(manifest(), lambda batch: rows.append(batch.rows))
+    async with listening(one, max_wait_ms=500, max_batch_rows=3) as caller:
+        predicted = caller.service.predict({"sequences": [[[1, 3]]]})
+        await asyncio.gather(caller.call("ModelInfer", request()), predicted)
+    assert rows == [3]
+
+
+async def test_metadata_and_readiness_are_those_of_the_service() -> None:
+    async with listening(model(manifest())) as caller:
+        assert (await caller.call("ServerLive")).live
+        assert (await caller.call("ServerReady")).ready
+        assert (await caller.call("ServerMetadata")).name == "lengthwise"
+        assert (await caller.call("ModelReady", pb.ModelReadyRequest(name="sums", version="1"))).ready
+        found = await caller.call("ModelMetadata", pb.ModelMetadataRequest(name="sums"))
+        assert (list(found.versions), found.platform) == (["1"], "onnx_onnxv1")
+        assert list(found.inputs[0].shape) == [-1, -1, 2]
+        for method in ("ModelReady", "ModelMetadata"):
+            error = await caller.refused(method, getattr(pb, f"{method}Request")(name="none"))
+            assert error.code() is Code.NOT_FOUND
+        caller.service.serving.batcher.begin_draining()
+        assert not (await caller.call("ServerReady")).ready
+        figures = await caller.service.figures()
+    assert not any(value for name, value in figures.items() if name.startswith("lengthwise_requests_total"))
+
+
+async def test_the_index_is_readable_and_changes_are_refused() -> None:
+    async with listening(model(manifest())) as caller:
+        (entry,) = (await caller.call("RepositoryIndex")).models
+        assert (entry.name, entry.version, entry.state) == ("sums", "1", "READY")
+        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            error = await caller.refused(method)
+            assert error.code() is Code.PERMISSION_DENIED
+            assert "--admin-calls" in (error.details() or "")
+
+
+async def test_the_health_service_follows_the_service_and_tells_who_watches() -> None:
+    statuses = health_pb2.HealthCheckResponse
+    async with serving(model(manifest())) as service:
+        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        port = await server.start("127.0.0.1", 0)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            asked = health_pb2.HealthCheckRequest(service=SERVICE)
+            await server.tell()
+            watch = stub.Watch(asked)
+            assert (await watch.read()).status == statuses.SERVING
+            assert (await stub.Check(asked)).status == statuses.SERVING
+            service.serving.batcher.begin_draining()
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == statuses.NOT_SERVING
+            assert (await watch.read()).status == statuses.NOT_SERVING
+            await server.stop()
+
+
+async def test_before_the_models_are_there_calls_are_unavailable() -> None:
+    unstarted = Serving(Settings(runners=1), lambda: repository(model(manifest())))
+    server = GrpcServer(unstarted, asyncio.Semaphore(2))
+    port = await server.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request().SerializeToString())
+        assert raised.value.code() is Code.UNAVAILABLE
+        checked = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await server.stop()
+
+
+async def test_reflection_names_the_services() -> None:
+    async with listening(model(manifest())) as caller:
+        stub = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+    names = {service.name for service in answer.list_services_response.service}
+    assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_a_port_that_is_taken_is_a_wrong_option() -> None:
+    async with serving(model(manifest())) as service:
+        first, second = (GrpcServer(service.serving, asyncio.Semaphore(2)) for _ in range(2))
+        port = await first.start("127.0.0.1", 0)
+        with pytest.raises(ConfigurationError, match="another --grpc-port may be free"):
+            await second.start("127.0.0.1", port)
+        await second.stop()
+        await first.stop()
+
+
+async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_does(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    files = {"tls_cert_file": tmp_path / "server.pem", "tls_client_ca_file": tmp_path / "ca.pem"}
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(files["tls_cert_file"]))
+    authority.cert_pem.write_to_path(str(files["tls_client_ca_file"]))
+    client = authority.issue_cert("client@example.org")
+    known = authority.cert_pem.bytes()
+    own = (client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes())
+    async with serving(model(manifest()), **files) as service:
+        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        port = await server.start("127.0.0.1", 0)
+        secured = grpc.ssl_channel_credentials(known, *own)
+        async with grpc.aio.secure_channel(f"localhost:{port}", secured) as channel:
+            assert (await Caller(service, channel).call("ServerLive")).live
+        stranger = grpc.ssl_channel_credentials(known)
+        async with grpc.aio.secure_channel(f"localhost:{port}", stranger) as channel:
+            assert (await Caller(service, channel).refused("ServerLive")).code() is Code.UNAVAILABLE
+        await server.stop()
+
+
+async def test_a_tls_file_that_cannot_be_read_is_a_wrong_option(tmp_path: Path) -> None:
+    async with serving(model(manifest()), tls_cert_file=tmp_path / "none.pem") as service:
+        with pytest.raises(ConfigurationError, match=r"none\.pem cannot be read"):
+            await GrpcServer(service.serving, asyncio.Semaphore(2)).start("127.0.0.1", 0)
+
+
+@settings(max_examples=400)
+@given(body=st.binary(max_size=80), kind=st.sampled_from(sorted(MANIFESTS)), cut=st.integers(0, 60))
+def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: str, cut: int) -> None:
+    class Bare:
+        settings = Settings(runners=1)
+
+        def find(self, name: str | None, version: str | None) -> Any:
+            return type("Served", (), {"manifest": MANIFESTS[kind]})
+
+    catalog: Any = Bare()
+    server = GrpcServer(catalog, asyncio.Semaphore(2))
+    whole = request().SerializeToString()
+    for message in (body, whole[:cut] + body + whole[cut + len(body) :]):
+        with contextlib.suppress(InvalidRequest, TooLarge):
+            call, _ = server._decode(message)
+            assert call.items
+
+
+def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
+    proto = "service/open_inference/open_inference.proto"
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", f"--python_out={tmp_path}", proto], cwd=ROOT, check=True
+    )
+    published, made = (
+        next(line for line in (folder / proto.replace(".proto", "_pb2.py")).read_text().splitlines() if "b'" in line)
+        for folder in (ROOT, tmp_path)
+    )
+    assert published == made, "make proto"
