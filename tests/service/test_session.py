@@ -1,0 +1,269 @@
+"""The graph is given what it wants, whatever form that has, and its answer to a sequence is the same in any company."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from service.answers import Answer
+from service.batcher import Batcher, Lane, Timing
+from service.cost import CostTable
+from service.errors import ManifestError, ModelError
+from service.manifest import GraphNames, Manifest, StepInput
+from service.metrics import ModelMetrics
+from service.padding import Steps, pad
+from service.plan import BatchLimits
+from service.repository import Model, measure_cost
+from service.session import CPU, Session, feed
+from service.settings import bundled_models
+
+ELEMENTS = {
+    "bool": TensorProto.BOOL,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
+
+
+def manifest(**fields: Any) -> Manifest:
+    return Manifest(**{"name": "m", "version": 1, "input": StepInput(features=2), "labels": ("a", "b"), **fields})
+
+
+def graph(
+    names: GraphNames,
+    *,
+    tokens: bool = False,
+    rows: str | int = "rows",
+    features: str | int = 2,
+    attention: bool = False,
+) -> bytes:
+    """A graph that sums each row's valid steps: `logits [rows, features]`; and shows its mask as attention."""
+    steps = ["width", rows] if names.time_first else [rows, "width"]
+    inputs = [
+        helper.make_tensor_value_info(
+            names.sequences,
+            TensorProto.INT64 if tokens else TensorProto.FLOAT,
+            steps if tokens else [*steps, features],
+        )
+    ]
+    time = helper.make_tensor("time", TensorProto.INT64, [1], [0 if names.time_first else 1])
+    last = helper.make_tensor("last", TensorProto.INT64, [1], [2])
+    nodes = [helper.make_node("Cast", [names.sequences], ["numbers"], to=TensorProto.FLOAT)]
+    if tokens:
+        nodes.append(helper.make_node("Unsqueeze", ["numbers", "last"], ["values_3d"]))
+    else:
+        nodes.append(helper.make_node("Identity", ["numbers"], ["values_3d"]))
+    if names.mask is not None:
+        inputs.append(helper.make_tensor_value_info(names.mask, ELEMENTS[names.mask_type], steps))
+        nodes += [
+            helper.make_node("Cast", [names.mask], ["weights"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["weights", "last"], ["weights_3d"]),
+            helper.make_node("Mul", ["values_3d", "weights_3d"], ["valid"]),
+        ]
+    else:
+        nodes.append(helper.make_node("Identity", ["values_3d"], ["valid"]))
+    nodes.append(helper.make_node("ReduceSum", ["valid", "time"], ["sums"], keepdims=0))
+    if names.lengths is not None:
+        inputs.append(helper.make_tensor_value_info(names.lengths, ELEMENTS[names.lengths_type], [rows]))
+        one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+        nodes += [
+            helper.make_node("Cast", [names.lengths], ["sizes"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["sizes", "one"], ["sizes_2d"]),
+            helper.make_node("Div", ["sums", "sizes_2d"], [names.logits]),
+        ]
+    else:
+        one = None
+        nodes.append(helper.make_node("Identity", ["sums"], [names.logits]))
+    outputs = [helper.make_tensor_value_info(names.logits, TensorProto.FLOAT, [rows, None])]
+    if attention:
+        nodes.append(helper.make_node("Identity", ["weights"], ["shown"]))
+        outputs.append(helper.make_tensor_value_info("shown", TensorProto.FLOAT, steps))
+    made = helper.make_graph(nodes, "sums", inputs, outputs, [t for t in (time, last, one) if t is not None])
+    opset = [helper.make_opsetid("", 18)]
+    serialized: bytes = helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
+    return serialized
+
+
+BATCH = pad([np.full((2, 2), 3, np.float32), np.full((5, 2), 1, np.float32)])
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"lengths": "lengths"}, [3.0, 1.0]),
+        ({"lengths": "counts", "lengths_type": "int64"}, [3.0, 1.0]),
+        ({"lengths": None, "mask": "mask"}, [6.0, 5.0]),
+        ({"lengths": None, "mask": "mask", "mask_type": "float32"}, [6.0, 5.0]),
+        ({"lengths": None, "mask": "mask", "mask_type": "int64"}, [6.0, 5.0]),
+        ({"mask": "mask", "mask_type": "int32", "sequences": "x", "logits": "y"}, [3.0, 1.0]),
+    ],
+)
+def test_a_graph_is_given_its_lengths_or_its_mask_in_its_own_form(
+    names: dict[str, Any], expected: list[float], time_first: bool
+):
+    wants = GraphNames(**names, time_first=time_first)
+    session = Session(graph(wants), manifest(graph=wants))
+    outputs = session.run(BATCH)
+    np.testing.assert_array_equal(outputs.logits, [[one, one] for one in expected])
+    assert outputs.attention is None
+    assert session.provider == CPU
+    assert session.outputs == {"logits"}
+
+
+def test_tokens_are_given_as_they_are():
+    wants = GraphNames(sequences="tokens")
+    of_tokens = manifest(graph=wants, input=StepInput(kind="tokens", vocabulary=9))
+    session = Session(graph(wants, tokens=True), of_tokens)
+    batch = pad([np.array([4, 2], np.int64), np.array([1, 1, 1, 1, 6], np.int64)])
+    np.testing.assert_array_equal(session.run(batch).logits, [[3.0], [2.0]])
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_attention_comes_rows_first_and_only_where_it_is_asked_for(time_first: bool):
+    wants = GraphNames(lengths=None, mask="mask", attention="shown", time_first=time_first)
+    session = Session(graph(wants, attention=True), manifest(graph=wants))
+    outputs = session.run(BATCH, ("logits", "attention"))
+    assert outputs.attention is not None
+    np.testing.assert_array_equal(outputs.attention, [[1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0]])
+    assert session.run(BATCH).attention is None
+
+
+def test_a_batch_as_wide_as_it_has_rows_is_not_turned_the_wrong_way():
+    wants = GraphNames(lengths=None, mask="mask", attention="shown", time_first=True)
+    session = Session(graph(wants, attention=True), manifest(graph=wants))
+    batch = pad([np.ones((length, 2), np.float32) for length in range(1, 9)])
+    outputs = session.run(batch, ("logits", "attention"))
+    assert outputs.attention is not None
+    assert batch.rows == batch.width
+    np.testing.assert_array_equal(outputs.attention, np.tri(8))
+    np.testing.assert_array_equal(outputs.logits[:, 0], np.arange(1, 9))
+
+
+def test_an_output_that_the_graph_does_not_have_is_left_out():
+    wants = GraphNames()
+    assert Session(graph(wants), manifest(graph=wants)).run(BATCH, ("logits", "attention")).attention is None
+
+
+def test_what_is_fed_is_contiguous():
+    wants = GraphNames(mask="mask", time_first=True)
+    assert all(array.flags.c_contiguous for array in feed(wants, BATCH).values())
+
+
+@pytest.mark.parametrize(
+    ("made", "named", "said"),
+    [
+        ({}, {"lengths": "sizes"}, r"inputs are lengths \(int32, rank 1\).* says sizes"),
+        ({"lengths_type": "int64"}, {}, r"lengths \(int64, rank 1\)"),
+        ({"lengths": None, "mask": "mask"}, {}, "mask"),
+        ({"logits": "other"}, {}, "no output logits"),
+        ({}, {"attention": "weights"}, "no output weights"),
+    ],
+)
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(made: dict[str, Any], named: dict[str, Any], said: str):
+    with pytest.raises(ManifestError, match=said):
+        Session(graph(GraphNames(**made)), manifest(graph=GraphNames(**named)))
+
+
+def test_a_graph_of_frozen_rows_is_refused():
+    with pytest.raises(ManifestError, match="frozen"):
+        Session(graph(GraphNames(), rows=4), manifest())
+
+
+def test_a_graph_of_other_features_is_refused():
+    with pytest.raises(ManifestError, match="wants 3 features a step, the manifest says 2"):
+        Session(graph(GraphNames(), features=3), manifest())
+
+
+def test_what_is_no_graph_is_refused():
+    with pytest.raises(ModelError, match="cannot load the graph"):
+        Session(b"no graph", manifest())
+
+
+def test_costs_are_measured_with_sequences_that_the_model_takes():
+    lengths: list[int] = []
+
+    class Counting(Session):
+        def run(self, batch: Any, outputs: Any = ("logits",)) -> Any:
+            lengths.extend(batch.lengths.tolist())
+            return super().run(batch, outputs)
+
+    for wants, said in (
+        (GraphNames(), {"input": StepInput(features=2)}),
+        (GraphNames(sequences="tokens"), {"input": StepInput(kind="tokens", vocabulary=9)}),
+    ):
+        of_model = manifest(graph=wants, max_length=30, **said)
+        session = Counting(graph(wants, tokens=of_model.input.kind == "tokens"), of_model)
+        table = measure_cost(session, of_model, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.05)
+        assert table.predict(4, 32) >= table.predict(1, 4) > 0
+    assert max(lengths) == 30
+
+
+# The same bits alone and in company
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Model:
+    directory = bundled_models() / "japanese-vowels" / "1"
+    read = Manifest.read(directory)
+    return Model(read, Session.load(directory, read), CostTable([1], [4], np.array([[1.0]])))
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Steps]:
+    random = np.random.default_rng(11)
+    return [random.normal(size=(int(length), 12)).astype(np.float32) for length in random.integers(1, 40, 150)]
+
+
+@pytest.fixture(scope="module")
+def alone(bundled: Model, recordings: list[Steps]) -> list[bytes]:
+    return [bundled.session.run(pad([steps])).logits.tobytes() for steps in recordings]
+
+
+def test_a_neighbour_never_changes_an_answer(bundled: Model, recordings: list[Steps], alone: list[bytes]):
+    random = np.random.default_rng(12)
+    for _ in range(1000):
+        chosen = random.choice(len(recordings), size=int(random.integers(2, 8)), replace=True)
+        extra = 4 * int(random.integers(0, 3))
+        batch = pad([recordings[one] for one in chosen])
+        wider = pad([recordings[one] for one in chosen], width=batch.width + extra)
+        logits = bundled.session.run(wider).logits
+        assert [row.tobytes() for row in logits] == [alone[one] for one in chosen]
+
+
+@pytest.mark.parametrize("runners", [1, 2])
+async def test_whatever_is_planned_and_by_however_many_runners_the_bits_are_those_of_each_alone(
+    runners: int, bundled: Model, recordings: list[Steps]
+):
+    expected = [answer(bundled, steps) for steps in recordings]
+    random = np.random.default_rng(runners)
+    batcher = Batcher(runners=runners)
+    metrics = ModelMetrics("m", "1")
+    await batcher.start()
+    for _ in range(40):
+        # Any cost table, so that any plan.
+        cost = CostTable([1, 4, 64], [4, 16, 64], random.lognormal(-7, 2, (3, 3)))
+        limits = BatchLimits(rows=int(random.integers(1, 40)), cost_steps=int(random.integers(40, 2000)))
+        lane = Lane("m/1", bundled.answer, cost, metrics, limits)
+        batcher.open(lane)
+        order = random.permutation(len(recordings))
+        tickets = [batcher.submit(lane, [recordings[one]], first) for one in order]
+        found = await asyncio.gather(*(ticket.future for ticket in tickets))
+        batcher.close(lane)
+        assert [one.probabilities.tobytes() for one in found] == [expected[one] for one in order]
+    assert await batcher.drain(10)
+    assert sum(metrics.batch_rows.counts) > 500
+
+
+def answer(model: Model, steps: Steps) -> bytes:
+    (one,) = model.answer(pad([steps]), False)
+    assert one is not None
+    return one.probabilities.tobytes()
+
+
+def first(results: list[Answer | None], timing: Timing) -> Answer | None:
+    return results[0]
