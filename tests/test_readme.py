@@ -1,0 +1,113 @@
+"""The README is true: its commands run, its answer is the answer, what it points to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from model_export.spec import Spec
+from service import errors
+from tests.service.server_process import ServerProcess, started
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TOOL = ".venv/bin/lengthwise"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+
+
+def command(beginning: str) -> str:
+    """The one command that begins so."""
+    (found,) = (line for line in COMMANDS if line.startswith(beginning))
+    return found
+
+
+def run(line: str, folder: Path) -> str:
+    """Runs a command of the tool, with what it writes under `runs/` going to a folder: what it said."""
+    words = shlex.split(line.replace("runs/", f"{folder}/"))
+    assert words[0] == TOOL
+    done = subprocess.run(
+        [sys.executable, "-m", "lengthwise", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with started() as process:
+        yield process
+
+
+def test_no_command_is_left_out_here() -> None:
+    beginnings = ("make serve", "make test", "curl -s", *(f"{TOOL} {name}" for name in ("train", "export", "serve")))
+    assert [line for line in COMMANDS if not line.startswith(beginnings)] == []
+
+
+def test_every_target_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {line.split()[1] for line in COMMANDS if line.startswith("make ")} <= targets
+
+
+def test_the_answer_is_the_answer(server: ServerProcess) -> None:
+    line = command("curl -s").replace("localhost:8000", f"127.0.0.1:{server.port}")
+    told = orjson.loads(blocks("json")[0])
+    got = orjson.loads(subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, check=True).stdout)
+    for prediction, expected in zip(got.pop("predictions"), told.pop("predictions"), strict=True):
+        for name in ("probabilities", "score"):  # other processors round otherwise
+            assert prediction.pop(name) == pytest.approx(expected.pop(name), rel=1e-3)
+        assert prediction == expected
+    assert got == told
+
+
+def test_every_status_that_it_lists_is_one_that_the_service_answers() -> None:
+    listed = {int(status) for cell in re.findall(r"^\| ([\d, ]+) \|", README, re.M) for status in cell.split(", ")}
+    known = {kind.status for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "status")}
+    assert listed
+    assert listed <= known
+
+
+def test_every_field_that_it_shows_is_read(server: ServerProcess) -> None:
+    body = orjson.loads(blocks("json")[1]) | {"model": "japanese-vowels"}
+    answer = server.predict(body)
+    assert answer.status_code == 422
+    assert {error["pointer"].split("/", 3)[3] for error in answer.json()["errors"]} == {
+        "feature_mask",
+        "steps/0",
+        "steps/1",
+    }
+
+
+def test_the_spec_is_one() -> None:
+    (text,) = blocks("toml")
+    assert Spec.from_toml(text).input.features == 12
+
+
+@pytest.mark.parametrize("link", sorted({link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link}))
+def test_what_it_points_to_is_there(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_a_model_is_trained_exported_and_served(tmp_path: Path) -> None:
+    run(command(f"{TOOL} train"), tmp_path)
+    run(command(f"{TOOL} export"), tmp_path)
+    repository = shlex.split(command(f"{TOOL} serve").replace("runs/", f"{tmp_path}/"))[-1]
+    with started(repository) as server:
+        (served,) = server.get("/healthz").json()["models"]
+        body = orjson.loads((ROOT / "examples" / "japanese-vowels.json").read_bytes())
+        predictions = server.predict(body).json()["predictions"]
+    assert served["features"] == 12
+    assert [prediction["label"] for prediction in predictions] == ["1", "3", "6"]
