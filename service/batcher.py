@@ -155,7 +155,8 @@ class Batcher:
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._quiet: asyncio.Event | None = None
+        self._quiet = asyncio.Event()  # set while nothing accepted is unanswered
+        self._quiet.set()
 
     @property
     def draining(self) -> bool:
@@ -165,8 +166,6 @@ class Batcher:
     async def start(self) -> None:
         """Starts the runners on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         for number in range(self._runners):
             thread = threading.Thread(target=self._serve, name=f"runner-{number}", daemon=True)
             thread.start()
@@ -252,8 +251,7 @@ class Batcher:
                 lane.pool.add(entry)
             if self._idle:
                 self._wake(lane, ticket, cost)
-        if self._quiet is not None:
-            self._quiet.clear()
+        self._quiet.clear()
         if deadline != float("inf"):
             ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
@@ -299,10 +297,9 @@ class Batcher:
         with self._lock:
             self._draining = True
             self._work.notify_all()  # whoever waits for company waits no more
-        if self._quiet is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._quiet.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
         late = list(self._unsettled)
         for ticket in late:
             self._settle(ticket, Draining("the server stopped before the answer was there", retry_after_seconds=1))
@@ -482,7 +479,7 @@ class Batcher:
                         lane.cost_steps -= entry.width
                 self._forget_if_done(lane)
             quiet = not self._unsettled
-        if quiet and self._quiet is not None:
+        if quiet:
             self._quiet.set()
         if not ticket.future.done():
             if isinstance(outcome, BaseException):

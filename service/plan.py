@@ -144,8 +144,7 @@ def _parts(pool: Pool, widths: list[int], cost: Cost, limits: BatchLimits, secon
             while left > size:
                 parts.append((width, size, times, most, least))
                 left -= size
-            if left:
-                parts.append((width, left, times, most, least))
+            parts.append((width, left, times, most, least))
     return parts
 
 

@@ -151,7 +151,7 @@ def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
         waiting = Tracked(4, deadline=9.0)
         gone.append(weakref.ref(waiting))
         pool.add(waiting)
-    for one in gone:
+    for one in reversed(gone):
         waiting = one()
         assert waiting is not None
         pool.remove(waiting)
