@@ -8,6 +8,7 @@ A token model's are int64 with the shape `STEPS`. What a JSON body says in field
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 from typing import Any, Final
@@ -87,14 +88,12 @@ def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is, or the text where it is none."""
-    if text.isascii() and text.isdigit() and len(text) < 20:
-        return int(text)
+    """The JSON number that a text is, or the text where it is none (Python's float would take "1_000" too)."""
     try:
-        number = float(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
-    return text if math.isnan(number) else number
+    return value if type(value) in (int, float) else text
 
 
 def _refused(problems: Problems) -> InvalidRequest:
