@@ -80,6 +80,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         summary="Classifies sequences of different lengths; padding never reaches an answer.",
         version=metadata.version("lengthwise"),
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name the host that the caller names
     )
     predict = Predict(serving, large_bodies)
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))

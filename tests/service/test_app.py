@@ -194,3 +194,11 @@ async def test_predict_is_a_route_of_the_application_as_well() -> None:
         transport = httpx.ASGITransport(service.app.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             assert (await client.post("/predict", json={"sequences": [[[1, 2]]]})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/livez/"])
+async def test_no_answer_sends_a_caller_to_the_host_that_the_request_names(path: str) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.post(path, headers={"host": "elsewhere.example"})
+    assert answer.status_code == 404
+    assert "elsewhere" not in str(answer.headers)
