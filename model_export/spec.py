@@ -23,7 +23,7 @@ on the width, and a sequence would not get the same bits alone and in company.""
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def _says(self, *keys: str) -> list[str]:
+    def says(self, *keys: str) -> list[str]:
         """Which of the keys stand in the file, as against taken by default."""
         return [key for key in keys if key in self.model_fields_set]
 
@@ -67,7 +67,7 @@ class InputSpec(_Table):
             if self.feature_names is not None and len(self.feature_names) != self.features:
                 raise ValueError(f"'feature_names' has {len(self.feature_names)} names for {self.features} features")
             return self
-        if values_only := self._says("feature_names", "missing", "normalize"):
+        if values_only := self.says("feature_names", "missing", "normalize"):
             raise ValueError(f"'{values_only[0]}' is for values: a token model ('vocabulary') has none of it")
         if self.padding_id is not None and self.padding_id >= self.vocabulary:
             raise ValueError(f"'padding_id' {self.padding_id} is no id of a vocabulary of {self.vocabulary}")
@@ -113,7 +113,7 @@ class ModelSpec(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.rnn == "none" and self.bidirectional and self._says("bidirectional"):
+        if self.rnn == "none" and self.bidirectional and self.says("bidirectional"):
             raise ValueError("'bidirectional' has no meaning with rnn = 'none': a per-step MLP reads in no direction")
         if self.self_attention_heads and self.body_features % self.self_attention_heads:
             raise ValueError(
@@ -152,7 +152,7 @@ class Spec(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.output.task == "per-step" and self.model._says("pooling"):
+        if self.output.task == "per-step" and self.model.says("pooling"):
             raise ValueError("'model.pooling' has no meaning with output.task = 'per-step': no step is pooled")
         return self
 

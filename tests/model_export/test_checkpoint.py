@@ -30,14 +30,15 @@ def test_tensors_and_state_come_back_together(tmp_path: Path) -> None:
     assert state == {"epoch": 4}
 
 
-def test_a_write_that_fails_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "s.safetensors"
     checkpoint.write(path, {"a": torch.zeros(1)}, {})
 
-    def broken(handle: int) -> None:
+    def broken(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(os, "fsync", broken)
+    monkeypatch.setattr(os, step, broken)
     with pytest.raises(OSError, match="disk is full"):
         checkpoint.write(path, {"a": torch.ones(1)}, {})
     assert checkpoint.read(path)[0]["a"].item() == 0.0

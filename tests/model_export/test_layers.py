@@ -93,7 +93,8 @@ def test_a_masked_convolution_is_torchs_on_the_unpadded_sequence(kernel: int, di
     steps, mask = batch()
     padded = layer(steps, mask)
     for row, alone, length in zip(padded, steps, LENGTHS.tolist(), strict=True):
-        around = functional.pad(alone[:length].T, (layer.before, layer.behind))
+        before = (kernel - 1) * dilation // 2  # as torch's padding="same"
+        around = functional.pad(alone[:length].T, (before, (kernel - 1) * dilation - before))
         expected = functional.conv1d(around[None], weight, layer.project.bias, dilation=dilation)[0].T
         torch.testing.assert_close(row[:length], expected)
 

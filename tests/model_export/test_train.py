@@ -83,6 +83,15 @@ def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(tmp_path: Pat
     assert seen == [0, 1, 2, 3]
 
 
+def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> None:
+    options = replace(QUICK, learning_rate=3.0, epochs=6)
+    expected = train.train(spec(), separable(40), options, tmp_path)
+    assert expected.progress.best < options.epochs - 1
+    before = weights(tmp_path)
+    train.train(spec(), separable(40), options, tmp_path, resume=True)
+    assert weights(tmp_path) == before
+
+
 def test_a_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path)
     with pytest.raises(CheckpointError, match="another run"):
