@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,7 @@ class Pairing:
         after: The sizes of the other.
         rows: Which row of the first is which of the second.
         known_sizes: Sizes that the model's weights have: an axis of such a size is taken for nothing else.
+        larger: The sizes of a batch that is larger in every way, where that ran too.
         may_be_sorted: Whether a tensor's rows may stand sorted by length, the longest first, as packing sorts them.
     """
 
@@ -68,6 +69,7 @@ class Pairing:
     after: Geometry
     rows: tuple[tuple[int, int], ...]
     known_sizes: frozenset[int] = frozenset()
+    larger: Geometry | None = None
     may_be_sorted: bool = True
 
     @property
@@ -85,21 +87,53 @@ class Pairing:
 
     @property
     def is_same_rows(self) -> bool:
-        """Whether both hold the same sequences in the same order."""
-        return self.before.lengths == self.after.lengths and all(before == after for before, after in self.rows)
+        """Whether both hold the same sequences, all of them, in the same order."""
+        every = tuple((row, row) for row in range(self.before.rows))
+        return self.before.lengths == self.after.lengths and self.rows == every
+
+
+class _Part(Protocol):
+    """An axis, or one of those that were merged into one."""
+
+    def size(self, batch: Geometry) -> int:
+        """How long it is in a batch of these sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    def size(self, batch: Geometry) -> int:
+        return batch.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    times: int
+
+    def size(self, batch: Geometry) -> int:
+        return self.times
 
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """An axis, or a part of a merged one, that runs along the steps, in both runs.
+    """Along the steps.
 
-    `shift` steps were put in front (or, below 0, are missing at the end); `stride` steps became one.
+    Attributes:
+        cut: As many as the longest row has, and not as the batch is wide.
+        shift: So many were put in front, or (below 0) are missing at the end.
+        after: So many were put behind.
+        stride: So many became one.
+        up: Whether a part of `stride` steps that was left over became one too.
     """
 
-    before: int
-    after: int
+    cut: bool = False
     shift: int = 0
+    after: int = 0
     stride: int = 1
+    up: bool = False
+
+    def size(self, batch: Geometry) -> int:
+        steps = batch.longest if self.cut else batch.width
+        return (-(-steps // self.stride) if self.up else steps // self.stride) + self.shift + self.after
 
     def valid(self, length: int) -> slice:
         """Where the steps of a row of that length lie."""
@@ -108,24 +142,19 @@ class _Steps:
         return slice(max(self.shift, 0), max(self.shift, 0) + max(length + min(self.shift, 0), 0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    before: int
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Other:
-    before: int
-    after: int
-
-
-_Part = _Steps | _Rows | _Other
 _Reading = tuple[_Part, ...]
+_EXACT: Final[tuple[_Part, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
 
 
-def difference(before: Array, after: Array, pairing: Pairing) -> float | None:
+def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int, ...] | None = None) -> float | None:
     """How far two recordings of one tensor lie apart at valid positions of the rows that the two batches share.
+
+    Args:
+        before: The tensor in the one run.
+        after: The same in the other.
+        pairing: The two batches.
+        larger: Its shape in the batch of `pairing.larger`, where that ran: what is as long there as here runs along
+            neither rows nor steps.
 
     Returns:
         The largest difference over the larger of 1 and the tensor's largest value there; infinite where a value is
@@ -134,7 +163,7 @@ def difference(before: Array, after: Array, pairing: Pairing) -> float | None:
     if before.ndim != after.ndim:
         return float("inf")
     found = []
-    for reading in itertools.islice(_readings(before.shape, after.shape, pairing), _MOST_READINGS):
+    for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MOST_READINGS):
         for rows in pairing.orders:
             shared = _shared(before, after, reading, pairing, rows)
             apart = max((gap(*both) for both in shared), default=0.0)
@@ -161,7 +190,9 @@ def gap(before: Array, after: Array) -> float:
     return float(apart.max() / max(1.0, float(finite.max(initial=0.0))))
 
 
-def along_steps(before: Array, after: Array, pairing: Pairing, row: int) -> list[float] | None:
+def along_steps(
+    before: Array, after: Array, pairing: Pairing, row: int, larger: tuple[int, ...] | None = None
+) -> list[float] | None:
     """How far one row lies apart at each step, padding included; None for a tensor without rows and steps of its own.
 
     Args:
@@ -169,27 +200,23 @@ def along_steps(before: Array, after: Array, pairing: Pairing, row: int) -> list
         after: The same in the other.
         pairing: The two batches.
         row: Which of `pairing.rows`.
+        larger: See `difference`.
     """
     if before.ndim != after.ndim:
         return None
-    for reading in _readings(before.shape, after.shape, pairing):
+    for reading in _readings(before.shape, after.shape, pairing, larger):
         steps = [place for place, part in enumerate(reading) if isinstance(part, _Steps)]
         rows = [place for place, part in enumerate(reading) if isinstance(part, _Rows)]
         if not steps or not rows:
             continue
         pair = pairing.rows[row]
         first, second = (
-            np.take(np.moveaxis(_split(tensor, reading, run), (rows[0], steps[0]), (0, 1)), pair[run], axis=0)
-            for run, tensor in enumerate((before, after))
+            np.take(np.moveaxis(_split(tensor, reading, batch), (rows[0], steps[0]), (0, 1)), pair[run], axis=0)
+            for run, (tensor, batch) in enumerate(((before, pairing.before), (after, pairing.after)))
         )
         shared = min(len(first), len(second))
         return [gap(one, other) for one, other in zip(first[:shared], second[:shared], strict=True)]
     return None
-
-
-def has_steps(tensor: Array, geometry: Geometry) -> bool:
-    """Whether a tensor has an axis as long as the batch is wide."""
-    return geometry.width in tensor.shape
 
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
@@ -202,73 +229,67 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
     return padding
 
 
-def _readings(before: Sequence[int], after: Sequence[int], pairing: Pairing) -> Iterator[_Reading]:
-    axes = [list(_axis(*sizes, pairing)) for sizes in zip(before, after, strict=True)]
+def _readings(
+    before: Sequence[int], after: Sequence[int], pairing: Pairing, larger: Sequence[int] | None
+) -> Iterator[_Reading]:
+    """The ways to read a tensor's axes, the likeliest first."""
+    seen = [(pairing.before, before), (pairing.after, after)]
+    if larger is not None and pairing.larger is not None and len(larger) == len(before):
+        seen.append((pairing.larger, larger))
+    batches = [batch for batch, _ in seen]
+    axes = [list(_axis(sizes, batches, pairing)) for sizes in zip(*(shape for _, shape in seen), strict=True)]
     for parts in itertools.product(*axes):
         yield tuple(itertools.chain.from_iterable(parts))
 
 
-def _axis(before: int, after: int, pairing: Pairing) -> Iterator[_Reading]:
-    """The ways to read an axis of these two sizes, the likeliest first."""
-    rows = _Rows(pairing.before.rows, pairing.after.rows)
-    widths = [
-        _Steps(pairing.before.width, pairing.after.width),
-        _Steps(pairing.before.longest, pairing.after.longest),
-    ]
-    parts: list[_Part] = [rows, *widths]
-    exact = [part for part in parts if (part.before, part.after) == (before, after)]
+def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_Reading]:
+    """The ways to read an axis that has these sizes in these batches."""
+    exact = [part for part in _EXACT if _fits((part,), sizes, batches)]
     if exact:
         yield from ((part,) for part in exact)
         return
-    if before == after and (before == 1 or before in pairing.known_sizes):
-        yield (_Other(before, after),)
+    same = len(set(sizes)) == 1
+    if same and (sizes[0] == 1 or sizes[0] in pairing.known_sizes):
+        yield (_Other(sizes[0]),)
         return
-    if (before, after) == (pairing.before.valid_steps, pairing.after.valid_steps):
+    if list(sizes) == [batch.valid_steps for batch in batches]:
         if pairing.is_same_rows:
-            yield (_Other(before, after),)
+            yield (_Other(sizes[0]),)
         return
-    found = False
-    for reading in _merged(before, after, rows, widths):
-        found = True
-        yield reading
-    for steps in () if found else widths:
-        for part in _near(before, after, steps):
-            found = True
-            yield (part,)
-    if not found and before == after:
-        yield (_Other(before, after),)
+    found = [reading for reading in _compound(sizes[0], batches[0]) if _fits(reading, sizes, batches)]
+    yield from found
+    if same and not found:
+        yield (_Other(sizes[0]),)
 
 
-def _merged(before: int, after: int, rows: _Rows, widths: Sequence[_Steps]) -> Iterator[_Reading]:
-    """An axis of rows or steps merged with each other or with something else, in any order."""
-    wholes: list[tuple[_Rows | _Steps, ...]] = [(rows, steps) for steps in widths]
-    wholes += [(rows,), *((steps,) for steps in widths)]
-    for parts in wholes:
-        mine, other = math.prod(part.before for part in parts), math.prod(part.after for part in parts)
-        if before % mine or after % other or before // mine != after // other:
-            continue
-        times = before // mine
-        rest = () if times == 1 else (_Other(times, times),)
-        yield from itertools.permutations((*parts, *rest))
+def _fits(reading: _Reading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
+    return all(
+        math.prod(part.size(batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
+    )
 
 
-def _near(before: int, after: int, steps: _Steps) -> Iterator[_Steps]:
-    """An axis of steps that was padded, convolved or pooled."""
-    added = before - steps.before
-    if added == after - steps.after and 0 < abs(added) <= _LARGEST_SHIFT:
-        yield from (_Steps(before, after, shift) for shift in (range(added + 1) if added > 0 else (added,)))
-    for stride in (2, 3, 4):
-        down = (steps.before // stride, steps.after // stride)
-        up = (-(-steps.before // stride), -(-steps.after // stride))
-        if (before, after) in (down, up):
-            yield _Steps(before, after, stride=stride)
+def _compound(size: int, batch: Geometry) -> Iterator[_Reading]:
+    """Rows or steps merged with each other or with something else, in any order; then padded, convolved and pooled."""
+    merged: list[_Reading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
+    for parts in merged:
+        whole = math.prod(part.size(batch) for part in parts)
+        if size % whole == 0:
+            rest = () if size == whole else (_Other(size // whole),)
+            yield from itertools.permutations((*parts, *rest))
+    for cut in (False, True):
+        added = size - _Steps(cut).size(batch)
+        if 0 < added <= _LARGEST_SHIFT:
+            yield from ((_Steps(cut, shift, added - shift),) for shift in range(added + 1))
+        elif -_LARGEST_SHIFT <= added < 0:
+            yield (_Steps(cut, added),)
+        yield from ((_Steps(cut, stride=stride, up=up),) for stride in (2, 3, 4) for up in (False, True))
 
 
 def _shared(
     before: Array, after: Array, reading: _Reading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[Array, Array]]:
     """The parts of two tensors that should be equal, as pairs of arrays of one shape."""
-    first, second = (_split(tensor, reading, run) for run, tensor in enumerate((before, after)))
+    first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
     rows = next((place for place, part in enumerate(reading) if isinstance(part, _Rows)), None)
     shared_lengths = [pairing.before.lengths[row] for row, _ in pairing.rows]
     if rows is None:
@@ -285,6 +306,6 @@ def _valid(reading: _Reading, length: int) -> tuple[slice, ...]:
     return tuple(part.valid(length) if isinstance(part, _Steps) else slice(None) for part in reading)
 
 
-def _split(tensor: Array, reading: _Reading, run: int) -> Array:
+def _split(tensor: Array, reading: _Reading, batch: Geometry) -> Array:
     """A tensor with its merged axes apart."""
-    return tensor.reshape([part.after if run else part.before for part in reading])
+    return tensor.reshape([part.size(batch) for part in reading])

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from model_export import axes
-from model_export.axes import Pairing
+from model_export.axes import Geometry, Pairing
 from model_export.causes import Cause, explain
 from model_export.errors import RunError
 from model_export.frames import Place
 from model_export.recording import Operation, Recording, Subject
 from model_export.trials import CHANGES, Trial, geometry
-from service.padding import PaddedBatch
+from service.padding import PaddedBatch, pad
+
+_MORE_ROWS, _LONGER, _WIDER = 2, 3, 7
+"""By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
 
 MOST_PICTURED: Final = 400
 """Operators in a picture of a leak; a longer run is shown up to here."""
@@ -87,8 +90,12 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             continue
         base, trial = chosen.base, chosen.trial
         before = subject.record(base)
-        pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes)
-        pairs = _aligned(before.operations, after.operations)
+        larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
+        pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes, larger)
+        pairs = [
+            _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
+            for mine, other in _aligned(before.operations, after.operations)
+        ]
         # Rows that were sorted and never put back differ from the batch's order alone.
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
@@ -118,26 +125,63 @@ def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, R
     return None, Recording((), frozenset())
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """An operation in both runs, and the shapes of its outputs in a larger batch."""
+
+    before: Operation
+    after: Operation
+    larger: tuple[tuple[int, ...] | None, ...]
+
+    def apart(self, pairing: Pairing) -> float | None:
+        """How far its outputs lie apart at valid positions; None where nothing can be compared."""
+        if len(self.before.outputs) != len(self.after.outputs):
+            return None
+        found = [
+            axes.difference(mine, other, pairing, larger)
+            for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
+        ]
+        return max((apart for apart in found if apart is not None), default=None)
+
+
+def _shapes_in_a_larger_batch(
+    subject: Subject, base: PaddedBatch, before: Recording
+) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
+    """The shapes of the first run's outputs, by operation, in a batch that is larger in every way."""
+    rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
+    larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + _WIDER)
+    try:
+        recording = subject.record(larger)
+    except RunError:
+        return None, {}
+    shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
+        id(mine): tuple(value.shape for _, value in other.outputs)
+        for mine, other in _aligned(before.operations, recording.operations)
+        if len(mine.outputs) == len(other.outputs)
+    }
+    return geometry(larger), shapes
+
+
 def _leading(
-    pairs: Sequence[tuple[Operation, Operation]], pairing: Pairing, tolerance: float, answers: frozenset[int]
+    pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
     """The operations that differ, from the first on that leads to the answer by what differs.
 
     Sizes and indices (the longest length, the order of the rows) may differ with good reason: they count only where
     something that they went into differs as well, and so on up to the answer.
     """
-    apart = [_apart(before, after, pairing) for before, after in pairs]
+    apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)
     leads = [False] * len(pairs)
     for place in range(len(pairs) - 1, -1, -1):
-        operation, moved_by = pairs[place][0], apart[place]
+        operation, moved_by = pairs[place].before, apart[place]
         if operation.gives & needed and (moved_by is None or moved_by > tolerance):
             needed |= operation.inputs
             leads[place] = True
     return [
-        (before, moved_by)
-        for (before, _), moved_by, leading in zip(pairs, apart, leads, strict=True)
-        if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(before))
+        (pair.before, moved_by)
+        for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
+        if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(pair.before))
     ]
 
 
@@ -157,17 +201,6 @@ def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tu
         for block in matcher.get_matching_blocks()
         for place in range(block.size)
     ]
-
-
-def _apart(before: Operation, after: Operation, pairing: Pairing) -> float | None:
-    """How far an operation's outputs lie apart at valid positions; None where nothing can be compared."""
-    if len(before.outputs) != len(after.outputs):
-        return None
-    found = [
-        axes.difference(mine, other, pairing)
-        for (_, mine), (_, other) in zip(before.outputs, after.outputs, strict=True)
-    ]
-    return max((apart for apart in found if apart is not None), default=None)
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
@@ -195,13 +228,13 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
     return None
 
 
-def _spread(pairs: Sequence[tuple[Operation, Operation]], pairing: Pairing, row: int) -> Iterator[Spread]:
-    """The picture's lines: of every operator the output that moved most."""
-    for before, after in pairs:
-        if not before.outputs or len(before.outputs) != len(after.outputs):
+def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spread]:
+    """The picture's lines: of every operator its first output."""
+    for pair in pairs:
+        if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
             continue
-        (_, mine), (_, other) = before.outputs[0], after.outputs[0]
-        along = axes.along_steps(mine, other, pairing, row)
+        (_, mine), (_, other), larger = pair.before.outputs[0], pair.after.outputs[0], pair.larger[0]
+        along = axes.along_steps(mine, other, pairing, row, larger)
         if along is None:
-            along = [axes.difference(mine, other, pairing) or 0.0]
-        yield Spread(before.operator, tuple(along))
+            along = [axes.difference(mine, other, pairing, larger) or 0.0]
+        yield Spread(pair.before.operator, tuple(along))

@@ -1,0 +1,259 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from model_export.__main__ import main
+from model_export.calling import Calling
+from model_export.check import Report, check
+from model_export.outputs import chosen_by
+from model_export.trace_torch import TorchSubject
+from service.manifest import StepInput
+
+STEPS = StepInput(features=3)
+
+
+class Base(nn.Module):
+    """Tanh of every step and a head over them; what differs is `pool`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.step = nn.Linear(3, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        return self.head(self.pool(torch.tanh(self.step(x)), valid, lengths))
+
+    def pool(self, h, valid, lengths):
+        return torch.where(valid[..., None], h, 0.0).sum(1) / lengths[:, None]
+
+
+class MeanOverWidth(Base):
+    def pool(self, h, valid, lengths):
+        return h.mean(1)
+
+
+class Multiplied(Base):
+    def pool(self, h, valid, lengths):
+        return (h * valid[..., None]).sum(1) / lengths[:, None]
+
+
+class Positions(Base):
+    def __init__(self, table: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(table, 6)
+
+    def pool(self, h, valid, lengths):
+        return super().pool(h + self.table(torch.arange(h.size(1))), valid, lengths)
+
+
+class OneRowTooFew(Base):
+    def pool(self, h, valid, lengths):
+        return super().pool(h, valid, lengths).squeeze()
+
+    def forward(self, x, lengths):
+        return super().forward(x, lengths)
+
+
+class ShortestTwo(Base):
+    def forward(self, x, lengths):
+        if x.size(1) < 2:
+            raise ValueError("too short")
+        return super().forward(x, lengths)
+
+
+class LongestMatters(Base):
+    """The longest length scales every row's answer, by a number and not by a tensor."""
+
+    def pool(self, h, valid, lengths):
+        return super().pool(h, valid, lengths) / int(lengths.max())
+
+
+class RaisesOnPadding(Base):
+    def forward(self, x, lengths):
+        if not x.isfinite().all():
+            raise ValueError("not finite")
+        return super().forward(x, lengths)
+
+
+class NotFinite(Base):
+    def pool(self, h, valid, lengths):
+        return super().pool(h, valid, lengths) / 0.0
+
+
+class InPlace(Base):
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        x[~valid] = 1.0
+        h = torch.tanh(self.step(x))
+        h[~valid] = 0.0
+        h[:, -1] += x[:, -1] @ torch.ones(3, 6)
+        return self.head(h.sum(1) / lengths[:, None])
+
+
+def judged(module: nn.Module, **options: object) -> Report:
+    return check(TorchSubject(module, STEPS, calling=Calling(), choose=chosen_by(None)), **options)
+
+
+def test_a_sound_model_passes_every_trial() -> None:
+    report = judged(Base())
+    assert report.verdict == "sound"
+    assert all(outcome.passed for outcome in report.trials)
+    assert report.exit_code() == 0
+    assert report.max_length == 1024
+
+
+def test_every_length_from_1_is_tried_alone() -> None:
+    alone = [outcome.name for outcome in judged(Base()).trials if outcome.name.startswith("alone")]
+    assert alone[-2:] == ["alone, 2 steps", "alone, 1 step"]
+    assert len(alone) >= 12
+
+
+def test_only_poison_is_a_warning_and_bad_under_strict() -> None:
+    report = judged(Multiplied())
+    assert report.verdict == "warning"
+    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
+    assert report.leaks[0].operator == "sum"
+
+
+def test_a_leak_names_operator_line_cause_and_mend() -> None:
+    report = judged(MeanOverWidth())
+    (leak,) = report.leaks
+    assert (report.verdict, leak.operator) == ("leak", "mean")
+    assert leak.place is not None
+    assert leak.place.source == "return h.mean(1)"
+    assert "divides by the width" in leak.cause.why
+    assert "lengths[:, None]" in leak.cause.fix
+
+
+def test_the_picture_shows_the_padding_moving_and_the_valid_steps_still() -> None:
+    (leak,) = judged(MeanOverWidth()).leaks
+    step = next(line for line in leak.spread if line.operator == "step: linear")
+    assert max(step.along[: leak.length]) == 0.0
+    assert min(step.along[leak.length :]) > 0.0
+    assert len(next(line for line in leak.spread if line.operator == "mean").along) == 1
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    assert judged(MeanOverWidth(), seed=3) == judged(MeanOverWidth(), seed=3)
+    first, other = judged(MeanOverWidth(), seed=3), judged(MeanOverWidth(), seed=4)
+    assert [one.difference for one in first.trials] != [one.difference for one in other.trials]
+
+
+def test_a_tolerance_lets_a_small_leak_be() -> None:
+    assert judged(MeanOverWidth(), tolerance=10.0).verdict != "leak"
+
+
+@pytest.mark.parametrize("table", [40, 16])
+def test_a_table_of_positions_says_how_wide_the_model_goes(table: int) -> None:
+    report = judged(Positions(table))
+    assert report.verdict == "sound"
+    assert report.max_length == table
+    assert any(f"past a width of {table}" in note for note in report.notes)
+
+
+def test_a_model_that_takes_no_lone_row_cannot_be_judged() -> None:
+    report = judged(OneRowTooFew())
+    assert report.exit_code() == 2
+    assert "a batch of one row" in report.reason
+
+
+def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:
+    report = judged(ShortestTwo())
+    assert report.verdict == "sound"
+    assert any("alone, 1 step: the model raises" in note and "too short" in note for note in report.notes)
+
+
+def test_a_number_made_of_the_longest_length_is_a_leak() -> None:
+    report = judged(LongestMatters())
+    assert report.verdict == "leak"
+    assert report.leaks[0].operator in ("max", "div", "__truediv__", "truediv")
+
+
+def test_a_model_that_raises_for_poison_reads_it() -> None:
+    report = judged(RaisesOnPadding())
+    assert report.verdict == "warning"
+    assert any(outcome.raised is not None for outcome in report.trials)
+
+
+def test_answers_that_are_not_finite_cannot_be_judged() -> None:
+    assert "not finite" in judged(NotFinite()).reason
+
+
+def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
+    class Steep(Base):
+        def pool(self, h, valid, lengths):
+            return torch.sin(super().pool(h, valid, lengths) * 300.0)
+
+    report = judged(Steep())
+    assert report.verdict == "sound", report
+    assert any("last bits of the input" in note for note in report.notes)
+
+
+def test_writing_in_place_is_followed_and_leaves_the_batch_as_it_was() -> None:
+    report = judged(InPlace())
+    assert report.verdict == "leak"
+    assert report.leaks[0].place is not None
+    assert "x[:, -1]" in report.leaks[0].place.source
+
+
+def test_a_loop_over_steps_can_be_judged_at_other_widths() -> None:
+    class Loop(Base):
+        def pool(self, h, valid, lengths):
+            total = torch.zeros(h.shape[0], 6)
+            for step in range(h.shape[1]):
+                total = total + h[:, step]
+            return total / lengths[:, None]
+
+    report = judged(Loop())
+    assert report.verdict == "leak"
+    assert report.leaks
+
+
+def test_a_page_shows_the_leak_and_needs_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "leak.html"
+    target = "tests.gallery.torch_leaking.mean_over_width:make"
+    result = CliRunner().invoke(main, ["check", target, "--html", str(page)])
+    text = page.read_text()
+    assert result.exit_code == 1
+    assert "mean_over_width.py:27" in text
+    assert "<svg" in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_strict_makes_a_warning_bad() -> None:
+    target = "tests.gallery.torch_sound.masked_mean:make"
+    assert CliRunner().invoke(main, ["check", target]).exit_code == 0
+    assert CliRunner().invoke(main, ["check", target, "--strict"]).exit_code == 1
+
+
+def test_a_bundled_model_directory_is_sound() -> None:
+    directory = Path(__file__).parents[2] / "service" / "models" / "japanese-vowels" / "1"
+    result = CliRunner().invoke(main, ["check", str(directory), "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["verdict"] == "sound"
+    assert max(trial["difference"] for trial in report["trials"]) < 1e-5
+
+
+def test_small_models_of_tokens_are_judged() -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(9, 3)
+
+        def forward(self, tokens, lengths):
+            return self.table(tokens).sum(1) / lengths[:, None]
+
+    steps = StepInput(kind="tokens", vocabulary=9)
+    report = check(TorchSubject(Bag(), steps, calling=Calling(), choose=chosen_by(None)))
+    assert report.verdict == "leak"
+    assert report.leaks[0].operator == "sum"
+    assert np.isfinite(report.leaks[0].difference)
