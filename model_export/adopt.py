@@ -100,22 +100,23 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
     session = _session(graph)
     running = []
     for candidate in names:
-        steps = _steps(graph, candidate, inputs, said)
-        shape = _shape_of_answer(session, candidate, steps)
+        shape = _shape_of_answer(session, candidate, _probed(candidate, inputs, said))
         if shape is not None:
-            running.append((candidate, steps, shape))
+            running.append((candidate, shape))
     if not running:
         for candidate in names:
-            _refuse_frozen_inside(session, candidate, _steps(graph, candidate, inputs, said))
+            _refuse_frozen_inside(session, candidate, _probed(candidate, inputs, said))
         raise UncheckableError(
             f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and "
             "say --time-first where steps come before rows"
         )
     if len(running) > 1:
-        readings = "; ".join(_as_options(candidate) for candidate, _, _ in running)
+        readings = "; ".join(_as_options(candidate) for candidate, _ in running)
         raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; say one: {readings}")
-    candidate, steps, shape = running[0]
-    return Adopted(graph, steps, candidate, classes=shape[-1], per_step=len(shape) == 3)
+    candidate, shape = running[0]
+    return Adopted(
+        graph, _steps(graph, candidate, inputs, said), candidate, classes=shape[-1], per_step=len(shape) == 3
+    )
 
 
 def _value(proto: onnx.ValueInfoProto) -> _Value:
@@ -235,21 +236,27 @@ def _refuse_frozen_inside(session: onnxruntime.InferenceSession, names: GraphNam
             )
 
 
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+    """What a step is, as far as it takes to try a reading: of tokens, the first two will do."""
     steps = next(value for value in inputs if value.name == names.sequences)
     if steps.rank == 2:
-        vocabulary = said.vocabulary or _vocabulary(graph, steps.name)
-        if vocabulary is None:
-            raise ConfigurationError(f"{steps} takes token ids: say how many there are with --vocabulary")
-        return StepInput(kind="tokens", vocabulary=vocabulary)
-    features = steps.axes[2]
-    if isinstance(features, int):
-        if said.features not in (None, features):
-            raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps}")
-        return StepInput(features=features)
-    if said.features is None:
+        return StepInput(kind="tokens", vocabulary=2)
+    features = steps.axes[2] if isinstance(steps.axes[2], int) else said.features
+    if features is None:
         raise ConfigurationError(f"{steps} leaves the number of features open: say it with --features")
-    return StepInput(features=said.features)
+    if said.features not in (None, features):
+        raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps}")
+    return StepInput(features=features)
+
+
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+    steps = _probed(names, inputs, said)
+    if steps.kind == "values":
+        return steps
+    vocabulary = said.vocabulary or _vocabulary(graph, names.sequences)
+    if vocabulary is None:
+        raise ConfigurationError(f"{names.sequences} takes token ids: say how many there are with --vocabulary")
+    return StepInput(kind="tokens", vocabulary=vocabulary)
 
 
 def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:

@@ -1,0 +1,154 @@
+import numpy as np
+import onnx
+import pytest
+
+from model_export.adopt import Said, adopt
+from model_export.errors import UncheckableError
+from model_export.trace_onnx import OnnxSubject
+from service.errors import ConfigurationError
+from service.manifest import Manifest
+from service.padding import pad
+from service.session import Session
+from tests.gallery.index import ONNX_SOUND
+from tests.gallery.onnx_models import Weights, integers, model
+
+SUM = "[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
+WEIGHTS = {"axis": integers(1), "V": Weights(0).normal(4, 2)}
+
+
+def graph(signature: str, body: str = SUM, **weights: np.ndarray) -> onnx.ModelProto:
+    return model(signature, body, WEIGHTS | weights, producer="test")
+
+
+def sound(name: str) -> onnx.ModelProto:
+    (exhibit,) = (exhibit for exhibit in ONNX_SOUND if exhibit.name == name)
+    return exhibit.make()
+
+
+@pytest.mark.parametrize("exhibit", [exhibit for exhibit in ONNX_SOUND if not exhibit.named], ids=lambda one: one.name)
+def test_inputs_are_read_off_a_graph(exhibit) -> None:
+    output = None if exhibit.output is None else str(exhibit.output)
+    adopted = adopt(exhibit.make(), Said(output=output))
+    assert adopted.names.sequences == exhibit.values
+    assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name}
+    assert adopted.names.time_first == exhibit.time_first
+    assert adopted.per_step == exhibit.per_step
+    assert adopted.steps.features == exhibit.features
+
+
+def test_the_service_feeds_an_adopted_graph_and_gets_a_full_row_as_the_graph_alone_gives_it() -> None:
+    for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
+        adopted = adopt(sound(name), Said())
+        labels = tuple(map(str, range(adopted.classes)))
+        manifest = Manifest(
+            name="adopted",
+            version=1,
+            input=adopted.steps,
+            labels=labels,
+            task="per-step" if adopted.per_step else "single-label",
+            graph=adopted.names,
+        )
+        session = Session(adopted.graph.SerializeToString(), manifest)
+        steps = np.random.default_rng(0).normal(size=(8, adopted.steps.features)).astype(np.float32)
+        batch = pad([steps])
+        assert np.array_equal(session.run(batch).logits, OnnxSubject(adopted).answer(batch).logits), name
+
+
+def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> None:
+    body = "[turn] x = Transpose <perm = [1, 0, 2]> (frames)\n" + SUM
+    adopted = adopt(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), Said())
+    assert adopted.names.time_first
+    manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
+    # As many rows as steps, and as many as classes: nothing can be told by sizes here.
+    batch = pad([np.ones((2, 4), np.float32), np.zeros((1, 4), np.float32)], multiple=1)
+    logits = Session(adopted.graph.SerializeToString(), manifest).run(batch).logits
+    assert not logits[1].any()
+    assert logits[0].all()
+
+
+def test_two_token_like_inputs_are_not_guessed_between() -> None:
+    with pytest.raises(ConfigurationError, match="can be read in several ways") as caught:
+        adopt(sound("token_mean"), Said())
+    assert "--values input_ids --mask attention_mask" in str(caught.value)
+    assert "--values attention_mask --mask input_ids" in str(caught.value)
+    named = adopt(sound("token_mean"), Said(values="input_ids"))
+    assert (named.names.sequences, named.names.mask) == ("input_ids", "attention_mask")
+    assert named.steps.vocabulary == 40
+
+
+@pytest.mark.parametrize(
+    ("signature", "why"),
+    [
+        ("g (float[N,T,4] x) => (float[N,2] logits)", "nothing says where a sequence ends"),
+        ("g (float[N,30,4] x, int32[N] n) => (float[N,2] logits)", "frozen: width at 30"),
+        ("g (float[1,T,4] x, int32[1] n) => (float[1,2] logits)", "frozen: rows at 1"),
+        ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "a sequence is one input"),
+        ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "name them with --values"),
+        ("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits, float[N] other)", None),
+    ],
+)
+def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, why: str | None) -> None:
+    body = SUM + ("\n[more] other = ReduceSum <keepdims = 0> (logits, axis)" if "other" in signature else "")
+    if why is None:
+        assert adopt(graph(signature, body), Said()).classes == 2
+        return
+    with pytest.raises(UncheckableError, match=why):
+        adopt(graph(signature), Said())
+
+
+def test_a_width_frozen_inside_is_found_by_running() -> None:
+    body = "[r] f = Reshape (x, flat)\n[head] logits = MatMul (f, V)"
+    frozen = graph(
+        "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)",
+        body,
+        flat=integers(-1, 24),
+        V=Weights(0).normal(24, 2),
+    )
+    with pytest.raises(UncheckableError, match=r"width of 6\b.*frozen inside"):
+        adopt(frozen, Said())
+
+
+def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
+    signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
+    for said in (Said(values="y"), Said(lengths="m"), Said(mask="m"), Said(output="probabilities"), Said(output="7")):
+        with pytest.raises(ConfigurationError, match="are x|are logits"):
+            adopt(graph(signature), said)
+    assert adopt(graph(signature), Said(output="0")).names.logits == "logits"
+
+
+def test_what_a_step_is_may_have_to_be_said() -> None:
+    signature = "g (float[N,T,F] x, int32[N] n) => (float[N,2] logits)"
+    with pytest.raises(ConfigurationError, match="--features"):
+        adopt(graph(signature), Said())
+    assert adopt(graph(signature), Said(features=4)).steps.features == 4
+    with pytest.raises(ConfigurationError, match="--features 5 contradicts"):
+        adopt(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), Said(features=5))
+
+
+def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
+    body = "[c] f = Cast <to = 1> (ids)\n[u] x = Unsqueeze (f, two)\n[s] s = ReduceSum <keepdims = 0> (x, axis)\n"
+    body += "[head] logits = MatMul (s, V)"
+    tokens = graph(
+        "g (int64[N,T] ids, int32[N] n) => (float[N,2] logits)",
+        body,
+        two=integers(2),
+        V=Weights(0).normal(1, 2),
+    )
+    with pytest.raises(ConfigurationError, match="--vocabulary"):
+        adopt(tokens, Said())
+    assert adopt(tokens, Said(vocabulary=9)).steps.vocabulary == 9
+
+
+def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
+    broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(UncheckableError, match="cannot load the graph"):
+        adopt(broken, Said())
+
+
+def test_an_output_that_is_no_answer_is_refused() -> None:
+    body = "[n] logits = Cast <to = 7> (x)"
+    with pytest.raises(UncheckableError, match="none of the outputs"):
+        adopt(
+            graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")), Said()
+        )
