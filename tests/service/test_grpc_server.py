@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -22,8 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import grpc_server
+from service.app import make_app
 from service.errors import ConfigurationError, InvalidRequest, TooLarge
 from service.grpc_server import SERVICE, GrpcServer
+from service.launch import free_port
 from service.open_inference import open_inference_pb2 as pb
 from service.padding import PaddedBatch
 from service.repository import Model
@@ -390,6 +393,39 @@ async def test_a_port_that_is_taken_is_a_wrong_option() -> None:
             await second.start("127.0.0.1", port)
         await second.stop()
         await first.stop()
+
+
+async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_service() -> None:
+    port = free_port()
+    options = Settings(runners=1, grpc_port=port)
+    app = make_app(Serving(options, lambda: repository(model(manifest())))).app
+    async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        async with asyncio.timeout(10):
+            while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
+        answer = await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request().SerializeToString())
+        assert pb.ModelInferResponse.FromString(answer).model_name == "sums"
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
+    failures: list[BaseException] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = Settings(runners=1, grpc_port=taken.getsockname()[1])
+        app = make_app(Serving(options, repository), on_failure=failures.append).app
+        async with app.router.lifespan_context(app), asyncio.timeout(10):
+            while not failures:
+                await asyncio.sleep(0)
+    assert isinstance(failures[0], ConfigurationError)
+    assert "for gRPC" in str(failures[0])
+
+
+def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "service.grpc_server", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]'"):
+        make_app(Serving(Settings(grpc_port=8001)))
 
 
 async def test_tls_is_that_of_the_service_and_asks_for_a_certificate_where_it_does(tmp_path: Path) -> None:
