@@ -1,8 +1,8 @@
 """Padding reaching an answer, and not: `python -m benchmarks.padding_picture` draws `docs/padding.png`.
 
-The bundled graph answers the same recordings twice. Once it is told their lengths. Once it is told that every padded step
-is a step, which is what a model without lengths or mask computes on a padded batch. Everything else is the same, weights
-too; so whatever moves in the second line was moved by padding.
+The bundled graph answers the same recordings twice. Once it is told their lengths. Once it is told that every padded
+step is a step, which is what a model without lengths or mask computes on a padded batch. Everything else is the same,
+weights too; so whatever moves in the second line was moved by padding.
 """
 
 from __future__ import annotations
