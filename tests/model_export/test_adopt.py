@@ -111,7 +111,7 @@ def test_a_width_frozen_inside_is_found_by_running() -> None:
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
     for said in (Said(values="y"), Said(lengths="m"), Said(mask="m"), Said(output="probabilities"), Said(output="7")):
-        with pytest.raises(ConfigurationError, match="are x|are logits"):
+        with pytest.raises(ConfigurationError, match=r"are x|are logits"):
             adopt(graph(signature), said)
     assert adopt(graph(signature), Said(output="0")).names.logits == "logits"
 
@@ -147,7 +147,7 @@ def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
 
 
 def test_an_output_that_is_no_answer_is_refused() -> None:
-    body = "[n] logits = Cast <to = 7> (x)"
+    body = "[n] counts = Cast <to = 7> (x)"
     with pytest.raises(UncheckableError, match="none of the outputs"):
         adopt(
             graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")), Said()

@@ -1,0 +1,66 @@
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from model_export.errors import ExportError
+from model_export.outputs import chosen_by
+
+LOGITS, ATTENTION, STATE = torch.ones(3, 2), torch.ones(3, 7), torch.ones(1, 3, 4)
+
+
+class Named(NamedTuple):
+    attention: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Held:
+    loss: None
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LOGITS,
+        (LOGITS, STATE),
+        [None, LOGITS],
+        {"logits": LOGITS, "other": STATE},
+        OrderedDict(state=STATE, logits=LOGITS),
+        Named(ATTENTION, LOGITS),
+        Held(None, LOGITS),
+        (torch.ones(3, dtype=torch.int64), LOGITS),
+    ],
+)
+def test_logits_are_found_in_whatever_a_module_returns(answer: object) -> None:
+    assert chosen_by(None)(answer)["logits"] is LOGITS
+
+
+def test_attention_comes_along_where_it_is_named_so() -> None:
+    assert chosen_by(None)({"logits": LOGITS, "attention": ATTENTION})["attention"] is ATTENTION
+    assert "attention" not in chosen_by(None)({"logits": LOGITS, "attention": torch.ones(3, 4, 7, 7)})
+    assert "attention" not in chosen_by(None)((LOGITS, ATTENTION))
+
+
+def test_an_output_is_chosen_by_name_or_place() -> None:
+    assert chosen_by("1")((STATE, LOGITS))["logits"] is LOGITS
+    assert chosen_by("risk")({"risk": LOGITS, "logits": STATE})["logits"] is LOGITS
+    assert chosen_by("attention")({"attention": ATTENTION, "logits": LOGITS}) == {"logits": ATTENTION}
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "why"),
+    [
+        ((LOGITS,), "risk", "returns no 'risk', but 0"),
+        (torch.ones(3), None, "none of 0 .*rank 1"),
+        ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "an output has float32"),
+        ("text", None, "returns a str"),
+        ((None, 3), None, "0 .a NoneType., 1 .a int."),
+    ],
+)
+def test_what_is_no_answer_is_refused(answer: object, output: str | None, why: str) -> None:
+    with pytest.raises(ExportError, match=why):
+        chosen_by(output)(answer)

@@ -1,0 +1,106 @@
+import json
+import math
+from io import StringIO
+
+from rich.console import Console
+
+from model_export.causes import Cause
+from model_export.check import Outcome, Report
+from model_export.frames import Place
+from model_export.leaks import Leak, Spread
+from model_export.report import as_json, as_page, on_terminal
+
+LEAK = Leak(
+    operator="pool: mean",
+    kind="mean",
+    place=Place("models/net.py", 12, "return h.mean(1)  # <all>", "forward"),
+    cause=Cause("It divides by the width.", "h.sum(1) / lengths[:, None]"),
+    cause_at="models/net.py:9",
+    difference=math.inf,
+    trial="padded wider",
+    spread=(
+        Spread("rnn: lstm", (0.0, 0.0, 0.01, math.inf)),
+        Spread("pool: mean", (0.3,)),
+        Spread("x" * 80, (math.nan,)),
+    ),
+    length=2,
+)
+REPORT = Report(
+    "leak",
+    "the answer changes with: padded wider",
+    (LEAK,),
+    (Outcome("padded wider", 0.25, False), Outcome("alone, 1 step", None, True, "too short")),
+    ("the model raises past a width of 40",),
+    40,
+)
+NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
+
+
+def terminal(report: Report) -> str:
+    console = Console(file=StringIO(), width=100, color_system=None)
+    console.print(on_terminal(report, "net:make"))
+    return console.file.getvalue()
+
+
+def test_the_json_is_the_one_that_programs_rely_on() -> None:
+    told = json.loads(json.dumps(as_json(REPORT), allow_nan=False))
+    assert told["verdict"] == "leak"
+    assert told["leaks"] == [
+        {
+            "operator": "pool: mean",
+            "kind": "mean",
+            "file": "models/net.py",
+            "line": 12,
+            "source": "return h.mean(1)  # <all>",
+            "cause_at": "models/net.py:9",
+            "cause": "It divides by the width.",
+            "fix": "h.sum(1) / lengths[:, None]",
+            "difference": None,
+            "trial": "padded wider",
+        }
+    ]
+    assert told["trials"][1] == {"name": "alone, 1 step", "difference": None, "passed": True, "raised": "too short"}
+    assert (told["notes"], told["max_length"]) == (["the model raises past a width of 40"], 40)
+
+
+def test_a_node_has_no_file_and_no_line() -> None:
+    (leak,) = as_json(Report("leak", "why", (NODE,)))["leaks"]
+    assert (leak["operator"], leak["file"], leak["line"], leak["source"]) == ("Mean_3", None, None, None)
+    assert "Mean_3" in terminal(Report("leak", "why", (NODE,)))
+
+
+def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
+    told = terminal(REPORT)
+    for part in (
+        "leak  net:make",
+        "models/net.py:12: pool: mean",
+        " 12 | return h.mean(1)  # <all>",
+        "It divides by the width.",
+        "padding stopped being 0 at models/net.py:9",
+        "h.sum(1) / lengths[:, None]",
+        "note: the model raises past a width of 40",
+        "moved",
+    ):
+        assert part in told
+
+
+def test_a_report_without_trials_is_its_verdict() -> None:
+    assert terminal(Report("uncheckable", "no lengths")).strip() == "uncheckable  net:make: no lengths"
+
+
+def test_the_page_draws_operators_down_and_steps_along() -> None:
+    page = as_page(REPORT, "net:make <v1>")
+    assert "net:make &lt;v1&gt;" in page
+    assert "&lt;all&gt;" in page
+    assert page.count('class="first"') == 1
+    assert "the row ends here, after 2 steps" in page
+    assert "…" + "x" * 47 in page
+    # The first operator is clean for two steps, then moves a little, and by more than can be told.
+    assert page.count("rgba(var(--moved)") == 3
+    assert "rgba(var(--moved), 1.0)" in page
+    assert "<tr class=moved>" in page
+
+
+def test_a_page_without_leaks_has_no_picture() -> None:
+    assert "<svg" not in as_page(Report("sound", "nothing moved"), "net:make")
+    assert "<svg" not in as_page(Report("leak", "why", (NODE,)), "net:make")

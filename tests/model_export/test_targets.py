@@ -1,0 +1,195 @@
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from model_export import targets
+from model_export.__main__ import main
+from model_export.errors import CheckpointError, SpecError, UncheckableError
+from model_export.options import Options
+from service.errors import ConfigurationError, ManifestError
+from service.padding import pad
+from tests.gallery.index import ONNX_SOUND
+
+BUNDLED = Path(__file__).parents[2] / "service" / "models" / "japanese-vowels" / "1"
+
+MODULE = """
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+
+class Last(nn.Module):
+    def __init__(self, features=3):
+        super().__init__()
+        self.rnn = nn.GRU(features, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return self.head(self.rnn(packed)[1][-1])
+
+
+class Either(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(3, 2)
+        self.other = nn.Linear(5, 2)
+
+    def forward(self, x, lengths):
+        step = self.one if x.shape[-1] == 3 else self.other
+        return torch.stack([step(row[: int(n)]).sum(0) for row, n in zip(x, lengths)])
+
+
+def make():
+    return Last()
+
+
+def raises():
+    raise RuntimeError("no weights here")
+
+
+def text():
+    return "a model"
+
+
+either = Either()
+number = 7
+
+
+class Namespace:
+    make = Last
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "users.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import there_is_no_such_package\n")
+    (tmp_path / "fails.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("users", "broken", "fails"):
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    return tmp_path
+
+
+def test_a_factory_below_the_working_directory_gives_a_target(folder: Path) -> None:
+    target = targets.read("users:make", Options())
+    assert (target.kind, target.steps.features, target.labels, target.per_step) == ("module", 3, ("0", "1"), False)
+    logits = target.subject.answer(pad([torch.ones(4, 3).numpy()])).logits
+    assert logits.shape == (1, 2)
+
+
+def test_a_factory_may_be_named_by_its_file_a_class_or_an_attribute(folder: Path) -> None:
+    for text in ("users.py:make", "users:Last", "users:Namespace.make", f"{folder}/users.py:Last"):
+        assert targets.read(text, Options()).steps.features == 3
+
+
+def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
+    batch = pad([torch.ones(4, 3).numpy()])
+    first, again = (targets.read("users:make", Options()).subject.answer(batch).logits for _ in range(2))
+    assert (first == again).all()
+
+
+def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
+    module = targets.module_of("users:make")
+    torch.nn.init.zeros_(module.head.weight)
+    torch.nn.init.ones_(module.head.bias)
+    save_file(module.state_dict(), folder / "weights.safetensors")
+    target = targets.read("users:make", Options(checkpoint=folder / "weights.safetensors"))
+    assert (target.subject.answer(pad([torch.ones(4, 3).numpy()])).logits == 1.0).all()
+    torch.save({"other": torch.ones(1)}, folder / "other.pt")
+    with pytest.raises(CheckpointError, match="another model"):
+        targets.read("users:make", Options(checkpoint=folder / "other.pt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("users:nothing", "users has no nothing"),
+        ("users:raises", r"no weights here \(users.py:"),
+        ("users:text", "gives a str"),
+        ("users:number", "is a int: name a function"),
+        ("no_such_module:make", "no module no_such_module, neither installed nor below"),
+        ("users.inner:make", "no module users.inner|users is not a package"),
+        ("broken:make", "wants there_is_no_such_package, which is not installed"),
+        ("fails:make", "ZeroDivisionError"),
+        ("missing.py:make", "there is no file missing.py"),
+        ("missing.toml", "there is no file missing.toml"),
+        ("model.h5", "is no target: a target is a spec"),
+    ],
+)
+def test_what_is_no_target_is_a_wrong_call(folder: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        targets.read(text, Options())
+
+
+def test_what_one_step_is_is_asked_where_a_module_takes_two_things(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--features 3 and with --features 5"):
+        targets.read("users:either", Options())
+    assert targets.read("users:either", Options(features=5)).steps.features == 5
+
+
+def test_numbers_and_tokens_exclude_each_other(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not both"):
+        targets.read("users:make", Options(features=3, vocabulary=9))
+
+
+def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
+    assert targets.read("users:make", Options(labels=("no", "yes"))).labels == ("no", "yes")
+    with pytest.raises(ConfigurationError, match="--labels names 3 classes, users:make answers 2"):
+        targets.read("users:make", Options(labels=("a", "b", "c")))
+    with pytest.raises(ConfigurationError, match="--classes names 5"):
+        targets.read("users:make", Options(classes=5))
+
+
+def test_a_spec_is_the_built_in_architecture(tmp_path: Path) -> None:
+    spec = tmp_path / "tiny.toml"
+    spec.write_text('[input]\nfeatures = 3\n[model]\nhidden = 4\nlayers = 1\n[output]\nlabels = ["a", "b"]\n')
+    target = targets.read(str(spec), Options())
+    assert (target.kind, target.labels, target.framework) == ("spec", ("a", "b"), True)
+    assert CliRunner().invoke(main, ["check", str(spec)]).exit_code == 0
+    with pytest.raises(ConfigurationError, match=r"--features 4 contradicts .*tiny.toml, which says 3"):
+        targets.read(str(spec), Options(features=4))
+    with pytest.raises(ConfigurationError, match="--second says nothing to"):
+        targets.read(str(spec), Options(second="mask"))
+    spec.write_text("[input]\n")
+    with pytest.raises(SpecError):
+        targets.read(str(spec), Options())
+
+
+def test_an_onnx_file_keeps_its_graph(tmp_path: Path) -> None:
+    (exhibit,) = (exhibit for exhibit in ONNX_SOUND if exhibit.name == "gru_time_first")
+    path = exhibit.save(tmp_path)
+    target = targets.read(str(path), Options(labels=("a", "b", "c")[: len(targets.read(str(path), Options()).labels)]))
+    assert (target.kind, target.names.time_first, target.framework) == ("onnx", True, False)
+    assert target.build("name", 18).SerializeToString() == onnx.load(path).SerializeToString()
+    with pytest.raises(ConfigurationError, match="--checkpoint says nothing"):
+        targets.read(str(path), Options(checkpoint=path))
+    path.write_bytes(b"no graph")
+    with pytest.raises(ConfigurationError, match="cannot be read as ONNX"):
+        targets.read(str(path), Options())
+
+
+def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
+    target = targets.read(str(BUNDLED), Options(features=12))
+    assert (target.kind, len(target.labels)) == ("directory", 9)
+    with pytest.raises(ConfigurationError, match="--labels"):
+        targets.read(str(BUNDLED), Options(labels=("a",)))
+    with pytest.raises(ManifestError):
+        targets.read(str(tmp_path), Options())
+
+
+def test_a_module_without_lengths_cannot_be_checked(folder: Path) -> None:
+    (folder / "plain.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(3, 2)\n")
+    with pytest.raises(UncheckableError, match="neither lengths nor a mask"):
+        targets.read("plain:make", Options())
+
+
+def test_a_built_target_is_a_graph(folder: Path) -> None:
+    proto = targets.read("users:make", Options(labels=("no", "yes"))).build("users", 18)
+    assert [value.name for value in proto.graph.input] == ["values", "lengths"]
