@@ -11,10 +11,10 @@ submit: full? draining? too late? ── wake ──> take the next batch: fair 
 A runner takes its next batch by itself, so between two batches nothing waits for the event loop; the next batch gathers
 while one runs, and a lone request on an idle server never waits for company (unless `max_wait_ms` says so).
 
-Who waits is a `Ticket`: one caller, however many sequences. What is computed is an `Entry`: one sequence. A ticket is
-settled in one place, `_settle`, which does nothing when it is settled already; so a deadline, a client that left, a
-failed batch and a good answer may come in any order. Everything shared between the threads is under one lock, which is
-held for deciding, never for computing.
+Who waits is a `Ticket`, what is computed an `Entry` (`service.lanes`). A ticket is settled in one place, `_settle`,
+which does nothing when it is settled already; so a deadline, a client that left, a failed batch and a good answer may
+come in any order. Everything shared between the threads is under one lock, which is held for deciding, never for
+computing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
-from service.cost import CostTable
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
-from service.metrics import ModelMetrics
+from service.lanes import Entry, Lane, Lanes, Ticket, Timing
 from service.padding import PaddedBatch, Steps, pad, rounded_width
-from service.plan import BatchLimits, plan
-from service.pool import Pool, Waiting
+from service.plan import plan
 
 log = logging.getLogger("lengthwise.batcher")
 
@@ -41,84 +39,6 @@ R = TypeVar("R")
 
 INLINE_SECONDS: Final = 0.001
 """Longest predicted run that the event loop does itself."""
-
-Run = Callable[[PaddedBatch, bool], Sequence[R]]
-"""Runs a padded batch, with attention or without: one result for each row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where a ticket's time went, in seconds."""
-
-    queue: float
-    inference: float
-
-
-class Lane(Generic[R]):
-    """One model's queue.
-
-    Args:
-        name: For logs.
-        run: Runs a padded batch.
-        cost: What batches cost; learns from those that run.
-        metrics: Where its figures are counted.
-        limits: What one batch may be.
-        multiple: Widths are multiples of it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        run: Run[R],
-        cost: CostTable,
-        metrics: ModelMetrics,
-        limits: BatchLimits,
-        *,
-        multiple: int = 4,
-    ) -> None:
-        self.name = name
-        self.run = run
-        self.cost = cost
-        self.metrics = metrics
-        self.limits = limits
-        self.multiple = multiple
-        self.pool = Pool()
-        self.cost_steps = 0
-        self.inflight = 0
-        self.closed = False
-        self.used_seconds = 0.0
-
-
-@dataclass(eq=False, slots=True)
-class Ticket(Generic[R]):
-    """One caller who waits for the answers to all of its sequences.
-
-    Attributes:
-        lane: The model's.
-        future: What the caller awaits; a caller that stops awaiting calls `Batcher.withdraw`.
-    """
-
-    lane: Lane[R]
-    future: asyncio.Future[Any]
-    finish: Callable[[list[R], Timing], Any]
-    attention: bool
-    results: list[R | None]
-    remaining: int
-    entries: list[Entry[R]] = field(default_factory=list)
-    settled: bool = False
-    timer: asyncio.TimerHandle | None = None
-    queue_seconds: float = 0.0
-    inference_seconds: float = 0.0
-
-
-@dataclass(eq=False, slots=True)
-class Entry(Waiting, Generic[R]):
-    """One sequence that waits."""
-
-    steps: Steps = field(kw_only=True)
-    arrival: float = field(kw_only=True)
-    index: int = field(kw_only=True)
-    ticket: Ticket[R] = field(kw_only=True)
 
 
 class Batcher:
@@ -141,14 +61,13 @@ class Batcher:
     ) -> None:
         self._runners = runners
         self._max_queue = max_queue_cost_steps
-        self._max_wait = max_wait_seconds
         self._clock = clock
-        self._lanes: list[Lane[Any]] = []
+        self._lanes = Lanes(max_wait_seconds)
+        self._batches_company = max_wait_seconds > 0
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._idle = 0
         self._queued = 0
-        self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
         self._unsettled: set[Ticket[Any]] = set()
         self._turn_asked = False
         self._draining = False
@@ -174,13 +93,13 @@ class Batcher:
     def open(self, lane: Lane[Any]) -> None:
         """Adds a model's lane."""
         with self._lock:
-            self._lanes.append(lane)
+            self._lanes.open(lane)
 
     def close(self, lane: Lane[Any]) -> None:
         """Takes nothing new into a lane; what waits in it is still answered."""
         with self._lock:
             lane.closed = True
-            self._forget_if_done(lane)
+            self._lanes.forget_if_done(lane)
 
     def submit(
         self,
@@ -241,12 +160,11 @@ class Batcher:
             if self._draining or lane.closed:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
             if self._queued + cost > self._max_queue:
-                raise QueueFull("the queue is full", retry_after_seconds=self._backlog_seconds())
+                raise QueueFull("the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners)
             self._queued += cost
             lane.cost_steps += cost
             self._unsettled.add(ticket)
-            if not lane.pool:  # an idle model has saved up no claim on the runners
-                lane.used_seconds = max(lane.used_seconds, self._used_seconds)
+            self._lanes.wake(lane)
             for entry in entries:
                 lane.pool.add(entry)
             if self._idle:
@@ -263,7 +181,7 @@ class Batcher:
         runs on the loop: in its next turn, when whatever else has arrived by now is queued too and shares the batch.
         """
         short = len(ticket.entries) == 1 and lane.cost.predict(1, cost) <= INLINE_SECONDS
-        if self._idle == self._runners and short and not self._max_wait and self._loop is not None:
+        if self._idle == self._runners and short and not self._batches_company and self._loop is not None:
             if not self._turn_asked:
                 self._turn_asked = True
                 self._loop.call_soon(self._take_turn)
@@ -274,7 +192,7 @@ class Batcher:
         """Runs one short batch on the event loop, and leaves the rest to the runners."""
         with self._lock:
             self._turn_asked = False
-            lane, _ = self._next_lane()
+            lane, _ = self._lanes.next(self._clock(), draining=self._draining)
             if lane is None or self._stopping:
                 return
             taken = self._taken(lane, seconds=INLINE_SECONDS)
@@ -332,7 +250,7 @@ class Batcher:
             while True:
                 if self._stopping:
                     return None
-                lane, wait = self._next_lane()
+                lane, wait = self._lanes.next(self._clock(), draining=self._draining)
                 if lane is not None:
                     return self._taken(lane)
                 self._idle += 1
@@ -343,41 +261,10 @@ class Batcher:
         """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
         entries = self._plan(lane, seconds)
         lane.inflight += 1
-        cost = sum(entry.width for entry in entries)
-        self._queued -= cost
-        lane.cost_steps -= cost
-        if self._idle and any(other.pool for other in self._lanes):
+        self._leave(lane, entries)
+        if self._idle and self._lanes.waiting():
             self._work.notify()
         return lane, entries
-
-    def _next_lane(self) -> tuple[Lane[Any] | None, float | None]:
-        """Of the lanes in which something waits long enough, the one that used the runners least.
-
-        Returns:
-            That lane, or None and the seconds until one will be ready, if anything waits.
-        """
-        waiting = [lane for lane in self._lanes if lane.pool]
-        if not waiting:
-            return None, None
-        if self._max_wait > 0:
-            now = self._clock()
-            patience = {lane: self._patience(lane, now) for lane in waiting}
-            waiting = [lane for lane in waiting if patience[lane] <= 0]
-            if not waiting:
-                return None, min(patience.values())
-        served = min(waiting, key=lambda lane: lane.used_seconds)
-        self._used_seconds = max(self._used_seconds, served.used_seconds)
-        return served, None
-
-    def _patience(self, lane: Lane[Any], now: float) -> float:
-        """Seconds that a lane may still wait for company: no longer than its deadlines allow, none in a drain."""
-        if self._draining or len(lane.pool) >= lane.limits.rows:
-            return 0.0
-        oldest, hurried = lane.pool.most_urgent(), lane.pool.earliest_deadline()
-        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, Entry) else 0.0
-        if hurried is None:
-            return patience
-        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width))
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
         limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
@@ -393,7 +280,7 @@ class Batcher:
 
     def _run(self, lane: Lane[R], entries: list[Entry[R]]) -> list[tuple[Ticket[R], Any]]:
         """Runs one batch: the tickets that are complete with it, each with its outcome."""
-        start = self._clock()
+        start, effort = self._clock(), lane.cost.clock()
         results: Sequence[R] | None
         try:
             batch = pad([entry.steps for entry in entries], multiple=lane.multiple)
@@ -405,14 +292,15 @@ class Batcher:
             lane.metrics.batch_failed()
             results = None
         else:
-            self._count(lane, batch, [start - entry.arrival for entry in entries], self._clock() - start)
+            effort = lane.cost.clock() - effort
+            self._count(lane, batch, [start - entry.arrival for entry in entries], self._clock() - start, effort)
         complete = self._scatter(lane, entries, results, start, self._clock() - start)
         return [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
 
-    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float) -> None:
+    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
         """Learns from a batch that ran, and counts it."""
         try:
-            lane.cost.observe(batch.rows, batch.width, seconds)
+            lane.cost.observe(batch.rows, batch.width, effort)
             lane.metrics.batch(
                 rows=batch.rows, width=batch.width, valid_steps=batch.valid_steps, waits=waits, seconds=seconds
             )
@@ -438,7 +326,7 @@ class Batcher:
                 ticket.remaining -= 1
                 if not ticket.remaining:
                     complete[ticket] = None
-            self._forget_if_done(lane)
+            self._lanes.forget_if_done(lane)
         return list(complete)
 
     def _finished(self, ticket: Ticket[Any], *, failed: bool) -> Any:
@@ -469,15 +357,13 @@ class Batcher:
         ticket.settled = True
         if ticket.timer is not None:
             ticket.timer.cancel()
-        lane = ticket.lane
+        lane, entries = ticket.lane, ticket.entries
+        ticket.entries = []  # they point back at it: without the circle both are freed at once
         with self._lock:
             self._unsettled.discard(ticket)
             if ticket.remaining:  # what still waits of it is not run
-                for entry in ticket.entries:
-                    if lane.pool.remove(entry):
-                        self._queued -= entry.width
-                        lane.cost_steps -= entry.width
-                self._forget_if_done(lane)
+                self._leave(lane, [entry for entry in entries if lane.pool.remove(entry)])
+                self._lanes.forget_if_done(lane)
             quiet = not self._unsettled
         if quiet:
             self._quiet.set()
@@ -487,16 +373,8 @@ class Batcher:
             else:
                 ticket.future.set_result(outcome)
 
-    def _forget_if_done(self, lane: Lane[Any]) -> None:
-        if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
-            self._lanes.remove(lane)
-
-    def _backlog_seconds(self) -> float:
-        """Roughly how long what waits will take, by the cost of a full batch of each lane."""
-        seconds = 0.0
-        for lane in self._lanes:
-            if lane.cost_steps:
-                width = max(lane.multiple, lane.cost_steps // max(1, len(lane.pool)))
-                rows = max(1, min(lane.limits.rows, lane.limits.cost_steps // width))
-                seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
-        return seconds / self._runners
+    def _leave(self, lane: Lane[Any], entries: Sequence[Entry[Any]]) -> None:
+        """Notes that some entries no longer wait in a lane."""
+        cost = sum(entry.width for entry in entries)
+        self._queued -= cost
+        lane.cost_steps -= cost

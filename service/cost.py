@@ -52,12 +52,23 @@ class CostTable:
         rows: The grid's rows, ascending, at least one.
         widths: The grid's widths, ascending, at least one.
         seconds: `[rows, widths]`, finite and above 0; made monotone here.
+        clock: What the seconds are of, and what serving must observe with: by default the processor time of the thread
+            that runs, which nothing else on the machine can spoil. A run that is not this thread's work (a device's)
+            wants the time on the wall.
 
     Raises:
         ValueError: That is no such grid.
     """
 
-    def __init__(self, rows: Sequence[int], widths: Sequence[int], seconds: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[int],
+        widths: Sequence[int],
+        seconds: NDArray[np.float64],
+        *,
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.clock = clock
         self.rows = np.asarray(rows, dtype=np.int64)
         self.widths = np.asarray(widths, dtype=np.int64)
         measured = np.asarray(seconds, dtype=np.float64)
@@ -150,7 +161,7 @@ def measure(
     max_cost_steps: int,
     multiple: int = 4,
     budget_seconds: float = 0.5,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.thread_time,
 ) -> CostTable:
     """Measures a table, small shapes first, the fastest of a few runs each, until the budget is spent.
 
@@ -165,7 +176,7 @@ def measure(
         max_cost_steps: Most rows x width that are run.
         multiple: Widths are multiples of it.
         budget_seconds: Time to spend.
-        clock: Seconds, for tests.
+        clock: What is measured, and what the budget is of; see `CostTable`.
     """
     rows = grid(max_rows)
     widths = grid(max(max_width, multiple), smallest=multiple)
@@ -185,7 +196,9 @@ def measure(
         seconds[i, j] = max(best, 1e-7)
         if clock() - start > budget_seconds:
             break
-    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), _without_hiccups(seconds)))
+    return CostTable(
+        rows, widths, _filled(np.asarray(rows), np.asarray(widths), _without_hiccups(seconds)), clock=clock
+    )
 
 
 def _without_hiccups(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from service import problems
 from service.answers import Answer
-from service.batcher import Ticket, Timing
 from service.body import ClientLeft, headers_of, read_body
 from service.calls import Call
 from service.errors import InferenceFailed, Refused, RequestError
+from service.lanes import Ticket, Timing
 from service.metrics import ModelMetrics
 from service.serving import Served, Serving
 
@@ -184,7 +184,8 @@ class Endpoint(ABC):
 
 def media_type(headers: dict[bytes, bytes]) -> bytes:
     """What a request says that its body is, in lower case and without parameters; empty where it says nothing."""
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    given = headers.get(b"content-type", b"")
+    return given if given == JSON[1] else given.partition(b";")[0].strip().lower()
 
 
 def request_id_of(given: bytes | None) -> bytes:

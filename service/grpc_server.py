@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha import reflection
 
 from service import inventory, kserve, tensors
 from service.answers import Answer
-from service.batcher import Timing
 from service.body import ClientLeft
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
 from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, access, request_id_of
@@ -37,6 +36,7 @@ from service.errors import (
     Refused,
     RequestError,
 )
+from service.lanes import Timing
 from service.open_inference import open_inference_pb2 as pb
 from service.serving import Served, Serving
 from service.settings import Settings

@@ -14,9 +14,10 @@ from typing import Any
 
 from service import answers
 from service.answers import Answer
-from service.batcher import Batcher, Lane, Ticket, Timing
+from service.batcher import Batcher
 from service.calls import Call
 from service.errors import InvalidRequest, NotReady, Problem
+from service.lanes import Lane, Ticket, Timing
 from service.manifest import GRAPH_FILE
 from service.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from service.padding import Steps

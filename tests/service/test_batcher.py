@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from service import batcher as batcher_module
-from service.batcher import Batcher, Lane, Ticket, Timing
+from service.batcher import Batcher
 from service.cost import CostTable
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
+from service.lanes import Lane, Ticket, Timing
 from service.metrics import ModelMetrics
 from service.padding import PaddedBatch, Steps
 from service.plan import BatchLimits

@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.answers import Answer
-from service.batcher import Batcher, Lane, Timing
+from service.batcher import Batcher
 from service.cost import CostTable
 from service.errors import ManifestError, ModelError
+from service.lanes import Lane, Timing
 from service.manifest import GraphNames, Manifest, StepInput
 from service.metrics import ModelMetrics
 from service.padding import Steps, pad

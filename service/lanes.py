@@ -1,0 +1,172 @@
+"""Who waits, and in which queue.
+
+A `Lane` is one model's queue. A `Ticket` is one caller who waits for the answers to all of its sequences; an `Entry` is
+one of these sequences, the unit of planning. `Lanes` says whose turn it is: the runners are shared by time, so that a
+flooded model takes nothing from a quiet one. Nothing here locks: the batcher does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from service.cost import CostTable
+from service.metrics import ModelMetrics
+from service.padding import PaddedBatch, Steps
+from service.plan import BatchLimits
+from service.pool import Pool, Waiting
+
+R = TypeVar("R")
+
+Run = Callable[[PaddedBatch, bool], Sequence[R]]
+"""Runs a padded batch, with attention or without: one result for each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a ticket's time went, in seconds."""
+
+    queue: float
+    inference: float
+
+
+class Lane(Generic[R]):
+    """One model's queue.
+
+    Args:
+        name: For logs.
+        run: Runs a padded batch.
+        cost: What batches cost; learns from those that run.
+        metrics: Where its figures are counted.
+        limits: What one batch may be.
+        multiple: Widths are multiples of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Run[R],
+        cost: CostTable,
+        metrics: ModelMetrics,
+        limits: BatchLimits,
+        *,
+        multiple: int = 4,
+    ) -> None:
+        self.name = name
+        self.run = run
+        self.cost = cost
+        self.metrics = metrics
+        self.limits = limits
+        self.multiple = multiple
+        self.pool = Pool()
+        self.cost_steps = 0
+        self.inflight = 0
+        self.closed = False
+        self.used_seconds = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Ticket(Generic[R]):
+    """One caller who waits for the answers to all of its sequences.
+
+    Attributes:
+        lane: The model's.
+        future: What the caller awaits; a caller that stops awaiting calls `Batcher.withdraw`.
+    """
+
+    lane: Lane[R]
+    future: asyncio.Future[Any]
+    finish: Callable[[list[R], Timing], Any]
+    attention: bool
+    results: list[R | None]
+    remaining: int
+    entries: list[Entry[R]] = field(default_factory=list)
+    settled: bool = False
+    timer: asyncio.TimerHandle | None = None
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Waiting, Generic[R]):
+    """One sequence that waits."""
+
+    steps: Steps = field(kw_only=True)
+    arrival: float = field(kw_only=True)
+    index: int = field(kw_only=True)
+    ticket: Ticket[R] = field(kw_only=True)
+
+
+class Lanes:
+    """The lanes of all models, and whose turn it is.
+
+    Args:
+        max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+    """
+
+    def __init__(self, max_wait_seconds: float = 0.0) -> None:
+        self._max_wait = max_wait_seconds
+        self._lanes: list[Lane[Any]] = []
+        self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
+
+    def open(self, lane: Lane[Any]) -> None:
+        """Adds a lane."""
+        self._lanes.append(lane)
+
+    def forget_if_done(self, lane: Lane[Any]) -> None:
+        """Removes a lane that is closed and has nothing waiting or running."""
+        if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
+            self._lanes.remove(lane)
+
+    def wake(self, lane: Lane[Any]) -> None:
+        """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""
+        if not lane.pool:
+            lane.used_seconds = max(lane.used_seconds, self._used_seconds)
+
+    def waiting(self) -> bool:
+        """Whether anything waits in any lane."""
+        return any(lane.pool for lane in self._lanes)
+
+    def next(self, now: float, *, draining: bool) -> tuple[Lane[Any] | None, float | None]:
+        """Of the lanes in which something waits long enough, the one that used the runners least.
+
+        Args:
+            now: The time.
+            draining: Whether nobody need wait for company any more.
+
+        Returns:
+            That lane, or None and the seconds until one will be ready, if anything waits.
+        """
+        waiting = [lane for lane in self._lanes if lane.pool]
+        if not waiting:
+            return None, None
+        if self._max_wait > 0 and not draining:
+            patience = {lane: self._patience(lane, now) for lane in waiting}
+            waiting = [lane for lane in waiting if patience[lane] <= 0]
+            if not waiting:
+                return None, min(patience.values())
+        served = min(waiting, key=lambda lane: lane.used_seconds)
+        self._used_seconds = max(self._used_seconds, served.used_seconds)
+        return served, None
+
+    def backlog_seconds(self) -> float:
+        """Roughly how long what waits would take one runner, by the cost of a full batch of each lane."""
+        seconds = 0.0
+        for lane in self._lanes:
+            if lane.cost_steps:
+                width = max(lane.multiple, lane.cost_steps // max(1, len(lane.pool)))
+                rows = max(1, min(lane.limits.rows, lane.limits.cost_steps // width))
+                seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
+        return seconds
+
+    def _patience(self, lane: Lane[Any], now: float) -> float:
+        """Seconds that a lane may still wait for company: no longer than its deadlines allow."""
+        if len(lane.pool) >= lane.limits.rows:
+            return 0.0
+        oldest, hurried = lane.pool.most_urgent(), lane.pool.earliest_deadline()
+        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, Entry) else 0.0
+        if hurried is None:
+            return patience
+        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width))
