@@ -309,7 +309,7 @@ def test_the_runtimes_arguments_are_ones_that_the_service_takes() -> None:
 def test_a_packed_chart_holds_the_rules_that_prometheus_reads(tmp_path: Path) -> None:
     # In the chart they are links to the files of deploy/prometheus.
     helm = chart_engine()
-    packed = helm.Chart.load_archive(helm.package(str(CHART), destination=str(tmp_path)))
+    packed = helm.Chart.load_archive(Path(helm.package(str(CHART), destination=str(tmp_path))).read_bytes())
     made = packed.render(ALL_WISHES["cpu"], name="lengthwise", namespace="default")
     (rule,) = objects(made["lengthwise/templates/prometheusrule.yaml"])
     files = [DEPLOY / "prometheus" / "rules" / name for name in ("recording.yml", "alerts.yml")]

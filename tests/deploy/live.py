@@ -1,0 +1,85 @@
+"""Real programs for a while: Prometheus, nginx, Envoy, and load on the service."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.tools import DEPLOY, loaded, program
+
+asked = loaded(DEPLOY / "grafana" / "picture.py").asked
+
+
+def until(what: str, seconds: float, holds: Callable[[], bool]) -> None:
+    """Waits until something outside holds; the programs started here tell of it by no event."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether a port answers 200 to a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program while the block runs; its log is shown when it ended by itself."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process
+        assert process.poll() is None, f"{command[0]} ended with {process.returncode}:\n{log.read_text()[-2000:]}"
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, port: int, target: str) -> Iterator[str]:
+    """A Prometheus with the shipped rules that scrapes a service each second, as in a pod; its URL."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(DEPLOY / "prometheus" / "rules" / "*.yml")]
+    config["scrape_configs"][0]["static_configs"] = [
+        {"targets": [target], "labels": {"namespace": "demo", "pod": "lengthwise-0"}}
+    ]
+    data = folder / "data"
+    data.mkdir()
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={data}"]
+    command = [program("prometheus", "apt-get install prometheus"), *options, f"--web.listen-address=127.0.0.1:{port}"]
+    with started(command, folder / "prometheus.log"):
+        until("Prometheus is ready", 20, lambda: answers(port, "/-/ready"))
+        yield f"http://127.0.0.1:{port}"
+
+
+def value(url: str, query: str) -> list[float]:
+    """The values of an instant query, one for each series."""
+    return [float(one["value"][1]) for one in asked(url, "query", {"query": query})["result"]]
+
+
+def found(result: Any) -> bool:
+    """Whether a query's result has at least one finite value."""
+    return any(one["value"][1] not in ("NaN", "+Inf", "-Inf") for one in result)

@@ -1,0 +1,142 @@
+"""A real Prometheus on the real service under load: target, metrics, rules, panels, and what autoscalers ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from service.launch import free_port, running, serve_command
+from tests.deploy.live import asked, found, prometheus, until
+from tests.deploy.tools import DEPLOY, chart_engine, loaded, objects
+
+pytestmark = pytest.mark.deploy
+
+HISTOGRAMS = ("request_duration", "queue_wait", "inference_duration", "decode_duration")
+SHAPES = ("batch_rows", "batch_width_steps", "sequence_length_steps")
+METRICS = (
+    *(f"{name}_total" for name in ("requests", "sequences", "steps", "rejected", "batch_failures")),
+    *(f"{name}_seconds_count" for name in HISTOGRAMS),
+    *(f"{name}_count" for name in SHAPES),
+    *("queue_cost_steps", "queue_sequences", "inflight_batches", "ready", "model_info"),
+    *("runners", "max_queue_cost_steps", "refused_models"),
+)
+LOAD_SECONDS = 20
+FEATURES = 12
+PANELS = json.loads((DEPLOY / "grafana" / "dashboards" / "lengthwise.json").read_text())["panels"]
+
+
+def _body(*lengths: int, **options: object) -> bytes:
+    return json.dumps({"sequences": [[[0.5] * FEATURES] * length for length in lengths], **options}).encode()
+
+
+async def _load(url: str) -> set[int]:
+    """Good calls of many lengths, and one of each kind of bad one; the statuses seen."""
+    seen: set[int] = set()
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+
+        async def call(body: bytes) -> None:
+            seen.add((await client.post("/predict", content=body)).status_code)
+
+        async def good(first: int) -> None:
+            for turn in range(10_000):
+                if asyncio.get_running_loop().time() > end:
+                    return
+                await call(_body(7 + (first * 31 + turn * 17) % 200))
+
+        end = asyncio.get_running_loop().time() + LOAD_SECONDS
+        loads = [asyncio.create_task(good(first)) for first in range(6)]
+        while asyncio.get_running_loop().time() < end:
+            huge = [call(_body(*[1000] * 15)) for _ in range(6)]
+            await asyncio.gather(call(b"{"), call(_body(5, model="none")), call(_body(5, timeout_ms=0.01)), *huge)
+        await asyncio.gather(*loads)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Prometheus that has watched a loaded service."""
+    port, folder = free_port(), tmp_path_factory.mktemp("prometheus")
+    command = serve_command(None, port, {"max_queue_cost_steps": "40000"})
+    with running(command, port), prometheus(folder, free_port(), f"127.0.0.1:{port}") as url:
+        until(
+            "the target is up", 30, lambda: found(asked(url, "query", {"query": 'up{job="lengthwise"} == 1'})["result"])
+        )
+        seen = asyncio.run(_load(f"http://127.0.0.1:{port}"))
+        assert {200, 404, 422, 429, 504} <= seen
+        yield url
+
+
+def test_the_target_is_up(live: str) -> None:
+    (target,) = asked(live, "targets", {"state": "active"})["activeTargets"]
+    assert (target["labels"]["job"], target["health"], target["lastError"]) == ("lengthwise", "up", "")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_of_the_contract_is_there(live: str, metric: str) -> None:
+    assert found(asked(live, "query", {"query": f"lengthwise_{metric}"})["result"])
+
+
+def test_every_rule_evaluates(live: str) -> None:
+    rules = [rule for group in asked(live, "rules", {})["groups"] for rule in group["rules"]]
+    shipped = [
+        rule.get("record") or rule.get("alert")
+        for file in (DEPLOY / "prometheus" / "rules").iterdir()
+        for group in yaml.safe_load(file.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    assert sorted(rule["name"] for rule in rules) == sorted(shipped)
+    assert {(rule["health"], rule.get("lastError", "")) for rule in rules} == {("ok", "")}
+
+
+def test_every_recorded_series_has_a_value(live: str) -> None:
+    rules = [
+        rule for group in asked(live, "rules", {})["groups"] for rule in group["rules"] if rule["type"] == "recording"
+    ]
+    empty = [rule["name"] for rule in rules if not found(asked(live, "query", {"query": rule["name"]})["result"])]
+    assert empty == []
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panels_queries_return_data(live: str, panel: dict[str, list[dict[str, str]]]) -> None:
+    filled = loaded(DEPLOY / "grafana" / "picture.py").filled
+    for target in panel["targets"]:
+        query = filled(target["expr"], 30)
+        assert found(asked(live, "query", {"query": query})["result"]), query
+
+
+@pytest.mark.parametrize("rule", range(2))
+def test_a_query_of_prometheus_adapter_gives_one_value_a_pod(live: str, rule: int) -> None:
+    of_adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]["custom"][rule]
+    assert found(asked(live, "query", {"query": of_adapter["seriesQuery"]})["result"])
+    query = of_adapter["metricsQuery"]
+    for placeholder, text in {
+        "<<.Series>>": of_adapter["seriesQuery"].partition("{")[0],
+        "<<.LabelMatchers>>": 'namespace="demo",pod="lengthwise-0"',
+        "<<.GroupBy>>": "pod",
+    }.items():
+        query = query.replace(placeholder, text)
+    (result,) = asked(live, "query", {"query": query})["result"]
+    assert result["metric"] == {"pod": "lengthwise-0"}
+    assert found([result])
+
+
+def test_the_queries_of_keda_give_one_value_each(live: str) -> None:
+    chart = chart_engine().Chart.load(str(DEPLOY / "helm" / "lengthwise"))
+    made = chart.render({"autoscaling": {"kind": "keda"}}, name="lengthwise", namespace="default")
+    (scaled,) = objects(made["lengthwise/templates/scaledobject.yaml"])
+    for trigger in scaled["spec"]["triggers"]:
+        (result,) = asked(live, "query", {"query": trigger["metadata"]["query"]})["result"]
+        assert found([result])
+
+
+def test_the_picture_of_the_docs_can_be_drawn(live: str, tmp_path: Path) -> None:
+    picture = tmp_path / "dashboard.png"
+    loaded(DEPLOY / "grafana" / "picture.py").draw(live, picture, seconds=30, interval_seconds=5)
+    assert picture.read_bytes().startswith(b"\x89PNG")
