@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -261,6 +262,18 @@ async def test_the_callers_deadline_is_honoured_in_the_queue() -> None:
         figures = await counted(caller, 504)
         assert figures['lengthwise_queue_sequences{model="sums",version="1"}'] == 0
         assert figures['lengthwise_rejected_total{model="sums",reason="deadline",version="1"}'] == 1
+
+
+async def test_the_callers_deadline_is_known_to_the_queue() -> None:
+    async with held(default_timeout_ms=60_000) as (caller, release):
+        latest = time.monotonic() + 20
+        call = asyncio.ensure_future(caller.call("ModelInfer", request(), timeout=20))
+        await queued(caller, 2)
+        urgent = caller.service.serving.served[0].lane.pool.most_urgent()
+        assert urgent is not None
+        assert latest - 5 < urgent.deadline < latest + 5
+        release()
+        await call
 
 
 async def test_the_sooner_of_two_deadlines_counts() -> None:
