@@ -10,29 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
-import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service import inventory, kserve, tensors
+from service import inventory, kserve, messages
 from service.answers import Answer
 from service.body import ClientLeft
-from service.calls import MAX_ID_CHARACTERS, Call, Problems
+from service.calls import Call
 from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, access, request_id_of
 from service.errors import (
     ConfigurationError,
     DeadlineExceeded,
     InferenceFailed,
-    InvalidRequest,
-    Problem,
     Refused,
     RequestError,
 )
@@ -40,7 +36,6 @@ from service.lanes import Timing
 from service.open_inference import open_inference_pb2 as pb
 from service.serving import Served, Serving
 from service.settings import Settings
-from service.tensors import Asked, Sent
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -57,14 +52,12 @@ CODES: Final = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """gRPC's code for the HTTP status of a refusal."""
-_CONTENTS: Final = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
 _LONGEST_DETAILS: Final = 2000
 """Details travel in a header, which has few kilobytes."""
 _LAST_WORDS_SECONDS: Final = 1.0
 """How long an answer that is made may take to leave, when the server stops."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Encode = Callable[[list[Answer]], bytes]
 
 
 class GrpcServer:
@@ -173,9 +166,9 @@ class GrpcServer:
         try:
             if len(body) > LARGE_BODY_BYTES:
                 async with self._large_bodies:
-                    call, encode = await asyncio.to_thread(self._decode, body)
+                    call, encode = await asyncio.to_thread(messages.decode, body, self._serving)
             else:
-                call, encode = self._decode(body)
+                call, encode = messages.decode(body, self._serving)
             metrics = call.model.metrics
             metrics.decoded(time.monotonic() - arrived, [len(item.steps) for item in call.items])
             context.set_trailing_metadata((("x-request-id", request_id),))
@@ -196,32 +189,7 @@ class GrpcServer:
             access.debug("%s gRPC ModelInfer %d %.1f ms", request_id, status, seconds * 1000)
         await _refuse(context, error, ("x-request-id", request_id))
 
-    def _decode(self, body: bytes) -> tuple[Call[Served], Encode]:
-        """What a request asks, and how its answer is written.
-
-        Raises:
-            RequestError: It is wrong, or its model is not served.
-        """
-        try:
-            request = pb.ModelInferRequest.FromString(body)
-        except DecodeError:
-            raise InvalidRequest([Problem("", "the message is no ModelInferRequest")]) from None
-        served = kserve.find(self._serving, request.model_name or None, request.model_version or None)
-        problems = Problems()
-        if len(request.id) > MAX_ID_CHARACTERS:
-            problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
-        sent = _inputs(request, problems)
-        asked = tensors.read(
-            served,
-            sent,
-            [output.name for output in request.outputs],
-            _parameters(request.parameters),
-            problems,
-            max_sequences=self._serving.settings.max_sequences,
-        )
-        return asked.call, partial(_encode, asked, request.id, bool(request.raw_input_contents))
-
-    async def _answer(self, call: Call[Served], encode: Encode, arrived: float) -> bytes:
+    async def _answer(self, call: Call[Served], encode: messages.Encode, arrived: float) -> bytes:
         """The answer's bytes, written by the runner thread that computed them."""
 
         def finish(answers: list[Answer], _: Timing) -> bytes:
@@ -299,50 +267,6 @@ def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served
     return (
         call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else replace(call, timeout_ms=timeout_ms)
     )
-
-
-def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
-    """The input tensors, each with the bytes of its elements."""
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        problems.add("/raw_input_contents", f"must have one entry for each of the {len(request.inputs)} inputs")
-        return []
-    sent = []
-    for i, tensor in enumerate(request.inputs):
-        pointer = f"/inputs/{i}"
-        data: bytes | memoryview = b""
-        if raw:
-            data = raw[i]
-            if tensor.HasField("contents"):
-                problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
-        elif tensor.datatype in _CONTENTS:
-            contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-            data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
-        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape), data, pointer))
-    return sent
-
-
-def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    """Parameters as values; one that holds nothing is left out."""
-    found = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
-    return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
-
-
-def _encode(asked: Asked, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
-    """The answer: raw contents for raw contents, typed ones for typed ones."""
-    manifest = asked.call.model.manifest
-    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
-    for tensor in tensors.answer(asked, answers):
-        output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
-        if raw:
-            response.raw_output_contents.append(tensor.octets())
-        elif tensor.datatype == "BYTES":
-            output.contents.bytes_contents.extend(tensor.values.flat)
-        elif tensor.datatype == "BOOL":
-            output.contents.bool_contents.extend(tensor.values.ravel().tolist())
-        else:
-            output.contents.fp32_contents.extend(tensor.values.ravel().tolist())
-    return response.SerializeToString()
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -22,6 +22,7 @@ FLOORS = [
     {"serving"},
     {"endpoint", "tensors"},
     {"octets", "kserve", "inventory"},
+    {"messages"},
     {"predict", "v1", "v2", "grpc_server"},
     {"app"},
     {"server"},

@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import grpc_server
+from service import messages
 from service.app import make_app
 from service.errors import ConfigurationError, InvalidRequest, TooLarge
 from service.grpc_server import SERVICE, GrpcServer
@@ -234,7 +234,7 @@ async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(
 ) -> None:
     async with listening(model(manifest())) as caller:
         with monkeypatch.context() as broken:
-            broken.setattr(grpc_server.tensors, "read", None)
+            broken.setattr(messages.tensors, "read", None)
             error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
         assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
         assert "request mine failed" in caplog.text
@@ -300,13 +300,13 @@ async def test_a_call_that_is_cancelled_in_the_queue_is_not_run_and_counts_as_le
 
 async def test_a_large_message_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     readers: list[str] = []
-    read = grpc_server.tensors.read
+    read = messages.tensors.read
 
     def watched(*args: Any, **options: Any) -> Any:
         readers.append(threading.current_thread().name)
         return read(*args, **options)
 
-    monkeypatch.setattr(grpc_server.tensors, "read", watched)
+    monkeypatch.setattr(messages.tensors, "read", watched)
     long = np.ones((9, 1000, 2), "<f4")
     async with listening(model(manifest(max_length=1000))) as caller:
         await caller.call("ModelInfer", request(values=long, ends=np.full(9, 1000, "<i4")))
@@ -477,11 +477,10 @@ def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: st
             return type("Served", (), {"manifest": MANIFESTS[kind]})
 
     catalog: Any = Bare()
-    server = GrpcServer(catalog, asyncio.Semaphore(2))
     whole = request().SerializeToString()
     for message in (body, whole[:cut] + body + whole[cut + len(body) :]):
         with contextlib.suppress(InvalidRequest, TooLarge):
-            call, _ = server._decode(message)
+            call, _ = messages.decode(message, catalog)
             assert call.items
 
 

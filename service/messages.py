@@ -1,0 +1,97 @@
+"""The Open Inference Protocol's gRPC messages, and the calls and answers in them.
+
+A message is read and written as bytes here, so that both belong to the call that is counted and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from service import kserve, tensors
+from service.answers import Answer
+from service.calls import MAX_ID_CHARACTERS, Call, Problems
+from service.errors import InvalidRequest, Problem
+from service.open_inference import open_inference_pb2 as pb
+from service.serving import Served, Serving
+from service.tensors import Asked, Sent
+
+_CONTENTS: Final = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
+"""The field of a tensor's typed contents, by its datatype."""
+
+Encode: TypeAlias = Callable[[list[Answer]], bytes]
+"""Writes the bytes of an answer; runs in a runner thread."""
+
+
+def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
+    """What a request asks, and how its answer is written.
+
+    Raises:
+        RequestError: It is wrong, or its model is not served.
+    """
+    try:
+        request = pb.ModelInferRequest.FromString(body)
+    except DecodeError:
+        raise InvalidRequest([Problem("", "the message is no ModelInferRequest")]) from None
+    served = kserve.find(serving, request.model_name or None, request.model_version or None)
+    problems = Problems()
+    if len(request.id) > MAX_ID_CHARACTERS:
+        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
+    sent = _inputs(request, problems)
+    asked = tensors.read(
+        served,
+        sent,
+        [output.name for output in request.outputs],
+        _parameters(request.parameters),
+        problems,
+        max_sequences=serving.settings.max_sequences,
+    )
+    return asked.call, partial(_encode, asked, request.id, bool(request.raw_input_contents))
+
+
+def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
+    """The input tensors, each with the bytes of its elements."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        problems.add("/raw_input_contents", f"must have one entry for each of the {len(request.inputs)} inputs")
+        return []
+    sent = []
+    for i, tensor in enumerate(request.inputs):
+        pointer = f"/inputs/{i}"
+        data: bytes | memoryview = b""
+        if raw:
+            data = raw[i]
+            if tensor.HasField("contents"):
+                problems.add(f"{pointer}/contents", "must be absent where raw_input_contents has the elements")
+        elif tensor.datatype in _CONTENTS:
+            contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+            data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
+        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape), data, pointer))
+    return sent
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """Parameters as values; one that holds nothing is left out."""
+    found = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
+
+
+def _encode(asked: Asked, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
+    """The answer: raw contents for raw contents, typed ones for typed ones."""
+    manifest = asked.call.model.manifest
+    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
+    for tensor in tensors.answer(asked, answers):
+        output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
+        if raw:
+            response.raw_output_contents.append(tensor.octets())
+        elif tensor.datatype == "BYTES":
+            output.contents.bytes_contents.extend(tensor.values.flat)
+        elif tensor.datatype == "BOOL":
+            output.contents.bool_contents.extend(tensor.values.ravel().tolist())
+        else:
+            output.contents.fp32_contents.extend(tensor.values.ravel().tolist())
+    return response.SerializeToString()
