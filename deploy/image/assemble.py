@@ -87,7 +87,7 @@ def imported_files() -> list[Path]:
         f"import importlib, sys; [importlib.import_module(name) for name in {SERVED!r}];"
         "print(*sorted({m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)}), sep='\\n')"
     )
-    found = subprocess.run([sys.executable, "-B", "-P", "-c", listing], check=True, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-B", "-P", "-c", listing], check=True, stdout=subprocess.PIPE, text=True)
     return [Path(line) for line in found.stdout.splitlines() if line.endswith(".py")]
 
 

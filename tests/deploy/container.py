@@ -1,0 +1,118 @@
+"""A builder and a container engine for the tests of the image, and a base that needs no registry.
+
+The base named in the Dockerfile can only be pulled; where there is no registry, a Debian of the same release with the
+same Python stands in for it. Everything is kept under `.venv/deploy`, the base across runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.tools import APT, ROOT, program, run
+
+FOLDER = ROOT / ".venv" / "deploy"
+BASE = "localhost/python:3.11-slim-bookworm"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """buildah and podman on a store of their own."""
+
+    buildah: tuple[str, ...]
+    podman: tuple[str, ...]
+
+    def build(self, target: str, tag: str, *options: str) -> str:
+        """Builds a target from this checkout; what the builder said."""
+        certificates = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.is_file() else []
+        command = [*self.buildah, "bud", "--isolation", "chroot", "--pull-never", "--format", "docker"]
+        command += ["--timestamp", "0", *certificates, "--build-arg", f"BASE={BASE}", "--target", target]
+        return run([*command, *options, "--tag", tag, str(ROOT)], seconds=580)
+
+    def run(self, *words: str, seconds: float = 60, good: Sequence[int] = (0,)) -> str:
+        """A command of podman's; what it wrote."""
+        return run([*self.podman, *words], seconds=seconds, good=good)
+
+    def inspected(self, name: str, template: str, kind: str = "image") -> str:
+        """A field of an image or a container."""
+        said = self.run("inspect", "--type", kind, "--format", template, name)
+        return said.strip().splitlines()[-1]
+
+    def exists(self, image: str) -> bool:
+        """Whether an image is in the store."""
+        return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}")
+
+    @contextmanager
+    def container(self, image: str, *options: str, command: Sequence[str] = ()) -> Iterator[str]:
+        """A hardened container while the block runs; its name."""
+        name = f"lengthwise-test-{os.getpid()}"
+        fixed = ["--name", name, "--network", "host", "--health-interval", "disable", *LIMITS, *HARDENED]
+        self.run("run", "--detach", *fixed, *options, image, *command)
+        try:
+            yield name
+        finally:
+            self.run("rm", "--force", "--time", "5", name)
+
+    @contextmanager
+    def files(self, image: str) -> Iterator[Path]:
+        """The root of an image's files while the block runs."""
+        name = run([*self.buildah, "from", "--pull-never", image]).split()[-1]
+        try:
+            yield Path(run([*self.buildah, "mount", name]).split()[-1])
+        finally:
+            run([*self.buildah, "umount", name])
+            run([*self.buildah, "rm", name])
+
+
+def engine() -> Engine:
+    """The engine, with the base in its store."""
+    if os.geteuid() != 0:
+        pytest.skip("building an image without a daemon wants root here")
+    store = ["--root", str(FOLDER / "store"), "--runroot", str(FOLDER / "run"), "--storage-driver", "overlay"]
+    podman = [program("podman", APT), *store, "--cgroup-manager=cgroupfs", "--runtime", program("runc", APT)]
+    made = Engine((program("buildah", APT), *store), tuple(podman))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not made.exists(BASE):
+        _import_base(made)
+    return made
+
+
+def _import_base(engine: Engine) -> None:
+    """A minimal Debian with Python, and without bytecode, as in the official image."""
+    archive = FOLDER / "base.tar"
+    if not archive.is_file():
+        root = FOLDER / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        packages = "ca-certificates,python3,python3-venv,python3-pip"
+        command = [program("debootstrap", APT), "--variant=minbase", f"--include={packages}", "bookworm", str(root)]
+        run([*command, _mirror()], seconds=400)
+        for name in ("python", "python3"):
+            (root / "usr/local/bin" / name).symlink_to("../../bin/python3.11")
+        for folder in [*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*")]:
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        for cache in list(root.rglob("__pycache__")):
+            shutil.rmtree(cache)
+        run(["tar", "-C", root, "--numeric-owner", "-cf", archive, "."])
+        shutil.rmtree(root)
+    path = "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+    engine.run("import", "--change", path, str(archive), BASE, seconds=200)
+
+
+def _mirror() -> str:
+    """The first package mirror that this machine uses."""
+    sources = [*Path("/etc/apt").glob("sources.list.d/*.sources"), Path("/etc/apt/sources.list")]
+    for source in sources:
+        found = re.search(r"^(?:URIs: |deb )(\S+)", source.read_text() if source.is_file() else "", re.MULTILINE)
+        if found:
+            return found[1]
+    return "http://deb.debian.org/debian"

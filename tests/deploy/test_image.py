@@ -1,0 +1,188 @@
+"""The image, built and run: what is in it, what it costs, how it starts, how it ends, what limits do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.exposition import Samples
+from service.launch import free_port
+from tests.deploy.container import BASE, Engine, engine
+from tests.deploy.live import answers, until
+from tests.deploy.tools import DEPLOY, ROOT
+
+pytestmark = pytest.mark.deploy
+
+IMAGE = "localhost/lengthwise:tested"
+MOST_MEGABYTES = 140
+BODY = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def built() -> Engine:
+    """The engine, with the image of this checkout."""
+    made = engine()
+    made.build("cpu", IMAGE)
+    return made
+
+
+@contextmanager
+def _served(built: Engine, *options: str) -> Iterator[tuple[str, int]]:
+    """A hardened container that is ready; its name and its port."""
+    port = free_port()
+    with built.container(IMAGE, "--env", f"LENGTHWISE_PORT={port}", *options) as name:
+        until(f"the container is ready: {built.run('logs', name)}", 60, lambda: answers(port, "/readyz"))
+        yield name, port
+
+
+def _megabytes(built: Engine) -> float:
+    return (int(built.inspected(IMAGE, "{{.Size}}")) - int(built.inspected(BASE, "{{.Size}}"))) / 1e6
+
+
+def test_the_image_adds_little_to_its_base(built: Engine) -> None:
+    added = _megabytes(built)
+    print(f"{added:.1f} MB over its base")
+    assert added <= MOST_MEGABYTES
+
+
+def test_the_image_holds_what_the_lock_says_and_no_installer_or_exporter(built: Engine) -> None:
+    with built.files(IMAGE) as root:
+        folders = [str(root / "opt/lengthwise" / name) for name in ("packages", "program")]
+        held = {found.name.lower().replace("_", "-") for found in importlib.metadata.distributions(path=folders)}
+        locked = {
+            line.partition("==")[0]
+            for line in (DEPLOY / "image" / "runtime.lock").read_text().splitlines()
+            if "==" in line and not line.startswith((" ", "#"))
+        }
+        assert held == locked | {"lengthwise"}
+        unwanted = ("pip", "setuptools", "torch", "onnx", "gcc", "cc", "curl", "wget", "ensurepip")
+        found = [path for name in unwanted for place in ("usr", "opt") for path in (root / place).rglob(name)]
+        assert [path for path in found if "doc" not in path.parts and "share" not in path.parts] == []
+
+
+def test_the_image_says_what_it_is_and_whom_it_runs_as(built: Engine) -> None:
+    labels = json.loads(built.inspected(IMAGE, "{{json .Labels}}"))
+    wanted = {
+        f"org.opencontainers.image.{name}" for name in ("title", "description", "licenses", "version", "revision")
+    }
+    assert wanted <= set(labels)
+    assert built.inspected(IMAGE, "{{.Config.User}}") == "10001:10001"
+    assert "healthcheck.py" in built.inspected(IMAGE, "{{json .HealthCheck}}")
+
+
+def test_the_same_input_gives_the_same_layers(built: Engine) -> None:
+    first = built.inspected(IMAGE, "{{.RootFS.Layers}}")
+    built.build("cpu", "localhost/lengthwise:again", "--no-cache")
+    assert built.inspected("localhost/lengthwise:again", "{{.RootFS.Layers}}") == first
+
+
+def test_the_bill_of_materials_lists_what_is_locked(built: Engine, tmp_path: Path) -> None:
+    built.build("sbom", "localhost/lengthwise:sbom", "--output", f"type=local,dest={tmp_path}")
+    bill = json.loads((tmp_path / "sbom.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "lengthwise"
+    locked = (DEPLOY / "image" / "runtime.lock").read_text()
+    for component in bill["components"]:
+        assert f"{component['name']}=={component['version']} " in locked
+        assert component["purl"].startswith("pkg:pypi/")
+    assert len(bill["components"]) == locked.count("==")
+
+
+def test_it_answers_as_its_user_on_a_read_only_root_without_capabilities(built: Engine) -> None:
+    started = time.monotonic()
+    with _served(built) as (name, port):
+        print(f"ready {time.monotonic() - started:.2f} s after the start")
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
+        assert answer.status_code == 200
+        assert [one["label"] for one in answer.json()["predictions"]] == ["1", "3", "6"]
+        status = built.run("exec", name, "python", "-c", "print(open('/proc/1/status').read())")
+        assert "Uid:\t10001\t10001\t10001\t10001" in status
+        assert "CapEff:\t0000000000000000" in status
+        assert "NoNewPrivs:\t1" in status
+        written = built.run("exec", name, "python", "-c", "open('/models/x', 'w')", good=(1,))
+        assert "Read-only file system" in written
+        built.run("healthcheck", "run", name)
+        assert "pip" not in built.run("exec", name, "python", "-c", "import sys; print(*sys.modules)")
+        built.run("exec", name, "python", "-c", "import pip", good=(1,))
+
+
+def test_a_volume_takes_the_bundled_models_place(built: Engine, tmp_path: Path) -> None:
+    model = ROOT / "service" / "models" / "japanese-vowels" / "1"
+    (tmp_path / "japanese-vowels").mkdir()
+    (tmp_path / "japanese-vowels" / "1").symlink_to(model)
+    with _served(built, "--volume", f"{model.parent}:/models/japanese-vowels:ro") as (_, port):
+        health = httpx.get(f"http://127.0.0.1:{port}/healthz").json()
+        assert [(one["model"], one["version"]) for one in health["models"]] == [("japanese-vowels", "1")]
+
+
+async def _stopped_under_load(built: Engine, name: str, port: int) -> Counter[int]:
+    """The statuses of all calls that a container accepted before and while it was told to stop."""
+    statuses: Counter[int] = Counter()
+    limits = httpx.Limits(max_connections=32)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=30) as client:
+
+        async def calls() -> None:
+            while True:
+                try:
+                    statuses[(await client.post("/predict", content=BODY)).status_code] += 1
+                except httpx.ConnectError:
+                    return  # it listens no more: never accepted
+
+        tasks = [asyncio.create_task(calls()) for _ in range(32)]
+        while statuses.total() < 500:
+            await asyncio.wait(tasks, timeout=0.05)
+        await asyncio.to_thread(built.run, "stop", "--time", "40", name)
+        await asyncio.gather(*tasks)
+    return statuses
+
+
+def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(built: Engine) -> None:
+    with _served(built) as (name, port):
+        statuses = asyncio.run(_stopped_under_load(built, name, port))
+        print(f"stopped after {dict(statuses)}")
+        assert set(statuses) <= {200, 503}
+        assert built.inspected(name, "{{.State.ExitCode}}", "container") == "0"
+
+
+@pytest.mark.parametrize(("cpus", "runners"), [("1", 1), ("0.5", 1), ("2", 2)])
+def test_the_runners_follow_the_cpu_quota(built: Engine, cpus: str, runners: int) -> None:
+    with _served(built, "--cpus", cpus) as (_, port):
+        page = Samples.parse(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        assert page.total("lengthwise_runners") == runners
+
+
+def test_it_stays_within_its_memory_limit_under_load(built: Engine) -> None:
+    with _served(built, "--memory", "256m", "--pids-limit", "64") as (name, port):
+        said = built.run("exec", name, "python", "-P", "-m", "lengthwise", "bench", f"http://127.0.0.1:{port}",
+                         "--duration-seconds", "5", "--json", seconds=120)  # fmt: skip
+        assert '"errors"' in said
+        status = built.run("exec", name, "python", "-c", "print(open('/proc/1/status').read())")
+        peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        print(f"peak {peak:.0f} MiB of 256")
+        assert answers(port, "/readyz")
+        assert peak < 256
+
+
+def test_past_its_memory_limit_it_is_killed(built: Engine) -> None:
+    with built.container(IMAGE, "--memory", "32m", "--env", f"LENGTHWISE_PORT={free_port()}") as name:
+        until("it was killed", 60, lambda: built.inspected(name, "{{.State.Running}}", "container") == "false")
+        assert built.inspected(name, "{{.State.ExitCode}}", "container") == "137"
+
+
+def test_every_library_of_the_cuda_image_is_found_but_the_drivers(built: Engine) -> None:
+    image = "localhost/lengthwise:cuda"
+    if not built.exists(image):
+        pytest.skip("the cuda image is 2.7 GB; `make image-cuda` or the command in deploy/README.md builds it first")
+    libraries = "/opt/lengthwise/packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    options = ["--rm", "--network", "none", "--health-interval", "disable", "--entrypoint", "ldd"]
+    said = built.run("run", *options, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, libraries)
+    assert [line.split()[0] for line in said.splitlines() if "not found" in line] == ["libcuda.so.1"]
