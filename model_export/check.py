@@ -127,6 +127,7 @@ class _Check:
         if finite:
             moved_trials = [moved.trial for moved in finite]
             refuse_other_contracts(self.subject, first, moved_trials, sizes, self.sampler, self.tolerance)
+        self._note_a_fast_path(first)
         self.progress("where it begins")
         leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
         names = ", ".join(moved.trial.name for moved in (finite or self.moved)[:5])
@@ -220,6 +221,22 @@ class _Check:
             return error
         self._judge(first, trial, answer)
         return None
+
+    def _note_a_fast_path(self, first: First) -> None:
+        """Says so where the framework's own fast path does not show what was found on the plain one."""
+        moved = next((moved for moved in self.moved if moved.base is first.batch), None)
+        if moved is None:
+            return
+        try:
+            shipped = First(first.sequences, first.batch, self.subject.answer_as_shipped(first.batch))
+            after = self.subject.answer_as_shipped(moved.trial.batch)
+        except RunError:
+            return
+        if max(shipped.moved_by(after, row, other) for row, other in moved.trial.rows) <= self.tolerance:
+            self.notes.append(
+                f"the framework's fast path, which computes no padding, does not show it ({moved.trial.name}); training, "
+                "other settings and an exported graph take the plain path"
+            )
 
     def _judge(self, first: First, trial: Trial, answer: Answer) -> None:
         moved = [first.moved_by(answer, row, other) for row, other in trial.rows]

@@ -257,3 +257,25 @@ def test_small_models_of_tokens_are_judged() -> None:
     assert report.verdict == "leak"
     assert report.leaks[0].operator == "sum"
     assert np.isfinite(report.leaks[0].difference)
+
+
+def test_what_only_the_plain_path_shows_is_said() -> None:
+    class Encoded(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def pool(self, h, valid, lengths):
+            h = self.encoder(h, src_key_padding_mask=~valid)
+            width = valid.shape[1]
+            return super().pool(nn.functional.pad(h, (0, 0, 0, width - h.shape[1])), valid, lengths)
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(True)
+    try:
+        report = judged(Encoded())
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert report.verdict == "warning"
+    assert any("the framework's fast path does not show it" in note for note in report.notes)
