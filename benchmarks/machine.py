@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("onnxruntime", "numpy", "orjson", "pysimdjson", "uvicorn", "uvloop", "fastapi", "pydantic", "mosec")
+_PACKAGES = (
+    "onnxruntime",
+    "torch",
+    "numpy",
+    "orjson",
+    "pysimdjson",
+    "uvicorn",
+    "uvloop",
+    "fastapi",
+    "pydantic",
+    "mosec",
+)
 
 
 def facts() -> dict[str, Any]:

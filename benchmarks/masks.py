@@ -1,17 +1,19 @@
 """What masks are worth: JapaneseVowels with and without them. `python -m benchmarks.masks [--json]`.
 
-Both models are of the bundled one's spec, trained alike. The one without masks is told of every batch that each padded
-step is a step, while it is trained too: that is what an LSTM without lengths learns and computes. Each then answers the
-370 test recordings alone, and padded to 58 steps, twice the longest.
+Both models are of the bundled one's spec, trained alike from the same seeds on the same batches, padded to the longest
+of each. The one without masks is told of every batch that each padded step is a step, while it is trained too: that is
+what an LSTM without lengths learns and computes. Each then answers the 370 test recordings alone, in batches of 16 as
+they come, and alone but padded to 58 steps, twice the longest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -19,19 +21,36 @@ import click
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks import machine
 from model_export import train
 from model_export.model import Answer, SequenceClassifier
 from model_export.spec import Spec
 from service import dataset
 from service.command import Command
 from service.dataset import Record
-from service.padding import pad
+from service.padding import Steps, pad
 
 SPEC = Path("model_export/specs/japanese-vowels.toml")
+RESULTS = Path("benchmarks/results/masks.json")
+ROWS = 16
 WIDTH = 58
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ways:
+    """One figure for each of the two ways in which a recording is padded.
+
+    Attributes:
+        in_batches: Among `ROWS` recordings as they come, padded to the longest of them.
+        padded: By itself, padded to `WIDTH` steps.
+    """
+
+    in_batches: float
+    padded: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,17 +59,19 @@ class Worth:
 
     Attributes:
         model: Which.
-        accuracy_alone: Share of labels that are right when each recording is answered alone.
-        accuracy_padded: Likewise padded to `WIDTH` steps.
-        labels_changed: How many labels differ between the two.
-        largest_change: Of a probability, between the two.
+        seed: Of its training.
+        accuracy_alone: Share of labels that are right when each recording is answered alone, without padding.
+        accuracy: Likewise in company and padded.
+        labels_changed: How many labels differ from those alone.
+        largest_change: Of a probability, from that alone.
     """
 
     model: str
+    seed: int
     accuracy_alone: float
-    accuracy_padded: float
-    labels_changed: int
-    largest_change: float
+    accuracy: Ways
+    labels_changed: Ways
+    largest_change: Ways
 
 
 @contextmanager
@@ -65,59 +86,82 @@ def without_masks() -> Iterator[None]:
         yield
 
 
-def probabilities(model: SequenceClassifier, records: list[Record], width: int | None) -> np.ndarray:
-    """`[records, classes]`, each recording answered by itself, padded to a width or not at all."""
-    rows = []
+def probabilities(
+    model: SequenceClassifier, sequences: Sequence[Steps], rows: int = 1, width: int | None = None
+) -> np.ndarray:
+    """`[sequences, classes]`, answered so many at a time, padded to a width or to the longest of them."""
+    answers = []
     with torch.inference_mode():
-        for record in records:
-            batch = pad([record.steps], multiple=1, width=width)
+        for start in range(0, len(sequences), rows):
+            batch = pad(sequences[start : start + rows], multiple=1, width=width)
             logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
-            rows.append(logits.softmax(dim=1).numpy()[0])
-    return np.stack(rows)
+            answers.append(logits.softmax(dim=1).numpy())
+    return np.concatenate(answers)
 
 
-def measure(name: str, records: list[Record], held_out: list[Record], epochs: int) -> Worth:
-    """Trains a model and answers the test recordings both ways."""
+def measure(name: str, seed: int, records: list[Record], held_out: list[Record], epochs: int) -> Worth:
+    """Trains a model and answers the test recordings in every way."""
     spec = Spec.read(SPEC)
-    options = train.Options(validation=0.0, epochs=epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        model = train.train(spec, records, options, Path(folder)).model
-    alone, padded = (probabilities(model, held_out, width) for width in (None, WIDTH))
+    options = train.Options(validation=0.0, epochs=epochs, seed=seed)
+    sequences = [record.steps for record in held_out]
     labels = np.array([spec.output.labels.index(str(record.label)) for record in held_out])
+    with tempfile.TemporaryDirectory() as folder, without_masks() if name == "without masks" else nullcontext():
+        model = train.train(spec, records, options, Path(folder)).model
+        alone = probabilities(model, sequences)
+        ways = (probabilities(model, sequences, rows=ROWS), probabilities(model, sequences, width=WIDTH))
+    chosen = alone.argmax(axis=1)
     return Worth(
         model=name,
-        accuracy_alone=float((alone.argmax(axis=1) == labels).mean()),
-        accuracy_padded=float((padded.argmax(axis=1) == labels).mean()),
-        labels_changed=int((alone.argmax(axis=1) != padded.argmax(axis=1)).sum()),
-        largest_change=float(np.abs(alone - padded).max()),
+        seed=seed,
+        accuracy_alone=float((chosen == labels).mean()),
+        accuracy=Ways(*(float((way.argmax(axis=1) == labels).mean()) for way in ways)),
+        labels_changed=Ways(*(int((way.argmax(axis=1) != chosen).sum()) for way in ways)),
+        largest_change=Ways(*(float(np.abs(way - alone).max()) for way in ways)),
     )
 
 
+def table(rows: Sequence[Worth], count: int) -> Table:
+    """The figures for people."""
+    shown = Table(
+        "model", "seed", "alone", f"in {ROWS}s", f"padded to {WIDTH}", f"labels of {count} changed", "largest change"
+    )
+    for row in rows:
+        shown.add_row(
+            row.model,
+            str(row.seed),
+            f"{row.accuracy_alone:.4f}",
+            f"{row.accuracy.in_batches:.4f}",
+            f"{row.accuracy.padded:.4f}",
+            f"{row.labels_changed.in_batches}, {row.labels_changed.padded}",
+            f"{row.largest_change.in_batches:.2g}, {row.largest_change.padded:.2g}",
+        )
+    return shown
+
+
 @click.command(cls=Command)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=train.Options().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def main(epochs: int, as_json: bool) -> None:
+@click.option("--out", default=RESULTS, show_default=True, type=click.Path(dir_okay=False, path_type=Path))
+def main(seeds: int, epochs: int, as_json: bool, out: Path) -> None:
     """Trains both models and shows what padding does to their answers."""
     torch.set_num_threads(1)
+    facts = machine.facts()
     records = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TRAIN")))
     held_out = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TEST")))
-    with Console(stderr=True).status("training with masks"):
-        rows = [measure("with masks", records, held_out, epochs)]
-    with Console(stderr=True).status("training without masks"), without_masks():
-        rows.append(measure("without masks", records, held_out, epochs))
+    models = list(itertools.product(("with masks", "without masks"), range(seeds)))
+    console = Console(stderr=True)
+    rows = [
+        measure(name, seed, records, held_out, epochs)
+        for name, seed in track(models, "models trained", console=console)
+    ]
+    results = {"machine": facts, "epochs": epochs, "models": [dataclasses.asdict(row) for row in rows]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=2) + "\n")
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
-        return
-    table = Table("model", "alone", f"padded to {WIDTH}", f"labels changed of {len(held_out)}", "largest change")
-    for row in rows:
-        table.add_row(
-            row.model,
-            f"{row.accuracy_alone:.4f}",
-            f"{row.accuracy_padded:.4f}",
-            str(row.labels_changed),
-            f"{row.largest_change:.2g}",
-        )
-    Console().print(table)
+        click.echo(json.dumps(results["models"], indent=2))
+    else:
+        Console().print(table(rows, len(held_out)))
 
 
 if __name__ == "__main__":
