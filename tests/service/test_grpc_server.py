@@ -423,6 +423,35 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_what_was_accepted_is_answered_before_the_end_and_nothing_new_is_taken() -> None:
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(20)
+
+    port = free_port()
+    made = Serving(Settings(runners=1, grpc_port=port), lambda: repository(model(manifest(), wait)))
+    app = make_app(made).app
+    async with contextlib.AsyncExitStack() as stack, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        while not made.ready:
+            await asyncio.sleep(0)
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        accepted = asyncio.ensure_future(infer(request().SerializeToString(), wait_for_ready=True))
+        await running.wait()
+        ending = asyncio.ensure_future(stack.aclose())
+        while not made.batcher.draining:
+            await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await infer(request().SerializeToString())
+        assert refused.value.code() is Code.UNAVAILABLE
+        assert refused.value.details() == "the server is shutting down"
+        release.set()
+        assert pb.ModelInferResponse.FromString(await accepted).model_name == "sums"
+        await ending
+
+
 async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     failures: list[BaseException] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
