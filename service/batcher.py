@@ -90,13 +90,22 @@ class Batcher:
             thread.start()
             self._threads.append(thread)
 
+    @property
+    def lanes(self) -> list[Lane[Any]]:
+        """Every lane that is open, or closed and not empty yet."""
+        with self._lock:
+            return list(self._lanes)
+
     def open(self, lane: Lane[Any]) -> None:
         """Adds a model's lane."""
         with self._lock:
             self._lanes.open(lane)
 
     def close(self, lane: Lane[Any]) -> None:
-        """Takes nothing new into a lane; what waits in it is still answered."""
+        """Forgets a lane when it is empty.
+
+        What waits in it is still answered, and so is a call that was read for its model before this and comes after.
+        """
         with self._lock:
             lane.closed = True
             self._lanes.forget_if_done(lane)
@@ -157,9 +166,9 @@ class Batcher:
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         with self._lock:
-            if self._draining or lane.closed:
+            if self._draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
-            if self._queued + cost > self._max_queue:
+            if self._queued + cost > self._max_queue and self._lanes.beyond_share(lane, cost, self._max_queue):
                 raise QueueFull("the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners)
             self._queued += cost
             lane.cost_steps += cost
@@ -244,6 +253,7 @@ class Batcher:
                 with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
                     self._loop.call_soon_threadsafe(self._settle_all, outcomes)
 
+            del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
     def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
         """The next batch, after waiting for one; None when everything stops."""
         with self._lock:

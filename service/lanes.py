@@ -8,7 +8,7 @@ flooded model takes nothing from a quiet one. Nothing here locks: the batcher do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -116,7 +116,7 @@ class Lanes:
         self._lanes.append(lane)
 
     def forget_if_done(self, lane: Lane[Any]) -> None:
-        """Removes a lane that is closed and has nothing waiting or running."""
+        """Removes a lane that is closed and has nothing waiting or running; a late call in it brings it back."""
         if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
             self._lanes.remove(lane)
 
@@ -124,6 +124,10 @@ class Lanes:
         """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""
         if not lane.pool:
             lane.used_seconds = max(lane.used_seconds, self._used_seconds)
+
+    def __iter__(self) -> Iterator[Lane[Any]]:
+        """All lanes, closed ones too while anything waits or runs in them."""
+        return iter(self._lanes)
 
     def waiting(self) -> bool:
         """Whether anything waits in any lane."""
@@ -133,12 +137,27 @@ class Lanes:
         """Of the lanes in which something waits long enough, the one that used the runners least.
 
         Args:
+            lane.pool = Pool()  # its heaps may hold tickets of long ago, and these the lane
             now: The time.
             draining: Whether nobody need wait for company any more.
 
+        if lane.closed and lane not in self._lanes:
+            self._lanes.append(lane)
         Returns:
             That lane, or None and the seconds until one will be ready, if anything waits.
         """
+    def beyond_share(self, lane: Lane[Any], cost: int, most: int) -> bool:
+        """Whether a lane would hold more than its even share of a queue.
+
+        In a full queue a lane may still fill its share: a flooded model must not have the others refused.
+
+        Args:
+            lane: Where something is about to wait.
+            cost: Its padded steps.
+            most: Padded steps that the queue holds.
+        """
+        return lane.cost_steps + cost > most // max(1, len(self._lanes))
+
         waiting = [lane for lane in self._lanes if lane.pool]
         if not waiting:
             return None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -477,7 +478,7 @@ async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
     assert max(i for i, name in enumerate(clock.ran) if name == "steady") < 20
 
 
-async def test_a_closed_model_answers_what_waits_and_takes_nothing_new():
+async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it():
     gate = Gate()
     old, new = lane(gate), lane()
     async with running(old, new) as batcher:
@@ -485,12 +486,46 @@ async def test_a_closed_model_answers_what_waits_and_takes_nothing_new():
         await gate.busy()
         waiting = batcher.submit(old, [sequence(1)], answers)
         batcher.close(old)
-        with pytest.raises(Draining):
-            batcher.submit(old, [sequence(2)], answers)
+        assert batcher.lanes == [old, new]
         gate.open.set()
         assert await outcome(first) == [0]
         assert await outcome(waiting) == [1]
+        assert batcher.lanes == [new]
+        assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
+        assert batcher.lanes == [new]
         assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
+
+
+async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with running() as batcher:
+        old = lane()
+        watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
+        batcher.open(old)
+        assert await outcome(batcher.submit(old, [sequence(0)], answers)) == [0]
+        batcher.close(old)
+        del old
+        await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
+    assert watch() is None
+
+
+async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
+    gate = Gate()
+    flooded, quiet = lane(gate), lane()
+    async with running(flooded, quiet, max_queue_cost_steps=16) as batcher:
+        first = batcher.submit(flooded, [sequence(0)], answers)
+        await gate.busy()
+        flood = [batcher.submit(flooded, [sequence(number)], answers) for number in range(1, 5)]
+        with pytest.raises(QueueFull):
+            batcher.submit(flooded, [sequence(5)], answers)
+        calls = [batcher.submit(quiet, [sequence(number)], answers) for number in (6, 7)]
+        with pytest.raises(QueueFull):
+            batcher.submit(quiet, [sequence(8)], answers)
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert [await outcome(ticket) for ticket in flood] == [[1], [2], [3], [4]]
+        assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
 
 
 # The end
