@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ class Server:
     process: ServerProcess
     client: httpx.Client
     channel: grpc.Channel
+    grpc_port: int
 
     def post(self, path: str, content: bytes, **headers: str) -> bytes:
         sent = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -44,7 +47,7 @@ def server() -> Iterator[Server]:
         httpx.Client(base_url=process.url, trust_env=False) as client,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
-        yield Server(process, client, channel)
+        yield Server(process, client, channel, port)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,47 @@ def test_tritons_client_is_told_what_is_wrong(server: Server) -> None:
     assert client.get_model_metadata(MODEL)["inputs"][0]["shape"] == [-1, -1, 12]
     assert client.get_model_repository_index()[0]["state"] == "READY"
     client.close()
+
+
+GRPC_CLIENT = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+
+client = triton.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready()
+assert client.is_model_ready("japanese-vowels", "1")
+assert client.get_server_metadata().name == "lengthwise"
+assert client.get_model_metadata("japanese-vowels").inputs[0].shape == [-1, -1, 12]
+assert client.get_model_repository_index().models[0].state == "READY"
+values = triton.InferInput("values", (2, 1, 12), "FP32")
+values.set_data_from_numpy(np.zeros((2, 1, 12), dtype=np.float32))
+lengths = triton.InferInput("lengths", (2,), "INT32")
+lengths.set_data_from_numpy(np.ones(2, dtype=np.int32))
+answer = client.infer("japanese-vowels", [values, lengths], request_id="mine")
+assert answer.get_response().id == "mine"
+assert answer.as_numpy("probabilities").shape == (2, 9)
+for asked in (
+    lambda: client.infer("japanese-vowels", [values]),
+    lambda: client.infer("none", [values]),
+    lambda: client.is_model_ready("none"),
+    lambda: client.load_model("japanese-vowels"),
+    lambda: client.infer("japanese-vowels", [values, lengths], client_timeout=1e-9),
+):
+    try:
+        asked()
+    except triton.InferenceServerException as error:
+        print(error.status())
+"""
+
+
+def test_tritons_grpc_client_is_understood_and_told_what_is_wrong(server: Server) -> None:
+    # In a process of its own: its messages have the names of ours.
+    command = [sys.executable, "-W", "error", "-c", GRPC_CLIENT, f"127.0.0.1:{server.grpc_port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    codes = ["INVALID_ARGUMENT", "NOT_FOUND", "NOT_FOUND", "PERMISSION_DENIED", "DEADLINE_EXCEEDED"]
+    assert done.stdout.split() == [f"StatusCode.{code}" for code in codes]
 
 
 def test_the_service_ends_in_order_with_grpc_open(server: Server) -> None:
