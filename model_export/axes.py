@@ -174,7 +174,9 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int,
 
 
 def gap(before: Array, after: Array) -> float:
-    """The largest difference of two arrays of one shape, relative to their largest value where that is above 1."""
+    """The largest difference of two arrays, relative to their largest value where that is above 1."""
+    if before.shape != after.shape:
+        return float("inf")
     if before.size == 0:
         return 0.0
     if before.dtype.kind not in "fc":

@@ -170,6 +170,12 @@ class _Check:
             raise UncheckableError(
                 "the answers to finite sequences are not finite: train the model, or give its weights"
             )
+        wider = pad(sequences, width=sizes.wider)
+        if runs(self.subject, wider) and self.subject.answer(wider).logits.shape[-1] != first.answer.logits.shape[-1]:
+            raise UncheckableError(
+                "the output is as long as the batch is wide, and no [rows, classes] or [rows, width, classes]: "
+                "name the one that is the answer with --output"
+            )
         if first.moved_by_again(self.subject.answer(batch)) > self.tolerance:
             raise UncheckableError(
                 "the same batch does not get the same answer twice: something random is on in evaluation mode "
@@ -234,7 +240,7 @@ class _Check:
             return
         if max(shipped.moved_by(after, row, other) for row, other in moved.trial.rows) <= self.tolerance:
             self.notes.append(
-                f"the framework's fast path, which computes no padding, does not show it ({moved.trial.name}); training, "
+                f"the framework's fast path computes no padding and does not show it ({moved.trial.name}); training, "
                 "other settings and an exported graph take the plain path"
             )
 

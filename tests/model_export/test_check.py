@@ -279,3 +279,14 @@ def test_what_only_the_plain_path_shows_is_said() -> None:
         torch.backends.mha.set_fastpath_enabled(before)
     assert report.verdict == "warning"
     assert any("the framework's fast path does not show it" in note for note in report.notes)
+
+
+def test_an_output_as_long_as_the_batch_is_wide_is_no_answer() -> None:
+    class Weights(Base):
+        def forward(self, x, lengths):
+            valid = torch.arange(x.size(1)) < lengths[:, None]
+            return self.step(x).sum(-1).masked_fill(~valid, -1e9).softmax(1)
+
+    report = judged(Weights())
+    assert report.verdict == "uncheckable"
+    assert "--output" in report.reason
