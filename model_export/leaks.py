@@ -102,7 +102,9 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         )
         if not differing or any(operation.identity in found for operation, _ in differing):
             continue
-        first, apart = differing[0]
+        first, apart = next(
+            (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
+        )
         found.add(first.identity)
         yield Leak(
             operator=first.operator,
@@ -187,6 +189,14 @@ def _leading(
 
 def _is_size_or_index(operation: Operation) -> bool:
     return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
+
+
+def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
+    """Whether it gives numbers of the batch alone, like its width: they follow it, and leak where they are used."""
+    return _is_size_or_index(operation) and not any(
+        {pairing.before.rows, pairing.before.width, pairing.before.longest} & set(value.shape)
+        for _, value in operation.outputs
+    )
 
 
 def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:

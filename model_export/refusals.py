@@ -29,6 +29,11 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
 
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
     """Why not even the first batch runs: a frozen axis, or whatever the model says."""
+    if runs(subject, pad(sequences, multiple=1)):
+        return UncheckableError(
+            f"the model raises where a batch is wider than its longest sequence ({error}): take the width from the "
+            "tensor (x.size(1)) and not from lengths.max(), and give pad_packed_sequence total_length=x.size(1)"
+        )
     for axis, batches in (
         ("rows", ((size, pad([sequences[0]] * size, width=width)) for size in range(1, _MOST_ROWS + 1))),
         (

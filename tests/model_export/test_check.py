@@ -278,7 +278,7 @@ def test_what_only_the_plain_path_shows_is_said() -> None:
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
     assert report.verdict == "warning"
-    assert any("the framework's fast path does not show it" in note for note in report.notes)
+    assert any("does not show it" in note for note in report.notes)
 
 
 def test_an_output_as_long_as_the_batch_is_wide_is_no_answer() -> None:
@@ -290,3 +290,27 @@ def test_an_output_as_long_as_the_batch_is_wide_is_no_answer() -> None:
     report = judged(Weights())
     assert report.verdict == "uncheckable"
     assert "--output" in report.reason
+
+
+def test_a_model_for_batches_as_wide_as_their_longest_row_alone_is_told_what_to_write() -> None:
+    class Tight(Base):
+        def forward(self, x, lengths):
+            valid = torch.arange(int(lengths.max())) < lengths[:, None]
+            return self.head(self.pool(torch.tanh(self.step(x)), valid, lengths))
+
+    report = judged(Tight())
+    assert report.verdict == "uncheckable"
+    assert "total_length=x.size(1)" in report.reason
+
+
+def test_a_position_that_follows_the_width_is_where_the_leak_begins_and_not_the_width() -> None:
+    class FromTheEnd(Positions):
+        def pool(self, h, valid, lengths):
+            width = torch.tensor(h.size(1))
+            place = width - 1 - torch.arange(h.size(1))
+            return Base.pool(self, h + self.table(place), valid, lengths)
+
+    report = judged(FromTheEnd(2000))
+    assert report.verdict == "leak"
+    assert report.leaks[0].place is not None
+    assert "torch.arange" in report.leaks[0].place.source
