@@ -19,7 +19,7 @@ from model_export.causes import Cause, explain
 from model_export.errors import RunError
 from model_export.frames import Place
 from model_export.recording import Operation, Recording, Subject
-from model_export.trials import CHANGES, Trial, geometry
+from model_export.trials import CHANGES, Change, Trial, geometry
 from service.padding import PaddedBatch, pad
 
 _MORE_ROWS, _LONGER, _WIDER = 2, 3, 7
@@ -82,8 +82,10 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         tolerance: What an output may move by.
     """
     found: set[tuple[str, str, Place | None]] = set()
+    # To be alone is to have no neighbours, no padding and another width; to have other lengths is to be sorted otherwise.
+    told_by_another: set[Change] = {"company"}
     for change in CHANGES:
-        if change == "company" and found:
+        if found and change in told_by_another:
             continue
         chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
         if chosen is None:
@@ -106,6 +108,8 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
         )
         found.add(first.identity)
+        if change == "order":
+            told_by_another.add("lengths")
         yield Leak(
             operator=first.operator,
             kind=first.kind,

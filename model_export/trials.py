@@ -18,8 +18,8 @@ from model_export.axes import Geometry
 from service.manifest import StepInput
 from service.padding import PaddedBatch, Steps, pad
 
-Change = Literal["padding", "neighbours", "width", "lengths", "order", "company", "poison"]
-"""What a trial changes: padding's values, the other rows, the width, the other rows' lengths, the rows' order, all
+Change = Literal["padding", "neighbours", "width", "order", "lengths", "company", "poison"]
+"""What a trial changes: padding's values, the other rows, the width, the rows' order, the other rows' lengths, all
 company at once, or padding to values that are not finite or overflow (what only these show is a warning)."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
