@@ -18,7 +18,7 @@ import pytest
 
 from tests.deploy.tools import APT, ROOT, program, run
 
-FOLDER = ROOT / ".venv" / "deploy"
+FOLDER = (ROOT / ".venv" / "deploy").resolve()
 BASE = "localhost/python:3.11-slim-bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")

@@ -1,13 +1,17 @@
-"""docker-compose.yml by its schema, and against the files that it names."""
+"""docker-compose.yml by its schema, against the files that it names, and brought up."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.deploy.tools import DEPLOY, ROOT, program, run
+from tests.deploy.container import BASE, LIMITS, engine
+from tests.deploy.tools import APT, DEPLOY, ROOT, program, run
 
 FILES = (ROOT / "docker-compose.yml", DEPLOY / "compose.gpu.yml")
 SCHEMA = "pip install check-jsonschema"
@@ -44,3 +48,36 @@ def test_the_default_demo_has_no_load_and_the_profile_has() -> None:
 def test_the_service_has_longer_to_stop_than_to_drain() -> None:
     service = yaml.safe_load(FILES[0].read_text())["services"]["lengthwise"]
     assert int(service["stop_grace_period"].removesuffix("s")) > 30
+
+
+PROMETHEUS_STAND_IN = f"""
+FROM {BASE}
+COPY prometheus /bin/prometheus
+RUN mkdir /prometheus && chown 65534:65534 /prometheus
+USER 65534
+ENTRYPOINT ["/bin/prometheus"]
+"""
+
+
+@pytest.mark.deploy
+def test_service_and_prometheus_come_up_together(tmp_path: Path) -> None:
+    made = engine()
+    services = yaml.safe_load(FILES[0].read_text())["services"]
+    made.build("cpu", f"localhost/{services['lengthwise']['image']}")
+    # No registry is at hand: the system's Prometheus under the name that the file gives.
+    shutil.copy(program("prometheus", APT), tmp_path)
+    (tmp_path / "Dockerfile").write_text(PROMETHEUS_STAND_IN)
+    tag = f"docker.io/{services['prometheus']['image']}"
+    run([*made.buildah, "bud", "--isolation", "chroot", "--pull-never", "--tag", tag, str(tmp_path)], seconds=200)
+    conf = tmp_path / "containers.conf"
+    limits = ", ".join(f'"{limit}"' for limit in LIMITS if "=" in limit)
+    conf.write_text(f'[network]\nnetwork_backend="netavark"\n[containers]\ndefault_ulimits=[{limits}]\n')
+    wrapper = tmp_path / "podman"
+    wrapper.write_text(f'#!/bin/sh\nexec {" ".join(made.podman)} "$@"\n')
+    wrapper.chmod(0o755)
+    inside = [sys.executable, "-m", "tests.deploy.composed", str(wrapper)]
+    unshare = program("unshare", "apt-get install util-linux")
+    said = run([unshare, "--net", "--mount", *inside], seconds=300, env={"CONTAINERS_CONF": str(conf)})
+    seen = json.loads(next(line for line in said.splitlines() if line.startswith('{"predict"')))
+    assert (seen["predict"], seen["instance"]) == (200, "lengthwise:8000")
+    assert {"LengthwiseNotReady", "lengthwise:padding_share:rate15m"} <= set(seen["rules"])

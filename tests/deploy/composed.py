@@ -1,0 +1,55 @@
+"""Brings docker-compose.yml up in a network of its own, asks it, and takes it down: `composed.py PODMAN-WRAPPER`.
+
+Started by the test inside `unshare --net --mount`, where no port or rule of the host is touched. Prints what it saw as
+JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from tests.deploy.live import answers, until
+from tests.deploy.tools import PIP, ROOT, program
+
+SERVICES = ("lengthwise", "prometheus")
+
+
+def get(url: str) -> Any:
+    """The JSON behind a URL."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)
+
+
+def main(wrapper: str) -> None:
+    """Up, asked, down."""
+    compose = [program("podman-compose", PIP), "--podman-path", wrapper, "-f", str(ROOT / "docker-compose.yml")]
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    up = [*compose, "up", "--detach", "--no-build", *SERVICES]
+    subprocess.run(up, check=True, stdout=sys.stderr)
+    try:
+        until("the service is ready", 60, lambda: answers(8000, "/readyz"))
+        until("Prometheus is ready", 60, lambda: answers(9090, "/-/ready"))
+        body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
+        call = urllib.request.Request("http://127.0.0.1:8000/predict", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(call, timeout=10) as answer:
+            status = answer.status
+        query = urllib.parse.urlencode({"query": 'lengthwise_ready{job="lengthwise"}'})
+        series = f"http://127.0.0.1:9090/api/v1/query?{query}"
+        until("Prometheus has scraped the service", 60, lambda: bool(get(series)["data"]["result"]))
+        rules = get("http://127.0.0.1:9090/api/v1/rules")["data"]["groups"]
+        print(json.dumps({
+            "predict": status,
+            "instance": get(series)["data"]["result"][0]["metric"]["instance"],
+            "rules": sorted(rule["name"] for group in rules for rule in group["rules"]),
+        }))  # fmt: skip
+    finally:
+        subprocess.run([*compose, "down", "--volumes"], check=False, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
