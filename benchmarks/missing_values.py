@@ -1,0 +1,130 @@
+"""What to do with missing values, and whether to say that they were missing. `python -m benchmarks.missing_values`.
+
+JapaneseVowels with values taken away in two ways, training and test alike:
+
+| way | means |
+|---|---|
+| at random | 3 values in 10, whatever they are |
+| informing | each speaker lacks two coefficients of its own in half of its steps: that one is missing says something |
+
+An MLP a step (`rnn = "none"`) and an LSTM are trained on each with the policies of a spec, from the same seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import machine
+from model_export import train
+from model_export.batches import examples
+from model_export.spec import Spec
+from service import dataset
+from service.command import Command
+from service.dataset import Record
+
+RESULTS = Path("benchmarks/results/missing_values.json")
+POLICIES: Final = ("zero", "mean", "indicator")
+MODELS: Final = ("none", "lstm")
+FEATURES = 12
+
+Way = Literal["at random", "informing"]
+WAYS: Final[tuple[Way, ...]] = ("at random", "informing")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One training: its accuracy is the share of right labels among the test recordings."""
+
+    way: Way
+    rnn: str
+    policy: str
+    seed: int
+    accuracy: float
+
+
+def thinned(records: Sequence[Record], way: Way, seed: int) -> list[Record]:
+    """The records with values taken away."""
+    random = np.random.default_rng(seed)
+    answer = []
+    for record in records:
+        steps = record.steps.copy()
+        if way == "at random":
+            steps[random.random(steps.shape) < 0.3] = np.nan
+        else:
+            speaker = int(str(record.label))
+            for feature in (speaker, (speaker + 3) % FEATURES):
+                steps[random.random(len(steps)) < 0.5, feature] = np.nan
+        answer.append(replace(record, steps=steps))
+    return answer
+
+
+def measure(way: Way, rnn: str, policy: str, seed: int, epochs: int) -> Trained:
+    """Trains one model and scores the test recordings."""
+    spec = Spec.model_validate(
+        {
+            "input": {"features": FEATURES, "missing": policy},
+            "model": {"rnn": rnn, "hidden": 32, "layers": 1},
+            "output": {"labels": [str(label) for label in range(1, 10)]},
+        }
+    )
+    records, held_out = (
+        thinned(list(dataset.read(dataset.locate(f"aeon:JapaneseVowels_{split}"))), way, place)
+        for place, split in enumerate(("TRAIN", "TEST"))
+    )
+    options = train.Options(validation=0.0, epochs=epochs, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model = train.train(spec, records, options, Path(folder)).model
+    return Trained(way, rnn, policy, seed, train.evaluate(model, examples(held_out, spec), spec).accuracy)
+
+
+def table(rows: Sequence[Trained]) -> Table:
+    """Mean accuracy over the seeds, with the least and the most."""
+    shown = Table("values are missing", "model", *POLICIES)
+    for way, rnn in itertools.product(WAYS, MODELS):
+        cells = []
+        for policy in POLICIES:
+            found = [row.accuracy for row in rows if (row.way, row.rnn, row.policy) == (way, rnn, policy)]
+            cells.append(f"{np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
+        shown.add_row(way, "MLP" if rnn == "none" else "LSTM", *cells)
+    return shown
+
+
+@click.command(cls=Command)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
+@click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
+def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
+    """Trains models that fill in missing values, and models that are told of them."""
+    torch.set_num_threads(1)
+    facts = machine.facts()
+    runs = list(itertools.product(WAYS, MODELS, POLICIES, range(seeds)))
+    rows = [
+        measure(way, rnn, policy, seed, epochs)
+        for way, rnn, policy, seed in track(runs, "models trained", console=Console(stderr=True))
+    ]
+    if out is not None:
+        results = {"machine": facts, "epochs": epochs, "models": [asdict(row) for row in rows]}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=2) + "\n")
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
