@@ -82,7 +82,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         tolerance: What an output may move by.
     """
     found: set[tuple[str, str, Place | None]] = set()
-    # To be alone is to have no neighbours, no padding and another width; to have other lengths is to be sorted otherwise.
+    # To be alone is to have no neighbours and another width; to have other lengths is to be sorted otherwise.
     told_by_another: set[Change] = {"company"}
     for change in CHANGES:
         if found and change in told_by_another:
