@@ -29,13 +29,16 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
-from service.lanes import Entry, Lane, Lanes, Ticket, Timing
+from service.lanes import Entry, Lane, Lanes, Ticket, Timing, Waiter
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import plan
 
 log = logging.getLogger("lengthwise.batcher")
 
 R = TypeVar("R")
+
+OnBatch = Callable[[Lane[Any], Sequence[Entry[Any]], float, float], None]
+"""Is told of a batch: its lane, its entries, when it began and when it ended."""
 
 INLINE_SECONDS: Final = 0.001
 """Longest predicted run that the event loop does itself."""
@@ -48,6 +51,7 @@ class Batcher:
         runners: Number of threads.
         max_queue_cost_steps: Most padded steps that may wait, over all lanes.
         max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+        on_batch: Told of each batch that ran or failed; runs in a runner thread.
         clock: Seconds; the clock of all deadlines.
     """
 
@@ -57,10 +61,12 @@ class Batcher:
         runners: int = 1,
         max_queue_cost_steps: int = 1_000_000,
         max_wait_seconds: float = 0.0,
+        on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runners = runners
         self._max_queue = max_queue_cost_steps
+        self._on_batch = on_batch
         self._clock = clock
         self._lanes = Lanes(max_wait_seconds)
         self._batches_company = max_wait_seconds > 0
@@ -119,6 +125,8 @@ class Batcher:
         deadline: float = float("inf"),
         priority: int = 0,
         attention: bool = False,
+        waiter: Waiter | None = None,
+        trace: Any = None,
     ) -> Ticket[R]:
         """Accepts some sequences of one caller, who then awaits the ticket's future: what `finish` made, or an error.
 
@@ -132,6 +140,8 @@ class Batcher:
             deadline: When the answer is worthless, on the batcher's clock.
             priority: 0 to 9, higher first.
             attention: Whether the attention is wanted.
+            waiter: Completed in the place of a future, which then need not be made.
+            trace: The caller's, for `on_batch`.
 
         Raises:
             Draining: It takes nothing new.
@@ -143,9 +153,9 @@ class Batcher:
         if loop is None:
             raise NotReady("the server is starting", retry_after_seconds=1)
         now = self._clock()
-        ticket: Ticket[R] = Ticket(
-            lane, loop.create_future(), finish, attention, [None] * len(sequences), len(sequences)
-        )
+        future = loop.create_future() if waiter is None else waiter
+        results: list[R | None] = [None] * len(sequences)
+        ticket: Ticket[R] = Ticket(lane, future, finish, attention, results, len(sequences), trace=trace)
         multiple = lane.multiple
         entries = [
             Entry(
@@ -252,8 +262,8 @@ class Batcher:
             if outcomes and self._loop is not None:
                 with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
                     self._loop.call_soon_threadsafe(self._settle_all, outcomes)
-
             del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
+
     def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
         """The next batch, after waiting for one; None when everything stops."""
         with self._lock:
@@ -304,7 +314,10 @@ class Batcher:
         else:
             effort = lane.cost.clock() - effort
             self._count(lane, batch, [start - entry.arrival for entry in entries], self._clock() - start, effort)
-        complete = self._scatter(lane, entries, results, start, self._clock() - start)
+        end = self._clock()
+        complete = self._scatter(lane, entries, results, start, end - start)
+        if self._on_batch is not None:
+            self._tell(self._on_batch, lane, entries, start, end)
         return [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
 
     def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
@@ -316,6 +329,15 @@ class Batcher:
             )
         except Exception:  # its answers are there: a figure must not cost anybody his
             log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)
+
+    def _tell(
+        self, on_batch: OnBatch, lane: Lane[Any], entries: Sequence[Entry[Any]], start: float, end: float
+    ) -> None:
+        """Tells of a batch, whatever becomes of what is told."""
+        try:
+            on_batch(lane, entries, start, end)
+        except Exception:  # its answers are there: who follows must not cost anybody his
+            log.exception("a batch of %d could not be followed in %s", len(entries), lane.name)
 
     def _scatter(
         self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float

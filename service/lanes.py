@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from service.cost import CostTable
 from service.metrics import ModelMetrics
@@ -67,22 +67,38 @@ class Lane(Generic[R]):
         self.used_seconds = 0.0
 
 
+class Waiter(Protocol):
+    """What a ticket completes, once, on the event loop: the part of a future that completing needs."""
+
+    def done(self) -> bool:
+        """Whether it is complete, or was cancelled."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Takes what `finish` made."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Takes why there is none."""
+
+
 @dataclass(eq=False, slots=True)
 class Ticket(Generic[R]):
     """One caller who waits for the answers to all of its sequences.
 
     Attributes:
         lane: The model's.
-        future: What the caller awaits; a caller that stops awaiting calls `Batcher.withdraw`.
+        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that it gave. A caller that
+            stops waiting calls `Batcher.withdraw`.
+        trace: Its caller's, for whoever follows batches; nothing here looks at it.
     """
 
     lane: Lane[R]
-    future: asyncio.Future[Any]
+    future: Any
     finish: Callable[[list[R], Timing], Any]
     attention: bool
     results: list[R | None]
     remaining: int
     entries: list[Entry[R]] = field(default_factory=list)
+    trace: Any = None
     settled: bool = False
     timer: asyncio.TimerHandle | None = None
     queue_seconds: float = 0.0
@@ -111,6 +127,10 @@ class Lanes:
         self._lanes: list[Lane[Any]] = []
         self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
 
+    def __iter__(self) -> Iterator[Lane[Any]]:
+        """All lanes, closed ones too while anything waits or runs in them."""
+        return iter(self._lanes)
+
     def open(self, lane: Lane[Any]) -> None:
         """Adds a lane."""
         self._lanes.append(lane)
@@ -119,33 +139,15 @@ class Lanes:
         """Removes a lane that is closed and has nothing waiting or running; a late call in it brings it back."""
         if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
             self._lanes.remove(lane)
+            lane.pool = Pool()  # its heaps may hold tickets of long ago, and these the lane
 
     def wake(self, lane: Lane[Any]) -> None:
         """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""
+        if lane.closed and lane not in self._lanes:
+            self._lanes.append(lane)
         if not lane.pool:
             lane.used_seconds = max(lane.used_seconds, self._used_seconds)
 
-    def __iter__(self) -> Iterator[Lane[Any]]:
-        """All lanes, closed ones too while anything waits or runs in them."""
-        return iter(self._lanes)
-
-    def waiting(self) -> bool:
-        """Whether anything waits in any lane."""
-        return any(lane.pool for lane in self._lanes)
-
-    def next(self, now: float, *, draining: bool) -> tuple[Lane[Any] | None, float | None]:
-        """Of the lanes in which something waits long enough, the one that used the runners least.
-
-        Args:
-            lane.pool = Pool()  # its heaps may hold tickets of long ago, and these the lane
-            now: The time.
-            draining: Whether nobody need wait for company any more.
-
-        if lane.closed and lane not in self._lanes:
-            self._lanes.append(lane)
-        Returns:
-            That lane, or None and the seconds until one will be ready, if anything waits.
-        """
     def beyond_share(self, lane: Lane[Any], cost: int, most: int) -> bool:
         """Whether a lane would hold more than its even share of a queue.
 
@@ -158,6 +160,20 @@ class Lanes:
         """
         return lane.cost_steps + cost > most // max(1, len(self._lanes))
 
+    def waiting(self) -> bool:
+        """Whether anything waits in any lane."""
+        return any(lane.pool for lane in self._lanes)
+
+    def next(self, now: float, *, draining: bool) -> tuple[Lane[Any] | None, float | None]:
+        """Of the lanes in which something waits long enough, the one that used the runners least.
+
+        Args:
+            now: The time.
+            draining: Whether nobody need wait for company any more.
+
+        Returns:
+            That lane, or None and the seconds until one will be ready, if anything waits.
+        """
         waiting = [lane for lane in self._lanes if lane.pool]
         if not waiting:
             return None, None

@@ -14,9 +14,10 @@ where a request arrives in one piece, as nearly all do: a timer runs only while 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
@@ -29,17 +30,49 @@ _REASONS: Final = {
 }
 
 
+class Exchange(Protocol):
+    """A request that does without ASGI; stands where uvicorn keeps its own cycle of request and response."""
+
+    body: list[bytes]
+    keep_alive: bool
+    disconnected: bool
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the next request may begin."""
+
+    def run(self) -> None:
+        """The body is here."""
+
+    def set(self) -> None:
+        """The connection was lost."""
+
+
+Shortcut = Callable[["BoundedProtocol", bytes, bytes, list[tuple[bytes, bytes]]], Exchange | None]
+"""Takes a request, by its method, URL and headers, or leaves it to ASGI."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection, within bounds.
 
     Args:
+        shortcut: What may take requests before ASGI does.
         header_timeout_seconds: Longest that a head may take, from its first byte; the first from the connection on.
         max_connections: Most connections at once.
         options: uvicorn's own.
     """
 
-    def __init__(self, *, header_timeout_seconds: float, max_connections: int, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        header_timeout_seconds: float,
+        max_connections: int,
+        shortcut: Shortcut | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._shortcut = shortcut
+        self._exchange: Exchange | None = None
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
         self._head_bytes = 0
@@ -59,6 +92,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection's timer with the connection."""
         self._stop_timer()
+        exchange = self._exchange
+        if exchange is not None and not exchange.response_complete:
+            exchange.disconnected = True
+            exchange.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,19 +123,49 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = self._body_bytes = 0
         if size > MAX_HEADER_BYTES:
             self._refuse(431)
-        else:
+        elif not self._take_shortcut():
             super().on_headers_complete()
+
+    def _take_shortcut(self) -> bool:
+        """Whether the request goes past ASGI: the connection is free and stays open, and the shortcut takes it."""
+        if self._shortcut is None or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
+            return False
+        exchange = self._shortcut(self, self.parser.get_method(), self.url, self.headers)
+        if exchange is not None:
+            self._exchange = exchange
+            self.cycle = cast("RequestResponseCycle", exchange)
+        return exchange is not None
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every response: the date."""
+        return self.server_state.default_headers
+
+    def answered(self, response: bytes, *, keep_alive: bool) -> None:
+        """Writes an exchange's whole response; the next request may begin."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(response)
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """Hands a part of the body on, unless the request was refused."""
-        if self.cycle is not None:
+        if self._exchange is not None and self._exchange is cast("object", self.cycle):
+            self._exchange.body.append(body)
+        elif self.cycle is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there as a whole; the next head may begin."""
         self._stop_timer()
         self._in_head, self._in_body = True, False
-        if self.cycle is not None:
+        if self._exchange is not None and self._exchange is cast("object", self.cycle):
+            self._exchange.run()
+        elif self.cycle is not None:
             super().on_message_complete()
 
     def _watch_body(self) -> None:

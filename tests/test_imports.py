@@ -13,17 +13,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors"},
-    {"padding", "pool", "settings", "manifest", "cost", "metrics", "problems", "body", "protocol"},
-    {"plan", "session", "calls", "logs", "documents"},
+    {"errors", "versions"},
+    {"padding", "pool", "settings", "manifest", "cost", "metrics", "problems", "body", "protocol", "keys", "access"},
+    {"plan", "session", "calls", "logs", "documents", "triton_metrics"},
     {"answers", "golden", "options", "lanes"},
-    {"strict", "batcher"},
-    {"wire", "repository"},
+    {"strict", "batcher", "tracing"},
+    {"wire", "repository", "accounts"},
+    {"scan", "shelf"},
     {"serving"},
     {"endpoint", "tensors"},
     {"octets", "kserve", "inventory"},
     {"messages"},
-    {"predict", "v1", "v2", "grpc_server"},
+    {"predict", "direct", "v1", "v2", "grpc_server", "gate", "health"},
     {"app"},
     {"server"},
 ]
@@ -32,11 +33,12 @@ above, and nothing from the rooms beside them, which measure."""
 
 ONLY_IN = {
     "onnxruntime": {"session"},
-    "fastapi": {"app"},
+    "fastapi": {"app", "health"},
     "grpc": {"grpc_server"},
     "uvicorn": {"server", "protocol"},
     "simdjson": {"wire"},
-    "prometheus_client": {"metrics", "exposition"},
+    "prometheus_client": {"metrics", "triton_metrics", "exposition"},
+    "opentelemetry": {"tracing"},
     "pydantic_settings": {"settings"},
 }
 """Packages that one room knows, or two, and the others do not."""
@@ -100,7 +102,7 @@ def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
 def test_serving_loads_nothing_that_only_the_exporter_needs() -> None:
     program = (
         "import sys, service.__main__, service.server; "
-        "print([name for name in ('torch', 'onnx', 'model_export', 'matplotlib', 'httpx') if name in sys.modules])"
+        "print([name for name in ('torch', 'onnx', 'model_export', 'matplotlib', 'httpx', 'opentelemetry') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

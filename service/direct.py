@@ -1,0 +1,182 @@
+"""`POST /predict` without ASGI: the ordinary request, from the parser's callbacks to one write.
+
+A request that is small, plain JSON over a connection that stays open needs none of what ASGI is for. `Direct` takes it
+from the HTTP parser, asks the batcher, and writes the answer, which the runner thread has made whole, head and all; no
+task and no future stands between. It is the same endpoint: the same check, decoding, refusals and counts. Whatever is
+not ordinary (a large or chunked body, an encoding, an old protocol, another path) goes the way of every other request.
+
+A `Direct` stands where uvicorn's protocol keeps its own cycle of request and response, so that pipelining, keep-alive
+and shutdown go on as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+from service import endpoint as endpoints
+from service.answers import Answer
+from service.body import ClientLeft, headers_of
+from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, Encode, Endpoint, Received
+from service.errors import InferenceFailed, RequestError
+from service.lanes import Ticket, Timing
+from service.problems import CLOSE
+from service.protocol import BoundedProtocol, Shortcut
+
+log = logging.getLogger("lengthwise.direct")
+
+_LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+def ordinary(headers: dict[bytes, bytes]) -> bool:
+    """Whether a request with these headers, by lower-case name, is one that `Direct` takes."""
+    length = headers.get(b"content-length", b"")
+    return (
+        length.isdigit()
+        and len(length) < 8
+        and int(length) <= LARGE_BODY_BYTES
+        and b"content-encoding" not in headers
+        and b"transfer-encoding" not in headers
+        and b"expect" not in headers
+        and b"upgrade" not in headers
+        and b"origin" not in headers  # a browser's: what it may read of the answer is said elsewhere
+    )
+
+
+class Direct:
+    """One request and its answer.
+
+    Args:
+        protocol: Whose connection it is.
+        endpoint: What it is for.
+        headers: By lower-case name.
+
+    Attributes:
+        response_complete: For uvicorn: whether the next request may begin.
+        keep_alive: For uvicorn: cleared at shutdown, so that the connection ends with the answer.
+        disconnected: For uvicorn: set when the connection is lost.
+    """
+
+    __slots__ = (
+        "_account",
+        "_endpoint",
+        "_headers",
+        "_protocol",
+        "_ticket",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+    )
+
+    def __init__(self, protocol: BoundedProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
+        self._protocol = protocol
+        self._endpoint = endpoint
+        self._headers = headers
+        self._account = endpoint.account(headers)
+        self._ticket: Ticket[Answer | None] | None = None
+        self.body: list[bytes] = []
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+        self.response_started = False
+
+    @property
+    def message_event(self) -> Direct:
+        """For uvicorn, which sets its cycle's event when the connection is lost."""
+        return self
+
+    def set(self) -> None:
+        """The connection is lost: what has not begun is not run."""
+        if self.disconnected and not self.response_complete:
+            if self._ticket is not None:
+                self._endpoint.serving.batcher.withdraw(self._ticket, ClientLeft())
+            else:
+                self.set_exception(ClientLeft())
+
+    def run(self) -> None:
+        """The body is here: decodes it, and asks."""
+        endpoint = self._endpoint
+        try:
+            endpoint.admit(self._headers)
+            started = time.monotonic()
+            body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+            call, encode = endpoint.decode(Received({}, self._headers, body))
+            account = self._account
+            finish = self._finish(encode, account.decoded(call, started))
+            self._ticket = endpoint.serving.ask(call, account.arrived, finish, waiter=self, trace=account.trace)
+        except RequestError as error:
+            self.set_exception(error)
+        except Exception as error:  # nothing of it may reach the client
+            self.set_exception(error)
+
+    def _finish(self, encode: Encode, decoded: float) -> Any:
+        """What makes the whole answer, in a runner thread."""
+
+        def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
+            payload, made = encode(answers)
+            return self._written(200, payload, [*made, endpoints.server_timing(decoded, timing)]), timing
+
+        return finish
+
+    # What a ticket asks of its future.
+
+    def done(self) -> bool:
+        """Whether the answer, or a refusal, was written."""
+        return self.response_complete
+
+    def set_result(self, answer: tuple[bytes, Timing]) -> None:
+        """Writes the answer."""
+        response, timing = answer
+        self._end(200, response, timing=timing)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Writes why there is no answer."""
+        if isinstance(error, ClientLeft):
+            self._end(CLIENT_LEFT, None)
+            return
+        if not isinstance(error, RequestError):
+            log.error("request %s failed", self._account.request_id.decode(), exc_info=error)
+            error = InferenceFailed("the request could not be answered")
+        status, payload, headers = self._endpoint.refuse(error)
+        self._end(status, self._written(status, payload, headers), error)
+
+    def _written(self, status: int, payload: bytes, headers: endpoints.Headers) -> bytes:
+        """A whole response."""
+        lines = [_LINES[status]]
+        lines += [b"%s: %s\r\n" % header for header in self._protocol.default_headers]
+        lines += [b"%s: %s\r\n" % header for header in headers]
+        if (not self.keep_alive or self._endpoint.serving.batcher.draining) and CLOSE not in headers:
+            lines.append(b"connection: close\r\n")
+        if CLOSE in headers or lines[-1] == b"connection: close\r\n":
+            self.keep_alive = False
+        lines.append(b"content-length: %d\r\nx-request-id: %s\r\n\r\n" % (len(payload), self._account.request_id))
+        lines.append(payload)
+        return b"".join(lines)
+
+    def _end(
+        self, status: int, response: bytes | None, error: RequestError | None = None, timing: Timing | None = None
+    ) -> None:
+        """Closes the request's account, once, and gives the connection back."""
+        if self.response_complete:
+            return
+        self.response_complete = self.response_started = True
+        self._account.close(status, error, timing)
+        self._ticket = None
+        if response is not None and not self.disconnected:
+            self._protocol.answered(response, keep_alive=self.keep_alive)
+
+
+def shortcut(endpoint: Endpoint, path: bytes) -> Shortcut:
+    """What the protocol asks of each request to `path`: a `Direct`, or None for one that is not ordinary."""
+
+    def take(protocol: BoundedProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
+        if url != path or method != b"POST":
+            return None
+        headers = headers_of(raw)
+        return Direct(protocol, endpoint, headers) if ordinary(headers) else None
+
+    return take

@@ -1,0 +1,320 @@
+"""The way past ASGI: the same answers, refusals and counts as the way through it, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from service.direct import shortcut
+from service.endpoint import LARGE_BODY_BYTES
+from service.padding import PaddedBatch
+from service.protocol import BoundedProtocol
+from tests.service.bad_bodies import BAD_BODIES
+from tests.service.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
+
+GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+
+
+@dataclass
+class Line:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(
+        self, body: bytes, *headers: str, method: str = "POST", path: str = "/predict", version: str = "1.1"
+    ) -> None:
+        lines = [f"{method} {path} HTTP/{version}", "host: x", f"content-length: {len(body)}", *headers]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(20):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def ask(self, body: bytes, *headers: str, **options: Any) -> tuple[int, dict[str, str], bytes]:
+        self.send(body, *headers, **options)
+        return await self.answer()
+
+
+class Net:
+    """A service behind a socket; counts what came by ASGI."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.by_asgi = 0
+        self.state = uvicorn.server.ServerState()
+        self.port = 0
+        self.lines: list[Line] = []
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.by_asgi += 1
+        await self.service.app(scope, receive, send)
+
+    async def line(self) -> Line:
+        line = Line(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.lines.append(line)
+        return line
+
+
+@asynccontextmanager
+async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
+    """The service behind a socket, with the way past ASGI or without."""
+    made = Net(service)
+    bounded = partial(
+        BoundedProtocol,
+        header_timeout_seconds=20,
+        max_connections=100,
+        shortcut=shortcut(service.app.predict, b"/predict") if direct else None,
+    )
+    config = uvicorn.Config(
+        made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
+    )
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: bounded(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+    )
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        for line in made.lines:
+            line.writer.close()
+            with suppress(ConnectionError):
+                await line.writer.wait_closed()
+        for connection in list(made.state.connections):
+            connection.transport.abort()
+        await server.wait_closed()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(model(manifest())) as made:
+        yield made
+
+
+@asynccontextmanager
+async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
+    """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(20)
+
+    async with serving(model(manifest(), wait), **options) as service, net(service) as made:
+        try:
+            yield made, release, running
+        finally:
+            release.set()
+
+
+async def test_an_ordinary_request_never_meets_asgi_and_leaves_its_connection_open(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for _ in range(3):
+            status, headers, body = await line.ask(GOOD, "x-request-id: mine", "content-type: application/json")
+            assert status == 200
+            assert headers["x-request-id"] == "mine"
+            assert "inference;dur=" in headers["server-timing"]
+            assert orjson.loads(body)["predictions"][0]["label"] == "c"
+        assert made.by_asgi == 0
+    assert (await service.figures())['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 3
+
+
+BODIES = [GOOD, *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES)]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=[str(number) for number in range(len(BODIES))])
+async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Service, body: bytes) -> None:
+    answers = []
+    for direct in (True, False):
+        async with net(service, direct=direct) as made:
+            answers.append(await (await made.line()).ask(body))
+            assert made.by_asgi == (0 if direct else 1)
+    (status, headers, content), (asgi_status, asgi_headers, asgi_content) = answers
+    assert (status, content) == (asgi_status, asgi_content)
+    assert set(headers) - {"date"} == set(asgi_headers) - {"date"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "options", "body"),
+    [
+        (("content-encoding: gzip",), {}, gzip.compress(GOOD)),
+        (("expect: 100-continue",), {}, GOOD),
+        (("connection: close",), {}, GOOD),
+        ((), {"version": "1.0"}, GOOD),
+        ((), {"path": "/predict?x=1"}, GOOD),
+        ((), {"path": "/v1/models/sums:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
+        ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
+    ],
+    ids=["gzip", "expect", "close", "HTTP/1.0", "a query", "another path", "a large body"],
+)
+async def test_what_is_not_ordinary_goes_through_asgi(
+    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes
+) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.send(body, *headers, **options)
+        if "expect: 100-continue" in headers:
+            assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 1
+
+
+async def test_a_chunked_body_goes_through_asgi(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        line.writer.write(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD))
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 1
+
+
+async def test_a_body_in_pieces_is_put_together(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+        for start in range(0, len(GOOD), 5):
+            line.writer.write(GOOD[start : start + 5])
+            await line.writer.drain()
+            await asyncio.sleep(0)
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 0
+
+
+async def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for number in range(5):
+            line.send(GOOD if number % 2 == 0 else b"no json", f"x-request-id: {number}")
+        answers = [await line.answer() for _ in range(5)]
+        assert [headers["x-request-id"] for _, headers, _ in answers] == list("01234")
+        assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
+
+
+async def test_a_client_that_leaves_is_counted_as_499_and_what_waits_of_it_is_not_run() -> None:
+    async with held() as (made, release, running):
+        first, second = await made.line(), await made.line()
+        first.send(GOOD)
+        await running.wait()
+        second.send(orjson.dumps({"sequences": [[[7, 7]]]}))
+        lane = made.service.serving.served[0].lane
+        async with asyncio.timeout(10):
+            while not lane.pool:
+                await asyncio.sleep(0)
+            second.writer.close()
+            while lane.pool:
+                await asyncio.sleep(0)
+        release.set()
+        assert (await first.answer())[0] == 200
+        figures = await made.service.figures()
+        assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
+        assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
+        assert idle(figures)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
+        await line.writer.drain()
+        name = 'lengthwise_requests_total{code="499",model="",version=""}'
+        async with asyncio.timeout(10):
+            while not any(connection.cycle for connection in made.state.connections):
+                await asyncio.sleep(0)
+            line.writer.close()
+            while (await service.figures()).get(name) != 1:
+                await asyncio.sleep(0)
+
+
+async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> None:
+    async with held() as (made, release, running):
+        first, second = await made.line(), await made.line()
+        first.send(GOOD)
+        await running.wait()
+        assert (await second.ask(orjson.dumps({"sequences": [[[1, 3]]], "timeout_ms": 5})))[0] == 504
+        release.set()
+        assert (await first.answer())[0] == 200
+        assert (await second.ask(GOOD))[0] == 200
+
+
+async def test_logits_that_are_not_finite_are_422_with_their_pointer(service: Service) -> None:
+    async with net(service) as made:
+        body = orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]})
+        status, _, content = await (await made.line()).ask(body)
+        assert status == 422
+        assert [error["pointer"] for error in orjson.loads(content)["errors"]] == ["/sequences/1"]
+
+
+async def test_a_failure_of_the_service_itself_is_500_without_its_words(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(request: Any) -> Any:
+        raise ZeroDivisionError("internal words")
+
+    monkeypatch.setattr(service.app.predict, "decode", broken)
+    async with net(service) as made:
+        status, _, content = await (await made.line()).ask(GOOD)
+        assert status == 500
+        assert b"internal words" not in content
+    assert "internal words" in caplog.text
+
+
+async def test_while_draining_a_refusal_ends_the_connection(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert "connection" not in (await line.ask(GOOD))[1]
+        service.serving.batcher.begin_draining()
+        status, headers, _ = await line.ask(GOOD)
+        assert (status, headers["connection"]) == (503, "close")
+        assert await line.reader.read() == b""
+
+
+async def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        for connection in list(made.state.connections):
+            connection.shutdown()
+        release.set()
+        status, headers, _ = await line.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await line.reader.read() == b""
+        async with asyncio.timeout(10):
+            while made.state.connections:
+                await asyncio.sleep(0)
+
+
+async def test_many_connections_get_their_own_answers(service: Service) -> None:
+    async with net(service) as made:
+
+        async def client(number: int) -> None:
+            line = await made.line()
+            for step in range(10):
+                figure = (number * 10 + step) / 100
+                _, _, content = await line.ask(orjson.dumps({"sequences": [[[figure, figure]]]}))
+                powers = np.exp(np.arange(3) * figure)
+                assert orjson.loads(content)["predictions"][0]["probabilities"] == pytest.approx(
+                    powers / powers.sum(), abs=1e-6
+                )
+
+        await asyncio.gather(*(client(number) for number in range(20)))
+        assert made.by_asgi == 0
+        assert idle(await service.figures())
