@@ -61,6 +61,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     async def start() -> None:
         if rpc is not None and settings.grpc_port is not None:
             await rpc.start(settings.host, settings.grpc_port)
+            serving.shelf.listeners.append(rpc.tell)
         await serving.start()
         if rpc is not None:
             await rpc.tell()

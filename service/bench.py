@@ -30,6 +30,7 @@ from service.plan import BatchLimits
 from service.progress import progress_bar, ticker
 from service.settings import Settings, available_cores
 from service.trial import Form, Load, Workload
+from service.versions import Policy
 from service.workload import Arrivals, Input
 
 
@@ -278,12 +279,12 @@ def show_tuning(
 
 def show_costs(where: str | None, model: str | None, shown: Shown) -> None:
     """The cost table that serving this model would plan with."""
-    from service import cost_report, repository  # they load onnxruntime, which no load needs
+    from service import cost_report, scan  # they load onnxruntime, which no load needs
 
     folder, name, version = located(where)
     settings = Settings.load()
     limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
-    opened = repository.open_repository(folder or settings.models, limits)
+    opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"))
     found = opened.find(name or model, version)
     title = f"costs of {found.manifest.key}, one thread"
     shown.print(

@@ -122,15 +122,15 @@ class GrpcServer:
             await self._server.stop(_LAST_WORDS_SECONDS)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        methods: dict[str, tuple[type[Message], Callable[[Any], Message]]] = {
+        methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
             "ServerLive": (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
             "ServerReady": (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._serving.ready)),
             "ServerMetadata": (pb.ServerMetadataRequest, lambda _: pb.ServerMetadataResponse(**inventory.server())),
             "ModelReady": (pb.ModelReadyRequest, self._model_ready),
             "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
-            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._change),
-            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._change),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -153,8 +153,13 @@ class GrpcServer:
     def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
 
-    def _change(self, _: Message) -> Message:
-        inventory.change(self._serving)
+    async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
+        await inventory.load(self._serving, request.model_name, dict(request.parameters))
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
+        await inventory.unload(self._serving, request.model_name, dict(request.parameters))
+        return pb.RepositoryModelUnloadResponse()
 
     async def _infer(self, body: bytes, context: Context) -> bytes:
         """One inference call; every path out of it is counted once."""
@@ -222,12 +227,13 @@ class _Health(health.aio.HealthServicer):
         return await super().Check(request, context)
 
 
-def _answering(answer: Callable[[Any], Message]) -> Callable[[Any, Context], Awaitable[Message]]:
+def _answering(answer: Callable[[Any], Message | Awaitable[Message]]) -> Callable[[Any, Context], Awaitable[Message]]:
     """A handler of calls that are no inference: they are not counted."""
 
     async def handle(request: Any, context: Context) -> Message:
         try:
-            return answer(request)
+            made = answer(request)
+            return made if isinstance(made, Message) else await made
         except RequestError as error:
             await _refuse(context, error)
 

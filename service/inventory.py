@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from service import tensors
-from service.errors import Forbidden
+from service.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from service.serving import Served, Serving
 from service.tensors import Form
 
 _PLATFORM: Final = "onnx_onnxv1"
+_STANDS: Final = "what stands in its place now is not served"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
 
 
@@ -25,7 +27,7 @@ class Entry:
         name: The model's name.
         version: Its digits.
         state: `READY` or `UNAVAILABLE`.
-        reason: Why it is unavailable; no path of the server's stands in it.
+        reason: Why it is unavailable, or why what took its place is; no path of the server's stands in it.
     """
 
     name: str
@@ -57,26 +59,60 @@ def model(serving: Serving, served: Served) -> dict[str, Any]:
 
 
 def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
-    """Every version in the repository; only those that are served, where `ready` is wanted."""
+    """Every version that is served or refused, and every model that is unloaded; only what is served, if `ready`."""
+    repository = serving.repository
+    reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
+    served = {one.key: reasons.get(one.key) for one in repository}
+    state = "READY" if serving.ready else "UNAVAILABLE"
     entries = [
-        Entry(served.manifest.name, str(served.manifest.version), "READY" if serving.ready else "UNAVAILABLE", "")
-        for served in serving.served
+        Entry(key.name, str(key.version), state, "" if reason is None else f"{_STANDS}: {reason}")
+        for key, reason in served.items()
     ]
-    for refusal in serving.repository.refused:
-        name, _, version = refusal.path.partition("/")
-        entries.append(Entry(name, version, "UNAVAILABLE", without_folders(refusal.reason, serving.settings.models)))
+    entries += [
+        Entry(key.name, str(key.version), "UNAVAILABLE", reason) for key, reason in reasons.items() if key not in served
+    ]
+    entries += [Entry(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
     return [asdict(entry) for entry in entries if not ready or entry.state == "READY"]
 
 
-def change(serving: Serving) -> NoReturn:
-    """Loads or unloads a model.
+async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
+    """Loads a model from the repository, or what is new of it; returns when it is served.
 
     Raises:
-        Forbidden: Always: models are loaded at the start; and without `admin_calls` nobody may ask.
+        InvalidRequest: Its highest version is not good; or there are parameters: nothing of a model comes from callers.
+        RequestError: It may not be asked for, or not now, or there is no such model.
     """
+    _check_changes(serving, parameters, frozenset())
+    try:
+        refusal = await serving.shelf.load(name)
+    except ConfigurationError as error:
+        raise NotReady("the model repository cannot be read", retry_after_seconds=5) from error
+    if refusal is not None:
+        reason = without_folders(refusal.reason, serving.settings.models)
+        raise InvalidRequest([Problem("", f"{refusal.path} is not served: {reason}")])
+
+
+async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
+    """Unloads a model: no request finds it any more; those that have are answered.
+
+    Raises:
+        RequestError: It may not be asked for, or not now, or there is no such model.
+    """
+    _check_changes(serving, parameters, frozenset({"unload_dependents"}))
+    await serving.shelf.unload(name)
+
+
+def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: frozenset[str]) -> None:
     if not serving.settings.admin_calls:
         raise Forbidden("load and unload are off; --admin-calls turns them on")
-    raise Forbidden("this server loads its models at its start; to load or unload one, start it again")
+    if serving.batcher.draining:
+        raise Draining("the server is shutting down", retry_after_seconds=1)
+    if not serving.started:
+        raise NotReady("the server is starting", retry_after_seconds=1)
+    strange = sorted(parameters.keys() - known)
+    if strange:
+        detail = "is not taken: a model comes from the repository as it is"
+        raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in strange[:20]], total=len(strange))
 
 
 def without_folders(reason: str, models: Path) -> str:

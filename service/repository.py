@@ -1,17 +1,18 @@
-"""The model repository: which models there are, which are good, and which one a request means.
+"""The models that are served: which are good, and which one a request means.
 
 A model directory is served only after its own proof: its manifest is read, its digests are compared, its recorded
-verification is looked through, its graph is loaded, its golden sequences are run, and its costs are measured. A
-version that fails is left out with the reason; the highest good version of a name is its default, and a repository with
-one name needs no name in a request.
+verification is looked through, its graph is loaded, its golden sequences are run, and its costs are measured (`load`).
+A `Repository` is what came of a folder at one moment. It is never changed, only replaced, as a whole: `scan` makes the
+next one. The highest version of a name is its default, and a repository with one name needs no name in a request.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,17 @@ import numpy as np
 from service import answers, golden
 from service.answers import Answer
 from service.cost import CostTable, measure
-from service.errors import (
-    ConfigurationError,
-    ModelError,
-    ModelNotFound,
-    NotReady,
-    VerificationError,
-)
-from service.manifest import GOLDEN_FILE, VERIFICATION_FILE, Manifest
+from service.errors import ModelError, ModelNotFound, NotReady, VerificationError
+from service.manifest import GOLDEN_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits
 from service.session import Output, Session
+from service.versions import Key
 
-log = logging.getLogger("lengthwise.repository")
+Look = tuple[tuple[str, int, int, int], ...]
+"""How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
+
+_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +42,18 @@ class Model:
         manifest: What it wants and answers.
         session: Its graph.
         cost: What its batches cost here.
+        graph_bytes: Of the graph's files; what it counts for where memory is bounded.
     """
 
     manifest: Manifest
     session: Session
     cost: CostTable
+    graph_bytes: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Its name and version."""
+        return Key(self.manifest.name, self.manifest.version)
 
     def answer(self, batch: PaddedBatch, attention: bool) -> list[Answer | None]:
         """Runs a batch: one answer for each row, or None for a row whose logits are not finite."""
@@ -57,23 +63,53 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A version that is not served, and why."""
+    """A version that is not served, and why.
+
+    Attributes:
+        path: `NAME/VERSION`. A version of that name may be served all the same: the one that stood there before.
+        reason: A sentence.
+    """
 
     path: str
     reason: str
 
+    @property
+    def key(self) -> Key:
+        """Its name and version."""
+        name, _, version = self.path.partition("/")
+        return Key(name, int(version))
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Repository:
-    """The models of one folder.
+    """What is served of one folder, and what is not.
 
     Attributes:
         models: By name, and by version.
-        refused: What is in the folder and not served.
+        refused: What is in the folder, is wanted, and is not served.
+        unloaded: Names that are not served because somebody asked for that.
+        looks: How the directory of each version in `models` and `refused` looked when it was judged. A version that
+            looks otherwise is judged again, and one that is not here.
     """
 
-    models: dict[str, dict[int, Model]] = field(default_factory=dict)
-    refused: list[Refusal] = field(default_factory=list)
+    models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
+    refused: Sequence[Refusal] = ()
+    unloaded: frozenset[str] = frozenset()
+    looks: Mapping[Key, Look] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        models: Iterable[Model],
+        refused: Sequence[Refusal] = (),
+        unloaded: frozenset[str] = frozenset(),
+        looks: Mapping[Key, Look] | None = None,
+    ) -> Repository:
+        """The repository of some models."""
+        by_name: dict[str, dict[int, Model]] = {}
+        for model in models:
+            by_name.setdefault(model.key.name, {})[model.key.version] = model
+        return cls(by_name, tuple(refused), unloaded, looks or {})
 
     def __iter__(self) -> Iterator[Model]:
         """All good models, by name and ascending version."""
@@ -109,29 +145,18 @@ class Repository:
             raise ModelNotFound(f"the model {name!r} has no such version")
         return model
 
+    def without(self, name: str) -> Repository:
+        """The same without a model, which stays away until it is loaded by name."""
+        return Repository(
+            {other: versions for other, versions in self.models.items() if other != name},
+            [refusal for refusal in self.refused if refusal.key.name != name],
+            self.unloaded | {name},
+            {key: seen for key, seen in self.looks.items() if key.name != name},
+        )
 
-def open_repository(folder: Path, limits: BatchLimits) -> Repository:
-    """Loads and proves every version in a repository.
-
-    Args:
-        folder: Holds `NAME/VERSION/` directories.
-        limits: What one batch may be; bounds what is measured.
-
-    Raises:
-        ConfigurationError: The folder cannot be read.
-    """
-    repository = Repository()
-    for directory in _versions(folder):
-        shown = f"{directory.parent.name}/{directory.name}"
-        try:
-            model = load(directory, limits)
-        except ModelError as error:
-            log.error("%s is not served: %s", shown, error)
-            repository.refused.append(Refusal(shown, str(error)))
-            continue
-        repository.models.setdefault(model.manifest.name, {})[model.manifest.version] = model
-        log.info("%s is ready on %s", model.manifest.key, model.session.provider)
-    return repository
+    def allowing(self, name: str) -> Repository:
+        """The same, but the next scan may serve that name."""
+        return replace(self, unloaded=self.unloaded - {name})
 
 
 def load(directory: Path, limits: BatchLimits) -> Model:
@@ -149,7 +174,7 @@ def load(directory: Path, limits: BatchLimits) -> Model:
     expected = golden.Golden.read(directory / GOLDEN_FILE, manifest)
     try:
         golden.check(session, expected, manifest)
-        return Model(manifest, session, measure_cost(session, manifest, limits))
+        return Model(manifest, session, measure_cost(session, manifest, limits), graph_bytes(look(directory)))
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -180,20 +205,21 @@ def measure_cost(
     )
 
 
-def _versions(folder: Path) -> Sequence[Path]:
-    """Every `NAME/VERSION` directory, in order; what is no positive integer is no version."""
-    try:
-        names = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        found = [
-            version for name in names for version in name.iterdir() if version.is_dir() and _is_version(version.name)
-        ]
-    except OSError as error:
-        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
+def look(directory: Path) -> Look:
+    """How a model directory looks from outside; empty where it is gone."""
+    seen = []
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(OSError):  # it went away meanwhile, or is a link to nowhere: `load` says so if it matters
+                found = path.stat()
+                seen.append((str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return tuple(sorted(seen))
 
 
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 10
+def graph_bytes(seen: Look) -> int:
+    """Bytes of the graph's files among those of a model directory: all but those that describe and prove it."""
+    return sum(size for name, size, *_ in seen if name not in _ABOUT_THE_GRAPH)
 
 
 def _check_verification(directory: Path, manifest: Manifest) -> None:

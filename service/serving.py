@@ -6,7 +6,6 @@ batch with one that came another.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -22,8 +21,11 @@ from service.manifest import GRAPH_FILE
 from service.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from service.padding import Steps
 from service.plan import BatchLimits
-from service.repository import Model, Repository, open_repository
+from service.repository import Model, Repository
+from service.scan import scan
 from service.settings import Settings
+from service.shelf import Rescan, Shelf
+from service.versions import Policy
 
 log = logging.getLogger("lengthwise.serving")
 
@@ -49,21 +51,19 @@ class Serving:
 
     Args:
         settings: The options.
-        open_models: Opens the repository; tests and benchmarks give their own.
+        rescan: Finds the models, at the start and again; tests and benchmarks give their own.
     """
 
-    def __init__(self, settings: Settings, open_models: Callable[[], Repository] | None = None) -> None:
+    def __init__(self, settings: Settings, rescan: Rescan | None = None) -> None:
         self.settings = settings
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
-        self.repository = Repository()
         self.batcher = Batcher(
             runners=settings.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
         )
         self.metrics = Metrics(self._gauges, self._bounds)
-        self._open_models = open_models or (lambda: open_repository(settings.models, self.limits))
-        self._served: dict[Model, Served] = {}
+        self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
         self._started = False
 
     async def start(self) -> None:
@@ -72,27 +72,22 @@ class Serving:
         Raises:
             ConfigurationError: The repository cannot be read.
         """
-        self.repository = await asyncio.to_thread(self._open_models)
-        for model in self.repository:
-            manifest = model.manifest
-            info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
-            metrics = self.metrics.model(manifest.name, str(manifest.version), info)
-            self._served[model] = Served(model, metrics, self.limits)
-            self.batcher.open(self._served[model].lane)
+        await self.shelf.open()
         await self.batcher.start()
         self._started = True
-        if not self._served:
+        if not self.shelf.served:
             log.error("no model is ready: every request will be answered with 503")
 
     async def stop(self) -> None:
         """Finishes what was accepted, then stops."""
+        await self.shelf.close()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
 
     @property
     def ready(self) -> bool:
         """Whether a request would be answered."""
-        return self._started and bool(self._served) and not self.batcher.draining
+        return self._started and bool(self.shelf.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
@@ -100,9 +95,14 @@ class Serving:
         return self._started
 
     @property
+    def repository(self) -> Repository:
+        """What was found of the models at the last look."""
+        return self.shelf.repository
+
+    @property
     def served(self) -> Sequence[Served]:
-        """Every model that is served."""
-        return list(self._served.values())
+        """Every model that is served, by name and ascending version."""
+        return self.shelf.served
 
     def find(self, name: str | None, version: str | None) -> Served:
         """What a request means by a model's name and version; None for the default.
@@ -112,7 +112,7 @@ class Serving:
         """
         if not self._started:
             raise NotReady("the server is starting", retry_after_seconds=1)
-        return self._served[self.repository.find(name, version)]
+        return self.shelf.find(name, version)
 
     def ask(
         self, call: Call[Served], arrived: float, finish: Callable[[list[Answer], Timing], Any]
@@ -150,18 +150,51 @@ class Serving:
             attention=call.attention,
         )
 
+    def _scan(self, before: Repository, again: str | None) -> Repository:
+        settings = self.settings
+        return scan(
+            settings.models,
+            self.limits,
+            policy=Policy.parse(settings.versions),
+            max_model_bytes=settings.max_model_bytes,
+            before=before,
+            again=again,
+        )
+
+    def _take_in(self, model: Model) -> Served:
+        manifest = model.manifest
+        info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
+        served = Served(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
+        self.batcher.open(served.lane)
+        return served
+
+    def _let_go(self, served: Served) -> None:
+        self.batcher.close(served.lane)
+        if all(other.metrics is not served.metrics for other in self.served):
+            served.metrics.info = None
+        log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
+
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        gauges = {
-            (served.manifest.name, str(served.manifest.version)): Gauges(
-                served.lane.cost_steps, len(served.lane.pool), served.lane.inflight, self.ready
+        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.ready) for served in self.served}
+        for lane in self.batcher.lanes:  # also of models that are let go, while anything waits or runs there
+            labels = _labels(lane.metrics)
+            held = gauges.get(labels, Gauges(0, 0, 0, False))
+            gauges[labels] = Gauges(
+                held.queue_cost_steps + lane.cost_steps,
+                held.queue_sequences + len(lane.pool),
+                held.inflight_batches + lane.inflight,
+                held.ready,
             )
-            for served in self._served.values()
-        }
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
     def _bounds(self) -> Bounds:
         settings = self.settings
         return Bounds(settings.runners, settings.max_queue_cost_steps, len(self.repository.refused))
+
+
+def _labels(metrics: ModelMetrics) -> tuple[str, str]:
+    name, version = metrics.labels
+    return name, version
 
 
 def _merged(

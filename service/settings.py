@@ -12,10 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from service.errors import ConfigurationError
+from service.versions import Policy
 
 PREFIX = "LENGTHWISE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
@@ -49,6 +50,11 @@ def bundled_models() -> Path:
     return Path(str(files("service") / "models"))
 
 
+def _policy(given: str) -> str:
+    Policy.parse(given)
+    return given
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -62,6 +68,20 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(8000, description="Port to listen on.")
+    versions: Annotated[str, AfterValidator(_policy)] = Field(
+        "latest",
+        description="Which good versions to serve: latest (one of each name), all, or these: NAME/VERSION,...",
+    )
+    max_model_bytes: int | None = Field(
+        None, ge=1, description="Most bytes of graphs served at once; a version past it is refused; off unless given."
+    )
+    reload_seconds: float = Field(
+        0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How often to look for new, changed and vanished versions; 0: only on SIGHUP and load calls.",
+    )
     grpc_port: Port | None = Field(None, description="Port for gRPC, by custom 8001; off unless given. Extra: grpc.")
     admin_calls: bool = Field(False, description="Whether callers may load and unload models.")
     runners: int = Field(

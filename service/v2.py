@@ -8,7 +8,7 @@ Outputs come back the same way where `binary_data`, or for all of them `binary_d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -100,18 +100,26 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
 
     async def index(request: Request) -> Response:
-        headers = headers_of(request.scope["headers"])
         try:
-            body = await read_body(request.receive, headers, serving.settings.max_body_bytes)
+            document = await _document(serving, request)
         except ClientLeft:
             return Response(status_code=CLIENT_LEFT)
-        document = strict.parse(body) if body.strip() else {}
         if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
             raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
-    async def change(_: Request) -> Response:
-        inventory.change(serving)
+    def change(make: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                document = await _document(serving, request)
+            except ClientLeft:
+                return Response(status_code=CLIENT_LEFT)
+            if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
+                raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
+            await make(serving, request.path_params["model"], document.get("parameters", {}))
+            return _json({})
+
+        return answer
 
     infer = Infer(serving, large_bodies)
     of_model: list[tuple[str, Callable[..., Any], str]] = [
@@ -129,8 +137,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
             for end, endpoint, method in of_model
         ),
         Route("/v2/repository/index", index, methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", change, methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", change, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", change(inventory.load), methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", change(inventory.unload), methods=["POST"]),
     ]
 
 
@@ -257,6 +265,17 @@ def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems
     for name in document:
         if name not in fields:
             problems.add(f"{at}/{name}", f"unknown field; known are {', '.join(sorted(fields))}")
+
+
+async def _document(serving: Serving, request: Request) -> Any:
+    """A body as JSON; an empty one as an empty object.
+
+    Raises:
+        ClientLeft: Nobody waits for the answer any more.
+        RequestError: It is too large, or no JSON.
+    """
+    body = await read_body(request.receive, headers_of(request.scope["headers"]), serving.settings.max_body_bytes)
+    return strict.parse(body) if body.strip() else {}
 
 
 def _found(serving: Serving, request: Request) -> Served:

@@ -7,7 +7,7 @@ raise, or wait for an event.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from service.cost import CostTable
 from service.errors import ModelNotFound, NotReady
 from service.manifest import GraphNames, Manifest, StepInput
 from service.padding import PaddedBatch
-from service.repository import Model, Repository
+from service.repository import Model, Refusal, Repository
 from service.serving import Serving
 from service.session import CPU, Outputs
 from service.settings import Settings
@@ -102,10 +102,7 @@ def model(manifest: Manifest, before: Callable[[PaddedBatch], None] = lambda _: 
 
 def repository(*models: Model) -> Repository:
     """The models as a repository."""
-    made = Repository()
-    for one in models:
-        made.models.setdefault(one.manifest.name, {})[one.manifest.version] = one
-    return made
+    return Repository.of(models)
 
 
 @dataclass(frozen=True)
@@ -142,9 +139,9 @@ def idle(figures: dict[str, float]) -> bool:
 
 
 @asynccontextmanager
-async def serving(*models: Model, **options: Any) -> AsyncIterator[Service]:
-    """A started service of some models while the block runs."""
-    made = Serving(Settings(**{"runners": 1} | options), lambda: repository(*models))
+async def serving(*models: Model, refused: Sequence[Refusal] = (), **options: Any) -> AsyncIterator[Service]:
+    """A started service of some models while the block runs; `refused` stood beside them."""
+    made = Serving(Settings(**{"runners": 1} | options), lambda *_: Repository.of(models, refused))
     await made.start()
     app = make_app(made)
     try:

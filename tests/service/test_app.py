@@ -22,7 +22,7 @@ class Lifespan:
     """An application whose lifespan runs while the block does, as a server runs it."""
 
     def __init__(self, open_models: Callable[[], Repository], failures: list[BaseException] | None = None) -> None:
-        self.serving = Serving(Settings(runners=1), open_models)
+        self.serving = Serving(Settings(runners=1), lambda *_: open_models())
         self.app = make_app(self.serving, on_failure=None if failures is None else failures.append)
         self.sent: asyncio.Queue[str] = asyncio.Queue()
         self._told: asyncio.Queue[str] = asyncio.Queue()

@@ -377,7 +377,7 @@ async def test_the_health_service_follows_the_service_and_tells_who_watches() ->
 
 
 async def test_before_the_models_are_there_calls_are_unavailable() -> None:
-    unstarted = Serving(Settings(runners=1), lambda: repository(model(manifest())))
+    unstarted = Serving(Settings(runners=1), lambda *_: repository(model(manifest())))
     server = GrpcServer(unstarted, asyncio.Semaphore(2))
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -411,7 +411,7 @@ async def test_a_port_that_is_taken_is_a_wrong_option() -> None:
 async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_service() -> None:
     port = free_port()
     options = Settings(runners=1, grpc_port=port)
-    app = make_app(Serving(options, lambda: repository(model(manifest())))).app
+    app = make_app(Serving(options, lambda *_: repository(model(manifest())))).app
     async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
         async with asyncio.timeout(10):
@@ -431,7 +431,7 @@ async def test_what_was_accepted_is_answered_before_the_end_and_nothing_new_is_t
         release.wait(20)
 
     port = free_port()
-    made = Serving(Settings(runners=1, grpc_port=port), lambda: repository(model(manifest(), wait)))
+    made = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest(), wait)))
     app = make_app(made).app
     async with contextlib.AsyncExitStack() as stack, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await stack.enter_async_context(app.router.lifespan_context(app))
@@ -456,7 +456,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     failures: list[BaseException] = []
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = Settings(runners=1, grpc_port=taken.getsockname()[1])
-        app = make_app(Serving(options, repository), on_failure=failures.append).app
+        app = make_app(Serving(options, lambda *_: repository()), on_failure=failures.append).app
         async with app.router.lifespan_context(app), asyncio.timeout(10):
             while not failures:
                 await asyncio.sleep(0)

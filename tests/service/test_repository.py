@@ -19,8 +19,10 @@ from service.golden import Golden
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput, digest
 from service.padding import pad
 from service.plan import BatchLimits
-from service.repository import Model, Repository, load, open_repository
+from service.repository import Model, Repository, load
+from service.scan import scan
 from service.settings import bundled_models
+from service.versions import Policy
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 LIMITS = BatchLimits(rows=4, cost_steps=256)
@@ -51,10 +53,14 @@ def sign(directory: Path, **fields: Any) -> None:
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
+def opened_at(folder: Path) -> Repository:
+    return scan(folder, LIMITS, policy=Policy.parse("all"))
+
+
 def test_the_bundled_model_is_served():
-    opened = open_repository(bundled_models(), LIMITS)
+    opened = opened_at(bundled_models())
     assert [model.manifest.key for model in opened] == ["japanese-vowels/1"]
-    assert opened.refused == []
+    assert opened.refused == ()
     assert opened.find(None, None).manifest.task == "single-label"
 
 
@@ -190,7 +196,7 @@ def test_a_directory_that_fails_its_proof_is_left_out_with_the_reason(
     folder = tmp_path / "models"
     place(folder)
     spoil(place(folder, version=2))
-    opened = open_repository(folder, LIMITS)
+    opened = opened_at(folder)
     (refusal,) = opened.refused
     assert refusal.path == "vowels/2"
     assert said in refusal.reason
@@ -204,20 +210,20 @@ def test_what_is_no_version_is_passed_over(tmp_path: Path):
     (tmp_path / "vowels" / "2").write_text("a file")
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "README").write_text("a file")
-    opened = open_repository(tmp_path, LIMITS)
+    opened = opened_at(tmp_path)
     assert [model.manifest.key for model in opened] == ["vowels/1"]
-    assert opened.refused == []
+    assert opened.refused == ()
 
 
 @pytest.mark.parametrize("folder", ["absent", "file"])
 def test_a_folder_that_cannot_be_read_is_a_wrong_option(folder: str, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        open_repository(tmp_path / folder, LIMITS)
+        opened_at(tmp_path / folder)
 
 
 def test_an_empty_folder_has_no_model_and_is_no_error(tmp_path: Path):
-    opened = open_repository(tmp_path, LIMITS)
+    opened = opened_at(tmp_path)
     assert list(opened) == []
     with pytest.raises(NotReady) as not_ready:
         opened.find(None, None)
@@ -235,11 +241,8 @@ def test_loading_one_directory_says_why_it_must_not_be_served(tmp_path: Path):
 
 
 def of(*keys: tuple[str, int]) -> Repository:
-    made = Repository()
-    for name, version in keys:
-        manifest = Manifest(name=name, version=version, input=StepInput(features=1), labels=("x",))
-        made.models.setdefault(name, {})[version] = Model(manifest, None, None)  # type: ignore[arg-type]  # not run
-    return made
+    manifests = [Manifest(name=n, version=v, input=StepInput(features=1), labels=("x",)) for n, v in keys]
+    return Repository.of(Model(one, None, None) for one in manifests)  # type: ignore[arg-type]  # they are not run
 
 
 def test_the_highest_version_is_the_default_by_number():

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from service.endpoint import Received
 from service.errors import InvalidRequest, TooLarge
 from service.repository import Refusal
+from service.settings import bundled_models
 from service.v2 import Infer
 from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
@@ -297,12 +298,12 @@ async def test_health_follows_the_service() -> None:
 
 
 async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_path() -> None:
-    async with serving(model(manifest())) as service:
-        folder = service.serving.settings.models
-        service.serving.repository.refused += [
-            Refusal("bad/1", f"{folder}/bad/1/manifest.json cannot be read: No such file or directory"),
-            Refusal("bad/2", "onnxruntime cannot load the graph: open /srv/data/models/bad/2/model.onnx failed"),
-        ]
+    folder = bundled_models()
+    refused = [
+        Refusal("bad/1", f"{folder}/bad/1/manifest.json cannot be read: No such file or directory"),
+        Refusal("bad/2", "onnxruntime cannot load the graph: open /srv/data/models/bad/2/model.onnx failed"),
+    ]
+    async with serving(model(manifest()), refused=refused) as service:
         served = {"name": "sums", "version": "1", "state": "READY", "reason": ""}
         entries = (await service.client.post("/v2/repository/index")).json()
         assert entries[0] == served
@@ -320,13 +321,12 @@ async def test_the_index_says_what_is_served_and_why_the_rest_is_not_without_a_p
     assert not any(v for k, v in figures.items() if k.startswith("lengthwise_requests_total"))
 
 
-@pytest.mark.parametrize(("admin_calls", "words"), [(False, "--admin-calls turns them on"), (True, "at its start")])
 @pytest.mark.parametrize("call", ["load", "unload"])
-async def test_loading_and_unloading_are_refused(call: str, admin_calls: bool, words: str) -> None:
-    async with serving(model(manifest()), admin_calls=admin_calls) as service:
+async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(call: str) -> None:
+    async with serving(model(manifest())) as service:
         answer = await service.client.post(f"/v2/repository/models/sums/{call}")
         assert answer.status_code == 403
-        assert words in answer.json()["error"]
+        assert "--admin-calls turns them on" in answer.json()["error"]
         assert (await infer(service, request())).status_code == 200
 
 

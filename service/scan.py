@@ -1,0 +1,146 @@
+"""Looks through a model repository and says what is served of it from now on.
+
+A scan starts from what the last one found. What has not changed is not touched: a good version goes on with its
+session, a refused one is not judged again. What is new, or looks otherwise than when it was judged, is loaded and
+proved beside what runs; if it is good it takes its place, and if not, what ran goes on. So a directory that is still
+being copied is refused until it is whole, and a bad version never costs a good one its place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from service import repository
+from service.errors import ConfigurationError, ModelError
+from service.manifest import Manifest
+from service.plan import BatchLimits
+from service.repository import Model, Refusal, Repository, graph_bytes, look
+from service.versions import Key, Policy
+
+log = logging.getLogger("lengthwise.scan")
+
+NAMED_AND_ABSENT = "--versions names it, and the repository does not have it"
+
+
+def scan(
+    folder: Path,
+    limits: BatchLimits,
+    *,
+    policy: Policy,
+    max_model_bytes: int | None = None,
+    before: Repository | None = None,
+    again: str | None = None,
+) -> Repository:
+    """What is served of a folder now.
+
+    Args:
+        folder: Holds `NAME/VERSION/` directories.
+        limits: What one batch may be; bounds what is measured.
+        policy: Which versions are wanted.
+        max_model_bytes: Most bytes of graphs served at once, or None for no bound. A version that runs keeps its place;
+            while another takes it, both are in memory.
+        before: What the last scan found.
+        again: A name whose refused versions are judged again though they look as they did.
+
+    Raises:
+        ConfigurationError: The folder cannot be read.
+    """
+    before = before or Repository()
+    found = versions(folder)
+    wanted = policy.candidates(key for key in found if key.name not in before.unloaded)
+    running = {model.key: model for model in before if model.key in set(wanted)}
+    known = {refusal.path: refusal.reason for refusal in before.refused}
+    taken: dict[Key, Model] = {}
+    refused = {str(key): NAMED_AND_ABSENT for key in policy.absent(found) if key.name not in before.unloaded}
+    looks = {}
+    for place, key in enumerate(wanted):
+        if policy.one and any(other.name == key.name for other in taken):
+            continue
+        seen, runs = look(found[key]), running.get(key)
+        reason = known.get(str(key))
+        as_before = before.looks.get(key) == seen and not (reason is not None and key.name == again)
+        if not as_before:
+            others = {**_staying(running, wanted[place + 1 :], key, policy), **taken}
+            reason = _no_room(graph_bytes(seen), others, max_model_bytes)
+        if as_before or reason is None:
+            looks[key] = seen
+        if not as_before and reason is None:
+            try:
+                taken[key] = _proved(found[key], runs, limits)
+            except ModelError as error:
+                reason = str(error)
+        if reason is not None:
+            refused[str(key)] = reason
+        if key not in taken and runs is not None:
+            taken[key] = runs
+    _tell(taken, running, refused, known)
+    return Repository.of(
+        taken.values(), [Refusal(path, reason) for path, reason in sorted(refused.items())], before.unloaded, looks
+    )
+
+
+def versions(folder: Path) -> dict[Key, Path]:
+    """Every `NAME/VERSION` directory; what is no positive integer is no version.
+
+    Raises:
+        ConfigurationError: The folder cannot be read.
+    """
+    try:
+        names = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return {
+            Key(name.name, int(path.name)): path
+            for name in names
+            for path in name.iterdir()
+            if _is_version(path.name) and path.is_dir()
+        }
+    except OSError as error:
+        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 10
+
+
+def _staying(running: Mapping[Key, Model], later: list[Key], key: Key, policy: Policy) -> dict[Key, Model]:
+    """What runs and is yet to be looked at, and would go on if a version were taken in."""
+    return {
+        other: running[other] for other in later if other in running and not (policy.one and other.name == key.name)
+    }
+
+
+def _no_room(needed: int, others: Mapping[Key, Model], most: int | None) -> str | None:
+    """Why a graph does not fit beside the others, or None where it does."""
+    held = sum(model.graph_bytes for model in others.values())
+    if most is None or held + needed <= most:
+        return None
+    return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
+
+
+def _proved(directory: Path, runs: Model | None, limits: BatchLimits) -> Model:
+    """The model of a directory: the one that runs, where the directory holds the same files again.
+
+    Raises:
+        ModelError: It must not be served; says why.
+    """
+    if runs is not None:
+        manifest = Manifest.read(directory)
+        if manifest == runs.manifest:
+            manifest.check_digests(directory)
+            return runs
+    return repository.load(directory, limits)
+
+
+def _tell(
+    taken: Mapping[Key, Model], running: Mapping[Key, Model], refused: Mapping[str, str], known: Mapping[str, str]
+) -> None:
+    """Says in the log what is new."""
+    for key, model in sorted(taken.items()):
+        if model is not running.get(key):
+            log.info("%s is ready on %s", key, model.session.provider)
+    served = {str(key) for key in taken}
+    for path, reason in sorted(refused.items()):
+        if reason != known.get(path):
+            ending = "; the one that stood there before goes on" if path in served else ""
+            log.error("%s is not served: %s%s", path, reason, ending)

@@ -1,0 +1,182 @@
+"""What is served at this moment, and how that changes while requests come in.
+
+```
+a period ── SIGHUP ── load ── unload            one change at a time
+                  │
+               rescan            in a thread: what is new is loaded, proved and measured beside what runs
+                  │
+   take in what is new, put all of it in the place of what was, let go of what is gone
+```
+
+Everything a request can find stands in one value that is never changed, only replaced: a request sees the models before
+a change or those after it, never some of both. What it found is its own until it is answered; what is let go is closed
+when the last such request is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service.errors import ConfigurationError, ModelNotFound
+from service.repository import Model, Refusal, Repository
+
+log = logging.getLogger("lengthwise.shelf")
+
+S = TypeVar("S")
+
+Rescan = Callable[[Repository, str | None], Repository]
+"""Looks at the folder again: what was found before, and a name whose refused versions are judged anew; see `scan`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Now(Generic[S]):
+    """The models of one moment, each with what serves it."""
+
+    repository: Repository = field(default_factory=Repository)
+    served: Mapping[Model, S] = field(default_factory=dict)
+
+
+class Shelf(Generic[S]):
+    """The models that are served, each with what serves it.
+
+    Args:
+        rescan: Finds out what is served from now on; runs in a thread.
+        take_in: Makes what serves a model.
+        let_go: Told, after the change, of what served a model that is gone.
+        period_seconds: How often the folder is looked at unasked; 0 for never.
+
+    Attributes:
+        listeners: Awaited after each change.
+    """
+
+    def __init__(
+        self,
+        rescan: Rescan,
+        take_in: Callable[[Model], S],
+        let_go: Callable[[S], None],
+        *,
+        period_seconds: float = 0.0,
+    ) -> None:
+        self.listeners: list[Callable[[], Awaitable[None]]] = []
+        self._rescan = rescan
+        self._take_in = take_in
+        self._let_go = let_go
+        self._period = period_seconds
+        self._now: _Now[S] = _Now()
+        self._changing = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def repository(self) -> Repository:
+        """What was found at the last look."""
+        return self._now.repository
+
+    @property
+    def served(self) -> Sequence[S]:
+        """What serves, for all models by name and ascending version."""
+        return list(self._now.served.values())
+
+    def find(self, name: str | None, version: str | None) -> S:
+        """What serves the model that a request means; see `Repository.find`."""
+        now = self._now
+        return now.served[now.repository.find(name, version)]
+
+    async def open(self) -> None:
+        """Looks at the folder for the first time, and from then on as often as it is to.
+
+        Raises:
+            ConfigurationError: The folder cannot be read.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self.refresh()
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Looks no more. What is served stays."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait((self._keeper,))
+
+    def ask(self) -> None:
+        """Has the folder looked at soon. Safe in a signal handler."""
+        if self._loop is None:  # it will be looked at anyway
+            return
+        with suppress(RuntimeError):  # the loop is closed: the end has come
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def refresh(self) -> None:
+        """Looks at the folder, and serves what is good of it.
+
+        Raises:
+            ConfigurationError: The folder cannot be read; nothing changes.
+        """
+        async with self._changing:
+            await self._look(self.repository)
+
+    async def load(self, name: str) -> Refusal | None:
+        """Looks at the folder for a model's sake: judges anew what was refused of it, and serves it if it was unloaded.
+
+        Returns:
+            Why its highest version is not served, or None where it is. What was served before is served still.
+
+        Raises:
+            ModelNotFound: The folder has no version of it that may be served.
+            ConfigurationError: The folder cannot be read; nothing changes.
+        """
+        async with self._changing:
+            await self._look(self.repository.allowing(name), name)
+            found = self.repository
+        refused = {refusal.key.version: refusal for refusal in found.refused if refusal.key.name == name}
+        versions = [*refused, *found.models.get(name, ())]
+        if not versions:
+            raise ModelNotFound("the repository has no version of such a model that may be served")
+        return refused.get(max(versions))
+
+    async def unload(self, name: str) -> None:
+        """Serves a model no more, whatever is in the folder, until it is loaded by its name or the server starts again.
+
+        Raises:
+            ModelNotFound: It is not served, and nothing of it was refused.
+        """
+        async with self._changing:
+            before = self.repository
+            if name in before.unloaded:
+                return
+            if name not in before.models and all(refusal.key.name != name for refusal in before.refused):
+                raise ModelNotFound("no such model is served")
+            await self._change(before.without(name))
+            log.info("%s is unloaded", name)
+
+    async def _keep(self) -> None:
+        """Looks at the folder whenever the period is over or somebody asks."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._period or None):
+                    await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self.refresh()
+            except ConfigurationError as error:
+                log.error("%s; what is served stays as it is", error)
+            except Exception:  # whatever is wrong with one look must not be the end of looking
+                log.exception("the repository could not be looked through; what is served stays as it is")
+
+    async def _look(self, before: Repository, again: str | None = None) -> None:
+        await self._change(await asyncio.to_thread(self._rescan, before, again))
+
+    async def _change(self, found: Repository) -> None:
+        before = self._now.served
+        served = {model: before[model] if model in before else self._take_in(model) for model in found}
+        self._now = _Now(found, served)
+        for model, gone in before.items():
+            if model not in served:
+                self._let_go(gone)
+        for listener in self.listeners:
+            await listener()
