@@ -211,7 +211,7 @@ class Batcher:
         """Runs one short batch on the event loop, and leaves the rest to the runners."""
         with self._lock:
             self._turn_asked = False
-            lane, _ = self._lanes.next(self._clock(), draining=self._draining)
+            lane, _ = self._next_lane()
             if lane is None or self._stopping:
                 return
             taken = self._taken(lane, seconds=INLINE_SECONDS)
@@ -270,12 +270,23 @@ class Batcher:
             while True:
                 if self._stopping:
                     return None
-                lane, wait = self._lanes.next(self._clock(), draining=self._draining)
+                lane, wait = self._next_lane()
                 if lane is not None:
                     return self._taken(lane)
                 self._idle += 1
                 self._work.wait(wait)
                 self._idle -= 1
+
+    def _next_lane(self) -> tuple[Lane[Any] | None, float | None]:
+        """Whose turn it is, see `Lanes.next`. What is late leaves its queue, though its timer may not have fired."""
+        now = self._clock()
+        for lane in self._lanes:
+            while isinstance(late := lane.pool.earliest_deadline(), Entry) and late.deadline <= now:
+                lane.pool.remove(late)
+                self._leave(lane, [late])
+                if self._loop is not None:
+                    self._loop.call_soon_threadsafe(self._expire, late.ticket)
+        return self._lanes.next(now, draining=self._draining)
 
     def _taken(self, lane: Lane[Any], seconds: float = float("inf")) -> tuple[Lane[Any], list[Entry[Any]]]:
         """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""

@@ -347,6 +347,23 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     assert gate.batches == [[0]]
 
 
+async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_has_not_fired():
+    gate, now = Gate(), [0.0]
+    only = lane(gate, rows=1)
+    async with running(only, clock=lambda: now[0]) as batcher:
+        first = batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        late = batcher.submit(only, [sequence(1)], answers, deadline=1000.0)
+        last = batcher.submit(only, [sequence(2)], answers)
+        now[0] = 1000.0
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert isinstance(await outcome(late), DeadlineExceeded)
+        assert await outcome(last) == [2]
+    assert gate.batches == [[0], [2]]
+    assert only.cost_steps == 0
+
+
 async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_dropped():
     finished: list[int] = []
     gate = Gate()
