@@ -88,8 +88,14 @@ def engine() -> Engine:
 
 
 def _import_base(engine: Engine) -> None:
-    """A minimal Debian with Python, and without bytecode, as in the official image."""
+    path = "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+    engine.run("import", "--change", path, str(base_archive()), BASE, seconds=200)
+
+
+def base_archive() -> Path:
+    """The root of a minimal Debian with Python, and without bytecode, as in the official image; made once."""
     archive = FOLDER / "base.tar"
+    FOLDER.mkdir(parents=True, exist_ok=True)
     if not archive.is_file():
         root = FOLDER / "root"
         shutil.rmtree(root, ignore_errors=True)
@@ -104,8 +110,7 @@ def _import_base(engine: Engine) -> None:
             shutil.rmtree(cache)
         run(["tar", "-C", root, "--numeric-owner", "-cf", archive, "."])
         shutil.rmtree(root)
-    path = "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-    engine.run("import", "--change", path, str(archive), BASE, seconds=200)
+    return archive
 
 
 def _mirror() -> str:

@@ -190,3 +190,13 @@ def test_every_library_of_the_cuda_image_is_found_but_the_drivers(built: Engine)
     options = ["--rm", "--network", "none", "--health-interval", "disable", "--entrypoint", "ldd"]
     said = built.run("run", *options, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, libraries)
     assert [line.split()[0] for line in said.splitlines() if "not found" in line] == ["libcuda.so.1"]
+
+
+def test_the_cuda_image_serves_on_the_cpu_where_there_is_no_gpu(built: Engine) -> None:
+    image = "localhost/lengthwise:cuda"
+    if not built.exists(image):
+        pytest.skip("the cuda image is not built")
+    port = free_port()
+    with built.container(image, "--env", f"LENGTHWISE_PORT={port}"):
+        until("the container is ready", 60, lambda: answers(port, "/readyz"))
+        assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
