@@ -25,7 +25,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in reversed(Settings.model_fields.items()):
         if name == "models":
             continue
-        default = "" if field.default in (PydanticUndefined, None) else f"  [default: {field.default}]"
+        default = "" if field.default in (PydanticUndefined, None, ()) else f"  [default: {field.default}]"
         meaning = f"{field.description}{default}"
         choices = get_args(field.annotation)
         if field.annotation is bool:

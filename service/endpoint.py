@@ -20,16 +20,15 @@ from typing import Any, ClassVar, Final, TypeAlias
 from starlette.types import Receive, Scope, Send
 
 from service import problems
+from service.accounts import Account
 from service.answers import Answer
 from service.body import ClientLeft, headers_of, read_body
 from service.calls import Call
-from service.errors import InferenceFailed, Refused, RequestError
+from service.errors import InferenceFailed, RequestError
 from service.lanes import Ticket, Timing
-from service.metrics import ModelMetrics
 from service.serving import Served, Serving
 
 log = logging.getLogger("lengthwise.endpoint")
-access = logging.getLogger("lengthwise.access")
 
 LARGE_BODY_BYTES: Final = 65_536
 """Bodies past it are decoded in a thread, so that the event loop is not held for milliseconds."""
@@ -71,7 +70,7 @@ class Endpoint(ABC):
     """
 
     name: ClassVar[str]
-    """For the log."""
+    """For the log and for traces."""
 
     def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
         self.serving = serving
@@ -84,6 +83,20 @@ class Endpoint(ABC):
         Raises:
             RequestError: See the protocol.
         """
+
+    def admit(self, headers: dict[bytes, bytes]) -> None:
+        """Refuses what the headers alone show: a caller without a key, where keys are set, and what `check` refuses.
+
+        Raises:
+            RequestError: See `Keys.check` and the protocol.
+        """
+        if self.serving.keys is not None:
+            self.serving.keys.check(headers.get(b"authorization"))
+        self.check(headers)
+
+    def account(self, headers: dict[bytes, bytes]) -> Account:
+        """The account of a call that arrives now with these headers."""
+        return self.serving.accounts.open(f"POST {self.name}", request_id_of(headers.get(b"x-request-id")), headers)
 
     @abstractmethod
     def decode(self, request: Received) -> tuple[Call[Served], Encode]:
@@ -98,14 +111,12 @@ class Endpoint(ABC):
         """Status, body and headers of a refusal."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every path out of it is counted once."""
-        arrived = time.monotonic()
+        """Answers one request; every path out of it closes its account once."""
         headers = headers_of(scope["headers"])
-        request_id = request_id_of(headers.get(b"x-request-id"))
-        metrics = self.serving.metrics.unknown
-        status, reason = 200, None
+        account = self.account(headers)
+        status, refused, timing = 200, None, None
         try:
-            self.check(headers)
+            self.admit(headers)
             body = await read_body(receive, headers, self.serving.settings.max_body_bytes)
             started = time.monotonic()
             request = Received(scope, headers, body)
@@ -114,23 +125,21 @@ class Endpoint(ABC):
                     call, encode = await asyncio.to_thread(self.decode, request)
             else:
                 call, encode = self.decode(request)
-            decoded = time.monotonic() - started
-            metrics = call.model.metrics
-            metrics.decoded(decoded, [len(item.steps) for item in call.items])
-            payload, made, timing = await self._answer(call, encode, arrived, receive)
-            extra = [*made, (b"server-timing", _server_timing(decoded, timing))]
+            decoded = account.decoded(call, started)
+            payload, made, timing = await self._answer(call, encode, account, receive)
+            extra = [*made, server_timing(decoded, timing)]
         except (ClientLeft, asyncio.CancelledError) as left:
-            self._count(metrics, CLIENT_LEFT, arrived, None, request_id)
+            account.close(CLIENT_LEFT)
             if isinstance(left, asyncio.CancelledError):
                 raise
             return
         except RequestError as error:
+            refused = error
             status, payload, extra = self.refuse(error)
-            reason = error.reason if isinstance(error, Refused) else None
         except Exception:  # nothing of it may reach the client
-            log.exception("request %s failed", request_id.decode())
+            log.exception("request %s failed", account.request_id.decode())
             status, payload, extra = self.refuse(InferenceFailed("the request could not be answered"))
-        self._count(metrics, status, arrived, reason, request_id)
+        account.close(status, refused, timing)
         if self.serving.batcher.draining and problems.CLOSE not in extra:
             extra.append(problems.CLOSE)
         await send(
@@ -140,14 +149,14 @@ class Endpoint(ABC):
                 "headers": [
                     *extra,
                     (b"content-length", str(len(payload)).encode()),
-                    (b"x-request-id", request_id),
+                    (b"x-request-id", account.request_id),
                 ],
             }
         )
         await send({"type": "http.response.body", "body": payload})
 
     async def _answer(
-        self, call: Call[Served], encode: Encode, arrived: float, receive: Receive
+        self, call: Call[Served], encode: Encode, account: Account, receive: Receive
     ) -> tuple[bytes, Headers, Timing]:
         """The answer, unless the client leaves first.
 
@@ -158,7 +167,7 @@ class Endpoint(ABC):
         def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Headers, Timing]:
             return *encode(answers), timing
 
-        ticket = self.serving.ask(call, arrived, finish)
+        ticket = self.serving.ask(call, account.arrived, finish, trace=account.trace)
         watch = asyncio.ensure_future(self._watch(receive, ticket))
         try:
             answer: tuple[bytes, Headers, Timing] = await ticket.future
@@ -175,12 +184,6 @@ class Endpoint(ABC):
             pass
         self.serving.batcher.withdraw(ticket, ClientLeft())
 
-    def _count(self, metrics: ModelMetrics, status: int, arrived: float, reason: str | None, request_id: bytes) -> None:
-        seconds = time.monotonic() - arrived
-        metrics.request(status, seconds, reason)
-        if access.isEnabledFor(logging.DEBUG):
-            access.debug("%s POST %s %d %.1f ms", request_id.decode(), self.name, status, seconds * 1000)
-
 
 def media_type(headers: dict[bytes, bytes]) -> bytes:
     """What a request says that its body is, in lower case and without parameters; empty where it says nothing."""
@@ -195,6 +198,7 @@ def request_id_of(given: bytes | None) -> bytes:
     return b"%s-%x" % (_PROCESS, next(_numbers))
 
 
-def _server_timing(decoded: float, timing: Timing) -> bytes:
+def server_timing(decoded: float, timing: Timing) -> tuple[bytes, bytes]:
+    """The header that says where a request's time went."""
     milliseconds = (decoded * 1e3, timing.queue * 1e3, timing.inference * 1e3)
-    return b"decode;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f" % milliseconds
+    return b"server-timing", b"decode;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f" % milliseconds

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -21,17 +21,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service import inventory, kserve, messages
+from service.accounts import Account
 from service.answers import Answer
 from service.body import ClientLeft
 from service.calls import Call
-from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, access, request_id_of
+from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, request_id_of
 from service.errors import (
     ConfigurationError,
     DeadlineExceeded,
+    Forbidden,
     InferenceFailed,
-    Refused,
     RequestError,
 )
+from service.keys import Keys
 from service.lanes import Timing
 from service.open_inference import open_inference_pb2 as pb
 from service.serving import Served, Serving
@@ -40,6 +42,7 @@ from service.settings import Settings
 log = logging.getLogger("lengthwise.grpc")
 
 SERVICE: Final = "inference.GRPCInferenceService"
+INFER: Final = f"{SERVICE}/ModelInfer"
 CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -93,7 +96,8 @@ class GrpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ]
-        server = grpc.aio.server(options=options)
+        keys = self._serving.keys
+        server = grpc.aio.server(options=options, interceptors=() if keys is None else (_Gate(keys),))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -154,30 +158,39 @@ class GrpcServer:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
 
     async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
+        self._check_changes()
         await inventory.load(self._serving, request.model_name, dict(request.parameters))
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
+        self._check_changes()
         await inventory.unload(self._serving, request.model_name, dict(request.parameters))
         return pb.RepositoryModelUnloadResponse()
 
+    def _check_changes(self) -> None:
+        if self._serving.settings.admin_port is not None:
+            raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
+
     async def _infer(self, body: bytes, context: Context) -> bytes:
-        """One inference call; every path out of it is counted once."""
-        arrived = time.monotonic()
-        request_id = _request_id(context)
-        metrics = self._serving.metrics.unknown
-        status = 200
+        """One inference call; every path out of it closes its account once."""
+        headers = _headers(context)
+        account = self._serving.accounts.open(INFER, request_id_of(headers.get(b"x-request-id")), headers)
+        request_id = account.request_id.decode()
+        status, timing = 200, None
         error: RequestError | None = None
         try:
+            if self._serving.keys is not None:
+                self._serving.keys.check(headers.get(b"authorization"))
+            started = time.monotonic()
             if len(body) > LARGE_BODY_BYTES:
                 async with self._large_bodies:
                     call, encode = await asyncio.to_thread(messages.decode, body, self._serving)
             else:
                 call, encode = messages.decode(body, self._serving)
-            metrics = call.model.metrics
-            metrics.decoded(time.monotonic() - arrived, [len(item.steps) for item in call.items])
+            account.decoded(call, started)
             context.set_trailing_metadata((("x-request-id", request_id),))
-            return await self._answer(_within(call, context, arrived), encode, arrived)
+            answer, timing = await self._answer(_within(call, context, account.arrived), encode, account)
+            return answer
         except asyncio.CancelledError:  # the caller left, or its deadline passed there before it did here
             late = context.time_remaining() == 0
             status, error = CLIENT_LEFT, DeadlineExceeded("the deadline passed") if late else None
@@ -188,25 +201,40 @@ class GrpcServer:
             log.exception("request %s failed", request_id)
             error = InferenceFailed("the request could not be answered")
         finally:
-            status = status if error is None else kserve.status_of(error)
-            seconds = time.monotonic() - arrived
-            metrics.request(status, seconds, error.reason if isinstance(error, Refused) else None)
-            access.debug("%s gRPC ModelInfer %d %.1f ms", request_id, status, seconds * 1000)
+            account.close(status if error is None else kserve.status_of(error), error, timing)
         await _refuse(context, error, ("x-request-id", request_id))
 
-    async def _answer(self, call: Call[Served], encode: messages.Encode, arrived: float) -> bytes:
-        """The answer's bytes, written by the runner thread that computed them."""
+    async def _answer(self, call: Call[Served], encode: messages.Encode, account: Account) -> tuple[bytes, Timing]:
+        """The answer's bytes, written by the runner thread that computed them, and where the time went."""
 
-        def finish(answers: list[Answer], _: Timing) -> bytes:
-            return encode(answers)
+        def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
+            return encode(answers), timing
 
-        ticket = self._serving.ask(call, arrived, finish)
+        ticket = self._serving.ask(call, account.arrived, finish, trace=account.trace)
         try:
-            answer: bytes = await ticket.future
+            answer: tuple[bytes, Timing] = await ticket.future
             return answer
         except asyncio.CancelledError:
             self._serving.batcher.withdraw(ticket, ClientLeft())
             raise
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    """Lets nobody pass who has no key; an inference call passes to be refused, and counted, where it is answered."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        if details.method != f"/{INFER}":
+            try:
+                self._keys.check(_as_headers(details.invocation_metadata).get(b"authorization"))
+            except RequestError as error:
+                return _refusing(error)
+        handler: grpc.RpcMethodHandler[Any, Any] = await continuation(details)
+        return handler
 
 
 class _Health(health.aio.HealthServicer):
@@ -240,6 +268,15 @@ def _answering(answer: Callable[[Any], Message | Awaitable[Message]]) -> Callabl
     return handle
 
 
+def _refusing(error: RequestError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of calls of any kind that refuses without reading what they send."""
+
+    async def refuse(_: Any, context: Context) -> None:
+        await _refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
@@ -253,9 +290,13 @@ async def _refuse(context: Context, error: RequestError, *trailing: tuple[str, s
     await context.abort(CODES[kserve.status_of(error)], details, tuple(metadata))
 
 
-def _request_id(context: Context) -> str:
-    given = next((value for name, value in context.invocation_metadata() or () if name == "x-request-id"), None)
-    return request_id_of(given.encode() if isinstance(given, str) else given).decode()
+def _headers(context: Context) -> dict[bytes, bytes]:
+    """A call's metadata, in the form of HTTP's headers."""
+    return _as_headers(context.invocation_metadata())
+
+
+def _as_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
 
 
 def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served]:

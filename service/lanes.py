@@ -86,8 +86,8 @@ class Ticket(Generic[R]):
 
     Attributes:
         lane: The model's.
-        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that it gave. A caller that
-            stops waiting calls `Batcher.withdraw`.
+        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that it gave. A caller
+            that stops waiting calls `Batcher.withdraw`.
         trace: Its caller's, for whoever follows batches; nothing here looks at it.
     """
 

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; what a record has in `fields` stands in it as fields of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; an exception stands in the field `exception`."""
@@ -20,6 +20,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             made["exception"] = self.formatException(record.exc_info)
@@ -39,6 +40,11 @@ def configure(settings: Settings) -> None:
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},
-            "loggers": {"lengthwise": {"level": level}, "uvicorn": {"level": "WARNING"}},
+            "loggers": {
+                "lengthwise": {"level": level},
+                # Whoever asks for these lines gets them, however little else is logged.
+                "lengthwise.access": {"level": "INFO"},
+                "uvicorn": {"level": "WARNING"},
+            },
         }
     )

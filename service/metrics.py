@@ -7,16 +7,17 @@ counts under one lock, and becomes a Prometheus family only when somebody scrape
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 REASONS = ("queue_full", "deadline", "draining", "not_ready")
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -27,25 +28,47 @@ STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 20
 class Histogram:
     """Counts of observations by bucket. The caller holds the lock of the `ModelMetrics` it is part of."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Counts one observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe(self, value: float, trace_id: str | None = None) -> None:
+        """Counts one observation; that of a trace becomes its bucket's exemplar."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
         self.total += value
+        if trace_id is not None:
+            self.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts, as Prometheus wants them."""
-        made, running = [], 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts)
+
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """Cumulative counts, as Prometheus wants them, each with its bucket's exemplar."""
+        made: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        running = 0
+        for i, (bound, count) in enumerate(zip((*self.bounds, float("inf")), self.counts, strict=True)):
             running += count
-            made.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(running)))
+            name = "+Inf" if bound == float("inf") else repr(float(bound))
+            exemplar = self.exemplars.get(i)
+            made.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
         return made
+
+
+@dataclass(slots=True)
+class Sums:
+    """What the answered calls of a model took in all, each call with all of its stages, in seconds."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
 
 
 class ModelMetrics:
@@ -67,6 +90,7 @@ class ModelMetrics:
         self.valid_steps = 0
         self.padding_steps = 0
         self.batch_failures = 0
+        self.answered = Sums()
         self.request_seconds = Histogram(SECONDS)
         self.decode_seconds = Histogram(SECONDS)
         self.queue_seconds = Histogram(SECONDS)
@@ -75,11 +99,33 @@ class ModelMetrics:
         self.batch_width = Histogram(STEPS)
         self.sequence_length = Histogram(STEPS)
 
-    def request(self, code: int, seconds: float, reason: str | None = None) -> None:
-        """One inference call has its answer: its HTTP status, how long it took, and why it was rejected, if it was."""
+    def request(
+        self,
+        code: int,
+        seconds: float,
+        reason: str | None = None,
+        *,
+        stages: tuple[float, float] | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        """One inference call has its answer.
+
+        Args:
+            code: Its HTTP status.
+            seconds: How long it took.
+            reason: Why it was rejected, if it was.
+            stages: Of one that was answered, the seconds in the queue and in the runtime.
+            trace_id: Of its trace, if it is traced.
+        """
         with self.lock:
             self.codes[code] = self.codes.get(code, 0) + 1
-            self.request_seconds.observe(seconds)
+            self.request_seconds.observe(seconds, trace_id)
+            if stages is not None:
+                answered = self.answered
+                answered.calls += 1
+                answered.seconds += seconds
+                answered.queue_seconds += stages[0]
+                answered.inference_seconds += stages[1]
             if reason is not None:
                 self.rejected[reason] += 1
 
@@ -133,11 +179,18 @@ class Metrics(Collector):
     Args:
         gauges: Reads the gauges of a moment; called at each scrape.
         bounds: Reads the process's bounds; called at each scrape.
+        aliases: Makes further families of the same figures, under other names.
     """
 
-    def __init__(self, gauges: Callable[[], dict[tuple[str, str], Gauges]], bounds: Callable[[], Bounds]) -> None:
+    def __init__(
+        self,
+        gauges: Callable[[], dict[tuple[str, str], Gauges]],
+        bounds: Callable[[], Bounds],
+        aliases: Callable[[Sequence[ModelMetrics]], Iterable[Metric]] = lambda _: (),
+    ) -> None:
         self._gauges = gauges
         self._bounds = bounds
+        self._aliases = aliases
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -149,9 +202,14 @@ class Metrics(Collector):
         metrics.info = info
         return metrics
 
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """What `GET /metrics` answers, and its media type: OpenMetrics, with exemplars, where `accept` asks for it."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
     def text(self) -> bytes:
-        """The exposition that `GET /metrics` answers."""
-        return generate_latest(self._registry)
+        """The exposition as Prometheus's own text format."""
+        return self.exposition()[0]
 
     def collect(self) -> Iterator[Metric]:
         """Every family, for prometheus_client."""
@@ -223,3 +281,5 @@ class Metrics(Collector):
             ("refused_models", "Versions in the repository that failed their proof and are not served."),
         ):
             yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))
+
+        yield from self._aliases(models)

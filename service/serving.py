@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from service import answers
+from service import answers, triton_metrics
+from service.access import AccessLog
+from service.accounts import Accounts
 from service.answers import Answer
 from service.batcher import Batcher
 from service.calls import Call
 from service.errors import InvalidRequest, NotReady, Problem
-from service.lanes import Lane, Ticket, Timing
+from service.keys import Keys
+from service.lanes import Lane, Ticket, Timing, Waiter
 from service.manifest import GRAPH_FILE
 from service.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from service.padding import Steps
@@ -26,6 +29,9 @@ from service.scan import scan
 from service.settings import Settings
 from service.shelf import Rescan, Shelf
 from service.versions import Policy
+
+if TYPE_CHECKING:
+    from service.tracing import Trace, Tracer
 
 log = logging.getLogger("lengthwise.serving")
 
@@ -52,17 +58,35 @@ class Serving:
     Args:
         settings: The options.
         rescan: Finds the models, at the start and again; tests and benchmarks give their own.
+        tracer: Makes the spans of calls and batches, where they are traced.
+
+    Attributes:
+        accounts: What is noted of each inference call.
+        keys: Who may call; None for everybody.
+
+    Raises:
+        ConfigurationError: The keys cannot be read.
     """
 
-    def __init__(self, settings: Settings, rescan: Rescan | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rescan: Rescan | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.settings = settings
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
         self.batcher = Batcher(
             runners=settings.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
+            on_batch=None if tracer is None else tracer.batch,
         )
-        self.metrics = Metrics(self._gauges, self._bounds)
+        aliases = (triton_metrics.families,) if settings.triton_metrics else ()
+        self.metrics = Metrics(self._gauges, self._bounds, *aliases)
+        access = AccessLog(settings.access_log) if settings.access_log else None
+        self.accounts = Accounts(self.metrics.unknown, access, tracer)
+        self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
         self._started = False
 
@@ -115,7 +139,12 @@ class Serving:
         return self.shelf.find(name, version)
 
     def ask(
-        self, call: Call[Served], arrived: float, finish: Callable[[list[Answer], Timing], Any]
+        self,
+        call: Call[Served],
+        arrived: float,
+        finish: Callable[[list[Answer], Timing], Any],
+        waiter: Waiter | None = None,
+        trace: Trace | None = None,
     ) -> Ticket[Answer | None]:
         """Queues a call. Its ticket's future has what `finish` makes of one `Answer` for each item.
 
@@ -123,6 +152,8 @@ class Serving:
             call: What is asked.
             arrived: When, on the clock of `time.monotonic`; the deadline counts from it.
             finish: Makes the caller's answer; runs in a runner thread.
+            waiter: Completed in the place of the ticket's future.
+            trace: The caller's.
 
         Raises:
             RequestError: It cannot be queued; see `Batcher.submit`, and there for the future's errors.
@@ -148,6 +179,8 @@ class Serving:
             deadline=arrived + timeout_ms / 1000,
             priority=call.priority,
             attention=call.attention,
+            waiter=waiter,
+            trace=trace,
         )
 
     def _scan(self, before: Repository, again: str | None) -> Repository:

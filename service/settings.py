@@ -8,12 +8,19 @@ only module that reads the environment.
 from __future__ import annotations
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from service.errors import ConfigurationError
 from service.versions import Policy
@@ -50,12 +57,32 @@ def bundled_models() -> Path:
     return Path(str(files("service") / "models"))
 
 
+def _listed(given: Any) -> Any:
+    """A list as a flag or a variable writes it: parts with commas between them."""
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+
+def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in given:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
+            raise ValueError(f"an origin is https://HOST or https://HOST:PORT, or * for all; {origin!r} is none")
+    return given
+
+
+def _share(given: Any) -> Any:
+    return 0.0 if given == "off" else given
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 def _policy(given: str) -> str:
     Policy.parse(given)
     return given
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
+"""What browsers send as `origin`: scheme, host and perhaps port, no path."""
 
 
 class Settings(BaseSettings):
@@ -83,6 +110,9 @@ class Settings(BaseSettings):
         description="How often to look for new, changed and vanished versions; 0: only on SIGHUP and load calls.",
     )
     grpc_port: Port | None = Field(None, description="Port for gRPC, by custom 8001; off unless given. Extra: grpc.")
+    admin_port: Port | None = Field(
+        None, description="Port for /metrics, /healthz and admin calls, which then are nowhere else; off unless given."
+    )
     admin_calls: bool = Field(False, description="Whether callers may load and unload models.")
     runners: int = Field(
         default_factory=available_cores,
@@ -121,6 +151,16 @@ class Settings(BaseSettings):
     tls_client_ca_file: Path | None = Field(
         None, description="Authorities (PEM): a client must show a certificate of one of them."
     )
+    api_keys_file: Path | None = Field(
+        None, description="Keys, one a line: all but /livez and /readyz then needs 'authorization: Bearer KEY'."
+    )
+    cors_origins: Origins = Field(
+        (), description="Origins whose pages may call from a browser, with commas between them; * for all; off: none."
+    )
+    triton_metrics: bool = Field(False, description="Whether /metrics has Triton's names (nv_inference_*) too.")
+    access_log: Annotated[float, BeforeValidator(_share)] = Field(
+        0, ge=0, le=1, allow_inf_nan=False, description="Share of the calls that get a line in the log: off, or 0 to 1."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
 
@@ -130,6 +170,9 @@ class Settings(BaseSettings):
             raise ValueError("max_queue_cost_steps must be at least max_batch_cost_steps")
         if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
             raise ValueError("tls_key_file and tls_client_ca_file need tls_cert_file")
+        ports = [port for port in (self.port, self.grpc_port, self.admin_port) if port is not None]
+        if len(set(ports)) < len(ports):
+            raise ValueError("port, grpc_port and admin_port must differ")
         return self
 
     @classmethod
@@ -173,6 +216,31 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from error
+
+
+def traces_exporter() -> str | None:
+    """Where traces go, by OpenTelemetry's own variables: `otlp` or `console`; None where nobody wants them.
+
+    Raises:
+        ConfigurationError: They want an exporter or a protocol that is not here.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    named = os.environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if named == "none":
+        return None
+    if named not in ("", "otlp", "console"):
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not here; otlp, console and none are")
+    if named == "console":
+        return named
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        protocol = os.environ.get(variable, "").strip()
+        if protocol not in ("", "http/protobuf"):
+            raise ConfigurationError(f"{variable}: {protocol!r} is not here; http/protobuf is")
+        if protocol:
+            break
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return "otlp" if named or any(os.environ.get(variable) for variable in endpoints) else None
 
 
 def flag(name: str) -> str:

@@ -1,0 +1,79 @@
+"""A line in the log for each inference call, or for a share of them: ids, outcome and lengths, never a payload.
+
+The line is text for people; of a JSON log its parts are fields too, which `fields` of the record carries.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+log = logging.getLogger("lengthwise.access")
+
+MOST_LENGTHS: Final = 20
+"""How many lengths a line shows; of a thousand sequences the number must do."""
+
+
+class AccessLog:
+    """Writes the lines.
+
+    Args:
+        share: How many of the calls get one, 0 to 1.
+        draw: A number of at least 0 and below 1; for tests.
+    """
+
+    def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
+        self._share = share
+        self._draw = draw
+
+    def note(
+        self,
+        request_id: str,
+        call: str,
+        status: int,
+        seconds: float,
+        model: list[str],
+        *,
+        lengths: list[int],
+        reason: str | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        """Writes a call's line, if its lot falls so.
+
+        Args:
+            request_id: Safe to log.
+            call: What was called, such as `POST /predict`.
+            status: Its HTTP status.
+            seconds: How long it took.
+            model: Name and version of what was asked; both empty where that is not served.
+            lengths: Of its sequences, in steps.
+            reason: Why it was rejected, if it was.
+            trace_id: Of its trace, if it is traced.
+        """
+        if self._draw() >= self._share:
+            return
+        name, version = model
+        fields: dict[str, Any] = {
+            "request_id": request_id,
+            "call": call,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+        }
+        if name:
+            fields |= {"model": name, "version": version}
+        if lengths:
+            fields |= {"sequences": len(lengths), "lengths": lengths[:MOST_LENGTHS]}
+        if reason is not None:
+            fields["reason"] = reason
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
+        text = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+        log.info("%s", text, extra={"fields": fields})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return f'"{value}"' if isinstance(value, str) and " " in value else str(value)
