@@ -11,27 +11,50 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import documents, kserve, problems, v1, v2
+from service import documents, health, kserve, problems, v1, v2
+from service.body import headers_of
 from service.endpoint import LARGE_BODIES_AT_ONCE
-from service.errors import ConfigurationError, Draining, NotReady, RequestError
-from service.metrics import CONTENT_TYPE
+from service.errors import ConfigurationError, RequestError
+from service.gate import Gate
 from service.predict import Predict
-from service.serving import Served, Serving
+from service.serving import Serving
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.grpc_server import GrpcServer
 
 log = logging.getLogger("lengthwise.app")
+
+ASKED_HEADERS: Final = (
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "inference-header-content-length",
+    "traceparent",
+    "tracestate",
+    "x-lengthwise-shape",
+    "x-request-id",
+)
+"""What a page of another origin may send."""
+ANSWERED_HEADERS: Final = (
+    "inference-header-content-length",
+    "retry-after",
+    "server-timing",
+    "x-lengthwise-shape",
+    "x-request-id",
+)
+"""What it may read."""
 
 
 def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> Shortcut:
@@ -87,44 +110,11 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
 
-    @app.get("/livez", tags=["health"], summary="Whether the process lives", response_class=PlainTextResponse)
-    async def livez() -> Response:
-        return PlainTextResponse("ok")
-
-    @app.get(
-        "/readyz",
-        tags=["health"],
-        summary="Whether a request would be answered",
-        response_class=PlainTextResponse,
-        responses=documents.NOT_READY,
-    )
-    async def readyz() -> Response:
-        return PlainTextResponse("ok") if serving.ready else _refusal(_why_not_ready(serving), "/readyz")
-
-    @app.get(
-        "/healthz",
-        tags=["health"],
-        summary="What is served, and what is not and why",
-        responses={503: {"description": "The same, where nothing is ready", "content": {"application/json": {}}}},
-    )
-    async def healthz() -> Response:
-        return _json(health(serving), status=200 if serving.ready else 503)
-
-    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        return Response(serving.metrics.text(), headers={"content-type": CONTENT_TYPE})
-
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        return _refusal(error, request.scope["path"])
-
-    @app.exception_handler(HTTPException)
-    async def unrouted(request: Request, error: HTTPException) -> Response:
-        if kserve.speaks(request.scope["path"]):
-            return _json({"error": error.detail}, error.status_code, error.headers)
-        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": error.detail}
-        headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
-        return Response(orjson.dumps(made), error.status_code, headers=headers)
+    app.include_router(health.probes(serving))
+    if settings.admin_port is None:
+        app.include_router(health.figures(serving))
+        app.router.routes += v2.admin_routes(serving)
+    _answer_errors(app)
 
     def openapi() -> dict[str, Any]:
         # Made at each call: its examples are of the models that are served now.
@@ -134,11 +124,57 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return documents.with_predict(schema, [served.manifest for served in serving.served])
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return Shortcut(app, predict, serving)
+    return Shortcut(_across_origins(_gated(app, serving), settings), predict, serving)
+
+
+def make_admin_app(serving: Serving) -> ASGIApp:
+    """What the admin port answers: the probes too, the figures and the admin calls only there."""
+    app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
+    app.include_router(health.probes(serving))
+    app.include_router(health.figures(serving))
+    app.router.routes += v2.admin_routes(serving)
+    _answer_errors(app)
+    return _gated(app, serving)
+
+
+def _gated(app: FastAPI, serving: Serving) -> ASGIApp:
+    """The application behind its gate, where keys are set."""
+    return app if serving.keys is None else Gate(app, serving.keys, app.routes)
+
+
+def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """The application with the headers that let other origins' pages call it, where some may."""
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=ASKED_HEADERS,
+        expose_headers=ANSWERED_HEADERS,
+    )
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Gives every error the form of the protocol that its path belongs to."""
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return kserve.response(error, request.scope["path"])
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        if kserve.speaks(request.scope["path"]):
+            return _json({"error": error.detail}, error.status_code, error.headers)
+        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": error.detail}
+        headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
+        return Response(orjson.dumps(made), error.status_code, headers=headers)
 
 
 class Shortcut:
     """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
+
+    A page of another origin goes the long way, where the headers are that its browser wants.
 
     Args:
         app: Everything else, and the lifespan.
@@ -146,15 +182,17 @@ class Shortcut:
         serving: While it drains, every answer ends its connection, so that no kept-alive poller holds the exit.
     """
 
-    def __init__(self, app: FastAPI, predict: ASGIApp, serving: Serving) -> None:
+    def __init__(self, app: ASGIApp, predict: Predict, serving: Serving) -> None:
         self.app = app
-        self._predict = predict
+        self.predict = predict
         self._serving = serving
+        self._origins = bool(serving.settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hands the request to whom it is for."""
-        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
-            await self._predict(scope, receive, send)
+        direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
+        if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
+            await self.predict(scope, receive, send)
         elif scope["type"] == "http" and self._serving.batcher.draining:
             await self.app(scope, receive, _closing(send))
         else:
@@ -185,50 +223,6 @@ def _closing(send: Send) -> Send:
         await send(message)
 
     return closing
-
-
-def health(serving: Serving) -> dict[str, Any]:
-    """What `/healthz` says: for people, and for tools that ask what a model takes."""
-    return {
-        "ready": serving.ready,
-        "draining": serving.batcher.draining,
-        "version": metadata.version("lengthwise"),
-        "models": [_described(served) for served in serving.served],
-        "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
-    }
-
-
-def _described(served: Served) -> dict[str, Any]:
-    manifest = served.manifest
-    return {
-        "model": manifest.name,
-        "version": str(manifest.version),
-        "input": manifest.input.kind,
-        "features": manifest.input.features,
-        "vocabulary": manifest.input.vocabulary,
-        "labels": manifest.labels,
-        "task": manifest.task,
-        "max_length": manifest.max_length,
-        "long": manifest.long,
-        "missing": manifest.missing,
-        "attention": manifest.graph.attention is not None,
-        "provider": served.model.session.provider,
-        "promises": [promise.model_dump() for promise in manifest.promises],
-        "queue_sequences": len(served.lane.pool),
-    }
-
-
-def _why_not_ready(serving: Serving) -> RequestError:
-    if serving.batcher.draining:
-        return Draining("the server is shutting down", retry_after_seconds=1)
-    if not serving.started:
-        return NotReady("the server is starting", retry_after_seconds=1)
-    return NotReady("no model is ready; /healthz says why", retry_after_seconds=5)
-
-
-def _refusal(error: RequestError, path: str) -> Response:
-    status, body, headers = kserve.refusal(error) if kserve.speaks(path) else problems.refusal(error)
-    return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

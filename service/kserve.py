@@ -6,6 +6,7 @@ Statuses are those of `POST /predict`, with 400 in the place of 422.
 from __future__ import annotations
 
 import orjson
+from starlette.responses import Response
 
 from service import problems
 from service.endpoint import JSON, Headers
@@ -40,6 +41,12 @@ def refusal(error: RequestError) -> tuple[int, bytes, Headers]:
     """Status, body and headers of a refusal."""
     headers = [JSON, *(header for header in problems.headers(error) if header[0] != JSON[0])]
     return status_of(error), orjson.dumps({"error": sentence(error)}), headers
+
+
+def response(error: RequestError, path: str) -> Response:
+    """A refusal in the form of the protocol that a path belongs to."""
+    status, body, headers = refusal(error) if speaks(path) else problems.refusal(error)
+    return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def sentence(error: RequestError) -> str:

@@ -108,19 +108,6 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
             raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
-    def change(make: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
-        async def answer(request: Request) -> Response:
-            try:
-                document = await _document(serving, request)
-            except ClientLeft:
-                return Response(status_code=CLIENT_LEFT)
-            if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
-                raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
-            await make(serving, request.path_params["model"], document.get("parameters", {}))
-            return _json({})
-
-        return answer
-
     infer = Infer(serving, large_bodies)
     of_model: list[tuple[str, Callable[..., Any], str]] = [
         ("", model, "GET"),
@@ -137,6 +124,26 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
             for end, endpoint, method in of_model
         ),
         Route("/v2/repository/index", index, methods=["POST"]),
+    ]
+
+
+def admin_routes(serving: Serving) -> list[Route]:
+    """The routes that change what is served."""
+
+    def change(make: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                document = await _document(serving, request)
+            except ClientLeft:
+                return Response(status_code=CLIENT_LEFT)
+            if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
+                raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
+            await make(serving, request.path_params["model"], document.get("parameters", {}))
+            return _json({})
+
+        return answer
+
+    return [
         Route("/v2/repository/models/{model}/load", change(inventory.load), methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", change(inventory.unload), methods=["POST"]),
     ]
