@@ -23,6 +23,7 @@ from model_export.check import check as judge
 from model_export.command import options_of, show_json
 from model_export.errors import UncheckableError
 from model_export.options import Options, target_options
+from model_export.rewrite import rewriting
 from model_export.source import MAX_LENGTH, Scores, brought, built_in
 from model_export.spec import Spec
 from service import dataset
@@ -116,6 +117,9 @@ def train(
     type=click.FloatRange(0),
     help="What company may move an answer by, beyond rounding (1e-5); without it not a bit.",
 )
+@click.option(
+    "--rewrite", is_flag=True, help="Rewrite sums over the steps of a model of yours where that gives the same bits."
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
@@ -128,6 +132,7 @@ def export(
     max_length: int | None,
     opset: int,
     tolerance: float | None,
+    rewrite: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -162,6 +167,8 @@ def export(
                 tolerance=tolerance or 0.0,
                 seed=seed,
             )
+        if rewrite:
+            source = rewriting(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, seed=seed)
     if as_json:
         show_json(
