@@ -9,14 +9,14 @@ being copied is refused until it is whole, and a bad version never costs a good 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from service import repository
 from service.errors import ConfigurationError, ModelError
 from service.manifest import Manifest
 from service.plan import BatchLimits
-from service.repository import Model, Refusal, Repository, graph_bytes, look
+from service.repository import Look, Model, Refusal, Repository, graph_bytes, look
 from service.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
@@ -54,27 +54,23 @@ def scan(
     known = {refusal.path: refusal.reason for refusal in before.refused}
     taken: dict[Key, Model] = {}
     refused = {str(key): NAMED_AND_ABSENT for key in policy.absent(found) if key.name not in before.unloaded}
-    looks = {}
+    looks: dict[Key, Look] = {}
     for place, key in enumerate(wanted):
         if policy.one and any(other.name == key.name for other in taken):
             continue
-        seen, runs = look(found[key]), running.get(key)
-        reason = known.get(str(key))
-        as_before = before.looks.get(key) == seen and not (reason is not None and key.name == again)
-        if not as_before:
-            others = {**_staying(running, wanted[place + 1 :], key, policy), **taken}
-            reason = _no_room(graph_bytes(seen), others, max_model_bytes)
-        if as_before or reason is None:
+        staying = [running[k] for k in wanted[place + 1 :] if k in running and not (policy.one and k.name == key.name)]
+        seen, runs, reason = look(found[key]), running.get(key), known.get(str(key))
+        if before.looks.get(key) == seen and not (reason is not None and key.name == again):
+            model, looks[key] = runs, seen
+        elif (reason := _no_room(graph_bytes(seen), [*taken.values(), *staying], max_model_bytes)) is not None:
+            model = runs  # looked at again next time: there may be room then
+        else:
             looks[key] = seen
-        if not as_before and reason is None:
-            try:
-                taken[key] = _proved(found[key], runs, limits)
-            except ModelError as error:
-                reason = str(error)
+            model, reason = _judged(found[key], runs, limits)
+        if model is not None:
+            taken[key] = model
         if reason is not None:
             refused[str(key)] = reason
-        if key not in taken and runs is not None:
-            taken[key] = runs
     _tell(taken, running, refused, known)
     return Repository.of(
         taken.values(), [Refusal(path, reason) for path, reason in sorted(refused.items())], before.unloaded, looks
@@ -103,33 +99,25 @@ def _is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 10
 
 
-def _staying(running: Mapping[Key, Model], later: list[Key], key: Key, policy: Policy) -> dict[Key, Model]:
-    """What runs and is yet to be looked at, and would go on if a version were taken in."""
-    return {
-        other: running[other] for other in later if other in running and not (policy.one and other.name == key.name)
-    }
-
-
-def _no_room(needed: int, others: Mapping[Key, Model], most: int | None) -> str | None:
+def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | None:
     """Why a graph does not fit beside the others, or None where it does."""
-    held = sum(model.graph_bytes for model in others.values())
+    held = sum(model.graph_bytes for model in others)
     if most is None or held + needed <= most:
         return None
     return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
 
 
-def _proved(directory: Path, runs: Model | None, limits: BatchLimits) -> Model:
-    """The model of a directory: the one that runs, where the directory holds the same files again.
-
-    Raises:
-        ModelError: It must not be served; says why.
-    """
-    if runs is not None:
-        manifest = Manifest.read(directory)
-        if manifest == runs.manifest:
-            manifest.check_digests(directory)
-            return runs
-    return repository.load(directory, limits)
+def _judged(directory: Path, runs: Model | None, limits: BatchLimits) -> tuple[Model | None, str | None]:
+    """The model of a directory, or the one that runs and why the directory's own must not be served."""
+    try:
+        if runs is not None:
+            manifest = Manifest.read(directory)
+            if manifest == runs.manifest:  # the same files again, if their digests hold
+                manifest.check_digests(directory)
+                return runs, None
+        return repository.load(directory, limits), None
+    except ModelError as error:
+        return runs, str(error)
 
 
 def _tell(

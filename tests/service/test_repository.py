@@ -6,51 +6,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service import repository as repository_module
 from service.errors import ConfigurationError, ModelError, ModelNotFound, NotReady
-from service.golden import Golden
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput, digest
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from service.padding import pad
-from service.plan import BatchLimits
 from service.repository import Model, Repository, load
 from service.scan import scan
 from service.settings import bundled_models
 from service.versions import Policy
-
-BUNDLED = bundled_models() / "japanese-vowels" / "1"
-LIMITS = BatchLimits(rows=4, cost_steps=256)
+from tests.service.model_directories import BUNDLED, LIMITS, measure_quickly, place, sign, tamper_with_golden
 
 
 @pytest.fixture(autouse=True)
 def _measured_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = repository_module.measure_cost
-    monkeypatch.setattr(repository_module, "measure_cost", lambda *arguments: measure(*arguments, budget_seconds=0.01))
-
-
-def place(folder: Path, name: str = "vowels", version: int = 1) -> Path:
-    """A good model directory: the bundled one under another name."""
-    directory = folder / name / str(version)
-    shutil.copytree(BUNDLED, directory)
-    sign(directory, name=name, version=version)
-    return directory
-
-
-def sign(directory: Path, **fields: Any) -> None:
-    """Changes the manifest, and makes its digests those of the files there."""
-    manifest = json.loads((directory / MANIFEST_FILE).read_text()) | fields
-    manifest["digests"] = {
-        name: digest(directory / name)
-        for name in (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
-        if (directory / name).is_file()
-    }
-    (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
+    measure_quickly(monkeypatch)
 
 
 def opened_at(folder: Path) -> Repository:
@@ -87,13 +61,6 @@ def missing_manifest(directory: Path) -> None:
 
 def malformed_manifest(directory: Path) -> None:
     (directory / MANIFEST_FILE).write_text('{"contract": 1, "name": "vowels"}')
-
-
-def tampered_golden(directory: Path) -> None:
-    manifest = Manifest.read(directory)
-    golden = Golden.read(directory / GOLDEN_FILE, manifest)
-    Golden(golden.sequences, tuple(logits + np.float32(0.1) for logits in golden.logits)).write(directory / GOLDEN_FILE)
-    sign(directory)
 
 
 def unreadable_golden(directory: Path) -> None:
@@ -170,7 +137,7 @@ def fails_when_run(directory: Path) -> None:
         (missing_proof, "no digest of verification.json"),
         (missing_manifest, "manifest.json cannot be read"),
         (malformed_manifest, "is not a manifest of contract version 1"),
-        (tampered_golden, "differs from its stored logits"),
+        (tamper_with_golden, "differs from its stored logits"),
         (unreadable_golden, "cannot be read as golden sequences"),
         (failing_case, "its cases failed: mixed lengths"),
         (proof('{"cases": []}'), "it has no case"),

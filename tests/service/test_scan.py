@@ -1,0 +1,343 @@
+"""What a scan keeps, takes in, refuses and lets go, of a folder that changes under it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import repository, scan
+from service.errors import ConfigurationError
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
+from service.repository import Model, Repository
+from service.versions import Key, Policy
+from tests.service.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
+
+GRAPH_BYTES = (BUNDLED / GRAPH_FILE).stat().st_size
+
+
+class Folder:
+    """A folder and what the last scan found in it."""
+
+    def __init__(self, path: Path, judged: list[str]) -> None:
+        self.path = path
+        self.found = Repository()
+        self._judged = judged
+
+    def scan(self, versions: str = "latest", again: str | None = None, most: int | None = None) -> list[str]:
+        """Scans again: what is served now."""
+        self._judged.clear()
+        self.found = scan.scan(
+            self.path,
+            LIMITS,
+            policy=Policy.parse(versions),
+            max_model_bytes=most,
+            before=self.found,
+            again=again,
+        )
+        return [str(model.key) for model in self.found]
+
+    @property
+    def judged(self) -> list[str]:
+        """What was loaded and proved at the last scan, in order."""
+        return list(self._judged)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        return {refusal.path: refusal.reason for refusal in self.found.refused}
+
+    def model(self, name: str = "vowels", version: int = 1) -> Model:
+        return self.found.models[name][version]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    measure_quickly(monkeypatch)
+    load, judged = repository.load, []
+
+    def watched(directory: Path, limits: Any) -> Model:
+        judged.append(f"{directory.parent.name}/{directory.name}")
+        return load(directory, limits)
+
+    monkeypatch.setattr(repository, "load", watched)
+    models = tmp_path / "models"
+    models.mkdir()
+    return Folder(models, judged)
+
+
+def test_what_has_not_changed_goes_on_untouched(folder: Folder) -> None:
+    place(folder.path)
+    tamper_with_golden(place(folder.path, "consonants"))
+    assert folder.scan() == ["vowels/1"]
+    assert folder.judged == ["consonants/1", "vowels/1"]
+    model, refused = folder.model(), folder.refused
+    assert folder.scan() == ["vowels/1"]
+    assert folder.judged == []
+    assert folder.model() is model
+    assert folder.refused == refused
+
+
+def test_a_higher_version_takes_the_place_of_the_latest(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    place(folder.path, version=2)
+    assert folder.scan() == ["vowels/2"]
+    assert folder.judged == ["vowels/2"]
+
+
+def test_all_good_versions_are_served_where_that_is_wanted(folder: Folder) -> None:
+    place(folder.path)
+    tamper_with_golden(place(folder.path, version=2))
+    place(folder.path, version=10)
+    assert folder.scan("all") == ["vowels/1", "vowels/10"]
+    assert list(folder.refused) == ["vowels/2"]
+
+
+def test_named_versions_are_served_and_no_others(folder: Folder) -> None:
+    place(folder.path)
+    place(folder.path, version=2)
+    place(folder.path, "consonants")
+    assert folder.scan("vowels/1,vowels/3") == ["vowels/1"]
+    assert folder.judged == ["vowels/1"]
+    assert folder.refused == {"vowels/3": scan.NAMED_AND_ABSENT}
+
+
+def test_where_the_latest_is_bad_the_one_before_is_served(folder: Folder) -> None:
+    place(folder.path)
+    place(folder.path, version=2)
+    tamper_with_golden(place(folder.path, version=3))
+    assert folder.scan() == ["vowels/2"]
+    assert folder.judged == ["vowels/3", "vowels/2"]
+    assert "differs from its stored logits" in folder.refused["vowels/3"]
+
+
+def test_a_bad_version_costs_the_running_one_nothing(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    model = folder.model()
+    tamper_with_golden(place(folder.path, version=2))
+    assert folder.scan() == ["vowels/1"]
+    assert folder.model() is model
+
+
+def test_a_refused_version_is_judged_again_when_it_changes(folder: Folder) -> None:
+    tamper_with_golden(place(folder.path))
+    assert folder.scan() == []
+    assert folder.scan() == []
+    assert folder.judged == []
+    place(folder.path)
+    assert folder.scan() == ["vowels/1"]
+    assert folder.refused == {}
+
+
+def test_a_refused_version_is_judged_again_when_its_name_is_asked_for(folder: Folder) -> None:
+    for name in ("vowels", "consonants"):
+        tamper_with_golden(place(folder.path, name))
+    folder.scan()
+    folder.scan(again="vowels")
+    assert folder.judged == ["vowels/1"]
+    assert set(folder.refused) == {"vowels/1", "consonants/1"}
+
+
+@pytest.mark.parametrize("last", [MANIFEST_FILE, GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE])
+def test_a_directory_that_is_being_copied_becomes_good_when_it_is_whole(last: str, folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    whole = place(folder.path.parent / "elsewhere", version=2)
+    copy = folder.path / "vowels" / "2"
+    copy.mkdir()
+    assert folder.scan() == ["vowels/1"]
+    for file in whole.iterdir():
+        if file.name != last:
+            shutil.copy2(file, copy)
+    (copy / last).write_bytes((whole / last).read_bytes()[:100])
+    assert folder.scan() == ["vowels/1"]
+    assert list(folder.refused) == ["vowels/2"]
+    shutil.copy2(whole / last, copy)
+    assert folder.scan() == ["vowels/2"]
+    assert folder.refused == {}
+
+
+def test_a_version_that_is_replaced_in_place_is_noticed(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    before = folder.model()
+    place(folder.path, made={"note": "again"})
+    assert folder.scan() == ["vowels/1"]
+    assert folder.model() is not before
+    assert folder.model().manifest.made == {"note": "again"}
+
+
+def test_the_same_files_copied_again_leave_the_model_running(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    before = folder.model()
+    place(folder.path)
+    assert folder.scan() == ["vowels/1"]
+    assert folder.model() is before
+    assert folder.judged == []
+
+
+def test_what_ran_goes_on_when_something_bad_takes_its_place(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    directory = place(folder.path)
+    folder.scan()
+    model = folder.model()
+    with (directory / GRAPH_FILE).open("ab") as file:
+        file.write(b"\0")
+    for _ in range(2):
+        assert folder.scan() == ["vowels/1"]
+        assert folder.model() is model
+        assert "its digest differs" in folder.refused["vowels/1"]
+    assert [record.message for record in caplog.records if "goes on" in record.message] == [
+        f"vowels/1 is not served: {folder.refused['vowels/1']}; the one that stood there before goes on"
+    ]
+    place(folder.path)
+    assert folder.scan() == ["vowels/1"]
+    assert folder.model() is model
+    assert folder.refused == {}
+
+
+def test_a_version_that_vanishes_is_gone_and_the_one_before_comes_back(folder: Folder) -> None:
+    place(folder.path)
+    latest = place(folder.path, version=2)
+    assert folder.scan() == ["vowels/2"]
+    shutil.rmtree(latest)
+    assert folder.scan() == ["vowels/1"]
+    shutil.rmtree(folder.path / "vowels")
+    assert folder.scan() == []
+    assert folder.refused == {}
+
+
+def test_a_refused_version_that_vanishes_is_forgotten(folder: Folder) -> None:
+    bad = place(folder.path)
+    tamper_with_golden(bad)
+    folder.scan()
+    shutil.rmtree(bad)
+    folder.scan()
+    assert folder.refused == {}
+    assert folder.found.looks == {}
+
+
+def test_a_link_that_leads_elsewhere_is_a_change(folder: Folder) -> None:
+    for version, note in ((1, "old"), (2, "new")):
+        place(folder.path.parent / note, version=1, made={"note": note, "number": version})
+    (folder.path / "vowels").mkdir()
+    (folder.path / "vowels" / "1").symlink_to(folder.path.parent / "old" / "vowels" / "1")
+    assert folder.scan() == ["vowels/1"]
+    aside = folder.path / ".aside"
+    aside.symlink_to(folder.path.parent / "new" / "vowels" / "1")
+    aside.rename(folder.path / "vowels" / "1")
+    folder.scan()
+    assert folder.model().manifest.made["note"] == "new"
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_no_empty_folder(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    shutil.rmtree(folder.path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        folder.scan()
+    assert [str(model.key) for model in folder.found] == ["vowels/1"]
+
+
+def test_an_unloaded_model_stays_away_until_it_is_allowed(folder: Folder) -> None:
+    place(folder.path)
+    tamper_with_golden(place(folder.path, version=2))
+    place(folder.path, "consonants")
+    folder.scan()
+    folder.found = folder.found.without("vowels")
+    assert folder.scan() == ["consonants/1"]
+    assert folder.refused == {}
+    place(folder.path, version=3)
+    assert folder.scan() == ["consonants/1"]
+    folder.found = folder.found.allowing("vowels")
+    assert folder.scan() == ["consonants/1", "vowels/3"]
+
+
+# Memory
+
+
+def test_what_does_not_fit_is_refused_with_the_figures_and_the_others_go_on(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        place(folder.path, name)
+    most = 2 * GRAPH_BYTES
+    for _ in range(2):
+        assert folder.scan(most=most) == ["a/1", "b/1"]
+    reason = f"its graph has {GRAPH_BYTES} bytes, and {most} of the {most} that --max-model-bytes allows are taken"
+    assert folder.refused == {"c/1": reason}
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"c/1 is not served: {reason}"
+    ]
+    shutil.rmtree(folder.path / "a")
+    assert folder.scan(most=most) == ["b/1", "c/1"]
+
+
+def test_what_runs_keeps_its_place(folder: Folder) -> None:
+    place(folder.path, "b")
+    folder.scan(most=GRAPH_BYTES)
+    place(folder.path, "a")
+    assert folder.scan(most=GRAPH_BYTES) == ["b/1"]
+    assert list(folder.refused) == ["a/1"]
+
+
+def test_a_higher_version_fits_in_the_place_of_the_one_before(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan(most=GRAPH_BYTES)
+    place(folder.path, version=2)
+    assert folder.scan(most=GRAPH_BYTES) == ["vowels/2"]
+    place(folder.path, version=2, made={"note": "again"})
+    assert folder.scan(most=GRAPH_BYTES) == ["vowels/2"]
+    assert folder.model(version=2).manifest.made == {"note": "again"}
+
+
+def test_a_version_that_grew_in_place_past_the_bound_is_refused_and_what_ran_goes_on(folder: Folder) -> None:
+    directory = place(folder.path)
+    folder.scan(most=GRAPH_BYTES)
+    (directory / "more").write_bytes(b"0")
+    assert folder.scan(most=GRAPH_BYTES) == ["vowels/1"]
+    assert "--max-model-bytes" in folder.refused["vowels/1"]
+
+
+def test_no_name_goes_without_while_another_has_two(folder: Folder) -> None:
+    for version in (1, 2):
+        place(folder.path, "a", version)
+    place(folder.path, "b")
+    assert folder.scan("all", most=2 * GRAPH_BYTES) == ["a/2", "b/1"]
+    assert list(folder.refused) == ["a/1"]
+
+
+# What a directory looks like
+
+
+def test_a_directory_looks_other_when_any_file_in_it_does(folder: Folder) -> None:
+    directory = place(folder.path)
+    before = repository.look(directory)
+    assert repository.look(directory) == before
+    golden = directory / GOLDEN_FILE
+    status, content = golden.stat(), golden.read_bytes()
+    golden.write_bytes(content[:-1] + b"x")
+    os.utime(golden, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times does
+    assert repository.look(directory) != before
+    assert repository.look(directory / "absent") == ()
+
+
+def test_a_link_to_nowhere_is_passed_over_by_the_look_and_refused_by_the_proof(folder: Folder) -> None:
+    directory = place(folder.path)
+    (directory / GRAPH_FILE).unlink()
+    (directory / GRAPH_FILE).symlink_to("nowhere")
+    assert GRAPH_FILE not in {name for name, *_ in repository.look(directory)}
+    assert folder.scan() == []
+    assert "model.onnx" in folder.refused["vowels/1"]
+
+
+def test_the_size_of_a_model_is_that_of_its_graph(folder: Folder) -> None:
+    place(folder.path)
+    folder.scan()
+    assert folder.model().graph_bytes == GRAPH_BYTES
+    assert folder.model().key == Key("vowels", 1)
