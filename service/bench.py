@@ -184,6 +184,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option("--seed", type=click.IntRange(0), default=Load.seed, show_default=True, help="Same seed, same load.")
 @click.option("--tune", is_flag=True, help="Try settings of the service under this load, and say which are best.")
 @click.option("--costs", is_flag=True, help="Put no load on anything: show the model's measured cost table.")
+@click.option("--save", is_flag=True, help="With --costs: keep the table in the model directory, for services here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option(
     "--plot",
@@ -199,6 +200,7 @@ def bench(
     vocabulary: int | None,
     tune: bool,
     costs: bool,
+    save: bool,
     as_json: bool,
     plot: Path | None,
     **options: Any,
@@ -212,6 +214,8 @@ def bench(
         raise click.UsageError("--features and --vocabulary exclude each other")
     if (tune or costs) and where is not None and "://" in where:
         raise click.UsageError("--tune and --costs want a model: they start it themselves")
+    if save and not costs:
+        raise click.UsageError("--save keeps what --costs measures")
     if features is not None:
         options["step"] = Input("values", features)
     if vocabulary is not None:
@@ -219,7 +223,7 @@ def bench(
     load, workload = Load(**_fields_of(Load, options)), Workload(**_fields_of(Workload, options))
     shown = Shown(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
     if costs:
-        show_costs(where, model, shown)
+        show_costs(where, model, shown, save=save)
     elif tune:
         show_tuning(where, model, serve_options, load, workload, shown)
     else:
@@ -277,9 +281,9 @@ def show_tuning(
     shown.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
 
 
-def show_costs(where: str | None, model: str | None, shown: Shown) -> None:
+def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool) -> None:
     """The cost table that serving this model would plan with."""
-    from service import cost_report, scan  # they load onnxruntime, which no load needs
+    from service import cost_report, kept_costs, scan  # they load onnxruntime, which no load needs
 
     folder, name, version = located(where)
     settings = Settings.load()
@@ -290,6 +294,10 @@ def show_costs(where: str | None, model: str | None, shown: Shown) -> None:
     shown.print(
         {"model": found.manifest.key, **found.cost.to_json()}, lambda: cost_report.table(found.cost, title=title)
     )
+    if save:
+        directory = (folder or settings.models) / found.manifest.name / str(found.manifest.version)
+        under = kept_costs.conditions(found.manifest, found.session.provider, limits)
+        shown.console.print(f"kept: {kept_costs.write(directory, under, found.cost)}")
     if shown.plot is not None:
         cost_report.draw(found.cost, shown.plot, title=title)
         shown.console.print(f"drawn: {shown.plot}")

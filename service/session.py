@@ -23,6 +23,7 @@ from service.padding import PaddedBatch, step_mask
 Output = Literal["logits", "attention"]
 
 CPU = "CPUExecutionProvider"
+RUNTIME_VERSION: str = onnxruntime.__version__
 
 _ELEMENTS = {
     "tensor(float)": "float32",

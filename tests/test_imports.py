@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "versions"},
     {"padding", "pool", "settings", "manifest", "cost", "metrics", "problems", "body", "protocol", "keys", "access"},
     {"plan", "session", "calls", "logs", "documents", "triton_metrics"},
-    {"answers", "golden", "options", "lanes"},
+    {"answers", "golden", "kept_costs", "options", "lanes"},
     {"strict", "batcher", "tracing"},
     {"wire", "repository", "accounts"},
     {"scan", "shelf"},

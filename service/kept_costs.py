@@ -1,0 +1,73 @@
+"""A cost table kept in its model directory, for services under the same conditions: they start without measuring.
+
+`costs.json` is no part of what was published and proved, so no digest names it: a table that cannot be read, or was
+measured elsewhere, is passed over, and the service measures. `lengthwise bench MODEL --costs --save` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from service.cost import CostTable
+from service.manifest import GRAPH_FILE, Manifest
+from service.plan import BatchLimits
+from service.session import RUNTIME_VERSION
+
+log = logging.getLogger("lengthwise.costs")
+
+FILE = "costs.json"
+
+
+def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[str, str | int]:
+    """Under which a table holds: another processor, runtime, graph or limit makes it another table."""
+    return {
+        "processor": processor(),
+        "provider": provider,
+        "onnxruntime": RUNTIME_VERSION,
+        "graph": manifest.digests.get(GRAPH_FILE, ""),
+        "max_batch_rows": limits.rows,
+        "max_batch_cost_steps": limits.cost_steps,
+    }
+
+
+def read(directory: Path, wanted: dict[str, str | int]) -> CostTable | None:
+    """The table that was kept under these conditions, or None."""
+    path = directory / FILE
+    try:
+        kept: Any = json.loads(path.read_bytes())
+        if kept["conditions"] != wanted:
+            return None
+        return CostTable.from_json(kept["table"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("%s is passed over, the costs are measured: %r", path, error)
+        return None
+
+
+def write(directory: Path, under: dict[str, str | int], table: CostTable) -> Path:
+    """Keeps a table; whoever reads sees the old file or the new one.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
+    path = directory / FILE
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps({"conditions": under, "table": table.to_json()}, indent=1) + "\n")
+    aside.replace(path)
+    return path
+
+
+def processor() -> str:
+    """What this machine's processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {platform.machine()}"

@@ -1,0 +1,91 @@
+"""Cost tables that outlive the process that measured them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from service import kept_costs, repository
+from service.__main__ import main
+from service.cost import CostTable
+from service.plan import BatchLimits
+from service.settings import bundled_models
+
+TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
+UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
+SPOILT = '{"conditions": {"processor": "one", "max_batch_rows": 8}, "table": %s}'
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A repository with the bundled model in it."""
+    shutil.copytree(bundled_models(), tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: Path) -> None:
+    kept_costs.write(tmp_path, UNDER, TABLE)
+    found = kept_costs.read(tmp_path, UNDER)
+    assert found is not None
+    assert found.to_json() == TABLE.to_json()
+
+
+@pytest.mark.parametrize("other", [{"processor": "another"}, {"max_batch_rows": 16}])
+def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
+    kept_costs.write(tmp_path, UNDER, TABLE)
+    assert kept_costs.read(tmp_path, {**UNDER, **other}) is None
+
+
+def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:
+    assert kept_costs.read(tmp_path, UNDER) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        SPOILT % '{"rows": [1], "widths": [4]}',
+        SPOILT % '{"rows": [1], "widths": [4], "seconds": [[-1]]}',
+        "[" * 100_000,
+        "\xff",
+    ],
+    ids=["empty", "a list", "no table", "no seconds", "a negative time", "nested", "no UTF-8"],
+)
+def test_a_spoilt_file_is_passed_over_with_a_word(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / kept_costs.FILE).write_bytes(content.encode("latin-1"))
+    assert kept_costs.read(tmp_path, UNDER) is None
+    assert "passed over" in caplog.text
+
+
+def test_a_service_plans_with_the_kept_table_and_measures_nothing(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = models / "japanese-vowels" / "1"
+    limits = BatchLimits(rows=8, cost_steps=64)
+    measured = repository.load(directory, limits)
+    under = kept_costs.conditions(measured.manifest, measured.session.provider, limits)
+    kept_costs.write(directory, under, TABLE)
+
+    def measure_cost(*arguments: object, **options: object) -> CostTable:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(repository, "measure_cost", measure_cost)
+    assert repository.load(directory, limits).cost.to_json() == TABLE.to_json()
+
+
+def test_bench_keeps_the_table_that_it_shows(models: Path) -> None:
+    answer = CliRunner().invoke(main, ["bench", str(models), "--costs", "--save", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert (models / "japanese-vowels" / "1" / kept_costs.FILE).is_file()
+
+
+def test_saving_without_costs_is_a_wrong_call(models: Path) -> None:
+    assert CliRunner().invoke(main, ["bench", str(models), "--save"]).exit_code == 2
