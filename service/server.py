@@ -133,7 +133,7 @@ def serve(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
-    tracer = _tracer()
+    tracer = wanted_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
     config = _config(app, settings, settings.max_connections, shortcut(app.predict, b"/predict"))
@@ -164,7 +164,7 @@ def serve(settings: Settings) -> None:
         raise failures[0]
 
 
-def _tracer() -> Tracer | None:
+def wanted_tracer() -> Tracer | None:
     """The tracer that OpenTelemetry's variables ask for.
 
     Raises:

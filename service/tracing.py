@@ -14,6 +14,7 @@ where the variables `OTEL_*` ask for it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -160,7 +161,9 @@ class Trace:
 
 def open_tracer(exporter: str) -> Tracer:
     """The tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's own variables say how."""
-    return Tracer(BatchSpanProcessor(ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()))
+    return Tracer(
+        BatchSpanProcessor(ConsoleSpanExporter(out=sys.stdout) if exporter == "console" else OTLPSpanExporter())
+    )
 
 
 def _epoch(moment: float) -> int:

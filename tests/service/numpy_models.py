@@ -139,9 +139,11 @@ def idle(figures: dict[str, float]) -> bool:
 
 
 @asynccontextmanager
-async def serving(*models: Model, refused: Sequence[Refusal] = (), **options: Any) -> AsyncIterator[Service]:
+async def serving(
+    *models: Model, refused: Sequence[Refusal] = (), tracer: Any = None, **options: Any
+) -> AsyncIterator[Service]:
     """A started service of some models while the block runs; `refused` stood beside them."""
-    made = Serving(Settings(**{"runners": 1} | options), lambda *_: Repository.of(models, refused))
+    made = Serving(Settings(**{"runners": 1} | options), lambda *_: Repository.of(models, refused), tracer)
     await made.start()
     app = make_app(made)
     try:
