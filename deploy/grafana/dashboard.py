@@ -126,7 +126,12 @@ PANELS = (
         "Means of reading a body, of a sequence's wait, and of one batch in the runtime.",
         stacked=True,
     ),
-    Panel("Sequences", [(rate("sequences_total", "model", "version"), "{{model}}/{{version}}")], "ops", "Decoded."),
+    Panel(
+        "Sequences",
+        [(rate("sequences_total", "model", "version", where='model!=""'), "{{model}}/{{version}}")],
+        "ops",
+        "Decoded.",
+    ),
     Panel(
         "Queue",
         [
