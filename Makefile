@@ -99,3 +99,8 @@ deploy-check: .venv/.development ## Runs every check of deploy that this machine
 release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
 	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md
 	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tgz dist/sbom.json
+
+.PHONY: masking
+
+masking: .venv/.development ## Writes the tables of docs/masking.md
+	$(BIN)/python -m benchmarks.masking

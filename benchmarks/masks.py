@@ -142,8 +142,8 @@ def table(rows: Sequence[Worth], count: int) -> Table:
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=train.Options().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", default=RESULTS, show_default=True, type=click.Path(dir_okay=False, path_type=Path))
-def main(seeds: int, epochs: int, as_json: bool, out: Path) -> None:
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
+def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
     """Trains both models and shows what padding does to their answers."""
     torch.set_num_threads(1)
     facts = machine.facts()
@@ -156,8 +156,9 @@ def main(seeds: int, epochs: int, as_json: bool, out: Path) -> None:
         for name, seed in track(models, "models trained", console=console)
     ]
     results = {"machine": facts, "epochs": epochs, "models": [dataclasses.asdict(row) for row in rows]}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=2) + "\n")
     if as_json:
         click.echo(json.dumps(results["models"], indent=2))
     else:
