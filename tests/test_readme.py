@@ -35,14 +35,14 @@ def command(beginning: str) -> str:
     return found
 
 
-def run(line: str, folder: Path) -> str:
+def run(line: str, folder: Path, code: int = 0) -> str:
     """Runs a command of the tool, with what it writes under `runs/` going to a folder: what it said."""
     words = shlex.split(line.replace("runs/", f"{folder}/"))
     assert words[0] == TOOL
     done = subprocess.run(
         [sys.executable, "-m", "lengthwise", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
@@ -53,7 +53,12 @@ def server() -> Iterator[ServerProcess]:
 
 
 def test_no_command_is_left_out_here() -> None:
-    beginnings = ("make serve", "make test", "curl -s", *(f"{TOOL} {name}" for name in ("train", "export", "serve")))
+    beginnings = (
+        "make serve",
+        "make test",
+        "curl -s",
+        *(f"{TOOL} {name}" for name in ("train", "export", "serve", "check")),
+    )
     assert [line for line in COMMANDS if not line.startswith(beginnings)] == []
 
 
@@ -99,6 +104,12 @@ def test_the_spec_is_one() -> None:
 @pytest.mark.parametrize("link", sorted({link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link}))
 def test_what_it_points_to_is_there(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+def test_a_leak_is_found_and_pictured(tmp_path: Path) -> None:
+    said = run(command(f"{TOOL} check"), tmp_path, code=1)
+    assert "softmax" in said
+    assert "<svg" in (tmp_path / "leak.html").read_text()
 
 
 def test_a_model_is_trained_exported_and_served(tmp_path: Path) -> None:
