@@ -64,7 +64,7 @@ class OpenSizes(TorchFunctionMode):
         first = args[0] if args else None
         if first in self._as_lengths and name in ("tolist", "numpy"):
             return first
-        if first in self._as_longest and name in ("item", "tolist", "__index__"):
+        if first in self._as_longest and name in ("item", "tolist"):
             return self._width
         if first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
             answer = self._lengths.to(func(*args, **kwargs).dtype)

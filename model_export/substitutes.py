@@ -99,7 +99,8 @@ class _Int(builtins.int, metaclass=_IntType):
 
 
 def _range(*bounds: Any) -> Any:
-    return OpenRange(*bounds) if any(is_open(bound) for bound in bounds) else builtins.range(*bounds)
+    sizes: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
+    return OpenRange(*sizes) if any(map(is_open, sizes)) else builtins.range(*sizes)
 
 
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:

@@ -166,6 +166,41 @@ class PaddedWithMinusTen(Small):
         return self.head(y.amax(1))
 
 
+class PlainPython(Small):
+    """Uses the names that stand for something else while it is traced in their ordinary ways."""
+
+    def forward(self, x, lengths):
+        width = int(x.size(1))
+        scale = int("2") + len([1, 2]) + int(3.7) + int(torch.tensor(x.dim()).shape == ())
+        for layer in range(2):
+            x = x * (1.0 + layer)
+        if not isinstance(scale, int) or isinstance("2", int):
+            raise TypeError("int is int")
+        valid = torch.arange(width) < lengths[:, None]
+        y = torch.where(valid[..., None], self.rnn(x)[0], 0.0)
+        return self.head(y.sum(1) / scale)
+
+
+class MaskOfMask(Small):
+    """Lengths counted from a mask in every spelling."""
+
+    def forward(self, x, mask):
+        counted = mask.long().sum(-1, keepdim=True).squeeze(1)
+        also = mask.float().sum(1)
+        packed = pack_padded_sequence(x, counted.cpu(), batch_first=True, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=mask.size(1))
+        return self.head(y.sum(1) / also[:, None])
+
+
+class SlicedToLongest(Small):
+    def forward(self, x, lengths):
+        x = x[:, : lengths.max()]
+        weights = torch.ones(x.size(0), lengths.max()).masked_fill(
+            torch.arange(lengths.amax()) >= lengths[:, None], 0.0
+        )
+        return self.head(self.rnn(x)[0].mul(weights[..., None]).sum(1))
+
+
 class RepackedTimeFirst(Small):
     def __init__(self) -> None:
         super().__init__()
@@ -190,11 +225,14 @@ class RepackedTimeFirst(Small):
         FromMask,
         PaddedWithMinusTen,
         RepackedTimeFirst,
+        PlainPython,
+        MaskOfMask,
+        SlicedToLongest,
     ],
 )
 def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module]) -> None:
     module = kind().eval()
-    calling = Calling("mask" if kind is FromMask else "lengths")
+    calling = Calling("mask" if kind in (FromMask, MaskOfMask) else "lengths")
     assert worst(module, exported(module, calling), calling, STEPS) < 1e-5
 
 
@@ -243,6 +281,19 @@ class Fixed(Small):
         return self.last(x.view(3, 7, 4), lengths)
 
 
+class LoopsToLongest(Small):
+    def forward(self, x, lengths):
+        total = 0.0
+        for step in range(lengths.max()):
+            total = total + x[:, step]
+        return total
+
+
+class ListsAsLongAsTheWidth(Small):
+    def forward(self, x, lengths):
+        return self.last(x * torch.tensor([1.0] * x.size(1))[:, None], lengths)
+
+
 class Raises(Small):
     def forward(self, x, lengths):
         raise ValueError("not today")
@@ -258,6 +309,8 @@ class Raises(Small):
         (MadeByHand, "use pack_padded_sequence"),
         (OneSequence, "run it over the batch"),
         (Fixed, "fixes the number of"),
+        (LoopsToLongest, "a Python loop is as long as one batch"),
+        (ListsAsLongAsTheWidth, "a Python loop is as long as one batch"),
         (Raises, "not today"),
     ],
 )
