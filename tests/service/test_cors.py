@@ -1,0 +1,97 @@
+"""Pages of other origins: refused by their browsers unless an option names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import ConfigurationError
+from service.settings import Settings
+from tests.service.numpy_models import manifest, model, serving
+from tests.service.server_process import request, started
+
+PAGE = "https://page.example"
+GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}
+ASKING = {"origin": PAGE, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+ALLOWED = "access-control-allow-origin"
+
+
+async def test_by_default_no_page_is_allowed() -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.predict(GOOD, origin=PAGE)
+        asked = await service.client.options("/predict", headers=ASKING)
+    assert answer.status_code == 200
+    assert ALLOWED not in answer.headers
+    assert asked.status_code == 405
+    assert ALLOWED not in asked.headers
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/sums/infer", "/healthz"])
+async def test_a_page_that_is_named_may_ask(path: str) -> None:
+    async with serving(model(manifest()), cors_origins=(PAGE, "https://other.example")) as service:
+        asked = await service.client.options(path, headers=ASKING)
+        stranger = await service.client.options(path, headers=ASKING | {"origin": "https://stranger.example"})
+    assert (asked.status_code, asked.headers[ALLOWED]) == (200, PAGE)
+    assert "authorization" in asked.headers["access-control-allow-headers"]
+    assert stranger.status_code == 400
+    assert ALLOWED not in stranger.headers
+
+
+async def test_its_answers_may_be_read_and_so_may_its_refusals() -> None:
+    async with serving(model(manifest()), cors_origins=(PAGE,)) as service:
+        answer = await service.predict(GOOD, origin=PAGE)
+        refused = await service.predict({"sequences": []}, origin=PAGE)
+        stranger = await service.predict(GOOD, origin="https://stranger.example")
+        figures = await service.figures()
+    assert (answer.status_code, answer.headers[ALLOWED]) == (200, PAGE)
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]
+    assert (refused.status_code, refused.headers[ALLOWED]) == (422, PAGE)
+    assert ALLOWED not in stranger.headers
+    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 2
+
+
+async def test_a_caller_without_an_origin_is_answered_without_the_headers() -> None:
+    async with serving(model(manifest()), cors_origins=(PAGE,)) as service:
+        answer = await service.predict(GOOD)
+    assert answer.status_code == 200
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+async def test_a_browser_may_ask_without_a_key_what_it_may_send_and_no_more(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-some-length\n")
+    async with serving(model(manifest()), cors_origins=("*",), api_keys_file=keys) as service:
+        asked = await service.client.options("/predict", headers=ASKING)
+        refused = await service.predict(GOOD, origin=PAGE)
+        answered = await service.predict(GOOD, origin=PAGE, authorization="Bearer a-key-of-some-length")
+    assert (asked.status_code, asked.headers[ALLOWED]) == (200, "*")
+    assert (refused.status_code, refused.headers[ALLOWED]) == (401, "*")
+    assert answered.status_code == 200
+    assert "access-control-allow-credentials" not in answered.headers
+
+
+def test_over_a_socket_a_page_goes_the_way_where_its_headers_are() -> None:
+    good = {"sequences": [[[0.5] * 12]]}
+    with (
+        started("--runners", "1", "--cors-origins", f"{PAGE}, https://other.example") as server,
+        server.connect() as wire,
+    ):
+        wire.send(request(good, origin=PAGE))
+        status, headers, _ = wire.answer()
+        assert (status, headers[ALLOWED]) == (200, PAGE)
+        wire.send(request(good))
+        status, headers, _ = wire.answer()
+        assert status == 200
+        assert ALLOWED not in headers
+
+
+@pytest.mark.parametrize("origin", ["page.example", "https://page.example/", "https://*.example", "https://", "null"])
+def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--cors-origins: .*an origin is https://HOST"):
+        Settings.load(cors_origins=origin)
+
+
+def test_origins_come_as_a_list_too() -> None:
+    assert Settings.load(cors_origins=[PAGE, "*"]).cors_origins == (PAGE, "*")
