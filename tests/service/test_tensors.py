@@ -60,7 +60,9 @@ def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padd
         if tokens:
             row[:end] = data.draw(arrays.arrays(np.int64, end, elements=st.integers(0, 9)))
         else:
-            row[:end] = data.draw(arrays.arrays(np.float32, (end, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+            row[:end] = data.draw(
+                arrays.arrays(np.float32, (end, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32))
+            )
     name, datatype = ("tokens", "INT64") if tokens else ("values", "FP32")
     forms = [rectangle.tobytes(), memoryview(rectangle.tobytes())]
     if tokens or not np.isinf(rectangle).any():
