@@ -125,6 +125,8 @@ section {{ border-top: 1px solid var(--line); margin-top: 2rem; }}
 figure {{ margin: 1rem 0; overflow-x: auto; }}
 svg {{ max-width: none; }}
 svg text {{ font-size: 11px; fill: currentColor; }}
+rect.moved {{ fill: rgb(var(--moved)); }}
+rect.still {{ fill: #8881; }}
 .first {{ font-weight: 700; }}
 .verdict {{ text-transform: uppercase; letter-spacing: .05em; }}
 </style>
@@ -212,13 +214,9 @@ def _row(spread: Spread, index: int, steps: int, leaking: str) -> str:
     place = 0
     for shade, run in itertools.groupby(along, key=_shade):
         length = len(list(run))
-        cells.append(
-            f'<rect x="{_LABELS + place * _CELL}" y="{y}" width="{length * _CELL}" height="{_CELL - 1}" '
-            f'fill="rgba(var(--moved), {shade})"/>'
-            if shade
-            else f'<rect x="{_LABELS + place * _CELL}" y="{y}" width="{length * _CELL}" height="{_CELL - 1}" '
-            f'fill="#8881"/>'
-        )
+        look = f'class="moved" fill-opacity="{shade}"' if shade else 'class="still"'
+        x, width = _LABELS + place * _CELL, length * _CELL
+        cells.append(f'<rect {look} x="{x}" y="{y}" width="{width}" height="{_CELL - 1}"/>')
         place += length
     return "".join(cells)
 

@@ -57,13 +57,13 @@ class TorchSubject:
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
         """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
         with plain_path():
-            return _answer(self._run(batch, left))
+            return _answer(self._run(*self._inputs(batch, left=left)))
 
     def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
         """Answers a batch as torch does by itself: nested tensors hold no padding where it takes its fast path."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _answer(self._run(batch))
+            return _answer(self._run(*self._inputs(batch)))
 
     def answer_left(self, batch: PaddedBatch) -> Answer:
         """Answers a batch whose sequences stand at the end of their rows."""
@@ -71,21 +71,24 @@ class TorchSubject:
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what it called on the way."""
-        recorder = _Recorder(self._module)
+        recorder, inputs = _Recorder(self._module), self._inputs(batch)
         with plain_path(), recorder.listening():
-            outputs = self._run(batch)
+            outputs = self._run(*inputs)
         return recorder.recording(outputs.values())
 
-    def _run(self, batch: PaddedBatch, left: bool = False) -> dict[str, Tensor]:
-        steps, lengths = torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()
+    def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """The steps, in a copy (a module may write into what it is given), and the lengths or the mask."""
+        steps, lengths = torch.tensor(batch.steps), torch.tensor(batch.lengths).long()
+        if self._calling.second == "lengths":
+            return steps, lengths
         place = torch.arange(batch.width)
-        mask = place >= batch.width - lengths.unsqueeze(1) if left else place < lengths.unsqueeze(1)
-        second = lengths if self._calling.second == "lengths" else mask
+        return steps, place >= batch.width - lengths.unsqueeze(1) if left else place < lengths.unsqueeze(1)
+
+    def _run(self, steps: Tensor, second: Tensor) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
-                # A copy, for a module may write into what it is given.
-                outputs = self._choose(self._calling(self._module, steps.clone(), second))
-        except Exception as error:
+                outputs = self._choose(self._calling(self._module, steps, second))
+        except Exception as error:  # whatever the user's own code raises
             raise RunError(str(error).strip().split("\n")[0], users_place(error)) from error
         outputs["logits"] = self._calling.rows_first(outputs["logits"])
         return outputs

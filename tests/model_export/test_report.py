@@ -96,8 +96,8 @@ def test_the_page_draws_operators_down_and_steps_along() -> None:
     assert "the row ends here, after 2 steps" in page
     assert "…" + "x" * 47 in page
     # The first operator is clean for two steps, then moves a little, and by more than can be told.
-    assert page.count("rgba(var(--moved)") == 3
-    assert "rgba(var(--moved), 1.0)" in page
+    assert page.count('<rect class="moved"') == 3
+    assert 'fill-opacity="1.0"' in page
     assert "<tr class=moved>" in page
 
 
