@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +52,7 @@ def fetch(url: str, sha256: str, folder: Path) -> list[str]:
             raise FetchError(f"{url} has the digest {found}, expected was {sha256}; nothing was unpacked")
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")
+                _unpack(tar, unpacked)
         except (tarfile.TarError, OSError) as error:
             raise FetchError(f"{url} cannot be unpacked: {error}") from error
         names = sorted(path.name for path in unpacked.iterdir())
@@ -60,6 +60,24 @@ def fetch(url: str, sha256: str, folder: Path) -> list[str]:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(unpacked / name, folder / name)
         return names
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
+    """Writes an archive's files, with their contents and nothing else of what the archive says of them.
+
+    Raises:
+        TarError: It holds a link or a device, or a path that leads outside.
+    """
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is neither a file nor a folder in it")
+        content = tar.extractfile(member)
+        if content is not None:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _copy(source: IO[bytes], target: IO[bytes]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.metadata
 import json
+import os
 import re
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +18,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from service.exposition import Samples
 from service.launch import free_port
-from tests.deploy.container import BASE, Engine, engine
-from tests.deploy.live import answers, until
-from tests.deploy.tools import DEPLOY, ROOT
+from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
+from tests.deploy.live import answers, started, until
+from tests.deploy.tools import DEPLOY, ROOT, objects
 
 pytestmark = pytest.mark.deploy
 
@@ -116,13 +121,64 @@ def test_it_answers_as_its_user_on_a_read_only_root_without_capabilities(built: 
         built.run("exec", name, "python", "-c", "import pip", good=(1,))
 
 
+def _repository(folder: Path) -> Path:
+    """A model repository with a good version and, beside it, one that cannot pass its proof."""
+    shutil.copytree(ROOT / "service" / "models", folder)
+    shutil.copytree(folder / "japanese-vowels" / "1", folder / "japanese-vowels" / "2")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
 def test_a_volume_takes_the_bundled_models_place(built: Engine, tmp_path: Path) -> None:
-    model = ROOT / "service" / "models" / "japanese-vowels" / "1"
-    (tmp_path / "japanese-vowels").mkdir()
-    (tmp_path / "japanese-vowels" / "1").symlink_to(model)
-    with _served(built, "--volume", f"{model.parent}:/models/japanese-vowels:ro") as (_, port):
+    models = _repository(tmp_path / "models")
+    with _served(built, "--volume", f"{models}:/models:ro") as (_, port):
         health = httpx.get(f"http://127.0.0.1:{port}/healthz").json()
         assert [(one["model"], one["version"]) for one in health["models"]] == [("japanese-vowels", "1")]
+        assert [one["model"] for one in health["refused"]] == ["japanese-vowels/2"]
+        page = Samples.parse(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        assert page.total("lengthwise_refused_models") == 1
+
+
+def test_the_arguments_of_the_kserve_runtime_serve_what_kserve_mounts(built: Engine, tmp_path: Path) -> None:
+    models, port = _repository(tmp_path / "models"), free_port()
+    (runtime,) = objects((DEPLOY / "kserve" / "cluster-serving-runtime.yaml").read_text())
+    words = [word.replace("8080", str(port)) for word in runtime["spec"]["containers"][0]["args"]]
+    with built.container(IMAGE, "--volume", f"{models}:/mnt/models:ro", command=words):
+        until("the container is ready", 60, lambda: answers(port, "/readyz"))
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").json()["refused"]
+
+
+def test_an_init_container_fetches_an_archive_of_the_right_digest(built: Engine, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "models"), "gztar", _repository(tmp_path / "models"))
+    digest = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
+    empty, port = tmp_path / "empty", free_port()  # an emptyDir: the pod's group may write to it
+    empty.mkdir()
+    os.chown(empty, 10001, 10001)
+    serve_files = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", tmp_path]
+    (init,) = _init_containers()
+    url = f"http://127.0.0.1:{port}/models.tar.gz"
+    program, *arguments = [*init["command"], url, digest, "/models"]
+    options = ["--rm", "--network", "host", "--health-interval", "disable", *LIMITS, *HARDENED]
+    options += ["--entrypoint", program, "--volume", f"{empty}:/models", IMAGE]
+    with started(serve_files, tmp_path / "files.log"):
+        until("the archive is served", 20, lambda: answers(port, "/models.tar.gz"))
+        assert "fetched japanese-vowels" in built.run("run", *options, *arguments)
+        arguments[-2] = "0" * 64
+        assert "nothing was unpacked" in built.run("run", *options, *arguments, good=(1,))
+    with _served(built, "--volume", f"{empty}:/models:ro") as (_, port):
+        assert httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY).status_code == 200
+
+
+def _init_containers() -> list[dict[str, list[str]]]:
+    component = yaml.safe_load(
+        (DEPLOY / "kustomize" / "components" / "models-archive" / "kustomization.yaml").read_text()
+    )
+    (deployment,) = [
+        yaml.safe_load(one["patch"]) for one in component["patches"] if one["target"]["kind"] == "Deployment"
+    ]
+    found: list[dict[str, list[str]]] = deployment["spec"]["template"]["spec"]["initContainers"]
+    return found
 
 
 async def _stopped_under_load(built: Engine, name: str, port: int) -> Counter[int]:

@@ -95,9 +95,14 @@ import httptools; print(httptools.__file__, httptools.parse_url(b"http://a/b").p
 
 
 def _archive(path: Path, files: dict[str, bytes]) -> str:
+    """An archive of files, and of a link for each name that ends with @; its digest."""
     with tarfile.open(path, "w:gz") as tar:
         for name, content in files.items():
-            entry = tarfile.TarInfo(name)
+            entry = tarfile.TarInfo(name.removesuffix("@"))
+            if name.endswith("@"):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content.decode()
+                tar.addfile(entry)
+                continue
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -125,8 +130,9 @@ def test_an_archive_of_the_right_digest_is_unpacked(tmp_path: Path) -> None:
     [
         ({"vowels/1/manifest.json": b"x"}, lambda digest: "0" * 64, "nothing was unpacked"),
         ({"../outside": b"x"}, lambda digest: digest, "cannot be unpacked"),
+        ({"vowels@": b"/etc"}, lambda digest: digest, "cannot be unpacked"),
     ],
-    ids=["another digest", "a path that leads outside"],
+    ids=["another digest", "a path that leads outside", "a link"],
 )
 def test_a_bad_archive_leaves_the_folder_as_it_was(
     tmp_path: Path, files: dict[str, bytes], wrong: Callable[[str], str], said: str
