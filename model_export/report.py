@@ -115,6 +115,7 @@ _PAGE: Final = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; --line: #8886; --moved: 200, 30, 50; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
+h1, h2 {{ overflow-wrap: anywhere; }}
 pre {{ background: #8882; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }}
 code, pre, svg text {{ font-family: ui-monospace, monospace; }}
 table {{ border-collapse: collapse; }}
@@ -199,7 +200,8 @@ def _picture(leak: Leak) -> str:
         f'<figure><svg width="{width}" height="{height}" role="img" '
         f'aria-label="Where the leak spreads, operators down, steps along">\n{lines}\n'
         f'<line x1="{end}" y1="0" x2="{end}" y2="{height - 20}" stroke="currentColor" stroke-width="2"/>'
-        f'<text x="{end + 4}" y="{height - 6}">the row ends here, after {leak.length} steps</text>'
+        # Before the line, below the operators' names: there is always room for it.
+        f'<text x="{end}" y="{height - 6}" text-anchor="end">the row ends here, after {leak.length} steps</text>'
         "</svg><figcaption>Operators from top to bottom, steps from left to right. Left of the line, and in a bar "
         "without steps, nothing should be coloured.</figcaption></figure>"
     )

@@ -1,5 +1,7 @@
 import json
 import math
+import re
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -99,6 +101,14 @@ def test_the_page_draws_operators_down_and_steps_along() -> None:
     assert page.count('<rect class="moved"') == 3
     assert 'fill-opacity="1.0"' in page
     assert "<tr class=moved>" in page
+
+
+def test_the_end_of_a_long_row_is_said_within_the_picture() -> None:
+    leak = replace(LEAK, spread=(Spread("pool: mean", (0.3,) * 30),), length=30)
+    page = as_page(Report("leak", "why", (leak,)), "net:make")
+    ((place, words),) = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">([^<]+)<', page)
+    (width,) = re.findall(r'<svg width="(\d+)"', page)
+    assert 11 * len(words) < int(place) <= int(width)
 
 
 def test_a_page_without_leaks_has_no_picture() -> None:
