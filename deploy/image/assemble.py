@@ -1,6 +1,6 @@
 """Makes what pip installed into what the image holds: no tests, headers and symbols, but the bytecode of what serves.
 
-`packages FOLDER` is run in a build stage, `interpreter FOLDER` in the last one. Both end with the same bytes for the
+`packages FOLDER` is run in a build stage, `interpreter` in the last one. Both end with the same bytes for the
 same input: bytecode carries the hash of its source in the place of a time, and every file gets one and the same time.
 """
 
