@@ -29,6 +29,12 @@ Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 ROUNDING: Final = 1e-5
 """What sums in another order may differ by, relative to the largest value where that is above 1."""
 
+_WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
+"""Widths to try a model with, until one runs: most take the first; what pools often wants more, small tables less."""
+
+_MOST_ALONE: Final = 48
+"""Lengths that are tried alone."""
+
 _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
 
@@ -116,8 +122,8 @@ class _Check:
 
     def report(self) -> Report:
         """Runs everything and judges."""
-        widest = self._widest()
-        sizes = sizes_apart_from(self.subject.sizes, longest_allowed=widest)
+        narrowest, widest = self._span()
+        sizes = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=widest)
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
@@ -130,7 +136,7 @@ class _Check:
         self._note_a_fast_path(first)
         self.progress("where it begins")
         leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
-        names = ", ".join(moved.trial.name for moved in (finite or self.moved)[:5])
+        names = "; ".join(moved.trial.name for moved in (finite or self.moved)[:5])
         verdict: Verdict
         if finite:
             verdict, reason = "leak", f"the answer to a sequence changes with: {names}"
@@ -140,18 +146,21 @@ class _Check:
             verdict, reason = "sound", f"no answer changed in {len(self.outcomes)} trials"
         return Report(verdict, reason, leaks, tuple(self.outcomes), tuple(self.notes), widest)
 
-    def _widest(self) -> int:
-        """The widest batch that the model takes, up to the longest length that was asked for."""
+    def _span(self) -> tuple[int, int]:
+        """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for."""
         self.progress(f"a sequence of {self.max_length} steps")
-        small = next((width for width in (23, 13, 7, 5, 3, 2, 1) if self._takes(width)), None)
-        if small is None or small >= self.max_length or self._takes(self.max_length):
-            return self.max_length
-        good, bad = small, self.max_length
+        tried = (width for width in _WIDTHS if width <= self.max_length)
+        good = next((width for width in tried if self._takes(width)), None)
+        if good is None:
+            return 1, self.max_length
+        narrowest, bad = 1 if good <= _WIDTHS[0] else good, self.max_length
+        if good == bad or self._takes(bad):
+            return narrowest, self.max_length
         while bad - good > 1:
             middle = (good + bad) // 2
             good, bad = (middle, bad) if self._takes(middle) else (good, middle)
         self.notes.append(f"the model raises past a width of {good}")
-        return good
+        return narrowest, good
 
     def _takes(self, width: int) -> bool:
         rows = [self.sampler.sequence(width), self.sampler.sequence(max(width - 1, 1))]
@@ -200,15 +209,23 @@ class _Check:
 
     def _try_alone(self, sizes: Sizes) -> None:
         """Every length from 1 on: alone, against all of them in one batch."""
-        sequences = [self.sampler.sequence(length) for length in range(sizes.width, 0, -1)]
+        lengths = np.unique(np.linspace(1, sizes.width, min(sizes.width, _MOST_ALONE)).round().astype(int))[::-1]
+        sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
         batch = pad(sequences, width=sizes.wider)
         together = First(sequences, batch, self.subject.answer(batch))
-        raised = [self._try(together, trial, may_raise=True) for trial in lone_trials(sequences)]
-        if all(raised) and not any(moved.trial.change != "poison" for moved in self.moved):
+        raised = {
+            len(sequence): error
+            for sequence, trial in zip(sequences, lone_trials(sequences), strict=True)
+            if (error := self._try(together, trial, may_raise=True)) is not None
+        }
+        if len(raised) == len(sequences) and not any(moved.trial.change != "poison" for moved in self.moved):
             raise UncheckableError(
-                f"the model raises for a batch of one row, of every length: {raised[0]} (a squeeze without a dim, as a "
-                "rule, takes the rows' axis away too)"
+                f"the model raises for a batch of one row, of every length: {raised[min(raised)]} (a squeeze without "
+                "a dim, as a rule, takes the rows' axis away too)"
             )
+        if raised:
+            lengths_said = ", ".join(map(str, sorted(raised)))
+            self.notes.append(f"alone at {lengths_said} steps the model raises: {raised[min(raised)]}")
 
     def _try(self, first: First, trial: Trial, *, may_raise: bool = False) -> RunError | None:
         """Runs a trial and judges it; gives what it raised, where it may."""
@@ -222,8 +239,6 @@ class _Check:
                 self.moved.append(Moved(first.batch, trial, 0))
             elif not may_raise:
                 raise why_it_raises_for(first, trial, error) from error
-            else:
-                self.notes.append(f"{trial.name}: the model raises: {error}")
             return error
         self._judge(first, trial, answer)
         return None

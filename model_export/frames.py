@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import site
 import sys
 import sysconfig
 import traceback
@@ -49,7 +50,16 @@ def shown(file: str) -> str:
 _PACKAGE: Final = tuple(
     str(Path(file).resolve().parent) + os.sep for file in (__file__, service.__file__) if file is not None
 )
-_INSTALLED: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_INSTALLED: Final = tuple(
+    {
+        folder + os.sep
+        for folder in (
+            *(sysconfig.get_path(name) for name in ("purelib", "platlib")),
+            *site.getsitepackages(),
+            site.getusersitepackages(),
+        )
+    }
+)
 _PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
 

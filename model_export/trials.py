@@ -64,26 +64,28 @@ class Sizes:
     wider: int
 
 
-def sizes_apart_from(taken: frozenset[int], *, longest_allowed: int) -> Sizes:
+def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> Sizes:
     """Sizes that none of `taken` can be mistaken for.
 
     Args:
         taken: The sizes in the model's weights.
-        longest_allowed: The widest batch the model can take; below 13 the sizes are what fits, and not all primes.
+        shortest: The narrowest batch that the model takes.
+        longest_allowed: The widest; where hardly any prime lies between, the sizes are what fits.
     """
     primes = [size for size in _PRIMES if size not in taken]
     rows = primes[0]
-    steps = [size for size in primes[1:] if size <= longest_allowed]
+    steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # The shortest that leave something between one another, for a small model of long steps to stay quick.
-        longest, width, wider = steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)]
-        return Sizes(rows, longest, width, wider)
-    return Sizes(
-        min(rows, max(longest_allowed - 2, 1)), max(longest_allowed - 2, 1), longest_allowed - 1, longest_allowed
-    )
+        return Sizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
+    longest = max(longest_allowed - 2, 1)
+    width = max(longest_allowed - 1, longest)
+    return Sizes(rows, longest, width, max(longest_allowed, width))
 
 
-_PRIMES: Final = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
+_PRIMES: Final = tuple(
+    size for size in range(7, 1000) if all(size % factor for factor in range(2, 32) if factor < size)
+)
 
 
 class Sampler:
@@ -140,7 +142,7 @@ def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterat
         yield Trial(f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same)
     yield Trial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
     yield Trial("padded wider", "width", pad(sequences, width=sizes.wider), same)
-    yield Trial("padded one step wider", "width", pad(sequences, width=sizes.width + 1), same)
+    yield Trial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
     yield Trial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
     yield Trial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)

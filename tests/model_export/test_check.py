@@ -167,7 +167,7 @@ def test_a_model_that_takes_no_lone_row_cannot_be_judged() -> None:
 def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:
     report = judged(ShortestTwo())
     assert report.verdict == "sound"
-    assert any("alone, 1 step: the model raises" in note and "too short" in note for note in report.notes)
+    assert any("alone at 1 steps the model raises" in note and "too short" in note for note in report.notes)
 
 
 def test_a_number_made_of_the_longest_length_is_a_leak() -> None:
@@ -314,3 +314,25 @@ def test_a_position_that_follows_the_width_is_where_the_leak_begins_and_not_the_
     assert report.verdict == "leak"
     assert report.leaks[0].place is not None
     assert "torch.arange" in report.leaks[0].place.source
+
+
+def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_takes() -> None:
+    class Pools(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.convs = nn.Sequential(nn.Conv1d(3, 6, 9), nn.MaxPool1d(4), nn.Conv1d(6, 6, 5))
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x, lengths):
+            return self.head(self.convs(x.transpose(1, 2)).mean(-1))
+
+    report = judged(Pools())
+    assert report.verdict == "leak"
+    assert report.leaks[0].operator in ("convs.0: conv1d", "convs.1: max_pool1d", "convs.2: conv1d", "mean")
+    assert any("alone at 1, 2, 3" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 5])
+def test_a_very_small_max_length_is_tried_as_well_as_it_goes(longest: int) -> None:
+    assert judged(Base(), max_length=longest).verdict == "sound"
