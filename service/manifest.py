@@ -16,6 +16,8 @@ read it, and none of them reads the graph.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -191,11 +193,13 @@ class Manifest(_Part):
         """Compares every file that the manifest names with its digest.
 
         Raises:
-            VerificationError: A file is missing, changed, or outside the directory, or the graph has no digest.
+            VerificationError: A file is missing, changed, or outside the directory; the graph has no digest, or takes
+                weights from a file that has none.
         """
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
         root = directory.resolve()
+        known: set[str] = set()
         for name, expected in self.digests.items():
             try:
                 path = (root / name).resolve()
@@ -208,6 +212,25 @@ class Manifest(_Part):
                 raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
             if found != expected:
                 raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
+            known.add(os.path.normpath(name))
+        for location in external_data((root / GRAPH_FILE).read_bytes()):
+            if os.path.normpath(location) not in known:
+                raise VerificationError(
+                    f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
+                )
+
+
+def external_data(graph: bytes) -> list[str]:
+    """The files that a graph takes weights from, as it names them.
+
+    onnx keeps each name as the value of an entry with the key `location`; in the encoding of protocol buffers that is
+    the key's field, then the value's: its tag, its length in one byte or two, its bytes.
+    """
+    found = set()
+    for entry in re.finditer(rb"\n\x08location\x12([\x00-\x7f]|[\x80-\xff].)", graph, re.DOTALL):
+        size = entry[1][0] & 0x7F | (entry[1][1] << 7 if len(entry[1]) == 2 else 0)
+        found.add(graph[entry.end() : entry.end() + size].decode(errors="replace"))
+    return sorted(found)
 
 
 def digest(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from pydantic import ValidationError
 
@@ -157,3 +158,18 @@ def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str):
     manifest = vouching(directory, "model.onnx", **{name: "sha256:" + "0" * 64})
     with pytest.raises(VerificationError):
         manifest.check_digests(directory)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 300])
+def test_weights_in_a_file_beside_the_graph_want_its_digest(directory: Path, size: int):
+    name = "w" * size if size < 256 else f"{'d' * (size - 101)}/{'w' * 100}"
+    graph = onnx.helper.make_graph([], "g", [], [])
+    tensor = graph.initializer.add(name="t", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=name)
+    tensor.external_data.add(key="length", value="4")
+    (directory / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(VerificationError, match=rf"takes weights from '{name}'"):
+        vouching(directory, "model.onnx").check_digests(directory)
+    (directory / name).parent.mkdir(exist_ok=True)
+    (directory / name).write_bytes(b"1234")
+    vouching(directory, "model.onnx", **{name: digest(directory / name)}).check_digests(directory)
