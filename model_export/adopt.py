@@ -9,18 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
 from model_export.errors import UncheckableError
+from model_export.probing import open_session, refuse_frozen_inside, shape_of_answer, with_int64_tokens
 from service.errors import ConfigurationError
 from service.manifest import GraphNames, StepInput
-from service.padding import PaddedBatch
-from service.session import feed
 
 _ELEMENTS: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -28,11 +24,6 @@ _ELEMENTS: Final[dict[int, str]] = {
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.BOOL: "bool",
 }
-
-# Two sizes that cannot be taken for one another, to try a reading with.
-_ROWS, _WIDTH = 3, 5
-
-_LARGEST_TRIED: Final = 129
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ class Adopted:
     """A graph, and what its inputs and outputs are.
 
     Attributes:
-        graph: As it came.
+        graph: As it came; with token ids of int32, it takes int64 in front of a Cast.
         steps: What one step is.
         names: What the inputs and outputs are.
         classes: How many the graph tells apart.
@@ -97,25 +88,27 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
     _refuse_unreadable(inputs, said)
     names = [names for names in _candidates(inputs, logits, said) if _agrees(names, inputs, logits)]
     _refuse_frozen(names, inputs)
-    session = _session(graph)
     running = []
     for candidate in names:
-        shape = _shape_of_answer(session, candidate, _probed(candidate, inputs, said))
+        taken = with_int64_tokens(graph, candidate.sequences)
+        session, steps = open_session(taken), _probed(candidate, inputs, said)
+        shape = shape_of_answer(session, candidate, steps)
         if shape is not None:
-            running.append((candidate, shape))
+            running.append((candidate, taken, shape))
     if not running:
         for candidate in names:
-            _refuse_frozen_inside(session, candidate, _probed(candidate, inputs, said))
+            session = open_session(with_int64_tokens(graph, candidate.sequences))
+            refuse_frozen_inside(session, candidate, _probed(candidate, inputs, said))
         raise UncheckableError(
             f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and "
             "say --time-first where steps come before rows"
         )
     if len(running) > 1:
-        readings = "; ".join(_as_options(candidate) for candidate, _ in running)
+        readings = "; ".join(_as_options(candidate) for candidate, _, _ in running)
         raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; say one: {readings}")
-    candidate, shape = running[0]
+    candidate, taken, shape = running[0]
     return Adopted(
-        graph, _steps(graph, candidate, inputs, said), candidate, classes=shape[-1], per_step=len(shape) == 3
+        taken, _steps(graph, candidate, inputs, said), candidate, classes=shape[-1], per_step=len(shape) == 3
     )
 
 
@@ -189,7 +182,7 @@ def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[Gr
 
 
 def _can_be_steps(value: _Value) -> bool:
-    return (value.element, value.rank) in (("float32", 3), ("int64", 2))
+    return (value.element, value.rank) in (("float32", 3), ("int64", 2), ("int32", 2))
 
 
 def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
@@ -222,20 +215,6 @@ def _refuse_frozen(readings: list[GraphNames], inputs: list[_Value]) -> None:
         )
 
 
-def _refuse_frozen_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:
-    """Refuses a graph that says its axes are open, and runs at one size alone."""
-    for axis, sizes in (
-        ("width", ((_ROWS, width) for width in range(1, _LARGEST_TRIED))),
-        ("rows", ((rows, _WIDTH) for rows in range(1, _LARGEST_TRIED))),
-    ):
-        good = [size for size in sizes if _shape_of_answer(session, names, steps, *size) is not None]
-        if len(good) == 1:
-            raise UncheckableError(
-                f"the graph says that its axes are open, but runs at {good[0][0]} rows and a width of {good[0][1]} "
-                f"alone: the {axis} is frozen inside (in a Reshape, as a rule); take it from Shape instead"
-            )
-
-
 def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
     """What a step is, as far as it takes to try a reading: of tokens, the first two will do."""
     steps = next(value for value in inputs if value.name == names.sequences)
@@ -266,35 +245,6 @@ def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:
         if node.op_type == "Gather" and node.input[1] == tokens and node.input[0] in tables:
             return int(tables[node.input[0]])
     return None
-
-
-def _session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise UncheckableError(f"onnxruntime cannot load the graph: {error}") from error
-
-
-def _shape_of_answer(
-    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
-) -> tuple[int, ...] | None:
-    """The shape of the logits, rows first, for a small batch; None where this reading cannot be the right one."""
-    lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
-    if steps.kind == "tokens":
-        values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
-    else:
-        values = np.zeros((rows, width, steps.features or 0), dtype=np.float32)
-    try:
-        (answer,) = session.run([names.logits], feed(names, PaddedBatch(values, lengths)))
-    except Exception:  # onnxruntime raises its own kinds for shapes that do not fit, and this is how they are found
-        return None
-    shape = tuple(int(size) for size in answer.shape)
-    if names.time_first and len(shape) == 3:
-        shape = (shape[1], shape[0], shape[2])
-    return shape if shape[:-1] in ((rows,), (rows, width)) else None
 
 
 def _as_options(names: GraphNames) -> str:

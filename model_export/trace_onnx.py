@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model_export.adopt import Adopted
 from model_export.errors import RunError
+from model_export.probing import open_session
 from model_export.recording import Answer, Operation, Recording
 from service.padding import PaddedBatch
 from service.session import feed
@@ -25,7 +26,7 @@ class OnnxSubject:
         self.steps = adopted.steps
         self._adopted = adopted
         self._nodes = _reaching(adopted.graph.graph, adopted.names.logits)
-        self._session = _session(adopted.graph)
+        self._session = open_session(adopted.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
     @property
@@ -115,11 +116,4 @@ def _recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) 
     recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _session(recording, options)
-
-
-def _session(graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-    options = options or onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(recording, options)

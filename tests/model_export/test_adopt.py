@@ -152,3 +152,17 @@ def test_an_output_that_is_no_answer_is_refused() -> None:
         adopt(
             graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")), Said()
         )
+
+
+def test_int32_token_ids_are_taken_as_int64() -> None:
+    body = (
+        "[look] x = Gather (table, ids)\n[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
+    )
+    signature = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)"
+    adopted = adopt(graph(signature, body, table=Weights(1).normal(7, 4)), Said())
+    assert adopted.steps.vocabulary == 7
+    manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
+    session = Session(adopted.graph.SerializeToString(), manifest)
+    logits = session.run(pad([np.array([1, 2, 6]), np.array([3])])).logits
+    assert logits.shape == (2, 2)
+    assert adopted.graph.graph.node[0].op_type == "Cast"
