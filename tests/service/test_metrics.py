@@ -177,3 +177,27 @@ def test_threads_lose_no_count():
 def test_promtool_finds_nothing_to_say():
     checked = subprocess.run(["promtool", "check", "metrics"], input=used().text(), capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_a_traced_call_is_its_buckets_exemplar_in_open_metrics_only():
+    made = metrics()
+    model = made.model("m", "1", INFO)
+    model.request(200, 0.003, trace_id="aa" * 16)
+    model.request(200, 0.004, trace_id="bb" * 16)
+    model.request(200, 0.7)
+    page, media_type = made.exposition("application/openmetrics-text; version=1.0.0")
+    assert media_type.startswith("application/openmetrics-text; version=1.0.0")
+    marked = [line for line in page.decode().splitlines() if " # {" in line]
+    assert len(marked) == 1
+    assert marked[0].startswith('lengthwise_request_duration_seconds_bucket{le="0.005",model="m",version="1"} 2.0 # {')
+    assert f'trace_id="{"bb" * 16}"' in marked[0]  # the latest
+    assert b" # {" not in made.text()
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/html", "text/plain;version=0.0.4", "application/openmetrics-text;q"]
+)
+def test_whatever_is_asked_for_some_exposition_is_the_answer(accept: str):
+    page, media_type = used().exposition(accept)
+    assert b"lengthwise_requests_total{" in page
+    assert media_type.startswith(("text/plain", "application/openmetrics-text"))

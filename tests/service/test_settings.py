@@ -165,3 +165,25 @@ def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(settings_module, "_cgroup_quota", lambda root: None)
     assert available_cores() == 3
+
+
+@pytest.mark.parametrize(("given", "share"), [("off", 0.0), ("0", 0.0), ("1", 1.0), ("0.01", 0.01)])
+def test_the_access_log_is_off_or_a_share(given: str, share: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_ACCESS_LOG", given)
+    assert Settings.load().access_log == share
+
+
+@pytest.mark.parametrize("given", ["on", "-0.1", "1.1", "nan"])
+def test_a_share_is_from_0_to_1(given: str):
+    with pytest.raises(ConfigurationError, match="--access-log"):
+        Settings.load(access_log=given)
+
+
+def test_origins_stand_with_commas_between_them_in_a_variable(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_CORS_ORIGINS", "https://a.example, http://localhost:3000,")
+    assert Settings.load().cors_origins == ("https://a.example", "http://localhost:3000")
+
+
+def test_origins_are_a_list_in_the_file(config: Path):
+    config.write_text('cors_origins = ["https://a.example"]\n')
+    assert Settings.load().cors_origins == ("https://a.example",)
