@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from benchmarks.workloads import Work
-from service import launch
+from service.bench import launch
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from benchmarks.bench import HERE
 from benchmarks.contenders import SERVICE
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import Work, lognormal
-from service import launch
-from service.connection import Target
-from service.load import drive
-from service.schedule import Open
-from service.trial import Load, prepare
-from service.workload import Input, arrival_moments, draw_lengths, make_sequences
+from service.bench import launch
+from service.bench.connection import Target
+from service.bench.load import drive
+from service.bench.schedule import Open
+from service.bench.trial import Load, prepare
+from service.bench.workload import Input, arrival_moments, draw_lengths, make_sequences
 
 _QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
 

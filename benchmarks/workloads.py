@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from service import dataset
+from service.bench.workload import Input, draw_lengths, make_sequences
 from service.padding import Steps
 from service.settings import bundled_models
-from service.workload import Input, draw_lengths, make_sequences
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "bench-models"

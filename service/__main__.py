@@ -9,9 +9,9 @@ import click
 from pydantic_core import PydanticUndefined
 
 from service import logs
-from service.bench import bench
+from service.bench.command import bench
 from service.command import Command
-from service.score import score
+from service.scoring.command import score
 from service.settings import PREFIX, Settings, flag
 
 

@@ -85,14 +85,18 @@ def versions(folder: Path) -> dict[Key, Path]:
     """
     try:
         names = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return {
-            Key(name.name, int(path.name)): path
-            for name in names
-            for path in name.iterdir()
-            if _is_version(path.name) and path.is_dir()
-        }
+        inside = [path for name in names for path in _listed(name)]
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+    return {Key(path.parent.name, int(path.name)): path for path in inside if _is_version(path.name) and path.is_dir()}
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it has just gone away."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _is_version(name: str) -> bool:

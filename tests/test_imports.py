@@ -58,11 +58,11 @@ def imports(path: Path) -> Iterator[str]:
 def rooms_of(path: Path) -> set[str]:
     """The rooms of the service that a file imports."""
     return {name.split(".")[1] for name in imports(path) if name.startswith("service.")} & {
-        file.stem for file in (ROOT / "service").glob("*.py")
+        place.stem for place in (ROOT / "service").iterdir()
     }
 
 
-SERVICE = sorted((ROOT / "service").glob("*.py"))
+SERVICE = sorted((ROOT / "service").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=[path.stem for path in SERVICE])

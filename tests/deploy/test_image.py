@@ -20,8 +20,8 @@ import httpx
 import pytest
 import yaml
 
-from service.exposition import Samples
-from service.launch import free_port
+from service.bench.exposition import Samples
+from service.bench.launch import free_port
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import answers, started, until
 from tests.deploy.tools import DEPLOY, ROOT, objects

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import orjson
 
-from service.launch import free_port
+from service.bench.launch import free_port
 from tests.service.numpy_models import samples
 
 PATIENCE_SECONDS = 20.0

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import orjson
 
-from service.connection import Target
+from service.bench.connection import Target
 
 
 @dataclass

@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from service.app import make_admin_app
+from service.bench.launch import free_port
 from service.errors import ConfigurationError
-from service.launch import free_port
 from service.server import ADMIN_CONNECTIONS
 from service.settings import Settings
 from tests.service.numpy_models import manifest, model, samples, serving

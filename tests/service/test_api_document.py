@@ -15,8 +15,8 @@ import pytest
 
 from service import __main__, errors, options
 from service.app import make_app
+from service.bench.launch import free_port
 from service.grpc_server import CODES
-from service.launch import free_port
 from service.serving import Serving
 from service.settings import Settings
 from tests.service.server_process import ServerProcess, started

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from service.bench import bench, rates_of
+from service.bench.command import bench, rates_of
+from service.bench.launch import Served
 from service.errors import ConfigurationError
-from service.launch import Served
 from service.settings import bundled_models
 from tests.service.small_server import Reply, SmallServer, serving
 
@@ -113,8 +113,8 @@ def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(monke
         with serving(SmallServer()) as target:
             yield Served(target)
 
-    monkeypatch.setattr("service.bench.served", pretended)
-    monkeypatch.setattr("service.bench.available_cores", lambda: 1)
+    monkeypatch.setattr("service.bench.command.served", pretended)
+    monkeypatch.setattr("service.bench.command.available_cores", lambda: 1)
     result = CliRunner().invoke(bench, ["models", *FEW, "--tune", "--json", "--serve", "max-batch-rows=8"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.connection import Connection, ConnectionLostError, Target
+from service.bench.connection import Connection, ConnectionLostError, Target
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from service.exposition import Samples
-from service.figures import Figures, Latency, figures, table
-from service.load import Measurement
+from service.bench.exposition import Samples
+from service.bench.figures import Figures, Latency, figures, table
+from service.bench.load import Measurement
 
 
 def measurement(

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from service import messages
 from service.app import make_app
+from service.bench.launch import free_port
 from service.errors import ConfigurationError, InvalidRequest, TooLarge
 from service.grpc_server import SERVICE, GrpcServer
-from service.launch import free_port
 from service.open_inference import open_inference_pb2 as pb
 from service.padding import PaddedBatch
 from service.repository import Model

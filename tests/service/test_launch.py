@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from service.connection import Target
+from service.bench.connection import Target
+from service.bench.launch import Running, free_port, running, serve_command, served
+from service.bench.remote import get
 from service.errors import ConfigurationError
-from service.launch import Running, free_port, running, serve_command, served
 from service.manifest import Manifest, StepInput
-from service.remote import get
 
 # Ignores the request to end for long enough to be noticed, when it is told to be stubborn.
 SERVER = """
@@ -62,14 +62,14 @@ def test_a_server_that_never_will_be_ready_is_not_waited_for():
 
 
 def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("service.launch._READY_SECONDS", 0.2)
+    monkeypatch.setattr("service.bench.launch._READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(ConfigurationError, match="was not ready within"), running(command, free_port()):
         pass
 
 
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("service.launch._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("service.bench.launch._STOP_SECONDS", 0.1)
     port = free_port()
     with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as server:
         pass
@@ -94,7 +94,7 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
         commands.append(command)
         yield Running(Target("127.0.0.1", port), 0)
 
-    monkeypatch.setattr("service.launch.running", pretended)
+    monkeypatch.setattr("service.bench.launch.running", pretended)
     directory = tmp_path / "models" / "m" / "3"
     directory.mkdir(parents=True)
     manifest = Manifest(name="m", version=3, input=StepInput(features=1), labels=("a",))

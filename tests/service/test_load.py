@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service import load as load_module
-from service.connection import Connection, ConnectionLostError, Target
+from service.bench import load as load_module
+from service.bench.connection import Connection, ConnectionLostError, Target
+from service.bench.load import Measurement, ask_each, drive
+from service.bench.schedule import Closed, Open
 from service.errors import ConfigurationError
-from service.load import Measurement, ask_each, drive
-from service.schedule import Closed, Open
 from tests.service.small_server import Reply, SmallServer, serving
 
 

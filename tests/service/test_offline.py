@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service import offline
 from service.answers import Answer
 from service.calls import Item
-from service.offline import FAILED, NOT_FINITE, Batch, Result
 from service.padding import PaddedBatch
 from service.plan import BatchLimits
 from service.repository import Model
+from service.scoring import offline
+from service.scoring.offline import FAILED, NOT_FINITE, Batch, Result
 from tests.service import numpy_models
 
 LIMITS = BatchLimits(rows=8)

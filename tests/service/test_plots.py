@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import plots
+from service.bench import plots
 from service.errors import ConfigurationError
 
 

@@ -16,8 +16,8 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 
 from service import dataset
+from service.bench.launch import free_port
 from service.grpc_server import SERVICE
-from service.launch import free_port
 from service.open_inference import open_inference_pb2 as pb
 from tests.service.server_process import ServerProcess, started
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service import records
 from service.answers import Answer
 from service.calls import Item
 from service.dataset import BadRecord, Label, Record
 from service.errors import RecordError
 from service.manifest import Manifest
 from service.padding import Steps
-from service.records import Chunk, Entry, Taken, chunked, judged, told
+from service.scoring import records
+from service.scoring.records import Chunk, Entry, Taken, chunked, judged, told
 from tests.service.numpy_models import MANIFESTS, manifest
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from service import remote
+from service.bench import remote
+from service.bench.workload import Input
 from service.errors import ConfigurationError
-from service.workload import Input
 from tests.service.small_server import SmallServer, serving
 
 

@@ -16,18 +16,19 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from service import dataset, records, repository
+from service import dataset, repository
 from service.__main__ import main
 from service.errors import ConfigurationError, RecordError
 from service.manifest import Promise
 from service.padding import PaddedBatch
 from service.plan import BatchLimits
 from service.repository import Model
-from service.score import Run
-from service.scored import Scored
+from service.scoring import records
+from service.scoring.command import Run
+from service.scoring.scored import Scored
+from service.scoring.summary import Summary
 from service.session import CPU
 from service.settings import bundled_models
-from service.summary import Summary
 from tests.service import numpy_models
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
@@ -338,7 +339,7 @@ def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypat
 
 def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
     program = (
-        "import sys, service.score; "
+        "import sys, service.scoring.command; "
         "print([name for name in ('torch', 'onnx', 'fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from service.errors import ConfigurationError
-from service.scored import Scored
+from service.scoring.scored import Scored
 
 
 def line(name: str, **fields: object) -> bytes:

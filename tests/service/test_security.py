@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from service.bench.launch import free_port
 from service.errors import ConfigurationError
-from service.launch import free_port
 from service.serving import Serving
 from service.settings import Settings
 from tests.service.numpy_models import manifest, model, samples, serving

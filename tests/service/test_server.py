@@ -28,8 +28,8 @@ from click.testing import CliRunner
 from service import dataset
 from service.__main__ import main as commands
 from service.app import make_app
+from service.bench.launch import free_port
 from service.errors import ConfigurationError
-from service.launch import free_port
 from service.server import Server, serve
 from service.serving import Serving
 from service.settings import Settings, bundled_models

@@ -6,8 +6,8 @@ import pytest
 
 from service.dataset import Label
 from service.manifest import Task
-from service.offline import Batch
-from service.summary import Summary, right
+from service.scoring.offline import Batch
+from service.scoring.summary import Summary, right
 
 LABELS = ("a", "b", "c")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.bench.launch import Served
+from service.bench.trial import Load, Workload, prepare
+from service.bench.workload import Input
 from service.errors import ConfigurationError
-from service.launch import Served
-from service.trial import Load, Workload, prepare
-from service.workload import Input
 from tests.service.small_server import Reply, SmallServer, serving
 
 SHORT = Load(concurrency=2, seconds=60, warmup_seconds=0, count=8)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from service.bench.figures import Figures, Latency
+from service.bench.tune import candidates, loads, table, tune
 from service.errors import ConfigurationError
-from service.figures import Figures, Latency
-from service.tune import candidates, loads, table, tune
 
 TRIED = {"runners": ["1", "2"], "max_batch_rows": ["16", "128"]}
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from service.bench.plots import save
 from service.cost import CostTable
-from service.plots import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

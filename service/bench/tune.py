@@ -17,8 +17,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from service.bench.figures import Figures
 from service.errors import ConfigurationError
-from service.figures import Figures
 
 Options = Mapping[str, str]
 """Options of `serve` by name; those that are absent have their defaults."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from service.connection import Target
+from service.bench.connection import Target
+from service.bench.exposition import Samples
+from service.bench.workload import Input
 from service.errors import ConfigurationError
-from service.exposition import Samples
-from service.workload import Input
 
 _SECONDS = 10.0
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import remote
-from service.connection import Target
+from service.bench import remote
+from service.bench.connection import Target
 from service.errors import ConfigurationError
 from service.manifest import MANIFEST_FILE, Manifest
 

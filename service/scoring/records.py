@@ -12,8 +12,8 @@ from service.calls import Item, fitted, unfit
 from service.dataset import BadRecord, Label, Record
 from service.errors import RecordError
 from service.manifest import Manifest, Task
-from service.offline import Result
 from service.pool import HORIZON
+from service.scoring.offline import Result
 
 CHUNK_RECORDS: Final = HORIZON
 """Most records in a chunk: as many as the planner looks at together."""

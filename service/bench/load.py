@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.connection import Connection, ConnectionLostError, Target
+from service.bench.connection import Connection, ConnectionLostError, Target
+from service.bench.schedule import Closed, Schedule
 from service.errors import ConfigurationError
-from service.schedule import Closed, Schedule
 
 _TICK_SECONDS = 0.2
 

@@ -17,19 +17,20 @@ import click
 import orjson
 from rich.console import Console
 
-from service import dataset, offline, repository
+from service import dataset, repository
+from service.bench.progress import progress_bar
 from service.command import Command
 from service.dataset import Label
 from service.errors import ConfigurationError, LengthwiseError, RecordError
 from service.manifest import MANIFEST_FILE
-from service.offline import Batch, Result
 from service.plan import BatchLimits
-from service.progress import progress_bar
-from service.records import Chunk, Entry, Taken, chunked, judged, told
 from service.repository import Model
-from service.scored import Scored
+from service.scoring import offline
+from service.scoring.offline import Batch, Result
+from service.scoring.records import Chunk, Entry, Taken, chunked, judged, told
+from service.scoring.scored import Scored
+from service.scoring.summary import Summary
 from service.settings import available_cores
-from service.summary import Summary
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _REDRAWN_SECONDS: Final = 0.1

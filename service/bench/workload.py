@@ -26,9 +26,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.bench.exposition import Samples
 from service.dataset import Kind
 from service.errors import ConfigurationError
-from service.exposition import Samples
 from service.padding import Steps
 
 Arrivals = Literal["poisson", "constant", "bursts"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.bench.figures import Figures
 from service.errors import ConfigurationError
-from service.figures import Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,18 +20,18 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from service import plots
-from service import tune as tuning
+from service.bench import plots
+from service.bench import tune as tuning
+from service.bench.figures import Figures, table
+from service.bench.launch import located, served
+from service.bench.progress import progress_bar, ticker
+from service.bench.trial import Form, Load, Workload
+from service.bench.workload import Arrivals, Input
 from service.command import Command
 from service.errors import ConfigurationError
-from service.figures import Figures, table
-from service.launch import located, served
 from service.plan import BatchLimits
-from service.progress import progress_bar, ticker
 from service.settings import Settings, available_cores
-from service.trial import Form, Load, Workload
 from service.versions import Policy
-from service.workload import Arrivals, Input
 
 
 def rates_of(sweep: str) -> list[float]:
@@ -283,7 +283,8 @@ def show_tuning(
 
 def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool) -> None:
     """The cost table that serving this model would plan with."""
-    from service import cost_report, kept_costs, scan  # they load onnxruntime, which no load needs
+    from service import kept_costs, scan
+    from service.bench import cost_report  # they load onnxruntime, which no load needs
 
     folder, name, version = located(where)
     settings = Settings.load()

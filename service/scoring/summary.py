@@ -8,7 +8,7 @@ from typing import Any
 
 from service.dataset import Label
 from service.manifest import Task
-from service.offline import Batch
+from service.scoring.offline import Batch
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from service.exposition import Samples
-from service.load import Measurement
+from service.bench.exposition import Samples
+from service.bench.load import Measurement
 
 
 @dataclass(frozen=True, slots=True)

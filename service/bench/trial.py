@@ -13,16 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from service import dataset, remote
-from service.connection import Target
+from service import dataset
+from service.bench import remote
+from service.bench.connection import Target
+from service.bench.expected import Expected, scores, whole
+from service.bench.figures import Figures, figures
+from service.bench.launch import Served
+from service.bench.load import Tick, ask_each, drive
+from service.bench.schedule import Closed, Open, Schedule
+from service.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
 from service.errors import ConfigurationError
-from service.expected import Expected, scores, whole
-from service.figures import Figures, figures
-from service.launch import Served
-from service.load import Tick, ask_each, drive
 from service.padding import Steps
-from service.schedule import Closed, Open, Schedule
-from service.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
 
 Form = Literal["json", "binary"]
 PATH = "/predict"

@@ -1,0 +1,1 @@
+"""`lengthwise score`: a file of sequences in, the lines that `/predict` would answer out. Begin with `command`."""
