@@ -14,7 +14,19 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"errors", "versions"},
-    {"padding", "pool", "settings", "manifest", "cost", "metrics", "problems", "body", "protocol", "keys", "access"},
+    {
+        "padding",
+        "pool",
+        "settings",
+        "manifest",
+        "cost",
+        "metrics",
+        "problems",
+        "body",
+        "protocol",
+        "keys",
+        "access",
+    },
     {"plan", "session", "calls", "logs", "documents", "triton_metrics"},
     {"answers", "golden", "kept_costs", "options", "lanes"},
     {"strict", "batcher", "tracing"},
@@ -58,7 +70,9 @@ def imports(path: Path) -> Iterator[str]:
 def rooms_of(path: Path) -> set[str]:
     """The rooms of the service that a file imports."""
     return {name.split(".")[1] for name in imports(path) if name.startswith("service.")} & {
-        place.stem for place in (ROOT / "service").iterdir()
+        *(file.stem for file in (ROOT / "service").glob("*.py")),
+        "bench",
+        "scoring",
     }
 
 
