@@ -26,10 +26,19 @@ format: .venv/.development ## Formats the code
 test: lint cover ## Every check: lint, types, tests, branch coverage
 
 cover: .venv/.development ## The tests, with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
+
+train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
+	$(BIN)/lengthwise train model_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
+
+export: .venv/.development ## Exports what make train trained, as the next version of runs/models/vowels
+	$(BIN)/lengthwise export model_export/specs/japanese-vowels.toml --checkpoint runs/vowels/model.safetensors --out runs/models/vowels
 
 model: .venv/.development ## Trains, exports, verifies and publishes the bundled model anew
 	$(BIN)/python -m benchmarks.bundled_model
+
+docs: .venv/.development masking ## Draws the pictures and writes the tables of the documents anew
+	$(BIN)/python -m benchmarks.padding_picture
 
 bench: .venv/.development ## Measures this service beside its peers, in one run
 	$(BIN)/python -m benchmarks.bench $(BENCH)
