@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 log = logging.getLogger("lengthwise.access")
@@ -36,7 +36,7 @@ class AccessLog:
         seconds: float,
         model: list[str],
         *,
-        lengths: list[int],
+        lengths: Sequence[int],
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
@@ -64,7 +64,7 @@ class AccessLog:
         if name:
             fields |= {"model": name, "version": version}
         if lengths:
-            fields |= {"sequences": len(lengths), "lengths": lengths[:MOST_LENGTHS]}
+            fields |= {"sequences": len(lengths), "lengths": list(lengths[:MOST_LENGTHS])}
         if reason is not None:
             fields["reason"] = reason
         if trace_id is not None:

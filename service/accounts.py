@@ -7,7 +7,7 @@ account costs next to nothing where nobody wants lines or traces: then closing i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.access import AccessLog
@@ -38,7 +38,7 @@ class Account:
         self._accounts = accounts
         self._name = name
         self._metrics = accounts.unknown
-        self._lengths: list[int] = []
+        self._lengths: Sequence[int] = ()
 
     def decoded(self, call: Call[Any], started: float) -> float:
         """Its body was read: from now on it is a call of that model.
@@ -70,8 +70,11 @@ class Account:
         reason = error.reason if isinstance(error, Refused) else None
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._accounts.access
+        if trace is None and access is None:
+            self._metrics.request(status, seconds, reason, stages)
+            return
         trace_id = None if trace is None else trace.id
-        self._metrics.request(status, seconds, reason, stages=stages, trace_id=trace_id)
+        self._metrics.request(status, seconds, reason, stages, trace_id)
         model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(

@@ -104,7 +104,6 @@ class ModelMetrics:
         code: int,
         seconds: float,
         reason: str | None = None,
-        *,
         stages: tuple[float, float] | None = None,
         trace_id: str | None = None,
     ) -> None:
