@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: help install serve lint format test cover train export model bench docs proto clean
 
 help: ## Says what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.development ## Makes the whole development environment in .venv
 
