@@ -94,7 +94,8 @@ def calling_of(module: nn.Module, *, second: Second | None = None, time_first: b
     if second is None and meaning in (None, "which way round"):
         why = "may be true at padding or at valid steps" if meaning else "may be lengths or a mask"
         raise ConfigurationError(
-            f"{shown}: {chosen.name} {why}; say --second lengths, or --second mask (it is then true at valid steps)"
+            f"{shown}: {chosen.name} {why}; say --second lengths, or --second mask: it is then true at valid steps "
+            "(what is to be true at padding is inverted in forward)"
         )
     by_place = len(places) > 1 and places[1] is chosen
     return Calling(

@@ -336,3 +336,34 @@ def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_take
 @pytest.mark.parametrize("longest", [1, 2, 5])
 def test_a_very_small_max_length_is_tried_as_well_as_it_goes(longest: int) -> None:
     assert judged(Base(), max_length=longest).verdict == "sound"
+
+
+class Refuses(Base):
+    """Raises for the batches that it is told to."""
+
+    def __init__(self, unwanted) -> None:
+        super().__init__()
+        self.unwanted = unwanted
+
+    def forward(self, x, lengths):
+        if self.unwanted(x, lengths):
+            raise ValueError("not this one")
+        return super().forward(x, lengths)
+
+
+@pytest.mark.parametrize(
+    ("unwanted", "why"),
+    [
+        (lambda x, lengths: True, "raises for a batch of 7 rows"),
+        (lambda x, lengths: len(lengths) != 16, "rows is frozen at 16"),
+        (lambda x, lengths: x.size(1) != 40, "width is frozen at 40"),
+        (lambda x, lengths: len(lengths) == 7 and x.size(1) == 18, "raises at 18: its width is frozen"),
+        (lambda x, lengths: lengths[0] < lengths.max(), "demands an order of the rows"),
+        (lambda x, lengths: len(lengths) == 7 and lengths[0] == 10, "neighbours of other lengths: the model raises"),
+    ],
+)
+def test_a_model_that_raises_is_told_from_what_it_runs_with(unwanted, why: str) -> None:
+    report = judged(Refuses(unwanted))
+    assert report.verdict == "uncheckable"
+    assert why in report.reason
+    assert "not this one" in report.reason

@@ -76,6 +76,34 @@ def test_sums_over_features_and_old_graphs_stay() -> None:
     assert with_sums_as_products(masked_sum(opset=13))[1] == []
 
 
+def test_other_sums_stay() -> None:
+    both = masked_sum(
+        MASKED.replace("(e, axis)", "(e, both)")
+        .replace("(s, V)", "(r, W)")
+        .replace("[head]", "[r] r = Unsqueeze (s, axis)\n[head]"),
+        both=integers(1, 2),
+        W=np.ones((1, 2), "f4"),
+    )
+    counted = masked_sum(
+        MASKED.replace("(e, axis)", "(i, axis)")
+        .replace("[pool]", "[i] i = Cast <to = 6> (e)\n[pool]")
+        .replace("[head]", "[f] f = Cast <to = 1> (s)\n[head]")
+        .replace("(s, V)", "(f, V)")
+    )
+    computed = masked_sum(
+        MASKED.replace("(e, axis)", "(e, found)").replace(
+            "[pool]",
+            "[sized] r = Size (mask)\n[z] zz = Mul (r, zero)"
+            "\n[a] aa = Add (zz, one)\n[u] found = Unsqueeze (aa, zero1)\n[pool]",
+        ),
+        zero=np.array(0),
+        one=np.array(1),
+        zero1=integers(0),
+    )
+    for proto in (both, counted, computed):
+        assert with_sums_as_products(proto)[1] == []
+
+
 def built(proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *bits: bool) -> tuple[onnx.ModelProto, str]:
     """What `rewriting` makes of a graph, where the proof would find the same bits or not, one time after the other."""
     found = iter(bits)
