@@ -1,0 +1,407 @@
+"""Models come, go and change while requests come in: each is answered once, by the model that it was read for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import wire
+from service.app import make_app
+from service.errors import ConfigurationError
+from service.manifest import GRAPH_FILE
+from service.padding import PaddedBatch
+from service.repository import Model, Repository
+from service.serving import Serving
+from service.settings import Settings
+from tests.service.model_directories import measure_quickly, place, tamper_with_golden
+from tests.service.numpy_models import Service, idle, manifest, model
+
+PATIENCE_SECONDS = 10
+STEPS = [[0.5] * 12] * 3
+BODY = {"sequences": [STEPS]}
+SUMS = {"sequences": [[[1, 2]]], "model": "sums"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    measure_quickly(monkeypatch)
+    place(tmp_path / "models")
+    return tmp_path / "models"
+
+
+@asynccontextmanager
+async def started(serving: Serving) -> AsyncIterator[Service]:
+    """A service while the block runs."""
+    await serving.start()
+    app = make_app(serving)
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            yield Service(serving, app, client)
+    finally:
+        await serving.stop()
+
+
+def served_from(folder: Path, **options: Any) -> Any:
+    """A service of a repository on disk."""
+    return started(Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options)))
+
+
+async def call(service: Service, name: str, change: str, body: Any = None) -> httpx.Response:
+    """Has a model loaded or unloaded."""
+    return await service.client.post(f"/v2/repository/models/{name}/{change}", json=body)
+
+
+async def version(service: Service, body: Any = BODY) -> str:
+    """Which version answers."""
+    answer = await service.predict(body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["version"])
+
+
+async def index(service: Service) -> dict[str, tuple[str, str]]:
+    """The repository's index: state and reason."""
+    entries = (await service.client.post("/v2/repository/index")).json()
+    return {f"{entry['name']}/{entry['version']}": (entry["state"], entry["reason"]) for entry in entries}
+
+
+class Next:
+    """A repository whose next content is said by the test."""
+
+    def __init__(self, *models: Model) -> None:
+        self.models = models
+        self.before: Callable[[], None] = lambda: None
+        self.scans = 0
+
+    def __call__(self, before: Repository, again: str | None) -> Repository:
+        self.scans += 1
+        self.before()
+        return Repository.of(self.models)
+
+
+class Gate:
+    """A model's batches wait here."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self._reached = threading.Event()
+
+    def __call__(self, batch: PaddedBatch) -> None:
+        self._reached.set()
+        assert self.open.wait(PATIENCE_SECONDS)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, PATIENCE_SECONDS)
+
+
+# Load and unload, by call
+
+
+async def test_a_new_version_answers_once_it_is_loaded(folder: Path) -> None:
+    async with served_from(folder) as service:
+        place(folder, version=2)
+        assert await version(service) == "1"
+        answer = await call(service, "vowels", "load")
+        assert (answer.status_code, answer.json()) == (200, {})
+        assert await version(service) == "2"
+        assert (await service.predict(BODY | {"version": "1"})).status_code == 404
+        figures = await service.figures()
+    assert figures['lengthwise_ready{model="vowels",version="2"}'] == 1
+    assert 'lengthwise_ready{model="vowels",version="1"}' not in figures
+    assert [name for name in figures if name.startswith("lengthwise_model_info") and 'version="1"' in name] == []
+    assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 1
+
+
+async def test_every_version_answers_by_its_number_where_all_are_wanted(folder: Path) -> None:
+    async with served_from(folder, versions="all") as service:
+        place(folder, version=2)
+        await call(service, "vowels", "load")
+        assert await version(service) == "2"
+        assert await version(service, BODY | {"version": "1"}) == "1"
+
+
+async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: Path) -> None:
+    place(folder, "consonants")
+    async with served_from(folder) as service:
+        named = BODY | {"model": "vowels"}
+        parameters = {"parameters": {"unload_dependents": False}}
+        for _ in range(2):
+            assert (await call(service, "vowels", "unload", parameters)).status_code == 200
+        assert (await service.predict(named)).status_code == 404
+        await service.serving.shelf.refresh()
+        assert (await service.predict(named)).status_code == 404
+        assert await index(service) == {"consonants/1": ("READY", ""), "vowels/": ("UNAVAILABLE", "unloaded")}
+        assert (await service.client.get("/readyz")).status_code == 200
+        assert (await call(service, "vowels", "load", {})).status_code == 200
+        assert await version(service, named) == "1"
+        assert await index(service) == {"consonants/1": ("READY", ""), "vowels/1": ("READY", "")}
+
+
+async def test_without_any_model_the_service_is_not_ready_and_is_again_with_one(folder: Path) -> None:
+    async with served_from(folder) as service:
+        await call(service, "vowels", "unload")
+        assert (await service.client.get("/readyz")).status_code == 503
+        assert (await service.predict(BODY)).status_code == 503
+        await call(service, "vowels", "load")
+        assert (await service.client.get("/readyz")).status_code == 200
+        assert await version(service) == "1"
+
+
+async def test_a_version_that_fails_its_proof_is_refused_everywhere_and_the_old_one_goes_on(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served_from(folder) as service:
+        tamper_with_golden(place(folder, version=2))
+        for _ in range(2):  # asked for by name, it is judged again
+            answer = await call(service, "vowels", "load")
+            assert answer.status_code == 400
+            assert "vowels/2 is not served: " in answer.json()["error"]
+            assert "differs from its stored logits" in answer.json()["error"]
+            assert str(folder) not in answer.text
+        assert await version(service) == "1"
+        state, reason = (await index(service))["vowels/2"]
+        assert state == "UNAVAILABLE"
+        assert "differs from its stored logits" in reason
+        (refused,) = (await service.client.get("/healthz")).json()["refused"]
+        assert refused["model"] == "vowels/2"
+        assert (await service.figures())["lengthwise_refused_models"] == 1
+    assert "vowels/2 is not served" in caplog.text
+
+
+async def test_the_index_says_what_became_of_a_version_that_was_replaced_by_a_bad_one(folder: Path) -> None:
+    async with served_from(folder) as service:
+        (folder / "vowels" / "1" / GRAPH_FILE).write_bytes(b"")
+        assert (await call(service, "vowels", "load")).status_code == 400
+        assert await version(service) == "1"
+        state, reason = (await index(service))["vowels/1"]
+    assert state == "READY"
+    assert reason.startswith("what stands in its place now is not served: vowels/1: model.onnx is not the file")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "body", "status", "said"),
+    [
+        ("none", "load", None, 404, "no version of such a model"),
+        ("none", "unload", None, 404, "no such model"),
+        ("..%2Fvowels", "load", None, 404, ""),
+        ("vowels", "load", {"parameters": {"config": "{}"}}, 400, "/parameters/config: is not taken"),
+        ("vowels", "load", {"parameters": {"unload_dependents": True}}, 400, "is not taken"),
+        ("vowels", "unload", {"parameters": {"file:1/model.onnx": "AAAA"}}, 400, "is not taken"),
+        ("vowels", "load", {"parameters": 1}, 400, "the body must be empty, or"),
+        ("vowels", "unload", [], 400, "the body must be empty, or"),
+    ],
+)
+async def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
+    folder: Path, name: str, change: str, body: Any, status: int, said: str
+) -> None:
+    async with served_from(folder) as service:
+        answer = await call(service, name, change, body)
+        assert answer.status_code == status
+        assert said in answer.json()["error"]
+        assert await version(service) == "1"
+
+
+async def test_changes_are_refused_before_the_start_and_in_a_drain(folder: Path) -> None:
+    serving = Serving(Settings(runners=1, models=folder, admin_calls=True))
+    transport = httpx.ASGITransport(make_app(serving))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answer = await client.post("/v2/repository/models/vowels/load")
+        assert (answer.status_code, answer.json()) == (503, {"error": "the server is starting"})
+    async with started(serving) as service:
+        serving.batcher.begin_draining()
+        answer = await call(service, "vowels", "unload")
+        assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+
+
+async def test_a_folder_that_cannot_be_read_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with served_from(folder) as service:
+        aside = folder.rename(folder.parent / "aside")
+        answer = await call(service, "vowels", "load")
+        assert (answer.status_code, answer.json()) == (503, {"error": "the model repository cannot be read"})
+        assert await version(service) == "1"
+        aside.rename(folder)
+
+
+# Without a call
+
+
+def changed(service: Service) -> asyncio.Event:
+    """Set at the next change."""
+    event = asyncio.Event()
+
+    async def listen() -> None:
+        event.set()
+
+    service.serving.shelf.listeners.append(listen)
+    return event
+
+
+async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
+    async with served_from(folder, reload_seconds=0.01) as service:
+        place(folder, version=2)
+        while await version(service) == "1":
+            await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
+        shutil.rmtree(folder / "vowels" / "2")
+        while await version(service) == "2":
+            await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
+        assert idle(await service.figures())
+
+
+async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> None:
+    found = Next(model(manifest()))
+    async with started(Serving(Settings(runners=1), found)) as service:
+        assert found.scans == 1
+        found.models = (model(manifest(version=2)),)
+        change = changed(service)
+        service.serving.shelf.ask()
+        await asyncio.wait_for(change.wait(), PATIENCE_SECONDS)
+        assert await version(service, SUMS) == "2"
+        assert found.scans == 2
+    service.serving.shelf.ask()  # the end has come: nothing happens
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ConfigurationError("the folder cannot be read"), "the folder cannot be read"), (MemoryError(), "looked through")],
+)
+async def test_a_look_that_fails_is_not_the_last(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    found = Next(model(manifest()))
+
+    def fail() -> None:
+        found.before = lambda: None
+        raise error
+
+    async with started(Serving(Settings(runners=1, reload_seconds=0.01), found)) as service:
+        found.before = fail
+        while found.before is fail:
+            await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
+        found.models = (model(manifest(version=2)),)
+        while await version(service, SUMS) == "1":
+            await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
+    assert f"{said}" in caplog.text
+    assert "what is served stays as it is" in caplog.text
+
+
+def test_asking_before_the_start_is_no_error() -> None:
+    Serving(Settings(runners=1), Next()).shelf.ask()
+
+
+# What is under way
+
+
+async def test_requests_are_answered_while_a_model_is_loaded() -> None:
+    loading, go_on = threading.Event(), threading.Event()
+    found = Next(model(manifest()))
+    async with started(Serving(Settings(runners=1), found)) as service:
+
+        def load() -> None:
+            loading.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+
+        found.before = load
+        found.models = (model(manifest(version=2)),)
+        reload = asyncio.create_task(service.serving.shelf.refresh())
+        assert await asyncio.to_thread(loading.wait, PATIENCE_SECONDS)
+        assert await version(service, SUMS) == "1"
+        go_on.set()
+        await reload
+        assert await version(service, SUMS) == "2"
+
+
+async def test_one_change_is_made_at_a_time() -> None:
+    at_once = [0]
+    found = Next(model(manifest()))
+    async with started(Serving(Settings(runners=1), found)) as service:
+        turn = threading.Lock()
+
+        def alone() -> None:
+            assert turn.acquire(blocking=False)
+            at_once[0] += 1
+            turn.release()
+
+        found.before = alone
+        shelf = service.serving.shelf
+        await asyncio.gather(*(shelf.refresh() for _ in range(10)), shelf.load("sums"), shelf.unload("sums"))
+    assert at_once == [11]
+
+
+async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_answers() -> None:
+    gate = Gate()
+    found = Next(model(manifest(), gate))
+    async with started(Serving(Settings(runners=3), found)) as service:
+        first = asyncio.create_task(version(service, SUMS))
+        await gate.reached()
+        second = asyncio.create_task(version(service, SUMS))
+        running = 'lengthwise_inflight_batches{model="sums",version="1"}'
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await service.figures())[running] < 2:
+                await asyncio.sleep(0)  # a request within the process gives nobody else a turn
+        found.models = (model(manifest(version=2)),)
+        await service.serving.shelf.refresh()
+        assert await version(service, SUMS) == "2"
+        gauges = await service.figures()
+        assert gauges['lengthwise_ready{model="sums",version="1"}'] == 0
+        assert gauges[running] == 2
+        gate.open.set()
+        assert await asyncio.gather(first, second) == ["1", "1"]
+        assert await version(service, SUMS) == "2"
+        figures = await service.figures()
+        assert len(service.serving.batcher.lanes) == 1
+    assert idle(figures)
+    assert 'lengthwise_ready{model="sums",version="1"}' not in figures
+
+
+async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_was_read_for() -> None:
+    found = Next(model(manifest()))
+    async with started(Serving(Settings(runners=1), found)) as service:
+        read = wire.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
+        found.models = (model(manifest(version=2)),)
+        await service.serving.shelf.refresh()
+        ticket = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
+        assert await ticket.future == "sums/1"
+        assert len(service.serving.batcher.lanes) == 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "unloaded", "vanished"])
+async def test_the_memory_of_a_model_is_freed_with_its_last_request(folder: Path, change: str) -> None:
+    async with served_from(folder, runners=2) as service:
+        await asyncio.gather(*(version(service) for _ in range(20)))
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        (one,) = service.serving.repository
+        watch = weakref.ref(one.session, lambda _: loop.call_soon_threadsafe(gone.set))
+        del one
+        if change == "replaced":
+            place(folder, made={"note": "again"})
+        elif change == "vanished":
+            shutil.rmtree(folder / "vowels")
+        if change == "unloaded":
+            await call(service, "vowels", "unload")
+        else:
+            await service.serving.shelf.refresh()
+        await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
+        assert watch() is None
+
+
+async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lengthwise")
+    async with served_from(folder) as service:
+        assert await version(service) == "1"
+        place(folder, made={"note": "again"})
+        await service.serving.shelf.refresh()
+        assert await version(service) == "1"
+        figures = await service.figures()
+    assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 2
+    assert [value for name, value in figures.items() if name.startswith("lengthwise_model_info")] == [1]
+    assert "vowels/1 is let go" in caplog.text
