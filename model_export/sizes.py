@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from model_export.frames import current_place
@@ -28,6 +29,8 @@ BRANCH: Final = (
     "Python branches on a value in a tensor, and takes one way or the other depending on the batch: use torch.where"
 )
 A_NUMBER: Final = "makes a Python number of a value in a tensor, which a graph cannot follow: stay with tensors"
+
+_Size = int | Sequence[int]
 
 Branches = Mapping[tuple[str, int], bool]
 """Which way each branch on a tensor's value went, by file and line, where it was the same for every batch tried."""
@@ -80,6 +83,9 @@ class OpenSizes(TorchFunctionMode):
         if name == "take_along_dim":
             # torch's own asks for the sizes as numbers; a gather with the indices spread out is the same.
             return _gathered(*args, **kwargs)
+        if name == "max_pool1d":
+            # Likewise: torch's own asks for the width, and its two-dimensional sister does not.
+            return _pooled(*args, **kwargs)
         if name in _MADE_OF_SIZES:
             args, kwargs = self._with_width(args), self._with_width(kwargs)
         answer = func(*args, **kwargs)
@@ -177,3 +183,28 @@ def _gathered(tensor: Tensor, indices: Tensor, dim: int) -> Tensor:
     sizes = list(tensor.shape)
     sizes[dim] = indices.shape[dim]
     return tensor.gather(dim, indices.expand(sizes))
+
+
+def _pooled(
+    steps: Tensor,
+    kernel_size: _Size,
+    stride: _Size | None = None,
+    padding: _Size = 0,
+    dilation: _Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """`max_pool1d` of `[rows, channels, width]`, as a `max_pool2d` of height 1; indices are another function's."""
+    pooled = functional.max_pool2d(
+        steps.unsqueeze(-2),
+        kernel_size=(1, _one(kernel_size)),
+        stride=(1, _one(stride or kernel_size)),
+        padding=(0, _one(padding)),
+        dilation=(1, _one(dilation)),
+        ceil_mode=ceil_mode,
+    )
+    return pooled.squeeze(-2)
+
+
+def _one(size: _Size) -> int:
+    return size if isinstance(size, int) else size[0]

@@ -212,6 +212,21 @@ class RepackedTimeFirst(Small):
         return self.head(y.sum(0) / ends[:, None])
 
 
+class MaxPooled(Small):
+    """The pooling branch of InceptionTime, then half as many steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.MaxPool1d(3, stride=1, padding=1)
+        self.halve = nn.MaxPool1d(2, ceil_mode=True)
+
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        h = self.branch(x.mT.masked_fill(~valid[:, None], -torch.inf)).masked_fill(~valid[:, None], -torch.inf)
+        h = torch.nn.functional.max_pool1d(self.halve(h), (1,))
+        return self.last(h.masked_fill(h.isinf(), 0.0).mT, (lengths + 1) // 2)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -228,6 +243,7 @@ class RepackedTimeFirst(Small):
         PlainPython,
         MaskOfMask,
         SlicedToLongest,
+        MaxPooled,
     ],
 )
 def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module]) -> None:
