@@ -25,7 +25,9 @@ class OnnxSubject:
         """Takes a graph whose inputs have been read."""
         self.steps = adopted.steps
         self._adopted = adopted
-        self._nodes = _reaching(adopted.graph.graph, adopted.names.logits)
+        names = adopted.names
+        self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
+        self._nodes = _reaching(adopted.graph.graph, self._outputs)
         self._session = open_session(adopted.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
@@ -57,7 +59,7 @@ class OnnxSubject:
             self._recorder = _recording_session(self._adopted.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, feed(self._adopted.names, batch)), strict=True))
-        needed = {name for node in self._nodes for name in node.input} | {self._adopted.names.logits}
+        needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
         operations = [
             Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
@@ -65,18 +67,22 @@ class OnnxSubject:
                 place=None,
                 inputs=frozenset(hash(name) for name in node.input if name),
                 gives=frozenset(hash(name) for name in node.output if name in needed),
-                outputs=tuple((hash(name), values[name]) for name in node.output if name in needed and name in values),
+                outputs=tuple(
+                    (hash(name), values[name])
+                    for name in node.output
+                    if name in needed and isinstance(values.get(name), np.ndarray)
+                ),
             )
             for node in self._nodes
         ]
-        return Recording(operations, frozenset({hash(self._adopted.names.logits)}))
+        return Recording(operations, frozenset(map(hash, self._outputs)))
 
     def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
-        names = self._adopted.names
-        (logits,) = self._run(self._session, [names.logits], inputs)
-        if names.time_first and self._adopted.per_step:
-            logits = np.ascontiguousarray(logits.swapaxes(0, 1))
-        return Answer(logits)
+        logits, *attention = self._run(self._session, self._outputs, inputs)
+        if self._adopted.names.time_first:
+            logits = logits.swapaxes(0, 1) if self._adopted.per_step else logits
+            attention = [weights.T for weights in attention]
+        return Answer(logits, *attention)
 
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
@@ -88,9 +94,9 @@ class OnnxSubject:
         return results
 
 
-def _reaching(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """The nodes that the output depends on, in the order of the graph."""
-    needed, nodes = {output}, []
+def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in the order of the graph."""
+    needed, nodes = set(outputs), []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             nodes.append(node)

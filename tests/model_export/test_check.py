@@ -367,3 +367,15 @@ def test_a_model_that_raises_is_told_from_what_it_runs_with(unwanted, why: str) 
     assert report.verdict == "uncheckable"
     assert why in report.reason
     assert "not this one" in report.reason
+
+
+def test_attention_is_an_answer_as_well() -> None:
+    class Attends(Base):
+        def forward(self, x, lengths):
+            valid = torch.arange(x.size(1)) < lengths[:, None]
+            weights = self.step(x).sum(-1).softmax(1) * valid
+            return {"logits": self.head(self.pool(torch.tanh(self.step(x)), valid, lengths)), "attention": weights}
+
+    report = judged(Attends())
+    assert report.verdict == "leak"
+    assert report.leaks[0].operator == "softmax"
