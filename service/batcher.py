@@ -272,7 +272,7 @@ class Batcher:
                     return None
                 lane, wait = self._next_lane()
                 if lane is not None:
-                    return self._taken(lane)
+                    return self._taken(lane, self._lanes.turn_seconds())
                 self._idle += 1
                 self._work.wait(wait)
                 self._idle -= 1
@@ -288,7 +288,7 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def _taken(self, lane: Lane[Any], seconds: float = float("inf")) -> tuple[Lane[Any], list[Entry[Any]]]:
+    def _taken(self, lane: Lane[Any], seconds: float) -> tuple[Lane[Any], list[Entry[Any]]]:
         """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
         entries = self._plan(lane, seconds)
         lane.inflight += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from service.cost import CostTable
 from service.metrics import ModelMetrics
@@ -19,6 +19,9 @@ from service.plan import BatchLimits
 from service.pool import Pool, Waiting
 
 R = TypeVar("R")
+
+TURN_SECONDS: Final = 0.005
+"""How long a model keeps a runner where there are others: a few rows at a time gain nearly all that batching can."""
 
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
@@ -159,6 +162,10 @@ class Lanes:
             most: Padded steps that the queue holds.
         """
         return lane.cost_steps + cost > most // max(1, len(self._lanes))
+
+    def turn_seconds(self) -> float:
+        """Longest predicted run that a batch is planned for: no batch can be interrupted for another model's sake."""
+        return TURN_SECONDS if len(self._lanes) > 1 else float("inf")
 
     def waiting(self) -> bool:
         """Whether anything waits in any lane."""

@@ -358,6 +358,22 @@ async def test_the_index_is_readable_and_changes_are_refused() -> None:
             assert "--admin-calls" in (error.details() or "")
 
 
+async def test_models_are_loaded_and_unloaded_where_that_is_turned_on() -> None:
+    async with listening(model(manifest()), admin_calls=True) as caller:
+        await caller.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="sums"))
+        assert not (await caller.call("ServerReady")).ready
+        (entry,) = (await caller.call("RepositoryIndex")).models
+        assert (entry.name, entry.state, entry.reason) == ("sums", "UNAVAILABLE", "unloaded")
+        await caller.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="sums"))
+        assert (await caller.call("ServerReady")).ready
+        unknown = await caller.refused("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="none"))
+        assert unknown.code() is Code.NOT_FOUND
+        strange = pb.RepositoryModelLoadRequest(model_name="sums")
+        strange.parameters["config"].string_param = "{}"
+        refused = await caller.refused("RepositoryModelLoad", strange)
+        assert refused.code() is Code.INVALID_ARGUMENT
+
+
 async def test_the_health_service_follows_the_service_and_tells_who_watches() -> None:
     statuses = health_pb2.HealthCheckResponse
     async with serving(model(manifest())) as service:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import random
 import shutil
+import signal
 import threading
+import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +24,13 @@ import pytest
 from service import wire
 from service.app import make_app
 from service.errors import ConfigurationError
-from service.manifest import GRAPH_FILE
+from service.manifest import GRAPH_FILE, MANIFEST_FILE
 from service.padding import PaddedBatch
 from service.repository import Model, Repository
 from service.serving import Serving
 from service.settings import Settings
-from tests.service.model_directories import measure_quickly, place, tamper_with_golden
+from tests.service import server_process
+from tests.service.model_directories import measure_quickly, place, sign, tamper_with_golden
 from tests.service.numpy_models import Service, idle, manifest, model
 
 PATIENCE_SECONDS = 10
@@ -405,3 +412,128 @@ async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
     assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 2
     assert [value for name, value in figures.items() if name.startswith("lengthwise_model_info")] == [1]
     assert "vowels/1 is let go" in caplog.text
+
+
+# Everything at once
+
+
+@dataclass
+class Tally:
+    """What came of the requests of a chaos run."""
+
+    sent: int = 0
+    answered: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def scaled(directory: Path, factor: int) -> None:
+    """Gives a version labels of its own, so that an answer says which version made it."""
+    labels = json.loads((directory / MANIFEST_FILE).read_text())["labels"]
+    sign(directory, labels=[f"{label} of {factor}" for label in labels])
+
+
+async def ask_until(service: Service, end: asyncio.Event, tally: Tally, body: dict[str, Any]) -> None:
+    """One caller: asks again and again, and checks each answer against the version that it names."""
+    while not end.is_set():
+        await asyncio.sleep(0)  # a request within the process that is refused gives nobody else a turn
+        tally.sent += 1
+        answer = await service.predict(body)
+        if answer.status_code != 200:
+            tally.answered[str(answer.status_code)] += 1
+            continue
+        found = answer.json()
+        tally.answered[found["version"]] += 1
+        label = found["predictions"][0]["label"]
+        if not label.endswith(f" of {found['version']}") or label not in found["labels"]:
+            tally.wrong.append(f"{label} from version {found['version']}")
+
+
+async def test_nothing_is_lost_while_versions_come_break_change_and_go(folder: Path) -> None:
+    random_ = random.Random(7)
+    scaled(folder / "vowels" / "1", 1)
+    scaled(place(folder, "steady"), 1)
+    large = {
+        "sequences": [[[0.123456789] * 12] * 3] * 200
+    }  # decoded in a thread: versions change between its reading and its turn
+    async with served_from(folder, runners=2, max_sequences=1000) as service:
+        end, tally, steady = asyncio.Event(), Tally(), Tally()
+        callers = [
+            *(ask_until(service, end, tally, BODY | {"model": "vowels"}) for _ in range(4)),
+            ask_until(service, end, tally, large | {"model": "vowels"}),
+            ask_until(service, end, steady, BODY | {"model": "steady"}),
+        ]
+        tasks = [asyncio.create_task(caller) for caller in callers]
+        present = [1]
+        for number in range(2, 32):
+            kind = random_.choice(["good", "good", "broken", "half", "vanish", "replace", "unload"])
+            if kind in ("good", "broken", "half"):
+                directory = await asyncio.to_thread(place, folder, "vowels", number)
+                scaled(directory, number)
+                if kind == "good":
+                    present.append(number)
+                elif kind == "broken":
+                    tamper_with_golden(directory)
+                else:
+                    (directory / GRAPH_FILE).write_bytes(b"half")
+            elif kind == "vanish" and len(present) > 1:
+                shutil.rmtree(folder / "vowels" / str(present.pop()))
+            elif kind == "replace":
+                aside = folder / "vowels" / ".new"
+                shutil.copytree(folder / "vowels" / str(present[-1]), aside)
+                sign(aside, made={"number": number})
+                shutil.rmtree(folder / "vowels" / str(present[-1]))
+                aside.rename(folder / "vowels" / str(present[-1]))
+            elif kind == "unload":
+                await call(service, "vowels", "unload")
+                await call(service, "vowels", "load")
+            await service.serving.shelf.refresh()
+            assert present[-1] in service.serving.repository.models["vowels"]
+        end.set()
+        await asyncio.gather(*tasks)
+        figures = await service.figures()
+        assert [lane.name for lane in service.serving.batcher.lanes] == ["steady/1", f"vowels/{present[-1]}"]
+    assert tally.wrong == steady.wrong == []
+    assert tally.sent == tally.answered.total()
+    assert set(tally.answered) - {"404"} > {"1"}, "the versions did change under load"
+    assert all(int(code) < 100 or code == "404" for code in tally.answered)  # 404 only while it was unloaded by a call
+    assert set(steady.answered) == {"1"}
+    assert steady.sent == steady.answered["1"]
+    requests = {name: value for name, value in figures.items() if name.startswith("lengthwise_requests_total")}
+    assert sum(requests.values()) == tally.sent + steady.sent
+    assert idle(figures)
+
+
+async def test_a_flooded_model_does_not_starve_a_quiet_one() -> None:
+    pause = threading.Event()  # a run takes its time, and no processor: what is measured is waiting alone
+    found = Next(*(model(manifest(name=name), lambda _: bool(pause.wait(0.02))) for name in ("loud", "quiet")))
+
+    async def worst(service: Service) -> float:
+        took = []
+        for _ in range(30):
+            before = time.monotonic()
+            assert await version(service, SUMS | {"model": "quiet"}) == "1"
+            took.append(time.monotonic() - before)
+        return max(took)
+
+    async def flood(service: Service, end: asyncio.Event) -> None:
+        while not end.is_set():
+            assert await version(service, SUMS | {"model": "loud"}) == "1"
+
+    async with started(Serving(Settings(runners=1), found)) as service:
+        alone, end = await worst(service), asyncio.Event()
+        callers = [asyncio.create_task(flood(service, end)) for _ in range(64)]
+        beside = await worst(service)
+        end.set()
+        await asyncio.gather(*callers)
+    assert beside < 3 * alone
+
+
+async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    place(folder)
+    with server_process.started(str(folder)) as server:
+        place(folder, version=2)
+        server.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.wait_for, "vowels/1 is let go")
+        assert server.predict(BODY).json()["version"] == "2"
+        assert server.process.poll() is None
