@@ -20,7 +20,8 @@ from pathlib import Path
 EPOCH_SECONDS = 315_532_800  # 1980: the earliest that zip files can hold
 UNUSED_FOLDERS = {"tests", "include", "__pycache__"}
 UNUSED_ENDINGS = {".pyi", ".pyx", ".pxd", ".h", ".a", ".c", ".cpp"}
-# The Python module has the runtime inside: libonnxruntime.so is for programs in C. numpy's _simd is for its own tests.
+# The Python module has the runtime inside: libonnxruntime.so is for programs in C. numpy's _simd is for its own tests;
+# rich asks pygments only to highlight source code, which nothing here shows.
 UNUSED_PATHS = (
     "bin",
     "numpy/_core/_simd.*.so",
@@ -30,6 +31,7 @@ UNUSED_PATHS = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
+    "pygments/lexers",
 )
 AS_SHIPPED = ("nvidia", "onnxruntime")  # nothing to gain, and the CUDA libraries could not be tried afterwards
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "ensurepip")

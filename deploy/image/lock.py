@@ -19,7 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 PYTHON = "3.11"
-EXTRAS = ("grpc",)  # what an option of `serve` may need
+EXTRAS = ("grpc", "tracing")  # what an option of `serve` may need
 MARK = "# inputs sha256:"
 
 

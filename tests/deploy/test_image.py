@@ -203,10 +203,10 @@ async def _stopped_under_load(built: Engine, name: str, port: int) -> Counter[in
 
 
 def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(built: Engine) -> None:
-    with _served(built, "--env", "LENGTHWISE_LOG_LEVEL=debug") as (name, port):
+    with _served(built, "--env", "LENGTHWISE_ACCESS_LOG=1", "--env", "LENGTHWISE_LOG_FORMAT=json") as (name, port):
         received = asyncio.run(_stopped_under_load(built, name, port))
         log = built.run("logs", name)
-        answered = Counter(int(code) for code in re.findall(r"POST /predict (\d{3})", log))
+        answered = Counter(int(code) for code in re.findall(r'"status": (\d{3})', log))
         print(f"answered {dict(answered)}, received {dict(received)}")
         assert received == answered
         assert set(answered) <= {200, 503}
