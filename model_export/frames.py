@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -107,3 +108,9 @@ def users_place(error: BaseException) -> Place | None:
     calls = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
     place = _innermost(calls)
     return users_place(error.__cause__) if place is None and error.__cause__ is not None else place
+
+
+def place_in(stack: str) -> Place | None:
+    """The line of the user's code in a stack as text, such as a traced operator carries; None where there is none."""
+    calls = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', stack)
+    return _innermost([(file, int(line), function) for file, line, function in calls])

@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 from model_export.calling import Calling
 from model_export.capture import capture
 from model_export.errors import ExportError
+from model_export.frames import place_in
 from model_export.outputs import Choice, chosen_by
 from model_export.recurrent import TRANSLATIONS
 from service.manifest import CONTRACT, StepInput
@@ -37,6 +38,15 @@ OPSET: Final = 18
 
 BUILT_IN_NODES: Final = 60
 """No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""
+
+_INSTEAD: Final = {
+    "scaled_dot_product_attention": "give it heads: q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1) and "
+    "attn_mask.unsqueeze(1), and .squeeze(1) behind it",
+    "median": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
+    "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
+    "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
+}
+"""What to write in the place of an operator that the exporter cannot translate."""
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_PLACE: Final = 4
@@ -109,7 +119,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError("translate", _first_lines(error)) from error
+            raise _untranslated(program, error) from error
     if exported is None:
         raise ExportError("translate", "the exporter gave no graph")
     return exported.model
@@ -205,12 +215,26 @@ def _axes(value: ir.Value) -> list[str | int | None]:
     return [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
 
 
-def _first_lines(error: Exception) -> str:
-    """What the exporter says, without its pages of advice and stacks."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return str(cause).strip().split("\n\n")[0]
+def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
+    """The error that says which operator, at which line of the user's code, has no translation."""
+    said = [error, *_causes(error)]
+    why = str(said[-1]).strip().split("\n\n")[0]
+    name = next((found[1] for each in said if (found := re.search(r"translating node %(\w+)", str(each)))), None)
+    node = next((node for node in program.graph.nodes if node.name == name), None)
+    if node is None:
+        return ExportError("translate", why)
+    operator = str(node.target).removeprefix("aten.").split(".")[0]
+    place = place_in(node.meta.get("stack_trace") or "")
+    at = "" if place is None else f"{place}: `{place.source}`: "
+    detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
+    instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
+    return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while error.__cause__ is not None:
+        error = error.__cause__
+        yield error
 
 
 @contextlib.contextmanager

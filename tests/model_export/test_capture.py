@@ -362,3 +362,27 @@ def test_a_trace_leaves_torch_and_python_as_they_were(kind: type[nn.Module]) -> 
     assert before == after
     assert (len, int, range) == (builtins.len, builtins.int, builtins.range)
     assert not {"len", "int", "range"} & globals().keys()
+
+
+class AttendsWithoutHeads(Small):
+    def forward(self, x, lengths):
+        valid = (torch.arange(x.size(1)) < lengths[:, None])[:, None]
+        y = torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=valid)
+        return self.last(y, lengths)
+
+
+class LargestSoFar(Small):
+    def forward(self, x, lengths):
+        return self.last(x.cummax(1).values, lengths)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (AttendsWithoutHeads, r"`y = .*`: scaled_dot_product_attention .*4D.*: give it heads: q.unsqueeze\(1\)"),
+        (LargestSoFar, r"`return .*cummax.*`: cummax has no translation to ONNX: write it with operators"),
+    ],
+)
+def test_what_cannot_be_translated_is_named_with_file_and_line(kind: type[nn.Module], why: str) -> None:
+    with pytest.raises(ExportError, match=rf"translate: tests/model_export/test_capture\.py:\d+: {why}"):
+        graph.build(kind().eval(), STEPS, name="m", labels="ab")
