@@ -52,7 +52,7 @@ clean: ## Removes what was built
 .venv/bin/python:
 	@echo "making .venv"
 	@$(PYTHON) -c 'import sys; sys.exit("Lengthwise needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 
 # A change of pyproject.toml installs again; nothing else does.
 .venv/.runtime: pyproject.toml | .venv/bin/python

@@ -57,7 +57,7 @@ def test_no_command_is_left_out_here() -> None:
         "make serve",
         "make test",
         "curl -s",
-        *(f"{TOOL} {name}" for name in ("train", "export", "serve", "check")),
+        *(f"{TOOL} {name}" for name in ("train", "export", "serve", "check", "bench", "score")),
     )
     assert [line for line in COMMANDS if not line.startswith(beginnings)] == []
 
@@ -110,6 +110,16 @@ def test_a_leak_is_found_and_pictured(tmp_path: Path) -> None:
     said = run(command(f"{TOOL} check"), tmp_path, code=1)
     assert "softmax" in said
     assert "<svg" in (tmp_path / "leak.html").read_text()
+
+
+def test_a_load_is_answered_without_an_error() -> None:
+    said = run(command(f"{TOOL} bench").replace("-seconds 5", "-seconds 1"), ROOT)
+    assert "padding" in said
+
+
+def test_a_file_is_scored(tmp_path: Path) -> None:
+    run(command(f"{TOOL} score"), tmp_path)
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 370
 
 
 def test_a_model_is_trained_exported_and_served(tmp_path: Path) -> None:
