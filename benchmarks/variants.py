@@ -74,8 +74,8 @@ def _empty_run() -> None:
     prove = repository.load
 
     # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
-    def load(directory: Path, limits: BatchLimits) -> repository.Model:
-        model = prove(directory, limits)
+    def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -> repository.Model:
+        model = prove(directory, limits, budget_seconds=budget_seconds)
         return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)))
 
     repository.load = load

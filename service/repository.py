@@ -31,7 +31,7 @@ from service.versions import Key
 Look = tuple[tuple[str, int, int, int], ...]
 """How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
 
-_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE})
+_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +136,7 @@ class Repository:
             name = next(iter(self.models))
         versions = self.models.get(name)
         if versions is None:
-            raise ModelNotFound("no such model is served")
+            raise ModelNotFound(f"no such model is served; there is {', '.join(sorted(self.models))}")
         if version is None:
             return versions[max(versions)]
         # A version of more digits than any file system has cannot be one; int() of it would be slow or refused.
@@ -159,8 +159,13 @@ class Repository:
         return replace(self, unloaded=self.unloaded - {name})
 
 
-def load(directory: Path, limits: BatchLimits) -> Model:
+def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -> Model:
     """One model directory, proved and measured.
+
+    Args:
+        directory: Holds the model.
+        limits: What one batch may be; bounds what is measured.
+        budget_seconds: Time to spend on measuring.
 
     Raises:
         ModelError: It must not be served; says why.
@@ -175,7 +180,9 @@ def load(directory: Path, limits: BatchLimits) -> Model:
     try:
         golden.check(session, expected, manifest)
         under = kept_costs.conditions(manifest, session.provider, limits)
-        cost = kept_costs.read(directory, under) or measure_cost(session, manifest, limits)
+        cost = kept_costs.read(directory, under) or measure_cost(
+            session, manifest, limits, budget_seconds=budget_seconds
+        )
         return Model(manifest, session, cost, graph_bytes(look(directory)))
     except ModelError:
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from service import repository
 from service.errors import ConfigurationError, ModelError
@@ -21,7 +22,11 @@ from service.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
 
-NAMED_AND_ABSENT = "--versions names it, and the repository does not have it"
+MEASURING_SECONDS: Final = 0.4
+"""Time to spend on measuring the costs of a model."""
+MEASURING_BESIDE_SECONDS: Final = 0.15
+"""The same where others are serving, whose processor time it takes; what is not measured is learned."""
+NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 
 
 def scan(
@@ -55,6 +60,7 @@ def scan(
     taken: dict[Key, Model] = {}
     refused = {str(key): NAMED_AND_ABSENT for key in policy.absent(found) if key.name not in before.unloaded}
     looks: dict[Key, Look] = {}
+    budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
     for place, key in enumerate(wanted):
         if policy.one and any(other.name == key.name for other in taken):
             continue
@@ -66,7 +72,7 @@ def scan(
             model = runs  # looked at again next time: there may be room then
         else:
             looks[key] = seen
-            model, reason = _judged(found[key], runs, limits)
+            model, reason = _judged(found[key], runs, limits, budget_seconds)
         if model is not None:
             taken[key] = model
         if reason is not None:
@@ -111,7 +117,9 @@ def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | No
     return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
 
 
-def _judged(directory: Path, runs: Model | None, limits: BatchLimits) -> tuple[Model | None, str | None]:
+def _judged(
+    directory: Path, runs: Model | None, limits: BatchLimits, budget_seconds: float
+) -> tuple[Model | None, str | None]:
     """The model of a directory, or the one that runs and why the directory's own must not be served."""
     try:
         if runs is not None:
@@ -119,7 +127,7 @@ def _judged(directory: Path, runs: Model | None, limits: BatchLimits) -> tuple[M
             if manifest == runs.manifest:  # the same files again, if their digests hold
                 manifest.check_digests(directory)
                 return runs, None
-        return repository.load(directory, limits), None
+        return repository.load(directory, limits, budget_seconds=budget_seconds), None
     except ModelError as error:
         return runs, str(error)
 

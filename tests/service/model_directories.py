@@ -23,7 +23,7 @@ LIMITS = BatchLimits(rows=4, cost_steps=256)
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has costs measured in no time: a load then takes some ten milliseconds."""
     measure = repository.measure_cost
-    monkeypatch.setattr(repository, "measure_cost", lambda *arguments: measure(*arguments, budget_seconds=0.01))
+    monkeypatch.setattr(repository, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
 
 
 def place(folder: Path, name: str = "vowels", version: int = 1, **fields: Any) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service import repository, scan
+from service import kept_costs, repository, scan
 from service.errors import ConfigurationError
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
 from service.repository import Model, Repository
@@ -59,9 +59,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     measure_quickly(monkeypatch)
     load, judged = repository.load, []
 
-    def watched(directory: Path, limits: Any) -> Model:
+    def watched(directory: Path, limits: Any, **options: float) -> Model:
         judged.append(f"{directory.parent.name}/{directory.name}")
-        return load(directory, limits)
+        return load(directory, limits, **options)
 
     monkeypatch.setattr(repository, "load", watched)
     models = tmp_path / "models"
@@ -222,6 +222,10 @@ def test_a_refused_version_that_vanishes_is_forgotten(folder: Folder) -> None:
     assert folder.found.looks == {}
 
 
+def test_a_name_that_vanishes_while_the_folder_is_listed_has_no_version(folder: Folder) -> None:
+    assert scan._listed(folder.path / "gone") == []
+
+
 def test_a_link_that_leads_elsewhere_is_a_change(folder: Folder) -> None:
     for version, note in ((1, "old"), (2, "new")):
         place(folder.path.parent / note, version=1, made={"note": note, "number": version})
@@ -337,7 +341,7 @@ def test_a_link_to_nowhere_is_passed_over_by_the_look_and_refused_by_the_proof(f
 
 
 def test_the_size_of_a_model_is_that_of_its_graph(folder: Folder) -> None:
-    place(folder.path)
+    (place(folder.path) / kept_costs.FILE).write_text("{}")
     folder.scan()
     assert folder.model().graph_bytes == GRAPH_BYTES
     assert folder.model().key == Key("vowels", 1)
