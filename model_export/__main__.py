@@ -28,6 +28,7 @@ from model_export.source import MAX_LENGTH, Scores, brought, built_in
 from model_export.spec import Spec
 from service import dataset
 from service.command import Command
+from service.errors import ConfigurationError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,11 +46,22 @@ def main() -> None:
 @options_of(training.Options)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
+@click.option("--overwrite", is_flag=True, help="Start anew where --out holds a run, which is then lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def train(
-    spec_file: Path, data: str, out: Path, test: str | None, threads: int, resume: bool, as_json: bool, **chosen: Any
+    spec_file: Path,
+    data: str,
+    out: Path,
+    test: str | None,
+    threads: int,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Trains the built-in architecture of SPEC (a .toml file) on DATA.
+
+    docs/spec.md lists the keys of a SPEC; `output.task` asks for several labels a sequence, or one a step.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} a line, .gz too), a .ts file of the UEA/UCR archive, a .parquet
     file, or aeon:NAME_TRAIN for a set that the aeon package brings along.
@@ -65,6 +77,8 @@ def train(
     Example:
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
     """  # noqa: D301 - click wants a real backspace
+    if not resume and not overwrite:
+        _refuse_to_overwrite(out)
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     options = training.Options(**chosen)
@@ -241,6 +255,14 @@ def check(
     else:
         Console().print(reports.on_terminal(report, target))
     sys.exit(report.exit_code(strict=strict))
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    for name in (training.WEIGHTS_FILE, training.STATE_FILE):
+        if (out / name).exists():
+            raise ConfigurationError(
+                f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"
+            )
 
 
 @contextmanager

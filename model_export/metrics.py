@@ -63,9 +63,17 @@ class Report:
         figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")
 
     def table(self, title: str) -> Table:
-        """The scores, for people."""
-        table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title)
+        """The scores, for people, and which epoch they are of."""
+        table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title, caption=self._ending())
         for name, scores in self.splits.items():
             loss, accuracy, f1 = f"{scores.loss:.4f}", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}"
             table.add_row(name, str(scores.answers), loss, accuracy, f1)
         return table
+
+    def _ending(self) -> str:
+        progress = self.result.progress
+        done, wanted = len(progress.epochs), self.options.epochs
+        if self.result.validation is None:
+            return f"all {done} epochs, the last one taken"
+        ended = f"all {done} epochs" if done == wanted else f"stopped early at epoch {done} of {wanted}"
+        return f"{ended}, best epoch {progress.best + 1}"

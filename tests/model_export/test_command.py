@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,36 @@ def test_training_reports_metrics_and_pictures(files: Path) -> None:
     assert metrics["options"]["epochs"] == 2
     for picture in ("learning_curve.png", "confusion_matrix.png"):
         assert (files / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_is_there_is_not_overwritten_unasked(files: Path) -> None:
+    trained(files)
+    weights = files / "run" / "model.safetensors"
+    before = weights.read_bytes()
+    refused = trained(files, "--seed", "1")
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert weights.read_bytes() == before
+    assert trained(files, "--resume").exit_code == 0
+    assert weights.read_bytes() == before
+    assert trained(files, "--seed", "1", "--overwrite").exit_code == 0
+    assert weights.read_bytes() != before
+
+
+def test_an_interrupted_run_is_not_overwritten_unasked_either(files: Path) -> None:
+    trained(files)
+    (files / "run" / "model.safetensors").unlink()
+    assert "--resume" in trained(files).stderr
+
+
+def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> None:
+    assert "all 2 epochs, best epoch" in trained(files).stdout
+    early = trained(files, "--overwrite", "--epochs", "40", "--patience", "1", "--learning-rate", "0.5").stdout
+    assert re.search(r"stopped early at epoch \d+ of 40, best epoch \d+", early)
+
+
+def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:
+    assert "all 2 epochs, the last one taken" in trained(files, "--validation", "0").stdout
 
 
 def test_training_speaks_json(files: Path) -> None:
