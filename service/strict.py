@@ -10,10 +10,12 @@ from __future__ import annotations
 import gc
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +40,8 @@ from service.padding import Steps
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _ABSENT: Final = object()
+_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
+"""A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,9 @@ def parse(body: bytes | bytearray) -> Any:
     if text.startswith("\ufeff"):
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+        document = json.loads(
+            text, object_pairs_hook=_object, parse_constant=partial(_no_constant, text), parse_int=_int
+        )
     except RecursionError:
         raise _not_json("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -199,6 +205,13 @@ def _values(
     features = manifest.input.features or 1
     refuses = manifest.missing == "refuse"
     array = np.empty((len(kept), features), dtype=np.float32)
+    if features > 1 and not any(isinstance(steps[place], list) for place in kept):
+        problems.add(
+            at,
+            f"a step must be an array of {features} numbers, and none here is an array: the first is "
+            f"{kind(steps[kept[0]])}; a level of brackets may be missing",
+        )
+        return array
     for row, place in enumerate(kept):
         step = steps[place]
         if features == 1 and not isinstance(step, list):
@@ -293,8 +306,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _no_constant(name: str) -> None:
-    raise _not_json(f"{name} is not JSON; a missing value is null")
+def _no_constant(text: str, name: str) -> None:
+    # The reader goes through the text in order, so what stands before the first of them is sound JSON.
+    at = next(found.start(1) for found in _CONSTANT.finditer(text) if found[1])
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    raise _not_json(f"{name} is not JSON, at line {line}, column {column}; a missing value is null")
 
 
 def _int(digits: str) -> int | float:

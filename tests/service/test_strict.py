@@ -59,6 +59,31 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     assert error.detail == "8 things are wrong with the body"
 
 
+def test_a_flat_sequence_is_one_problem_with_the_way_out() -> None:
+    detail = "a step must be an array of 2 numbers, and none here is an array: the first is a number; "
+    assert problems({"sequences": [[1, 2, 3], [[1, 2]]]}).problems == (
+        Problem("/sequences/0", f"{detail}a level of brackets may be missing"),
+    )
+
+
+def test_masked_steps_do_not_make_a_sequence_less_flat() -> None:
+    error = problems({"sequences": [{"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}]})
+    assert [problem.pointer for problem in error.problems] == ["/sequences/0/steps"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"sequences": [[[NaN, 2]]]}', "NaN is not JSON, at line 1, column 18"),
+        (b'{"sequences":\n[[[1, 2],\n [3, -Infinity]]]}', "-Infinity is not JSON, at line 3, column 6"),
+        (b'{"model": "NaN \\" NaN",\n "timeout_ms": Infinity}', "Infinity is not JSON, at line 2, column 16"),
+    ],
+    ids=["first line", "third line", "after strings that have it"],
+)
+def test_a_literal_that_is_not_json_is_named_with_its_place(body: bytes, place: str) -> None:
+    assert problems(body).problems == (Problem("", f"{place}; a missing value is null"),)
+
+
 def test_the_first_20_are_listed_and_all_are_counted() -> None:
     error = problems({"sequences": [[[1]]] * 50})
     assert [problem.pointer for problem in error.problems] == [f"/sequences/{i}/0" for i in range(20)]
