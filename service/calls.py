@@ -94,7 +94,7 @@ def too_long(length: int, manifest: Manifest) -> str:
 
 def refuses_missing(manifest: Manifest) -> str:
     """What is said of a missing value where the model takes none."""
-    return f"the model {manifest.key} refuses missing values"
+    return f"the model {manifest.key} refuses missing values; export it with another missing policy to allow them"
 
 
 def fitted(

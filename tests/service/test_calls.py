@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.calls import Problems, fitted, unfit
+from service.calls import Problems, fitted, refuses_missing, unfit
 from tests.service.numpy_models import manifest
 
 STEPS = np.arange(5, dtype=np.int64)
@@ -57,6 +57,11 @@ def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return steps
 
 
+def test_a_missing_value_that_is_refused_comes_with_the_way_out() -> None:
+    way_out = "export it with another missing policy to allow them"
+    assert refuses_missing(manifest()) == f"the model sums/1 refuses missing values; {way_out}"
+
+
 @pytest.mark.parametrize(
     ("steps", "fields", "why"),
     [
@@ -67,7 +72,7 @@ def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
         (VALUES[:, :1], {}, "the model takes 2 features a step, this one has 1"),
         (changed(1, np.inf), {}, "step 1 holds a number that is not finite as float32"),
         (changed(2, -np.inf), {"missing": "zero"}, "step 2 holds a number that is not finite as float32"),
-        (changed(2, np.nan), {}, "step 2 lacks a value: the model sums/1 refuses missing values"),
+        (changed(2, np.nan), {}, f"step 2 lacks a value: {refuses_missing(manifest())}"),
         (changed(2, np.nan), {"missing": "zero"}, None),
         (STEPS, {"vocabulary": 5}, None),
         (STEPS, {"vocabulary": 4}, "step 4 is no token id: the vocabulary has 0 to 3"),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import octets
+from service.calls import refuses_missing
 from service.endpoint import Received
 from service.errors import RequestError
 from service.manifest import Manifest
@@ -144,7 +145,7 @@ async def test_octets_without_a_shape_are_told_which_header_to_send() -> None:
     ("steps", "detail"),
     [
         ([[1, np.inf]], "step 0 holds a number that is not finite as float32"),
-        ([[1, 2], [np.nan, 1]], "step 1 lacks a value: the model sums/1 refuses missing values"),
+        ([[1, 2], [np.nan, 1]], f"step 1 lacks a value: {refuses_missing(manifest())}"),
         ([[NOT_FINITE, NOT_FINITE]], "the model's answer to this sequence is not finite"),
     ],
 )

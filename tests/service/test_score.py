@@ -170,7 +170,7 @@ def test_a_bad_record_that_is_skipped_says_why_in_its_line(tmp_path: Path):
     first, second, third, fourth = read(tmp_path / "out")
     assert (first["id"], second["id"], third["id"], fourth["id"]) == ("a", "1", "c", "d")
     assert second["error"].startswith(f"{source}:2: not JSON")
-    assert third["error"] == f"{source}:3: step 0 lacks a value: the model japanese-vowels/1 refuses missing values"
+    assert third["error"].startswith(f"{source}:3: step 0 lacks a value: the model japanese-vowels/1 refuses missing")
     assert "label" in fourth
 
 
