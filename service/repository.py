@@ -136,7 +136,7 @@ class Repository:
             name = next(iter(self.models))
         versions = self.models.get(name)
         if versions is None:
-            raise ModelNotFound(f"no such model is served; there is {', '.join(sorted(self.models))}")
+            raise ModelNotFound(f"no such model is served; served are {', '.join(sorted(self.models))}")
         if version is None:
             return versions[max(versions)]
         # A version of more digits than any file system has cannot be one; int() of it would be slow or refused.

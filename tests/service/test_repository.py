@@ -235,6 +235,11 @@ def test_what_is_not_served_is_not_found(name: str | None, version: str | None):
         of(("m", 1)).find(name, version)
 
 
+def test_an_unknown_name_is_told_the_names_that_are_served():
+    with pytest.raises(ModelNotFound, match="no such model is served; served are a, b"):
+        of(("b", 1), ("a", 1)).find("c", None)
+
+
 def test_all_models_come_by_name_and_ascending_version():
     assert [model.manifest.key for model in of(("b", 10), ("b", 9), ("a", 1))] == ["a/1", "b/9", "b/10"]
 
