@@ -45,7 +45,7 @@ def _exporter(name: str) -> click.Command:
             raise
         raise click.ClickException(
             f"'lengthwise {name}' needs the exporter, which is not installed ({error.name} is missing): "
-            "pip install 'lengthwise[export]'"
+            "pip install 'lengthwise[export]', or in a checkout: make install"
         ) from error
     command: click.Command = module.main.commands[name]
     return command

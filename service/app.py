@@ -209,7 +209,8 @@ def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServe
         from service.grpc_server import GrpcServer
     except ImportError as error:
         raise ConfigurationError(
-            f"--grpc-port needs gRPC, which is not installed ({error.name}): pip install 'lengthwise[grpc]'"
+            f"--grpc-port needs gRPC, which is not installed ({error.name}): "
+            "pip install 'lengthwise[grpc]', or in a checkout: make install"
         ) from error
     return GrpcServer(serving, large_bodies)
 

@@ -1,9 +1,11 @@
 import signal
+import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from lengthwise import main
 from service.command import Command
 from service.errors import ConfigurationError, VerificationError
 
@@ -38,3 +40,12 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     assert CliRunner().invoke(terminated).exit_code == 130
+
+
+@pytest.mark.parametrize("arguments", [["check", "model.onnx"], ["train", "--help"]])
+def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "model_export.__main__", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in result.stderr

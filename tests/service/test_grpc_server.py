@@ -482,7 +482,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
 
 def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "service.grpc_server", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]', or in a checkout: make install"):
         make_app(Serving(Settings(grpc_port=8001)))
 
 
