@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import SpecError
 from service.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 WIDEST_HEAD = 128
 """Features of an attention head, at most: past that onnxruntime's CPU kernel sums a score in blocks whose size depends
@@ -173,11 +176,7 @@ class Spec(_Table):
         except tomllib.TOMLDecodeError as error:
             raise SpecError(f"{source}: not TOML: {error}") from error
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(str(place) for place in item['loc']) or 'the spec'}: "
-                f"{item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
+            wrong = "; ".join(_wrong(item) for item in error.errors(include_url=False, include_input=False))
             raise SpecError(f"{source}: {wrong}") from error
 
     @classmethod
@@ -226,3 +225,23 @@ class Spec(_Table):
                 attention="attention" if self.has_attention else None,
             ),
         )
+
+
+TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
+    (): Spec,
+    ("input",): InputSpec,
+    ("model",): ModelSpec,
+    ("model", "conv"): ConvSpec,
+    ("output",): OutputSpec,
+}
+"""What stands under which keys of the file."""
+
+
+def _wrong(item: ErrorDetails) -> str:
+    """What is wrong with a key, by its name."""
+    place = item["loc"]
+    said = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        table = TABLES[tuple(part for part in place[:-1] if isinstance(part, str))]
+        said = f"unknown key; known are {', '.join(table.model_fields)}"
+    return f"{'.'.join(map(str, place)) or 'the spec'}: {said}"

@@ -55,6 +55,22 @@ def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, ste
         spec(model, task=task, step=step)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[input]\nfeature = 2", "input.feature: unknown key; known are features, feature_names, "),
+        (
+            "[model]\nconv = [{ channels = 2, size = 3 }]",
+            "model.conv.0.size: unknown key; known are channels, kernel, ",
+        ),
+        ("[training]\nepochs = 3", "training: unknown key; known are input, model, output"),
+    ],
+)
+def test_an_unknown_key_is_told_beside_those_that_are_known(text: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        Spec.from_toml(text)
+
+
 def test_every_wrong_key_is_named_in_one_message() -> None:
     with pytest.raises(SpecError, match=r"model\.rnn.*model\.layers"):
         spec('rnn = "transformer"\nlayers = 0')
