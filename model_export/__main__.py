@@ -166,8 +166,6 @@ def export(
     torch.set_num_threads(1)
     with Console(stderr=True, quiet=as_json).status("reading, checking, building, verifying and publishing"):
         read = targets.read(target, options)
-        if options.checkpoint is None and read.framework:
-            click.echo("warning: no --checkpoint: the weights are the factory's own", err=True)
         if read.kind == "spec":
             source = built_in(
                 Spec.read(Path(target)), options.checkpoint, max_length=max_length, opset=opset, tolerance=tolerance
@@ -181,6 +179,9 @@ def export(
                 tolerance=tolerance or 0.0,
                 seed=seed,
             )
+        weights = source.manifest.made.get("weights")
+        if weights is not None:
+            click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, seed=seed)
@@ -198,8 +199,10 @@ def export(
     kept = (
         "the same bits alone and in company" if promise.bits else f"within {promise.tolerance:.3g} alone and in company"
     )
+    unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
+    held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
     Console().print(
-        f"published {published.directory}: {published.nodes} nodes, {len(published.cases)} cases hold, {kept}",
+        f"published {published.directory}: {held}{unlearnt}",
         highlight=False,
         soft_wrap=True,
     )

@@ -75,7 +75,9 @@ def built_in(
     torch.manual_seed(0)
     model = SequenceClassifier(spec).eval()
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
-    if weights is not None:
+    if weights is None:
+        made["weights"] = "untrained"
+    else:
         checkpoint.load(model, weights)
         made["checkpoint"] = digest(weights)
     mean, std = _statistics(model, spec)
@@ -123,6 +125,11 @@ def brought(
     sampler = Sampler(target.steps, seed)
     batch = pad([sampler.sequence(length) for length in (5, 3, 2, 1)], width=min(8, max(longest, 5)))
     answer = target.subject.answer(batch)
+    made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
+    if target.checkpoint is not None:
+        made["checkpoint"] = digest(target.checkpoint)
+    elif target.framework:
+        made["weights"] = "the factory's own"
     names = target.names
     if names.attention is None and target.kind == "module" and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
@@ -138,7 +145,7 @@ def brought(
         graph=names,
         # A model that raises past a width must not be padded past it
         width_multiple=4 if longest == max_length else 1,
-        made={"target": Path(target.text).name},
+        made=made,
     )
 
     def build(named: Manifest) -> onnx.ModelProto:

@@ -68,6 +68,7 @@ class Target:
         names: What its graph's inputs and outputs are called.
         build: Makes its graph; told the model's name and the opset.
         framework: Whether it was made in a framework that its graph can be held against.
+        checkpoint: The weights that were given for it.
     """
 
     text: str
@@ -79,6 +80,7 @@ class Target:
     names: GraphNames
     build: Callable[[str, int], onnx.ModelProto]
     framework: bool
+    checkpoint: Path | None = None
 
 
 def read(text: str, options: Options) -> Target:
@@ -131,9 +133,9 @@ def _read_spec(text: str, options: Options) -> Target:
         checkpoint.load(model, options.checkpoint)
     steps = spec.manifest(name="model", version=1).input
     _hold_against(text, options, steps, spec.output.labels)
-    return _of_module(
-        text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, spec.output.task == "per-step"
-    )
+    per_step = spec.output.task == "per-step"
+    target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
+    return dataclasses.replace(target, checkpoint=options.checkpoint)
 
 
 def _read_module(text: str, options: Options) -> Target:
@@ -144,7 +146,8 @@ def _read_module(text: str, options: Options) -> Target:
     choose = chosen_by(options.output)
     steps, shape = _read_steps(text, module, options, calling, choose)
     labels = _labels(text, options, shape[-1])
-    return _of_module(text, "module", module, steps, calling, choose, labels, per_step=len(shape) == 3)
+    target = _of_module(text, "module", module, steps, calling, choose, labels, per_step=len(shape) == 3)
+    return dataclasses.replace(target, checkpoint=options.checkpoint)
 
 
 def _of_module(

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from model_export.__main__ import main
+from service.manifest import digest
+from tests.model_export import users_models
 from tests.model_export.specs import separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
@@ -104,6 +107,31 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
     answer = json.loads(result.stdout)
     assert answer["promises"][0]["bits"] is True
     assert len(answer["cases"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("target", "weights"),
+    [("tiny.toml", "untrained"), ("tests.model_export.users_models:mean", "the factory's own")],
+)
+def test_an_export_without_weights_says_so_in_its_last_line_and_in_the_manifest(
+    files: Path, target: str, weights: str
+) -> None:
+    named = files / target if target.endswith(".toml") else target
+    result = run("export", named, "--out", files / "models" / "m", *([] if named != target else ["--max-length", "64"]))
+    assert f"the weights are {weights}, for want of a --checkpoint" in result.stdout.replace("\n", " ")
+    assert json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]["weights"] == weights
+
+
+def test_an_export_with_weights_says_whose_and_no_more(files: Path) -> None:
+    torch.manual_seed(0)
+    weights = files / "mine.pt"
+    torch.save(users_models.mean().state_dict(), weights)
+    factory = "tests.model_export.users_models:mean"
+    result = run("export", factory, "--checkpoint", weights, "--out", files / "models" / "m", "--max-length", "64")
+    assert "the weights are" not in result.output
+    made = json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]
+    assert "weights" not in made
+    assert made["checkpoint"] == digest(weights)
 
 
 def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
