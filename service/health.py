@@ -68,6 +68,7 @@ def described(serving: Serving) -> dict[str, Any]:
         "draining": serving.batcher.draining,
         "version": metadata.version("lengthwise"),
         "models": [_described(served) for served in serving.served],
+        "reason": serving.repository.reason,
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
     }
 
@@ -97,4 +98,4 @@ def _why_not_ready(serving: Serving) -> RequestError:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
         return NotReady("the server is starting", retry_after_seconds=1)
-    return NotReady("no model is ready; /healthz says why", retry_after_seconds=5)
+    return serving.repository.none_ready()

@@ -90,12 +90,14 @@ class Repository:
         unloaded: Names that are not served because somebody asked for that.
         looks: How the directory of each version in `models` and `refused` looked when it was judged. A version that
             looks otherwise is judged again, and one that is not here.
+        reason: Why the folder has nothing that could be served, or None where it has a version at all.
     """
 
     models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
     refused: Sequence[Refusal] = ()
     unloaded: frozenset[str] = frozenset()
     looks: Mapping[Key, Look] = field(default_factory=dict)
+    reason: str | None = None
 
     @classmethod
     def of(
@@ -104,12 +106,13 @@ class Repository:
         refused: Sequence[Refusal] = (),
         unloaded: frozenset[str] = frozenset(),
         looks: Mapping[Key, Look] | None = None,
+        reason: str | None = None,
     ) -> Repository:
         """The repository of some models."""
         by_name: dict[str, dict[int, Model]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
-        return cls(by_name, tuple(refused), unloaded, looks or {})
+        return cls(by_name, tuple(refused), unloaded, looks or {}, reason)
 
     def __iter__(self) -> Iterator[Model]:
         """All good models, by name and ascending version."""
@@ -129,7 +132,7 @@ class Repository:
             ModelNotFound: There is none of that name or version, or several names and none was said.
         """
         if not self.models:
-            raise NotReady("no model is ready", retry_after_seconds=5)
+            raise self.none_ready()
         if name is None:
             if len(self.models) > 1:
                 raise ModelNotFound(f"say which 'model': {', '.join(sorted(self.models))}")
@@ -144,6 +147,11 @@ class Repository:
         if model is None:
             raise ModelNotFound(f"the model {name!r} has no such version")
         return model
+
+    def none_ready(self) -> NotReady:
+        """The refusal of a request while there is no good model."""
+        why = "; /healthz says why" if self.reason is None else f": {self.reason}"
+        return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:
         """The same without a model, which stays away until it is loaded by name."""

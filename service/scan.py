@@ -15,7 +15,7 @@ from typing import Final
 
 from service import repository
 from service.errors import ConfigurationError, ModelError
-from service.manifest import Manifest
+from service.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from service.plan import BatchLimits
 from service.repository import Look, Model, Refusal, Repository, graph_bytes, look
 from service.versions import Key, Policy
@@ -78,9 +78,11 @@ def scan(
         if reason is not None:
             refused[str(key)] = reason
     _tell(taken, running, refused, known)
-    return Repository.of(
-        taken.values(), [Refusal(path, reason) for path, reason in sorted(refused.items())], before.unloaded, looks
-    )
+    nothing = None if found else _why_nothing(folder)
+    if nothing is not None and nothing != before.reason:
+        log.error("nothing is served of %s: %s", folder, nothing)
+    refusals = [Refusal(path, reason) for path, reason in sorted(refused.items())]
+    return Repository.of(taken.values(), refusals, before.unloaded, looks, nothing)
 
 
 def versions(folder: Path) -> dict[Key, Path]:
@@ -95,6 +97,18 @@ def versions(folder: Path) -> dict[Key, Path]:
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
     return {Key(path.parent.name, int(path.name)): path for path in inside if _is_version(path.name) and path.is_dir()}
+
+
+def _why_nothing(folder: Path) -> str:
+    """Why a folder without any version has none, and which one was meant. Clients see it: it shows no path."""
+    inside = _listed(folder)
+    if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
+        hint = "it looks like one version of a model: serve the folder two levels above it"
+    elif any(_is_version(path.name) and path.is_dir() for path in inside):
+        hint = "it looks like one model with its versions: serve the folder above it"
+    else:
+        hint = "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"
+    return f"the model repository holds no NAME/VERSION folder; {hint}"
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -124,10 +124,26 @@ async def test_no_good_model_is_told_with_its_reason() -> None:
                 await asyncio.sleep(0)
         ready = await life.client.get("/readyz")
         assert (ready.status_code, ready.headers["retry-after"]) == (503, "5")
+        assert ready.json()["detail"] == "no model is ready; /healthz says why"
         health = await life.client.get("/healthz")
         assert health.status_code == 503
         assert health.json()["refused"] == [{"model": "sums/1", "reason": "its digest differs"}]
         assert samples((await life.client.get("/metrics")).text)['lengthwise_ready{model="",version=""}'] == 0
+
+
+async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_for() -> None:
+    nothing = Repository(reason="no NAME/VERSION folder")
+    async with Lifespan(lambda: nothing) as life:
+        async with asyncio.timeout(10):
+            while not life.serving.started:
+                await asyncio.sleep(0)
+        assert (await life.client.get("/healthz")).json()["reason"] == "no NAME/VERSION folder"
+        for answer in (
+            await life.client.get("/readyz"),
+            await life.client.post("/predict", json={"sequences": [[[1, 2]]]}),
+        ):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert answer.json()["detail"] == "no model is ready: no NAME/VERSION folder"
 
 
 async def test_health_says_what_a_model_takes() -> None:

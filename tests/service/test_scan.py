@@ -89,6 +89,32 @@ def test_a_higher_version_takes_the_place_of_the_latest(folder: Folder) -> None:
     assert folder.judged == ["vowels/2"]
 
 
+@pytest.mark.parametrize(
+    ("served", "hint"),
+    [
+        ("models", "it looks like one model with its versions: serve the folder above it"),
+        ("models/1", "it looks like one version of a model: serve the folder two levels above it"),
+        ("models/1/empty", "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"),
+    ],
+)
+def test_a_folder_of_the_wrong_level_says_once_which_one_was_meant(
+    folder: Folder, caplog: pytest.LogCaptureFixture, served: str, hint: str
+) -> None:
+    place(folder.path.parent, folder.path.name)
+    folder.path = folder.path.parent / served
+    folder.path.mkdir(exist_ok=True)
+    assert folder.scan() == folder.scan() == []
+    assert folder.found.reason == f"the model repository holds no NAME/VERSION folder; {hint}"
+    assert caplog.messages == [f"nothing is served of {folder.path}: {folder.found.reason}"]
+
+
+def test_a_folder_that_has_a_version_at_last_is_not_wrong_any_more(folder: Folder) -> None:
+    folder.scan()
+    place(folder.path)
+    assert folder.scan() == ["vowels/1"]
+    assert folder.found.reason is None
+
+
 def test_all_good_versions_are_served_where_that_is_wanted(folder: Folder) -> None:
     place(folder.path)
     tamper_with_golden(place(folder.path, version=2))
