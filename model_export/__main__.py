@@ -220,6 +220,7 @@ def export(
     "--strict", is_flag=True, help="Exit 1 for a warning too: what only NaN, Inf or 1e30 in the padding shows."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--verbose", is_flag=True, help="A row for every trial of a sound model, not only for every kind.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page.")
 def check(
     target: str,
@@ -229,6 +230,7 @@ def check(
     seed: int,
     strict: bool,
     as_json: bool,
+    verbose: bool,
     page: Path | None,
 ) -> None:
     """Finds where padding or a neighbour reaches an answer of TARGET, and says why and how to mend it.
@@ -245,9 +247,11 @@ def check(
       lengthwise check classifier.onnx --html leak.html
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
+    served = None
     with Console(stderr=True, quiet=as_json).status("reading the target") as status:
         try:
             read = targets.read(target, options)
+            served = None if read.manifest is None else reports.promised(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
@@ -256,7 +260,7 @@ def check(
     if as_json:
         show_json(reports.as_json(report))
     else:
-        Console().print(reports.on_terminal(report, target))
+        Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
     sys.exit(report.exit_code(strict=strict))
 
 

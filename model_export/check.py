@@ -21,7 +21,7 @@ from model_export.errors import RunError, UncheckableError
 from model_export.leaks import Leak, Moved, locate
 from model_export.recording import Answer, Subject
 from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
-from model_export.trials import Sampler, Sizes, Trial, base_sequences, lone_trials, sizes_apart_from, trials
+from model_export.trials import Change, Sampler, Sizes, Trial, base_sequences, lone_trials, sizes_apart_from, trials
 from service.padding import Steps, pad
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
@@ -35,6 +35,9 @@ _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 _MOST_ALONE: Final = 48
 """Lengths that are tried alone."""
 
+_MOST_NAMED: Final = 5
+"""Trials that the reason names."""
+
 _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
 
@@ -47,12 +50,14 @@ class Outcome:
 
     Attributes:
         name: The trial's.
+        change: What kind of change it is.
         difference: The largest, in units of max(1, largest value); None where the model raised.
         passed: Whether that is within the tolerance.
         raised: What the model said when it raised.
     """
 
     name: str
+    change: Change
     difference: float | None
     passed: bool
     raised: str | None = None
@@ -70,6 +75,7 @@ class Report:
         trials: Everything that was tried.
         notes: What else should be known: lengths at which the model raises, how wide it can go.
         max_length: The widest batch that ran, of those that were to.
+        tolerance: How far an answer may move; what lies below is rounding.
     """
 
     verdict: Verdict
@@ -78,6 +84,7 @@ class Report:
     trials: tuple[Outcome, ...] = ()
     notes: tuple[str, ...] = ()
     max_length: int | None = None
+    tolerance: float = ROUNDING
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
@@ -136,7 +143,7 @@ class _Check:
         self._note_a_fast_path(first)
         self.progress("where it begins")
         leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
-        names = "; ".join(moved.trial.name for moved in (finite or self.moved)[:5])
+        names = _first_of([moved.trial.name for moved in finite or self.moved])
         verdict: Verdict
         if finite:
             verdict, reason = "leak", f"the answer to a sequence changes with: {names}"
@@ -144,7 +151,7 @@ class _Check:
             verdict, reason = "warning", f"only what is not finite, or overflows, reaches an answer: {names}"
         else:
             verdict, reason = "sound", f"no answer changed in {len(self.outcomes)} trials"
-        return Report(verdict, reason, leaks, tuple(self.outcomes), tuple(self.notes), widest)
+        return Report(verdict, reason, leaks, tuple(self.outcomes), tuple(self.notes), widest, self.tolerance)
 
     def _span(self) -> tuple[int, int]:
         """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for."""
@@ -233,7 +240,7 @@ class _Check:
         try:
             answer = self.subject.answer(trial.batch)
         except RunError as error:
-            self.outcomes.append(Outcome(trial.name, None, passed=may_raise, raised=str(error)))
+            self.outcomes.append(Outcome(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
             if trial.change in ("padding", "neighbours", "poison"):
                 # The shape is that of the first batch, which it answers: what it reads is the padding, or a neighbour.
                 self.moved.append(Moved(first.batch, trial, 0))
@@ -262,7 +269,7 @@ class _Check:
     def _judge(self, first: First, trial: Trial, answer: Answer) -> None:
         moved = [first.moved_by(answer, row, other) for row, other in trial.rows]
         passed = max(moved) <= self.tolerance
-        self.outcomes.append(Outcome(trial.name, max(moved), passed))
+        self.outcomes.append(Outcome(trial.name, trial.change, max(moved), passed))
         if not passed:
             self.moved.append(Moved(first.batch, trial, int(np.argmax(moved))))
 
@@ -273,3 +280,8 @@ def _beside(first: First, long: Steps) -> Trial:
     return Trial(
         f"beside a sequence of {len(long)} steps", "company", pad([long, first.sequences[row]], multiple=1), ((row, 1),)
     )
+
+
+def _first_of(names: list[str]) -> str:
+    more = f"; and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return "; ".join(names[:_MOST_NAMED]) + more

@@ -6,10 +6,10 @@ import html
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,8 @@ from rich.text import Text
 from model_export.check import Outcome, Report, Verdict
 from model_export.frames import shown
 from model_export.leaks import Leak, Spread
+from model_export.trials import CHANGES
+from service.manifest import Manifest
 
 _STYLES: Final[dict[Verdict, str]] = {
     "sound": "bold green",
@@ -60,35 +62,80 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def on_terminal(report: Report, target: str) -> RenderableType:
-    """A report for people: the verdict, each leak with its line and how to mend it, then what was tried."""
+def on_terminal(report: Report, target: str, *, served: str | None = None, verbose: bool = False) -> RenderableType:
+    """A report for people: the verdict, each leak with its line and how to mend it, then what was tried.
+
+    Code is never wrapped: print it without cropping.
+
+    Args:
+        report: What was found.
+        target: Of what.
+        served: What is promised of the widths that the service pads to, where that is known.
+        verbose: Whether every trial of a sound model has a row, and not only every kind.
+    """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]
     for leak in report.leaks:
         parts += ["", *_told(leak)]
     parts += [Text(f"note: {note}") for note in report.notes]
     if report.trials:
-        parts += ["", _table(report.trials)]
+        told = report.trials if verbose or report.verdict != "sound" else tuple(_kinds(report.trials))
+        parts += ["", _table(told)]
+        if any(outcome.passed and outcome.difference for outcome in report.trials):
+            parts.append(Text(f"{_rounding(report.tolerance)}{f'; {served}' if served else ''}."))
     return Group(*parts)
+
+
+def promised(manifest: Manifest) -> str | None:
+    """What a manifest promises of the widths that the service pads to; None where it promises nothing."""
+    if not manifest.promises:
+        return None
+    multiple = manifest.width_multiple
+    widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
+    kept = "; ".join(
+        f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
+        for promise in manifest.promises
+    )
+    return f"{widths}, the manifest promises {kept}"
+
+
+def _rounding(tolerance: float) -> str:
+    return f"Up to {tolerance:.2g} is rounding, as another width or number of rows sums in another order"
+
+
+def _kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
+    """One outcome for each kind of trial: the largest difference, under the first one's name."""
+    for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
+        alike = list(group)
+        differences = [outcome.difference for outcome in alike if outcome.difference is not None]
+        more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
+        yield replace(alike[0], name=alike[0].name + more, difference=max(differences, default=None))
+
+
+def _by_kind(outcome: Outcome) -> int:
+    return CHANGES.index(outcome.change)
 
 
 def _told(leak: Leak) -> Iterator[RenderableType]:
     place = "" if leak.place is None else f"{leak.place}: "
-    yield Text.assemble((f"{place}{leak.operator}", "bold"), f"  moved by {_number(leak.difference)} with {leak.trial}")
+    yield Text.assemble(
+        (f"{place}{leak.operator}", "bold"), f"  its output moves by {_number(leak.difference)} with {leak.trial}"
+    )
     if leak.place is not None and leak.place.source:
         number = str(leak.place.line)
-        yield Text(f" {number} | {leak.place.source}")
+        yield Text(f" {number} | {leak.place.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), leak.cause.why)
     if leak.cause_at is not None:
         yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
     yield Text("  mend", style="bold")
-    yield Padding(Syntax(leak.cause.fix, "python", background_color="default", word_wrap=True), (0, 0, 0, 8))
+    for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
+        yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
 
 
 def _table(outcomes: tuple[Outcome, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("tried")
-    table.add_column("difference", justify="right")
+    table.add_column("the answer moves by", justify="right")
     table.add_column("")
     for outcome in outcomes:
         said = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
@@ -139,7 +186,7 @@ rect.still {{ fill: #8881; }}
 <section>
 <h2>What was tried</h2>
 <table>
-<tr><th>trial</th><th>difference</th><th></th></tr>
+<tr><th>trial</th><th>the answer moves by</th><th></th></tr>
 {trials}
 </table>
 {notes}

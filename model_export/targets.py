@@ -69,6 +69,7 @@ class Target:
         build: Makes its graph; told the model's name and the opset.
         framework: Whether it was made in a framework that its graph can be held against.
         checkpoint: The weights that were given for it.
+        manifest: That of a model directory.
     """
 
     text: str
@@ -81,6 +82,7 @@ class Target:
     build: Callable[[str, int], onnx.ModelProto]
     framework: bool
     checkpoint: Path | None = None
+    manifest: Manifest | None = None
 
 
 def read(text: str, options: Options) -> Target:
@@ -206,7 +208,7 @@ def _read_directory(text: str, options: Options) -> Target:
         manifest.classes,
         per_step=manifest.task == "per-step",
     )
-    return _of_graph(text, "directory", adopted, manifest.labels)
+    return dataclasses.replace(_of_graph(text, "directory", adopted, manifest.labels), manifest=manifest)
 
 
 def _of_graph(text: str, kind: Kind, adopted: Adopted, labels: tuple[str, ...]) -> Target:

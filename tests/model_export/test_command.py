@@ -166,6 +166,20 @@ def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
     assert "absent.jsonl: there is no such file" in result.stderr
 
 
+def test_a_check_of_a_directory_tells_its_promise_and_every_trial_on_request() -> None:
+    short = " ".join(run("check", "service/models/japanese-vowels/1").stdout.split())
+    assert "the manifest promises the same bits" in short
+    assert "alone, 1 step" not in short
+    assert "alone, 1 step " in run("check", "service/models/japanese-vowels/1", "--verbose").stdout
+    assert len(json.loads(run("check", "service/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
+
+
+def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
+    told = json.loads(run("check", "examples/masking.py:attention_after_lstm", "--json").stdout)
+    moved = sum(not trial["passed"] for trial in told["trials"])
+    assert told["reason"].endswith(f"; and {moved - 5} more")
+
+
 def test_a_version_that_exists_is_exit_2(files: Path) -> None:
     (files / "models" / "tiny" / "1").mkdir(parents=True)
     result = run("export", files / "tiny.toml", "--out", files / "models" / "tiny" / "1")

@@ -3,14 +3,18 @@ import math
 import re
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 
 from model_export.causes import Cause
 from model_export.check import Outcome, Report
 from model_export.frames import Place
 from model_export.leaks import Leak, Spread
-from model_export.report import as_json, as_page, on_terminal
+from model_export.report import as_json, as_page, on_terminal, promised
+from service.manifest import Manifest, Promise
 
 LEAK = Leak(
     operator="pool: mean",
@@ -31,16 +35,28 @@ REPORT = Report(
     "leak",
     "the answer changes with: padded wider",
     (LEAK,),
-    (Outcome("padded wider", 0.25, False), Outcome("alone, 1 step", None, True, "too short")),
+    (Outcome("padded wider", "width", 0.25, False), Outcome("alone, 1 step", "company", None, True, "too short")),
     ("the model raises past a width of 40",),
     40,
 )
 NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
 
 
-def terminal(report: Report) -> str:
-    console = Console(file=StringIO(), width=100, color_system=None)
-    console.print(on_terminal(report, "net:make"))
+SOUND = Report(
+    "sound",
+    "no answer changed in 4 trials",
+    trials=(
+        Outcome("padded wider", "width", 0.0, True),
+        Outcome("alone, 2 steps", "company", 7.8e-08, True),
+        Outcome("padded one step wider", "width", 3e-08, True),
+        Outcome("alone, 1 step", "company", None, True, "too short"),
+    ),
+)
+
+
+def terminal(report: Report, *, width: int = 100, **more: Any) -> str:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(on_terminal(report, "net:make", **more), crop=False)
     return console.file.getvalue()
 
 
@@ -84,6 +100,64 @@ def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
         "moved",
     ):
         assert part in told
+
+
+def test_it_says_what_moves_at_the_operator_and_what_at_the_answer() -> None:
+    told = terminal(REPORT)
+    assert "its output moves by not finite with padded wider" in told
+    assert "the answer moves by" in told
+
+
+def test_code_is_not_wrapped() -> None:
+    line = "weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1)"
+    leak = replace(LEAK, place=replace(LEAK.place, source=line), cause=Cause("why", f"if known:\n    {line}"))
+    told = terminal(Report("leak", "why", (leak,)), width=40).splitlines()
+    assert f" 12 | {line}" in told
+    assert f"            {line}" in told
+
+
+def test_a_sound_model_has_a_row_for_each_kind_of_trial_with_its_largest_difference() -> None:
+    rows = [line.split() for line in terminal(SOUND).splitlines()]
+    assert ["padded", "wider,", "and", "1", "more", "3e-08"] in rows
+    assert ["alone,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
+
+
+def test_all_of_its_trials_are_shown_on_request() -> None:
+    told = terminal(SOUND, verbose=True)
+    assert [name for name in ("padded one step wider", "alone, 1 step") if name not in told] == []
+    assert "more" not in told
+
+
+def test_what_is_rounding_is_said_where_there_is_some() -> None:
+    assert "Up to 1e-05 is rounding" in terminal(SOUND)
+    assert "Up to 0.002 is rounding" in terminal(replace(SOUND, tolerance=2e-3))
+    assert "rounding" not in terminal(replace(SOUND, trials=SOUND.trials[:1]))
+
+
+@pytest.mark.parametrize(
+    ("multiple", "promises", "said"),
+    [
+        (
+            4,
+            (Promise(provider="CPU", bits=True, tolerance=0),),
+            "is a multiple of 4, as when served, the manifest promises the same bits on CPU",
+        ),
+        (
+            1,
+            (Promise(provider="CPU", bits=False, tolerance=2e-6),),
+            "at every width, the manifest promises answers within 2e-06 on CPU",
+        ),
+    ],
+)
+def test_a_directory_is_told_with_its_promise(multiple: int, promises: tuple[Promise, ...], said: str) -> None:
+    update = {"width_multiple": multiple, "promises": promises}
+    manifest = Manifest.read(Path("service/models/japanese-vowels/1")).model_copy(update=update)
+    assert said in " ".join(terminal(SOUND, served=promised(manifest)).split())
+
+
+def test_a_manifest_without_promises_promises_nothing() -> None:
+    manifest = Manifest.read(Path("service/models/japanese-vowels/1")).model_copy(update={"promises": ()})
+    assert promised(manifest) is None
 
 
 def test_a_report_without_trials_is_its_verdict() -> None:
