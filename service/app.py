@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +86,8 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
             await rpc.start(settings.host, settings.grpc_port)
             serving.shelf.listeners.append(rpc.tell)
         await serving.start()
+        if serving.ready:
+            log.info("try it: /docs has the calls, with examples of these models; GET / says what else there is")
         if rpc is not None:
             await rpc.tell()
 
@@ -107,6 +109,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         redirect_slashes=False,  # a redirect would name the host that the caller names
     )
     predict = Predict(serving, large_bodies)
+    app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
 
@@ -135,6 +138,18 @@ def make_admin_app(serving: Serving) -> ASGIApp:
     app.router.routes += v2.admin_routes(serving)
     _answer_errors(app)
     return _gated(app, serving)
+
+
+def _signpost(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """What `GET /` answers: where to go from there."""
+    places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+    if settings.admin_port is None:
+        places["health"] = "/healthz"
+
+    async def signpost(_: Request) -> Response:
+        return _json({"service": "lengthwise", **places})
+
+    return signpost
 
 
 def _gated(app: FastAPI, serving: Serving) -> ASGIApp:

@@ -15,7 +15,7 @@ from service.serving import Serving
 from service.settings import Settings
 from tests.service.numpy_models import manifest, model, repository, samples, serving
 
-GETS = ["/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
+GETS = ["/", "/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
 
 
 class Lifespan:
@@ -146,6 +146,28 @@ async def test_a_folder_without_any_version_is_told_wherever_readiness_is_asked_
             assert answer.json()["detail"] == "no model is ready: no NAME/VERSION folder"
 
 
+async def test_the_root_names_pages_that_are_there() -> None:
+    async with serving(model(manifest())) as service:
+        places = (await service.client.get("/")).json()
+        assert (places.pop("service"), places.pop("predict")) == ("lengthwise", "/predict")
+        assert sorted(places.values()) == ["/docs", "/healthz", "/openapi.json"]
+        for path in places.values():
+            assert (await service.client.get(path)).status_code == 200
+
+
+async def test_the_root_does_not_name_what_only_the_admin_port_has() -> None:
+    async with serving(model(manifest()), admin_port=1) as service:
+        assert "health" not in (await service.client.get("/")).json()
+
+
+async def test_a_service_that_is_ready_says_in_the_log_where_to_try_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lengthwise.app")
+    async with Lifespan(lambda: repository(model(manifest()))) as life, asyncio.timeout(10):
+        while not life.serving.ready or not caplog.messages:
+            await asyncio.sleep(0)
+    assert caplog.messages[0].startswith("try it: /docs")
+
+
 async def test_health_says_what_a_model_takes() -> None:
     async with serving(model(manifest(max_length=7, missing="zero"))) as service:
         health = (await service.client.get("/healthz")).json()
@@ -189,7 +211,7 @@ async def test_health_metrics_and_docs_are_not_counted_as_calls() -> None:
         for path in GETS:
             await service.client.get(path)
         figures = await service.figures()
-    assert not [name for name in figures if name.startswith("lengthwise_requests_total")]
+    assert not [name for name, value in figures.items() if name.startswith("lengthwise_requests_total") and value]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ INFERENCE = [
 OTHERS = [
     ("GET", "/healthz"),
     ("GET", "/metrics"),
+    ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/v1/models"),
