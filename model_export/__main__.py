@@ -61,7 +61,8 @@ def train(
 ) -> None:
     """Trains the built-in architecture of SPEC (a .toml file) on DATA.
 
-    docs/spec.md lists the keys of a SPEC; `output.task` asks for several labels a sequence, or one a step.
+    docs/spec.md lists the keys of a SPEC; `output.task` asks for several labels a sequence, or one a step. Values come
+    as they are: the graph normalises, with the mean and deviation of the training split.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} a line, .gz too), a .ts file of the UEA/UCR archive, a .parquet
     file, or aeon:NAME_TRAIN for a set that the aeon package brings along.

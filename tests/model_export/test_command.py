@@ -192,6 +192,12 @@ def test_help_shows_an_example() -> None:
         assert "Example:" in run(name, "--help").stdout
 
 
+def test_help_names_the_keys_page_and_who_normalises() -> None:
+    told = " ".join(run("train", "--help").stdout.split())
+    assert "docs/spec.md" in told
+    assert "the graph normalises" in told
+
+
 def test_the_package_runs_as_a_module() -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "model_export", "--help"], capture_output=True, text=True, check=True
