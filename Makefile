@@ -29,7 +29,7 @@ cover: .venv/.development ## The tests, with branch coverage
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
-	$(BIN)/lengthwise train model_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
+	$(BIN)/lengthwise train model_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite
 
 export: .venv/.development ## Exports what make train trained, as the next version of runs/models/vowels
 	$(BIN)/lengthwise export model_export/specs/japanese-vowels.toml --checkpoint runs/vowels/model.safetensors --out runs/models/vowels
