@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,7 +261,7 @@ def check(
         show_json(reports.as_json(report))
     else:
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
-    sys.exit(report.exit_code(strict=strict))
+    click.get_current_context().exit(report.exit_code(strict=strict))
 
 
 def _refuse_to_overwrite(out: Path) -> None:

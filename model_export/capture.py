@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from model_export.calling import Calling, plain_path, step_mask
 from model_export.errors import ExportError
-from model_export.frames import current_place, users_place
+from model_export.frames import current_place, said, users_place
 from model_export.outputs import Choice
 from model_export.recurrent import recurrent, weights_of
 from model_export.sizes import Branches, OpenSizes, watched_branches
@@ -73,8 +73,8 @@ def capture(
             program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
-        except Exception as error:  # whatever the module's code raises, and a dozen kinds of torch's own
-            raise refused(users_place(error), str(error).strip().split("\n")[0]) from error
+        except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
+            raise refused(users_place(error), said(error)) from error
     return program, trace.outputs
 
 
@@ -91,7 +91,7 @@ def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Br
                 sequences = torch.randn(*shape, steps.features or 0, generator=random)
             ends = torch.tensor(lengths)
             # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 calling(model, sequences, ends if calling.second == "lengths" else step_mask(ends, shape[1]))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 

@@ -37,7 +37,7 @@ def module_of(text: str) -> nn.Module:
         torch.manual_seed(0)
         try:
             made = made()
-        except Exception as error:  # the user's own code
+        except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_told(error)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigurationError(f"{text} gives a {type(made).__name__}: it is to return a torch.nn.Module")
@@ -62,10 +62,10 @@ def _imported(where: str, text: str) -> ModuleType:
                 f"{text}: there is no module {error.name}, neither installed nor below the working directory"
             ) from error
         raise ConfigurationError(f"{text}: importing it wants {error.name}, which is not installed") from error
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     place = users_place(error)
     return f"{type(error).__name__}: {error}" + ("" if place is None else f" ({place})")

@@ -110,6 +110,13 @@ def users_place(error: BaseException) -> Place | None:
     return users_place(error.__cause__) if place is None and error.__cause__ is not None else place
 
 
+def said(error: BaseException) -> str:
+    """What an exception of somebody's code says, in one line."""
+    if isinstance(error, SystemExit):
+        return f"it quits with SystemExit({error.code!r})"
+    return str(error).strip().split("\n")[0]
+
+
 def place_in(stack: str) -> Place | None:
     """The line of the user's code in a stack as text, such as a traced operator carries; None where there is none."""
     calls = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', stack)

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from model_export.calling import Calling, plain_path
 from model_export.errors import RunError
-from model_export.frames import Place, current_place, users_place
+from model_export.frames import Place, current_place, said, users_place
 from model_export.outputs import Choice
 from model_export.recording import Answer, Operation, Recording
 from service.manifest import StepInput
@@ -88,8 +88,8 @@ class TorchSubject:
         try:
             with torch.no_grad():
                 outputs = self._choose(self._calling(self._module, steps, second))
-        except Exception as error:  # whatever the user's own code raises
-            raise RunError(str(error).strip().split("\n")[0], users_place(error)) from error
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
+            raise RunError(said(error), users_place(error)) from error
         outputs["logits"] = self._calling.rows_first(outputs["logits"])
         return outputs
 

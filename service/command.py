@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import traceback
 from typing import Any, NoReturn
 
@@ -24,6 +23,10 @@ NOT_CHECKED = 2
 INTERRUPTED = 130
 
 
+class Ended(SystemExit):
+    """An end that Lengthwise chose, its reason said; any other `SystemExit` is somebody else's code that quits."""
+
+
 class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code."""
 
@@ -33,12 +36,16 @@ class Command(click.Command):
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
             raise
         except LengthwiseError as error:
             end(str(error), BAD if isinstance(error, ModelError) else NOT_CHECKED)
         except KeyboardInterrupt:
             end("interrupted", INTERRUPTED)
+        except SystemExit as quitting:
+            # Nothing was judged: whatever code it carries, a 0 above all, is no verdict.
+            called = traceback.extract_tb(quitting.__traceback__)[-1]
+            end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception:
             traceback.print_exc()
             end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
@@ -49,7 +56,7 @@ class Command(click.Command):
 def end(message: str, code: int) -> NoReturn:
     """Says what went wrong, and ends the process."""
     click.echo(f"error: {message}", err=True)
-    sys.exit(code)
+    raise Ended(code)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -1,6 +1,7 @@
 """Modules as their users write them, traced: the sound ones of the gallery, and what no graph can do."""
 
 import builtins
+import sys
 
 import numpy as np
 import onnxruntime
@@ -315,6 +316,11 @@ class Raises(Small):
         raise ValueError("not today")
 
 
+class Quits(Small):
+    def forward(self, x, lengths):
+        sys.exit(0)
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
@@ -328,6 +334,7 @@ class Raises(Small):
         (LoopsToLongest, "a Python loop is as long as one batch"),
         (ListsAsLongAsTheWidth, "a Python loop is as long as one batch"),
         (Raises, "not today"),
+        (Quits, r"it quits with SystemExit\(0\)"),
     ],
 )
 def test_what_cannot_be_traced_is_named_with_file_and_line(kind: type[nn.Module], why: str) -> None:

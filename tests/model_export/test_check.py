@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +368,17 @@ def test_a_model_that_raises_is_told_from_what_it_runs_with(unwanted, why: str) 
     assert report.verdict == "uncheckable"
     assert why in report.reason
     assert "not this one" in report.reason
+
+
+def test_a_model_that_quits_is_no_sound_one() -> None:
+    class Quits(Base):
+        def forward(self, x, lengths):
+            sys.exit(0)
+
+    report = judged(Quits())
+    assert report.verdict == "uncheckable"
+    assert "it quits with SystemExit(0)" in report.reason
+    assert "tests/model_export/test_check.py:" in report.reason
 
 
 def test_attention_is_an_answer_as_well() -> None:

@@ -62,6 +62,10 @@ number = 7
 
 class Namespace:
     make = Last
+
+
+def quits():
+    raise SystemExit(0)
 """
 
 
@@ -70,9 +74,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "users.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("import there_is_no_such_package\n")
     (tmp_path / "fails.py").write_text("1 / 0\n")
+    (tmp_path / "quits.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("users", "broken", "fails"):
+    for name in ("users", "broken", "fails", "quits"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
     return tmp_path
 
@@ -112,6 +117,8 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
     [
         ("users:nothing", "users has no nothing"),
         ("users:raises", r"no weights here \(users.py:"),
+        ("users:quits", r"raises: SystemExit: 0 \(users.py:"),
+        ("quits:make", r"importing it raises SystemExit: 0 \(quits.py:1\)"),
         ("users:text", "gives a str"),
         ("users:number", "is a int: name a function"),
         ("no_such_module:make", "no module no_such_module, neither installed nor below"),

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from lengthwise import main
-from service.command import Command
+from service.command import Command, end
 from service.errors import ConfigurationError, VerificationError
 
 
@@ -32,6 +32,22 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
     result = CliRunner().invoke(command(error))
     assert result.exit_code == code
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("code", [0, None, 1])
+def test_code_that_quits_in_between_gives_no_verdict(code: int | None) -> None:
+    result = CliRunner().invoke(command(SystemExit(code)))
+    assert result.exit_code == 2
+    assert f"test_command.py:16 quit with SystemExit({code})" in result.stderr
+
+
+def test_an_end_of_its_own_keeps_its_exit_code() -> None:
+    @click.command(cls=Command)
+    def ending() -> None:
+        end("the graph is bad", 1)
+
+    result = CliRunner().invoke(ending)
+    assert (result.exit_code, result.stderr) == (1, "error: the graph is bad\n")
 
 
 def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
