@@ -214,6 +214,12 @@ class Batcher:
             lane, _ = self._next_lane()
             if lane is None or self._stopping:
                 return
+            # By now another lane, or a longer sequence, may be first: what a plan can start from must be short too.
+            first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
+            widest = max(waiting.width for waiting in first if waiting is not None)
+            if lane.cost.predict(1, widest) > INLINE_SECONDS:
+                self._work.notify(len(lane.pool))
+                return
             taken = self._taken(lane, seconds=INLINE_SECONDS)
         self._settle_all(self._run(*taken))
 

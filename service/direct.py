@@ -30,13 +30,13 @@ log = logging.getLogger("lengthwise.direct")
 _LINES: Final = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
-def ordinary(headers: dict[bytes, bytes]) -> bool:
-    """Whether a request with these headers, by lower-case name, is one that `Direct` takes."""
+def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> bool:
+    """Whether a request with these headers, by lower-case name, and a body of so many bytes at most, is one to take."""
     length = headers.get(b"content-length", b"")
     return (
         length.isdigit()
         and len(length) < 8
-        and int(length) <= LARGE_BODY_BYTES
+        and int(length) <= max_bytes
         and b"content-encoding" not in headers
         and b"transfer-encoding" not in headers
         and b"expect" not in headers
@@ -99,6 +99,8 @@ class Direct:
 
     def run(self) -> None:
         """The body is here: decodes it, and asks."""
+        if self.response_complete:
+            return
         endpoint = self._endpoint
         try:
             endpoint.admit(self._headers)
@@ -112,6 +114,10 @@ class Direct:
             self.set_exception(error)
         except Exception as error:  # nothing of it may reach the client
             self.set_exception(error)
+
+    def refused(self, status: int) -> None:
+        """The connection ends with that status, which the protocol has written itself."""
+        self._end(status, None)
 
     def _finish(self, encode: Encode, decoded: float) -> Any:
         """What makes the whole answer, in a runner thread."""
@@ -172,11 +178,12 @@ class Direct:
 
 def shortcut(endpoint: Endpoint, path: bytes) -> Shortcut:
     """What the protocol asks of each request to `path`: a `Direct`, or None for one that is not ordinary."""
+    most = min(LARGE_BODY_BYTES, endpoint.serving.settings.max_body_bytes)
 
     def take(protocol: BoundedProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
         if url != path or method != b"POST":
             return None
         headers = headers_of(raw)
-        return Direct(protocol, endpoint, headers) if ordinary(headers) else None
+        return Direct(protocol, endpoint, headers) if ordinary(headers, most) else None
 
     return take

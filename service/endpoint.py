@@ -26,6 +26,7 @@ from service.body import ClientLeft, headers_of, read_body
 from service.calls import Call
 from service.errors import InferenceFailed, RequestError
 from service.lanes import Ticket, Timing
+from service.protocol import REFUSED
 from service.serving import Served, Serving
 
 log = logging.getLogger("lengthwise.endpoint")
@@ -129,7 +130,7 @@ class Endpoint(ABC):
             payload, made, timing = await self._answer(call, encode, account, receive)
             extra = [*made, server_timing(decoded, timing)]
         except (ClientLeft, asyncio.CancelledError) as left:
-            account.close(CLIENT_LEFT)
+            account.close(scope.get("extensions", {}).get(REFUSED, {"status": CLIENT_LEFT})["status"])
             if isinstance(left, asyncio.CancelledError):
                 raise
             return

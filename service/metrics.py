@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 REASONS = ("queue_full", "deadline", "draining", "not_ready")
+CODES = (200, 413, 422, 429, 499, 500, 503, 504)
+"""Statuses that stand at 0 from the start: a counter that appears with its first failure has no rate then."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -84,7 +86,7 @@ class ModelMetrics:
         self.labels = [name, version]
         self.info = info
         self.lock = threading.Lock()
-        self.codes: dict[int, int] = {}
+        self.codes: dict[int, int] = dict.fromkeys(CODES, 0)
         self.rejected: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.sequences = 0
         self.valid_steps = 0

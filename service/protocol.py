@@ -9,6 +9,9 @@ where a request arrives in one piece, as nearly all do: a timer runs only while 
 | a head that is not complete in `header_timeout_seconds` | 408, likewise |
 | a body that brings less than `MIN_BODY_BYTES_PER_SECOND` | 408, likewise |
 | more than `max_connections` connections | 503, likewise |
+| more than `MAX_PIPELINED` requests behind one that is being answered | the connection ends |
+
+A client that does not read its answers is not read from either.
 """
 
 from __future__ import annotations
@@ -21,8 +24,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
+MAX_PIPELINED: Final = 64
+"""Requests that may wait behind one that is being answered."""
 _BODY_PERIOD_SECONDS: Final = 10.0
 
+REFUSED: Final = "lengthwise.refused"
+"""ASGI extension: the status that a connection was ended with while its request was being read."""
 _REASONS: Final = {
     408: "Request Timeout",
     431: "Request Header Fields Too Large",
@@ -46,6 +53,9 @@ class Exchange(Protocol):
 
     def set(self) -> None:
         """The connection was lost."""
+
+    def refused(self, status: int) -> None:
+        """The connection ends with that status."""
 
 
 Shortcut = Callable[["BoundedProtocol", bytes, bytes, list[tuple[bytes, bytes]]], Exchange | None]
@@ -73,6 +83,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._shortcut = shortcut
         self._exchange: Exchange | None = None
+        self._refused = False
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
         self._head_bytes = 0
@@ -100,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses what came, and watches what is still to come."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -117,12 +128,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: from here on the body is watched."""
+        if self._refused:
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._stop_timer()
-        self._in_head, self._in_body = False, True
-        self._head_bytes = self._body_bytes = 0
         if size > MAX_HEADER_BYTES:
             self._refuse(431)
+            return
+        self._in_head, self._in_body = False, True
+        self._head_bytes = self._body_bytes = 0
+        if len(self.pipeline) > MAX_PIPELINED:
+            self._refused = True
+            self.transport.close()
         elif not self._take_shortcut():
             super().on_headers_complete()
 
@@ -154,6 +171,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hands a part of the body on, unless the request was refused."""
+        if self._refused:
+            return
         if self._exchange is not None and self._exchange is cast("object", self.cycle):
             self._exchange.body.append(body)
         elif self.cycle is not None:
@@ -161,6 +180,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole; the next head may begin."""
+        if self._refused:
+            return
         self._stop_timer()
         self._in_head, self._in_body = True, False
         if self._exchange is not None and self._exchange is cast("object", self.cycle):
@@ -190,17 +211,48 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def pause_writing(self) -> None:
+        """The client does not read: nothing more is read from it."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """The next request may begin, unless the client has yet to read the answers that it has."""
+        super().on_response_complete()
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+
     def _refuse(self, status: int) -> None:
-        """Says why, and ends the connection."""
+        """Says why, and ends the connection: at once, or behind the answer that a request before this one waits for."""
         self._stop_timer()
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
-        idle = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
-        if idle and not (status == 408 and self._in_head and not self._head_bytes):
-            reason = _REASONS[status].encode()
-            body = b'{"type":"about:blank","title":"%s","status":%d,"detail":"%s"}' % (reason, status, reason)
-            self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-                b"connection: close\r\n\r\n%s" % (status, reason, len(body), body)
-            )
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._in_head:  # what is refused is the request behind it
+                self.cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            if self._exchange is cast("object", self.cycle):
+                self._write_refusal(status)
+                cast("Exchange", self._exchange).refused(status)
+            else:
+                self.cycle.scope.setdefault("extensions", {})[REFUSED] = {"status": status}
+                if not self.cycle.response_started:
+                    self._write_refusal(status)
+        elif not (status == 408 and not self._head_bytes):  # whoever said nothing is told nothing
+            self._write_refusal(status)
         self.transport.close()
+
+    def _write_refusal(self, status: int) -> None:
+        reason = _REASONS[status].encode()
+        body = b'{"type":"about:blank","title":"%s","status":%d,"detail":"%s"}' % (reason, status, reason)
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status, reason, len(body), body)
+        )

@@ -42,6 +42,8 @@ a millisecond at most for the event loop to let go, instead of five."""
 
 
 ADMIN_CONNECTIONS: Final = 32
+_LAST_WORDS_SECONDS: Final = 3
+"""How long connections stay after the drain, for its last answers to get out."""
 _OTHER_FILES: Final = 64
 """Files that are no callers' connections: listeners, the graph, the log, the event loop's own, the admin port's."""
 
@@ -71,6 +73,12 @@ class Server(uvicorn.Server):
         finally:
             self._beside.should_exit = True
             await beside
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains while the connections are still there to be answered; uvicorn would wait for them first."""
+        draining = asyncio.create_task(self._serving.stop())
+        await super().shutdown(sockets)
+        await draining
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -198,7 +206,7 @@ def _config(app: ASGIApp, settings: Settings, max_connections: int, taken: Short
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + _LAST_WORDS_SECONDS,
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
         ssl_ca_certs=None if settings.tls_client_ca_file is None else str(settings.tls_client_ca_file),

@@ -6,6 +6,7 @@ batch with one that came another.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -89,6 +90,7 @@ class Serving:
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
         self._started = False
+        self._stopping: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Loads and proves the models, and starts the runners; ready afterwards.
@@ -103,7 +105,12 @@ class Serving:
             log.error("no model is ready: every request will be answered with 503")
 
     async def stop(self) -> None:
-        """Finishes what was accepted, then stops."""
+        """Finishes what was accepted, then stops; whoever asks again waits for the same end."""
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        await self._stopping
+
+    async def _stop(self) -> None:
         await self.shelf.close()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")

@@ -25,6 +25,8 @@ Output = Literal["logits", "attention"]
 CPU = "CPUExecutionProvider"
 RUNTIME_VERSION: str = onnxruntime.__version__
 
+onnxruntime.disable_telemetry_events()  # a service says nothing of its users to anybody, unless they ask it to
+
 _ELEMENTS = {
     "tensor(float)": "float32",
     "tensor(int64)": "int64",
