@@ -7,6 +7,7 @@ killed leaves its hidden folder, which no service reads and the next export into
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -21,9 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from model_export.errors import PublishError
 from service.manifest import Name
+from service.versions import MOST_DIGITS, is_version
 
-_VERSION = re.compile(r"[1-9][0-9]*")
+_NUMBER = re.compile(r"[1-9][0-9]*")
 _STAGE_PREFIX = ".stage-"
+_STAGE_TRIALS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,10 @@ def place(out: Path) -> Place:
     """Reads `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Raises:
-        PublishError: The version exists already, or the name is none.
+        PublishError: The version exists already, or is longer than a service reads, or the name is none.
     """
     out = Path(os.path.abspath(out))
-    numbered = _VERSION.fullmatch(out.name) is not None
+    numbered = _NUMBER.fullmatch(out.name) is not None
     parent = out.parent if numbered else out
     try:
         name = TypeAdapter(Name).validate_python(parent.name)
@@ -53,6 +56,8 @@ def place(out: Path) -> Place:
         ) from error
     found = versions(parent)
     version = int(out.name) if numbered else max(found, default=0) + 1
+    if not is_version(str(version)):
+        raise PublishError(f"{parent / str(version)}: no service reads a version of more than {MOST_DIGITS} digits")
     directory = parent / str(version)
     if os.path.lexists(directory):
         raise PublishError(f"{directory} exists, and a published version is never changed; publish {max(found) + 1}")
@@ -63,7 +68,7 @@ def versions(model: Path) -> list[int]:
     """The version numbers taken under `MODELS/<name>`, in order."""
     if not model.is_dir():
         return []
-    return sorted(int(entry.name) for entry in model.iterdir() if _VERSION.fullmatch(entry.name))
+    return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
 
 
 @contextmanager
@@ -78,10 +83,10 @@ def staged(target: Place) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
-        stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
+        stage, lock = _new_stage(parent)
     except OSError as error:
+        _remove_empty(made)
         raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
-    lock = _lock(stage)
     try:
         yield stage
         _publish(stage, target.directory)
@@ -120,10 +125,34 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _new_stage(parent: Path) -> tuple[Path, int]:
+    """An empty stage and the lock on it.
+
+    Until it is locked a stage looks abandoned, and an export that begins just then removes it: then another is made.
+    """
+    for _ in range(_STAGE_TRIALS):
+        stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
+        try:
+            lock = _lock(stage)
+        except (FileNotFoundError, BlockingIOError):
+            continue
+        except OSError:
+            stage.rmdir()
+            raise
+        if stage.is_dir():
+            return stage, lock
+        os.close(lock)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
 def _lock(stage: Path) -> int:
     """A lock on a stage that ends with its process, whichever way it ends."""
     handle = os.open(stage, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
     return handle
 
 

@@ -18,7 +18,7 @@ from service.errors import ConfigurationError, ModelError
 from service.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from service.plan import BatchLimits
 from service.repository import Look, Model, Refusal, Repository, graph_bytes, look
-from service.versions import Key, Policy
+from service.versions import Key, Policy, is_version
 
 log = logging.getLogger("lengthwise.scan")
 
@@ -96,7 +96,7 @@ def versions(folder: Path) -> dict[Key, Path]:
         inside = [path for name in names for path in _listed(name)]
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    return {Key(path.parent.name, int(path.name)): path for path in inside if _is_version(path.name) and path.is_dir()}
+    return {Key(path.parent.name, int(path.name)): path for path in inside if is_version(path.name) and path.is_dir()}
 
 
 def _why_nothing(folder: Path) -> str:
@@ -104,7 +104,7 @@ def _why_nothing(folder: Path) -> str:
     inside = _listed(folder)
     if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
         hint = "it looks like one version of a model: serve the folder two levels above it"
-    elif any(_is_version(path.name) and path.is_dir() for path in inside):
+    elif any(is_version(path.name) and path.is_dir() for path in inside):
         hint = "it looks like one model with its versions: serve the folder above it"
     else:
         hint = "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"
@@ -117,10 +117,6 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except FileNotFoundError:
         return []
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 10
 
 
 def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | None:

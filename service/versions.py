@@ -17,7 +17,11 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_KEY: Final = re.compile(r"([^/,\s]+)/([1-9][0-9]{0,8})")
+MOST_DIGITS: Final = 9
+"""A version is written with so many digits at most: it then fits into every protocol's integers."""
+
+_KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
+_VERSION: Final = re.compile(rf"[1-9][0-9]{{0,{MOST_DIGITS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,6 +34,11 @@ class Key:
     def __str__(self) -> str:
         """`NAME/VERSION`."""
         return f"{self.name}/{self.version}"
+
+
+def is_version(name: str) -> bool:
+    """Whether a folder's name is a version: a whole number from 1, without leading zeros, of 9 digits at most."""
+    return _VERSION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,15 @@
+import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from model_export import package
 from model_export.errors import PublishError
+from service import scan
+from service.versions import Key
 
 
 def publish(out: Path, content: str = "x") -> package.Place:
@@ -32,6 +36,21 @@ def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
     for name in ("007", "notes", "-1"):
         (tmp_path / "vowels" / name).mkdir(parents=True)
     assert package.versions(tmp_path / "vowels") == []
+
+
+@pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
+def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "vowels" / name).mkdir(parents=True)
+    assert package.versions(tmp_path / "vowels") == [key.version for key in scan.versions(tmp_path)]
+
+
+def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="more than 9 digits"):
+        publish(tmp_path / "vowels" / "1000000000")
+    publish(tmp_path / "vowels" / "999999999")
+    assert Key("vowels", 999999999) in scan.versions(tmp_path)
+    with pytest.raises(PublishError, match="more than 9 digits"):
+        publish(tmp_path / "vowels")
 
 
 def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
@@ -99,6 +118,70 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
         assert running.exists()
     finally:
         os.close(handle)
+
+
+def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Path], None]) -> None:
+    """Another export looks for abandoned stages just before this one locks its own."""
+    lock = package._lock
+    first = [sweep]
+
+    def locked(stage: Path) -> int:
+        if first:
+            first.pop()(stage)
+        return lock(stage)
+
+    monkeypatch.setattr(package, "_lock", locked)
+
+
+def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept_at_the_first_lock(monkeypatch, lambda stage: package._remove_abandoned(stage.parent))
+    assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+
+
+def test_a_stage_that_another_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def hold(stage: Path) -> None:
+        held.append(os.open(stage, os.O_RDONLY))
+        fcntl.flock(held[0], fcntl.LOCK_EX)
+
+    swept_at_the_first_lock(monkeypatch, hold)
+    try:
+        assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+    finally:
+        os.close(held[0])
+
+
+def test_a_stage_that_is_removed_between_opening_and_locking_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, first = fcntl.flock, [True]
+
+    def late(handle: int, operation: int) -> None:
+        if first:
+            first.pop()
+            for stage in (tmp_path / "vowels").glob(".stage-*"):
+                stage.rmdir()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EWOULDBLOCK])
+def test_a_place_without_locks_is_named_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(handle: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(PublishError, match="cannot be written"):
+        publish(tmp_path / "vowels" / "1")
+    if number == errno.ENOLCK:
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
