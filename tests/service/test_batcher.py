@@ -347,6 +347,27 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     assert gate.batches == [[0]]
 
 
+async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():
+    ran: dict[int, str] = {}
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        numbers = names(batch, attention)
+        ran.update(dict.fromkeys(numbers, threading.current_thread().name))
+        return numbers
+
+    only = lane(run, seconds=0.0005)
+    async with running(only, runners=2) as batcher:
+        await asyncio.to_thread(lambda: None)
+        while batcher._idle < 2:
+            await asyncio.sleep(0)
+        tickets = [
+            batcher.submit(only, [sequence(1)], answers),
+            batcher.submit(only, [sequence(2, length=64)], answers, priority=9),
+        ]
+        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+    assert ran[2].startswith("runner-")
+
+
 async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_has_not_fired():
     gate, now = Gate(), [0.0]
     only = lane(gate, rows=1)

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from service import protocol
 from service.direct import shortcut
 from service.endpoint import LARGE_BODY_BYTES
 from service.padding import PaddedBatch
@@ -318,3 +319,87 @@ async def test_many_connections_get_their_own_answers(service: Service) -> None:
         await asyncio.gather(*(client(number) for number in range(20)))
         assert made.by_asgi == 0
         assert idle(await service.figures())
+
+
+async def test_a_body_over_the_limit_is_413_on_a_connection_that_stays_open_too() -> None:
+    async with serving(model(manifest()), max_body_bytes=100) as service, net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        status, headers, _ = await line.ask(GOOD[:-1] + b" " * 100 + b"}")
+        assert (status, headers["connection"]) == (413, "close")
+        assert await line.reader.read() == b""
+
+
+async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        line.send(b"", "long: " + "a" * 40_000)
+        assert (await line.answer())[0] == 431
+        assert await line.reader.read() == b""
+    figures = await service.figures()
+    assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
+
+
+async def test_a_refused_head_lets_the_answer_before_it_out_first() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        line.send(b"", "long: " + "a" * 40_000)
+        await line.writer.drain()
+        release.set()
+        status, _, content = await line.answer()
+        assert status == 200
+        assert orjson.loads(content)["predictions"][0]["label"] == "c"
+        rest = await line.reader.read()  # the refusal behind it, if the connection still took it
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 431")
+        figures = await made.service.figures()
+        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_body_that_drips_is_counted_as_408(
+    service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
+        assert (await line.answer())[0] == 408
+        name = 'lengthwise_requests_total{code="408",model="",version=""}'
+        async with asyncio.timeout(10):
+            while (await service.figures()).get(name) != 1:
+                await asyncio.sleep(0)
+        assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
+
+
+async def test_an_accepted_request_that_is_answered_while_draining_ends_its_connection() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        made.service.serving.batcher.begin_draining()
+        release.set()
+        status, headers, _ = await line.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await line.reader.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
+async def test_a_client_that_does_not_read_its_answers_is_not_read_from(service: Service, path: str) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.transport.set_write_buffer_limits(high=1)
+        request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
+        sent = 0
+        with suppress(ConnectionError, TimeoutError):
+            for _ in range(40):
+                line.writer.write(request * 2000)
+                sent += 2000
+                async with asyncio.timeout(0.5):
+                    await line.writer.drain()
+        answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
+        assert answered < sent
+        connection = next(iter(made.state.connections), None)
+        assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000

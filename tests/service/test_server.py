@@ -335,6 +335,17 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         assert server.end() == 143
 
 
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/japanese-vowels:predict"])
+def test_a_drain_ends_the_wait_for_company_and_answers_what_was_accepted(path: str) -> None:
+    body = orjson.dumps({"instances" if "v1" in path else "sequences": [[[0.1] * 12]]})
+    with started(LENGTHWISE_MAX_WAIT_MS="60000", LENGTHWISE_DRAIN_SECONDS="30") as server, server.connect() as line:
+        line.send(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        accepted(server, 1)
+        server.terminate()
+        assert line.answer()[0] == 200
+        assert server.end() == 0
+
+
 def test_a_drain_has_an_end() -> None:
     with started("--drain-seconds", "0.2") as server, server.connect() as held:
         held.send(request(GOOD)[:-10])
