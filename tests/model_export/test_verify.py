@@ -1,8 +1,10 @@
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model_export import verify
 from model_export.sequences import draw
@@ -67,6 +69,10 @@ class Model(Session):
         if self.leak == "zeros":
             ends = np.array([np.flatnonzero(row.any(axis=1)).max(initial=0) for row in kept])
             logits = sums + ends[:, None].astype(np.float32)
+        if self.leak == "faint attention":
+            attention = np.where(mask, attention, np.float32(1e-9))
+        if self.leak == "negative zeros":
+            attention = np.where(mask, attention, np.float32(-0.0))
         if self.leak == "attention":
             attention = np.full_like(attention, 1 / batch.width)
         return Outputs(logits.astype(np.float32), None if self.leak == "no attention" else attention)
@@ -88,7 +94,16 @@ def varied(cases: list[Case]) -> set[str]:
 def test_a_sound_graph_has_no_failing_case() -> None:
     cases = prove()
     assert verify.failures(cases) == []
-    assert varied(cases) == {"reference", "company", "width", "padding", "neighbours", "order", "threads", "attention"}
+    assert varied(cases) == {
+        "reference",
+        "company",
+        "width",
+        "padding",
+        "neighbours",
+        "order",
+        "threads",
+        "attention",
+    } | {"at padding"}
     assert {case.provider for case in cases} == {CPU}
 
 
@@ -102,16 +117,73 @@ def test_a_sound_graph_has_no_failing_case() -> None:
         ("position", {"company", "order"}),
         ("threads", {"threads"}),
         ("zeros", {"reference"}),
-        ("attention", {"attention", "width"}),
+        ("attention", {"attention", "at padding", "width"}),
     ],
 )
 def test_a_leak_fails_the_cases_that_vary_it(leak: str, expected: set[str]) -> None:
     assert expected <= varied(verify.failures(prove(leak)))
 
 
+class Among(Model):
+    """Sound but for the rows that `moved` picks of a batch: it moves their logits."""
+
+    def __init__(self, moved: Callable[[PaddedBatch, int], NDArray[np.bool_]], threads: int) -> None:
+        super().__init__(threads=threads)
+        self.moved = moved
+
+    def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
+        found = super().run(batch)
+        moved = np.broadcast_to(self.moved(batch, self.threads), batch.rows)
+        return Outputs(found.logits + moved[:, None].astype(np.float32), found.attention)
+
+
+def strangers() -> Callable[[PaddedBatch, int], NDArray[np.bool_]]:
+    """Picks the rows that have neighbours, none of which was ever seen alone."""
+    alone: set[bytes] = set()
+
+    def among(batch: PaddedBatch, threads: int) -> NDArray[np.bool_]:
+        rows = [steps[:length].tobytes() for steps, length in zip(batch.steps, batch.lengths, strict=True)]
+        if batch.rows == 1:
+            alone.add(rows[0])
+        known = np.array([row in alone for row in rows])
+        return (batch.rows > 1) & (known.sum() == known)
+
+    return among
+
+
+@pytest.mark.parametrize(
+    ("moved", "only"),
+    [
+        (strangers(), "every neighbour replaced"),
+        (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, alone"),
+        (lambda batch, threads: np.array(threads == 2 and batch.rows > 1), "2 threads instead of 1, in company"),
+        (lambda batch, threads: (batch.lengths < 50) & (batch.lengths.max() == 50), "beside a sequence of 50 steps"),
+    ],
+)
+def test_a_leak_that_one_case_alone_can_see_is_seen(
+    moved: Callable[[PaddedBatch, int], NDArray[np.bool_]], only: str
+) -> None:
+    cases = verify.verify(lambda threads: Among(moved, threads), manifest(), None)
+    assert [case.name for case in verify.failures(cases)] == [only]
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.0, 1.0])
+def test_attention_at_padding_is_nothing_whatever_is_tolerated(tolerance: float | None) -> None:
+    bad = verify.failures(prove("faint attention"), tolerance=tolerance)
+    assert [case.name for case in bad] == ["attention at padding"]
+
+
+def test_a_zero_at_padding_may_have_a_sign() -> None:
+    assert verify.failures(prove("negative zeros")) == []
+
+
+def test_attention_at_padding_is_no_part_of_the_promise() -> None:
+    assert verify.promise(prove("faint attention")).bits
+
+
 def test_a_graph_without_attention_has_no_cases_of_it() -> None:
     cases = prove("no attention")
-    assert "attention" not in varied(cases)
+    assert not {"attention", "at padding"} & varied(cases)
     assert verify.failures(cases) == []
 
 
