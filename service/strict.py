@@ -207,7 +207,7 @@ def _values(
     array = np.empty((len(kept), features), dtype=np.float32)
     if features > 1 and not any(isinstance(steps[place], list) for place in kept):
         problems.add(
-            at,
+            f"{at}/{kept[0]}",
             f"a step must be an array of {features} numbers, and none here is an array: the first is "
             f"{kind(steps[kept[0]])}; a level of brackets may be missing",
         )

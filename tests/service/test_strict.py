@@ -62,13 +62,13 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
 def test_a_flat_sequence_is_one_problem_with_the_way_out() -> None:
     detail = "a step must be an array of 2 numbers, and none here is an array: the first is a number; "
     assert problems({"sequences": [[1, 2, 3], [[1, 2]]]}).problems == (
-        Problem("/sequences/0", f"{detail}a level of brackets may be missing"),
+        Problem("/sequences/0/0", f"{detail}a level of brackets may be missing"),
     )
 
 
 def test_masked_steps_do_not_make_a_sequence_less_flat() -> None:
     error = problems({"sequences": [{"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}]})
-    assert [problem.pointer for problem in error.problems] == ["/sequences/0/steps"]
+    assert [problem.pointer for problem in error.problems] == ["/sequences/0/steps/1"]
 
 
 @pytest.mark.parametrize(
