@@ -18,6 +18,7 @@ from model_export.errors import ExportError
 from model_export.layers import Standardize
 from model_export.model import SequenceClassifier
 from model_export.recording import Answer, Subject
+from model_export.refusals import runs
 from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
@@ -143,8 +144,7 @@ def brought(
         max_length=longest,
         missing=_missing(target.subject, batch),
         graph=names,
-        # A model that raises past a width must not be padded past it
-        width_multiple=4 if longest == max_length else 1,
+        width_multiple=_width_multiple(target.subject, sampler, longest),
         made=made,
     )
 
@@ -210,6 +210,12 @@ def _is_attention(answer: Answer, batch: PaddedBatch) -> bool:
     valid = step_mask(batch.lengths, batch.width)
     sums = np.where(valid, weights, 0).sum(axis=1)
     return not weights[~valid].any() and bool(np.abs(sums - 1).max() <= ROUNDING)
+
+
+def _width_multiple(subject: Subject, sampler: Sampler, longest: int) -> int:
+    """4, or 1 for a model that raises at the width which its longest sequence would be rounded up to."""
+    rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
+    return 4 if runs(subject, pad(rows, multiple=4)) else 1
 
 
 def _found_scores(answer: Answer, batch: PaddedBatch, *, per_step: bool) -> Scores:

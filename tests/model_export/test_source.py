@@ -83,6 +83,21 @@ def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path)
     assert session.run(pad([np.ones((45, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
 
 
+def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
+    published = export(module("ten_positions", max_length=10), tmp_path / "ten")
+    assert (published.manifest.max_length, published.manifest.width_multiple) == (10, 1)
+    graph = targets.read(str(published.directory / GRAPH_FILE), Options())
+    again = export(brought(graph, max_length=10), tmp_path / "again")
+    assert (again.manifest.max_length, again.manifest.width_multiple) == (10, 1)
+    session = Session.load(again.directory, again.manifest)
+    assert session.run(pad([np.ones((10, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+
+
+def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() -> None:
+    assert module("mean", max_length=10).manifest.width_multiple == 4
+    assert module("ten_positions", max_length=8).manifest.width_multiple == 4
+
+
 def test_attention_that_sums_to_one_is_offered(tmp_path: Path) -> None:
     published = export(module("attending"), tmp_path / "attending")
     assert published.manifest.graph.attention == "attention"

@@ -35,11 +35,11 @@ class Mean(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds a learned position, of which it has 45."""
+    """Adds a learned position, of which it has so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.randn(45, 3))
+        self.positions = nn.Parameter(torch.randn(count, 3))
         self.mean = Mean()
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
@@ -97,7 +97,11 @@ def leaking() -> nn.Module:
 
 
 def positions() -> nn.Module:
-    return Positions()
+    return Positions(45)
+
+
+def ten_positions() -> nn.Module:
+    return Positions(10)
 
 
 def attending() -> nn.Module:
