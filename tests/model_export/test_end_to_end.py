@@ -1,7 +1,8 @@
-"""From records to a model directory that answers, for each kind of model: train, export, load as the service does."""
+"""From records to answers over HTTP, for each kind of model: train, export, load as the service does, serve, ask."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from service.manifest import Manifest
 from service.padding import Steps, pad
 from service.session import Session
 from tests.model_export.specs import spec
+from tests.service.server_process import started
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +37,15 @@ def served(made: Spec, records: Sequence[Record], options: Options, folder: Path
 
 def logits(session: Session, sequences: Sequence[Steps]) -> np.ndarray:
     return session.run(pad(sequences)).logits
+
+
+def over_http(folder: Path, sequences: Sequence[Steps]) -> list[dict[str, Any]]:
+    """The predictions of a server of the published model, all in one request."""
+    with started(str(folder / "models")) as server:
+        answer = server.predict({"sequences": [steps.tolist() for steps in sequences]})
+    assert answer.status_code == 200, answer.text
+    predictions: list[dict[str, Any]] = answer.json()["predictions"]
+    return predictions
 
 
 def sentences(count: int, seed: int) -> list[Record]:
@@ -57,6 +68,8 @@ def test_a_token_model_from_records_to_answers(tmp_path: Path) -> None:
     assert (
         np.mean([manifest.labels[answer] == record.label for answer, record in zip(answers, fresh, strict=True)]) > 0.9
     )
+    asked = over_http(tmp_path, [record.steps for record in fresh])
+    assert [prediction["label"] for prediction in asked] == [manifest.labels[answer] for answer in answers]
 
 
 def tagged(count: int, seed: int) -> list[Record]:
@@ -73,11 +86,14 @@ def tagged(count: int, seed: int) -> list[Record]:
 def test_a_per_step_model_from_records_to_answers(tmp_path: Path) -> None:
     session, manifest = served(spec(task="per-step"), tagged(120, 0), Options(epochs=15, learning_rate=0.02), tmp_path)
     fresh = tagged(40, 1)
-    right = []
+    right, told = [], []
     for record, row in zip(fresh, logits(session, [record.steps for record in fresh]), strict=True):
         answered = row[: len(record.steps)].argmax(axis=1)
-        right += [manifest.labels[answer] == label for answer, label in zip(answered, record.label, strict=True)]
+        told.append([manifest.labels[answer] for answer in answered])
+        right += [answer == label for answer, label in zip(told[-1], record.label, strict=True)]
     assert np.mean(right) > 0.9
+    asked = over_http(tmp_path, [record.steps for record in fresh])
+    assert [prediction["step_labels"] for prediction in asked] == told
 
 
 def marked(count: int, seed: int) -> list[Record]:
@@ -103,6 +119,10 @@ def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
         for row, record in zip(assigned, fresh, strict=True)
     ]
     assert np.mean(right) > 0.9
+    asked = over_http(tmp_path, [record.steps for record in fresh])
+    assert [prediction["assigned"] for prediction in asked] == [
+        [label for label, is_assigned in zip(manifest.labels, row, strict=True) if is_assigned] for row in assigned
+    ]
 
 
 def test_gestures_of_29_to_361_steps_from_records_to_answers(tmp_path: Path) -> None:
@@ -115,3 +135,6 @@ def test_gestures_of_29_to_361_steps_from_records_to_answers(tmp_path: Path) -> 
     alone = np.concatenate([logits(session, [steps]) for steps in fresh])
     assert together.tobytes() == alone.tobytes()
     assert together.shape == (50, len(manifest.labels))
+    asked = over_http(tmp_path, fresh)
+    assert [prediction["label"] for prediction in asked] == [manifest.labels[best] for best in together.argmax(axis=1)]
+    assert [prediction["length"] for prediction in asked] == [len(steps) for steps in fresh]
