@@ -110,9 +110,7 @@ class Direct:
             account = self._account
             finish = self._finish(encode, account.decoded(call, started))
             self._ticket = endpoint.serving.ask(call, account.arrived, finish, waiter=self, trace=account.trace)
-        except RequestError as error:
-            self.set_exception(error)
-        except Exception as error:  # nothing of it may reach the client
+        except Exception as error:  # a refusal is told; of anything else nothing may reach the client
             self.set_exception(error)
 
     def refused(self, status: int) -> None:
