@@ -22,6 +22,10 @@ REASONS = ("queue_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
 """Statuses that stand at 0 from the start: a counter that appears with its first failure has no rate then."""
 
+KEPT_GONE = 32
+"""Versions that are served no more stay on the page, the last of them: the counts since the last scrape are not lost, a
+version that comes back goes on counting, and a service that reloads for years has a page that ends."""
+
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STEPS = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384)
@@ -193,15 +197,26 @@ class Metrics(Collector):
         self._bounds = bounds
         self._aliases = aliases
         self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._gone: dict[tuple[str, str], None] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
         """The figures of a model; made at first call, and kept when the model is loaded again."""
+        self._gone.pop((name, version), None)
         metrics = self._models.setdefault((name, version), ModelMetrics(name, version, info))
         metrics.info = info
         return metrics
+
+    def let_go(self, metrics: ModelMetrics) -> None:
+        """Those of a model that is served no more: `model_info` ends, and its counts when `KEPT_GONE` others went."""
+        metrics.info = None
+        name, version = metrics.labels
+        self._gone[name, version] = self._gone.pop((name, version), None)
+        if len(self._gone) > KEPT_GONE:
+            longest_gone = next(iter(self._gone))
+            del self._gone[longest_gone], self._models[longest_gone]
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What `GET /metrics` answers, and its media type: OpenMetrics, with exemplars, where `accept` asks for it."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import REASONS, Bounds, Gauges, Metrics, ModelMetrics
+from service.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
 
 OWN = frozenset({"model", "version"})
 FAMILIES = {
@@ -124,6 +127,43 @@ def test_a_model_that_is_loaded_again_keeps_its_figures_and_shows_its_new_digest
     assert made.model("m", "1", {"provider": "CPUExecutionProvider", "digest": "sha256:11"}).sequences == 2
     digests = [dict(labels)["digest"] for name, labels in samples(made) if name == "lengthwise_model_info"]
     assert digests == ["sha256:11"]
+
+
+def versions(made: Metrics) -> list[str]:
+    """Of the versions of `m`, those on the page."""
+    name = "lengthwise_sequences_total"
+    return [dict(labels)["version"] for sample, labels in samples(made) if sample == name and ("model", "m") in labels]
+
+
+def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always():
+    made = metrics()
+    served = made.model("m", "served", INFO)
+    for number in range(1, KEPT_GONE + 4):
+        made.let_go(made.model("m", str(number), INFO))
+        made.model("m", "2", INFO).decoded(0.001, [1])  # it comes back and goes, so it is never the longest gone
+        made.let_go(made.model("m", "2"))
+    kept = versions(made)
+    assert len(kept) == KEPT_GONE + 1
+    assert {"served", "2", str(KEPT_GONE + 3)} <= set(kept)
+    assert not {"1", "3", "4"} & set(kept)
+    assert made.model("m", "2").sequences == KEPT_GONE + 3
+    assert made.model("m", "3").sequences == 0
+    assert made.model("m", "served", INFO) is served
+    page = made.text().decode()
+    assert page.count("lengthwise_model_info{") == 1
+
+
+@pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_the_directory_of_many_processes_changes_nothing_and_stays_empty(variable: str, tmp_path: Path):
+    program = (
+        "from tests.service.test_metrics import used; from service.bench import exposition; "
+        "import sys; sys.stdout.buffer.write(used().text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, variable: str(tmp_path)}, capture_output=True, check=True
+    )
+    assert done.stdout == used().text()
+    assert list(tmp_path.iterdir()) == []
 
 
 shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
