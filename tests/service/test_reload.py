@@ -24,6 +24,7 @@ import pytest
 from service import wire
 from service.app import make_app
 from service.errors import ConfigurationError
+from service.lanes import Lane
 from service.manifest import GRAPH_FILE, MANIFEST_FILE
 from service.padding import PaddedBatch
 from service.repository import Model, Repository
@@ -503,7 +504,7 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(folder: P
     assert idle(figures)
 
 
-async def test_a_flooded_model_does_not_starve_a_quiet_one() -> None:
+async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def counted(name: str) -> Callable[[PaddedBatch], None]:
@@ -517,15 +518,22 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one() -> None:
         while not end.is_set():
             assert await version(service, SUMS | {"model": "loud"}) == "1"
 
+    def noted(lane: Lane[Any], *arguments: Any, **options: Any) -> Any:
+        if lane.name == "quiet/1":
+            queued.append(len(order))
+        return submit(lane, *arguments, **options)
+
+    queued: list[int] = []
     found = Next(*(model(manifest(name=name), counted(name)) for name in ("loud", "quiet")))
     async with started(Serving(Settings(runners=1), found)) as service:
+        submit = service.serving.batcher.submit
+        monkeypatch.setattr(service.serving.batcher, "submit", noted)
         end = asyncio.Event()
         callers = [asyncio.create_task(flood(service, end)) for _ in range(64)]
         waited = []
         for _ in range(30):
-            queued = len(order)
             assert await version(service, SUMS | {"model": "quiet"}) == "1"
-            waited.append(order.index("quiet", queued) - queued)
+            waited.append(order.index("quiet", queued[-1]) - queued[-1])
         end.set()
         await asyncio.gather(*callers)
     assert max(waited) <= 2, "runs of the other model that came first, beside the one under way"
