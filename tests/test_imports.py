@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions"},
+    {"errors", "versions", "installation"},
     {
         "padding",
         "pool",
@@ -26,6 +26,7 @@ FLOORS = [
         "protocol",
         "keys",
         "access",
+        "provider",
     },
     {"plan", "session", "calls", "logs", "documents", "triton_metrics"},
     {"answers", "golden", "kept_costs", "options", "lanes"},
@@ -44,7 +45,7 @@ FLOORS = [
 above, and nothing from the rooms beside them, which measure."""
 
 ONLY_IN = {
-    "onnxruntime": {"session"},
+    "onnxruntime": {"installation", "session"},
     "fastapi": {"app", "health"},
     "grpc": {"grpc_server"},
     "uvicorn": {"server", "protocol"},

@@ -1,0 +1,231 @@
+"""Providers: where a graph runs, and what is promised there. One table, and the choice among its rows.
+
+| provider | runs on | promises in float32 | costs are measured by |
+|---|---|---|---|
+| `cpu` | this machine's processor, in the thread that runs | the same bits alone and in company | processor time |
+| `cuda` | one session a GPU, two batches in flight on each | a tolerance, measured on that device | the clock |
+
+`--provider auto` takes CUDA where the installed onnxruntime has it and a GPU answers, else the CPU, and says why.
+`--provider cuda` where it cannot be had is an error that names all that is missing. Nothing falls to the CPU silently:
+`service.session` refuses a session that onnxruntime moved there, and `service.placement` a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from service.errors import ConfigurationError
+from service.installation import Driver, Installation, find
+
+Wanted = Literal["auto", "cuda", "cpu"]
+"""The values of `--provider`."""
+
+_CPU_PACKAGE: Final = "pip install 'lengthwise[cpu]'"
+_GPU_PACKAGE: Final = "pip install 'lengthwise[gpu]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One row of the table.
+
+    Attributes:
+        name: As `--provider` names it.
+        execution_provider: As onnxruntime does.
+        device_type: onnxruntime's name of the memory that its kernels read.
+        bits: Whether a float32 graph can answer with the same bits alone and in company. Each model's own promise is
+            measured; where this is False a tolerance is promised.
+        wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
+        in_flight: Batches at once on one device: one is copied, decoded and answered while another computes.
+        session: Entries of onnxruntime's session options.
+        options: Options of the provider.
+    """
+
+    name: Literal["cuda", "cpu"]
+    execution_provider: str
+    device_type: str
+    bits: bool
+    wall_clock: bool
+    in_flight: int
+    session: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "cpu": Provider(
+        name="cpu",
+        execution_provider="CPUExecutionProvider",
+        device_type="cpu",
+        bits=True,
+        wall_clock=False,
+        in_flight=1,
+    ),
+    "cuda": Provider(
+        name="cuda",
+        execution_provider="CUDAExecutionProvider",
+        device_type="cuda",
+        bits=False,
+        wall_clock=True,
+        in_flight=2,
+        session={
+            # Who runs what is recorded, and looked at by `service.placement` before anything is answered.
+            "session.record_ep_graph_assignment_info": "1",
+        },
+        options={
+            # The arena grows by what a shape needs; doubling it would pass a memory limit that the shapes fit into.
+            "arena_extend_strategy": "kSameAsRequested",
+            # An exhaustive search for convolutions would be made anew for every shape.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "do_copy_in_default_stream": "1",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a session runs.
+
+    Attributes:
+        provider: Its row of the table.
+        index: Which of the provider's devices.
+        name: What it calls itself; empty for the CPU.
+        memory_bytes: Its memory; 0 where nobody asked.
+        tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
+        memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
+    """
+
+    provider: Provider
+    index: int = 0
+    name: str = ""
+    memory_bytes: int = 0
+    tf32: bool = False
+    memory_limit_bytes: int | None = None
+
+    @property
+    def label(self) -> str:
+        """How manifests, logs and metrics name it: what a promise and a cost table hold for.
+
+        `CPUExecutionProvider`, or `CUDAExecutionProvider, NVIDIA H200`, with `, TF32` where that is on.
+        """
+        parts = [self.provider.execution_provider, self.name, "TF32" if self.tf32 else ""]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What onnxruntime is told of this device."""
+        if self.provider.name == "cpu":
+            return {}
+        options = {**self.provider.options, "device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
+        if self.memory_limit_bytes is not None:
+            options["gpu_mem_limit"] = str(self.memory_limit_bytes)
+        return options
+
+
+CPU: Final = Device(PROVIDERS["cpu"])
+"""The processor: what is served, exported and checked on where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        devices: All of one provider; each gets a session of every model.
+        reason: A sentence for the log and `/healthz`.
+    """
+
+    devices: tuple[Device, ...] = (CPU,)
+    reason: str = "the CPU was asked for"
+
+    @property
+    def provider(self) -> Provider:
+        """The devices' row of the table."""
+        return self.devices[0].provider
+
+    def runners(self, cores: int) -> int:
+        """How many threads run batches where nobody says it: each waits for a device, or is one core's work."""
+        return cores if self.provider.name == "cpu" else len(self.devices) * self.provider.in_flight
+
+    def __str__(self) -> str:
+        """`CUDAExecutionProvider, NVIDIA H200 (2 of them): a GPU answers`, for the log."""
+        count = f" ({len(self.devices)} of them)" if len(self.devices) > 1 else ""
+        return f"{self.devices[0].label}{count}: {self.reason}"
+
+
+def choose(
+    wanted: Wanted = "auto",
+    *,
+    tf32: bool = False,
+    memory_limit_bytes: int | None = None,
+    installation: Installation | None = None,
+) -> Choice:
+    """Where graphs run from now on.
+
+    Args:
+        wanted: `--provider`.
+        tf32: See `Device`.
+        memory_limit_bytes: See `Device`.
+        installation: What there is to choose from; None looks.
+
+    Raises:
+        ConfigurationError: No onnxruntime is installed, or two; or CUDA is wanted and cannot be had: names all that is
+            missing.
+    """
+    found = find() if installation is None else installation
+    check_packages(found)
+    if wanted == "cpu":
+        return Choice()
+    driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
+    if not missing:
+        gpus = tuple(
+            Device(PROVIDERS["cuda"], gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes)
+            for gpu in driver.gpus
+        )
+        return Choice(gpus, "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers")
+    if wanted == "cuda":
+        raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
+    return Choice(reason=f"CUDA cannot be had: {'; '.join(missing)}")
+
+
+def check_packages(found: Installation) -> None:
+    """Holds that exactly one onnxruntime is installed.
+
+    Raises:
+        ConfigurationError: There is none, or two that write over each other's files.
+    """
+    if len(found.packages) > 1:
+        raise ConfigurationError(
+            f"{' and '.join(found.packages)} are both installed, and each writes over the other's files: "
+            f"pip uninstall {' '.join(found.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
+        )
+    if not found.module:
+        raise ConfigurationError(
+            f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
+            "NVIDIA GPUs; in a checkout: make install"
+        )
+
+
+def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
+    """The driver, and what is missing for CUDA, each a sentence: the first of it only, or everything."""
+    missing = []
+    cuda = PROVIDERS["cuda"].execution_provider
+    if cuda not in found.providers:
+        named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
+        missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
+        if not everything:
+            return Driver(), missing
+    driver = found.driver()
+    if driver.problem is not None:
+        missing.append(driver.problem)
+    elif found.cuda and driver.cuda[0] < int(found.cuda.partition(".")[0]):
+        missing.append(
+            f"the NVIDIA driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, and onnxruntime was built for "
+            f"CUDA {found.cuda}: a newer driver is needed"
+        )
+    if missing and not everything:
+        return driver, missing
+    if cuda in found.providers and (libraries := found.missing_libraries()):
+        missing.append(f"{', '.join(libraries)} cannot be loaded ({_GPU_PACKAGE} brings CUDA's libraries and cuDNN)")
+    return driver, missing

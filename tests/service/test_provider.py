@@ -1,0 +1,135 @@
+"""A provider is chosen by what is there, and where one cannot be had the error says all that is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.errors import ConfigurationError
+from service.installation import Driver, Gpu, Installation
+from service.provider import CPU, PROVIDERS, Choice, Device, choose
+
+H200 = Gpu(0, "NVIDIA H200", 141 << 30)
+TWO = Driver((13, 0), (H200, replace(H200, index=1)))
+
+WITH_GPU = Installation(
+    packages={"onnxruntime-gpu": "1.31.1"},
+    module=True,
+    providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+    cuda="13.0",
+    driver=lambda: TWO,
+    missing_libraries=lambda: (),
+)
+
+
+def without(**changed: Any) -> Installation:
+    return replace(WITH_GPU, **changed)
+
+
+FOR_THE_CPU = without(packages={"onnxruntime": "1.31.1"}, providers=("CPUExecutionProvider",), cuda="")
+NO_DRIVER = without(driver=lambda: Driver(problem="there is no NVIDIA driver"))
+NO_CUDNN = without(missing_libraries=lambda: ("libcudnn.so.9",))
+OLD_DRIVER = without(driver=lambda: Driver((12, 4), (H200,)))
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_cuda_is_taken_where_a_gpu_answers_with_a_session_for_each(wanted: Any):
+    choice = choose(wanted, installation=WITH_GPU)
+    assert [device.index for device in choice.devices] == [0, 1]
+    assert {device.label for device in choice.devices} == {"CUDAExecutionProvider, NVIDIA H200"}
+    assert choice.provider is PROVIDERS["cuda"]
+    assert str(choice).startswith("CUDAExecutionProvider, NVIDIA H200 (2 of them): ")
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
+    def asked() -> Driver:
+        raise AssertionError("nobody asked for a GPU")
+
+    assert choose("cpu", installation=without(driver=asked)) == Choice((CPU,), "the CPU was asked for")
+
+
+@pytest.mark.parametrize(
+    ("installation", "reason"),
+    [
+        (FOR_THE_CPU, "onnxruntime 1.31.1 is without CUDA"),
+        (NO_DRIVER, "there is no NVIDIA driver"),
+        (NO_CUDNN, "libcudnn.so.9 cannot be loaded"),
+        (OLD_DRIVER, "runs CUDA 12.4 at most, and onnxruntime was built for CUDA 13.0"),
+    ],
+)
+def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(installation: Installation, reason: str):
+    choice = choose("auto", installation=installation)
+    assert choice.devices == (CPU,)
+    assert choice.reason.startswith("CUDA cannot be had: ")
+    assert reason in choice.reason
+    with pytest.raises(ConfigurationError, match=f"--provider cuda cannot be had: .*{reason}"):
+        choose("cuda", installation=installation)
+
+
+def test_cuda_is_refused_with_all_that_is_missing_at_once():
+    bare = without(driver=NO_DRIVER.driver, missing_libraries=lambda: ("libcublas.so.13", "libcudnn.so.9"))
+    with pytest.raises(ConfigurationError) as refused:
+        choose("cuda", installation=bare)
+    assert "there is no NVIDIA driver; libcublas.so.13, libcudnn.so.9 cannot be loaded" in str(refused.value)
+
+
+def test_auto_loads_no_library_where_no_gpu_could_use_it():
+    def loaded() -> tuple[str, ...]:
+        raise AssertionError("half a gigabyte for nothing")
+
+    assert choose("auto", installation=without(driver=NO_DRIVER.driver, missing_libraries=loaded)).devices == (CPU,)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
+def test_two_packages_of_onnxruntime_are_refused_whatever_is_wanted(wanted: Any):
+    both = without(packages={"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"})
+    with pytest.raises(ConfigurationError, match="onnxruntime and onnxruntime-gpu are both installed"):
+        choose(wanted, installation=both)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
+def test_no_package_of_onnxruntime_is_refused_with_the_extras_that_bring_one(wanted: Any):
+    none = without(packages={}, module=False, providers=())
+    with pytest.raises(ConfigurationError, match=r"no onnxruntime is installed.*lengthwise\[cpu\].*lengthwise\[gpu\]"):
+        choose(wanted, installation=none)
+
+
+def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for_and_its_label_says_which():
+    full, rounded = (choose("cuda", tf32=tf32, installation=WITH_GPU).devices[1] for tf32 in (False, True))
+    assert full.options["use_tf32"] == "0"
+    assert rounded.options["use_tf32"] == "1"
+    assert rounded.label == full.label + ", TF32"
+    assert full.options["device_id"] == "1"
+
+
+def test_a_memory_limit_reaches_the_provider_and_its_arena_grows_by_what_is_needed():
+    bounded = choose("cuda", memory_limit_bytes=1 << 30, installation=WITH_GPU).devices[0]
+    assert bounded.options["gpu_mem_limit"] == "1073741824"
+    assert bounded.options["arena_extend_strategy"] == "kSameAsRequested"
+    assert "gpu_mem_limit" not in choose("cuda", installation=WITH_GPU).devices[0].options
+
+
+def test_the_cpu_is_told_nothing_and_named_as_manifests_name_it():
+    assert CPU.options == {}
+    assert CPU.label == "CPUExecutionProvider"
+
+
+def test_threads_that_run_batches_are_the_cores_on_a_cpu_and_two_for_each_gpu():
+    assert Choice().runners(7) == 7
+    assert choose("cuda", installation=WITH_GPU).runners(7) == 4
+
+
+def test_bits_are_promised_by_the_cpu_alone_and_its_costs_are_those_of_its_thread():
+    assert {name: (row.bits, row.wall_clock) for name, row in PROVIDERS.items()} == {
+        "cpu": (True, False),
+        "cuda": (False, True),
+    }
+
+
+def test_every_row_is_a_provider_that_onnxruntime_knows():
+    import onnxruntime
+
+    assert {row.execution_provider for row in PROVIDERS.values()} <= set(onnxruntime.get_all_providers())
+    assert Device(PROVIDERS["cuda"]).label == "CUDAExecutionProvider"
