@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,10 @@ from service.padding import Steps
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+MAX_PARTS: Final = 1 << 20
+"""Arrays, objects and strings in one body. Each takes up to twenty times its text, and every thread waits while they
+are read and freed: sixteen megabytes of empty arrays would be nearly a gigabyte and a second."""
+_LARGE_BYTES: Final = 65_536
 _ABSENT: Final = object()
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
 """A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
@@ -137,7 +141,11 @@ def parse(body: bytes | bytearray) -> Any:
 
     Raises:
         InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate; its one problem points at the whole.
+        TooLarge: It has more than `MAX_PARTS`.
     """
+    parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
+    if parts > MAX_PARTS:
+        raise TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
     try:
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -145,9 +153,15 @@ def parse(body: bytes | bytearray) -> Any:
     if text.startswith("\ufeff"):
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
-        document = json.loads(
-            text, object_pairs_hook=_object, parse_constant=partial(_no_constant, text), parse_int=_int
-        )
+        with _collector_at_rest():
+            document = json.loads(
+                text,
+                object_pairs_hook=_object,
+                parse_constant=partial(_no_constant, text),
+                parse_int=_int,
+                # Between calls of a function the interpreter may turn to other threads, within its own reader never.
+                parse_float=_float if len(text) > _LARGE_BYTES else None,
+            )
     except RecursionError:
         raise _not_json("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -178,7 +192,7 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
     if not steps:
         problems.add(at, "a sequence has at least one step")
         return None
-    kept = list(range(len(steps))) if step_mask is None else [i for i, keep in enumerate(step_mask) if keep]
+    kept: Sequence[int] = range(len(steps)) if step_mask is None else [i for i, keep in enumerate(step_mask) if keep]
     if step_mask is not None and not kept:
         problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
         return None
@@ -199,7 +213,12 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
 
 
 def _values(
-    steps: list[Any], kept: list[int], at: str, manifest: Manifest, feature_mask: list[bool] | None, problems: Problems
+    steps: list[Any],
+    kept: Sequence[int],
+    at: str,
+    manifest: Manifest,
+    feature_mask: list[bool] | None,
+    problems: Problems,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """`[length, features]` float32 of the kept steps; whatever is wrong with them is noted."""
     features = manifest.input.features or 1
@@ -246,7 +265,7 @@ def _values(
 
 
 def _tokens(
-    steps: list[Any], kept: list[int], at: str, manifest: Manifest, problems: Problems
+    steps: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """`[length]` int64 of the kept steps; whatever is wrong with them is noted."""
     vocabulary = manifest.input.vocabulary or 1
@@ -316,6 +335,10 @@ def _no_constant(text: str, name: str) -> None:
 def _int(digits: str) -> int | float:
     # Python refuses to convert thousands of digits; such a number is beyond float32 anyway.
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
+
+
+def _float(digits: str) -> float:
+    return float(digits)
 
 
 def _rounds_to_finite(value: float) -> bool:

@@ -197,6 +197,15 @@ def test_a_body_that_is_deep_or_has_endless_numbers_is_refused(server: ServerPro
     assert server.client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code == 422
 
 
+@pytest.mark.parametrize("part", [b"[]", b"{}", b'""'])
+def test_a_body_of_millions_of_tiny_parts_is_refused_in_little_memory(server: ServerProcess, part: bytes) -> None:
+    body = b'{"sequences": [[' + b",".join([part] * (MEBIBYTE + 1)) + b"]]}"
+    before = server.peak_bytes()
+    answer = server.client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert server.peak_bytes() - before < 24 * len(body)  # the fast reader's share; made into objects it would be 40
+
+
 def test_a_body_of_too_many_sequences_is_refused(server: ServerProcess) -> None:
     assert server.predict({"sequences": [[STEP]] * 1025}).status_code == 413
 

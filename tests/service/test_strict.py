@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
+import threading
+import time
 import traceback
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -276,6 +280,35 @@ def test_a_collector_that_was_at_rest_is_left_so() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("part", [b"[]", b"{}", b'""'])
+def test_a_body_of_millions_of_parts_is_refused_before_they_are_made(part: bytes) -> None:
+    body = b'{"sequences": [[' + b",".join([part] * (strict.MAX_PARTS + 1)) + b"]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match=f"may have {strict.MAX_PARTS} arrays, objects and strings"):
+            read(body)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", [b"0.5", b"5"])
+def test_other_threads_go_on_while_the_numbers_of_a_large_body_are_read(number: bytes) -> None:
+    body = b"[" + b",".join([number] * 400_000) + b"]"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        reader = threading.Thread(target=strict.parse, args=(body,))
+        reader.start()
+        turns = 0
+        while reader.is_alive():
+            turns += 1
+            time.sleep(0)  # lets the interpreter go, and asks for it again
+    finally:
+        sys.setswitchinterval(interval)
+    assert turns > 20
 
 
 @pytest.mark.parametrize(
