@@ -170,9 +170,11 @@ def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls
     identifiers: list[str | None]
     if isinstance(entries[0], simdjson.Array):
         lengths = [len(entry) for entry in entries]
-        # Of sequences that cannot be what the body holds, no skeleton of a hundred megabytes is made.
-        if len(skeleton) > _KEPT_PARSER_BYTES and sum(lengths) * ((manifest.input.features or 0) + 1) > len(skeleton):
-            raise _Unsure
+        if len(skeleton) > _KEPT_PARSER_BYTES:
+            # Of sequences that cannot be what the body holds, no skeleton of a hundred megabytes is made.
+            features = manifest.input.features or 1
+            if sum(lengths) * (features if features == 1 else features + 1) > len(skeleton):
+                raise _Unsure
         forms = [skeletons(manifest, length) for length in lengths]
         # The quote before the key is no character of any string, so no text in the body can imitate this.
         if all(opening + b",".join(form) + b"]" not in skeleton for form in zip(*forms, strict=True)):

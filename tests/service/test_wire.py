@@ -225,6 +225,20 @@ def test_an_ordinary_body_takes_the_fast_way(kind: str, text: bytes, monkeypatch
     assert expected[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("features", "step"), [(1, b"5"), (1, b"[5]"), (2, b"[5,6]"), (None, b"5")], ids=["bare", "of one", "of two", "ids"]
+)
+def test_a_large_ordinary_body_takes_the_fast_way(
+    features: int | None, step: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 300_000
+    kind = manifest(vocabulary=10) if features is None else manifest(features=features)
+    catalog = OneModel(kind.model_copy(update={"max_length": steps}))
+    monkeypatch.setattr(strict, "read", None)
+    (item,) = wire.decode(b'{"sequences":[[' + b",".join([step] * steps) + b"]]}", catalog, max_sequences=1).items
+    assert len(item.steps) == steps
+
+
 def test_a_thread_keeps_no_parser_that_a_large_body_has_grown() -> None:
     large = b'{"sequences":[[' + b",".join([b"[1,2]"] * 100_000) + b"]]}"
     catalog = OneModel(manifest(max_length=100_000))
