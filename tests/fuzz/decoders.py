@@ -1,0 +1,208 @@
+"""Every decoder under fuzz, and what holds whatever it is sent: it makes a `Call` that is valid, or a refusal.
+
+Nothing else may come out of it, neither another exception nor a long wait, and nothing may stay behind. The cases are
+made first, so that what hypothesis keeps is no part of what is measured; the time is processor time, so that a busy
+machine fails nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from service import kserve, messages
+from service.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Call, unfit
+from service.endpoint import Endpoint, Received
+from service.errors import RequestError
+from service.predict import Predict
+from service.v1 import PredictV1
+from service.v2 import Infer
+from tests.fuzz import cases
+from tests.fuzz.cases import Case, Cases
+from tests.service.numpy_models import Service
+
+LONGEST_SECONDS: Final = 1.0
+"""Of processor time, for a body of at most 64 KiB."""
+GROWTH_BYTES: Final = 262_144
+"""What may stay behind after all bodies: caches of a fixed size, no more."""
+STATUSES: Final = frozenset({404, 413, 415, 422})
+"""How a body can be refused where models are served and nothing is queued."""
+
+Decode = Callable[[Service, Case], Awaitable[str]]
+"""Decodes a case: the status of its refusal, or 200. Raises what a decoder must not."""
+
+
+def _endpoint(kind: type[Endpoint]) -> Decode:
+    async def decode(service: Service, case: Case) -> str:
+        endpoint = kind(service.serving, _NO_LIMIT)
+        try:
+            call, _ = endpoint.decode(
+                Received({"path_params": case.path, "query_string": case.query}, case.headers, case.body)
+            )
+        except RequestError as error:
+            return _told(error, *endpoint.refuse(error)[:2])
+        return _valid(call)
+
+    return decode
+
+
+async def _message(service: Service, case: Case) -> str:
+    try:
+        call, _ = messages.decode(case.body, service.serving)
+    except RequestError as error:
+        return _told(error, *kserve.refusal(error)[:2])
+    return _valid(call)
+
+
+async def _repository(service: Service, case: Case) -> str:
+    """The whole way over HTTP: these calls have no decoder apart from their endpoints."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": case.body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = f"/v2/repository/{case.path['place']}"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("x", 80),
+    }
+    await service.app(scope, receive, send)
+    status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+    assert status in {200, 400, 404}, (status, body)
+    assert isinstance(json.loads(body), (dict, list))
+    return str(status)
+
+
+def _told(refused: RequestError, status: int, body: bytes) -> str:
+    """Holds what is said of every refusal."""
+    assert refused.status in STATUSES, refused
+    assert json.loads(body)
+    return str(status)
+
+
+def _valid(call: Call[Any]) -> str:
+    """Holds what is said of every `Call`."""
+    manifest = call.model.manifest
+    assert call.items
+    for item in call.items:
+        assert unfit(item.steps, manifest) is None
+        assert item.sent >= len(item.steps) >= 1
+        assert item.kept is None or len(item.kept) == len(item.steps)
+        assert item.id is None or isinstance(item.id.encode(), bytes)  # it can be sent back
+    assert call.timeout_ms is None or 0 < call.timeout_ms <= MAX_TIMEOUT_MS
+    assert 0 <= call.priority <= MAX_PRIORITY
+    assert not call.attention or manifest.graph.attention is not None
+    return "200"
+
+
+_NO_LIMIT: Final = asyncio.Semaphore(1)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One of them.
+
+    Attributes:
+        name: For people.
+        built: Makes its cases.
+        decode: Decodes one.
+    """
+
+    name: str
+    built: Cases
+    decode: Decode
+
+
+DECODERS: Final = (
+    Decoder("predict", cases.predict, _endpoint(Predict)),
+    Decoder("octets", cases.octets, _endpoint(Predict)),
+    Decoder("v1", cases.v1, _endpoint(PredictV1)),
+    Decoder("v2 json", lambda: cases.v2(binary=False), _endpoint(Infer)),
+    Decoder("v2 binary", lambda: cases.v2(binary=True), _endpoint(Infer)),
+    Decoder("grpc", cases.rpc, _message),
+    Decoder("repository", cases.repository, _repository),
+)
+
+
+@dataclass
+class Report:
+    """What was seen of a decoder.
+
+    Attributes:
+        decoder: Its name.
+        bodies: How many different ones it was sent.
+        body_bytes: Their size in all.
+        answers: How many ended in which status; 200 for a valid call.
+        slowest_seconds: Processor time of the slowest.
+        slowest: Its body.
+        growth_bytes: What was allocated by the second time through all of them and not freed.
+        failures: The bodies that broke a rule, with how.
+    """
+
+    decoder: str
+    bodies: int = 0
+    body_bytes: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    slowest_seconds: float = 0.0
+    slowest: bytes = b""
+    growth_bytes: int = 0
+    failures: list[tuple[Case, str]] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether every rule held."""
+        return not self.failures and self.slowest_seconds < LONGEST_SECONDS and self.growth_bytes < GROWTH_BYTES
+
+
+async def fuzz(service: Service, decoder: Decoder, sent: list[Case]) -> Report:
+    """Sends every case once for its answer and its time, and once more for what stays behind."""
+    report = Report(decoder.name, len(sent), sum(len(case.body) for case in sent))
+    for case in sent:
+        started = time.process_time()
+        try:
+            report.answers[await decoder.decode(service, case)] += 1
+        except Exception as error:  # whatever it is, it is what is looked for
+            report.failures.append((case, f"{type(error).__name__}: {error}"[:300]))
+        seconds = time.process_time() - started
+        if seconds > report.slowest_seconds:
+            report.slowest_seconds, report.slowest = seconds, case.body
+    report.growth_bytes = await _growth(service, decoder, [case for case in sent if case not in _bad(report)])
+    return report
+
+
+def _bad(report: Report) -> list[Case]:
+    return [case for case, _ in report.failures]
+
+
+async def _growth(service: Service, decoder: Decoder, sent: list[Case]) -> int:
+    """What Python still holds after every case; what the first tenth leaves in caches is left out."""
+    tracemalloc.start()
+    try:
+        before = 0
+        for number, case in enumerate(sent):
+            if number == len(sent) // 10:
+                gc.collect()
+                before, _ = tracemalloc.get_traced_memory()
+            await decoder.decode(service, case)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
