@@ -115,7 +115,10 @@ class Promise(_Part):
 
 
 class Manifest(_Part):
-    """Everything the service needs to know of a model. See the module's docstring for its place on disk."""
+    """Everything the service needs to know of a model. See the module's docstring for its place on disk.
+
+    `host_nodes` are those nodes of the graph that compute nothing but shapes: on a device they alone may run on the CPU.
+    """
 
     contract: Literal[1] = 1
     name: Name
@@ -131,6 +134,7 @@ class Manifest(_Part):
     graph: GraphNames = GraphNames()
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     width_multiple: int = Field(default=4, ge=1)
+    host_nodes: tuple[str, ...] = ()
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
     made: dict[str, str | int | float | None] = {}

@@ -38,16 +38,19 @@ class Provider:
             measured; where this is False a tolerance is promised.
         wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
         in_flight: Batches at once on one device: one is copied, decoded and answered while another computes.
+        bound: Whether batches go through buffers of a device (`service.binding`), in shapes of a bounded number
+            (`service.buckets`).
         session: Entries of onnxruntime's session options.
         options: Options of the provider.
     """
 
-    name: Literal["cuda", "cpu"]
+    name: str
     execution_provider: str
     device_type: str
     bits: bool
     wall_clock: bool
     in_flight: int
+    bound: bool = False
     session: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,6 +71,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         bits=False,
         wall_clock=True,
         in_flight=2,
+        bound=True,
         session={
             # Who runs what is recorded, and looked at by `service.placement` before anything is answered.
             "session.record_ep_graph_assignment_info": "1",
@@ -115,11 +119,11 @@ class Device:
     @property
     def options(self) -> dict[str, str]:
         """What onnxruntime is told of this device."""
-        if self.provider.name == "cpu":
-            return {}
-        options = {**self.provider.options, "device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
-        if self.memory_limit_bytes is not None:
-            options["gpu_mem_limit"] = str(self.memory_limit_bytes)
+        options = dict(self.provider.options)
+        if self.provider.name == "cuda":
+            options |= {"device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
+            if self.memory_limit_bytes is not None:
+                options["gpu_mem_limit"] = str(self.memory_limit_bytes)
         return options
 
 
@@ -145,8 +149,8 @@ class Choice:
         return self.devices[0].provider
 
     def runners(self, cores: int) -> int:
-        """How many threads run batches where nobody says it: each waits for a device, or is one core's work."""
-        return cores if self.provider.name == "cpu" else len(self.devices) * self.provider.in_flight
+        """How many threads run batches where nobody says it: each is one core's work, or waits for a device."""
+        return len(self.devices) * self.provider.in_flight if self.provider.bound else cores
 
     def __str__(self) -> str:
         """`CUDAExecutionProvider, NVIDIA H200 (2 of them): a GPU answers`, for the log."""
@@ -179,11 +183,15 @@ def choose(
         return Choice()
     driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
     if not missing:
+        # A promise and a cost table hold for one kind of device.
+        alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
         gpus = tuple(
-            Device(PROVIDERS["cuda"], gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes)
-            for gpu in driver.gpus
+            Device(PROVIDERS["cuda"], gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes) for gpu in alike
         )
-        return Choice(gpus, "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers")
+        others = len(driver.gpus) - len(alike)
+        left_out = f"; {others} of another kind left out" if others else ""
+        why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
+        return Choice(gpus, why + left_out)
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
     return Choice(reason=f"CUDA cannot be had: {'; '.join(missing)}")

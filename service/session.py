@@ -1,31 +1,43 @@
-"""A graph, ready to run: the only module that knows onnxruntime.
+"""A graph, ready to run: the module that knows onnxruntime.
 
 A `Session` takes padded batches and gives outputs. It builds whichever the graph wants of lengths and mask, checks at
 load that the graph's inputs are what the manifest says, and may be run from several threads at once: `run` releases the
-interpreter lock while onnxruntime computes.
+interpreter lock while onnxruntime computes. On the CPU a batch is run as it is. On devices there is one onnxruntime
+session each, with slots for the batches in flight, and a batch takes the slot that is free the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from service import device_memory, placement
+from service.binding import Shape, Slot
 from service.errors import ManifestError, ModelError
 from service.manifest import GRAPH_FILE, GraphNames, Manifest
 from service.padding import PaddedBatch, step_mask
+from service.provider import CPU as PROCESSOR
+from service.provider import Device
+
+try:
+    import onnxruntime
+except ImportError:  # `provider.choose` says which extra brings it; what runs no graph works without
+    onnxruntime = None
 
 Output = Literal["logits", "attention"]
 
-CPU = "CPUExecutionProvider"
-RUNTIME_VERSION: str = onnxruntime.__version__
+CPU = PROCESSOR.label
+RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 
-onnxruntime.disable_telemetry_events()  # a service says nothing of its users to anybody, unless they ask it to
+if onnxruntime is not None:
+    onnxruntime.disable_telemetry_events()  # a service says nothing of its users to anybody, unless they ask it to
 
 _ELEMENTS = {
     "tensor(float)": "float32",
@@ -55,25 +67,29 @@ class Session:
         graph: The file, or the graph's bytes.
         manifest: What the graph's inputs and outputs mean.
         threads: Threads inside one run. Serving uses 1 and runs several batches at once instead.
+        devices: Where it runs: the CPU, or devices of one kind.
+
+    Attributes:
+        provider: The devices' label, which manifests and cost tables name.
+        wall_clock: Whether a run's cost is time on the wall; see `Provider`.
 
     Raises:
-        ModelError: onnxruntime cannot load the graph.
+        ModelError: onnxruntime cannot load the graph, or would run some of it elsewhere.
         ManifestError: The graph's inputs or outputs are not what the manifest says.
     """
 
-    def __init__(self, graph: Path | bytes, manifest: Manifest, *, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A runner that waits must not burn the core that the event loop needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        source = graph if isinstance(graph, bytes) else str(graph)
-        try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=[CPU])
-        except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
+    def __init__(
+        self,
+        graph: Path | bytes,
+        manifest: Manifest,
+        *,
+        threads: int = 1,
+        devices: Sequence[Device] = (PROCESSOR,),
+    ) -> None:
+        self._manifest = manifest
         self._names = manifest.graph
+        self._sessions = [_opened(graph, manifest, threads, device) for device in devices]
+        self._session = self._sessions[0]
         self._check(manifest)
         self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
         if manifest.graph.attention is not None:
@@ -82,17 +98,31 @@ class Session:
         self._along_steps: frozenset[Output] = frozenset(
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
-        self.provider = CPU
+        self.provider = devices[0].label
+        self.wall_clock = devices[0].provider.wall_clock
+        self._slots: list[Slot] = []
+        self._free: SimpleQueue[Slot] = SimpleQueue()
+        if devices[0].provider.bound:
+            self._slots = self._made_slots(devices)
+            for slot in self._slots:
+                self._free.put(slot)
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, *, threads: int = 1) -> Session:
+    def load(
+        cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (PROCESSOR,)
+    ) -> Session:
         """The session of a model directory's graph."""
-        return cls(directory / GRAPH_FILE, manifest, threads=threads)
+        return cls(directory / GRAPH_FILE, manifest, threads=threads, devices=devices)
 
     @property
     def outputs(self) -> frozenset[Output]:
         """Which outputs the graph has."""
         return frozenset(self._outputs)
+
+    @property
+    def bound(self) -> bool:
+        """Whether batches go through buffers of a device, so that few shapes are better than many."""
+        return bool(self._slots)
 
     def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
         """Runs the graph once.
@@ -102,13 +132,78 @@ class Session:
             outputs: Which to compute; an output that the graph does not have is left out.
         """
         wanted = [output for output in outputs if output in self._outputs]
-        results = self._session.run([self._outputs[output] for output in wanted], feed(self._names, batch))
+        inputs = feed(self._names, batch)
+        if self._slots:
+            slot = self._free.get()
+            try:
+                results = self._run_in(slot, inputs, batch, wanted)
+            finally:
+                self._free.put(slot)
+        else:
+            results = self._session.run([self._outputs[output] for output in wanted], inputs)
         if self._names.time_first:
             results = [
                 np.ascontiguousarray(result.swapaxes(0, 1)) if output in self._along_steps else result
                 for output, result in zip(wanted, results, strict=True)
             ]
         return Outputs(**dict(zip(wanted, results, strict=True)))
+
+    def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
+        """Runs batches of zeros, so that no caller waits for what a device makes at the first run of a shape.
+
+        Every slot runs the first shape, which should be the largest: its buffers need not grow after that.
+
+        Args:
+            shapes: Rows and width of each.
+            seconds: When to stop, at the latest; the first shape is run whatever it takes.
+
+        Returns:
+            How many shapes were run.
+        """
+        until = time.monotonic() + seconds
+        wanted: list[Output] = [*self._outputs]
+        count = 0
+        for rows, width in shapes:
+            batch = self._zeros(rows, width)
+            inputs = feed(self._names, batch)
+            for slot in self._slots if not count else self._slots[: len(self._sessions)]:
+                self._run_in(slot, inputs, batch, wanted)
+            count += 1
+            if time.monotonic() > until:
+                break
+        return count
+
+    def _made_slots(self, devices: Sequence[Device]) -> list[Slot]:
+        """The slots of all devices, in turn, so that batches spread evenly."""
+        slots = []
+        for _ in range(devices[0].provider.in_flight):
+            for session, device in zip(self._sessions, devices, strict=True):
+                infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+                on_device = [node.name for node, info in infos if info.name != "Cpu"]
+                slots.append(Slot(session, device, device_memory.of(device), on_device))
+        return slots
+
+    def _run_in(
+        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[Output]
+    ) -> list[NDArray[np.float32]]:
+        shapes = {self._outputs[output]: self._shape(output, batch) for output in wanted}
+        found = slot.run(inputs, shapes)
+        return [found[name] for name in shapes]
+
+    def _shape(self, output: Output, batch: PaddedBatch) -> Shape:
+        """An output's shape, in the graph's order of axes."""
+        axes: Shape = (batch.rows, batch.width) if output in self._along_steps else (batch.rows,)
+        if self._names.time_first:
+            axes = axes[::-1]
+        return (*axes, self._manifest.classes) if output == "logits" else axes
+
+    def _zeros(self, rows: int, width: int) -> PaddedBatch:
+        """A full batch of zeros that the model takes."""
+        wants = self._manifest.input
+        lengths = np.full(rows, min(width, self._manifest.max_length), dtype=np.int32)
+        if wants.kind == "tokens":
+            return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
+        return PaddedBatch(np.zeros((rows, width, wants.features or 1), dtype=np.float32), lengths)
 
     def _check(self, manifest: Manifest) -> None:
         """Holds the graph's inputs and outputs against the manifest."""
@@ -138,6 +233,47 @@ class Session:
         missing = named - {node.name for node in self._session.get_outputs()}
         if missing:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
+
+
+def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Device) -> Any:
+    """Onnxruntime's session of a graph on one device, nothing of it elsewhere."""
+    if onnxruntime is None:
+        raise ModelError(f"{manifest.key}: no onnxruntime is installed: pip install 'lengthwise[cpu]'")
+    provider = device.provider
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A runner that waits must not burn the core that the event loop needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in provider.session.items():
+        options.add_session_config_entry(key, value)
+    if provider.bound:
+        options.enable_mem_pattern = False  # it keeps a plan of memory for every shape that it has seen
+    source = graph if isinstance(graph, bytes) else str(graph)
+    named = (provider.execution_provider, device.options)
+    try:
+        # Its fallback opens the session on the CPU where the provider fails, and prints a line about it.
+        session = onnxruntime.InferenceSession(source, options, providers=[named], enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
+    if provider is not PROCESSOR.provider:
+        if session.get_providers()[0] != provider.execution_provider:
+            raise ModelError(
+                f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
+                f"{session.get_providers()[0]} in its place; it says why on stderr"
+            )
+        placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
+    return session
+
+
+def _placed(session: Any) -> list[placement.Node]:
+    """Where onnxruntime put each node; needs onnxruntime 1.24."""
+    return [
+        placement.Node(node.name, node.op_type, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
 
 
 def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:

@@ -43,6 +43,13 @@ def test_cuda_is_taken_where_a_gpu_answers_with_a_session_for_each(wanted: Any):
     assert str(choice).startswith("CUDAExecutionProvider, NVIDIA H200 (2 of them): ")
 
 
+def test_gpus_of_another_kind_than_the_first_are_left_out_and_it_is_said():
+    mixed = without(driver=lambda: Driver((13, 0), (H200, Gpu(1, "NVIDIA L4", 24 << 30))))
+    choice = choose("auto", installation=mixed)
+    assert [device.name for device in choice.devices] == ["NVIDIA H200"]
+    assert choice.reason.endswith("; 1 of another kind left out")
+
+
 def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
     def asked() -> Driver:
         raise AssertionError("nobody asked for a GPU")

@@ -1,0 +1,143 @@
+"""No node of a graph runs on the CPU unseen: only what computes shapes may, and what else does is named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from service import placement
+from service.errors import ModelError
+from service.manifest import GRAPH_FILE, Manifest
+from service.placement import Node
+from service.provider import PROVIDERS, Device
+from service.session import Session
+from service.settings import bundled_models
+from tests.service.fake_device import ELSEWHERE
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+GPU = Device(PROVIDERS["cuda"], name="NVIDIA H200")
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
+
+
+def on(provider: str, *names: str) -> list[Node]:
+    return [Node(name, name.partition("_")[0].title(), provider) for name in names]
+
+
+def test_a_graph_whose_nodes_are_all_on_the_device_is_taken():
+    placement.check(on(CUDA, "lstm_1", "gemm_2"), CUDA, (), model="m/1")
+
+
+def test_shapes_may_be_computed_on_the_cpu_where_the_manifest_lists_them():
+    placement.check([*on(CUDA, "shape_1", "lstm_3"), *on(CPU, "squeeze_2")], CUDA, ("squeeze_2",), model="m/1")
+
+
+def test_a_node_on_the_cpu_that_the_manifest_does_not_list_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"m/1: CUDAExecutionProvider has no kernel for lstm_3 \(Lstm\): onnxruntime"):
+        placement.check([*on(CUDA, "gemm_1"), *on(CPU, "squeeze_2", "lstm_3")], CUDA, ("squeeze_2",), model="m/1")
+
+
+def test_a_listed_node_on_a_third_provider_is_refused():
+    with pytest.raises(ModelError, match="squeeze_2"):
+        placement.check(on("DmlExecutionProvider", "squeeze_2"), CUDA, ("squeeze_2",), model="m/1")
+
+
+def test_a_node_without_a_name_is_refused_by_its_operator_whatever_is_listed():
+    with pytest.raises(ModelError, match=r"a node without a name \(LSTM\)"):
+        placement.check([Node("", "LSTM", CPU)], CUDA, ("",), model="m/1")
+
+
+def test_of_many_nodes_the_first_are_named_and_the_rest_counted():
+    with pytest.raises(ModelError, match=r"a_4 \(A\), and 3 more: "):
+        placement.check(on(CPU, *(f"a_{i}" for i in range(8))), CUDA, (), model="m/1")
+
+
+def test_a_graph_of_which_nothing_was_recorded_is_refused():
+    with pytest.raises(ModelError, match="does not say where"):
+        placement.check([], CUDA, (), model="m/1")
+
+
+def test_a_real_graph_whose_nodes_onnxruntime_moves_to_the_cpu_is_refused_by_their_names():
+    manifest = Manifest.read(BUNDLED)
+    with pytest.raises(ModelError, match=r"AzureExecutionProvider has no kernel for .*node_\w+ \(\w+\), .* more: "):
+        Session.load(BUNDLED, manifest, devices=[ELSEWHERE])
+
+
+class Reporting(onnxruntime.InferenceSession):  # type: ignore[misc]
+    """onnxruntime's session, which reports what a test says.
+
+    Attributes:
+        opened: What the last one was opened with.
+        starts: Whether the provider that is asked for starts.
+        on_cpu: Names of the nodes that fall to the CPU.
+    """
+
+    opened: Any = None
+    starts = True
+    on_cpu: tuple[str, ...] = ()
+
+    def __init__(self, source: Any, options: Any, providers: Any, **others: Any) -> None:
+        Reporting.opened = SimpleNamespace(options=options, providers=providers, **others)
+        super().__init__(source, options, providers=[CPU])
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU] if self.starts else [CPU]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        def moved(node: Any) -> Any:
+            name = CPU if node.name in self.on_cpu else CUDA
+            return SimpleNamespace(ep_name=name, get_nodes=lambda: [node])
+
+        return [moved(node) for part in super().get_provider_graph_assignment_info() for node in part.get_nodes()]
+
+
+@pytest.fixture
+def reporting(monkeypatch: pytest.MonkeyPatch) -> type[Reporting]:
+    monkeypatch.setattr("service.session.onnxruntime.InferenceSession", Reporting)
+    monkeypatch.setattr("service.device_memory.CudaMemory", lambda index: None)
+    monkeypatch.setattr(Reporting, "starts", True)
+    monkeypatch.setattr(Reporting, "on_cpu", ())
+    return Reporting
+
+
+def load(**fields: Any) -> Session:
+    manifest = Manifest.read(BUNDLED).model_copy(update=fields)
+    return Session((BUNDLED / GRAPH_FILE).read_bytes(), manifest, devices=[GPU])
+
+
+def test_a_session_on_cuda_is_asked_for_without_fallback_with_its_options_and_the_record(reporting: type[Reporting]):
+    session = load()
+    assert reporting.opened.enable_fallback == 0
+    assert reporting.opened.providers == [(CUDA, GPU.options)]
+    assert reporting.opened.options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
+    assert not reporting.opened.options.enable_mem_pattern
+    assert session.provider == "CUDAExecutionProvider, NVIDIA H200"
+    assert session.wall_clock
+
+
+def test_one_recurrent_layer_that_falls_to_the_cpu_refuses_the_model(
+    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reporting, "on_cpu", ("node_LSTM_9",))
+    with pytest.raises(ModelError, match=r"japanese-vowels/1: CUDA.* has no kernel for node_LSTM_9 \(LSTM\): "):
+        load()
+
+
+def test_a_listed_node_that_computes_a_shape_may_fall_to_the_cpu(
+    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reporting, "on_cpu", ("node_sym_size_int_6",))
+    load(host_nodes=("node_sym_size_int_6",))
+    with pytest.raises(ModelError, match=r"node_sym_size_int_6 \(Squeeze\)"):
+        load(host_nodes=())
+
+
+def test_a_session_that_onnxruntime_opened_on_the_cpu_instead_is_refused(
+    reporting: type[Reporting], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reporting, "starts", False)
+    with pytest.raises(ModelError, match="could not start CUDAExecutionProvider for the graph"):
+        load()
