@@ -28,11 +28,11 @@ from model_export import targets
 from model_export.axes import gap
 from model_export.errors import ExportError
 from model_export.options import Options
-from model_export.sequences import draw
 from model_export.source import built_in
 from service.command import Command
 from service.manifest import Manifest
 from service.padding import PaddedBatch, Steps, pad
+from service.sequences import draw
 from service.session import Session
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.trials import run_of

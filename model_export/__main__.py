@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
@@ -28,6 +29,7 @@ from model_export.spec import Spec
 from service import dataset
 from service.command import Command
 from service.errors import ConfigurationError
+from service.manifest import Precision
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -82,8 +84,8 @@ def train(
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     options = training.Options(**chosen)
-    records = list(dataset.read(dataset.locate(data), spec.input.kind))
-    held_out = examples(dataset.read(dataset.locate(test), spec.input.kind), spec) if test else None
+    records = list(_records(data, spec.input.kind))
+    held_out = examples(_records(test, spec.input.kind), spec) if test else None
     out.mkdir(parents=True, exist_ok=True)
     with _bar(options, quiet=as_json) as show:
         result = training.train(spec, records, options, out, resume=resume, on_epoch=show)
@@ -127,6 +129,14 @@ def train(
     help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
 )
 @click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(get_args(Precision)),
+    help="Of weights and products: fp16 for GPUs; int8 for the CPU, which then runs one sequence at a time.",
+)
+@click.option("--data", help="Sequences, as train reads them: on how many of them fp16 or int8 changes the label.")
+@click.option(
     "--tolerance",
     type=click.FloatRange(0),
     help="What company may move an answer by, beyond rounding (1e-5); without it not a bit.",
@@ -145,6 +155,8 @@ def export(
     scores: Scores | None,
     max_length: int | None,
     opset: int,
+    precision: Precision,
+    data: str | None,
     tolerance: float | None,
     rewrite: bool,
     seed: int,
@@ -164,8 +176,11 @@ def export(
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
+    if data is not None and precision == "fp32":
+        raise ConfigurationError("--data compares labels with those in fp32: say --precision fp16 or int8 too")
     with Console(stderr=True, quiet=as_json).status("reading, checking, building, verifying and publishing"):
         read = targets.read(target, options)
+        sequences = None if data is None else [each.steps for each in _records(data, read.steps.kind)]
         if read.kind == "spec":
             source = built_in(
                 Spec.read(Path(target)), options.checkpoint, max_length=max_length, opset=opset, tolerance=tolerance
@@ -184,12 +199,15 @@ def export(
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
-        published = exporting.export(source, out, seed=seed)
+        published = exporting.export(source, out, to=precision, data=sequences, seed=seed)
     if as_json:
         show_json(
             {
                 "directory": str(published.directory),
                 "nodes": published.nodes,
+                "precision": published.manifest.precision,
+                "from_fp32": published.manifest.from_fp32,
+                "labels": None if published.labels is None else asdict(published.labels),
                 "promises": [promise.model_dump() for promise in published.manifest.promises],
                 "cases": [case.as_json() for case in published.cases],
             }
@@ -201,6 +219,9 @@ def export(
     )
     unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
     held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
+    if published.manifest.from_fp32 is not None:
+        rounded = f"{published.manifest.precision} within {published.manifest.from_fp32:.3g} of the float32 graph"
+        held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
     Console().print(
         f"published {published.directory}: {held}{unlearnt}",
         highlight=False,
@@ -262,6 +283,10 @@ def check(
     else:
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
     click.get_current_context().exit(report.exit_code(strict=strict))
+
+
+def _records(data: str, kind: dataset.Kind) -> Iterator[dataset.Record]:
+    return dataset.read(dataset.locate(data), kind)
 
 
 def _refuse_to_overwrite(out: Path) -> None:

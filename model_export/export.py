@@ -1,25 +1,25 @@
 """The way of a model into a model directory. Read this file first.
 
-    target -> torch module -> graph -> stage -> verify -> publish
+    target -> torch module -> graph -> stage -> verify [-> another precision -> verify] -> publish
 
 `export` is that line. What comes in is a `Source`, which knows how to build its graph and what its manifest says. What
 goes out is a version of a model that a service can load, and the cases that prove it. Nothing is published whose proof
-does not hold.
+does not hold. A graph of another precision is made of the proved float32 graph, and held against it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from model_export import package, verify
-from model_export.sequences import draw
+import onnx
+
+from model_export import labels, package, precision
 from model_export.source import Source
-from model_export.verify import Case
-from service import golden
+from service import golden, promises, proof
 from service.errors import VerificationError
 from service.manifest import (
     CONTRACT,
@@ -28,8 +28,12 @@ from service.manifest import (
     MANIFEST_FILE,
     VERIFICATION_FILE,
     Manifest,
+    Precision,
     digest,
 )
+from service.padding import Steps
+from service.proof import Case, Reference
+from service.sequences import draw
 from service.session import Session
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
@@ -37,77 +41,167 @@ GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A model directory, and its proof."""
+    """A model directory, and its proof.
+
+    Attributes:
+        directory: Where it stands.
+        manifest: What it says.
+        cases: Of its proof.
+        nodes: Of its graph.
+        labels: What the precision did to the labels of the data that was given.
+    """
 
     directory: Path
     manifest: Manifest
     cases: Sequence[Case]
     nodes: int
+    labels: labels.Changes | None = None
 
 
-def export(source: Source, out: Path, *, seed: int = 0) -> Published:
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A graph whose proof holds.
+
+    Attributes:
+        graph: The graph.
+        manifest: What it wants.
+        cases: Of its proof.
+        labels: As in `Published`.
+    """
+
+    graph: onnx.ModelProto
+    manifest: Manifest
+    cases: Sequence[Case]
+    labels: labels.Changes | None = None
+
+    def session(self, threads: int = 1) -> Session:
+        """The graph, ready to run."""
+        return Session(self.graph.SerializeToString(), self.manifest, threads=threads)
+
+
+def export(
+    source: Source, out: Path, *, to: Precision = "fp32", data: Iterable[Steps] | None = None, seed: int = 0
+) -> Published:
     """Builds, verifies and publishes.
 
     Args:
         source: The model.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+        to: The precision of what is published.
+        data: Sequences to count on how many another precision changes the label.
         seed: Decides the sequences of the proof.
 
     Raises:
         PublishError: The version exists, or the place cannot be written.
-        ExportError: No sound graph can be made of the model.
+        ExportError: No sound graph can be made of the model, or none of that precision.
         VerificationError: A case of the proof does not hold; nothing was published.
     """
     place = package.place(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
-    proto = source.build(manifest)
+    graph = source.build(manifest)
     with package.staged(place) as stage:
-        (stage / GRAPH_FILE).write_bytes(proto.SerializeToString())
-        cases = prove(stage, manifest, source, seed=seed)
-        finished = _write(stage, manifest, cases, seed=seed)
+        proved = prove(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+        if to != "fp32":
+            proved = at_precision(proved, to, data, tolerance=source.tolerance, seed=seed)
+        finished = _write(stage, proved, seed=seed)
         _load_as_a_service_would(stage, finished)
-    return Published(place.directory, finished, cases, len(proto.graph.node))
+    return Published(place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels)
 
 
-def prove(stage: Path, manifest: Manifest, source: Source, *, seed: int) -> list[Case]:
-    """Verifies the staged graph.
+def prove(
+    graph: onnx.ModelProto,
+    manifest: Manifest,
+    reference: Reference | None,
+    *,
+    tolerance: float | None,
+    seed: int,
+    made_from: str = "the model itself",
+    apart: float = promises.ROUNDING,
+) -> Proved:
+    """Verifies a graph.
 
-    Requires: the graph in the stage. Ensures: every case holds.
+    Args:
+        graph: The graph.
+        manifest: What it wants.
+        reference: What it was made from, or None.
+        tolerance: What company may move an answer by, beyond rounding; None asks for the same bits.
+        seed: Decides the sequences.
+        made_from: What the reference is, for people.
+        apart: How far from it the graph may lie, times max(1, |logit|).
+
+    Ensures: every case holds.
 
     Raises:
         VerificationError: One does not; names the worst.
     """
-
-    def open_session(threads: int) -> Session:
-        return Session.load(stage, manifest, threads=threads)
-
-    cases = verify.verify(open_session, manifest, source.reference, seed=seed)
-    bad = verify.failures(cases, tolerance=source.tolerance)
+    data = graph.SerializeToString()
+    cases = proof.verify(
+        lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
+    )
+    bad = promises.failures(cases, tolerance=tolerance, apart=apart)
     if bad:
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
-    return cases
+    return Proved(graph, manifest, cases)
 
 
-def _write(stage: Path, manifest: Manifest, cases: Sequence[Case], *, seed: int) -> Manifest:
-    """Writes what stands beside the graph.
+def at_precision(
+    proved: Proved, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
+) -> Proved:
+    """The same model at another precision, held against its float32 graph.
 
-    Requires: a proved graph in the stage. Ensures: a whole model directory, and its manifest.
+    Requires: a proved float32 graph. Ensures: every case holds, and the manifest says how far the two lie apart.
     """
+    exact = proved.session()
+    manifest = precision.described(proved.manifest, to)
+    found = prove(
+        precision.converted(proved.graph, to),
+        manifest,
+        lambda batch: exact.run(batch).logits,
+        tolerance=tolerance,
+        seed=seed,
+        made_from="the float32 graph",
+        apart=promises.APART[to],
+    )
+    apart = max(case.difference for case in found.cases if case.varied == "reference")
+    changes = None if data is None else labels.compare(exact, proved.manifest, found.session(), manifest, data)
+    return Proved(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
+
+
+def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
+    """Writes a whole model directory.
+
+    Requires: a proved graph. Ensures: its files are in the stage.
+    """
+    manifest = proved.manifest
+    (stage / GRAPH_FILE).write_bytes(proved.graph.SerializeToString())
     session = Session.load(stage, manifest)
     lengths = [length for length in GOLDEN_LENGTHS if length <= manifest.max_length]
-    members = draw(manifest, lengths, seed + 10)
-    golden.answers(session, members, manifest).write(stage / GOLDEN_FILE)
+    expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
+    expected.write(stage / GOLDEN_FILE)
     # Only a proof of which every case holds gets here; the service looks for it in each.
-    proof = {"contract": CONTRACT, "seed": seed, "cases": [{**case.as_json(), "holds": True} for case in cases]}
-    (stage / VERIFICATION_FILE).write_text(json.dumps(proof, indent=2, allow_nan=False) + "\n")
+    told = {
+        "contract": CONTRACT,
+        "seed": seed,
+        "precision": manifest.precision,
+        "from_fp32": manifest.from_fp32,
+        "data": None if proved.labels is None else asdict(proved.labels),
+        "cases": [{**case.as_json(), "holds": True} for case in proved.cases],
+    }
+    (stage / VERIFICATION_FILE).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    # Another processor rounds as this one does in float32; at a precision that rounds more, by as much as that.
+    promise = promises.promise(
+        proved.cases,
+        golden.compare(session, expected, manifest),
+        golden=promises.HEADROOM * (manifest.from_fp32 or 0.0),
+    )
     versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
     finished = manifest.model_copy(
         update={
-            "promises": (verify.promise(cases),),
+            "promises": (promise,),
             "digests": {name: digest(stage / name) for name in (GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE)},
             "made": {**manifest.made, **versions},
         }

@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from model_export import axes, verify
+from model_export import axes
 from model_export.check import ROUNDING
 from model_export.source import Source
 from model_export.trials import Sampler
+from service import promises, proof
 from service.manifest import Manifest
 from service.padding import pad
 from service.session import Session
@@ -129,7 +130,8 @@ def _constant(numbers: list[int]) -> ir.Node:
 
 def _gives_bits(proto: onnx.ModelProto, manifest: Manifest) -> bool:
     graph = proto.SerializeToString()
-    return verify.promise(verify.verify(lambda threads: Session(graph, manifest, threads=threads), manifest, None)).bits
+    cases = proof.verify(lambda threads: Session(graph, manifest, threads=threads), manifest, None)
+    return promises.promise(cases).bits
 
 
 def _moved_by(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:

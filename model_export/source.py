@@ -22,10 +22,11 @@ from model_export.refusals import runs
 from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
-from model_export.verify import ROUNDING, Logits, Reference
 from service.errors import ConfigurationError, VerificationError
 from service.manifest import Manifest, MissingPolicy, digest
 from service.padding import PaddedBatch, pad, step_mask
+from service.promises import ROUNDING
+from service.proof import Logits, Reference
 
 MAX_LENGTH = 1024
 """Longest sequence that is promised for a model of which nobody says it."""

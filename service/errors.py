@@ -7,6 +7,7 @@ LengthwiseError
 ├── ModelError                      a model directory that must not be served       exit 1
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
 │   └── VerificationError           its digests, its golden sequences or its proof do not hold
+│       └── PromiseBroken           company moves an answer by more than was promised
 └── RequestError                    a request that gets no answer: has a status, a title, maybe a wait
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     ├── Unauthorized         401    no key, or a wrong one
@@ -54,6 +55,10 @@ class ManifestError(ModelError):
 
 class VerificationError(ModelError):
     """Digests, golden sequences or the recorded proof do not hold."""
+
+
+class PromiseBroken(VerificationError):
+    """Company moves an answer by more than was promised for the device that it runs on."""
 
 
 class RequestError(LengthwiseError):

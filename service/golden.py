@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import VerificationError
-from service.manifest import Manifest
-from service.padding import PaddedBatch, Steps, pad
+from service.errors import PromiseBroken, VerificationError
+from service.manifest import Manifest, Promise
+from service.padding import PaddedBatch, Steps, batches, pad
 from service.session import Session
 
 TOLERANCE = 1e-4
@@ -70,54 +70,87 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far one golden sequence came out from its stored logits.
+    """How far one golden sequence came out from its stored logits, and in company from alone.
 
     Attributes:
         sequence: Its index in the file.
         length: Its steps.
-        alone: Largest absolute difference of a logit when it ran alone.
-        together: Likewise when all golden sequences ran as one batch.
-        allowed: What was allowed.
+        alone: Largest absolute difference of a logit from the stored one when it ran alone.
+        together: Likewise when all golden sequences ran together.
+        apart: Likewise between its answers alone and together.
+        bits: Whether no bit differed between these two.
+        size: The largest stored |logit|, at least 1: what rounding is measured by.
     """
 
     sequence: int
     length: int
     alone: float
     together: float
-    allowed: float
+    apart: float
+    bits: bool
+    size: float
 
 
-def check(session: Session, golden: Golden, manifest: Manifest) -> list[Difference]:
-    """Runs the golden sequences, each alone and all together, and compares with the stored logits.
+def compare(session: Session, golden: Golden, manifest: Manifest) -> list[Difference]:
+    """Runs the golden sequences, each alone and all together, and says what came of each."""
+    multiple, most_rows = manifest.width_multiple, manifest.max_batch_rows
+    together = [
+        answer
+        for batch in batches(golden.sequences, multiple=multiple, most_rows=most_rows)
+        for answer in _answers(session, batch, manifest)
+    ]
+    differences = []
+    for index, (steps, expected, in_company) in enumerate(zip(golden.sequences, golden.logits, together, strict=True)):
+        (alone,) = _answers(session, pad([steps], multiple=multiple), manifest)
+        differences.append(
+            Difference(
+                sequence=index,
+                length=len(steps),
+                alone=_distance(alone, expected),
+                together=_distance(in_company, expected),
+                apart=_distance(in_company, alone),
+                bits=in_company.tobytes() == alone.tobytes(),
+                size=max(1.0, float(np.abs(expected).max())),
+            )
+        )
+    return differences
+
+
+def check(session: Session, golden: Golden, manifest: Manifest, promise: Promise | None = None) -> list[Difference]:
+    """Runs the golden sequences, each alone and all together, and holds what comes against the stored logits.
+
+    Args:
+        session: Runs the graph.
+        golden: The sequences with their stored logits.
+        manifest: The model's.
+        promise: What holds where the session runs; None for what the manifest says of it.
 
     Returns:
         What was seen, one entry for each sequence.
 
     Raises:
-        VerificationError: A sequence's logits are not finite or too far off; names the sequence and the figures.
+        VerificationError: A sequence's logits are not finite or too far off, or company moved them by more than is
+            promised; names the sequence and the figures.
     """
-    promise = manifest.promise(session.provider)
-    slack = promise.tolerance if promise else 0.0
-    multiple = manifest.width_multiple
-    together = _answers(session, pad(golden.sequences, multiple=multiple), manifest)
-    differences = []
-    for index, (steps, expected, in_company) in enumerate(zip(golden.sequences, golden.logits, together, strict=True)):
-        (alone,) = _answers(session, pad([steps], multiple=multiple), manifest)
-        difference = Difference(
-            sequence=index,
-            length=len(steps),
-            alone=_distance(alone, expected),
-            together=_distance(in_company, expected),
-            allowed=max(TOLERANCE * max(1.0, float(np.abs(expected).max())), slack),
+    promise = promise or manifest.promise(session.provider)
+    differences = compare(session, golden, manifest)
+    for one in differences:
+        name = f"{manifest.key}: golden sequence {one.sequence} ({one.length} steps)"
+        allowed = (
+            TOLERANCE * one.size if promise is None else max(TOLERANCE * one.size, promise.tolerance, promise.golden)
         )
         # "not <=" so that NaN fails too
-        if not (difference.alone <= difference.allowed and difference.together <= difference.allowed):
+        if not (one.alone <= allowed and one.together <= allowed):
             raise VerificationError(
-                f"{manifest.key}: golden sequence {index} ({len(steps)} steps) differs from its stored logits by "
-                f"{difference.alone:.3g} alone and {difference.together:.3g} in company; "
-                f"{difference.allowed:.3g} is allowed. This is not the graph that was proved, or not its kernels."
+                f"{name} differs from its stored logits by {one.alone:.3g} alone and {one.together:.3g} in company; "
+                f"{allowed:.3g} is allowed. This is not the graph that was proved, or not its kernels."
             )
-        differences.append(difference)
+        if promise is not None and not (one.bits or (not promise.bits and one.apart <= promise.tolerance)):
+            promised = "the same bits" if promise.bits else f"{promise.tolerance:.3g} at most"
+            raise PromiseBroken(
+                f"{name} comes out {one.apart:.3g} apart alone and in company on {session.provider}, where {promised} "
+                "were promised"
+            )
     return differences
 
 

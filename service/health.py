@@ -88,6 +88,8 @@ def _described(served: Served) -> dict[str, Any]:
         "missing": manifest.missing,
         "attention": manifest.graph.attention is not None,
         "provider": served.model.session.provider,
+        "precision": manifest.precision,
+        "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "promises": [promise.model_dump() for promise in manifest.promises],
         "queue_sequences": len(served.lane.pool),
     }

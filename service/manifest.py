@@ -40,6 +40,8 @@ Task = Literal["single-label", "multi-label", "per-step"]
 LongPolicy = Literal["reject", "head", "tail", "window"]
 MissingPolicy = Literal["refuse", "zero", "mean", "indicator", "handled"]
 """`zero`, `mean` and `indicator` are done inside the graph; `handled` is a user's own graph that takes NaN."""
+Precision = Literal["fp32", "fp16", "int8"]
+"""What weights and products are computed in; inputs and outputs are float32 at each."""
 
 
 class _Part(BaseModel):
@@ -107,17 +109,25 @@ class Promise(_Part):
         provider: onnxruntime's name of the execution provider, and the device where it is not the CPU.
         bits: True where no bit differed in any case.
         tolerance: The largest absolute difference of a logit that is promised; 0 where `bits`.
+        seen: The largest that was seen in the proof; 0 where `bits`.
+        golden: How far an answer may lie from the stored golden logits, where that is more than rounding in float32: on
+            a device other than the exporter's, and at a precision that rounds more.
     """
 
     provider: str
     bits: bool
     tolerance: float = Field(ge=0)
+    seen: float = Field(default=0.0, ge=0)
+    golden: float = Field(default=0.0, ge=0)
 
 
 class Manifest(_Part):
     """Everything the service needs to know of a model. See the module's docstring for its place on disk.
 
-    `host_nodes` are those nodes of the graph that compute nothing but shapes: on a device they alone may run on the CPU.
+    Of the fields that do not explain themselves: `from_fp32` is the largest absolute difference of a logit to the
+    float32 graph that was seen at export, None where this is that graph. A width is rounded up to a `width_multiple`,
+    and no more than `max_batch_rows` rows run together, None for as many as the service likes. `host_nodes` are those
+    nodes of the graph that compute nothing but shapes: on a device they alone may run on the CPU.
     """
 
     contract: Literal[1] = 1
@@ -132,8 +142,10 @@ class Manifest(_Part):
     long: LongPolicy = "reject"
     missing: MissingPolicy = "refuse"
     graph: GraphNames = GraphNames()
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
+    from_fp32: float | None = Field(default=None, ge=0)
     width_multiple: int = Field(default=4, ge=1)
+    max_batch_rows: int | None = Field(default=None, ge=1)
     host_nodes: tuple[str, ...] = ()
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}

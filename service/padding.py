@@ -7,7 +7,7 @@ bits alone and in company (measured on onnxruntime's CPU kernels; `verification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,15 @@ def pad(sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = No
     for row, steps in zip(rectangle, sequences, strict=True):
         row[: len(steps)] = steps
     return PaddedBatch(rectangle, lengths)
+
+
+def batches(
+    sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, most_rows: int | None = None
+) -> Iterator[PaddedBatch]:
+    """The sequences in order, padded in batches of at most so many rows; None for all in one. See `pad`."""
+    most = most_rows or len(sequences)
+    for start in range(0, len(sequences), most):
+        yield pad(sequences[start : start + most], multiple=multiple, width=width)
 
 
 def step_mask(lengths: NDArray[np.int32], width: int) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ passed over at most `bypass_bound()` times, whatever arrives.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from service.cost import Column
@@ -53,6 +53,10 @@ class BatchLimits:
     rows: int = 64
     cost_steps: int = 16_384
     seconds: float = float("inf")
+
+    def at_most(self, rows: int | None) -> BatchLimits:
+        """The same, with no more rows than a model takes; None for as many as these allow."""
+        return self if rows is None or rows >= self.rows else replace(self, rows=rows)
 
 
 def bypass_bound(horizon: int = HORIZON) -> int:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from service import answers, golden, kept_costs
+from service import answers, golden, kept_costs, kept_promises, promises
 from service.answers import Answer
 from service.cost import CostTable, measure
 from service.errors import ModelError, ModelNotFound, NotReady, VerificationError
-from service.manifest import GOLDEN_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from service.manifest import GOLDEN_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, Promise
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits
 from service.session import Output, Session
@@ -31,7 +31,7 @@ from service.versions import Key
 Look = tuple[tuple[str, int, int, int], ...]
 """How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
 
-_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE})
+_ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE, kept_promises.FILE})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +42,7 @@ class Model:
         manifest: What it wants and answers.
         session: Its graph.
         cost: What its batches cost here.
+        promise: What holds here of a sequence alone and in company; None where nothing was proved.
         graph_bytes: Of the graph's files; what it counts for where memory is bounded.
     """
 
@@ -49,6 +50,7 @@ class Model:
     session: Session
     cost: CostTable
     graph_bytes: int = 0
+    promise: Promise | None = None
 
     @property
     def key(self) -> Key:
@@ -186,12 +188,13 @@ def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -
     session = Session.load(directory, manifest)
     expected = golden.Golden.read(directory / GOLDEN_FILE, manifest)
     try:
-        golden.check(session, expected, manifest)
+        promise = promises.held(directory, session, expected, manifest)
+        limits = limits.at_most(manifest.max_batch_rows)
         under = kept_costs.conditions(manifest, session.provider, limits)
         cost = kept_costs.read(directory, under) or measure_cost(
             session, manifest, limits, budget_seconds=budget_seconds
         )
-        return Model(manifest, session, cost, graph_bytes(look(directory)))
+        return Model(manifest, session, cost, graph_bytes(look(directory)), promise)
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -45,6 +45,7 @@ class Served:
     __slots__ = ("lane", "manifest", "metrics", "model")
 
     def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
+        limits = limits.at_most(model.manifest.max_batch_rows)
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics

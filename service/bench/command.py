@@ -297,6 +297,7 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
     )
     if save:
         directory = (folder or settings.models) / found.manifest.name / str(found.manifest.version)
+        limits = limits.at_most(found.manifest.max_batch_rows)
         under = kept_costs.conditions(found.manifest, found.session.provider, limits)
         shown.console.print(f"kept: {kept_costs.write(directory, under, found.cost)}")
     if shown.plot is not None:

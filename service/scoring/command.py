@@ -91,11 +91,11 @@ def score(
         raise click.UsageError("--resume and --overwrite exclude each other")
     path = dataset.locate(source)
     _check_out(out, path)
-    limits = BatchLimits()
-    model = _load(directory, limits)
+    model = _load(directory, BatchLimits())
+    limits = BatchLimits().at_most(model.manifest.max_batch_rows)
     if attention and model.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")
-    promise = model.manifest.promise(model.session.provider)
+    promise = model.promise
     console = Console(stderr=True)
     with Scored(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
         run = Run(model, limits, threads, attention, stop=on_error == "stop")

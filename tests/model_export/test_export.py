@@ -7,17 +7,17 @@ import onnx
 import pytest
 import torch
 
-from model_export import checkpoint, export, graph, package, verify
+from model_export import checkpoint, export, graph, package
 from model_export.errors import CheckpointError, PublishError
 from model_export.model import SequenceClassifier
-from model_export.sequences import draw
 from model_export.source import Source, built_in
 from model_export.spec import Spec
-from service import dataset, golden
+from service import dataset, golden, promises, proof
 from service.errors import VerificationError
 from service.golden import Golden
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
 from service.padding import PaddedBatch, pad
+from service.sequences import draw
 from service.session import Session
 from tests.model_export import covering
 from tests.model_export.specs import spec
@@ -38,10 +38,10 @@ def names(choice: covering.Choice) -> str:
 def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> None:
     source = built_in(covering.build(choice), None)
     data = source.build(source.manifest).SerializeToString()
-    cases = verify.verify(
+    cases = proof.verify(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
-    assert verify.failures(cases) == []
+    assert promises.failures(cases) == []
 
 
 def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:
@@ -52,10 +52,10 @@ def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:
     )
     source = built_in(wide, None)
     data = source.build(source.manifest).SerializeToString()
-    cases = verify.verify(
+    cases = proof.verify(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
-    assert verify.failures(cases) == []
+    assert promises.failures(cases) == []
 
 
 def test_the_covering_set_holds_every_value_and_stays_small() -> None:
@@ -110,7 +110,7 @@ def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> N
     reference = source.reference
     assert reference is not None
 
-    def another_model(batch: PaddedBatch) -> verify.Logits:
+    def another_model(batch: PaddedBatch) -> proof.Logits:
         return reference(batch) + np.float32(1e-3)
 
     with pytest.raises(VerificationError, match=r"3 of \d+ cases do not hold"):
@@ -187,8 +187,8 @@ def test_the_bundled_model_passes_its_own_proof() -> None:
     manifest.check_digests(BUNDLED)
     session = Session.load(BUNDLED, manifest)
     golden.check(session, Golden.read(BUNDLED / GOLDEN_FILE, manifest), manifest)
-    cases = verify.verify(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
-    assert verify.failures(cases) == []
+    cases = proof.verify(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
+    assert promises.failures(cases) == []
 
 
 def test_the_bundled_model_is_what_the_shipped_spec_describes() -> None:

@@ -97,7 +97,8 @@ class Sums:
 
 def model(manifest: Manifest, before: Callable[[PaddedBatch], None] = lambda _: None) -> Model:
     """A model whose batches are said to take long enough that none runs on the event loop."""
-    return Model(manifest, Sums(manifest, before), CostTable([1, 64], [4, 1024], np.full((2, 2), 0.01)))  # type: ignore[arg-type]
+    table = CostTable([1, 64], [4, 1024], np.full((2, 2), 0.01))
+    return Model(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU))  # type: ignore[arg-type]
 
 
 def repository(*models: Model) -> Repository:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service import golden
-from service.errors import VerificationError
+from service.errors import PromiseBroken, VerificationError
 from service.golden import Golden
 from service.manifest import GraphNames, Manifest, Promise, StepInput
 from service.padding import PaddedBatch
@@ -71,10 +71,29 @@ def test_the_same_golden_sequences_give_the_same_file(tmp_path: Path) -> None:
 
 def test_a_check_says_how_far_each_sequence_was_off() -> None:
     made = golden.answers(Sums(), sequences(), manifest())
-    first, *_ = golden.check(Sums(shift={1: 2**-16}), made, manifest())
-    assert first.length == 1
-    assert first.alone == pytest.approx(2**-16, rel=0.01)
+    first, *_ = golden.check(Sums(shift={1: 2**-16}), made, manifest(tolerance=2**-15))
+    assert (first.length, first.bits) == (1, False)
+    assert first.alone == first.apart == pytest.approx(2**-16, rel=0.01)
     assert first.together == 0.0
+
+
+def test_a_bit_that_company_changes_breaks_a_promise_of_bits() -> None:
+    made = golden.answers(Sums(), sequences(), manifest())
+    with pytest.raises(PromiseBroken, match=r"golden sequence 0 \(1 steps\) comes out .* where the same bits were"):
+        golden.check(Sums(shift={3: 2**-20}), made, manifest())
+
+
+def test_a_difference_past_the_promised_tolerance_breaks_it() -> None:
+    made = golden.answers(Sums(), sequences(), manifest())
+    assert golden.check(Sums(shift={3: 2**-16}), made, manifest(tolerance=2**-15))
+    with pytest.raises(PromiseBroken, match=r"3\.05e-05 at most were promised"):
+        golden.check(Sums(shift={3: 2**-14}), made, manifest(tolerance=2**-15))
+
+
+def test_rows_that_may_not_run_together_are_checked_one_after_the_other() -> None:
+    made = golden.answers(Sums(), sequences(), manifest())
+    one_by_one = manifest().model_copy(update={"max_batch_rows": 1})
+    assert golden.check(Sums(shift={3: 1.0}), made, one_by_one)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

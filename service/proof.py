@@ -1,9 +1,10 @@
 """The proof of a graph, as data: what was varied, and how far an answer moved.
 
-Everything runs through `service.padding` and `service.session`, the code that will serve. Each case varies one thing
-that must not matter (company, position, width, what lies in the padding, neighbours, order, threads) and compares each
-row's answer with the same row's alone; the `reference` cases compare with the model as it was trained. This module
-measures; `failures` and `promise` judge.
+Everything runs through `service.padding` and `service.session`, as it is served. Each case varies one thing that must
+not matter (company, position, width, what lies in the padding, neighbours, order, threads) and compares each row's
+answer with the same row's alone; the `reference` cases compare with what the graph was made from. The exporter proves a
+graph before it is published, and the service proves it again on a device that nobody proved it on. This module
+measures; `service.promises` judges.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.sequences import draw
-from service.manifest import Manifest, Promise
-from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
+from service.manifest import Manifest
+from service.padding import PaddedBatch, Steps, batches, rounded_width, step_mask
+from service.sequences import draw
 from service.session import Outputs, Session
 
 Logits = NDArray[np.float32]
 
 Reference = Callable[[PaddedBatch], Logits]
-"""The model in its own framework: logits `[rows, classes]`, or `[rows, width, classes]`, of a padded batch."""
+"""What a graph was made from: logits `[rows, classes]`, or `[rows, width, classes]`, of a padded batch."""
 
 Varied = Literal[
     "reference", "company", "width", "padding", "neighbours", "order", "threads", "attention", "at padding"
@@ -32,9 +33,6 @@ Varied = Literal[
 
 _NOT_COMPANY: tuple[Varied, ...] = ("reference", "attention", "at padding")
 """What is measured besides a sequence alone against the same in company."""
-
-ROUNDING = 1e-5
-"""What float32 summed in another order may differ by, times max(1, the row's largest |logit|)."""
 
 EXTREMES = {"NaN": math.nan, "Inf": math.inf, "-Inf": -math.inf, "1e30": 1e30, "-1e30": -1e30}
 """Padding that the service never writes, and that shows best where a mask is only multiplied or added."""
@@ -66,6 +64,11 @@ class Case:
     provider: str
     extreme: bool = False
 
+    @property
+    def of_company(self) -> bool:
+        """Whether it compares a sequence alone with the same in company."""
+        return self.varied not in _NOT_COMPANY
+
     def as_json(self) -> dict[str, Any]:
         """For `verification.json`; an infinite difference is null there."""
         return {
@@ -75,7 +78,12 @@ class Case:
 
 
 def verify(
-    open_session: Callable[[int], Session], manifest: Manifest, reference: Reference | None, *, seed: int = 0
+    open_session: Callable[[int], Session],
+    manifest: Manifest,
+    reference: Reference | None,
+    *,
+    seed: int = 0,
+    made_from: str = "the model itself",
 ) -> list[Case]:
     """Measures every case.
 
@@ -84,51 +92,11 @@ def verify(
         manifest: What the graph wants; its max length is tried.
         reference: What the graph was made from; None leaves these cases out.
         seed: Decides the sequences.
+        made_from: What the reference is, for people.
     """
     trial = Trial(open_session(1), manifest, seed)
-    cases = [] if reference is None else list(trial.against(reference))
-    cases += trial.in_company()
-    cases += trial.wider()
-    cases += trial.with_padding_filled()
-    cases += trial.with_other_neighbours()
-    cases += trial.permuted()
-    cases += trial.at_max_length()
-    cases += trial.with_threads(open_session(2))
-    cases += trial.attention()
-    return cases
-
-
-def failures(cases: Sequence[Case], *, tolerance: float | None = None) -> list[Case]:
-    """The cases that do not hold.
-
-    Args:
-        cases: As measured.
-        tolerance: None asks for the same bits wherever nothing but company changed, as the built-in layers give them. A
-            number is what may move an answer beyond rounding; extreme padding is then left to `check`, which warns.
-    """
-    return [case for case in cases if not _holds(case, tolerance)]
-
-
-def _holds(case: Case, tolerance: float | None) -> bool:
-    if case.varied == "at padding":
-        return case.bits  # a masked softmax leaves exactly nothing there: no sum of it rounds
-    if case.varied not in _NOT_COMPANY:
-        if tolerance is None:
-            return case.bits
-        if case.extreme:
-            return True
-    return case.relative <= ROUNDING + (tolerance or 0.0)
-
-
-def promise(cases: Sequence[Case]) -> Promise:
-    """What was measured about a sequence alone against the same in company, without extreme padding."""
-    moved = [case for case in cases if case.varied not in _NOT_COMPANY and not case.extreme]
-    bits = all(case.bits for case in moved)
-    return Promise(
-        provider=moved[0].provider,
-        bits=bits,
-        tolerance=0.0 if bits else max(case.difference for case in moved),
-    )
+    cases = [] if reference is None else list(trial.against(reference, made_from))
+    return [*cases, *trial.all_of_company(), *trial.with_threads(open_session(2))]
 
 
 Answer = list[NDArray[np.float32]]
@@ -149,23 +117,39 @@ class Trial:
         self.manifest = manifest
         self.seed = seed
         self.widest = rounded_width(manifest.max_length, manifest.width_multiple)
+        self.most_rows = manifest.max_batch_rows
+        # Then no sequence ever has a step of padding behind it: there is none to vary.
+        self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
+        self.company = "in company" if self.most_rows != 1 else "after others, each run alone"
         lengths = [length for length in MIXED_LENGTHS if length <= manifest.max_length]
         self.sequences = draw(manifest, lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1)
         self.alone = [self._alone(steps) for steps in self.sequences]
 
-    def against(self, reference: Reference) -> Iterator[Case]:
-        """The model as trained, at lengths 1, mixed and maximal."""
+    def all_of_company(self) -> Iterator[Case]:
+        """Every case for which this session, as it is, is enough."""
+        yield from self.in_company()
+        if not self.unpadded:
+            yield from self.wider()
+            yield from self.with_padding_filled()
+        yield from self.with_other_neighbours()
+        yield from self.permuted()
+        yield from self.at_max_length()
+        yield from self.attention()
+
+    def against(self, reference: Reference, made_from: str) -> Iterator[Case]:
+        """What the graph was made from, at lengths 1, mixed and maximal."""
         longest = self.manifest.max_length
         for name, members in {
             "length 1": draw(self.manifest, [1, 1], self.seed + 2),
             "mixed lengths": self.sequences,
             f"lengths {longest} and 1": draw(self.manifest, [longest, 1], self.seed + 3),
         }.items():
-            batch = self._pad(members)
-            expected = self._by_row(reference(batch), batch)
-            found = self._by_row(self.session.run(batch).logits, batch)
-            yield self._case(f"{name}, against the model itself", "reference", expected, found)
+            expected, found = [], []
+            for batch in self._batches(members):
+                expected += self._by_row(reference(batch), batch)
+                found += self._by_row(self.session.run(batch).logits, batch)
+            yield self._case(f"{name}, against {made_from}", "reference", expected, found)
 
     def in_company(self) -> Iterator[Case]:
         """Each row alone against the same row in every position of the batch."""
@@ -176,7 +160,7 @@ class Trial:
             turned.append(dict(zip(order, self._answers([self.sequences[row] for row in order]), strict=True)))
         for row, alone in enumerate(self.alone):
             found = [part for answers in turned for part in answers[row]]
-            name = f"{_steps(self.sequences[row])} in company, in each of {count} positions"
+            name = f"{_steps(self.sequences[row])} {self.company}, in each of {count} positions"
             yield self._case(name, "company", alone * count, found)
 
     def wider(self) -> Iterator[Case]:
@@ -190,12 +174,13 @@ class Trial:
 
     def with_padding_filled(self) -> Iterator[Case]:
         """The batch, with something else than zeros at padding."""
-        batch = pad(self.sequences, width=self._wide())
         for name, fill in self._fills().items():
-            filled = batch.steps.copy()
-            padding = ~step_mask(batch.lengths, batch.width)
-            filled[padding] = np.resize(fill, filled[padding].shape)
-            answers = list(self._unpadded(self.session, PaddedBatch(filled, batch.lengths)))
+            answers: list[Answer] = []
+            for batch in self._batches(self.sequences, self._wide()):
+                filled = batch.steps.copy()
+                padding = ~step_mask(batch.lengths, batch.width)
+                filled[padding] = np.resize(fill, filled[padding].shape)
+                answers += self._without_padding(self.session, PaddedBatch(filled, batch.lengths))
             case = self._compare(f"padding filled with {name}", "padding", answers)
             yield replace(case, extreme=name in EXTREMES)
 
@@ -222,29 +207,34 @@ class Trial:
         (steps,) = draw(self.manifest, [longest], self.seed + 3)
         # Not beside all of them: self-attention takes rows x heads x width^2 of memory
         first, last, in_company = self._answers([self.sequences[0], self.sequences[-1], steps])
-        yield self._case(f"{longest} steps in company", "company", self._alone(steps), in_company)
+        yield self._case(f"{longest} steps {self.company}", "company", self._alone(steps), in_company)
         yield self._case(
             f"beside a sequence of {longest} steps", "company", [*self.alone[0], *self.alone[-1]], [*first, *last]
         )
 
     def with_threads(self, session: Session) -> Iterator[Case]:
         """The batch, and a row of it alone, with two threads inside a run."""
-        answers = list(self._unpadded(session, self._pad(self.sequences)))
-        yield self._compare("2 threads instead of 1, in company", "threads", answers)
-        alone = [next(self._unpadded(session, self._pad([steps]))) for steps in self.sequences]
+        yield self._compare(
+            f"2 threads instead of 1, {self.company}", "threads", self._answers(self.sequences, session=session)
+        )
+        alone = [answer for steps in self.sequences for answer in self._answers([steps], session=session)]
         yield self._compare("2 threads instead of 1, alone", "threads", alone)
 
     def attention(self) -> Iterator[Case]:
         """Attention weights: nothing at padding, and one in all."""
-        batch = pad(self.sequences, width=self._wide())
-        weights = self._run(self.session, batch).attention
-        if weights is None:
-            return
-        valid = step_mask(batch.lengths, batch.width)
-        at_padding = weights[~valid] + np.float32(0)  # -0 is nothing as well, in other bits
-        yield self._case("attention at padding", "at padding", [np.zeros_like(at_padding)], [at_padding])
-        sums = np.where(valid, weights, 0).sum(axis=1, dtype=np.float64).astype(np.float32)
-        yield self._case("attention over the valid steps", "attention", [np.ones_like(sums)], [sums])
+        at_padding, sums = [], []
+        for batch in self._batches(self.sequences, None if self.unpadded else self._wide()):
+            weights = self._run(self.session, batch).attention
+            if weights is None:
+                return
+            valid = step_mask(batch.lengths, batch.width)
+            at_padding.append(weights[~valid] + np.float32(0))  # -0 is nothing as well, in other bits
+            sums.append(np.where(valid, weights, 0).sum(axis=1, dtype=np.float64).astype(np.float32))
+        if not self.unpadded:
+            nothing = [np.zeros_like(weights) for weights in at_padding]
+            yield self._case("attention at padding", "at padding", nothing, at_padding)
+        whole = [np.ones_like(each) for each in sums]
+        yield self._case("attention over the valid steps", "attention", whole, sums)
 
     def _fills(self) -> dict[str, NDArray[Any]]:
         """What is put at padding, repeated as often as needed."""
@@ -261,11 +251,14 @@ class Trial:
         """A width that no sequence of the batch fills, unless that is more than the model ever gets."""
         return min(rounded_width(max(map(len, self.sequences)) + 1, self.manifest.width_multiple), self.widest)
 
-    def _pad(self, members: Sequence[Steps], width: int | None = None) -> PaddedBatch:
-        return pad(members, multiple=self.manifest.width_multiple, width=width)
+    def _batches(self, members: Sequence[Steps], width: int | None = None) -> Iterator[PaddedBatch]:
+        return batches(members, multiple=self.manifest.width_multiple, width=width, most_rows=self.most_rows)
 
-    def _answers(self, members: Sequence[Steps], width: int | None = None) -> list[Answer]:
-        return list(self._unpadded(self.session, self._pad(members, width)))
+    def _answers(
+        self, members: Sequence[Steps], width: int | None = None, session: Session | None = None
+    ) -> list[Answer]:
+        session = session or self.session
+        return [answer for batch in self._batches(members, width) for answer in self._without_padding(session, batch)]
 
     def _alone(self, steps: Steps) -> Answer:
         (answer,) = self._answers([steps])
@@ -274,7 +267,7 @@ class Trial:
     def _run(self, session: Session, batch: PaddedBatch) -> Outputs:
         return session.run(batch, ("logits", "attention"))
 
-    def _unpadded(self, session: Session, batch: PaddedBatch) -> Iterator[Answer]:
+    def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[Answer]:
         outputs = self._run(session, batch)
         for row, (logits, length) in enumerate(zip(self._by_row(outputs.logits, batch), batch.lengths, strict=True)):
             answer = [logits]

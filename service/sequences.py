@@ -1,4 +1,4 @@
-"""Draws sequences that a model might be sent, to prove it with."""
+"""Draws sequences that a model might be sent, to prove it with: at export, and at load on a device of another kind."""
 
 from __future__ import annotations
 
