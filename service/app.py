@@ -22,11 +22,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import documents, health, kserve, problems, v1, v2
+from service import documents, health, kserve, kserve_documents, problems, v1, v2
 from service.body import headers_of
 from service.endpoint import LARGE_BODIES_AT_ONCE
 from service.errors import ConfigurationError, RequestError
-from service.gate import Gate
+from service.gate import OPEN, Gate
 from service.predict import Predict
 from service.serving import Serving
 from service.settings import Settings
@@ -124,7 +124,10 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         schema = get_openapi(
             title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
         )
-        return documents.with_predict(schema, [served.manifest for served in serving.served])
+        manifests = [served.manifest for served in serving.served]
+        documents.with_predict(documents.with_figures(schema), manifests)
+        kserve_documents.with_kserve(schema, manifests, frozenset(getattr(route, "path", "") for route in app.routes))
+        return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
     return Shortcut(_across_origins(_gated(app, serving), settings), predict, serving)

@@ -1,13 +1,19 @@
-"""What `/docs` and `/openapi.json` say of `POST /predict`, with examples that run against the models being served."""
+"""What `/docs` and `/openapi.json` say of `POST /predict`, with examples that run against the models being served.
+
+The other protocols stand in `kserve_documents`; health and figures in `health`, beside the endpoints.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from service.manifest import Manifest
 
-_PROBLEM = {
+Schema: TypeAlias = dict[str, Any]
+
+PROBLEM: Final[Schema] = {
+    "title": "Problem",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
@@ -31,13 +37,14 @@ _PROBLEM = {
     },
 }
 
-_REFUSED = {"application/problem+json": {"schema": _PROBLEM}}
+_REFUSED = {"application/problem+json": {"schema": PROBLEM}}
 
-NOT_READY: dict[int | str, dict[str, Any]] = {
+NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
     503: {"description": "Starting, draining, or no good model", "content": _REFUSED}
 }
 
-_STEPS = {
+STEPS: Final[Schema] = {
+    "title": "Steps",
     "type": "array",
     "minItems": 1,
     "description": "One entry for each step: its numbers (null where one is missing), a bare number for a model of one "
@@ -50,78 +57,92 @@ _STEPS = {
     },
 }
 
-_CALL = {
+SEQUENCES: Final[Schema] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            STEPS,
+            {
+                "title": "Sequence",
+                "type": "object",
+                "required": ["steps"],
+                "additionalProperties": False,
+                "properties": {
+                    "id": {"type": "string", "maxLength": 256},
+                    "steps": STEPS,
+                    "step_mask": {
+                        "type": "array",
+                        "items": {"type": "boolean"},
+                        "description": "false: that step is left out as if it had never been sent.",
+                    },
+                    "feature_mask": {
+                        "type": "array",
+                        "items": {"type": "boolean"},
+                        "description": "false: that feature counts as missing in every step.",
+                    },
+                },
+            },
+        ]
+    },
+}
+
+VERSION: Final[Schema] = {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "Default: the highest good one."}
+
+OPTIONS: Final[Mapping[str, Schema]] = {
+    "outputs": {"type": "array", "items": {"enum": ["attention"]}},
+    "timeout_ms": {"type": "number", "exclusiveMinimum": 0},
+    "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 0},
+}
+
+_CALL: Final[Schema] = {
+    "title": "Call",
     "type": "object",
     "required": ["sequences"],
     "additionalProperties": False,
     "properties": {
-        "sequences": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "anyOf": [
-                    _STEPS,
-                    {
-                        "type": "object",
-                        "required": ["steps"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "id": {"type": "string", "maxLength": 256},
-                            "steps": _STEPS,
-                            "step_mask": {
-                                "type": "array",
-                                "items": {"type": "boolean"},
-                                "description": "false: that step is left out as if it had never been sent.",
-                            },
-                            "feature_mask": {
-                                "type": "array",
-                                "items": {"type": "boolean"},
-                                "description": "false: that feature counts as missing in every step.",
-                            },
-                        },
-                    },
-                ]
-            },
-        },
+        "sequences": SEQUENCES,
         "model": {"type": "string", "description": "Needed where several are served."},
-        "version": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "Default: the highest good one."},
-        "outputs": {"type": "array", "items": {"enum": ["attention"]}},
-        "timeout_ms": {"type": "number", "exclusiveMinimum": 0},
-        "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 0},
+        "version": VERSION,
+        **OPTIONS,
     },
 }
 
-_ANSWER = {
+PREDICTIONS: Final[Schema] = {
+    "type": "array",
+    "description": "In request order.",
+    "items": {
+        "title": "Prediction",
+        "type": "object",
+        "required": ["probabilities", "length"],
+        "properties": {
+            "id": {"type": "string"},
+            "label": {"type": "string"},
+            "score": {"type": "number"},
+            "assigned": {"type": "array", "items": {"type": "string"}},
+            "step_labels": {"type": "array", "items": {"type": ["string", "null"]}},
+            "step_scores": {"type": "array", "items": {"type": ["number", "null"]}},
+            "probabilities": {"type": "array"},
+            "length": {"type": "integer"},
+            "attention": {"type": "array", "items": {"type": "number"}},
+            "windows": {"type": "array", "items": {"type": "object"}},
+        },
+    },
+}
+
+_ANSWER: Final[Schema] = {
+    "title": "Answer",
     "type": "object",
     "required": ["model", "version", "labels", "predictions"],
     "properties": {
         "model": {"type": "string"},
         "version": {"type": "string"},
         "labels": {"type": "array", "items": {"type": "string"}},
-        "predictions": {
-            "type": "array",
-            "description": "In request order.",
-            "items": {
-                "type": "object",
-                "required": ["probabilities", "length"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "label": {"type": "string"},
-                    "score": {"type": "number"},
-                    "assigned": {"type": "array", "items": {"type": "string"}},
-                    "step_labels": {"type": "array", "items": {"type": ["string", "null"]}},
-                    "step_scores": {"type": "array", "items": {"type": ["number", "null"]}},
-                    "probabilities": {"type": "array"},
-                    "length": {"type": "integer"},
-                    "attention": {"type": "array", "items": {"type": "number"}},
-                    "windows": {"type": "array", "items": {"type": "object"}},
-                },
-            },
-        },
+        "predictions": PREDICTIONS,
     },
 }
 
-_REFUSALS = {
+REFUSALS: Final[Mapping[str, str]] = {
     "404": "No such model or version",
     "413": "More bytes, sequences or steps than the limits allow",
     "415": "A content type or encoding that is not read here",
@@ -131,12 +152,25 @@ _REFUSALS = {
     "503": "Starting, draining, or no good model",
     "504": "The deadline passed",
 }
+"""How an inference call may be refused, by status."""
+NO_KEY: Final = "No key, or a wrong one"
+BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+
+_IN_QUERY: Final[Mapping[str, str]] = {
+    "model": "which model; needed where several are served",
+    "version": "its version, in digits; default: the highest good one",
+    "id": "comes back with the prediction; at most 256 characters",
+    "outputs": "attention",
+    "timeout_ms": "milliseconds after which the answer is worthless",
+    "priority": "0 (default) to 9, higher first",
+}
+"""The options of a body of octets, whose place is the query; beside a JSON body nobody reads them."""
 
 
-def with_predict(schema: dict[str, Any], manifests: Sequence[Manifest]) -> dict[str, Any]:
+def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
     """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
-    refusals = {status: {"description": text, "content": _REFUSED} for status, text in _REFUSALS.items()}
-    body: dict[str, Any] = {"schema": _CALL}
+    refusals = {status: {"description": text, "content": _REFUSED} for status, text in REFUSALS.items()}
+    body: Schema = {"schema": _CALL}
     examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
     if examples:
         body["examples"] = examples
@@ -144,12 +178,33 @@ def with_predict(schema: dict[str, Any], manifests: Sequence[Manifest]) -> dict[
         "post": {
             "tags": ["predict"],
             "summary": "Classifies sequences of different lengths",
+            "description": "As JSON, or as octets: one sequence as the bytes of its steps, float32, little-endian (of "
+            "a token model int64), with its shape in a header and its options in the query. Octets are answered with "
+            "the same JSON, or where `accept` asks for octets with the probabilities as float32.",
             "operationId": "predict",
-            "requestBody": {"required": True, "content": {"application/json": body}},
+            "parameters": [
+                {
+                    "name": "x-lengthwise-shape",
+                    "in": "header",
+                    "schema": {"type": "string"},
+                    "description": "Of octets: `STEPS,FEATURES`, or of a token model `STEPS`.",
+                },
+                *(
+                    {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"Of octets: {text}."}
+                    for name, text in _IN_QUERY.items()
+                ),
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": body, "application/octet-stream": {"schema": BYTES}},
+            },
             "responses": {
                 "200": {
                     "description": "One prediction for each sequence",
-                    "content": {"application/json": {"schema": _ANSWER}},
+                    "content": {
+                        "application/json": {"schema": _ANSWER},
+                        "application/octet-stream": {"schema": BYTES},
+                    },
                 },
                 **refusals,
             },
@@ -158,16 +213,52 @@ def with_predict(schema: dict[str, Any], manifests: Sequence[Manifest]) -> dict[
     return schema
 
 
+def with_figures(schema: Schema) -> Schema:
+    """The document with both forms of `/metrics`, where it is served, and with what `GET /` answers."""
+    if "/metrics" in schema["paths"]:
+        answer = schema["paths"]["/metrics"]["get"]["responses"]["200"]
+        answer["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
+    places = {name: {"type": "string"} for name in ("service", "predict", "docs", "openapi", "health")}
+    answer = {"type": "object", "required": ["service", "predict", "docs", "openapi"], "properties": places}
+    schema["paths"]["/"] = {
+        "get": {
+            "tags": ["health"],
+            "summary": "Where to go from here",
+            "responses": {"200": {"description": "Places", "content": {"application/json": {"schema": answer}}}},
+        }
+    }
+    return schema
+
+
+_EXPOSITIONS: Final = ("text/plain", "application/openmetrics-text")
+
+
+def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
+    """The document of a service that wants a key: every operation has it, and the refusal, but those on some paths."""
+    schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in schema["paths"].items():
+        if path not in keyless:
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+                kind = "application/json" if path.startswith(("/v1", "/v2")) else "application/problem+json"
+                operation["responses"]["401"] = {"description": NO_KEY, "content": {kind: {}}}
+    return schema
+
+
 def example(manifest: Manifest) -> dict[str, Any]:
     """A body that the model answers: two sequences, one of a single step."""
-    if manifest.input.kind == "tokens":
-        first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
-        second: list[Any] = [0]
-    else:
-        middle = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
-        first, second = [middle, middle], [middle]
+    first, second = example_steps(manifest)
     return {
         "model": manifest.name,
         "version": str(manifest.version),
-        "sequences": [first[: manifest.max_length], {"id": "a", "steps": second}],
+        "sequences": [first, {"id": "a", "steps": second}],
     }
+
+
+def example_steps(manifest: Manifest) -> tuple[list[Any], list[Any]]:
+    """The steps of two sequences that the model answers, the second of one step."""
+    if manifest.input.kind == "tokens":
+        first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
+        return first[: manifest.max_length], [0]
+    middle = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
+    return [middle, middle][: manifest.max_length], [middle]

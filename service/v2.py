@@ -68,10 +68,10 @@ class Infer(Endpoint):
         identifier = _identifier(document, problems)
         parameters = _object(document, "parameters", "", problems)
         sent = _inputs(document, octets, problems)
-        wanted = _outputs(document, parameters, problems)
+        everywhere = _flag(parameters, "binary_data_output", "/parameters", problems)
+        wanted = _outputs(document, everywhere, problems)
         limit = self.serving.settings.max_sequences
         asked = tensors.read(served, sent, list(wanted), parameters, problems, max_sequences=limit)
-        everywhere = parameters.get("binary_data_output") is True
         binary = {name for name in asked.outputs if wanted.get(name, everywhere)}
         return asked.call, partial(_encode, asked, binary, identifier)
 
@@ -211,9 +211,8 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], parameters: dict[str, Any], problems: Problems) -> dict[str, bool]:
+def _outputs(document: dict[str, Any], everywhere: bool, problems: Problems) -> dict[str, bool]:
     """The names of the outputs that are asked for, and whether each is wanted as octets."""
-    everywhere = parameters.get("binary_data_output") is True
     wanted: dict[str, bool] = {}
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer = f"/outputs/{i}"
@@ -222,8 +221,17 @@ def _outputs(document: dict[str, Any], parameters: dict[str, Any], problems: Pro
         if not isinstance(name, str) or name in wanted:
             problems.add(f"{pointer}/name", "must be a string, and stand once")
         else:
-            wanted[name] = _object(entry, "parameters", pointer, problems).get("binary_data", everywhere) is True
+            parameters = _object(entry, "parameters", pointer, problems)
+            wanted[name] = _flag(parameters, "binary_data", f"{pointer}/parameters", problems, everywhere)
     return wanted
+
+
+def _flag(document: dict[str, Any], name: str, at: str, problems: Problems, default: bool = False) -> bool:
+    value = document.get(name, default)
+    if not isinstance(value, bool):
+        problems.add(f"{at}/{name}", f"must be true or false, it is {kind(value)}")
+        return default
+    return value
 
 
 def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:

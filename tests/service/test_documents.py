@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,63 @@ async def document(*manifests: Manifest) -> dict[str, Any]:
 async def test_the_document_is_valid_openapi() -> None:
     made = await document(manifest(), manifest(name="other", vocabulary=5))
     validate(made)
-    assert set(made["paths"]) == {"/predict", "/livez", "/readyz", "/healthz", "/metrics"}
+
+
+@pytest.mark.parametrize("options", [{}, {"admin_port": 9}], ids=["one port", "an admin port"])
+async def test_every_path_that_is_served_is_described_and_no_other(options: dict[str, Any]) -> None:
+    async with serving(model(manifest()), **options) as service:
+        made = (await service.client.get("/openapi.json")).json()
+        served = set(paths(service.app.app.routes))
+    assert set(made["paths"]) == served - {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+    validate(made)
+
+
+async def test_where_keys_are_set_all_but_the_probes_say_so(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-many-characters")
+    async with serving(model(manifest()), api_keys_file=keys) as service:
+        answer = await service.client.get("/openapi.json", headers={"authorization": "Bearer a-key-of-many-characters"})
+    made = answer.json()
+    validate(made)
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            assert ("401" in operation["responses"]) == ("security" in operation) == (path not in {"/livez", "/readyz"})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=IDS)
+@pytest.mark.parametrize("path", ["/v1/models/{model}:predict", "/v2/models/{model}/versions/{version}/infer"])
+async def test_the_examples_of_the_other_protocols_run_too(kind: Manifest, path: str) -> None:
+    async with serving(model(kind)) as service:
+        post = (await service.client.get("/openapi.json")).json()["paths"][path]["post"]
+        content = post["requestBody"]["content"]["application/json"]
+        example = content["examples"][kind.key]["value"]
+        answer = await service.client.post(path.format(model="sums", version="1"), json=example)
+    assert answer.status_code == 200, answer.text
+    Draft202012Validator(content["schema"]).validate(example)
+    Draft202012Validator(post["responses"]["200"]["content"]["application/json"]["schema"]).validate(answer.json())
+
+
+async def test_every_answer_that_is_no_inference_is_as_the_document_says() -> None:
+    async with serving(model(manifest()), admin_calls=True) as service:
+        paths = (await service.client.get("/openapi.json")).json()["paths"]
+        for path, operations in paths.items():
+            for method, operation in operations.items():
+                if method == "post" and "repository" not in path:
+                    continue
+                place = path.format(model="sums", version="1")
+                answer = await service.client.request(method, place)
+                described = operation["responses"][str(answer.status_code)]["content"]
+                kind = answer.headers["content-type"].partition(";")[0]
+                assert kind in described, path
+                if kind == "application/json":
+                    Draft202012Validator(described[kind].get("schema", {})).validate(answer.json())
+
+
+@pytest.mark.parametrize("path", ["/v1/models/{model}:predict", "/v2/models/{model}/infer"])
+async def test_every_status_of_the_other_protocols_is_documented(path: str) -> None:
+    responses = (await document(manifest()))["paths"][path]["post"]["responses"]
+    statuses = {str(kind.status) for kind in _all(RequestError)} - {"401", "403", "422"} | {"400"}
+    assert statuses | {"200"} == set(responses)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
@@ -67,6 +125,13 @@ def test_without_models_there_is_no_example() -> None:
     schema = get_openapi(title="x", version="1", routes=[])
     body = documents.with_predict(schema, [])["paths"]["/predict"]["post"]["requestBody"]
     assert "examples" not in body["content"]["application/json"]
+
+
+def paths(routes: list[Any]) -> Iterator[str]:
+    """The path of each route, those of included routers too."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        yield from [route.path] if router is None else paths(router.routes)
 
 
 def _all(kind: type[RequestError]) -> set[type[RequestError]]:

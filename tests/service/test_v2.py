@@ -139,6 +139,14 @@ async def test_octets_may_be_asked_for_one_output_alone() -> None:
             {"parameters": {"timeout_ms": "1"}},
             "/parameters/timeout_ms: must be a number of milliseconds, it is a string",
         ),
+        (
+            {"parameters": {"binary_data_output": "false"}},
+            "/parameters/binary_data_output: must be true or false, it is a string",
+        ),
+        (
+            {"outputs": [{"name": "label", "parameters": {"binary_data": 1}}]},
+            "/outputs/0/parameters/binary_data: must be true or false, it is a number",
+        ),
         ({"inputs": {}}, "/inputs: must be an array of objects"),
         ({"inputs": [1]}, "/inputs: must be an array of objects"),
         ({"outputs": ["label"]}, "/outputs: must be an array of objects"),
