@@ -172,6 +172,7 @@ def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         node.name = node.name or f"node giving {node.output[0]}"  # what is left out is left out by its name
     spared = [node.name for node in model.graph.node if node.output[0] in last]
+    spared += [f"{name}_MatMul" for name in spared]  # what a Gemm becomes, beside an Add, before anything is left out
     # Shapes are inferred anew: what the exporter noted of a Gemm's weights does not hold for the MatMul it becomes.
     del model.graph.value_info[:]
     told = {entry.key: entry.value for entry in model.metadata_props}

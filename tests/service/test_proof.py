@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service import promises, proof
+from service.golden import Difference
 from service.manifest import GraphNames, Manifest, StepInput
 from service.padding import PaddedBatch, step_mask
 from service.proof import Case
@@ -250,3 +251,33 @@ def test_sequences_hold_genuine_zero_steps_and_what_may_be_missing() -> None:
     with_gaps = draw(manifest(missing="mean"), [40], 0)
     assert np.isnan(with_gaps[0]).any()
     assert not np.isnan(plain[0]).any()
+
+
+def test_golden_sequences_that_company_moved_are_part_of_what_was_seen() -> None:
+    moved = Difference(sequence=0, length=3, alone=0.0, together=2e-6, apart=2e-6, bits=False, size=1.0)
+    promise = promises.promise(prove(), [moved])
+    assert (promise.bits, promise.seen, promise.tolerance) == (False, 2e-6, promises.HEADROOM * 2e-6)
+
+
+class Shared(Model):
+    """As sound as the others, but for what an int8 graph does: its answers depend on the whole of a batch."""
+
+    def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
+        found = super().run(batch)
+        return Outputs(found.logits + np.float32(np.abs(batch.steps).mean()), found.attention)
+
+
+def test_a_model_of_one_row_at_a_time_is_proved_as_it_runs_without_company_and_without_padding() -> None:
+    alone = manifest().model_copy(update={"max_batch_rows": 1, "width_multiple": 1})
+    together = proof.verify(lambda threads: Shared(threads=threads), manifest(), None)
+    cases = proof.verify(lambda threads: Shared(threads=threads), alone, lambda batch: Shared().run(batch).logits)
+    assert {"company", "width"} <= varied(promises.failures(together))
+    assert promises.failures(cases) == []
+    assert varied(cases) == {"reference", "company", "neighbours", "order", "threads", "attention"}
+    assert not any("in company" in case.name for case in cases)
+
+
+def test_how_far_a_graph_may_lie_from_what_it_was_made_from_is_said_apart_from_what_company_may_do() -> None:
+    cases = proof.verify(lambda threads: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
+    assert {case.varied for case in promises.failures(cases)} == {"reference"}
+    assert promises.failures(cases, apart=0.5) == []

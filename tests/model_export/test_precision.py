@@ -1,0 +1,386 @@
+"""Graphs at fp16 and int8: what is rounded, what is not, and how they are served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export import export, precision
+from model_export.__main__ import main
+from model_export.errors import ExportError
+from model_export.export import Published
+from model_export.source import built_in
+from service import repository
+from service.errors import VerificationError
+from service.manifest import VERIFICATION_FILE, Manifest, Precision
+from service.padding import pad, step_mask
+from service.plan import BatchLimits
+from service.sequences import draw
+from service.session import CPU, Session
+from tests.model_export.specs import spec
+from tests.service import model_directories, numpy_models
+
+ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
+    """A small model with attention pooling, at each precision."""
+    folder = tmp_path_factory.mktemp("models")
+    described = spec('pooling = "attention"', step="features = 3\nmax_length = 60")
+    return {to: export.export(built_in(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
+
+
+def graph_of(found: Published) -> onnx.ModelProto:
+    return onnx.load(found.directory / "model.onnx")
+
+
+def kinds(graph: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in graph.graph.node)
+
+
+def small_graph() -> tuple[onnx.ModelProto, Manifest]:
+    source = built_in(spec('pooling = "attention"'), None)
+    return source.build(source.manifest), source.manifest
+
+
+# Served
+
+
+@pytest.mark.parametrize("to", ["fp32", *ROUNDED])
+async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_company(
+    published: dict[str, Published], to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_directories.measure_quickly(monkeypatch)
+    model = repository.load(published[to].directory, BatchLimits(rows=16))
+    lengths = np.random.default_rng(0).integers(1, 60, 40)
+    bodies = [
+        {"sequences": [steps.tolist()], "outputs": ["attention"]} for steps in draw(model.manifest, lengths.tolist(), 1)
+    ]
+    async with numpy_models.serving(model) as service:
+        alone = [(await service.predict(body)).content for body in bodies]
+        before = await service.figures()
+        together = await asyncio.gather(*(service.predict(body) for body in bodies))
+        after = await service.figures()
+    assert [answer.content for answer in together] == alone
+    assert all(b'"label"' in content for content in alone)
+    batches = sum(
+        value - before[name] for name, value in after.items() if name.startswith("lengthwise_batch_rows_count")
+    )
+    padding = sum(value for name, value in after.items() if "steps_total" in name and 'kind="padding"' in name)
+    if to == "int8":
+        assert (batches, padding) == (40, 0)
+    else:
+        assert batches < 40
+
+
+def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, Published]) -> None:
+    manifest = published["int8"].manifest
+    session = Session.load(published["int8"].directory, manifest)
+    quiet, loud = draw(manifest, [9, 9], 0)
+    (alone,) = session.run(pad([quiet])).logits
+    assert session.run(pad([quiet, 50 * loud])).logits[0].tobytes() != alone.tobytes()
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: dict[str, Published], to: str) -> None:
+    (promise,) = published[to].manifest.promises
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+    varied = {case.varied for case in published[to].cases}
+    assert ({"width", "padding", "at padding"} <= varied) == (to == "fp16")
+
+
+# Held against float32
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
+    published: dict[str, Published], to: str
+) -> None:
+    found = published[to]
+    manifest = Manifest.read(found.directory)
+    proof = json.loads((found.directory / VERIFICATION_FILE).read_text())
+    against = [case["difference"] for case in proof["cases"] if case["name"].endswith("against the float32 graph")]
+    assert len(against) == 3
+    assert manifest.precision == proof["precision"] == to
+    assert manifest.from_fp32 == proof["from_fp32"] == max(against) > 0
+    assert manifest.promises[0].golden == 2 * manifest.from_fp32
+
+
+def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, Published]) -> None:
+    assert published["fp32"].manifest.from_fp32 is None
+    assert published["fp32"].manifest.max_batch_rows is None
+
+
+def test_a_graph_that_lies_too_far_from_float32_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(graph: onnx.ModelProto, to: Precision) -> onnx.ModelProto:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(graph)
+        for tensor in changed.graph.initializer:
+            if len(tensor.dims) > 1:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
+        return changed
+
+    monkeypatch.setattr(precision, "converted", spoilt)
+    with pytest.raises(VerificationError, match=r"the worst: .* against the float32 graph"):
+        export.export(built_in(spec(), None), tmp_path / "tiny", to="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+# fp16
+
+
+def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(published: dict[str, Published]) -> None:
+    half = graph_of(published["fp16"])
+    types = {value.name: value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)}
+    assert types == {
+        "values": TensorProto.FLOAT,
+        "lengths": TensorProto.INT32,
+        "logits": TensorProto.FLOAT,
+        "attention": TensorProto.FLOAT,
+    }
+    weights = {tensor.name: tensor for tensor in half.graph.initializer}
+    for node in half.graph.node:
+        if node.op_type == "LSTM":
+            assert {weights[name].data_type for name in node.input[1:4]} == {TensorProto.FLOAT16}
+            assert node.input[4] == "lengths"
+    assert len(half.SerializeToString()) < 0.7 * len(graph_of(published["fp32"]).SerializeToString())
+
+
+def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(
+    published: dict[str, Published],
+) -> None:
+    half = graph_of(published["fp16"]).graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.initializer}
+    masking = [array for array in held.values() if array.size == 1 and array.dtype.kind == "f" and array.item() < -1e4]
+    assert [array.dtype for array in masking] == [np.float32]
+    assert masking[0].item() == np.finfo(np.float32).min
+    halves = {tensor.name for tensor in half.initializer if tensor.data_type == TensorProto.FLOAT16}
+    halves |= {node.output[0] for node in half.node if node.op_type == "Cast" and node.attribute[0].i == 10}
+    for node in half.node:
+        if node.op_type in ("Sub", "Div", "Softmax", "Gemm") or (node.op_type == "Where" and node.input[2] in held):
+            assert not halves & set(node.input), node.op_type
+
+
+def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, Published]) -> None:
+    half = graph_of(published["fp16"])
+    # Into the first layer, and out of the last recurrent one and of the attention's units
+    assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
+
+
+def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -> None:
+    source = built_in(spec(step="features = 3"), None)
+    graph, manifest = source.build(source.manifest), source.manifest
+    shift = {"mean": 1e6, "std": 1e5}
+    for tensor in graph.graph.initializer:
+        for name, number in shift.items():
+            if tensor.name.endswith(f"first.{name}"):
+                tensor.CopyFrom(numpy_helper.from_array(np.full(3, number, np.float32), tensor.name))
+    half = precision.converted(graph, "fp16")
+    steps = (1e6 + 1e5 * np.random.default_rng(0).standard_normal((7, 3))).astype(np.float32)
+    exact, rounded = (Session(each.SerializeToString(), manifest).run(pad([steps])).logits for each in (graph, half))
+    assert np.abs(exact).max() > 0
+    assert np.abs(exact - rounded).max() < 1e-3
+
+
+def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, Published]) -> None:
+    manifest = published["fp16"].manifest
+    batch = pad(draw(manifest, [1, 5, 20], 0), width=24)
+    weights = Session.load(published["fp16"].directory, manifest).run(batch, ("logits", "attention")).attention
+    assert weights is not None
+    assert not weights[~step_mask(batch.lengths, batch.width)].any()
+
+
+def test_a_weight_that_float16_cannot_hold_keeps_its_product_in_float32() -> None:
+    graph = products([np.full((3, 4), 1e5, np.float32), np.ones((4, 4), np.float32), np.ones((4, 2), np.float32)])
+    half = precision.converted(graph, "fp16")
+    assert [tensor.data_type for tensor in half.graph.initializer if tensor.name == "w0"] == [TensorProto.FLOAT]
+    assert sum(tensor.data_type == TensorProto.FLOAT16 for tensor in half.graph.initializer) == 1
+
+
+def test_a_subgraph_finds_what_it_takes_from_outside_in_float32() -> None:
+    graph = products([np.ones((3, 4), np.float32), np.ones((4, 2), np.float32)])
+    inside = helper.make_graph(
+        [helper.make_node("Neg", ["p0"], ["negated"])],
+        "inside",
+        [],
+        [helper.make_tensor_value_info("negated", TensorProto.FLOAT, None)],
+    )
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    graph.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inside, else_branch=inside))
+    graph.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
+    half = precision.converted(graph, "fp16")
+    assert kinds(half)["Cast"] == 2
+    onnx.checker.check_model(half, full_check=True)
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
+    with pytest.raises(ExportError, match="export it in fp32"):
+        precision.converted(products([np.ones((3, 2), np.float32)]), to)
+
+
+# int8
+
+
+def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(published: dict[str, Published]) -> None:
+    before, after = kinds(graph_of(published["fp32"])), kinds(graph_of(published["int8"]))
+    assert after["DynamicQuantizeLSTM"] == before["LSTM"] > 0
+    assert after["LSTM"] == 0
+    # The attention's units alone; the scores and the head, which becomes a MatMul and an Add, are the last products
+    assert after["MatMulInteger"] == 1
+    assert after["MatMul"] == before["MatMul"] - 1 + before["Gemm"]
+
+
+def test_int8_runs_one_row_at_a_time_at_its_own_width(published: dict[str, Published]) -> None:
+    manifest = Manifest.read(published["int8"].directory)
+    assert (manifest.max_batch_rows, manifest.width_multiple) == (1, 1)
+
+
+def test_int8_keeps_weights_to_seven_bits(published: dict[str, Published]) -> None:
+    arrays = [numpy_helper.to_array(tensor) for tensor in graph_of(published["int8"]).graph.initializer]
+    quantised = [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
+    assert quantised
+    assert max(np.abs(array.astype(int)).max() for array in quantised) <= 64
+
+
+def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, Published]) -> None:
+    told = {entry.key: entry.value for entry in graph_of(published["int8"]).metadata_props}
+    assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
+
+
+def test_int8_of_a_gru_is_refused_by_the_layers_name() -> None:
+    source = built_in(spec('rnn = "gru"'), None)
+    with pytest.raises(ExportError, match=r"onnxruntime quantises no GRU, as node \S+ is: .* fp16"):
+        precision.converted(source.build(source.manifest), "int8")
+
+
+def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
+    graph, _ = small_graph()
+    before = graph.SerializeToString()
+    for to in ROUNDED:
+        precision.converted(graph, to)
+    assert graph.SerializeToString() == before
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
+    graph, _ = small_graph()
+    assert precision.converted(graph, to).SerializeToString() == precision.converted(graph, to).SerializeToString()
+
+
+# The command
+
+
+MODULE = """
+import torch
+
+class Classifier(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.LSTM(3, 8, batch_first=True, bidirectional=True)
+        self.head = torch.nn.Linear(16, 2)
+
+    def forward(self, values, lengths):
+        packed = torch.nn.utils.rnn.pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, (last, _) = self.body(packed)
+        return self.head(torch.cat([last[0], last[1]], dim=1))
+
+def make():
+    torch.manual_seed(0)
+    return Classifier().eval()
+"""
+
+SPEC = """
+[input]
+features = 3
+max_length = 40
+[model]
+hidden = 8
+layers = 1
+[output]
+labels = ["0", "1"]
+"""
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    answer = CliRunner().invoke(main, ["export", *map(str, arguments)])
+    return answer.exit_code, answer.output
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+@pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
+def test_every_kind_of_target_is_exported_at_each_precision(
+    tmp_path: Path, published: dict[str, Published], kind: str, to: str
+) -> None:
+    (tmp_path / "target.py").write_text(MODULE)
+    (tmp_path / "target.toml").write_text(SPEC)
+    target = {
+        "spec": tmp_path / "target.toml",
+        "module": f"{tmp_path / 'target.py'}:make",
+        "onnx": published["fp32"].directory / "model.onnx",
+    }[kind]
+    longest = () if kind == "spec" else ("--max-length", 40)
+    code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *longest)
+    assert code == 0, output
+    assert f"{to} within" in output
+    directory = tmp_path / "models" / "m" / "1"
+    assert repository.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
+
+
+def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:
+    (tmp_path / "target.toml").write_text(SPEC)
+    rows = [{"id": str(i), "steps": [[0.1 * i, 1.0, -0.5]] * (1 + i % 50), "label": "0"} for i in range(60)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = (tmp_path / "target.toml", "--out", tmp_path / "m", "--precision", "int8", "--data", tmp_path / "data.jsonl")
+    code, output = run(*call, "--json")
+    assert code == 0, output
+    told = json.loads(output[output.index("{") :])
+    assert told["labels"]["sequences"] == sum(len(row["steps"]) <= 40 for row in rows)
+    assert told["labels"]["changed"] <= told["labels"]["sequences"]
+    assert 0 < told["labels"]["difference"] < 0.1
+    proof = json.loads((Path(told["directory"]) / VERIFICATION_FILE).read_text())
+    assert proof["data"] == told["labels"]
+
+
+def test_data_without_a_precision_to_compare_is_a_wrong_call(tmp_path: Path) -> None:
+    (tmp_path / "target.toml").write_text(SPEC)
+    code, output = run(tmp_path / "target.toml", "--out", tmp_path / "m", "--data", "x.jsonl")
+    assert (code, "--precision" in output) == (2, True)
+
+
+def test_a_layer_that_cannot_be_quantised_is_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "target.toml").write_text(SPEC.replace("hidden = 8", 'hidden = 8\nrnn = "gru"'))
+    code, output = run(tmp_path / "target.toml", "--out", tmp_path / "m", "--precision", "int8")
+    assert (code, "quantises no GRU" in output) == (2, True)
+    assert not (tmp_path / "m").exists()
+
+
+def products(weights: list[np.ndarray]) -> onnx.ModelProto:
+    """A graph of one product after another: `x [n, 3]` times `w0`, which is `p0`, times `w1`, and so on."""
+    names = ["x", *(f"p{i}" for i in range(len(weights)))]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", weights[-1].shape[1]])],
+        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

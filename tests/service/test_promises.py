@@ -1,0 +1,182 @@
+"""What is promised on the device that serves, and what happens where it is not kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import kept_promises, promises, repository
+from service.errors import VerificationError
+from service.manifest import Manifest, Promise
+from service.padding import PaddedBatch
+from service.repository import Model
+from service.session import CPU, Outputs, Session
+from tests.service import model_directories
+from tests.service.model_directories import LIMITS
+
+ELSEWHERE = "ImaginedExecutionProvider, Device 9000"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_directories.measure_quickly(monkeypatch)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return model_directories.place(tmp_path, max_length=64)
+
+
+def load(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    company: float = 0.0,
+    everywhere: float = 0.0,
+    provider: str = ELSEWHERE,
+) -> Model:
+    """Loads a model on another device: there every logit is off by `everywhere`, and by `company` more in company."""
+
+    class Elsewhere(Session):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.provider = provider
+
+        def run(self, batch: PaddedBatch, outputs: Any = ("logits",)) -> Outputs:
+            found = super().run(batch, outputs)
+            off = np.float32(everywhere + (company if batch.rows > 1 else 0.0))
+            return Outputs(found.logits + off, found.attention)
+
+    monkeypatch.setattr(repository, "Session", Elsewhere)
+    return repository.load(directory, LIMITS)
+
+
+def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prove(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("proved")
+
+    monkeypatch.setattr(promises, "prove", prove)
+
+
+def kept(directory: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((directory / kept_promises.FILE).read_text())["promises"]
+    return found
+
+
+def test_a_device_that_nobody_proved_the_model_on_proves_it_and_keeps_its_promise(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = load(directory, monkeypatch, company=2**-16).promise
+    assert promise is not None
+    assert (promise.provider, promise.bits) == (ELSEWHERE, False)
+    assert promise.seen == pytest.approx(2**-16, rel=0.1)
+    assert promise.tolerance == promises.HEADROOM * promise.seen
+    (entry,) = kept(directory)
+    assert Promise.model_validate(entry["promise"]) == promise
+    assert entry["conditions"]["provider"] == ELSEWHERE
+    assert {case["provider"] for case in entry["cases"]} == {ELSEWHERE}
+    assert {"company", "width", "padding", "neighbours", "order"} <= {case["varied"] for case in entry["cases"]}
+
+
+def test_bits_are_promised_where_no_bit_moved(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promise = load(directory, monkeypatch, everywhere=2**-12).promise
+    assert promise is not None
+    assert (promise.bits, promise.tolerance) == (True, 0.0)
+    assert promise.golden == pytest.approx(promises.HEADROOM * 2**-12, rel=0.1)
+
+
+def test_the_next_start_proves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(directory, monkeypatch, company=2**-16, everywhere=2**-12).promise
+    prove_nothing(monkeypatch)
+    assert load(directory, monkeypatch, company=2**-16, everywhere=2**-12).promise == first
+
+
+def test_a_model_that_its_manifest_promises_for_the_device_is_not_proved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = {"provider": ELSEWHERE, "bits": False, "tolerance": 1e-4}
+    directory = model_directories.place(tmp_path, promises=[promise])
+    prove_nothing(monkeypatch)
+    assert load(directory, monkeypatch, company=2**-16).promise == Promise(**promise)
+    assert not (directory / kept_promises.FILE).exists()
+
+
+@pytest.mark.parametrize(("first", "then"), [(0.0, 2**-18), (2**-16, 2**-14)], ids=["bits", "a tolerance"])
+def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figures(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
+) -> None:
+    load(directory, monkeypatch, company=first)
+    with pytest.raises(VerificationError, match=r"apart alone and in company on Imagined.* were promised"):
+        load(directory, monkeypatch, company=then)
+
+
+def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VerificationError, match=r"cases of its proof do not hold on Imagined.*; the worst"):
+        load(directory, monkeypatch, company=0.1)
+    assert not (directory / kept_promises.FILE).exists()
+
+
+def test_a_device_that_answers_as_another_graph_would_serves_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(VerificationError, match=r"golden sequence 0 .* differs on Imagined"):
+        load(directory, monkeypatch, everywhere=0.05)
+
+
+def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(*arguments: Any) -> Path:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(kept_promises, "write", write)
+    caplog.set_level(logging.INFO)
+    first = load(directory, monkeypatch, company=2**-16)
+    assert "is made at every start: Read-only file system" in caplog.text
+    assert load(directory, monkeypatch, company=2**-16).promise == first.promise
+
+
+def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolerance(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    promise = load(directory, monkeypatch, company=2**-16, provider=CPU).promise
+    assert "it is proved anew on this processor" in caplog.text
+    assert promise is not None
+    assert (promise.provider, promise.bits) == (CPU, False)
+    with pytest.raises(VerificationError, match="were promised"):
+        load(directory, monkeypatch, company=2**-14, provider=CPU)
+
+
+def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
+    model = repository.load(directory, LIMITS)
+    assert model.promise == Manifest.read(directory).promise(CPU)
+    assert not (directory / kept_promises.FILE).exists()
+
+
+def test_promises_of_several_devices_are_kept_beside_each_other(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for provider in (ELSEWHERE, "Another", ELSEWHERE):
+        load(directory, monkeypatch, provider=provider)
+    assert [entry["conditions"]["provider"] for entry in kept(directory)] == [ELSEWHERE, "Another"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"promises": [{}]}', '{"promises": 1}', "[" * 100_000, "\xff"])
+def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (directory / kept_promises.FILE).write_bytes(content.encode("latin-1"))
+    assert load(directory, monkeypatch).promise is not None
+    assert "passed over" in caplog.text
+    assert len(kept(directory)) == 1
+
+
+def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(directory, monkeypatch)
+    assert repository.graph_bytes(repository.look(directory)) == (directory / "model.onnx").stat().st_size
