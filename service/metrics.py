@@ -22,9 +22,9 @@ REASONS = ("queue_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
 """Statuses that stand at 0 from the start: a counter that appears with its first failure has no rate then."""
 
-KEPT_GONE = 32
-"""Versions that are served no more stay on the page, the last of them: the counts since the last scrape are not lost, a
-version that comes back goes on counting, and a service that reloads for years has a page that ends."""
+KEPT_GONE = 4
+"""Of the versions that are served no more, the last ones stay on the page: what was counted since the last scrape is
+not lost, and one that comes back goes on counting. Few, for each takes as much of a scrape as one that is served."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
