@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format test cover train export model bench fuzz docs proto clean
+.PHONY: help install serve lint format test cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: .venv/.development ## Measures this service beside its peers, in one run
 
 fuzz: .venv/.development ## Sends 10,000 bodies to each protocol's decoder; FUZZ="--seed 1 --bodies 100000" for others
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+clients: .venv/.development ## Runs KServe's own client against the service, in an environment of its own in runs (300 MB)
+	$(BIN)/python -m pytest tests/clients -m clients
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/open_inference/open_inference.proto
