@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
 from service.lanes import Entry, Lane, Lanes, Ticket, Timing, Waiter
-from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.padding import PaddedBatch, Steps
 from service.plan import plan
 
 log = logging.getLogger("lengthwise.batcher")
@@ -156,10 +156,9 @@ class Batcher:
         future = loop.create_future() if waiter is None else waiter
         results: list[R | None] = [None] * len(sequences)
         ticket: Ticket[R] = Ticket(lane, future, finish, attention, results, len(sequences), trace=trace)
-        multiple = lane.multiple
         entries = [
             Entry(
-                rounded_width(len(steps), multiple),
+                lane.width_of(len(steps)),
                 deadline,
                 priority,
                 steps=steps,
@@ -320,7 +319,7 @@ class Batcher:
         start, effort = self._clock(), lane.cost.clock()
         results: Sequence[R] | None
         try:
-            batch = pad([entry.steps for entry in entries], multiple=lane.multiple)
+            batch = lane.padded([entry.steps for entry in entries])
             results = lane.run(batch, any(entry.ticket.attention for entry in entries))
             if len(results) != len(entries):
                 raise ValueError(f"{len(results)} results for {len(entries)} rows")

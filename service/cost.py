@@ -44,6 +44,14 @@ class Column(NamedTuple):
     seconds: list[float]
     cheapest: list[int]
 
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Column:
+        """The column of these seconds, of 1, 2, ... rows."""
+        counts = np.arange(1, len(seconds) + 1)
+        each = seconds / counts
+        cheapest = np.maximum.accumulate(np.where(each <= np.minimum.accumulate(each), counts, 0))
+        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()])
+
 
 class CostTable:
     """Seconds of a batch by rows and width.
@@ -103,10 +111,7 @@ class CostTable:
         counts = np.arange(1, rows + 1)
         # Past the widest, a slope of many rows may be less than one of few.
         at_width = np.maximum.accumulate(_along(self.widths, self._seconds, width))
-        seconds = np.interp(counts, self.rows, at_width) * np.maximum(1.0, counts / self.rows[-1])
-        each = seconds / counts
-        cheapest = np.maximum.accumulate(np.where(each <= np.minimum.accumulate(each), counts, 0))
-        return Column([0.0, *seconds.tolist()], [0, *cheapest.tolist()])
+        return Column.of(np.interp(counts, self.rows, at_width) * np.maximum(1.0, counts / self.rows[-1]))
 
     def predict(self, rows: int, width: int) -> float:
         """Seconds of one batch; past the grid's ends it grows with the last slope of the width, and as the rows do."""
@@ -138,9 +143,9 @@ class CostTable:
         return {"rows": self.rows.tolist(), "widths": self.widths.tolist(), "seconds": self.seconds.tolist()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> CostTable:
+    def from_json(cls, data: dict[str, Any], *, clock: Callable[[], float] = time.thread_time) -> CostTable:
         """The table that `to_json` wrote."""
-        return cls(data["rows"], data["widths"], np.asarray(data["seconds"], dtype=np.float64))
+        return cls(data["rows"], data["widths"], np.asarray(data["seconds"], dtype=np.float64), clock=clock)
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:

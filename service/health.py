@@ -67,6 +67,11 @@ def described(serving: Serving) -> dict[str, Any]:
         "ready": serving.ready,
         "draining": serving.batcher.draining,
         "version": metadata.version("lengthwise"),
+        "provider": {
+            "name": serving.choice.provider.name,
+            "devices": [device.label for device in serving.choice.devices],
+            "reason": serving.choice.reason,
+        },
         "models": [_described(served) for served in serving.served],
         "reason": serving.repository.reason,
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],

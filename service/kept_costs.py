@@ -10,13 +10,15 @@ import json
 import logging
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from service.cost import CostTable
 from service.manifest import GRAPH_FILE, Manifest
 from service.plan import BatchLimits
-from service.session import RUNTIME_VERSION
+from service.session import CPU, RUNTIME_VERSION
 
 log = logging.getLogger("lengthwise.costs")
 
@@ -26,7 +28,7 @@ FILE = "costs.json"
 def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[str, str | int]:
     """Under which a table holds: another processor, runtime, graph or limit makes it another table."""
     return {
-        "processor": processor(),
+        "processor": processor() if provider == CPU else "",  # a device's own name is part of its provider's
         "provider": provider,
         "onnxruntime": RUNTIME_VERSION,
         "graph": manifest.digests.get(GRAPH_FILE, ""),
@@ -35,14 +37,16 @@ def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[s
     }
 
 
-def read(directory: Path, wanted: dict[str, str | int]) -> CostTable | None:
-    """The table that was kept under these conditions, or None."""
+def read(
+    directory: Path, wanted: dict[str, str | int], *, clock: Callable[[], float] = time.thread_time
+) -> CostTable | None:
+    """The table that was kept under these conditions, or None; serving learns by `clock`."""
     path = directory / FILE
     try:
         kept: Any = json.loads(path.read_bytes())
         if kept["conditions"] != wanted:
             return None
-        return CostTable.from_json(kept["table"])
+        return CostTable.from_json(kept["table"], clock=clock)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from service.buckets import Buckets
 from service.cost import CostTable
 from service.metrics import ModelMetrics
-from service.padding import PaddedBatch, Steps
+from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits
 from service.pool import Pool, Waiting
 
@@ -45,6 +46,7 @@ class Lane(Generic[R]):
         metrics: Where its figures are counted.
         limits: What one batch may be.
         multiple: Widths are multiples of it.
+        buckets: The shapes that batches have; None where any will do.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Lane(Generic[R]):
         limits: BatchLimits,
         *,
         multiple: int = 4,
+        buckets: Buckets | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -63,11 +66,23 @@ class Lane(Generic[R]):
         self.metrics = metrics
         self.limits = limits
         self.multiple = multiple
+        self.buckets = buckets
         self.pool = Pool()
         self.cost_steps = 0
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
+
+    def width_of(self, length: int) -> int:
+        """The width at which a sequence runs, if it is the longest of its batch."""
+        return rounded_width(length, self.multiple) if self.buckets is None else self.buckets.width_of(length)
+
+    def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
+        """Sequences as the batch that runs."""
+        if self.buckets is None:
+            return pad(sequences, multiple=self.multiple)
+        width = self.buckets.width_of(max(len(steps) for steps in sequences))
+        return pad(sequences, width=width, rows=self.buckets.rows_of(len(sequences), width))
 
 
 class Waiter(Protocol):

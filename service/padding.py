@@ -24,14 +24,16 @@ class PaddedBatch:
     Attributes:
         steps: `[rows, width, features]` float32, or `[rows, width]` int64 for tokens; zeros past each length.
         lengths: `[rows]` int32, each 1 to width.
+        fillers: How many rows at the end are nobody's: one step of zeros each, that a device may see few shapes.
     """
 
     steps: Steps
     lengths: NDArray[np.int32]
+    fillers: int = 0
 
     @property
     def rows(self) -> int:
-        """Number of sequences."""
+        """Number of rows that are computed: the sequences, and the fillers."""
         return int(self.steps.shape[0])
 
     @property
@@ -46,8 +48,8 @@ class PaddedBatch:
 
     @property
     def valid_steps(self) -> int:
-        """Steps that are somebody's: the sum of the lengths."""
-        return int(self.lengths.sum())
+        """Steps that are somebody's: the sum of the sequences' lengths."""
+        return int(self.lengths.sum()) - self.fillers
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
@@ -55,16 +57,19 @@ def rounded_width(length: int, multiple: int = 4) -> int:
     return -(-length // multiple) * multiple
 
 
-def pad(sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None) -> PaddedBatch:
+def pad(
+    sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, rows: int | None = None
+) -> PaddedBatch:
     """Lays sequences side by side, zeros behind each.
 
     Args:
         sequences: At least one; each `[length, features]` or `[length]`, length at least 1, all of one kind.
         multiple: The width is rounded up to a multiple of it.
         width: The width to pad to instead, at least the longest length.
+        rows: How many rows to fill up to, at least the number of sequences; None for no filler.
 
     Raises:
-        ValueError: No sequence, an empty one, or one longer than `width`.
+        ValueError: No sequence, an empty one, one longer than `width`, or more than `rows`.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")
@@ -76,11 +81,16 @@ def pad(sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = No
         width = rounded_width(longest, multiple)
     elif width < longest:
         raise ValueError(f"a sequence of {longest} steps does not fit into a width of {width}")
+    fillers = 0 if rows is None else rows - len(sequences)
+    if fillers < 0:
+        raise ValueError(f"{len(sequences)} sequences do not fit into {rows} rows")
+    if fillers:
+        lengths = np.append(lengths, np.ones(fillers, dtype=np.int32))
     first = sequences[0]
-    rectangle = np.zeros((len(sequences), width, *first.shape[1:]), dtype=first.dtype)
-    for row, steps in zip(rectangle, sequences, strict=True):
+    rectangle = np.zeros((len(lengths), width, *first.shape[1:]), dtype=first.dtype)
+    for row, steps in zip(rectangle, sequences, strict=False):
         row[: len(steps)] = steps
-    return PaddedBatch(rectangle, lengths)
+    return PaddedBatch(rectangle, lengths, fillers)
 
 
 def batches(

@@ -37,7 +37,8 @@ class Provider:
         bits: Whether a float32 graph can answer with the same bits alone and in company. Each model's own promise is
             measured; where this is False a tolerance is promised.
         wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
-        in_flight: Batches at once on one device: one is copied, decoded and answered while another computes.
+        in_flight: Batches at once on one device, unless runners say otherwise: one is copied, decoded and answered
+            while another computes.
         bound: Whether batches go through buffers of a device (`service.binding`), in shapes of a bounded number
             (`service.buckets`).
         session: Entries of onnxruntime's session options.
@@ -98,6 +99,7 @@ class Device:
         memory_bytes: Its memory; 0 where nobody asked.
         tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
         memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
+        in_flight: Batches at once.
     """
 
     provider: Provider
@@ -106,6 +108,7 @@ class Device:
     memory_bytes: int = 0
     tf32: bool = False
     memory_limit_bytes: int | None = None
+    in_flight: int = 1
 
     @property
     def label(self) -> str:
@@ -149,8 +152,8 @@ class Choice:
         return self.devices[0].provider
 
     def runners(self, cores: int) -> int:
-        """How many threads run batches where nobody says it: each is one core's work, or waits for a device."""
-        return len(self.devices) * self.provider.in_flight if self.provider.bound else cores
+        """How many threads run batches: each is a core's work, or waits for its batch on a device."""
+        return sum(device.in_flight for device in self.devices) if self.provider.bound else cores
 
     def __str__(self) -> str:
         """`CUDAExecutionProvider, NVIDIA H200 (2 of them): a GPU answers`, for the log."""
@@ -163,6 +166,7 @@ def choose(
     *,
     tf32: bool = False,
     memory_limit_bytes: int | None = None,
+    runners: int | None = None,
     installation: Installation | None = None,
 ) -> Choice:
     """Where graphs run from now on.
@@ -171,6 +175,7 @@ def choose(
         wanted: `--provider`.
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
+        runners: How many threads run batches, shared out among the devices; None for as many as the table says.
         installation: What there is to choose from; None looks.
 
     Raises:
@@ -185,8 +190,10 @@ def choose(
     if not missing:
         # A promise and a cost table hold for one kind of device.
         alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
+        cuda = PROVIDERS["cuda"]
+        in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
         gpus = tuple(
-            Device(PROVIDERS["cuda"], gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes) for gpu in alike
+            Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in alike
         )
         others = len(driver.gpus) - len(alike)
         left_out = f"; {others} of another kind left out" if others else ""

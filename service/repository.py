@@ -9,27 +9,35 @@ next one. The highest version of a name is its default, and a repository with on
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from service import answers, golden, kept_costs, kept_promises, promises
+from service import answers, buckets, golden, kept_costs, kept_promises, promises
 from service.answers import Answer
+from service.buckets import BucketedCosts, Buckets
 from service.cost import CostTable, measure
 from service.errors import ModelError, ModelNotFound, NotReady, VerificationError
 from service.manifest import GOLDEN_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, Promise
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits
+from service.provider import CPU, Device
 from service.session import Output, Session
 from service.versions import Key
 
 Look = tuple[tuple[str, int, int, int], ...]
 """How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
+
+WARM_UP: Final = 25
+"""How much longer than measuring the warm-up of a device may take: 10 s at the start, 4 s beside others that serve."""
+
+log = logging.getLogger("lengthwise.repository")
 
 _ABOUT_THE_GRAPH = frozenset({MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, kept_costs.FILE, kept_promises.FILE})
 
@@ -43,6 +51,7 @@ class Model:
         session: Its graph.
         cost: What its batches cost here.
         promise: What holds here of a sequence alone and in company; None where nothing was proved.
+        buckets: The shapes that its batches have; None where any will do.
         graph_bytes: Of the graph's files; what it counts for where memory is bounded.
     """
 
@@ -51,6 +60,7 @@ class Model:
     cost: CostTable
     graph_bytes: int = 0
     promise: Promise | None = None
+    buckets: Buckets | None = None
 
     @property
     def key(self) -> Key:
@@ -58,9 +68,12 @@ class Model:
         return Key(self.manifest.name, self.manifest.version)
 
     def answer(self, batch: PaddedBatch, attention: bool) -> list[Answer | None]:
-        """Runs a batch: one answer for each row, or None for a row whose logits are not finite."""
+        """Runs a batch: one answer for each sequence, or None for one whose logits are not finite."""
         wanted: tuple[Output, ...] = ("logits", "attention") if attention else ("logits",)
-        return answers.score(self.session.run(batch, wanted), batch.lengths, self.manifest)
+        outputs, lengths = self.session.run(batch, wanted), batch.lengths
+        if batch.fillers:
+            outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]
+        return answers.score(outputs, lengths, self.manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +182,16 @@ class Repository:
         return replace(self, unloaded=self.unloaded - {name})
 
 
-def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -> Model:
+def load(
+    directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4, devices: Sequence[Device] = (CPU,)
+) -> Model:
     """One model directory, proved and measured.
 
     Args:
         directory: Holds the model.
         limits: What one batch may be; bounds what is measured.
-        budget_seconds: Time to spend on measuring.
+        budget_seconds: Time to spend on measuring; on devices more, see `WARM_UP`.
+        devices: Where it runs.
 
     Raises:
         ModelError: It must not be served; says why.
@@ -185,20 +201,41 @@ def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -
         raise ModelError(f"the manifest is of {manifest.key}, the folder says {directory.parent.name}/{directory.name}")
     manifest.check_digests(directory)
     _check_verification(directory, manifest)
-    session = Session.load(directory, manifest)
+    session = Session.load(directory, manifest, devices=devices)
     expected = golden.Golden.read(directory / GOLDEN_FILE, manifest)
     try:
-        promise = promises.held(directory, session, expected, manifest)
+        promise = promises.held(directory, session, expected, manifest, tf32=devices[0].tf32)
         limits = limits.at_most(manifest.max_batch_rows)
         under = kept_costs.conditions(manifest, session.provider, limits)
-        cost = kept_costs.read(directory, under) or measure_cost(
+        cost = kept_costs.read(directory, under, clock=session.clock) or measure_cost(
             session, manifest, limits, budget_seconds=budget_seconds
         )
-        return Model(manifest, session, cost, graph_bytes(look(directory)), promise)
+        shapes = None
+        if session.bound:
+            shapes = _warmed(session, cost, manifest, limits, seconds=WARM_UP * budget_seconds)
+            cost = BucketedCosts(cost, shapes)
+        return Model(manifest, session, cost, graph_bytes(look(directory)), promise, shapes)
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
+
+
+def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
+    """The shapes that batches will have on a device, each seen by it once as far as the time goes."""
+    chosen = buckets.choose(cost, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
+    shapes = chosen.shapes()
+    ran = session.warm_up(shapes, seconds=seconds)
+    log.info(
+        "%s: %d widths and %d numbers of rows on %s; %d of %d shapes run before the first request, the largest first",
+        manifest.key,
+        len(chosen.widths),
+        len(chosen.rows),
+        session.provider,
+        ran,
+        len(shapes),
+    )
+    return chosen
 
 
 def measure_cost(
@@ -222,6 +259,7 @@ def measure_cost(
         max_cost_steps=limits.cost_steps,
         multiple=multiple,
         budget_seconds=budget_seconds,
+        clock=session.clock,
     )
 
 

@@ -9,7 +9,7 @@ being copied is refused until it is whole, and a bad version never costs a good 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from service import repository
 from service.errors import ConfigurationError, ModelError
 from service.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from service.plan import BatchLimits
+from service.provider import CPU, Device
 from service.repository import Look, Model, Refusal, Repository, graph_bytes, look
 from service.versions import Key, Policy, is_version
 
@@ -37,6 +38,7 @@ def scan(
     max_model_bytes: int | None = None,
     before: Repository | None = None,
     again: str | None = None,
+    devices: Sequence[Device] = (CPU,),
 ) -> Repository:
     """What is served of a folder now.
 
@@ -48,6 +50,7 @@ def scan(
             while another takes it, both are in memory.
         before: What the last scan found.
         again: A name whose refused versions are judged again though they look as they did.
+        devices: Where models run.
 
     Raises:
         ConfigurationError: The folder cannot be read.
@@ -72,7 +75,7 @@ def scan(
             model = runs  # looked at again next time: there may be room then
         else:
             looks[key] = seen
-            model, reason = _judged(found[key], runs, limits, budget_seconds)
+            model, reason = _judged(found[key], runs, limits, budget_seconds, devices)
         if model is not None:
             taken[key] = model
         if reason is not None:
@@ -128,7 +131,7 @@ def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | No
 
 
 def _judged(
-    directory: Path, runs: Model | None, limits: BatchLimits, budget_seconds: float
+    directory: Path, runs: Model | None, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device]
 ) -> tuple[Model | None, str | None]:
     """The model of a directory, or the one that runs and why the directory's own must not be served."""
     try:
@@ -137,7 +140,7 @@ def _judged(
             if manifest == runs.manifest:  # the same files again, if their digests hold
                 manifest.check_digests(directory)
                 return runs, None
-        return repository.load(directory, limits, budget_seconds=budget_seconds), None
+        return repository.load(directory, limits, budget_seconds=budget_seconds, devices=devices), None
     except ModelError as error:
         return runs, str(error)
 

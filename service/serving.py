@@ -25,6 +25,7 @@ from service.manifest import GRAPH_FILE
 from service.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from service.padding import Steps
 from service.plan import BatchLimits
+from service.provider import choose
 from service.repository import Model, Repository
 from service.scan import scan
 from service.settings import Settings
@@ -50,7 +51,13 @@ class Served:
         self.manifest = model.manifest
         self.metrics = metrics
         self.lane: Lane[Answer | None] = Lane(
-            model.manifest.key, model.answer, model.cost, metrics, limits, multiple=model.manifest.width_multiple
+            model.manifest.key,
+            model.answer,
+            model.cost,
+            metrics,
+            limits,
+            multiple=model.manifest.width_multiple,
+            buckets=model.buckets,
         )
 
 
@@ -65,9 +72,11 @@ class Serving:
     Attributes:
         accounts: What is noted of each inference call.
         keys: Who may call; None for everybody.
+        choice: Where models run, and why there.
+        runners: Threads that run batches.
 
     Raises:
-        ConfigurationError: The keys cannot be read.
+        ConfigurationError: The keys cannot be read, or the provider cannot be had.
     """
 
     def __init__(
@@ -78,8 +87,15 @@ class Serving:
     ) -> None:
         self.settings = settings
         self.limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps)
+        self.choice = choose(
+            settings.provider,
+            tf32=settings.tf32,
+            memory_limit_bytes=settings.gpu_memory_bytes,
+            runners=settings.runners if "runners" in settings.model_fields_set else None,
+        )
+        self.runners = self.choice.runners(settings.runners)
         self.batcher = Batcher(
-            runners=settings.runners,
+            runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
             on_batch=None if tracer is None else tracer.batch,
@@ -99,6 +115,7 @@ class Serving:
         Raises:
             ConfigurationError: The repository cannot be read.
         """
+        log.info("models run on %s", self.choice)
         await self.shelf.open()
         await self.batcher.start()
         self._started = True
@@ -200,6 +217,7 @@ class Serving:
             max_model_bytes=settings.max_model_bytes,
             before=before,
             again=again,
+            devices=self.choice.devices,
         )
 
     def _take_in(self, model: Model) -> Served:
@@ -230,7 +248,7 @@ class Serving:
 
     def _bounds(self) -> Bounds:
         settings = self.settings
-        return Bounds(settings.runners, settings.max_queue_cost_steps, len(self.repository.refused))
+        return Bounds(self.runners, settings.max_queue_cost_steps, len(self.repository.refused))
 
 
 def _labels(metrics: ModelMetrics) -> tuple[str, str]:

@@ -9,7 +9,7 @@ session each, with slots for the batches in flight, and a batch takes the slot t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -59,6 +59,10 @@ class Outputs:
     logits: NDArray[np.float32]
     attention: NDArray[np.float32] | None = None
 
+    def first(self, rows: int) -> Outputs:
+        """The same of the first rows."""
+        return Outputs(self.logits[:rows], None if self.attention is None else self.attention[:rows])
+
 
 class Session:
     """One graph on one provider.
@@ -71,7 +75,8 @@ class Session:
 
     Attributes:
         provider: The devices' label, which manifests and cost tables name.
-        wall_clock: Whether a run's cost is time on the wall; see `Provider`.
+        clock: What a run's cost is measured by: the processor time of the thread that runs it, or, where a device does
+            the work, the time on the wall.
 
     Raises:
         ModelError: onnxruntime cannot load the graph, or would run some of it elsewhere.
@@ -99,7 +104,7 @@ class Session:
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
         self.provider = devices[0].label
-        self.wall_clock = devices[0].provider.wall_clock
+        self.clock: Callable[[], float] = time.perf_counter if devices[0].provider.wall_clock else time.thread_time
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
@@ -151,7 +156,8 @@ class Session:
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
         """Runs batches of zeros, so that no caller waits for what a device makes at the first run of a shape.
 
-        Every slot runs the first shape, which should be the largest: its buffers need not grow after that.
+        Every slot runs the first shape, which should be the largest, and one of the most rows: its buffers need not
+        grow after that. All others are run once on each device.
 
         Args:
             shapes: Rows and width of each.
@@ -162,12 +168,13 @@ class Session:
         """
         until = time.monotonic() + seconds
         wanted: list[Output] = [*self._outputs]
-        count = 0
+        count = most_rows = 0
         for rows, width in shapes:
             batch = self._zeros(rows, width)
             inputs = feed(self._names, batch)
-            for slot in self._slots if not count else self._slots[: len(self._sessions)]:
+            for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
                 self._run_in(slot, inputs, batch, wanted)
+            most_rows = max(most_rows, rows)
             count += 1
             if time.monotonic() > until:
                 break
@@ -176,7 +183,7 @@ class Session:
     def _made_slots(self, devices: Sequence[Device]) -> list[Slot]:
         """The slots of all devices, in turn, so that batches spread evenly."""
         slots = []
-        for _ in range(devices[0].provider.in_flight):
+        for _ in range(devices[0].in_flight):
             for session, device in zip(self._sessions, devices, strict=True):
                 infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
                 on_device = [node.name for node, info in infos if info.name != "Cpu"]

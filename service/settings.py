@@ -118,7 +118,16 @@ class Settings(BaseSettings):
         default_factory=available_cores,
         ge=1,
         le=256,
-        description="Threads that run batches. Default: the cores that affinity and cgroup quota leave.",
+        description="Threads that run batches. Default: the cores that affinity and cgroup quota leave; two for a GPU.",
+    )
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="Where models run; auto: on GPUs where onnxruntime and a GPU can, else on the CPU."
+    )
+    tf32: bool = Field(
+        False, description="Whether a GPU may round the factors of float32 products to 10 bits: faster, less exact."
+    )
+    gpu_memory_bytes: int | None = Field(
+        None, ge=1, description="Most memory that each model's arena takes on a GPU; off unless given."
     )
     max_batch_rows: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
     max_batch_cost_steps: int = Field(16_384, ge=1, description="Most padded steps (rows x width) in one batch.")

@@ -32,6 +32,7 @@ FLOORS = [
     {"device_memory"},
     {"binding"},
     {"plan", "session", "sequences", "calls", "logs", "documents", "triton_metrics"},
+    {"buckets"},
     {"kserve_documents", "answers", "golden", "kept_costs", "options", "lanes", "proof"},
     {"strict", "batcher", "tracing", "kept_promises"},
     {"promises"},

@@ -15,8 +15,8 @@ FAKE = Provider(
     session={"session.record_ep_graph_assignment_info": "1"},
 )
 
-ONE = (Device(FAKE, name="Fake"),)
-TWO = (Device(FAKE, 0, "Fake"), Device(FAKE, 1, "Fake"))
+ONE = (Device(FAKE, name="Fake", in_flight=2),)
+TWO = (Device(FAKE, 0, "Fake", in_flight=2), Device(FAKE, 1, "Fake", in_flight=2))
 
 ELSEWHERE = Device(
     Provider(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from click.testing import CliRunner
 from service import kept_costs, repository
 from service.__main__ import main
 from service.cost import CostTable
+from service.manifest import Manifest
 from service.plan import BatchLimits
+from service.provider import CPU
 from service.settings import bundled_models
 
 TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
@@ -38,6 +41,26 @@ def test_a_table_is_read_under_the_conditions_that_it_was_kept_under(tmp_path: P
 def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[str, str | int]) -> None:
     kept_costs.write(tmp_path, UNDER, TABLE)
     assert kept_costs.read(tmp_path, {**UNDER, **other}) is None
+
+
+def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.read(bundled_models() / "japanese-vowels" / "1")
+
+    def under(provider: str, processor: str) -> dict[str, str | int]:
+        monkeypatch.setattr(kept_costs, "processor", lambda: processor)
+        return kept_costs.conditions(manifest, provider, BatchLimits())
+
+    gpu = "CUDAExecutionProvider, NVIDIA H200"
+    assert under(gpu, "one") == under(gpu, "another")
+    assert under(gpu, "one") != under("CUDAExecutionProvider, NVIDIA L4", "one")
+    assert under(CPU.label, "one") != under(CPU.label, "another")
+
+
+def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
+    kept_costs.write(tmp_path, UNDER, TABLE)
+    found = kept_costs.read(tmp_path, UNDER, clock=time.perf_counter)
+    assert found is not None
+    assert found.clock is time.perf_counter
 
 
 def test_where_none_was_kept_there_is_none(tmp_path: Path) -> None:

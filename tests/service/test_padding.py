@@ -54,6 +54,20 @@ def test_a_width_can_be_given_as_long_as_the_longest_fits():
         pad([long], width=4)
 
 
+def test_rows_can_be_filled_up_with_one_step_of_zeros_each_that_nobody_counts():
+    batch = pad([np.ones((3, 2), np.float32), np.ones((5, 2), np.float32)], rows=4)
+    assert batch.steps.shape == (4, 8, 2)
+    assert not batch.steps[2:].any()
+    assert batch.lengths.tolist() == [3, 5, 1, 1]
+    assert (batch.rows, batch.fillers, batch.cost, batch.valid_steps) == (4, 2, 32, 8)
+    assert pad([np.ones((3, 2), np.float32)], rows=1).fillers == 0
+
+
+def test_fewer_rows_than_sequences_are_refused():
+    with pytest.raises(ValueError, match="2 sequences do not fit into 1 rows"):
+        pad([np.ones((3, 2), np.float32)] * 2, rows=1)
+
+
 def test_no_sequence_and_an_empty_one_are_refused():
     with pytest.raises(ValueError, match="no sequence"):
         pad([])

@@ -128,6 +128,13 @@ def test_threads_that_run_batches_are_the_cores_on_a_cpu_and_two_for_each_gpu():
     assert choose("cuda", installation=WITH_GPU).runners(7) == 4
 
 
+@pytest.mark.parametrize(("runners", "in_flight"), [(1, 1), (2, 1), (3, 2), (8, 4)])
+def test_runners_that_were_asked_for_are_shared_out_among_the_gpus(runners: int, in_flight: int):
+    choice = choose("cuda", runners=runners, installation=WITH_GPU)
+    assert [device.in_flight for device in choice.devices] == [in_flight, in_flight]
+    assert choice.runners(64) == 2 * in_flight
+
+
 def test_bits_are_promised_by_the_cpu_alone_and_its_costs_are_those_of_its_thread():
     assert {name: (row.bits, row.wall_clock) for name, row in PROVIDERS.items()} == {
         "cpu": (True, False),

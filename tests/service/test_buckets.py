@@ -1,0 +1,158 @@
+"""On a device few shapes run, and what they add to what is computed stays under a twentieth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
+from service.cost import CostTable, grid
+from service.padding import rounded_width
+from service.plan import BatchLimits, plan
+from service.pool import Pool, Waiting
+
+LONGEST = 1024
+FEW = BatchLimits(64, 16_384)
+MANY = BatchLimits(512, 262_144)
+
+
+def table(limits: BatchLimits, rows_until_full: float) -> CostTable:
+    """A device on which a step takes its time whatever the rows, until there are so many."""
+    rows, widths = grid(limits.rows), grid(LONGEST, smallest=4)
+    return CostTable(
+        rows, widths, np.array([[5e-5 + 2e-5 * w * (1 + r / rows_until_full) for w in widths] for r in rows])
+    )
+
+
+def lognormal(random: np.random.Generator, count: int) -> NDArray[Any]:
+    return np.exp(random.normal(np.log(50), 0.7, count))
+
+
+def uniform(random: np.random.Generator, count: int) -> NDArray[Any]:
+    return random.uniform(1, LONGEST, count)
+
+
+def bimodal(random: np.random.Generator, count: int) -> NDArray[Any]:
+    return np.where(random.random(count) < 0.8, random.normal(30, 8, count), random.normal(600, 100, count))
+
+
+def zipf(random: np.random.Generator, count: int) -> NDArray[Any]:
+    return 4.0 * random.zipf(1.5, count)
+
+
+class Sequence(Waiting):
+    """One that waits, and knows its length."""
+
+    length = 0
+
+
+@pytest.mark.parametrize("arrivals", [3, 30, 300])
+@pytest.mark.parametrize("rows_until_full", [8.0, 256.0])
+@pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
+@pytest.mark.parametrize("lengths", [lognormal, uniform, bimodal, zipf])
+def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
+    lengths: Callable[[np.random.Generator, int], NDArray[Any]],
+    limits: BatchLimits,
+    rows_until_full: float,
+    arrivals: int,
+):
+    random = np.random.default_rng(0)
+    measured = table(limits, rows_until_full)
+    buckets = choose(measured, limits, max_length=LONGEST)
+    cost = BucketedCosts(measured, buckets)
+    waiting = np.clip(lengths(random, 800), 1, LONGEST).astype(int).tolist()
+    pool, computed, needed = Pool(), 0, 0
+    while waiting or len(pool):
+        for _ in range(min(len(waiting), random.poisson(arrivals))):
+            length = waiting.pop()
+            one = Sequence(buckets.width_of(length), float("inf"), 0)
+            one.length = length
+            pool.add(one)
+        batch: list[Any] = plan(pool, cost, limits, 0.0)
+        if batch:
+            width = max(one.width for one in batch)
+            computed += buckets.rows_of(len(batch), width) * width
+            needed += len(batch) * rounded_width(max(one.length for one in batch))
+    assert computed < 1.05 * needed
+
+
+@pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
+def test_there_are_few_shapes(limits: BatchLimits):
+    buckets = choose(table(limits, 64.0), limits, max_length=LONGEST)
+    assert len(buckets.widths) < 64  # of 256 multiples of four
+    assert len(buckets.rows) < 20 + 16 * np.log2(limits.rows / 16)
+    assert len(buckets.shapes()) == len(set(buckets.shapes())) < len(buckets.widths) * (len(buckets.rows) + 1) + 1
+
+
+@given(st.integers(1, LONGEST), st.integers(1, 64))
+def test_every_batch_runs_in_a_shape_that_was_listed_and_fits(length: int, rows: int):
+    width = CHOSEN.width_of(length)
+    rows = min(rows, max(1, FEW.cost_steps // width), FEW.rows)
+    filled = CHOSEN.rows_of(rows, width)
+    assert (filled, width) in LISTED
+    assert length <= width
+    assert rows <= filled <= FEW.rows
+    assert filled == 1 or filled * width <= FEW.cost_steps
+    assert max(width / rounded_width(length), filled / rows) <= 1 + MOST_ADDED
+    assert CHOSEN.rows_of(filled, width) == filled
+
+
+CHOSEN = choose(table(FEW, 32.0), FEW, max_length=LONGEST)
+LISTED = set(CHOSEN.shapes())
+
+
+def test_the_largest_shape_is_listed_first_so_that_a_warm_up_makes_room_for_all():
+    largest = CHOSEN.shapes()[0]
+    assert largest[0] * largest[1] == max(rows * width for rows, width in LISTED)
+
+
+def test_widths_are_multiples_of_what_the_model_wants_and_reach_its_longest_sequence():
+    buckets = choose(table(FEW, 32.0), FEW, max_length=1001, multiple=8)
+    assert all(width % 8 == 0 for width in buckets.widths)
+    assert buckets.widths[-1] == 1008
+
+
+def test_a_step_in_the_cost_is_not_rounded_over():
+    """Past 32 rows a run takes twice as long: a batch of 32 must not be filled up past it."""
+    rows, widths = [1, 16, 32, 33, 64], [4, 1024]
+    steps = CostTable(rows, widths, np.array([[w * (1.0 if r <= 32 else 2.0) for w in widths] for r in rows]))
+    assert 32 in choose(steps, FEW, max_length=LONGEST, most_added=0.5).rows
+
+
+def test_where_rows_cost_time_and_no_share_is_left_every_number_of_rows_stands():
+    exact = choose(table(FEW, 8.0), FEW, max_length=64, most_added=0.0)
+    assert exact.rows == tuple(range(1, 65))
+    assert exact.widths == tuple(range(4, 65, 4))
+
+
+def test_a_planner_is_told_what_a_batch_costs_with_the_rows_that_fill_it():
+    buckets = Buckets((4, 1024), (1, 8, 64), FEW)
+    measured = table(FEW, 8.0)
+    cost = BucketedCosts(measured, buckets)
+    assert [cost.predict(rows, 4) for rows in (2, 8)] == [measured.predict(8, 4)] * 2
+    assert cost.predict(9, 4) == measured.predict(64, 4)
+    assert cost.column(4, 64).cheapest[9] == 8
+    assert cost.column(4, 64).cheapest[64] == 64
+
+
+def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
+    buckets = Buckets((4, 1024), (1, 8, 64), FEW)
+    cost = BucketedCosts(table(FEW, 8.0), buckets)
+    before = cost.predict(5, 4)
+    for _ in range(200):
+        cost.observe(8, 4, 2 * before)
+    assert cost.predict(5, 4) == pytest.approx(2 * before, rel=0.1)
+
+
+def test_a_bucketed_table_keeps_its_clock_and_is_kept_as_it_was_measured():
+    measured = table(FEW, 8.0)
+    measured.clock = lambda: 0.0
+    cost = BucketedCosts(measured, CHOSEN)
+    assert cost.clock is measured.clock
+    assert cost.to_json() == measured.to_json()

@@ -1,0 +1,186 @@
+"""Serving on a device: the same answers through slots and buckets, one planner for all devices, figures of what ran."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service import repository
+from service.app import make_app
+from service.binding import Slot
+from service.buckets import BucketedCosts
+from service.errors import ConfigurationError
+from service.padding import pad
+from service.plan import BatchLimits
+from service.provider import Choice
+from service.serving import Serving
+from service.settings import Settings
+from tests.service.fake_device import ELSEWHERE, ONE, TWO
+from tests.service.model_directories import measure_quickly, place
+
+LIMITS = BatchLimits(16, 512)
+"""Small, so that all shapes are warmed up soon."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    measure_quickly(monkeypatch)
+    place(tmp_path / "models")
+    return tmp_path / "models"
+
+
+def directory(folder: Path) -> Path:
+    return next(path for path in folder.glob("*/*") if path.is_dir())
+
+
+@asynccontextmanager
+async def serving_on(
+    devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
+    monkeypatch.setattr("service.serving.choose", lambda *_, **__: Choice(tuple(devices), "a test asked for it"))
+    serving = Serving(Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options))
+    await serving.start()
+    try:
+        transport = httpx.ASGITransport(make_app(serving))
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            yield serving, client
+    finally:
+        await serving.stop()
+
+
+def sequences(count: int, seed: int = 0) -> list[Any]:
+    random = np.random.default_rng(seed)
+    return [random.normal(size=(length, 12)).round(3).tolist() for length in random.integers(1, 29, count)]
+
+
+async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    bodies = [{"sequences": sequences(count, seed), "outputs": ["attention"]} for seed, count in enumerate((1, 7, 33))]
+
+    async def answered(devices: Any) -> list[Any]:
+        async with serving_on(devices, folder, monkeypatch) as (_, client):
+            return [
+                answer.json() for answer in await asyncio.gather(*(client.post("/predict", json=b) for b in bodies))
+            ]
+
+    assert await answered(TWO) == await answered(Choice().devices)
+
+
+async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[tuple[int, int]] = []
+    run = Slot.run
+
+    def noted(slot: Slot, inputs: Any, outputs: Any) -> Any:
+        ran.append(inputs["values"].shape[:2])
+        return run(slot, inputs, outputs)
+
+    async with serving_on(ONE, folder, monkeypatch) as (serving, client):
+        monkeypatch.setattr(Slot, "run", noted)
+        given = sequences(41)
+        assert (await client.post("/predict", json={"sequences": given})).status_code == 200
+        page = (await client.get("/metrics")).text
+        (served,) = serving.served
+        assert served.model.buckets is not None
+        assert set(ran) <= set(served.model.buckets.shapes())
+
+    def figure(pattern: str) -> float:
+        return sum(float(value) for value in re.findall(rf"^lengthwise_{pattern} (\S+)$", page, re.MULTILINE))
+
+    steps = sum(len(steps) for steps in given)
+    assert figure(r'steps_total\{[^}]*kind="valid"[^}]*\}') == steps
+    assert figure(r'steps_total\{[^}]*kind="padding"[^}]*\}') == sum(rows * width for rows, width in ran) - steps
+    assert figure(r"batch_rows_sum\{[^}]*\}") == sum(rows for rows, _ in ran)
+    assert figure(r"batch_width_steps_sum\{[^}]*\}") == sum(width for _, width in ran)
+
+
+async def test_health_and_metrics_say_where_models_run_and_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    async with serving_on(TWO, folder, monkeypatch) as (_, client):
+        found = (await client.get("/healthz")).json()
+        label = "CPUExecutionProvider, Fake"
+        assert found["provider"] == {"name": "fake", "devices": [label, label], "reason": "a test asked for it"}
+        assert found["models"][0]["provider"] == label
+        assert f'provider="{label}"' in (await client.get("/metrics")).text
+
+
+async def test_where_models_run_stands_in_the_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="lengthwise")
+    async with serving_on(TWO, folder, monkeypatch):
+        pass
+    assert "models run on CPUExecutionProvider, Fake (2 of them): a test asked for it" in caplog.messages
+
+
+async def test_two_threads_run_batches_for_each_device(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    async with serving_on(TWO, folder, monkeypatch) as (serving, client):
+        assert serving.runners == 4
+        assert "lengthwise_runners 4.0" in (await client.get("/metrics")).text
+
+
+def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Any] = []
+
+    def choose(wanted: str, **options: Any) -> Choice:
+        seen.append((wanted, options))
+        return Choice()
+
+    monkeypatch.setattr("service.serving.choose", choose)
+    Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))
+    Serving(Settings())
+    assert seen == [
+        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3}),
+        ("auto", {"tf32": False, "memory_limit_bytes": None, "runners": None}),
+    ]
+
+
+def test_cuda_where_it_cannot_be_had_ends_the_start():
+    with pytest.raises(ConfigurationError, match="--provider cuda cannot be had: "):
+        Serving(Settings(provider="cuda"))
+
+
+def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
+    with pytest.raises(repository.ModelError, match=r"has no kernel for .*node_\w+ \("):
+        repository.load(directory(folder), LIMITS, devices=[ELSEWHERE])
+
+
+def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_before_it_is_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="lengthwise")
+    model = repository.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
+    assert model.buckets is not None
+    assert isinstance(model.cost, BucketedCosts)
+    assert model.cost.clock is time.perf_counter
+    count = len(model.buckets.shapes())
+    assert any(f"; {count} of {count} shapes run before the first request" in line for line in caplog.messages)
+
+
+def test_a_batch_after_the_warm_up_allocates_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    model = repository.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
+
+    def asked(*_: Any) -> Any:
+        raise AssertionError("a buffer was made")
+
+    monkeypatch.setattr("service.device_memory.HostMemory.on_host", asked)
+    assert model.buckets is not None
+    random = np.random.default_rng(0)
+    for rows, width in model.buckets.shapes()[::7]:
+        steps = [np.zeros((int(n), 12), np.float32) for n in random.integers(1, min(width, 29) + 1, rows)]
+        assert len(model.answer(pad(steps, width=width), True)) == rows
+
+
+def test_a_model_on_the_cpu_takes_any_shape_and_its_costs_are_those_of_the_thread(folder: Path):
+    model = repository.load(directory(folder), LIMITS)
+    assert model.buckets is None
+    assert model.cost.clock is time.thread_time
