@@ -200,6 +200,8 @@ def export(
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, to=precision, data=sequences, seed=seed)
+    if published.manifest.missing != source.manifest.missing:
+        click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
     if as_json:
         show_json(
             {
@@ -220,7 +222,10 @@ def export(
     unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
     held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
     if published.manifest.from_fp32 is not None:
-        rounded = f"{published.manifest.precision} within {published.manifest.from_fp32:.3g} of the float32 graph"
+        alone = ", one sequence at a time," if published.manifest.max_batch_rows == 1 else ""
+        rounded = (
+            f"{published.manifest.precision}{alone} within {published.manifest.from_fp32:.3g} of the float32 graph"
+        )
         held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
     Console().print(
         f"published {published.directory}: {held}{unlearnt}",

@@ -92,6 +92,8 @@ def promised(manifest: Manifest) -> str | None:
         return None
     multiple = manifest.width_multiple
     widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
+    if manifest.max_batch_rows == 1:
+        widths = "as each sequence is run by itself and without padding"
     kept = "; ".join(
         f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
         for promise in manifest.promises

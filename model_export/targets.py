@@ -208,7 +208,10 @@ def _read_directory(text: str, options: Options) -> Target:
         manifest.classes,
         per_step=manifest.task == "per-step",
     )
-    return dataclasses.replace(_of_graph(text, "directory", adopted, manifest.labels), manifest=manifest)
+    subject = OnnxSubject(adopted, one_by_one=manifest.max_batch_rows == 1)
+    return dataclasses.replace(
+        _of_graph(text, "directory", adopted, manifest.labels), manifest=manifest, subject=subject
+    )
 
 
 def _of_graph(text: str, kind: Kind, adopted: Adopted, labels: tuple[str, ...]) -> Target:

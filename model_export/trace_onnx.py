@@ -19,10 +19,15 @@ from service.session import feed
 
 
 class OnnxSubject:
-    """A graph under check."""
+    """A graph under check.
 
-    def __init__(self, adopted: Adopted) -> None:
-        """Takes a graph whose inputs have been read."""
+    Args:
+        adopted: The graph, its inputs read.
+        one_by_one: Whether a row is run by itself and without padding, as a service runs a model of one row at a time.
+    """
+
+    def __init__(self, adopted: Adopted, *, one_by_one: bool = False) -> None:
+        self._one_by_one = one_by_one
         self.steps = adopted.steps
         self._adopted = adopted
         names = adopted.names
@@ -38,6 +43,8 @@ class OnnxSubject:
 
     def answer(self, batch: PaddedBatch) -> Answer:
         """Answers a batch."""
+        if self._one_by_one:
+            return self._answer_each(batch)
         return self._answer(feed(self._adopted.names, batch))
 
     def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
@@ -77,6 +84,23 @@ class OnnxSubject:
         ]
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
+    def _answer_each(self, batch: PaddedBatch) -> Answer:
+        """The rows' answers, each without the others and without its padding, side by side again."""
+        found = [
+            self._answer(
+                feed(
+                    self._adopted.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
+                )
+            )
+            for row, length in enumerate(batch.lengths)
+        ]
+        logits = [answer.logits[0] for answer in found]
+        attention = [answer.attention[0] for answer in found if answer.attention is not None]
+        return Answer(
+            _widened(logits, batch.width) if self._adopted.per_step else np.stack(logits),
+            _widened(attention, batch.width) if attention else None,
+        )
+
     def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
         logits, *attention = self._run(self._session, self._outputs, inputs)
         if self._adopted.names.time_first:
@@ -92,6 +116,14 @@ class OnnxSubject:
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise RunError(str(error).strip().split("\n")[0]) from error
         return results
+
+
+def _widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
+    """Rows of `[length, ...]` as one array `[rows, width, ...]`, zeros behind each."""
+    wide = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
+    for target, row in zip(wide, rows, strict=True):
+        target[: len(row)] = row
+    return wide
 
 
 def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:

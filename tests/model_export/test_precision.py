@@ -339,7 +339,7 @@ def test_every_kind_of_target_is_exported_at_each_precision(
     longest = () if kind == "spec" else ("--max-length", 40)
     code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *longest)
     assert code == 0, output
-    assert f"{to} within" in output
+    assert {"fp16": "fp16 within", "int8": "int8, one sequence at a time, within"}[to] in output
     directory = tmp_path / "models" / "m" / "1"
     assert repository.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
 
@@ -357,6 +357,30 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
     assert 0 < told["labels"]["difference"] < 0.1
     proof = json.loads((Path(told["directory"]) / VERIFICATION_FILE).read_text())
     assert proof["data"] == told["labels"]
+
+
+@pytest.mark.parametrize("to", ROUNDED)
+def test_a_directory_of_each_precision_is_checked_as_it_is_served(published: dict[str, Published], to: str) -> None:
+    answer = CliRunner().invoke(main, ["check", str(published[to].directory), "--json"])
+    assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
+
+
+def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path) -> None:
+    described = spec(step="features = 3\nmax_length = 30", task="per-step")
+    directory = export.export(built_in(described, None), tmp_path / "m", to="int8").directory
+    answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", "30", "--json"])
+    assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
+
+
+def test_a_model_of_which_only_the_answers_show_that_it_takes_nan_gets_none_at_int8(
+    tmp_path: Path, published: dict[str, Published]
+) -> None:
+    target = published["fp32"].directory / "model.onnx"
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", "--max-length", 20)
+    assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", "--max-length", 20)
+    assert (code, Manifest.read(tmp_path / "m" / "2").missing) == (0, "refuse"), output
+    assert "missing values are refused at int8" in output
 
 
 def test_data_without_a_precision_to_compare_is_a_wrong_call(tmp_path: Path) -> None:
