@@ -18,6 +18,7 @@ from pathlib import Path
 import onnx
 
 from model_export import labels, package, precision
+from model_export.host_nodes import host_nodes
 from model_export.source import Source
 from service import golden, promises, proof
 from service.errors import VerificationError
@@ -34,7 +35,7 @@ from service.manifest import (
 from service.padding import Steps
 from service.proof import Case, Reference
 from service.sequences import draw
-from service.session import Session
+from service.session import RUNTIME_VERSION, Session
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
@@ -198,9 +199,10 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
         golden.compare(session, expected, manifest),
         golden=promises.HEADROOM * (manifest.from_fp32 or 0.0),
     )
-    versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
+    versions = {**{name: metadata.version(name) for name in ("torch", "onnx")}, "onnxruntime": RUNTIME_VERSION}
     finished = manifest.model_copy(
         update={
+            "host_nodes": host_nodes(proved.graph, manifest.graph.lengths),
             "promises": (promise,),
             "digests": {name: digest(stage / name) for name in (GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE)},
             "made": {**manifest.made, **versions},
