@@ -1,0 +1,123 @@
+"""Section `isolation`: a sequence alone against the same in company, and padding that holds anything.
+
+What changes in company is the rows, the width, the neighbours and the place among them; what lies in the padding is
+NaN, infinities and 1e30, and a neighbour may hold them at its valid steps. Nothing of it may reach an answer: on a GPU
+the bits may differ, as another shape may mean another order of sums, and how much is what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.parity import Row, compared, rows
+from benchmarks.gpu.stage import Graph, Stage
+from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
+from service.plan import BatchLimits
+from service.session import Session
+
+JUNK = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30}
+
+
+def measure(stage: Stage, figures: Figures) -> None:
+    """Notes, by graph, what company and what padding did, and what the service promises after its own proof here."""
+    sequences = stage.sequences("lognormal:50,0.7", stage.pick(200, 12), max_length=512)
+    multiple = stage.manifest("fp32").width_multiple
+    for graph in stage.graphs():
+        stage.say(f"isolation, {graph}")
+        with figures.trying(graph):
+            of_graph(stage, graph, sequences, multiple, figures)
+    for precision in stage.precisions():
+        stage.say(f"what the service promises, {precision}")
+        with figures.trying(f"promise, {precision}"):
+            promise = stage.desk(precision, BatchLimits()).model.promise
+            figures.note(**{precision: {"promise": None if promise is None else promise.model_dump()}})
+
+
+def of_graph(stage: Stage, graph: Graph, sequences: list[Steps], multiple: int, figures: Figures) -> None:
+    """What company and padding did to one graph's answers."""
+    session = stage.session(graph)
+    alone = [row for steps in sequences for row in answer(session, pad([steps], multiple=multiple))]
+    again = [row for steps in sequences for row in answer(session, pad([steps], multiple=multiple))]
+    found: dict[str, Any] = {"alone_again": compared(again, alone)}
+    random = np.random.default_rng(stage.seed + 1)
+    for name, batches in companies(sequences, multiple, random).items():
+        found[name] = in_company(session, batches, alone)
+        figures.note(**{graph: found})
+    found["padding"] = {name: padded_with(session, sequences, multiple, junk) for name, junk in JUNK.items()}
+    found["neighbour"] = {
+        name: beside(session, sequences[: stage.pick(64, 6)], alone, multiple, junk) for name, junk in JUNK.items()
+    }
+    figures.note(**{graph: found})
+
+
+Placed = tuple[list[int], PaddedBatch]
+"""A batch, and which sequence each of its rows is."""
+
+
+def companies(sequences: Sequence[Steps], multiple: int, random: np.random.Generator) -> dict[str, list[Placed]]:
+    """The sequences in batches of different kinds."""
+    shuffled = random.permutation(len(sequences)).tolist()
+    kinds: dict[str, list[Placed]] = {
+        f"rows_{rows}": [(places, _padded(sequences, places, multiple)) for places in _groups(shuffled, rows)]
+        for rows in (2, 3, 8, 31, 64)
+    }
+    for more in (4, 60):
+        kinds[f"wider_by_{more}"] = [
+            (places, _padded(sequences, places, multiple, more=more)) for places in _groups(shuffled, 8)
+        ]
+    kinds["other_order"] = [
+        (places[::-1], _padded(sequences, places[::-1], multiple)) for places in _groups(shuffled, 8)
+    ]
+    return kinds
+
+
+def in_company(session: Session, batches: Sequence[Placed], alone: Sequence[Row]) -> dict[str, Any]:
+    """Each row of some batches against the same sequence alone."""
+    found, expected = [], []
+    for places, batch in batches:
+        found += answer(session, batch)
+        expected += [alone[place] for place in places]
+    return compared(found, expected)
+
+
+def padded_with(session: Session, sequences: Sequence[Steps], multiple: int, junk: float) -> dict[str, Any]:
+    """Batches whose padding holds junk against the same batches with zeros there: no bit may differ."""
+    found, expected = [], []
+    for places in _groups(range(len(sequences)), 16):
+        clean = _padded(sequences, places, multiple, more=multiple)
+        valid = step_mask(clean.lengths, clean.width)[:, :, None]
+        dirty = replace(clean, steps=np.where(valid, clean.steps, np.float32(junk)))
+        found += answer(session, dirty)
+        expected += answer(session, clean)
+    return compared(found, expected)
+
+
+def beside(
+    session: Session, sequences: Sequence[Steps], alone: Sequence[Row], multiple: int, junk: float
+) -> dict[str, Any]:
+    """Each sequence beside one whose valid steps are junk, against the same alone."""
+    found = []
+    for steps in sequences:
+        batch = pad([steps, np.full_like(sequences[0], junk)], multiple=multiple)
+        found.append(answer(session, batch)[0])
+    return compared(found, alone[: len(sequences)])
+
+
+def answer(session: Session, batch: PaddedBatch) -> list[Row]:
+    """Each row's outputs."""
+    return rows(session.run(batch, ("logits", "attention")), batch)
+
+
+def _groups(places: Sequence[int], rows: int) -> Iterator[list[int]]:
+    for first in range(0, len(places), rows):
+        yield [*places[first : first + rows]]
+
+
+def _padded(sequences: Sequence[Steps], places: Sequence[int], multiple: int, *, more: int = 0) -> PaddedBatch:
+    group = [sequences[place] for place in places]
+    return pad(group, width=rounded_width(max(map(len, group)), multiple) + more)

@@ -1,0 +1,113 @@
+"""Section `parity`: the same sequences on the CPU in float32 and on the device in each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu import packed
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.stage import Graph, Stage
+from service.padding import PaddedBatch, Steps, pad
+from service.session import Outputs, Session
+
+_ROWS = 16
+_EDGES = (1, 2, 3, 4, 5, 7, 8, 127, 128, 129, 1024)
+"""Lengths that are always among them: where a width, a block or the graph's promise ends."""
+
+
+def measure(stage: Stage, figures: Figures) -> None:
+    """Notes `against_cpu` by graph, and torch's own differences, so that it is known to compute the same."""
+    sequences = [*stage.of_lengths(_EDGES), *stage.sequences("lognormal:50,0.7", stage.pick(500, 20))]
+    multiple = stage.manifest("fp32").width_multiple
+    on_cpu: dict[Graph, list[Row]] = {
+        graph: answers(stage.session(graph, on_cpu=True), sequences, multiple) for graph in ("fp32", "bundled")
+    }
+    figures.note(sequences=len(sequences), steps=sum(map(len, sequences)))
+    figures.note(largest_logit={graph: _largest(rows) for graph, rows in on_cpu.items()})
+    for graph in stage.graphs():
+        stage.say(f"parity, {graph}")
+        with figures.trying(graph):
+            found = answers(stage.session(graph), sequences, multiple)
+            expected = on_cpu["bundled" if graph.startswith("bundled") else "fp32"]
+            figures.note(against_cpu={graph: compared(found, expected)})
+    for precision in packed.precisions(stage):
+        stage.say(f"parity, torch {precision}")
+        with figures.trying(f"torch {precision}"):
+            logits = each(packed.Packed(stage, precision).logits, sequences)
+            found = [Row(row, None) for row in logits]
+            figures.note(torch_against_cpu={precision: compared(found, on_cpu["fp32"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's outputs: `logits [classes]`, `attention [length]` or None."""
+
+    logits: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
+
+
+def answers(session: Session, sequences: Sequence[Steps], multiple: int) -> list[Row]:
+    """Each sequence's outputs, in company of others of about its length."""
+
+    def run(group: list[Steps]) -> list[Row]:
+        batch = pad(group, multiple=multiple)
+        return rows(session.run(batch, ("logits", "attention")), batch)
+
+    return each(run, sequences)
+
+
+def rows(outputs: Outputs, batch: PaddedBatch) -> list[Row]:
+    """Each row's outputs, without padding."""
+    attention = [None] * batch.rows if outputs.attention is None else outputs.attention
+    return [
+        Row(logits, None if weights is None else weights[:length])
+        for logits, weights, length in zip(outputs.logits, attention, batch.lengths, strict=True)
+    ]
+
+
+def each(run: Callable[[list[Steps]], Iterable[Any]], sequences: Sequence[Steps]) -> list[Any]:
+    """What `run` gives for each sequence, in their order; it gets them by length, a few at a time."""
+    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+    found: list[Any] = [None] * len(sequences)
+    for first in range(0, len(order), _ROWS):
+        places = order[first : first + _ROWS]
+        for place, row in zip(places, run([sequences[place] for place in places]), strict=True):
+            found[place] = row
+    return found
+
+
+def compared(found: Sequence[Row], expected: Sequence[Row]) -> dict[str, Any]:
+    """How far two lists of rows are apart.
+
+    Returns:
+        The largest absolute difference of a logit and of an attention weight, the share of rows of equal bits, the
+        share of rows of another best class, and whether all of them are finite.
+    """
+    pairs = [*zip(found, expected, strict=True)]
+    logits = np.array([_apart(a.logits, b.logits) for a, b in pairs])
+    weights = [
+        _apart(a.attention, b.attention) for a, b in pairs if a.attention is not None and b.attention is not None
+    ]
+    return {
+        "logits": float(logits.max()),
+        "logits_median": float(np.median(logits)),
+        "attention": max(weights) if weights else None,
+        "equal_bits": float(np.mean(logits == 0)),
+        "other_class": float(np.mean([a.logits.argmax() != b.logits.argmax() for a, b in pairs])),
+        "finite": bool(np.isfinite(logits).all()),
+    }
+
+
+def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """The largest absolute difference; NaN where either is, or both are infinite."""
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(one - other).max())
+
+
+def _largest(found: Sequence[Row]) -> float:
+    return max(float(np.abs(row.logits).max()) for row in found)

@@ -1,0 +1,77 @@
+"""Section `placement`: which node runs where, and that the service refuses a node which the device cannot take.
+
+onnxruntime is asked itself, beside the service, so that the service's own check is checked too. The graph for the
+refusal is the same one at opset 22: LSTM has a new schema there, for which the CUDA provider is not known to have a
+kernel, and onnxruntime moves such a node to the CPU without a word.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.device import module
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.stage import Graph, Stage
+from service.errors import ModelError
+from service.manifest import GRAPH_FILE
+
+_BEYOND_OPSET = 22
+
+
+def measure(stage: Stage, figures: Figures) -> None:
+    """Notes for each graph how many nodes each provider runs, which are elsewhere, and whether the service takes it."""
+    for graph in stage.graphs():
+        stage.say(f"placement, {graph}")
+        with figures.trying(graph):
+            nodes = placed((stage.directory(graph) / GRAPH_FILE), stage, graph)
+            wanted = stage.device(graph).provider.execution_provider
+            found = {
+                "nodes": Counter(provider for _, _, provider in nodes),
+                "elsewhere": [f"{name} ({operator})" for name, operator, provider in nodes if provider != wanted],
+            }
+            figures.note(graphs={graph: found})
+        with figures.trying(f"{graph}, as the service loads it"):
+            figures.note(served_on={graph: stage.session(graph).provider})
+    with figures.trying("refusal"):
+        figures.note(refusal=refusal(stage))
+
+
+def placed(file: Path | bytes, stage: Stage, graph: Graph) -> list[tuple[str, str, str]]:
+    """Name, operator and provider of each node, as onnxruntime itself says them."""
+    import onnxruntime
+
+    device = stage.device(graph)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnxruntime.InferenceSession(
+        file if isinstance(file, bytes) else str(file),
+        options,
+        providers=[(device.provider.execution_provider, device.options)],
+    )
+    return [
+        (node.name, node.op_type, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+
+
+def refusal(stage: Stage) -> str:
+    """What the service says of a graph with a node that the device cannot take."""
+    if stage.provider == "cpu":
+        return "not tried: the CPU takes every node"
+    onnx = module("onnx")
+    if onnx is None:
+        return "not tried: onnx is not installed"
+    graph: Any = onnx.load(stage.directory("fp32") / GRAPH_FILE)
+    for opset in graph.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = _BEYOND_OPSET
+    changed = graph.SerializeToString()
+    try:
+        stage.opened(changed, "fp32")
+    except ModelError as refused:
+        return f"refused: {refused}"
+    where = Counter(provider for _, _, provider in placed(changed, stage, "fp32"))
+    return f"NOT refused at opset {_BEYOND_OPSET}: onnxruntime runs {dict(where)}"

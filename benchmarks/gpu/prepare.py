@@ -1,0 +1,46 @@
+"""Makes the graphs: `python -m benchmarks.gpu --prepare`, where the exporter is installed; no GPU is needed.
+
+The spec of the skewed benchmark with the weights it begins with, which are kept, so that torch runs the same model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.gpu.packed import SPEC
+from benchmarks.gpu.stage import FOLDERS, WEIGHTS
+
+EXPORTS = {FOLDERS["fp32"]: (), FOLDERS["fp16"]: ("--precision", "fp16")}
+"""Each graph's folder, with the exporter's further options."""
+
+
+def prepare(models: Path) -> Iterator[str]:
+    """Makes them anew; says of each what came of it."""
+    weights = models / WEIGHTS
+    write_weights(weights)
+    yield f"made {weights}"
+    for folder, options in EXPORTS.items():
+        directory = models / folder / "1"
+        shutil.rmtree(directory, ignore_errors=True)  # what an earlier exporter made may lack what is asked for now
+        command = [sys.executable, "-m", "model_export", "export", str(SPEC), "--checkpoint", str(weights), *options]
+        done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {said[-1] if said else done}"
+
+
+def write_weights(path: Path) -> None:
+    """The weights that the spec begins with, as the exporter would draw them."""
+    import torch
+
+    from model_export import checkpoint
+    from model_export.model import SequenceClassifier
+    from model_export.spec import Spec
+
+    torch.manual_seed(0)
+    model = SequenceClassifier(Spec.read(SPEC))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(path, model.state_dict(), {})

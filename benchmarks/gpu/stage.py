@@ -1,0 +1,138 @@
+"""Where and on what a section measures: the provider, the graphs, the sequences, and how long it may take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from benchmarks.gpu import lengths
+from benchmarks.gpu.in_process import Desk
+from service.installation import find
+from service.manifest import GRAPH_FILE, Manifest
+from service.padding import Steps
+from service.plan import BatchLimits
+from service.provider import CPU, Device, choose
+from service.repository import load
+from service.session import Session
+
+Precision = Literal["fp32", "tf32", "fp16"]
+Graph = Literal["fp32", "tf32", "fp16", "bundled", "bundled tf32"]
+"""The benchmark's graph at a precision, or the bundled model's: that one is trained, its logits are far apart."""
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "runs" / "gpu-models"
+"""Where `--prepare` puts the graphs, and where they are looked for."""
+FOLDERS: dict[Graph, str] = {"fp32": "lognormal", "tf32": "lognormal", "fp16": "lognormal-fp16"}
+BUNDLED = ROOT / "service" / "models" / "japanese-vowels"
+WEIGHTS = "lognormal.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where and on what is measured.
+
+    Attributes:
+        provider: `cuda`, or `cpu` to see the code run.
+        models: Holds the graphs, `NAME/1`, and their weights.
+        quick: Whether a short look will do.
+        seed: Of sequences and arrivals.
+        seconds: How long the section may take.
+        earlier: Figures of the sections before, by name.
+    """
+
+    provider: Literal["cuda", "cpu"]
+    models: Path = MODELS
+    quick: bool = False
+    seed: int = 0
+    seconds: float = 600.0
+    earlier: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def pick(self, full: T, quick: T) -> T:
+        """One of two amounts, by how long a look is wanted."""
+        return quick if self.quick else full
+
+    @property
+    def left(self) -> float:
+        """Seconds that the section may still take."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
+    def features(self) -> int:
+        """Numbers a step."""
+        return self.manifest("fp32").input.features or 1
+
+    def say(self, text: str) -> None:
+        """Tells a person who waits."""
+        print(f"    {text}", file=sys.stderr, flush=True)
+
+    def directory(self, graph: Graph) -> Path:
+        """A graph's model directory."""
+        return (self.models / FOLDERS[graph] if graph in FOLDERS else BUNDLED) / "1"
+
+    def precisions(self) -> list[Precision]:
+        """Those whose graph is there; TF32 is a GPU's own."""
+        known: list[Precision] = ["fp32", "tf32", "fp16"] if self.provider == "cuda" else ["fp32", "fp16"]
+        return [precision for precision in known if (self.directory(precision) / GRAPH_FILE).is_file()]
+
+    def graphs(self) -> list[Graph]:
+        """All of them: those of each precision, and the bundled model's."""
+        bundled: list[Graph] = ["bundled", "bundled tf32"] if self.provider == "cuda" else ["bundled"]
+        return [*self.precisions(), *bundled]
+
+    def manifest(self, graph: Graph) -> Manifest:
+        """What a graph wants."""
+        return Manifest.read(self.directory(graph))
+
+    def graph_digest(self, graph: Graph) -> str:
+        """Of the graph's file."""
+        return self.manifest(graph).digests.get(GRAPH_FILE, "")
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of a batch that costs are measured for."""
+        return self.pick(512, 8)
+
+    def device(self, graph: Graph = "fp32") -> Device:
+        """Where a graph runs: the first device, with TF32 or without.
+
+        Raises:
+            ConfigurationError: It cannot be had; names what is missing.
+        """
+        if self.provider == "cpu":
+            return CPU
+        # On a machine that is not ours another onnxruntime may be installed behind the one that is imported.
+        found = replace(find(), packages={})
+        return choose("cuda", tf32=graph.endswith("tf32"), installation=found).devices[0]
+
+    def session(self, graph: Graph = "fp32", *, on_cpu: bool = False) -> Session:
+        """A graph, loaded as the service loads it."""
+        return self.opened(self.directory(graph) / GRAPH_FILE, graph, on_cpu=on_cpu)
+
+    def opened(self, file: Path | bytes, graph: Graph, *, on_cpu: bool = False) -> Session:
+        """Another file in the place of a graph's own."""
+        device = CPU if on_cpu else self.device(graph)
+        return Session(file, self.manifest(graph), devices=(device,))
+
+    def desk(self, precision: Precision, limits: BatchLimits) -> Desk:
+        """The service with a precision's graph, without HTTP."""
+        device = self.device(precision)
+        model = load(self.directory(precision), limits, devices=(device,))
+        return Desk(model, limits, runners=self.pick(2, 1) if self.provider == "cpu" else device.in_flight)
+
+    def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
+        """Sequences whose lengths are distributed so; the same ones for the same seed."""
+        random = np.random.default_rng(self.seed)
+        drawn = lengths.draw(distribution, count, max_length, random)
+        return lengths.sequences(drawn, self.features, random)
+
+    def of_lengths(self, wanted: Sequence[int]) -> list[Steps]:
+        """Sequences of these lengths."""
+        return lengths.sequences([*wanted], self.features, np.random.default_rng(self.seed))

@@ -1,0 +1,170 @@
+"""The measurement of a GPU, on the CPU: all of its code runs, and says of itself that it is no GPU's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import device, packed, parity, placement
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.prepare import prepare
+from benchmarks.gpu.sections import SECTIONS
+from benchmarks.gpu.stage import Stage
+from service.errors import ModelError
+
+NOT_ON_A_BARE_MACHINE = (
+    "click",
+    "fastapi",
+    "httptools",
+    "matplotlib",
+    "mosec",
+    "orjson",
+    "pydantic_settings",
+    "rich",
+    "simdjson",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs, as `--prepare` makes them."""
+    folder = tmp_path_factory.mktemp("gpu-models")
+    said = [*prepare(folder)]
+    assert not [line for line in said if line.startswith("NOT made")], said
+    return folder
+
+
+def test_every_section_has_its_figures(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "cpu.json"
+    arguments = ["--provider", "cpu", "--quick", "--models", str(models), "--out", str(out)]
+    code = command.main(arguments)
+    results = json.loads(out.read_bytes())
+    assert {name: found["status"] for name, found in results["sections"].items()} == {
+        section.name: "measured" for section in SECTIONS
+    }, capsys.readouterr().err
+    assert code == 0
+    assert "no figure here is of a GPU" in results["label"]
+    text = capsys.readouterr().out
+    assert text == out.with_suffix(".md").read_text()
+    assert "are not all there" not in text
+    assert all(f"## {section.name}\n" in text for section in SECTIONS)
+    assert {path.stem for path in (tmp_path / "cpu").glob("*.png")} == {"throughput", "latency", "costs", "memory"}
+
+
+def test_without_a_gpu_nothing_is_measured_unasked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(device, "smi", lambda *fields: None)
+    monkeypatch.setattr(device, "module", lambda package: None)
+    assert command.main([]) == 2
+    assert "--provider cpu" in capsys.readouterr().err
+
+
+def test_an_unknown_section_is_refused_by_name(capsys: pytest.CaptureFixture[str]):
+    assert command.main(["--provider", "cpu", "--only", "parity,nothing"]) == 2
+    assert "no such section: nothing" in capsys.readouterr().err
+
+
+def test_missing_graphs_are_told_with_what_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command.main(["--provider", "cpu", "--models", str(tmp_path)]) == 2
+    assert "--prepare" in capsys.readouterr().err
+
+
+def test_a_machine_without_the_services_packages_can_measure():
+    """Only HTTP and pictures want more than NumPy, onnxruntime, pydantic and prometheus-client."""
+    modules = [section.module for section in SECTIONS] + ["benchmarks.gpu.section", "benchmarks.gpu.summary"]
+    program = f"""
+import importlib, sys
+for name in {NOT_ON_A_BARE_MACHINE!r}:
+    sys.modules[name] = None
+for name in {modules!r}:
+    importlib.import_module(name)
+from pathlib import Path
+from benchmarks.gpu import over_http
+from benchmarks.gpu.figures import Figures
+from benchmarks.gpu.sections import NotHere
+from benchmarks.gpu.stage import Stage
+from service.errors import ModelError
+try:
+    over_http.measure(Stage("cpu", Path()), Figures())
+except NotHere as missing:
+    print(missing)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("orjson", "uvicorn", "simdjson"))
+
+
+def test_placement_tells_a_node_that_is_elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch):
+    nodes = [("a", "LSTM", "CPUExecutionProvider"), ("b", "Shape", "OtherExecutionProvider")]
+    monkeypatch.setattr(placement, "placed", lambda file, stage, graph: nodes)
+    figures = Figures()
+    placement.measure(Stage("cpu", models, quick=True), figures)
+    assert figures.found["graphs"]["fp32"]["elsewhere"] == ["b (Shape)"]
+
+
+def test_what_fails_in_one_graph_leaves_the_others(models: Path, monkeypatch: pytest.MonkeyPatch):
+    def placed(_file: object, _stage: Stage, graph: str) -> list[tuple[str, str, str]]:
+        if graph == "fp32":
+            raise RuntimeError("no kernel")
+        return [("a", "LSTM", "CPUExecutionProvider")]
+
+    monkeypatch.setattr(placement, "placed", placed)
+    figures = Figures()
+    placement.measure(Stage("cpu", models, quick=True), figures)
+    assert figures.found["failures"] == {"fp32": "RuntimeError: no kernel"}
+    assert figures.found["graphs"].keys() >= {"bundled"}
+
+
+class OnAGpu(Stage):
+    """A stage that says it is on a GPU; what a test asks of it runs on the CPU."""
+
+    refuses = True
+
+    def opened(self, file: object, graph: object, **_: object) -> object:
+        """What the service says of a graph."""
+        if self.refuses:
+            raise ModelError("no kernel for node_LSTM_9 (LSTM)")
+        return None
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_whether_the_service_refuses_a_node_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool):
+    opsets = []
+
+    def placed(file: bytes, _stage: Stage, _graph: str) -> list[tuple[str, str, str]]:
+        opsets.append(onnx.load_from_string(file).opset_import[0].version)
+        return [("node_LSTM_9", "LSTM", "CPUExecutionProvider")]
+
+    monkeypatch.setattr(placement, "placed", placed)
+    monkeypatch.setattr(OnAGpu, "refuses", refuses)
+    told = placement.refusal(OnAGpu("cuda", models))
+    if refuses:
+        assert told == "refused: no kernel for node_LSTM_9 (LSTM)"
+    else:
+        assert told.startswith("NOT refused at opset 22")
+        assert opsets == [22]
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-6), ("fp16", 1e-3)])
+def test_torch_answers_as_the_graph_does_in_each_precision(models: Path, precision: packed.Precision, most: float):
+    stage = Stage("cpu", models)
+    sequences = stage.of_lengths([3, 9, 1, 30])
+    logits = packed.Packed(stage, precision).logits(sequences)
+    expected = parity.answers(stage.session(), sequences, 4)
+    found = parity.compared([parity.Row(row, None) for row in logits], expected)
+    assert 0 < found["logits"] < most
+
+
+def test_a_graph_that_is_not_there_is_told(models: Path, tmp_path: Path):
+    (tmp_path / "lognormal").symlink_to(models / "lognormal")
+    figures = Figures()
+    device.measure(Stage("cpu", tmp_path), figures)
+    assert "--prepare makes it" in figures.found["left_out"]["fp16, everywhere"]

@@ -1,0 +1,129 @@
+"""Sections run one after the other, each in its process: what becomes of one is kept, and no other suffers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import runner, summary
+from benchmarks.gpu.sections import Section
+from benchmarks.gpu.stage import MODELS
+
+GOOD = """
+def measure(stage, figures):
+    figures.note(seen=sorted(stage.earlier), quick=stage.quick, seconds=stage.seconds)
+"""
+FAILING = """
+def measure(stage, figures):
+    figures.note(half=1)
+    raise ValueError("the other half is not to be had")
+"""
+DYING = """
+import os, signal
+def measure(stage, figures):
+    figures.note(half=1)
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+HANGING = """
+import threading
+def measure(stage, figures):
+    figures.note(half=1)
+    threading.Event().wait()
+"""
+LEAVING = """
+from benchmarks.gpu.sections import NotHere
+def measure(stage, figures):
+    raise NotHere("no such thing on this machine")
+"""
+IN_PART = """
+def measure(stage, figures):
+    figures.note(half=1)
+    with figures.trying("the other half"):
+        raise ValueError("gone")
+"""
+
+
+class Scripted(Section):
+    """A section whose module stands in a folder of the test's."""
+
+    @property
+    def module(self) -> str:
+        """There."""
+        return self.name
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs scripts by name, each as a section."""
+    monkeypatch.setenv("PYTHONPATH", f"{runner.ROOT}:{tmp_path}")
+
+    def these(budget_seconds: float = 600.0, most_seconds: float = 60.0, resume: bool = False, **scripts: str) -> Any:
+        for name, text in scripts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        out = tmp_path / "results.json"
+        job = runner.Run("cpu", "some device", MODELS, out, True, 0, budget_seconds, lambda text: None)
+        results = job.all([Scripted(name, "what", most_seconds) for name in scripts], resume=resume)
+        assert json.loads(out.read_bytes()) == results
+        return results["sections"]
+
+    return these
+
+
+def test_a_section_is_given_the_figures_of_those_before(run):
+    found = run(first=GOOD, second=GOOD)
+    assert [each["status"] for each in found.values()] == ["measured", "measured"]
+    assert found["second"]["figures"] == {"seen": ["first"], "quick": True, "seconds": 54.0}
+
+
+def test_a_section_that_fails_says_why_and_keeps_what_it_had(run):
+    found = run(bad=FAILING, good=GOOD)
+    assert (found["bad"]["status"], found["bad"]["figures"]) == ("failed", {"half": 1})
+    assert "the other half is not to be had" in found["bad"]["reason"]
+    assert found["good"]["status"] == "measured"
+
+
+def test_a_section_that_crashes_takes_no_other_along(run):
+    found = run(bad=DYING, good=GOOD)
+    assert (found["bad"]["status"], found["bad"]["figures"]) == ("failed", {"half": 1})
+    assert "SIGSEGV" in found["bad"]["reason"]
+    assert found["good"]["status"] == "measured"
+
+
+def test_a_section_that_hangs_is_ended(run):
+    found = run(most_seconds=4.0, bad=HANGING)
+    assert (found["bad"]["status"], found["bad"]["figures"]) == ("cut short", {"half": 1})
+
+
+def test_what_the_machine_lacks_is_no_failure(run):
+    found = run(bad=LEAVING)
+    assert (found["bad"]["status"], found["bad"]["reason"]) == ("left out", "no such thing on this machine")
+
+
+def test_a_section_with_a_part_missing_does_not_count_as_measured(run):
+    found = run(bad=IN_PART)
+    assert found["bad"]["status"] == "in part"
+    assert found["bad"]["figures"] == {"half": 1, "failures": {"the other half": "ValueError: gone"}}
+
+
+def test_no_section_is_begun_when_the_budget_is_spent(run):
+    found = run(budget_seconds=1.0, good=GOOD)
+    assert (found["good"]["status"], found["good"]["reason"]) == ("left out", "no time was left")
+
+
+def test_resuming_runs_what_is_missing_only(run):
+    before = run(first=GOOD, second=FAILING)
+    after = run(resume=True, first=FAILING, second=GOOD)
+    assert after["first"] == before["first"]
+    assert after["second"]["status"] == "measured"
+
+
+def test_everything_missing_is_told(run):
+    held = run(most_seconds=4.0, parity=FAILING, limits=IN_PART, memory=HANGING)
+    text = "\n".join(summary.missing(held))
+    assert "- parity: failed: ValueError: the other half is not to be had" in text
+    assert "- limits, the other half: ValueError: gone" in text
+    assert "- memory: cut short" in text
+    assert "- throughput: not asked for" in text
