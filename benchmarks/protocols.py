@@ -1,0 +1,350 @@
+"""Every protocol side by side: `python -m benchmarks.protocols`.
+
+The same sequences of T steps, one a request, from the same number of connections (over gRPC: calls at once), for the
+same model served by one runner on one core; the load comes from another. Each protocol says as little as it can: the
+octets are answered with octets, and v2 is asked for the probabilities alone. Each must give the bits of
+`POST /predict`. A second server, whose graph is not run, shows what the protocol itself costs.
+
+Bytes are counted on the wire, heads and frames included, by a relay that some requests pass one by one over one
+connection. A client of gRPC costs more than the others': what a core of the server could do says *requests a
+core-second*, requests over the processor time of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+import grpc.aio
+import numpy as np
+import orjson
+from rich.progress import track
+
+from benchmarks import machine
+from benchmarks.processes import cpu_seconds
+from service.bench import launch
+from service.bench.connection import Target
+from service.bench.figures import Latency
+from service.bench.load import ask_each, drive
+from service.bench.schedule import Closed
+from service.bench.workload import Input, json_body, make_sequences
+from service.grpc_server import INFER
+from service.open_inference import open_inference_pb2 as pb
+from service.padding import Steps
+from service.settings import bundled_models
+
+RESULTS = Path("benchmarks/results/protocols.json")
+MODEL = "japanese-vowels"
+_FEATURES = 12
+_RELAYED = 20
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a protocol writes a request, and where its answer has the probabilities.
+
+    Attributes:
+        name: For people.
+        write: Makes the bytes of a request, or for gRPC of a message.
+        probabilities: Reads those of an answer's body.
+        rpc: Whether it goes over gRPC.
+    """
+
+    name: str
+    write: Callable[[Target, Steps], bytes]
+    probabilities: Callable[[bytes], Sequence[float]]
+    rpc: bool = False
+
+
+def _predict(target: Target, steps: Steps) -> bytes:
+    return target.request("/predict", json_body([steps]), {"content-type": "application/json"})
+
+
+def _octets(target: Target, steps: Steps) -> bytes:
+    kind = "application/octet-stream"
+    shape = f"{len(steps)},{_FEATURES}"
+    head = {"content-type": kind, "accept": kind, "x-lengthwise-shape": shape}
+    return target.request("/predict", steps.astype("<f4").tobytes(), head)
+
+
+def _v1(target: Target, steps: Steps) -> bytes:
+    body = orjson.dumps({"instances": [steps]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return target.request(f"/v1/models/{MODEL}:predict", body, {"content-type": "application/json"})
+
+
+def _v2(target: Target, steps: Steps) -> bytes:
+    tensor = {"name": "values", "datatype": "FP32", "shape": [1, *steps.shape], "data": steps.ravel()}
+    body = orjson.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return target.request(f"/v2/models/{MODEL}/infer", body, {"content-type": "application/json"})
+
+
+def _v2_binary(target: Target, steps: Steps) -> bytes:
+    octets = steps.astype("<f4").tobytes()
+    tensor = {
+        "name": "values",
+        "datatype": "FP32",
+        "shape": [1, *steps.shape],
+        "parameters": {"binary_data_size": len(octets)},
+    }
+    wanted = {"name": "probabilities", "parameters": {"binary_data": True}}
+    head = orjson.dumps({"inputs": [tensor], "outputs": [wanted]})
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    return target.request(f"/v2/models/{MODEL}/infer", head + octets, headers)
+
+
+def _message(_: Target, steps: Steps) -> bytes:
+    request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[steps.astype("<f4").tobytes()])
+    request.inputs.add(name="values", datatype="FP32", shape=[1, *steps.shape])
+    request.outputs.add(name="probabilities")
+    return request.SerializeToString()
+
+
+def _floats(octets: bytes) -> list[float]:
+    found: list[float] = np.frombuffer(octets[-4 * 9 :], "<f4").tolist()
+    return found
+
+
+FORMS = (
+    Form("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    Form("octets `/predict`", _octets, _floats),
+    Form("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    Form("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
+    Form("v2 binary", _v2_binary, _floats),
+    Form(
+        "gRPC",
+        _message,
+        lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]),
+        rpc=True,
+    ),
+)
+
+
+@dataclass
+class Relay:
+    """Counts what passes between a client and a server.
+
+    Attributes:
+        port: Where clients connect.
+        sent: Bytes towards the server.
+        received: Bytes back.
+    """
+
+    port: int
+    sent: int = 0
+    received: int = 0
+
+
+@contextmanager
+def relay(server: Target) -> Iterator[Relay]:
+    """A relay of one connection while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        made = Relay(listener.getsockname()[1])
+
+        def passed(source: socket.socket, sink: socket.socket, up: bool) -> None:
+            while data := source.recv(65_536):
+                if up:
+                    made.sent += len(data)
+                else:
+                    made.received += len(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+        def carry() -> None:
+            near, _ = listener.accept()
+            with near, socket.create_connection((server.host, server.port)) as far:
+                back = threading.Thread(target=passed, args=(far, near, False))
+                back.start()
+                passed(near, far, True)
+                back.join()
+
+        thread = threading.Thread(target=carry)
+        thread.start()
+        yield made
+        thread.join()
+
+
+async def _calls(
+    port: int, messages: Sequence[bytes], at_once: int, seconds: float, count: float
+) -> tuple[list[bytes], list[float], float]:
+    """Calls by as many callers as say so: the answers of the first round, the latencies, and the time they took."""
+    loop = asyncio.get_running_loop()
+    first: dict[int, bytes] = {}
+    latencies: list[float] = []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = channel.unary_unary(f"/{INFER}")
+        started, number = loop.time(), 0
+
+        async def caller() -> None:
+            nonlocal number
+            while number < count and (now := loop.time()) - started < seconds:
+                place, number = number % len(messages), number + 1
+                body = await method(messages[place])
+                first.setdefault(place, body)
+                latencies.append(loop.time() - now)
+
+        await asyncio.gather(*(caller() for _ in range(at_once)))
+        return [first[place] for place in sorted(first)], latencies, loop.time() - started
+
+
+def measure(form: Form, server: launch.Running, grpc_port: int, work: list[Steps], load: Load) -> dict[str, Any]:
+    """The figures of one protocol; the bits of its answers with them."""
+    requests = [form.write(server.target, steps) for steps in work]
+    where = Target(server.target.host, grpc_port) if form.rpc else server.target
+    with relay(where) as counted:
+        alone = _alone(form, Target(where.host, counted.port), requests[:_RELAYED])
+    if form.rpc:
+        asyncio.run(_calls(grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
+    else:
+        drive(where, requests, Closed(load.warmup_seconds), connections=load.at_once)
+    before = cpu_seconds(server.pid)
+    if form.rpc:
+        _, seen, seconds = asyncio.run(_calls(grpc_port, requests, load.at_once, load.seconds, float("inf")))
+        latencies, failed = np.array(seen), 0
+    else:
+        found = drive(where, requests, Closed(load.seconds), connections=load.at_once)
+        latencies, seconds = found.latency, found.seconds
+        failed = int((found.status != 200).sum()) + found.unanswered + found.broken
+    cpu = cpu_seconds(server.pid) - before
+    return {
+        "requests_per_second": len(latencies) / seconds,
+        "requests_per_core_second": len(latencies) / cpu,
+        "server_core_share": cpu / seconds,
+        "failed": failed,
+        "latency_ms": asdict(Latency.of(latencies)),
+        "sent_bytes": counted.sent / len(alone),
+        "received_bytes": counted.received / len(alone),
+        "bits": [np.float32(form.probabilities(body)).tobytes().hex() for body in alone],
+    }
+
+
+def _alone(form: Form, target: Target, requests: Sequence[bytes]) -> list[bytes]:
+    """The bodies of some answers, one after the other over one connection."""
+    if form.rpc:
+        return asyncio.run(_calls(target.port, requests, 1, float("inf"), len(requests)))[0]
+    return ask_each(target, requests)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is sent.
+
+    Attributes:
+        at_once: Requests on their way at any time.
+        seconds: How long.
+        warmup_seconds: Before it.
+        rounds: How often each protocol has its turn; the median round counts.
+    """
+
+    at_once: int = 32
+    seconds: float = 8.0
+    warmup_seconds: float = 1.0
+    rounds: int = 3
+
+
+def compare(
+    lengths: Sequence[int], load: Load, server_cores: Sequence[int], *, empty: bool = False
+) -> dict[str, dict[str, Any]]:
+    """The figures of every protocol by the number of steps.
+
+    Args:
+        lengths: The numbers of steps.
+        load: How much is sent.
+        server_cores: Where the server runs.
+        empty: Whether its graph is not run.
+
+    Raises:
+        ValueError: A protocol gives other bits than the first.
+    """
+    random = np.random.default_rng(0)
+    port, grpc_port = launch.free_port(), launch.free_port()
+    options = {"runners": "1", "log_level": "error", "grpc_port": str(grpc_port)}
+    command = launch.serve_command(bundled_models(), port, options)
+    if empty:
+        command[command.index("service")] = "benchmarks.variants"
+        command.insert(command.index("serve"), "empty-run")
+    found: dict[str, dict[str, Any]] = {}
+    with launch.running(command, port, cores=server_cores) as server:
+        for length in lengths:
+            work = make_sequences(np.full(100, length), Input("values", _FEATURES), random)
+            rounds: dict[str, list[dict[str, Any]]] = {form.name: [] for form in FORMS}
+            for _ in range(load.rounds):
+                for form in track(FORMS, f"{length} steps", transient=True):
+                    rounds[form.name].append(measure(form, server, grpc_port, work, load))
+            bits = {name: figures[0].pop("bits") for name, figures in rounds.items()}
+            different = [name for name in bits if bits[name] != bits[FORMS[0].name]]
+            if different:
+                raise ValueError(f"{', '.join(different)}: other bits than {FORMS[0].name} at {length} steps")
+            found[str(length)] = {name: _median(figures) for name, figures in rounds.items()}
+    return found
+
+
+def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The round of the middle throughput."""
+    ordered = sorted(rounds, key=lambda figures: figures["requests_per_second"])
+    return {name: value for name, value in ordered[len(ordered) // 2].items() if name != "bits"}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures as a page."""
+    facts, load = result["machine"], result["load"]
+    lines = [
+        "# Every protocol side by side",
+        "",
+        f"`python -m benchmarks.protocols` on {facts['processor']}, {facts['cores']} cores; load average at the start "
+        f"{', '.join(map(str, facts['load_average']))}; {load['at_once']} requests at once, the median of "
+        f"{load['rounds']} rounds of {load['seconds']:g} s.",
+    ]
+    for length, rows in result["protocols"].items():
+        lines += [
+            "",
+            f"## {length} steps of {_FEATURES} features",
+            "",
+            "| protocol | requests/s | a core-second | with the graph not run | bytes sent | bytes received "
+            "| p50 ms | p99 ms |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {name} | {row['requests_per_second']:,.0f} | {row['requests_per_core_second']:,.0f} "
+            f"| {result['without_the_graph'][length][name]['requests_per_core_second']:,.0f} "
+            f"| {row['sent_bytes']:,.0f} | {row['received_bytes']:,.0f} "
+            f"| {row['latency_ms']['p50']:.2f} | {row['latency_ms']['p99']:.2f} |"
+            for name, row in rows.items()
+        ]
+    return "\n".join([*lines, ""])
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
+@click.option("--steps", type=click.IntRange(1, 1024), multiple=True, default=(50, 500), show_default=True)
+@click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Requests on their way.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
+    """Measures every protocol."""
+    facts = machine.facts()
+    load = Load(at_once, 1.0, 0.3, 1) if quick else Load(at_once)
+    server, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or [server])
+    result = {
+        "machine": facts,
+        "load": asdict(load),
+        "protocols": compare(steps, load, [server]),
+        "without_the_graph": compare(steps, load, [server], empty=True),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    text = markdown(result)
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

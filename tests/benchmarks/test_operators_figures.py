@@ -1,0 +1,86 @@
+"""What an operator asks of the service as figures: protocols side by side, reloads, neighbours. Each benchmark runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import neighbours, protocols, reloads
+from benchmarks.protocols import FORMS, Load
+from benchmarks.workloads import japanese_vowels
+from service.padding import Steps
+
+TINY = Load(at_once=2, seconds=0.2, warmup_seconds=0.0, rounds=1)
+CORES = sorted(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, Any]:
+    return protocols.compare([5], TINY, CORES)["5"]
+
+
+def test_every_protocol_answers_in_fewer_bytes_the_less_it_says(compared: dict[str, Any]) -> None:
+    assert list(compared) == [form.name for form in FORMS]
+    for figures in compared.values():
+        assert figures["failed"] == 0
+        assert figures["requests_per_second"] > 0
+        assert figures["latency_ms"]["p50"] > 0
+    octets, json = compared["octets `/predict`"], compared["JSON `/predict`"]
+    assert 5 * 12 * 4 < octets["sent_bytes"] < json["sent_bytes"]
+    assert 9 * 4 < octets["received_bytes"] < json["received_bytes"]
+
+
+def test_a_protocol_that_gives_other_bits_is_not_measured_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(target: Any, steps: Steps) -> bytes:
+        return FORMS[2].write(target, steps * np.float32(2))
+
+    monkeypatch.setattr(protocols, "FORMS", (FORMS[0], replace(FORMS[2], write=doubled)))
+    with pytest.raises(ValueError, match="v1: other bits than JSON"):
+        protocols.compare([5], TINY, CORES)
+
+
+def test_the_figures_become_a_page(compared: dict[str, Any]) -> None:
+    facts = {"processor": "p", "cores": 1, "load_average": [0.0]}
+    load = {"at_once": 2, "rounds": 1, "seconds": 0.2}
+    both = {"protocols": {"5": compared}, "without_the_graph": {"5": compared}}
+    page = protocols.markdown({"machine": facts, "load": load, **both})
+    assert page.count("\n| ") == len(FORMS) + 1
+
+
+def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
+    found = reloads.measure(japanese_vowels(0, 10).sequences, 8, 0.3, CORES)
+    assert found["reloads"] == 8
+    assert found["refused"] == 1
+    assert found["requests"] > 10
+    assert found["versions_that_answered"] > 1
+    assert reloads.good(found, 1000), found
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [{"failed": 1}, {"wrong": ["x"]}, {"answers_of_refused_versions": 2}, {"unexpected": ["x"]}, {"growth_mib": 17.0}],
+)
+def test_whatever_goes_wrong_in_a_reload_is_no_good(spoilt: dict[str, Any]) -> None:
+    fine = {"failed": 0, "wrong": [], "answers_of_refused_versions": 0, "unexpected": [], "growth_mib": 1.0}
+    assert reloads.good(fine, 16)
+    assert not reloads.good(fine | spoilt, 16)
+
+
+def test_an_answer_whose_labels_are_of_another_version_is_wrong() -> None:
+    answers = reloads.Answers()
+    assert answers.check(0, b'{"model":"vowels","version":"7","labels":["1 of 7","2"],"predictions":[]}')
+    assert not answers.check(0, b'{"model":"vowels","version":"7","labels":["1 of 6","2"],"predictions":[]}')
+    assert answers.count == {7: 2}
+    assert len(answers.wrong) == 1
+
+
+def test_the_quiet_model_is_measured_alone_and_beside_a_flood() -> None:
+    found = neighbours.measure(japanese_vowels(0, 20), 0.05, 4, 1.0, 1, CORES[0])
+    ((alone,), (beside,)) = found["rounds"].values()
+    assert alone["failed"] == beside["failed"] == 0
+    assert alone["flood_per_second"] == 0 < beside["flood_per_second"]
+    assert found["p99_ratio"] == beside["latency_ms"]["p99"] / alone["latency_ms"]["p99"]
