@@ -1,0 +1,182 @@
+"""What fp16 and int8 do to the bundled model's accuracy, labels, size and time. `python -m benchmarks.precision`.
+
+Every test recording of JapaneseVowels is answered at each precision as it is served on this machine's CPU: alone, which
+at fp32 and fp16 gives the same bits as in company. Times are processor time of one thread, the precisions asked in
+turn in every round; fp16 is meant for GPUs, and here costs what float32 costs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final, get_args
+
+import click
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import machine
+from model_export import labels, precision
+from service import dataset
+from service.command import Command
+from service.manifest import GRAPH_FILE, Manifest, Precision
+from service.padding import Steps, batches, pad
+from service.session import Session
+from service.settings import bundled_models
+
+RESULTS = Path("benchmarks/results/precision.json")
+DIRECTORY = bundled_models() / "japanese-vowels" / "1"
+DATA = "aeon:JapaneseVowels_TEST"
+ROWS: Final = 16
+"""Sequences of a batch, sorted by length, where company is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One precision.
+
+    Attributes:
+        precision: Its name.
+        accuracy: Share of the recordings with their right label.
+        labels_changed: Recordings with another label than at fp32.
+        largest_difference: Of a logit, from fp32.
+        graph_bytes: Of the graph.
+        alone_us_a_step: Processor time of a recording by itself, a step; the median of the rounds.
+        together_us_a_step: The same in sorted batches, a valid step; None where rows run one at a time.
+    """
+
+    precision: Precision
+    accuracy: float
+    labels_changed: int
+    largest_difference: float
+    graph_bytes: int
+    alone_us_a_step: float
+    together_us_a_step: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A graph at one precision, ready to run."""
+
+    precision: Precision
+    manifest: Manifest
+    session: Session
+    graph_bytes: int
+
+    def seconds(self, members: Sequence[Steps], rows: int) -> float:
+        """Processor time of running them all, so many rows at a time."""
+        padded = list(batches(members, multiple=self.manifest.width_multiple, most_rows=rows))
+        start = time.thread_time()
+        for batch in padded:
+            self.session.run(batch)
+        return time.thread_time() - start
+
+    def accuracy(self, records: Sequence[dataset.Record]) -> float:
+        """Share of the recordings with their right label, each run by itself."""
+        right = 0
+        for record in records:
+            logits = self.session.run(pad([record.steps], multiple=self.manifest.width_multiple)).logits[0]
+            right += self.manifest.labels[int(np.argmax(logits))] == record.label
+        return right / len(records)
+
+
+def candidates() -> list[Candidate]:
+    """The bundled model at each precision, fp32 first."""
+    manifest, graph = Manifest.read(DIRECTORY), onnx.load(DIRECTORY / GRAPH_FILE)
+    found = []
+    for name in get_args(Precision):
+        described = precision.described(manifest, name)
+        data = precision.converted(graph, name).SerializeToString()
+        found.append(Candidate(name, described, Session(data, described), len(data)))
+    return found
+
+
+def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
+    """Asks every precision."""
+    asked = candidates()
+    exact = asked[0]
+    members = sorted((record.steps for record in records), key=len)
+    steps = sum(map(len, members))
+    alone: dict[str, list[float]] = {each.precision: [] for each in asked}
+    together: dict[str, list[float]] = {each.precision: [] for each in asked if each.manifest.max_batch_rows != 1}
+    for _ in track(range(rounds), "measuring", console=Console(stderr=True)):
+        for each in asked:
+            alone[each.precision].append(each.seconds(members, 1))
+            if each.precision in together:
+                together[each.precision].append(each.seconds(members, ROWS))
+    results = []
+    for each in asked:
+        changes = labels.compare(exact.session, exact.manifest, each.session, each.manifest, members)
+        beside = together.get(each.precision)
+        results.append(
+            Asked(
+                precision=each.precision,
+                accuracy=each.accuracy(records),
+                labels_changed=changes.changed,
+                largest_difference=changes.difference,
+                graph_bytes=each.graph_bytes,
+                alone_us_a_step=1e6 * median(alone[each.precision]) / steps,
+                together_us_a_step=None if beside is None else 1e6 * median(beside) / steps,
+            )
+        )
+    return results
+
+
+def table(results: Sequence[Asked], count: int) -> Table:
+    """The figures for a terminal."""
+    shown = Table(title=f"{count} test recordings of JapaneseVowels, the bundled model")
+    columns = (
+        "precision",
+        "accuracy",
+        "labels changed",
+        "largest difference",
+        "KB",
+        "us/step alone",
+        "us/step together",
+    )
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "precision" else "right")
+    for each in results:
+        shown.add_row(
+            each.precision,
+            f"{each.accuracy:.4f}",
+            str(each.labels_changed),
+            f"{each.largest_difference:.3g}",
+            f"{each.graph_bytes / 1000:.0f}",
+            f"{each.alone_us_a_step:.2f}",
+            "-" if each.together_us_a_step is None else f"{each.together_us_a_step:.2f}",
+        )
+    return shown
+
+
+@click.command(cls=Command)
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Times that all are run.")
+@click.option(
+    "--results", default=RESULTS, show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="Written."
+)
+def main(rounds: int, results: Path) -> None:
+    """Measures the bundled model at fp32, fp16 and int8."""
+    facts = machine.facts()
+    records = list(dataset.read(dataset.locate(DATA)))
+    found = measured(records, rounds)
+    told = {
+        "machine": facts,
+        "recordings": len(records),
+        "rounds": rounds,
+        "rows_together": ROWS,
+        "precisions": [asdict(each) for each in found],
+    }
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(told, indent=2) + "\n")
+    Console().print(table(found, len(records)))
+
+
+if __name__ == "__main__":
+    main()
