@@ -63,7 +63,7 @@ clean: ## Removes what was built
 # A change of pyproject.toml installs again; nothing else does.
 .venv/.runtime: pyproject.toml | .venv/bin/python
 	@echo "installing the runtime"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml | .venv/bin/python

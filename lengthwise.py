@@ -41,11 +41,13 @@ def _exporter(name: str) -> click.Command:
     try:
         module: Any = importlib.import_module("model_export.__main__")
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in ("model_export", "lengthwise"):
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("model_export", "lengthwise"):
             raise
+        extras = "cpu,export" if missing == "onnxruntime" else "export"
         raise click.ClickException(
-            f"'lengthwise {name}' needs the exporter, which is not installed ({error.name} is missing): "
-            "pip install 'lengthwise[export]', or in a checkout: make install"
+            f"'lengthwise {name}' needs the exporter, which is not installed ({missing} is missing): "
+            f"pip install 'lengthwise[{extras}]', or in a checkout: make install"
         ) from error
     command: click.Command = module.main.commands[name]
     return command

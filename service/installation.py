@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+_import_error = ""
 try:
     import onnxruntime
-except ImportError:  # `provider.choose` says which extra brings it; what needs no graph works without
-    onnxruntime = None
+except ImportError as error:  # `provider.choose` says what brings it; what needs no graph works without
+    onnxruntime, _import_error = None, str(error)
 
 PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 """Both bring the module `onnxruntime`, and the second one installed writes over the files of the first."""
@@ -67,6 +68,7 @@ class Installation:
     Attributes:
         packages: Which of `PACKAGES` are installed, with their versions.
         module: Whether the module `onnxruntime` can be imported.
+        import_error: Why it cannot.
         providers: onnxruntime's names of the providers that its package has.
         cuda: The CUDA that onnxruntime was built for, as `13.0`, or empty.
         driver: Asks the driver.
@@ -79,6 +81,7 @@ class Installation:
     cuda: str
     driver: Callable[[], Driver]
     missing_libraries: Callable[[], tuple[str, ...]]
+    import_error: str = ""
 
 
 def find() -> Installation:
@@ -90,7 +93,7 @@ def find() -> Installation:
         except PackageNotFoundError:
             continue
     if onnxruntime is None:
-        return Installation(packages, False, (), "", Driver, lambda: ())
+        return Installation(packages, False, (), "", Driver, lambda: (), _import_error)
     cuda = str(getattr(onnxruntime, "cuda_version", "") or "")
     return Installation(
         packages=packages,

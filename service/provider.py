@@ -215,6 +215,9 @@ def check_packages(found: Installation) -> None:
             f"{' and '.join(found.packages)} are both installed, and each writes over the other's files: "
             f"pip uninstall {' '.join(found.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
         )
+    if found.packages and not found.module:
+        named = " ".join(f"{name} {version}" for name, version in found.packages.items())
+        raise ConfigurationError(f"{named} is installed, and cannot be imported: {found.import_error}")
     if not found.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "

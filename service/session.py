@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from service import device_memory, placement
 from service.binding import Shape, Slot
 from service.errors import ManifestError, ModelError
+from service.installation import find
 from service.manifest import GRAPH_FILE, GraphNames, Manifest
 from service.padding import PaddedBatch, step_mask
 from service.provider import CPU as PROCESSOR
-from service.provider import Device
+from service.provider import Device, check_packages
 
 try:
     import onnxruntime
@@ -79,6 +80,7 @@ class Session:
             the work, the time on the wall.
 
     Raises:
+        ConfigurationError: No onnxruntime is installed.
         ModelError: onnxruntime cannot load the graph, or would run some of it elsewhere.
         ManifestError: The graph's inputs or outputs are not what the manifest says.
     """
@@ -245,7 +247,7 @@ class Session:
 def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Device) -> Any:
     """Onnxruntime's session of a graph on one device, nothing of it elsewhere."""
     if onnxruntime is None:
-        raise ModelError(f"{manifest.key}: no onnxruntime is installed: pip install 'lengthwise[cpu]'")
+        check_packages(find())
     provider = device.provider
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

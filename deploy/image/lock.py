@@ -19,7 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 PYTHON = "3.11"
-EXTRAS = ("grpc", "tracing")  # what an option of `serve` may need
+EXTRAS = ("grpc", "tracing")  # what an option of `serve` may need, besides an onnxruntime
 MARK = "# inputs sha256:"
 
 
@@ -29,15 +29,13 @@ class Lock:
 
     Attributes:
         name: Of the file, without its ending.
-        runtime: Whether the service's own dependencies are part of it.
-        extra: A further file of requirements.
-        override: A file of requirements that replace those of the same name.
+        extras: Those of the service's that are part of it, with its own dependencies; none leaves these out.
+        further: A further file of requirements.
     """
 
     name: str
-    runtime: bool
-    extra: str | None = None
-    override: str | None = None
+    extras: tuple[str, ...] = ()
+    further: str | None = None
 
     @property
     def file(self) -> Path:
@@ -48,8 +46,8 @@ class Lock:
         """The digest of everything that decides what belongs into it."""
         inputs = {
             "python": PYTHON,
-            "dependencies": _dependencies() if self.runtime else [],
-            "files": [(FOLDER / name).read_text() for name in (self.extra, self.override) if name],
+            "dependencies": _dependencies(self.extras) if self.extras else [],
+            "file": (FOLDER / self.further).read_text() if self.further else "",
         }
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
@@ -63,30 +61,28 @@ class Lock:
         Raises:
             CalledProcessError: uv found no set of versions, or no registry.
         """
-        sources = [f"deploy/image/{self.extra}"] if self.extra else []
-        if self.runtime:
-            sources += ["pyproject.toml", *(f"--extra={extra}" for extra in EXTRAS)]
+        sources = [f"deploy/image/{self.further}"] if self.further else []
+        if self.extras:
+            sources += ["pyproject.toml", *(f"--extra={extra}" for extra in self.extras)]
         command = [sys.executable, "-m", "uv", "pip", "compile", *sources, "--output-file", str(self.file)]
         command += ["--python-version", PYTHON, "--python-platform", "linux"]
         command += ["--generate-hashes", "--no-header", "--quiet", *(["--upgrade"] if upgrade else [])]
-        if self.override:
-            command += ["--override", f"deploy/image/{self.override}"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         body = self.file.read_text()
         self.file.write_text(f"{MARK}{self.digest()}\n# Made by `make lock`; do not edit.\n{body}")
 
 
 LOCKS = (
-    Lock("runtime", runtime=True),
-    Lock("cuda", runtime=True, extra="cuda.in", override="cuda.override"),
-    Lock("build", runtime=False, extra="build.in"),
+    Lock("runtime", extras=("cpu", *EXTRAS)),
+    Lock("cuda", extras=("gpu", *EXTRAS)),
+    Lock("build", further="build.in"),
 )
 
 
-def _dependencies() -> list[str]:
+def _dependencies(extras: tuple[str, ...]) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
-    return [project["requires-python"], *sorted([*project["dependencies"], *extras])]
+    further = [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return [project["requires-python"], *sorted([*project["dependencies"], *further])]
 
 
 def main(arguments: list[str]) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.installation import Gpu, ask_driver, find, missing_libraries
+from service.settings import bundled_models
+
+ROOT = Path(__file__).parents[2]
 
 
 class FakeDriver:
@@ -112,3 +118,37 @@ def test_without_onnxruntime_nothing_is_found_and_nothing_fails(monkeypatch: pyt
     assert found.packages == {}
     assert found.providers == ()
     assert found.driver().gpus == ()
+
+
+WITHOUT = "import sys; sys.modules['onnxruntime'] = None; sys.argv = ['lengthwise', *sys.argv[1:]]; import lengthwise; "
+
+
+def without_onnxruntime(*call: str) -> subprocess.CompletedProcess[str]:
+    """The command in an environment that has no onnxruntime, and no package that would bring it."""
+    program = WITHOUT + "import service.installation as i; i.PACKAGES = (); lengthwise.main()"
+    return subprocess.run([sys.executable, "-c", program, *call], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_serving_without_onnxruntime_ends_with_the_extras_that_bring_one():
+    done = without_onnxruntime("serve", "--port", "1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no onnxruntime is installed, and nothing runs a graph")
+    assert "Traceback" not in done.stderr
+
+
+def test_scoring_without_onnxruntime_ends_likewise(tmp_path: Path):
+    model = str(bundled_models() / "japanese-vowels" / "1")
+    (tmp_path / "in.jsonl").write_text('{"steps": [[0,0,0,0,0,0,0,0,0,0,0,0]]}\n')
+    done = without_onnxruntime("score", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--model", model)
+    assert done.returncode == 2
+    assert "error: no onnxruntime is installed" in done.stderr
+
+
+def test_the_exporter_without_onnxruntime_names_the_extra_that_is_missing():
+    done = without_onnxruntime("check", "no.onnx")
+    assert done.returncode != 0
+    assert "(onnxruntime is missing): pip install 'lengthwise[cpu,export]'" in done.stderr
+
+
+def test_help_needs_no_onnxruntime():
+    assert without_onnxruntime("--help").returncode == 0

@@ -103,6 +103,14 @@ def test_no_package_of_onnxruntime_is_refused_with_the_extras_that_bring_one(wan
         choose(wanted, installation=none)
 
 
+def test_a_package_that_cannot_be_imported_says_why():
+    broken = without(module=False, providers=(), import_error="libstdc++.so.6 is too old")
+    with pytest.raises(
+        ConfigurationError, match=r"onnxruntime-gpu 1.31.1 is installed, .*: libstdc\+\+.so.6 is too old"
+    ):
+        choose("auto", installation=broken)
+
+
 def test_a_gpu_computes_float32_in_full_unless_tf32_is_asked_for_and_its_label_says_which():
     full, rounded = (choose("cuda", tf32=tf32, installation=WITH_GPU).devices[1] for tf32 in (False, True))
     assert full.options["use_tf32"] == "0"
