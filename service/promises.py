@@ -33,6 +33,11 @@ APART: Final[Mapping[Precision, float]] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2
 APART_TF32: Final = 2e-2
 """The same for products of float32 whose factors are rounded to ten bits, as float16 rounds them."""
 
+_REMEDY: Final = (
+    f"where its driver or its libraries are others now, remove {kept_promises.FILE} from the model directory: it is then "
+    "proved anew"
+)
+
 HEADROOM: Final = 2.0
 """What is promised, times what was seen: other sequences round otherwise than those of the proof."""
 
@@ -94,7 +99,9 @@ def held(directory: Path, session: Session, expected: Golden, manifest: Manifest
             golden.check(session, expected, manifest, known)
         except PromiseBroken as broken:
             # The manifest's word for the CPU is of the exporter's processor: this one may be of another family.
-            if own is not None or session.provider != CPU:
+            if own is not None:
+                raise PromiseBroken(f"{broken}; {_REMEDY}") from broken
+            if session.provider != CPU:
                 raise
             log.warning("%s; it is proved anew on this processor", broken)
         else:

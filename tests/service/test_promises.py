@@ -112,7 +112,7 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
     directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
 ) -> None:
     load(directory, monkeypatch, company=first)
-    with pytest.raises(VerificationError, match=r"apart alone and in company on Imagined.* were promised"):
+    with pytest.raises(VerificationError, match=r"apart alone and in company on Imagined.* were promised; .*remove"):
         load(directory, monkeypatch, company=then)
 
 
