@@ -1,0 +1,88 @@
+"""The extra `gpu`, installed as a user installs it: without a GPU it serves on the CPU, or says what CUDA lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.bench.launch import free_port
+from service.installation import ask_driver
+from tests.deploy.tools import ROOT, run
+
+pytestmark = [
+    pytest.mark.deploy,
+    pytest.mark.skipif(ask_driver().problem is None, reason="a GPU answers here: tests/gpu has the tests for it"),
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with this project and its extra `gpu`: some 3 GB."""
+    place = tmp_path_factory.mktemp("gpu") / "venv"
+    run([sys.executable, "-m", "venv", place])
+    run([place / "bin" / "python", "-m", "pip", "install", "--quiet", f"{ROOT}[gpu]"], seconds=1800)
+    return place
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Not the checkout, whose modules would be imported in the place of those installed."""
+    return tmp_path
+
+
+def test_one_onnxruntime_is_installed_and_it_is_the_gpus(environment: Path) -> None:
+    listed = run([environment / "bin" / "python", "-m", "pip", "list", "--format", "freeze"])
+    named = [line.partition("==")[0] for line in listed.splitlines()]
+    assert [name for name in named if name.startswith("onnxruntime")] == ["onnxruntime-gpu"]
+    assert "nvidia-cudnn-cu13" in named
+
+
+def test_cuda_is_refused_with_what_is_missing(environment: Path, folder: Path) -> None:
+    done = subprocess.run(
+        [environment / "bin" / "lengthwise", "serve", "--provider", "cuda", "--port", str(free_port())],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        check=False,
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: --provider cuda cannot be had: there is no NVIDIA driver")
+    assert "cannot be loaded (pip install" not in last  # the extra has brought every library but the driver's
+
+
+@pytest.fixture
+def served(environment: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """What `/healthz` says of a service with `--provider auto`."""
+    port = free_port()
+    command = [environment / "bin" / "lengthwise", "serve", "--provider", "auto", "--port", str(port)]
+    process = subprocess.Popen([str(word) for word in command], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+            except httpx.TransportError:
+                assert time.monotonic() < until
+                continue
+            if answer.status_code == 200:
+                break
+        yield answer.json()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_auto_serves_on_the_cpu_and_says_why(served: dict[str, Any]) -> None:
+    assert served["provider"]["name"] == "cpu"
+    assert served["provider"]["reason"].startswith("CUDA cannot be had: there is no NVIDIA driver")
+    assert served["models"][0]["provider"] == "CPUExecutionProvider"
+    assert served["models"][0]["promise"]["bits"]
