@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import documents, health, kserve, kserve_documents, problems, v1, v2
+from service import documents, health, kserve, kserve_documents, pages, problems, v1, v2
 from service.body import headers_of
 from service.endpoint import LARGE_BODIES_AT_ONCE
 from service.errors import ConfigurationError, RequestError
@@ -107,11 +107,14 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         version=metadata.version("lengthwise"),
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name the host that the caller names
+        docs_url=None,
+        redoc_url=None,
     )
     predict = Predict(serving, large_bodies)
     app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
+    app.router.routes += pages.routes(app.title, "/openapi.json", pages.folder())
 
     app.include_router(health.probes(serving))
     if settings.admin_port is None:

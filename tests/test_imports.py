@@ -42,7 +42,7 @@ FLOORS = [
     {"endpoint", "tensors"},
     {"octets", "kserve", "inventory"},
     {"messages"},
-    {"predict", "direct", "v1", "v2", "grpc_server", "gate", "health"},
+    {"predict", "direct", "v1", "v2", "grpc_server", "gate", "health", "pages"},
     {"app"},
     {"server"},
 ]
@@ -51,7 +51,7 @@ above, and nothing from the rooms beside them, which measure."""
 
 ONLY_IN = {
     "onnxruntime": {"installation", "session"},
-    "fastapi": {"app", "health"},
+    "fastapi": {"app", "health", "pages"},
     "grpc": {"grpc_server"},
     "uvicorn": {"server", "protocol"},
     "simdjson": {"wire"},
