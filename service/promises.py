@@ -34,7 +34,7 @@ APART_TF32: Final = 2e-2
 """The same for products of float32 whose factors are rounded to ten bits, as float16 rounds them."""
 
 _REMEDY: Final = (
-    f"where its driver or its libraries are others now, remove {kept_promises.FILE} from the model directory: it is then "
+    f"where its driver or libraries are others now, remove {kept_promises.FILE} from the model directory: it is then "
     "proved anew"
 )
 
