@@ -26,7 +26,7 @@ def measure(stage: Stage, figures: Figures) -> None:
     """Notes the share for each of the service's limits."""
     sequences = stage.sequences(DISTRIBUTIONS[0], stage.pick(4000, 60))
     for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]:
-        desk = stage.desk("fp32", limits)
+        desk = stage.desk("fp32", limits, figures)
         desk.closed(sequences, stage.pick(1.0, 0.05), in_flight(stage))
         seconds = stage.pick(3.0, 0.2)
         stage.say(f"busy, {name}")

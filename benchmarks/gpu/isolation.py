@@ -34,7 +34,7 @@ def measure(stage: Stage, figures: Figures) -> None:
     for precision in stage.precisions():
         stage.say(f"what the service promises, {precision}")
         with figures.trying(f"promise, {precision}"):
-            promise = stage.desk(precision, BatchLimits()).model.promise
+            promise = stage.desk(precision, BatchLimits(), figures).model.promise
             figures.note(**{precision: {"promise": None if promise is None else promise.model_dump()}})
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu import contenders, packed
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.in_process import feed
+from benchmarks.gpu.in_process import Desk, feed
 from benchmarks.gpu.lengths import DISTRIBUTIONS
 from benchmarks.gpu.stage import Stage
 from benchmarks.gpu.throughput import LIMITS
@@ -36,17 +36,17 @@ def measure(stage: Stage, figures: Figures) -> None:
     """Notes `half_load` and `own_half_load`: the rate, and for each contender the percentiles of each round."""
     sequences = stage.sequences(DISTRIBUTIONS[0], stage.pick(4000, 60))
     peers = found_peers(stage, figures)
-    capacity = capacities(stage, sequences, peers)
+    desks = {name: stage.desk("fp32", limits, figures) for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]}
+    capacity = capacities(stage, sequences, peers, desks)
     figures.note(distribution=DISTRIBUTIONS[0], capacity=capacity)
-    desk_of = {name: stage.desk("fp32", limits) for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]}
     online: dict[str, Online] = {
-        **{name: partial(desk.open, overtime=_OVERTIME_SECONDS) for name, desk in desk_of.items()},
+        **{name: partial(desk.open, overtime=_OVERTIME_SECONDS) for name, desk in desks.items()},
         **{peer.name: partial(taking_what_waits, peer) for peer in peers.values()},
     }
     others = [capacity[peer.name] for peer in peers.values()]
     if others:
         under_load(stage, figures, "half_load", max(others) / 2, online, sequences)
-    own = {name: run for name, run in online.items() if name in desk_of}
+    own = {name: run for name, run in online.items() if name in desks}
     under_load(stage, figures, "own_half_load", max(capacity[name] for name in own) / 2, own, sequences)
 
 
@@ -68,7 +68,9 @@ def found_peers(stage: Stage, figures: Figures) -> dict[str, contenders.Peer[Any
     return found
 
 
-def capacities(stage: Stage, sequences: Sequence[Steps], peers: dict[str, contenders.Peer[Any]]) -> dict[str, float]:
+def capacities(
+    stage: Stage, sequences: Sequence[Steps], peers: dict[str, contenders.Peer[Any]], desks: dict[str, Desk]
+) -> dict[str, float]:
     """Sequences a second of everybody: those of `throughput`, or measured shortly where it did not run."""
     rounds = stage.earlier.get("throughput", {}).get("rates", {}).get(f"{DISTRIBUTIONS[0]} fp32", {})
     seconds = stage.pick(1.0, 0.05)
@@ -76,9 +78,9 @@ def capacities(stage: Stage, sequences: Sequence[Steps], peers: dict[str, conten
     for peer in peers.values():
         if peer.name not in found:
             found[peer.name] = contenders.rate(peer.work, peer.in_turn(sequences), seconds, peer.threads)
-    for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]:
+    for name, desk in desks.items():
         if name not in found:
-            found[name] = stage.desk("fp32", limits).closed(sequences, seconds, 64)["sequences_per_second"]
+            found[name] = desk.closed(sequences, seconds, 64)["sequences_per_second"]
     return found
 
 

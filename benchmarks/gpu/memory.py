@@ -24,7 +24,7 @@ def measure(stage: Stage, figures: Figures) -> None:
     limits = BatchLimits()
     wanted = stage.pick(10_000, 50)
     figures.note(before_load_mib=read(), wanted=wanted)
-    lane = stage.desk("fp32", limits).lane(ModelMetrics())
+    lane = stage.desk("fp32", limits, figures).lane(ModelMetrics())
     figures.note(after_load_mib=read())
     random = np.random.default_rng(stage.seed)
     longest = stage.pick(stage.manifest("fp32").max_length, 64)

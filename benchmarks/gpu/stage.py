@@ -12,13 +12,17 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from benchmarks.gpu import lengths
+from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk
+from service import buckets
+from service.buckets import BucketedCosts
+from service.errors import VerificationError
 from service.installation import find
 from service.manifest import GRAPH_FILE, Manifest
 from service.padding import Steps
 from service.plan import BatchLimits
 from service.provider import CPU, Device, choose
-from service.repository import load
+from service.repository import WARM_UP, Model, load, measure_cost
 from service.session import Session
 
 Precision = Literal["fp32", "tf32", "fp16"]
@@ -121,11 +125,34 @@ class Stage:
         device = CPU if on_cpu else self.device(graph)
         return Session(file, self.manifest(graph), devices=(device,))
 
-    def desk(self, precision: Precision, limits: BatchLimits) -> Desk:
-        """The service with a precision's graph, without HTTP."""
+    def desk(self, precision: Precision, limits: BatchLimits, figures: Figures) -> Desk:
+        """The service with a precision's graph, without HTTP.
+
+        A graph whose proof does not hold here is measured all the same, and that the service refuses it is noted.
+        """
         device = self.device(precision)
-        model = load(self.directory(precision), limits, devices=(device,))
-        return Desk(model, limits, runners=self.pick(2, 1) if self.provider == "cpu" else device.in_flight)
+        try:
+            model = load(self.directory(precision), limits, budget_seconds=self._load_seconds, devices=(device,))
+        except VerificationError as refused:
+            figures.note(failures={f"{precision}, the service refuses it": str(refused)})
+            model = self._unproved(precision, limits, device)
+        return Desk(model, limits, runners=device.in_flight if device.provider.bound else self.pick(2, 1))
+
+    @property
+    def _load_seconds(self) -> float:
+        """For measuring costs at load: what the service takes; on a device it then warms up, see `WARM_UP`."""
+        return self.pick(0.4, 0.02)
+
+    def _unproved(self, precision: Precision, limits: BatchLimits, device: Device) -> Model:
+        """A model as the service would serve it, were it proved."""
+        manifest = self.manifest(precision)
+        session = Session.load(self.directory(precision), manifest, devices=(device,))
+        cost = measure_cost(session, manifest, limits, budget_seconds=self._load_seconds)
+        if not session.bound:
+            return Model(manifest, session, cost)
+        chosen = buckets.choose(cost, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
+        session.warm_up(chosen.shapes(), seconds=WARM_UP * self._load_seconds)
+        return Model(manifest, session, BucketedCosts(cost, chosen), buckets=chosen)
 
     def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
         """Sequences whose lengths are distributed so; the same ones for the same seed."""

@@ -52,7 +52,7 @@ def all_of(stage: Stage, precision: Precision, figures: Figures) -> dict[str, Ru
     """Everybody who can be measured here; who cannot is noted under `failures`."""
     makers: dict[str, Callable[[], Mapping[str, Run]]] = {
         "service": lambda: {
-            name: service(stage, precision, limits) for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]
+            name: service(stage, precision, limits, figures) for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]
         },
         "partition": lambda: {"partition": partition(stage, precision)},
         "alone": lambda: {peer.name: of_peer(peer) for peer in contenders.alone(stage, precision)},
@@ -100,9 +100,9 @@ def best(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[
     return found
 
 
-def service(stage: Stage, precision: Precision, limits: BatchLimits) -> Run:
+def service(stage: Stage, precision: Precision, limits: BatchLimits, figures: Figures) -> Run:
     """The service without HTTP."""
-    desk = stage.desk(precision, limits)
+    desk = stage.desk(precision, limits, figures)
     return lambda sequences, seconds: desk.closed(sequences, seconds, in_flight(stage))
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import device, packed, parity, placement
+from benchmarks.gpu import busy, device, latency, memory, packed, parity, placement, stage, throughput
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.sections import SECTIONS
 from benchmarks.gpu.stage import Stage
-from service.errors import ModelError
+from service import repository
+from service.errors import ModelError, VerificationError
+from service.metrics import ModelMetrics
+from service.padding import Steps
+from service.plan import BatchLimits
+from service.provider import Device
+from tests.service.fake_device import ONE
 
 NOT_ON_A_BARE_MACHINE = (
     "click",
@@ -91,7 +99,13 @@ from benchmarks.gpu import over_http
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.sections import NotHere
 from benchmarks.gpu.stage import Stage
-from service.errors import ModelError
+from service import repository
+from service.errors import ModelError, VerificationError
+from service.metrics import ModelMetrics
+from service.padding import Steps
+from service.plan import BatchLimits
+from service.provider import Device
+from tests.service.fake_device import ONE
 try:
     over_http.measure(Stage("cpu", Path()), Figures())
 except NotHere as missing:
@@ -155,10 +169,10 @@ def test_whether_the_service_refuses_a_node_is_told(models: Path, monkeypatch: p
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-6), ("fp16", 1e-3)])
 def test_torch_answers_as_the_graph_does_in_each_precision(models: Path, precision: packed.Precision, most: float):
-    stage = Stage("cpu", models)
-    sequences = stage.of_lengths([3, 9, 1, 30])
-    logits = packed.Packed(stage, precision).logits(sequences)
-    expected = parity.answers(stage.session(), sequences, 4)
+    here = Stage("cpu", models)
+    sequences = here.of_lengths([3, 9, 1, 30])
+    logits = packed.Packed(here, precision).logits(sequences)
+    expected = parity.answers(here.session(), sequences, 4)
     found = parity.compared([parity.Row(row, None) for row in logits], expected)
     assert 0 < found["logits"] < most
 
@@ -168,3 +182,49 @@ def test_a_graph_that_is_not_there_is_told(models: Path, tmp_path: Path):
     figures = Figures()
     device.measure(Stage("cpu", tmp_path), figures)
     assert "--prepare makes it" in figures.found["left_out"]["fp16, everywhere"]
+
+
+class OnAFakeDevice(Stage):
+    """A stage whose batches go through a device's slots, buffers and buckets, and are computed by the CPU."""
+
+    def device(self, graph: stage.Graph = "fp32") -> Device:
+        """The fake one."""
+        return ONE[0]
+
+
+@pytest.fixture
+def on_a_fake_device(models: Path, tmp_path: Path) -> Stage:
+    """One whose models are not proved there yet."""
+    shutil.copytree(models, tmp_path / "models")
+    return OnAFakeDevice("cpu", tmp_path / "models", quick=True)
+
+
+@pytest.mark.parametrize("section", [throughput, latency, busy, memory], ids=lambda section: section.__name__)
+def test_batches_for_a_device_are_made_and_run_as_the_service_does(section: ModuleType, on_a_fake_device: Stage):
+    figures = Figures()
+    section.measure(on_a_fake_device, figures)
+    assert "failures" not in figures.found
+
+
+def test_a_batch_for_a_device_is_filled_up_and_every_sequence_answered(on_a_fake_device: Stage):
+    desk = on_a_fake_device.desk("fp32", BatchLimits(), Figures())
+    assert desk.model.buckets is not None
+    assert desk.lane(ModelMetrics()).buckets is desk.model.buckets
+    assert desk.runners == ONE[0].in_flight
+    sequences: list[Steps] = on_a_fake_device.of_lengths([5, 9, 14])
+    seen = desk.closed(sequences, 0.05, 8)
+    assert seen["sequences_per_second"] > 0
+
+
+def test_a_model_that_the_service_refuses_is_measured_and_that_is_told(
+    on_a_fake_device: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise VerificationError("its proof does not hold here")
+
+    monkeypatch.setattr(repository.promises, "held", refuse)
+    figures = Figures()
+    desk = on_a_fake_device.desk("fp32", BatchLimits(), figures)
+    assert desk.model.promise is None
+    assert desk.closed(on_a_fake_device.of_lengths([5, 9]), 0.05, 4)["sequences_per_second"] > 0
+    assert figures.found["failures"] == {"fp32, the service refuses it": "its proof does not hold here"}
