@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lengthwise")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says at the end that nothing was seen on a GPU, and why: a green run alone would not tell."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if report.nodeid.startswith("tests/gpu/")]
+    if skipped:
+        reason = skipped[0].longrepr[2].removeprefix("Skipped: ")
+        terminalreporter.write_line(f"tests/gpu: {len(skipped)} tests skipped, nothing was seen on a GPU: {reason}")
