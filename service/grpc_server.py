@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from service import inventory, kserve, messages
 from service.accounts import Account
 from service.answers import Answer
-from service.body import ClientLeft
+from service.body import ClientLeft, too_large
 from service.calls import Call
 from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, request_id_of
 from service.errors import (
@@ -137,9 +137,7 @@ class GrpcServer:
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _answering(answer), request_deserializer=request.FromString, response_serializer=_serialized
-            )
+            name: grpc.unary_unary_rpc_method_handler(_answering(request, answer), response_serializer=_serialized)
             for name, (request, answer) in methods.items()
         }
         # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
@@ -255,12 +253,16 @@ class _Health(health.aio.HealthServicer):
         return await super().Check(request, context)
 
 
-def _answering(answer: Callable[[Any], Message | Awaitable[Message]]) -> Callable[[Any, Context], Awaitable[Message]]:
-    """A handler of calls that are no inference: they are not counted."""
+def _answering(
+    kind: type[Message], answer: Callable[[Any], Message | Awaitable[Message]]
+) -> Callable[[bytes, Context], Awaitable[Message]]:
+    """A handler of calls that are no inference: they are not counted, and what they ask is small."""
 
-    async def handle(request: Any, context: Context) -> Message:
+    async def handle(body: bytes, context: Context) -> Message:
         try:
-            made = answer(request)
+            if len(body) > LARGE_BODY_BYTES:
+                raise too_large(LARGE_BODY_BYTES)
+            made = answer(messages.parsed(kind, body))
             return made if isinstance(made, Message) else await made
         except RequestError as error:
             await _refuse(context, error)

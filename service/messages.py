@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from service import kserve, tensors
 from service.answers import Answer
@@ -23,6 +23,14 @@ from service.tensors import Asked, Sent
 _CONTENTS: Final = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
 """The field of a tensor's typed contents, by its datatype."""
 
+_MOST_FIELDS: Final = 256
+"""At the top of a message. An honest one has a field for each tensor, output and parameter; a hostile one has millions
+of empty ones, each of which would be an object of a hundred bytes."""
+_MOST_AXES: Final = 8
+_FIXED: Final = {1: 8, 5: 4}
+"""Bytes of the kinds of field that have a size of their own."""
+
+M = TypeVar("M", bound=Message)
 Encode: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
@@ -33,10 +41,9 @@ def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
     Raises:
         RequestError: It is wrong, or its model is not served.
     """
-    try:
-        request = pb.ModelInferRequest.FromString(body)
-    except DecodeError:
-        raise InvalidRequest([Problem("", "the message is no ModelInferRequest")]) from None
+    if crowded(body):
+        raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
+    request = parsed(pb.ModelInferRequest, body)
     served = kserve.find(serving, request.model_name or None, request.model_version or None)
     problems = Problems()
     if len(request.id) > MAX_ID_CHARACTERS:
@@ -51,6 +58,58 @@ def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
         max_sequences=serving.settings.max_sequences,
     )
     return asked.call, partial(_encode, asked, request.id, bool(request.raw_input_contents))
+
+
+def parsed(kind: type[M], body: bytes) -> M:
+    """A message of that kind.
+
+    Raises:
+        InvalidRequest: The bytes are none.
+    """
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise InvalidRequest([Problem("", f"the message is no {kind.DESCRIPTOR.name}")]) from None
+
+
+def crowded(body: bytes) -> bool:
+    """Whether a message has more fields at its top than any honest one; no more of them are looked at.
+
+    See "Encoding" in the documentation of protocol buffers: a field is a tag, whose last three bits are its kind, and
+    for kind 2 a length and so many bytes. Kind 3 opens a group, which none of the protocol's messages has. What is no
+    message at all is left for the parser to say.
+    """
+    at = 0
+    try:
+        for _ in range(_MOST_FIELDS):
+            if at >= len(body):
+                return False
+            tag, at = _varint(body, at)
+            kind = tag & 7
+            if kind == 2:
+                length, at = _varint(body, at)
+                at += length
+            elif kind == 0:
+                _, at = _varint(body, at)
+            elif kind in _FIXED:
+                at += _FIXED[kind]
+            else:
+                return kind == 3
+    except IndexError:
+        return False
+    return at < len(body)
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    """The number there, seven bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = body[at]
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128 or shift > 63:
+            return value, at
+        shift += 7
 
 
 def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
@@ -70,7 +129,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
         elif tensor.datatype in _CONTENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
-        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape), data, pointer))
+        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
     return sent
 
 

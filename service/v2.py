@@ -21,7 +21,7 @@ from service import inventory, kserve, strict, tensors
 from service.answers import Answer
 from service.body import ClientLeft, headers_of, read_body
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
-from service.endpoint import CLIENT_LEFT, JSON, Encode, Endpoint, Headers, Received, media_type
+from service.endpoint import CLIENT_LEFT, JSON, LARGE_BODY_BYTES, Encode, Endpoint, Headers, Received, media_type
 from service.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from service.manifest import Manifest
 from service.options import kind
@@ -29,6 +29,7 @@ from service.serving import Served, Serving
 from service.tensors import Asked, Sent
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
+_MOST_TENSORS: Final = 256
 _FIELDS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS: Final = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS: Final = frozenset({"name", "parameters"})
@@ -262,9 +263,12 @@ def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: lis
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
     """The entries of an array of objects; empty after noting that it is none."""
     value = document.get(name)
-    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+    if isinstance(value, list) and len(value) > _MOST_TENSORS:
+        problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
+    elif isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
         return value
-    problems.add(f"/{name}", "must be an array of objects")
+    else:
+        problems.add(f"/{name}", "must be an array of objects")
     return []
 
 
@@ -289,7 +293,8 @@ async def _document(serving: Serving, request: Request) -> Any:
         ClientLeft: Nobody waits for the answer any more.
         RequestError: It is too large, or no JSON.
     """
-    body = await read_body(request.receive, headers_of(request.scope["headers"]), serving.settings.max_body_bytes)
+    most = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
+    body = await read_body(request.receive, headers_of(request.scope["headers"]), most)
     return strict.parse(body) if body.strip() else {}
 
 

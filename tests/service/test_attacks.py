@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ import orjson
 import pytest
 from onnx import external_data_helper
 
-from service import protocol, repository
-from service.errors import ModelError, Unauthorized
+from service import messages, protocol, repository
+from service.errors import InvalidRequest, ModelError, Unauthorized
 from service.keys import Keys
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from service.padding import PaddedBatch
@@ -204,6 +205,21 @@ def test_a_body_of_millions_of_tiny_parts_is_refused_in_little_memory(server: Se
     answer = server.client.post("/predict", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413
     assert server.peak_bytes() - before < 24 * len(body)  # the fast reader's share; made into objects it would be 40
+
+
+@pytest.mark.parametrize("field", [4, 5, 6, 7], ids=["parameters", "inputs", "outputs", "contents"])
+async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are_made(field: int) -> None:
+    message = bytes([field << 3 | 2, 0]) * (2 * MEBIBYTE)  # parsed, it would be hundreds of megabytes, for a minute
+    async with serving(model(manifest())) as service:
+        started = time.process_time()
+        with pytest.raises(InvalidRequest, match="may have 256 inputs, outputs and parameters"):
+            messages.decode(message, service.serving)
+        assert time.process_time() - started < 0.5
+
+
+def test_a_large_body_for_the_repositorys_calls_is_refused(server: ServerProcess) -> None:
+    body = b"[" + b"[]," * MEBIBYTE + b"[]]"
+    assert server.client.post("/v2/repository/index", content=body).status_code == 413
 
 
 def test_a_body_of_too_many_sequences_is_refused(server: ServerProcess) -> None:

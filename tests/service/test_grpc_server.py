@@ -358,6 +358,20 @@ async def test_the_index_is_readable_and_changes_are_refused() -> None:
             assert "--admin-calls" in (error.details() or "")
 
 
+@pytest.mark.parametrize(
+    ("method", "message", "said"),
+    [
+        ("RepositoryModelLoad", b"\x1a\x00" * 40_000, "a body may have 65536 bytes"),
+        ("ModelMetadata", b"\x0a\xff", "the message is no ModelMetadataRequest"),
+    ],
+)
+async def test_what_is_asked_beside_inference_is_small_and_a_message(method: str, message: bytes, said: str) -> None:
+    async with listening(model(manifest()), admin_calls=True) as caller:
+        error = await caller.refused(method, message)
+    assert error.code() == Code.INVALID_ARGUMENT
+    assert said in (error.details() or "")
+
+
 async def test_models_are_loaded_and_unloaded_where_that_is_turned_on() -> None:
     async with listening(model(manifest()), admin_calls=True) as caller:
         await caller.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="sums"))

@@ -149,6 +149,7 @@ async def test_octets_may_be_asked_for_one_output_alone() -> None:
         ),
         ({"inputs": {}}, "/inputs: must be an array of objects"),
         ({"inputs": [1]}, "/inputs: must be an array of objects"),
+        ({"outputs": [{"name": "label"}] * 257}, "/outputs: may have 256 entries, it has 257"),
         ({"outputs": ["label"]}, "/outputs: must be an array of objects"),
         ({"outputs": [{"name": 1}]}, "/outputs/0/name: must be a string, and stand once"),
         ({"outputs": [{"name": "label", "x": 1}]}, "/outputs/0/x: unknown field; known are name, parameters"),
@@ -292,6 +293,16 @@ async def test_metadata_says_what_a_model_takes_with_minus_one_for_a_free_axis()
         {"name": "attention", "datatype": "FP32", "shape": [-1, -1]},
     ]
     assert tokens["inputs"][0] == {"name": "tokens", "datatype": "INT64", "shape": [-1, -1]}
+
+
+@pytest.mark.parametrize("call", ["index", "models/sums/load", "models/sums/unload"])
+async def test_what_is_asked_of_the_repository_is_small_for_it_is_read_on_the_event_loop(call: str) -> None:
+    async with serving(model(manifest()), admin_calls=True) as service:
+        answer = await service.client.post(f"/v2/repository/{call}", content=b" " * 65_537)
+        assert (answer.status_code, answer.json()) == (
+            413,
+            {"error": "a body may have 65536 bytes, after inflating too"},
+        )
 
 
 async def test_health_follows_the_service() -> None:
