@@ -106,8 +106,9 @@ def _mutated(body: bytes, rng: random.Random, parents: list[Case]) -> bytes:
     kind = rng.randrange(8)
     if kind == 0:  # cut
         return body[:at] + body[to:]
-    if kind == 1:  # double
-        return body[:to] + body[at:to] * rng.choice((1, 1, 2, 50)) + body[to:]
+    if kind == 1:  # double, or repeat to the end of what is sent
+        times = rng.choice((1, 1, 2, 50, _LONGEST // max(1, to - at)))
+        return (body[:to] + body[at:to] * times + body[to:])[:_LONGEST]
     if kind == 2:  # end early
         return body[:at]
     if kind == 3:  # replace by a word
@@ -325,7 +326,7 @@ def _numbers(values: list[Any]) -> list[float]:
 def _elements(values: list[Any], tokens: bool) -> bytes:
     numbers = _numbers(values)
     if tokens:
-        return struct.pack(f"<{len(numbers)}q", *(int(value) if math.isfinite(value) else -1 for value in numbers))
+        return struct.pack(f"<{len(numbers)}q", *(int(value) if abs(value) < 2**63 else -1 for value in numbers))
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
