@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -74,8 +74,8 @@ def _empty_run() -> None:
     prove = repository.load
 
     # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
-    def load(directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4) -> repository.Model:
-        model = prove(directory, limits, budget_seconds=budget_seconds)
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> repository.Model:
+        model = prove(directory, limits, **options)
         return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)))
 
     repository.load = load

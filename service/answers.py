@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,8 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
             Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
             for row, weight in zip(rows, weights, strict=True)
         ]
-    finite = cast("NDArray[np.bool_]", np.isfinite(logits).all(axis=1))
-    whole = bool(finite.all())
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
+    whole = bool(np.logical_and.reduce(finite))
     scored = probabilities(logits if whole else np.where(finite[:, None], logits, np.float32(0)), manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
@@ -74,9 +74,9 @@ def probabilities(logits: Floats, manifest: Manifest) -> Floats:
         # 1 / (1 + exp(-x)) in float64, where exp cannot overflow for any float32 that is a logit of interest.
         with np.errstate(over="ignore"):
             return (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-    powers: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return result
+    powers: Floats = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
+    powers /= np.add.reduce(powers, axis=-1, keepdims=True)
+    return powers
 
 
 def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:

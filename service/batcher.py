@@ -41,7 +41,9 @@ OnBatch = Callable[[Lane[Any], Sequence[Entry[Any]], float, float], None]
 """Is told of a batch: its lane, its entries, when it began and when it ended."""
 
 INLINE_SECONDS: Final = 0.001
-"""Longest predicted run that the event loop does itself."""
+"""Longest predicted run that the event loop does itself while every runner is idle."""
+ONE_CORE_INLINE_SECONDS: Final = 0.004
+"""The same where the loop and the runner share one core: there, no run is faster for being in another thread."""
 
 
 class Batcher:
@@ -61,6 +63,7 @@ class Batcher:
         runners: int = 1,
         max_queue_cost_steps: int = 1_000_000,
         max_wait_seconds: float = 0.0,
+        one_core: bool = False,
         on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +79,8 @@ class Batcher:
         self._queued = 0
         self._unsettled: set[Ticket[Any]] = set()
         self._turn_asked = False
+        self._one_core = one_core and max_wait_seconds <= 0
+        self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._draining = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
@@ -162,6 +167,7 @@ class Batcher:
                 deadline,
                 priority,
                 steps=steps,
+                cost=lane.padded_length(len(steps)),
                 arrival=now,
                 index=i,
                 ticket=ticket,
@@ -169,7 +175,7 @@ class Batcher:
             for i, steps in enumerate(sequences)
         ]
         ticket.entries = entries
-        cost = sum(entry.width for entry in entries)
+        cost = sum(entry.cost for entry in entries)
         if cost > self._max_queue:
             raise TooLarge(f"{cost} padded steps; the queue holds {self._max_queue} in all")
         if deadline <= now:
@@ -186,41 +192,51 @@ class Batcher:
             for entry in entries:
                 lane.pool.add(entry)
             if self._idle:
-                self._wake(lane, ticket, cost)
+                self._wake(lane, ticket)
         self._quiet.clear()
         if deadline != float("inf"):
             ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
 
-    def _wake(self, lane: Lane[Any], ticket: Ticket[Any], cost: int) -> None:
+    def _wake(self, lane: Lane[Any], ticket: Ticket[Any]) -> None:
         """Has somebody take what was just queued: an idle runner, or at rest the event loop itself.
 
         Two changes of thread cost more than a short run does, so where every runner is idle and the run is short, it
         runs on the loop: in its next turn, when whatever else has arrived by now is queued too and shares the batch.
         """
-        short = len(ticket.entries) == 1 and lane.cost.predict(1, cost) <= INLINE_SECONDS
+        entries = ticket.entries
+        short = self._one_core or (len(entries) == 1 and lane.cost.predict(1, entries[0].width) <= INLINE_SECONDS)
         if self._idle == self._runners and short and not self._batches_company and self._loop is not None:
-            if not self._turn_asked:
-                self._turn_asked = True
-                self._loop.call_soon(self._take_turn)
+            self._ask_turn(self._loop.call_soon)
         else:
-            self._work.notify(len(ticket.entries))
+            self._work.notify(len(entries))
+
+    def _ask_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
+        """Has the event loop run a batch soon, unless it will anyway."""
+        if not self._turn_asked:
+            self._turn_asked = True
+            call(self._take_turn)
 
     def _take_turn(self) -> None:
-        """Runs one short batch on the event loop, and leaves the rest to the runners."""
+        """Runs one short batch on the event loop, and leaves what is long to the runners."""
         with self._lock:
             self._turn_asked = False
             lane, _ = self._next_lane()
             if lane is None or self._stopping:
                 return
-            # By now another lane, or a longer sequence, may be first: what a plan can start from must be short too.
-            first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
-            widest = max(waiting.width for waiting in first if waiting is not None)
-            if lane.cost.predict(1, widest) > INLINE_SECONDS:
+            if not self._fits_loop(lane):
                 self._work.notify(len(lane.pool))
                 return
-            taken = self._taken(lane, seconds=INLINE_SECONDS)
+            taken = self._taken(lane, seconds=self._inline_seconds)
+            if self._one_core and self._loop is not None and self._lanes.waiting():
+                self._ask_turn(self._loop.call_soon)
         self._settle_all(self._run(*taken))
+
+    def _fits_loop(self, lane: Lane[Any]) -> bool:
+        """Whether a lane's next batch is short enough for the event loop: what a plan can start from must be."""
+        first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
+        widest = max(waiting.width for waiting in first if waiting is not None)
+        return lane.cost.predict(1, widest) <= self._inline_seconds
 
     def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
         """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
@@ -269,7 +285,7 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._settle_all, outcomes)
             del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
 
-    def _take(self) -> tuple[Lane[Any], list[Entry[Any]]] | None:
+    def _take(self) -> tuple[Lane[Any], list[Entry[Any]], float] | None:
         """The next batch, after waiting for one; None when everything stops."""
         with self._lock:
             while True:
@@ -277,7 +293,10 @@ class Batcher:
                     return None
                 lane, wait = self._next_lane()
                 if lane is not None:
-                    return self._taken(lane, self._lanes.turn_seconds())
+                    if not (self._one_core and self._loop is not None and self._fits_loop(lane)):
+                        return self._taken(lane, self._lanes.turn_seconds())
+                    self._ask_turn(self._loop.call_soon_threadsafe)
+                    wait = None
                 self._idle += 1
                 self._work.wait(wait)
                 self._idle -= 1
@@ -293,14 +312,19 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def _taken(self, lane: Lane[Any], seconds: float) -> tuple[Lane[Any], list[Entry[Any]]]:
-        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
+    def _taken(self, lane: Lane[Any], seconds: float) -> tuple[Lane[Any], list[Entry[Any]], float]:
+        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits.
+
+        Returns:
+            The lane, the batch, and when its effort began, on the clock of the lane's costs.
+        """
+        began = lane.cost.clock()
         entries = self._plan(lane, seconds)
         lane.inflight += 1
         self._leave(lane, entries)
-        if self._idle and self._lanes.waiting():
+        if self._idle and not self._one_core and self._lanes.waiting():
             self._work.notify()
-        return lane, entries
+        return lane, entries, began
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
         limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
@@ -314,9 +338,12 @@ class Batcher:
             lane.pool.remove(urgent)
             return [urgent]
 
-    def _run(self, lane: Lane[R], entries: list[Entry[R]]) -> list[tuple[Ticket[R], Any]]:
-        """Runs one batch: the tickets that are complete with it, each with its outcome."""
-        start, effort = self._clock(), lane.cost.clock()
+    def _run(self, lane: Lane[R], entries: list[Entry[R]], began: float) -> list[tuple[Ticket[R], Any]]:
+        """Runs one batch: the tickets that are complete with it, each with its outcome.
+
+        What a batch costs, as planning must know it, is all of its effort: also what is done once for each batch.
+        """
+        start = self._clock()
         results: Sequence[R] | None
         try:
             batch = lane.padded([entry.steps for entry in entries])
@@ -327,14 +354,15 @@ class Batcher:
             log.exception("a batch of %d failed in %s", len(entries), lane.name)
             lane.metrics.batch_failed()
             results = None
-        else:
-            effort = lane.cost.clock() - effort
-            self._count(lane, batch, [start - entry.arrival for entry in entries], self._clock() - start, effort)
         end = self._clock()
         complete = self._scatter(lane, entries, results, start, end - start)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
-        return [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
+        outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
+        if results is not None:
+            effort = lane.cost.clock() - began
+            self._count(lane, batch, [start - entry.arrival for entry in entries], end - start, effort)
+        return outcomes
 
     def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
         """Learns from a batch that ran, and counts it."""
@@ -423,6 +451,6 @@ class Batcher:
 
     def _leave(self, lane: Lane[Any], entries: Sequence[Entry[Any]]) -> None:
         """Notes that some entries no longer wait in a lane."""
-        cost = sum(entry.width for entry in entries)
+        cost = sum(entry.cost for entry in entries)
         self._queued -= cost
         lane.cost_steps -= cost

@@ -24,8 +24,10 @@ _HICCUP: Final = 0.7
 """Most that one run counts for, as a log ratio: twice or half of what was expected."""
 _MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
-_NOTICED: Final = 0.02
-"""Drift, as a log ratio, below which predictions are not computed anew."""
+_ABOUT: Final = 1.03
+"""Times that differ by less are about the same."""
+_NOTICED: Final = 0.03
+"""Drift, as a log ratio, below which predictions are not computed anew; single runs differ by more than that."""
 _FURTHEST: Final = 3.5
 """Most that serving moves what was measured, as a log ratio: 33 times. A row of the grid that monotony holds up would
 else drift without end, and be wrong for as long when it is let go."""
@@ -39,18 +41,22 @@ class Column(NamedTuple):
     Attributes:
         seconds: Of 0, 1, 2, ... rows; entry 0 is 0.
         cheapest: For at most 0, 1, 2, ... rows, the number of rows at which one row is cheapest; entry 0 is 0.
+        enough: The least number of rows at which one row is about as cheap as at any other.
     """
 
     seconds: list[float]
     cheapest: list[int]
+    enough: int
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
-        """The column of these seconds, of 1, 2, ... rows."""
+        """The column of these seconds, of 1, 2, ... rows; they do not fall."""
         counts = np.arange(1, len(seconds) + 1)
         each = seconds / counts
-        cheapest = np.maximum.accumulate(np.where(each <= np.minimum.accumulate(each), counts, 0))
-        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()])
+        least = np.minimum.accumulate(each)
+        cheapest = np.maximum.accumulate(np.where(each <= least, counts, 0))
+        enough = int((each <= _ABOUT * least[-1]).argmax()) + 1
+        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough)
 
 
 class CostTable:
@@ -91,6 +97,8 @@ class CostTable:
         self._applied = self._drift.copy()  # the part of it that predictions have
         self._seconds = self._measured
         self._columns: dict[int, Column] = {}
+        self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
+        self._widths = self.widths.tolist()
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -108,10 +116,14 @@ class CostTable:
         return column
 
     def _computed(self, width: int, rows: int) -> Column:
-        counts = np.arange(1, rows + 1)
+        between = self._between.get(rows)
+        if between is None:
+            counts, grid = np.arange(1, rows + 1), np.eye(len(self.rows))
+            weights = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
+            between = self._between[rows] = weights * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest, a slope of many rows may be less than one of few.
-        at_width = np.maximum.accumulate(_along(self.widths, self._seconds, width))
-        return Column.of(np.interp(counts, self.rows, at_width) * np.maximum(1.0, counts / self.rows[-1]))
+        at_width = np.maximum.accumulate(_along(self._widths, self._seconds, width))
+        return Column.of(np.maximum.accumulate(between @ at_width))
 
     def predict(self, rows: int, width: int) -> float:
         """Seconds of one batch; past the grid's ends it grows with the last slope of the width, and as the rows do."""
@@ -220,21 +232,21 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
         known = np.flatnonzero(np.isfinite(filled[i]))
         for j in np.flatnonzero(np.isnan(filled[i])):
             in_proportion = filled[i - 1, j] * rows[i] / rows[i - 1] if i else np.inf
-            on_slope = _along(widths[known], filled[i, known], int(widths[j])) if len(known) else np.inf
+            on_slope = _along(widths[known].tolist(), filled[i, known], int(widths[j])) if len(known) else np.inf
             filled[i, j] = min(in_proportion, on_slope)
     return filled
 
 
-def _along(points: NDArray[np.int64], values: NDArray[np.float64], x: int) -> Any:
+def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
     """`values [..., points]` at `x`, `[...]`: linear between the points.
 
     Below the first point it is the first value; past the last one the last slope goes on, or proportion where there is
     but one point.
     """
     if len(points) == 1:
-        return values[..., 0] * max(1.0, x / float(points[0]))
+        return values[..., 0] * max(1.0, x / points[0])
     right = max(1, min(bisect_left(points, x), len(points) - 1))
-    share = max(0.0, (x - float(points[right - 1])) / float(points[right] - points[right - 1]))
+    share = max(0.0, (x - points[right - 1]) / (points[right] - points[right - 1]))
     return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
 
 

@@ -23,7 +23,7 @@ from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, Encode, Endpoint, Re
 from service.errors import InferenceFailed, RequestError
 from service.lanes import Ticket, Timing
 from service.problems import CLOSE
-from service.protocol import BoundedProtocol, Shortcut
+from service.protocol import BoundedProtocol
 
 log = logging.getLogger("lengthwise.direct")
 
@@ -62,11 +62,11 @@ class Direct:
     __slots__ = (
         "_account",
         "_endpoint",
-        "_headers",
         "_protocol",
         "_ticket",
         "body",
         "disconnected",
+        "headers",
         "keep_alive",
         "response_complete",
         "response_started",
@@ -75,7 +75,7 @@ class Direct:
     def __init__(self, protocol: BoundedProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
-        self._headers = headers
+        self.headers = headers
         self._account = endpoint.account(headers)
         self._ticket: Ticket[Answer | None] | None = None
         self.body: list[bytes] = []
@@ -103,10 +103,10 @@ class Direct:
             return
         endpoint = self._endpoint
         try:
-            endpoint.admit(self._headers)
+            endpoint.admit(self.headers)
             started = time.monotonic()
             body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
-            call, encode = endpoint.decode(Received({}, self._headers, body))
+            call, encode = endpoint.decode(Received({}, self.headers, body))
             account = self._account
             finish = self._finish(encode, account.decoded(call, started))
             self._ticket = endpoint.serving.ask(call, account.arrived, finish, waiter=self, trace=account.trace)
@@ -174,14 +174,26 @@ class Direct:
             self._protocol.answered(response, keep_alive=self.keep_alive)
 
 
-def shortcut(endpoint: Endpoint, path: bytes) -> Shortcut:
-    """What the protocol asks of each request to `path`: a `Direct`, or None for one that is not ordinary."""
-    most = min(LARGE_BODY_BYTES, endpoint.serving.settings.max_body_bytes)
+class Shortcut:
+    """What the protocol asks of each request: takes those to one path that are ordinary.
 
-    def take(protocol: BoundedProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
-        if url != path or method != b"POST":
+    Args:
+        endpoint: What is there.
+        path: Where.
+    """
+
+    def __init__(self, endpoint: Endpoint, path: bytes) -> None:
+        self.max_bytes = min(LARGE_BODY_BYTES, endpoint.serving.settings.max_body_bytes)
+        self._endpoint = endpoint
+        self._path = path
+
+    def take(self, protocol: BoundedProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
+        """See `service.protocol.Shortcut`."""
+        if url != self._path or method != b"POST":
             return None
         headers = headers_of(raw)
-        return Direct(protocol, endpoint, headers) if ordinary(headers, most) else None
+        return Direct(protocol, self._endpoint, headers) if ordinary(headers, self.max_bytes) else None
 
-    return take
+    def again(self, protocol: BoundedProtocol, headers: dict[bytes, bytes]) -> Direct:
+        """See `service.protocol.Shortcut`."""
+        return Direct(protocol, self._endpoint, headers)

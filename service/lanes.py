@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from service.buckets import Buckets
@@ -64,7 +64,7 @@ class Lane(Generic[R]):
         self.run = run
         self.cost = cost
         self.metrics = metrics
-        self.limits = limits
+        self.limits = replace(limits, multiple=multiple)
         self.multiple = multiple
         self.buckets = buckets
         self.pool = Pool()
@@ -74,7 +74,15 @@ class Lane(Generic[R]):
         self.used_seconds = 0.0
 
     def width_of(self, length: int) -> int:
-        """The width at which a sequence runs, if it is the longest of its batch."""
+        """What a sequence's batch costs the width of, if it is the longest there: its bucket's, where there are any.
+
+        Where there are none it is its own length: the processor's recurrent kernels end at the longest sequence, so
+        the steps that rounding adds are next to free, and to plan as if they were not wastes what is saved.
+        """
+        return length if self.buckets is None else self.buckets.width_of(length)
+
+    def padded_length(self, length: int) -> int:
+        """The padded steps that a sequence is counted with while it waits."""
         return rounded_width(length, self.multiple) if self.buckets is None else self.buckets.width_of(length)
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
@@ -125,9 +133,10 @@ class Ticket(Generic[R]):
 
 @dataclass(eq=False, slots=True)
 class Entry(Waiting, Generic[R]):
-    """One sequence that waits."""
+    """One sequence that waits; `cost` in padded steps, as the queue is counted."""
 
     steps: Steps = field(kw_only=True)
+    cost: int = field(kw_only=True)
     arrival: float = field(kw_only=True)
     index: int = field(kw_only=True)
     ticket: Ticket[R] = field(kw_only=True)

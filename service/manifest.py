@@ -18,9 +18,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from service.errors import ManifestError, VerificationError
@@ -161,6 +163,11 @@ class Manifest(_Part):
     def classes(self) -> int:
         """Number of classes, which is the number of labels."""
         return len(self.labels)
+
+    @cached_property
+    def answer_head(self) -> bytes:
+        """What every answer in JSON begins with, `{` and all: who answers, and the labels."""
+        return orjson.dumps({"model": self.name, "version": str(self.version), "labels": self.labels})[:-1]
 
     @property
     def key(self) -> str:

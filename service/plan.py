@@ -48,11 +48,17 @@ class BatchLimits:
         rows: Most sequences.
         cost_steps: Most rows x width.
         seconds: Longest predicted run.
+        multiple: Widths are rounded up to a multiple of it.
     """
 
     rows: int = 64
     cost_steps: int = 16_384
     seconds: float = float("inf")
+    multiple: int = 1
+
+    def most_rows(self, width: int) -> int:
+        """How many sequences a batch may have whose longest has so many steps; at least 1."""
+        return min(self.rows, self.cost_steps // (-(-width // self.multiple) * self.multiple)) or 1
 
     def at_most(self, rows: int | None) -> BatchLimits:
         """The same, with no more rows than a model takes; None for as many as these allow."""
@@ -114,7 +120,7 @@ def _company(pool: Pool, anchor: Waiting, cost: Cost, limits: BatchLimits, *, se
     if len(same) >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
         return _first_with(same, rows, anchor)
     chosen: list[Waiting] = []
-    widths = pool.widths_around(anchor.width, _NEIGHBOURS * rows)
+    widths = pool.widths_around(anchor.width, _NEIGHBOURS * min(rows, column.enough))
     for width, count in _block(_parts(pool, widths, cost, limits, seconds), anchor.width).items():
         chosen += _first_with(same, count, anchor) if width == anchor.width else _first(pool.group(width), count)
     return chosen
@@ -133,8 +139,8 @@ def _parts(pool: Pool, widths: list[int], cost: Cost, limits: BatchLimits, secon
     parts: list[_Part] = []
     finest = 1 + len(pool) // 24
     for width in widths:
-        times, cheapest = cost.column(width, limits.rows)
-        most = min(limits.rows, limits.cost_steps // width) or 1
+        times, cheapest, _ = cost.column(width, limits.rows)
+        most = limits.most_rows(width)
         if times[most] > seconds:
             most = _most_rows(width, limits, times, seconds)
         rows = cheapest[most]
@@ -188,7 +194,7 @@ def _most_rows(
     width: int, limits: BatchLimits, column: list[float] | None = None, seconds: float = float("inf")
 ) -> int:
     """How many rows of a width one batch may have; at least 1."""
-    most = max(1, min(limits.rows, limits.cost_steps // width))
+    most = limits.most_rows(width)
     if column is not None and column[most] > seconds:
         most = max(1, bisect_right(column, seconds, 1, most + 1) - 1)
     return most

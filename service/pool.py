@@ -30,7 +30,7 @@ class Waiting:
     """One sequence that waits, once, as far as planning needs it. Whoever queues it derives from this class.
 
     Attributes:
-        width: Its length rounded up: the width of a batch in which it is the longest, in steps.
+        width: What a batch costs the width of in which it is the longest, in steps.
         deadline: When its answer is worthless, in seconds of the caller's clock.
         priority: 0 to 9, higher first.
         urgency: Set by the pool: its number in order of arrival, less the head start of its priority. Lower is sooner.

@@ -17,10 +17,11 @@ A client that does not read its answers is not read from either.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.heads import KnownHead
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
@@ -41,6 +42,7 @@ class Exchange(Protocol):
     """A request that does without ASGI; stands where uvicorn keeps its own cycle of request and response."""
 
     body: list[bytes]
+    headers: dict[bytes, bytes]
     keep_alive: bool
     disconnected: bool
 
@@ -58,8 +60,19 @@ class Exchange(Protocol):
         """The connection ends with that status."""
 
 
-Shortcut = Callable[["BoundedProtocol", bytes, bytes, list[tuple[bytes, bytes]]], Exchange | None]
-"""Takes a request, by its method, URL and headers, or leaves it to ASGI."""
+class Shortcut(Protocol):
+    """What may take requests before ASGI does."""
+
+    max_bytes: int
+    """The largest body that it takes."""
+
+    def take(
+        self, protocol: BoundedProtocol, method: bytes, url: bytes, raw: list[tuple[bytes, bytes]]
+    ) -> Exchange | None:
+        """Takes a request, by its method, URL and headers, or leaves it to ASGI."""
+
+    def again(self, protocol: BoundedProtocol, headers: dict[bytes, bytes]) -> Exchange:
+        """Takes a request like one that it took before: with these headers, by lower-case name."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -91,6 +104,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._in_message = False
+        self._known: KnownHead | None = None
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Takes a connection, unless there are too many."""
@@ -113,11 +129,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parses what came, and watches what is still to come."""
         if self._refused or self.transport.is_closing():
             return
+        whole = not self._in_message
+        if whole and self._known is not None and self._is_known(self._known, data):
+            return
+        exchange = self._exchange
         if self._in_head:
             self._head_bytes += len(data)
         else:
             self._body_bytes += len(data)
         super().data_received(data)
+        if whole and not self._in_message and self._exchange is not exchange and self._exchange is not None:
+            self._known = KnownHead.of(data, self._exchange.headers)
         if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
             self._refuse(431)
         elif self._timer is None and not self.transport.is_closing():
@@ -125,6 +147,26 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._watch_body()
             elif self._in_head and self._head_bytes:
                 self._start_timer(self._header_timeout, self._head_is_late)
+
+    def _is_known(self, known: KnownHead, data: bytes) -> bool:
+        """Whether a whole request came that has the head of one before; it is taken then, past the parser."""
+        shortcut = self._shortcut
+        if shortcut is None or not self.cycle.response_complete:
+            return False
+        body = known.body(data, shortcut.max_bytes)
+        if body is None:
+            return False
+        self._stop_timer()
+        self._exchange = exchange = shortcut.again(self, known.headers)
+        self.cycle = cast("RequestResponseCycle", exchange)
+        exchange.body.append(body)
+        exchange.run()
+        return True
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        self._in_message = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is there: from here on the body is watched."""
@@ -149,7 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
             return False
-        exchange = self._shortcut(self, self.parser.get_method(), self.url, self.headers)
+        exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
         if exchange is not None:
             self._exchange = exchange
             self.cycle = cast("RequestResponseCycle", exchange)
@@ -180,6 +222,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole; the next head may begin."""
+        self._in_message = False
         if self._refused:
             return
         self._stop_timer()
@@ -223,9 +266,28 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The next request may begin, unless the client has yet to read the answers that it has."""
-        super().on_response_complete()
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
         if self.flow.write_paused:
             self.flow.pause_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Ends a connection on which nothing was asked for long enough.
+
+        A request whose head is known leaves the timer of the answer before it as it is, so it may come too soon.
+        """
+        self.timeout_keep_alive_task = None
+        if not self.cycle.response_complete:
+            return  # the answer will set another
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _refuse(self, status: int) -> None:
         """Says why, and ends the connection: at once, or behind the answer that a request before this one waits for."""

@@ -25,9 +25,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.app import make_admin_app, make_app
-from service.direct import shortcut
+from service.direct import Shortcut
 from service.errors import ConfigurationError
-from service.protocol import BoundedProtocol, Shortcut
+from service.protocol import BoundedProtocol
 from service.serving import Serving
 from service.settings import Settings, flag, traces_exporter
 
@@ -144,7 +144,7 @@ def serve(settings: Settings) -> None:
     tracer = wanted_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
-    config = _config(app, settings, settings.max_connections, shortcut(app.predict, b"/predict"))
+    config = _config(app, settings, settings.max_connections, Shortcut(app.predict, b"/predict"))
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
     with ExitStack() as stack:

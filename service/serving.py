@@ -28,7 +28,7 @@ from service.plan import BatchLimits
 from service.provider import choose
 from service.repository import Model, Repository
 from service.scan import scan
-from service.settings import Settings
+from service.settings import Settings, available_cores
 from service.shelf import Rescan, Shelf
 from service.versions import Policy
 
@@ -98,6 +98,7 @@ class Serving:
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
+            one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
             on_batch=None if tracer is None else tracer.batch,
         )
         aliases = (triton_metrics.families,) if settings.triton_metrics else ()

@@ -94,7 +94,7 @@ class Tracer:
         for trace, arrival in arrivals.items():
             self.stage(trace, "queue", arrival, started)
             runs.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
-        width = max(entry.width for entry in entries)
+        width = max(entry.cost for entry in entries)
         figures: dict[str, str | int] = {
             "lengthwise.model": lane.name,
             "lengthwise.rows": len(entries),

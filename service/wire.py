@@ -20,16 +20,16 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service import strict
+from service import plain, strict
 from service.answers import Answer
 from service.calls import MAX_ID_CHARACTERS, MAX_PRIORITY, MAX_TIMEOUT_MS, Call, Catalog, Item, M_co, fitted
 from service.errors import RequestError
 from service.manifest import Manifest
 from service.options import is_version
 from service.padding import Steps
+from service.plain import NUMERIC
 from service.strict import PREDICT, Form
 
-_NUMERIC: Final = b"0123456789+-.eE \t\r\n"
 # A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it. The
 # spaces keep it apart from what stands beside it: "1.0null" is no number, and must not become one.
 _MISSING_TEXT: Final = b" 1e300 "
@@ -70,9 +70,8 @@ def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int, form: For
 
 def encode(call: Call[Any], answers: list[Answer]) -> bytes:
     """The body of a 200, predictions in request order."""
-    manifest: Manifest = call.model.manifest
-    head = {"model": manifest.name, "version": str(manifest.version), "labels": manifest.labels}
-    return orjson.dumps(head | {"predictions": predictions(call, answers)}, option=orjson.OPT_SERIALIZE_NUMPY)
+    made = orjson.dumps(predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, made)
 
 
 def predictions(call: Call[Any], answers: list[Answer]) -> list[dict[str, Any]]:
@@ -130,9 +129,14 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -
         parser = simdjson.Parser()
     elif parser is None:
         parser = _parsers.parser = simdjson.Parser()
-    nulls = body.count(b"null")
+    skeleton = body.translate(None, NUMERIC)
+    plainest = _plainest(body, skeleton, catalog, parser, form)
+    if plainest is not None:
+        return plainest
+    nulls = body.count(b"null") if b"null" in skeleton else 0
     if nulls:
         body = body.replace(b"null", _MISSING_TEXT)
+        skeleton = skeleton.replace(b"null", b"")
     document: Any = parser.parse(body)
     fields = list(document.keys())
     if fields == [form.root]:
@@ -151,15 +155,31 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -
     count = len(sequences)
     if not 1 <= count <= max_sequences:
         raise _Unsure
-    try:
-        model = catalog.find(name, version)
-    except RequestError as error:
-        raise _Unsure from error
+    model = _found(catalog, name, version)
     manifest = model.manifest
     if attention and manifest.graph.attention is None:
         raise _Unsure
-    items = _items(sequences, form.root, body.translate(None, _NUMERIC), manifest, nulls)
+    items = _items(sequences, form.root, skeleton, manifest, nulls)
     return Call(model, items, attention, timeout_ms, priority, form.pointer)
+
+
+def _plainest(body: bytes, skeleton: bytes, catalog: Catalog[M_co], parser: Any, form: Form) -> Call[M_co] | None:
+    """The call of a body that is one sequence and nothing else, for the default model; None for any other."""
+    if not skeleton.endswith(b"]]}"):  # no sequence, or more fields
+        return None
+    model = _found(catalog, None, None)
+    features = model.manifest.input.features
+    length = plain.length_of(skeleton, form.root, features)
+    if not length and features == 1:
+        length = plain.length_of(skeleton, form.root, None)
+    return plain.read(body, length, model, parser, form) if length else None
+
+
+def _found(catalog: Catalog[M_co], name: str | None, version: str | None) -> M_co:
+    try:
+        return catalog.find(name, version)
+    except RequestError as error:
+        raise _Unsure from error
 
 
 def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
@@ -210,7 +230,7 @@ def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls
 @cache
 def _opening(root: str) -> bytes:
     """What is left of the field that has the sequences, up to their array."""
-    return b'"' + root.encode().translate(None, _NUMERIC) + b'":['
+    return b'"' + root.encode().translate(None, NUMERIC) + b'":['
 
 
 def skeletons(manifest: Manifest, length: int) -> tuple[bytes, ...]:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions", "installation"},
+    {"errors", "versions", "installation", "heads"},
     {
         "padding",
         "pool",
@@ -35,7 +35,7 @@ FLOORS = [
     {"buckets"},
     {"kserve_documents", "answers", "golden", "kept_costs", "options", "lanes", "proof"},
     {"strict", "batcher", "tracing", "kept_promises"},
-    {"promises"},
+    {"promises", "plain"},
     {"wire", "repository", "accounts"},
     {"scan", "shelf"},
     {"serving"},

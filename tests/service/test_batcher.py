@@ -157,6 +157,61 @@ async def test_short_work_at_rest_runs_on_the_event_loop():
     assert threads[1] is not threading.main_thread()
 
 
+async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and_long_work_in_the_runner():
+    threads: dict[int, threading.Thread] = {}
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        numbers = names(batch, attention)
+        threads.update(dict.fromkeys(numbers, threading.current_thread()))
+        return numbers
+
+    only = lane(run, seconds=0.001, rows=2)
+    async with running(only, one_core=True) as batcher:
+        lengths = [4, 64, 4, 4, 64, 4, 4, 4]
+        tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(8)]
+        after = batcher.submit(only, [sequence(9), sequence(10)], answers)
+        assert await outcome(after) == [9, 10]
+    on_the_loop = {number for number, thread in threads.items() if thread is threading.main_thread()}
+    assert on_the_loop == {0, 2, 3, 5, 6, 7, 9, 10}
+
+
+async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
+    sizes: list[int] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        sizes.append(batch.rows)
+        return names(batch, attention)
+
+    only = lane(run, seconds=0.003)
+    async with running(only, one_core=True) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(64)]
+        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
+    column = only.cost.column(4, 64).seconds
+    assert max(column[size] for size in sizes) <= 0.004 < column[64]
+
+
+async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
+    gate = Gate()
+    gate.open.set()
+    only = lane(gate, seconds=1e-6)
+    async with running(only, one_core=True, max_wait_seconds=0.02) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
+        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+    assert gate.batches == [[1, 2]]
+
+
+async def test_what_a_batch_costs_counts_all_of_its_effort():
+    effort = iter(range(0, 10_000, 7))
+    only = lane()
+    only.cost.clock = lambda: next(effort)  # planning begins at 0, and the batch has ended at 7
+    observed: list[tuple[int, int, float]] = []
+    only.cost.observe = lambda rows, width, seconds: observed.append((rows, width, seconds))  # type: ignore[method-assign]
+    async with running(only) as batcher:
+        assert await outcome(batcher.submit(only, [sequence(1, 5)], answers)) == [1]
+    assert observed == [(1, 8, 7)]
+
+
 async def test_short_work_of_two_models_at_once_is_all_done():
     quick, other = lane(seconds=1e-6), lane(seconds=1e-6)
     async with running(quick, other) as batcher:
@@ -652,8 +707,14 @@ class Unlucky:
         return names(batch, attention)
 
 
-@pytest.mark.parametrize("seconds", [0.01, 1e-6], ids=["in runners", "on the loop too"])
-async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_answered(seconds: float):
+@pytest.mark.parametrize(
+    ("seconds", "options"),
+    [(0.01, {"runners": 3}), (1e-6, {"runners": 3}), (0.0005, {"one_core": True})],
+    ids=["in runners", "on the loop too", "on one core"],
+)
+async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_answered(
+    seconds: float, options: dict[str, Any]
+):
     choices = random.Random(4)
     lanes = [lane(Unlucky(seed), seconds=seconds, rows=rows) for seed, rows in enumerate((4, 64))]
     finished: list[int] = []
@@ -687,7 +748,7 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
             return "cancelled"
         return "answered"
 
-    async with running(*lanes, runners=3, max_queue_cost_steps=4000) as batcher:
+    async with running(*lanes, **options, max_queue_cost_steps=4000) as batcher:
         outcomes: list[str] = []
         for start in range(0, 3000, 100):
             outcomes += await asyncio.gather(*(call(batcher, number) for number in range(start, start + 100)))

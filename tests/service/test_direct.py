@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ import orjson
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import protocol
-from service.direct import shortcut
+from service.direct import Shortcut
 from service.endpoint import LARGE_BODY_BYTES
 from service.padding import PaddedBatch
 from service.protocol import BoundedProtocol
@@ -80,7 +82,7 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
         BoundedProtocol,
         header_timeout_seconds=20,
         max_connections=100,
-        shortcut=shortcut(service.app.predict, b"/predict") if direct else None,
+        shortcut=Shortcut(service.app.predict, b"/predict") if direct else None,
     )
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
@@ -125,6 +127,106 @@ async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyn
             release.set()
 
 
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the HTTP parser is given."""
+    given: list[bytes] = []
+    parse = HttpToolsProtocol.data_received
+
+    def note(self: HttpToolsProtocol, data: bytes) -> None:
+        given.append(data)
+        parse(self, data)
+
+    monkeypatch.setattr(HttpToolsProtocol, "data_received", note)
+    return given
+
+
+async def test_a_head_said_again_is_not_parsed_again(service: Service, parsed: list[bytes]) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
+        answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
+        assert len(parsed) == 1
+        assert [status for status, _, _ in answers] == [200, 200, 422, 200]
+        for body, (status, headers, payload) in zip(bodies, answers, strict=True):
+            alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
+            unlike = {"server-timing", "date"}
+            assert (status, payload) == (alone[0], alone[2])
+            assert {k: v for k, v in headers.items() if k not in unlike} == {
+                k: v for k, v in alone[1].items() if k not in unlike
+            }
+    figures = await service.figures()
+    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 6
+
+
+async def test_a_head_that_differs_is_parsed_and_then_known_itself(service: Service, parsed: list[bytes]) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for name in ("a", "a", "b", "b", "a"):
+            status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
+            assert (status, headers["x-request-id"]) == (200, name)
+        assert len(parsed) == 3
+
+
+async def test_a_known_head_is_no_head_inside_of_another_request(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
+        line.writer.write(head + GOOD)
+        assert (await line.answer())[0] == 200
+        # The start of a request comes with the one before it; what follows is its body, however it looks.
+        inside = b'{"sequences": ' + head + GOOD
+        line.writer.write(
+            head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
+            + inside[:14]
+        )  # fmt: skip
+        assert (await line.answer())[0] == 200
+        line.writer.write(inside[14:])
+        assert (await line.answer())[0] == 422
+        assert (await line.ask(GOOD))[0] == 200
+
+
+async def test_a_known_head_is_still_asked_for_its_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("good-key-of-sixteen\n")
+    async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
+        line = await made.line()
+        for key, status in (("good-key-of-sixteen", 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
+            assert (await line.ask(GOOD, f"authorization: Bearer {key}"))[0] == status
+
+
+async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        (connection,) = made.state.connections
+        assert isinstance(connection, BoundedProtocol)
+        clock = [connection.loop.time()]
+        monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
+        assert (await line.ask(GOOD))[0] == 200
+        clock[0] += connection.timeout_keep_alive - 1
+        assert (await line.ask(GOOD))[0] == 200
+        clock[0] += 1.5
+        connection.timeout_keep_alive_handler()  # set at the first answer
+        assert not connection.transport.is_closing()
+        clock[0] += connection.timeout_keep_alive
+        connection.timeout_keep_alive_handler()
+        assert connection.transport.is_closing()
+
+
+class Clock:
+    """An event loop with a clock of its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: list[float]) -> None:
+        self.call_later = loop.call_later
+        self._now = now
+
+    def time(self) -> float:
+        return self._now[0]
+
+
 async def test_an_ordinary_request_never_meets_asgi_and_leaves_its_connection_open(service: Service) -> None:
     async with net(service) as made:
         line = await made.line()
@@ -156,7 +258,7 @@ async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Serv
 @pytest.mark.parametrize(
     ("headers", "options", "body"),
     [
-        (("content-encoding: gzip",), {}, gzip.compress(GOOD)),
+        (("content-encoding: gzip",), {}, gzip.compress(GOOD, mtime=0)),
         (("expect: 100-continue",), {}, GOOD),
         (("connection: close",), {}, GOOD),
         ((), {"version": "1.0"}, GOOD),

@@ -1,0 +1,71 @@
+"""The plainest body: one sequence of plain numbers, and nothing else. Most bodies are.
+
+Its skeleton (see `service.wire`) is known from its size alone, so one comparison says that the body is a sequence of so
+many steps, and of what it holds only the numbers are left to read.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.calls import Call, Described, Item
+from service.strict import FLOAT32_MAX, Form
+
+M = TypeVar("M", bound=Described)
+
+NUMERIC: Final = b"0123456789+-.eE \t\r\n"
+"""What numbers are made of, and white space: deleted from a body, they leave its skeleton."""
+
+
+def length_of(skeleton: bytes, root: str, features: int | None) -> int:
+    """The steps of the one sequence that a body of this skeleton holds under a field; 0 where it is another body.
+
+    Args:
+        skeleton: Of the body.
+        root: The field that has the sequences.
+        features: Numbers a step, each step an array; None where a step is a bare number.
+    """
+    per_step = 1 if features is None else features + 2
+    length, rest = divmod(len(skeleton) - len(_whole(root, features, 0)) + 1, per_step)
+    return length if length > 0 and not rest and skeleton == _whole(root, features, length) else 0
+
+
+def read(body: bytes, length: int, model: M, parser: Any, form: Form) -> Call[M] | None:
+    """The call that a body of one sequence makes; None where a careful look is needed.
+
+    Args:
+        body: As sent.
+        length: As `length_of` says.
+        model: The default one.
+        parser: simdjson's; whatever it made before is gone.
+        form: How the body is laid out.
+
+    Raises:
+        LookupError, RuntimeError, ValueError: It is another body after all, or not JSON.
+    """
+    manifest = model.manifest
+    if length > manifest.max_length:
+        return None
+    array = parser.parse(body)[form.root]
+    if manifest.input.kind == "tokens":
+        tokens: NDArray[np.int64] = np.frombuffer(array.as_buffer(of_type="i"), dtype=np.int64)
+        if len(tokens) != length or tokens.min() < 0 or tokens.max() >= (manifest.input.vocabulary or 1):
+            return None
+        return Call(model, (Item(tokens, length),), pointer=form.pointer)
+    wide: NDArray[np.float64] = np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64)
+    if len(wide) != length * (manifest.input.features or 1):  # an empty array looks like one with a bare number
+        return None
+    if not -FLOAT32_MAX <= np.minimum.reduce(wide) or not np.maximum.reduce(wide) <= FLOAT32_MAX:
+        return None
+    return Call(model, (Item(wide.astype(np.float32).reshape(length, -1), length),), pointer=form.pointer)
+
+
+@lru_cache(maxsize=512)
+def _whole(root: str, features: int | None, length: int) -> bytes:
+    """The skeleton of a body of one sequence; of no step, as many bytes as there are around the steps, and one more."""
+    step = b"" if features is None else b"[" + b"," * (features - 1) + b"]"
+    return b'{"' + root.encode().translate(None, NUMERIC) + b'":[[' + b",".join([step] * length) + b"]]}"
