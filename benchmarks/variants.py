@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from service import batcher, repository
+from service.cost import CostTable
 from service.errors import ConfigurationError
 from service.manifest import Manifest
 from service.padding import PaddedBatch
@@ -66,6 +67,13 @@ class EmptyRun:
         return Outputs(logits, attention)
 
 
+class Fixed(CostTable):
+    """A cost table that learns nothing."""
+
+    def observe(self, rows: int, width: int, seconds: float) -> None:
+        """Nothing."""
+
+
 def _arrival_order() -> None:
     batcher.plan = plan_by_arrival
 
@@ -76,7 +84,9 @@ def _empty_run() -> None:
     # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
     def load(directory: Path, limits: BatchLimits, **options: Any) -> repository.Model:
         model = prove(directory, limits, **options)
-        return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)))
+        table = model.cost
+        kept = Fixed(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
+        return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)), cost=kept)
 
     repository.load = load
 

@@ -233,10 +233,14 @@ class Batcher:
         self._settle_all(self._run(*taken))
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
-        """Whether a lane's next batch is short enough for the event loop: what a plan can start from must be."""
+        """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
+
+        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
+        """
         first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
         widest = max(waiting.width for waiting in first if waiting is not None)
-        return lane.cost.predict(1, widest) <= self._inline_seconds
+        column = lane.cost.column(widest, lane.limits.rows)
+        return column.seconds[min(len(lane.pool), column.enough)] <= self._inline_seconds
 
     def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
         """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""

@@ -26,8 +26,14 @@ _MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
 _ABOUT: Final = 1.03
 """Times that differ by less are about the same."""
-_NOTICED: Final = 0.03
-"""Drift, as a log ratio, below which predictions are not computed anew; single runs differ by more than that."""
+_NOTICED: Final = 0.02
+"""Drift of some rows against others, as a log ratio, below which predictions are not computed anew."""
+_NOTICED_OF_ALL: Final = 0.06
+"""The same for a drift of all rows together, which changes no plan."""
+_COMMON: Final = 0.8
+"""Share of a run's drift that is taken to be every batch's: what makes one slower, a busy neighbour or a lower clock,
+makes all slower. Otherwise numbers of rows that do not occur would stay as they were measured, and look dear or cheap
+beside those that do, and so never, or always, occur."""
 _FURTHEST: Final = 3.5
 """Most that serving moves what was measured, as a log ratio: 33 times. A row of the grid that monotony holds up would
 else drift without end, and be wrong for as long when it is let go."""
@@ -136,16 +142,24 @@ class CostTable:
         """
         if not 0 < seconds < math.inf:
             return
-        error = math.log(seconds) - math.log(self.predict(rows, width))
-        step = _MEMORY * _within(error, _HICCUP)
         place = min(bisect_left(self._rows, rows), len(self._rows) - 1)
         before = max(0, place - 1)
         share = (
             1.0 if place == before else min(1.0, (rows - self._rows[before]) / (self._rows[place] - self._rows[before]))
         )
-        self._drift[before] = _within(self._drift[before] + step * (1.0 - share), _FURTHEST)
-        self._drift[place] = _within(self._drift[place] + step * share, _FURTHEST)
-        if np.abs(self._drift - self._applied)[before : place + 1].max() > _NOTICED:
+        fewer, more = (
+            float(_along(self._widths, self._measured[row], width)) * math.exp(self._drift[row])
+            for row in (before, place)
+        )
+        expected = (fewer + share * (more - fewer)) * max(1.0, rows / self._rows[-1])
+        step = _MEMORY * _within(math.log(seconds / expected), _HICCUP)
+        own = step * (1.0 - _COMMON)
+        self._drift += step * _COMMON
+        self._drift[before] += own * (1.0 - share)
+        self._drift[place] += own * share
+        np.clip(self._drift, -_FURTHEST, _FURTHEST, out=self._drift)
+        moved = self._drift - self._applied
+        if moved.max() - moved.min() > _NOTICED or abs(moved[place]) > _NOTICED_OF_ALL:
             self._applied = self._drift.copy()
             self._seconds = np.maximum.accumulate(self._measured * np.exp(self._applied)[:, None], axis=0)
             self._columns = {}

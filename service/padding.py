@@ -73,9 +73,9 @@ def pad(
     """
     if not sequences:
         raise ValueError("there is no sequence to pad")
-    lengths = np.fromiter((len(steps) for steps in sequences), dtype=np.int32, count=len(sequences))
-    longest = int(lengths.max())
-    if int(lengths.min()) < 1:
+    counted = [len(steps) for steps in sequences]
+    longest = max(counted)
+    if min(counted) < 1:
         raise ValueError("a sequence has at least one step")
     if width is None:
         width = rounded_width(longest, multiple)
@@ -84,8 +84,7 @@ def pad(
     fillers = 0 if rows is None else rows - len(sequences)
     if fillers < 0:
         raise ValueError(f"{len(sequences)} sequences do not fit into {rows} rows")
-    if fillers:
-        lengths = np.append(lengths, np.ones(fillers, dtype=np.int32))
+    lengths = np.array(counted + [1] * fillers, dtype=np.int32)
     first = sequences[0]
     rectangle = np.zeros((len(lengths), width, *first.shape[1:]), dtype=first.dtype)
     for row, steps in zip(rectangle, sequences, strict=False):

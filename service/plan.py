@@ -86,6 +86,10 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     urgent = pool.most_urgent()
     if urgent is None:
         return []
+    if len(pool) == 1:
+        pool.left_out = 0
+        pool.remove(urgent)
+        return [urgent]
     anchor = _anchor(pool, urgent, cost, limits, now)
     chosen = _company(pool, anchor, cost, limits, seconds=_allowed_seconds(anchor, cost, limits, now))
     pool.left_out = 0 if urgent in chosen else pool.left_out + 1

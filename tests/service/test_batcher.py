@@ -177,18 +177,23 @@ async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and
 
 
 async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
-    sizes: list[int] = []
+    ran: list[tuple[bool, int, int]] = []
 
     def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        sizes.append(batch.rows)
+        ran.append((threading.current_thread() is threading.main_thread(), batch.rows, int(batch.lengths.max())))
         return names(batch, attention)
 
-    only = lane(run, seconds=0.003)
+    only = lane(run, seconds=0.0008)
+    choices = random.Random(5)
     async with running(only, one_core=True) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(64)]
-        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
-    column = only.cost.column(4, 64).seconds
-    assert max(column[size] for size in sizes) <= 0.004 < column[64]
+        for _ in range(20):
+            lengths = [choices.randint(1, 24) for _ in range(64)]
+            tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+            assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
+    on_the_loop = [only.cost.column(longest, 64).seconds[rows] for inline, rows, longest in ran if inline]
+    assert on_the_loop
+    assert max(on_the_loop) <= 0.0045  # what the table has learned since is not held against a batch
+    assert not all(inline for inline, _, _ in ran)
 
 
 async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
