@@ -24,7 +24,7 @@ _LONGEST: Final = 65_536
 
 
 def length_of(skeleton: bytes, root: str, features: int | None) -> int:
-    """The steps of the one sequence that a body of this skeleton holds under a field; 0 where it is another body, or a large one.
+    """The steps of the one sequence that a body of this skeleton holds under a field; 0 where it is another or large.
 
     Args:
         skeleton: Of the body.
@@ -63,7 +63,7 @@ def read(body: bytes, length: int, model: M, parser: Any, form: Form) -> Call[M]
     wide: NDArray[np.float64] = np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64)
     if len(wide) != length * (manifest.input.features or 1):  # an empty array looks like one with a bare number
         return None
-    if not -FLOAT32_MAX <= np.minimum.reduce(wide) or not np.maximum.reduce(wide) <= FLOAT32_MAX:
+    if not np.minimum.reduce(wide) >= -FLOAT32_MAX or not np.maximum.reduce(wide) <= FLOAT32_MAX:
         return None
     return Call(model, (Item(wide.astype(np.float32).reshape(length, -1), length),), pointer=form.pointer)
 

@@ -51,7 +51,8 @@ def test_any_other_body_is_not_taken_for_one(body: bytes):
 
 def test_large_bodies_of_ever_other_sizes_leave_nothing_behind():
     def ask(steps: int) -> int:
-        return plain.length_of(b'{"sequences":[[' + b",".join([b"[,]"] * steps) + b"]]}", "sequences", 2)
+        body = b'{"sequences":[[' + b",".join([b"[1,2]"] * steps) + b"]]}"
+        return plain.length_of(skeleton(body), "sequences", 2)
 
     assert ask(16_000) == 16_000
     tracemalloc.start()
