@@ -117,11 +117,15 @@ except NotHere as missing:
 
 
 def test_placement_tells_a_node_that_is_elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch):
-    nodes = [("a", "LSTM", "CPUExecutionProvider"), ("b", "Shape", "OtherExecutionProvider")]
+    nodes = [("a", "LSTM", "CPUExecutionProvider"), ("b", "Range", "OtherExecutionProvider")]
+    nodes.append(("node_Shape_0", "Shape", "OtherExecutionProvider"))
     monkeypatch.setattr(placement, "placed", lambda file, stage, graph: nodes)
     figures = Figures()
     placement.measure(Stage("cpu", models, quick=True), figures)
-    assert figures.found["graphs"]["fp32"]["elsewhere"] == ["b (Shape)"]
+    assert figures.found["graphs"]["fp32"]["elsewhere"] == [
+        "b (Range)",
+        "node_Shape_0 (Shape, as the manifest allows)",
+    ]
 
 
 def test_what_fails_in_one_graph_leaves_the_others(models: Path, monkeypatch: pytest.MonkeyPatch):

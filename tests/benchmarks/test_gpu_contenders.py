@@ -267,6 +267,12 @@ def test_a_device_is_named_as_a_file():
     assert device.slug("NVIDIA H200 (80GB)") == "nvidia-h200-80gb"
 
 
+def test_a_latency_is_the_median_of_the_rounds_that_had_an_answer():
+    rounds = [{"p50_ms": 4.0}, {"p50_ms": None}, {"p50_ms": 2.0}]
+    assert summary.middle(rounds, "p50_ms") == 3.0
+    assert summary.middle(rounds[1:2], "p50_ms") is None
+
+
 def test_figures_that_are_cut_short_are_told_as_far_as_they_go():
     sections = {"parity": {"status": "cut short", "reason": "its time was over", "figures": {"sequences": 3}}}
     text = summary.text({"device": "d", "label": "L", "quick": False, "sections": sections})

@@ -108,6 +108,13 @@ def test_a_section_with_a_part_missing_does_not_count_as_measured(run):
     assert found["bad"]["figures"] == {"half": 1, "failures": {"the other half": "ValueError: gone"}}
 
 
+def test_a_section_that_ran_out_of_time_by_itself_is_run_again_on_resuming(run):
+    before = run(slow="def measure(stage, figures):\n    figures.note(half=1, cut_short='no time left')\n")
+    assert before["slow"]["status"] == "in part"
+    after = run(resume=True, slow=GOOD)
+    assert after["slow"]["status"] == "measured"
+
+
 def test_no_section_is_begun_when_the_budget_is_spent(run):
     found = run(budget_seconds=1.0, good=GOOD)
     assert (found["good"]["status"], found["good"]["reason"]) == ("left out", "no time was left")
