@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from model_export import export, precision
 from model_export.__main__ import main
@@ -265,6 +266,22 @@ def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, Published]) -
     assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
 
 
+def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> None:
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((4, 4)).astype(np.float32) for _ in range(2)]
+    graph = products([weights[0], weights[0], weights[1]], first=4)
+    for node in graph.graph.node[:2]:
+        node.op_type = "Gemm"
+        node.input[1] = "w0"
+        node.attribute.append(helper.make_attribute("transB", 1))
+    x = random.standard_normal((1, 4)).astype(np.float32)
+    eight = precision.converted(graph, "int8")
+    assert kinds(eight)["MatMulInteger"] == 2
+    found = InferenceSession(eight.SerializeToString(), providers=[CPU]).run(None, {"x": x})[0]
+    expected = x @ weights[0].T @ weights[0].T @ weights[1]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_int8_of_a_gru_is_refused_by_the_layers_name() -> None:
     source = built_in(spec('rnn = "gru"'), None)
     with pytest.raises(ExportError, match=r"onnxruntime quantises no GRU, as node \S+ is: .* fp16"):
@@ -396,14 +413,14 @@ def test_a_layer_that_cannot_be_quantised_is_exit_2(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-def products(weights: list[np.ndarray]) -> onnx.ModelProto:
-    """A graph of one product after another: `x [n, 3]` times `w0`, which is `p0`, times `w1`, and so on."""
+def products(weights: list[np.ndarray], *, first: int = 3) -> onnx.ModelProto:
+    """A graph of one product after another: `x [n, first]` times `w0`, which is `p0`, times `w1`, and so on."""
     names = ["x", *(f"p{i}" for i in range(len(weights)))]
     nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
     graph = helper.make_graph(
         nodes,
         "products",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", first])],
         [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", weights[-1].shape[1]])],
         [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
     )
