@@ -15,18 +15,21 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from model_export import export, precision
+from model_export import export, precision, targets
 from model_export.__main__ import main
 from model_export.errors import ExportError
 from model_export.export import Published
+from model_export.options import Options
 from model_export.source import built_in
-from service import repository
+from service import promises, proof, repository
 from service.errors import VerificationError
 from service.manifest import VERIFICATION_FILE, Manifest, Precision
 from service.padding import pad, step_mask
 from service.plan import BatchLimits
+from service.proof import Case
 from service.sequences import draw
 from service.session import CPU, Session
+from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.model_export.specs import spec
 from tests.service import model_directories, numpy_models
 
@@ -300,6 +303,53 @@ def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
 def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
     graph, _ = small_graph()
     assert precision.converted(graph, to).SerializeToString() == precision.converted(graph, to).SerializeToString()
+
+
+# Modules as their users write them
+
+GALLERY = {
+    "additive_attention": ROUNDED,
+    "causal_decoder": ROUNDED,
+    "causal_tcn": ("fp16",),
+    "cnn_lstm": ROUNDED,
+    "masked_batchnorm": ("fp16",),
+    "relu_rnn": ("fp16",),
+    "statistics_pooling": ROUNDED,
+    "three_layer_bigru": ("fp16",),
+    "token_cnn": ("fp16",),
+    "transformer_cls_token": ROUNDED,
+}
+"""Which precisions a module of the gallery can have; at the others it is refused."""
+
+
+@pytest.mark.parametrize("exhibit", [each for each in TORCH_SOUND if each.name in GALLERY], ids=lambda one: one.name)
+def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit: Exhibit) -> None:
+    target = targets.read(exhibit.target, Options(features=exhibit.features, vocabulary=exhibit.vocabulary))
+    manifest = Manifest(
+        name="m",
+        version=1,
+        input=target.steps,
+        labels=target.labels,
+        task="per-step" if target.per_step else "single-label",
+        max_length=60,
+        graph=target.names,
+    )
+    graph = target.build("m", 18)
+    exact = Session(graph.SerializeToString(), manifest)
+    for to in ROUNDED:
+        if to not in GALLERY[exhibit.name]:
+            with pytest.raises(ExportError):
+                precision.converted(graph, to)
+            continue
+        cases = cases_against(exact, precision.converted(graph, to), precision.described(manifest, to))
+        assert promises.failures(cases, tolerance=0.0, apart={"fp16": 2e-3, "int8": 3e-2}[to]) == []
+
+
+def cases_against(exact: Session, graph: onnx.ModelProto, manifest: Manifest) -> list[Case]:
+    data = graph.SerializeToString()
+    return proof.verify(
+        lambda threads: Session(data, manifest, threads=threads), manifest, lambda batch: exact.run(batch).logits
+    )
 
 
 # The command
