@@ -16,6 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 WANTED = {
     "numpy": "numpy",
     "onnxruntime": "onnxruntime-gpu",
+    "orjson": "orjson",
     "pydantic": "pydantic",
     "prometheus_client": "prometheus-client",
 }

@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.lengths import DISTRIBUTIONS
 from benchmarks.gpu.sections import NotHere
-from benchmarks.gpu.stage import FOLDERS, Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, FOLDERS, Stage
 
 NEEDED = (
     "click",

@@ -13,8 +13,7 @@ from typing import Any
 from benchmarks.gpu import contenders, costs, packed
 from benchmarks.gpu.device import module
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.lengths import DISTRIBUTIONS
-from benchmarks.gpu.stage import Precision, Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
 from service.manifest import GRAPH_FILE
 from service.padding import Steps
 from service.plan import BatchLimits
