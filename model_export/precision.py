@@ -181,6 +181,7 @@ def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
         node.name = node.name or f"node giving {node.output[0]}"  # what is left out is left out by its name
     spared = [node.name for node in model.graph.node if node.output[0] in last]
     spared += [f"{name}_MatMul" for name in spared]  # what a Gemm becomes, beside an Add, before anything is left out
+    _untie(model.graph)
     # Shapes are inferred anew: what the exporter noted of a Gemm's weights does not hold for the MatMul it becomes.
     del model.graph.value_info[:]
     told = {entry.key: entry.value for entry in model.metadata_props}
@@ -202,6 +203,22 @@ def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
             "precision", "the graph has no LSTM and no product with weights to quantise: export it in fp32"
         )
     return found
+
+
+def _untie(graph: onnx.GraphProto) -> None:
+    """Gives each Gemm and LSTM weights of its own: onnxruntime turns them round in place, once for every node."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    owned: set[str] = set()
+    for node in graph.node:
+        for place in {"Gemm": (1,), "LSTM": (1, 2)}.get(node.op_type, ()):
+            tensor = weights.get(node.input[place])
+            if tensor is None:
+                continue
+            if tensor.name in owned:
+                copied = graph.initializer.add()
+                copied.CopyFrom(tensor)
+                copied.name = node.input[place] = f"{tensor.name} of {node.name}"
+            owned.add(tensor.name)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:

@@ -19,16 +19,20 @@ M = TypeVar("M", bound=Described)
 
 NUMERIC: Final = b"0123456789+-.eE \t\r\n"
 """What numbers are made of, and white space: deleted from a body, they leave its skeleton."""
+_LONGEST: Final = 65_536
+"""Bytes of a skeleton that is compared here: the last ones compared with are kept, whatever sizes a caller makes up."""
 
 
 def length_of(skeleton: bytes, root: str, features: int | None) -> int:
-    """The steps of the one sequence that a body of this skeleton holds under a field; 0 where it is another body.
+    """The steps of the one sequence that a body of this skeleton holds under a field; 0 where it is another or large.
 
     Args:
         skeleton: Of the body.
         root: The field that has the sequences.
         features: Numbers a step, each step an array; None where a step is a bare number.
     """
+    if len(skeleton) > _LONGEST:
+        return 0
     per_step = 1 if features is None else features + 2
     length, rest = divmod(len(skeleton) - len(_whole(root, features, 0)) + 1, per_step)
     return length if length > 0 and not rest and skeleton == _whole(root, features, length) else 0

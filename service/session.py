@@ -188,7 +188,7 @@ class Session:
         for _ in range(devices[0].in_flight):
             for session, device in zip(self._sessions, devices, strict=True):
                 infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
-                on_device = [node.name for node, info in infos if info.name != "Cpu"]
+                on_device = [node.name for node, info in infos if _is_device_memory(info)]
                 slots.append(Slot(session, device, device_memory.of(device), on_device))
         return slots
 
@@ -274,6 +274,11 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
             )
         placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
     return session
+
+
+def _is_device_memory(info: Any) -> bool:
+    """Whether an input is read where only the device can: not on the host, page-locked or other."""
+    return bool(info.name != "Cpu" and info.device_mem_type == onnxruntime.OrtDeviceMemoryType.DEFAULT)
 
 
 def _placed(session: Any) -> list[placement.Node]:

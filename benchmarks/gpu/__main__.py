@@ -16,6 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 WANTED = {
     "numpy": "numpy",
     "onnxruntime": "onnxruntime-gpu",
+    "orjson": "orjson",
     "pydantic": "pydantic",
     "prometheus_client": "prometheus-client",
 }
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     missing = _missing()
     if missing:
-        _say(f"not installed: {', '.join(missing)}; docs/cuda.md says how to bring what is needed")
+        _say(f"not installed: {', '.join(missing)}; benchmarks/README.md says how to bring it")
         return 2
     # Only now: they import what was just looked for.
     from benchmarks.gpu import device, plots, summary

@@ -16,8 +16,7 @@ from typing import Any
 from benchmarks.gpu.device import busy_reader, module
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk
-from benchmarks.gpu.lengths import DISTRIBUTIONS
-from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, Stage
 from benchmarks.gpu.throughput import LIMITS, in_flight
 from service.padding import Steps
 

@@ -88,6 +88,8 @@ def measure(stage: Stage, figures: Figures) -> None:
     figures.note(packages={package: _version(package) for package in _PACKAGES})
     if stage.provider == "cuda":
         figures.note(nvidia_smi=smi("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "power.limit"))
+    with figures.trying("the service's device"):
+        figures.note(served_on=stage.device().label)
     onnxruntime = module("onnxruntime")
     if onnxruntime is not None:
         figures.note(onnxruntime=onnxruntime.__version__, providers=onnxruntime.get_available_providers())

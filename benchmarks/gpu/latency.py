@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.gpu import contenders, packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk, feed
-from benchmarks.gpu.lengths import DISTRIBUTIONS
-from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, Stage
 from benchmarks.gpu.throughput import LIMITS
 from service.padding import Steps
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.lengths import DISTRIBUTIONS
 from benchmarks.gpu.sections import NotHere
-from benchmarks.gpu.stage import FOLDERS, Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, FOLDERS, Stage
 
 NEEDED = (
     "click",
@@ -39,8 +38,8 @@ def measure(stage: Stage, figures: Figures) -> None:
         trial = prepare(served.target, sequences, fields=served.fields, check=stage.provider == "cpu", form="binary")
         most = 0.0
         for connections in stage.pick((1, 64, 256, 1024), (1, 16)):
-            if stage.left < 20 * stage.pick(1, 0):
-                figures.note(left_out="no time left for all numbers of connections")
+            if stage.left < stage.pick(20.0, 0.0):
+                figures.note(cut_short=f"no time left for {connections} connections and more")
                 break
             stage.say(f"over HTTP, {connections} connections")
             load = Load(

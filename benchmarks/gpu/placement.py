@@ -26,10 +26,14 @@ def measure(stage: Stage, figures: Figures) -> None:
         stage.say(f"placement, {graph}")
         with figures.trying(graph):
             nodes = placed((stage.directory(graph) / GRAPH_FILE), stage, graph)
-            wanted = stage.device(graph).provider.execution_provider
+            wanted, allowed = stage.device(graph).provider.execution_provider, stage.manifest(graph).host_nodes
             found = {
                 "nodes": Counter(provider for _, _, provider in nodes),
-                "elsewhere": [f"{name} ({operator})" for name, operator, provider in nodes if provider != wanted],
+                "elsewhere": [
+                    f"{name} ({operator}{', as the manifest allows' if name in allowed else ''})"
+                    for name, operator, provider in nodes
+                    if provider != wanted
+                ],
             }
             figures.note(graphs={graph: found})
         with figures.trying(f"{graph}, as the service loads it"):

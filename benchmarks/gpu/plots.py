@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.summary import TITLES
+from benchmarks.gpu.summary import TITLES, middle
 from benchmarks.gpu.throughput import FAMILIES
 
 Found = dict[str, Any]
@@ -77,10 +77,10 @@ def _throughput(axes: Any, figures: Found) -> None:
 def _latency(axes: Any, figures: Found) -> None:
     keys = {"p50_ms": "p50", "p95_ms": "p95", "p99_ms": "p99", "p99_9_ms": "p99.9"}
     for name, rounds in figures["half_load"].items():
-        if name != "rate" and rounds and rounds[-1]["p50_ms"] is not None:
+        if name != "rate" and middle(rounds, "p50_ms") is not None:
             color = _COLORS.get(name.partition(",")[0])
             line = "--" if "256" in name and name.startswith("service") else "-"
-            axes.plot([*keys.values()], [rounds[-1][key] for key in keys], f"o{line}", label=name, color=color)
+            axes.plot([*keys.values()], [middle(rounds, key) for key in keys], f"o{line}", label=name, color=color)
     axes.set_yscale("log")
     axes.set_ylabel("latency from the moment due, ms")
     axes.set_title(f"Poisson, {figures['half_load']['rate']:,.0f} sequences/s", fontsize=9)

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from benchmarks.gpu import lengths
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk
 from service import buckets
+from service.bench.workload import Input, draw_lengths, make_sequences
 from service.buckets import BucketedCosts
 from service.errors import VerificationError
 from service.installation import find
@@ -36,6 +36,8 @@ MODELS = ROOT / "runs" / "gpu-models"
 FOLDERS: dict[Graph, str] = {"fp32": "lognormal", "tf32": "lognormal", "fp16": "lognormal-fp16"}
 BUNDLED = ROOT / "service" / "models" / "japanese-vowels"
 WEIGHTS = "lognormal.safetensors"
+DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zipf:1.2,500")
+"""Of lengths, as `lengthwise bench --lengths` takes them."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ class Stage:
     def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
         """Sequences whose lengths are distributed so; the same ones for the same seed."""
         random = np.random.default_rng(self.seed)
-        drawn = lengths.draw(distribution, count, max_length, random)
-        return lengths.sequences(drawn, self.features, random)
+        drawn = draw_lengths(distribution, count, max_length, random)
+        return make_sequences(drawn, Input("values", self.features), random)
 
     def of_lengths(self, wanted: Sequence[int]) -> list[Steps]:
         """Sequences of these lengths."""
-        return lengths.sequences([*wanted], self.features, np.random.default_rng(self.seed))
+        return make_sequences(np.array(wanted), Input("values", self.features), np.random.default_rng(self.seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from benchmarks.gpu.sections import SECTIONS
@@ -179,14 +180,20 @@ def _latency(figures: Found, _held: Found) -> Iterator[str]:
         rows = [
             (
                 name,
-                *(_short(rounds[-1][key]) for key in ("p50_ms", "p99_ms", "p99_9_ms")),
-                f"{rounds[-1]['answered']:.1%}",
+                *(_short(middle(rounds, key)) for key in ("p50_ms", "p99_ms", "p99_9_ms")),
+                f"{middle(rounds, 'answered') or 0:.1%}",
             )
             for name, rounds in found.items()
             if name != "rate" and rounds
         ]
         yield from _table(("", "p50, ms", "p99, ms", "p99.9, ms", "answered"), rows)
         yield ""
+
+
+def middle(rounds: Sequence[Found], key: str) -> float | None:
+    """The median of a figure over the rounds that have it."""
+    found = [each[key] for each in rounds if each[key] is not None]
+    return median(found) if found else None
 
 
 def _busy(figures: Found, _held: Found) -> Iterator[str]:

@@ -13,8 +13,7 @@ from typing import Any
 from benchmarks.gpu import contenders, costs, packed
 from benchmarks.gpu.device import module
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.lengths import DISTRIBUTIONS
-from benchmarks.gpu.stage import Precision, Stage
+from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
 from service.manifest import GRAPH_FILE
 from service.padding import Steps
 from service.plan import BatchLimits
@@ -23,6 +22,8 @@ Run = Callable[[Sequence[Steps], float], dict[str, float]]
 """One measurement with some sequences, for some seconds: `sequences_per_second`, and what the batches were."""
 
 LIMITS = {"service, 64 rows": BatchLimits(), "service, 256 rows": BatchLimits(rows=256, cost_steps=65_536)}
+_LEAST_SECONDS = 60.0
+"""What loading everybody and asking them in rounds takes."""
 FAMILIES = ("service", "partition", "alone", "arrival", "torch")
 
 
@@ -34,8 +35,8 @@ def measure(stage: Stage, figures: Figures) -> None:
     wanted += [(precision, DISTRIBUTIONS[0]) for precision in stage.precisions() if precision != "fp32"]
     everyone: dict[Precision, dict[str, Run]] = {}
     for precision, distribution in wanted:
-        if stage.left < 20 * stage.pick(1, 0):
-            figures.note(left_out={f"{distribution} {precision}": "no time left"})
+        if stage.left < stage.pick(_LEAST_SECONDS, 0.0):
+            figures.note(cut_short={f"{distribution} {precision}": "no time left"})
             continue
         stage.say(f"throughput, {distribution}, {precision}")
         if precision not in everyone:

@@ -285,13 +285,15 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
     """The cost table that serving this model would plan with."""
     from service import kept_costs, scan
     from service.bench import cost_report  # they load onnxruntime, which no load needs
+    from service.provider import choose
 
     folder, name, version = located(where)
     settings = Settings.load()
     limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
-    opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"))
+    devices = choose(settings.provider, tf32=settings.tf32, memory_limit_bytes=settings.gpu_memory_bytes).devices
+    opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"), devices=devices)
     found = opened.find(name or model, version)
-    title = f"costs of {found.manifest.key}, one thread"
+    title = f"costs of {found.manifest.key}, {'a device' if found.session.bound else 'one thread'}"
     shown.print(
         {"model": found.manifest.key, **found.cost.to_json()}, lambda: cost_report.table(found.cost, title=title)
     )

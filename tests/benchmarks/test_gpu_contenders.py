@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.gpu import busy, contenders, device, isolation, latency, lengths, memory, parity, summary, throughput
+from benchmarks.gpu import busy, contenders, device, isolation, latency, memory, parity, summary, throughput
 from benchmarks.gpu.figures import Figures, plain
 from benchmarks.limits import partition
 from service.bench.workload import draw_lengths
@@ -44,19 +44,8 @@ class Session:
         return Outputs(logits.astype(np.float32))
 
 
-@pytest.mark.parametrize("distribution", lengths.DISTRIBUTIONS)
-def test_lengths_are_drawn_as_the_services_own_bench_draws_them(distribution: str):
-    own = lengths.draw(distribution, 500, 300, np.random.default_rng(3))
-    assert own == draw_lengths(distribution, 500, 300, np.random.default_rng(3)).tolist()
-
-
-def test_an_unknown_distribution_is_refused_by_name():
-    with pytest.raises(ValueError, match="there are: lognormal"):
-        lengths.draw("pareto:1", 1, 1, np.random.default_rng(0))
-
-
 def test_the_best_partition_is_that_of_the_benchmark_beside_peers():
-    drawn = lengths.draw("lognormal:50,0.7", 200, 300, np.random.default_rng(0))
+    drawn = draw_lengths("lognormal:50,0.7", 200, 300, np.random.default_rng(0))
     work = [np.zeros((length, 1), dtype=np.float32) for length in drawn]
     found = contenders.best_partition(work, TABLE, multiple=4, rows=64, cost_steps=10**9, seed=0)
     manifest = Manifest(name="m", version=1, input=StepInput(features=1), labels=("a",))
@@ -265,6 +254,12 @@ def test_a_management_library_that_fails_is_passed_over(monkeypatch: pytest.Monk
 
 def test_a_device_is_named_as_a_file():
     assert device.slug("NVIDIA H200 (80GB)") == "nvidia-h200-80gb"
+
+
+def test_a_latency_is_the_median_of_the_rounds_that_had_an_answer():
+    rounds = [{"p50_ms": 4.0}, {"p50_ms": None}, {"p50_ms": 2.0}]
+    assert summary.middle(rounds, "p50_ms") == 3.0
+    assert summary.middle(rounds[1:2], "p50_ms") is None
 
 
 def test_figures_that_are_cut_short_are_told_as_far_as_they_go():

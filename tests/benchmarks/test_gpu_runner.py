@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ def measure(stage, figures):
     os.kill(os.getpid(), signal.SIGSEGV)
 """
 HANGING = """
-import threading
+import os, threading
 def measure(stage, figures):
     figures.note(half=1)
+    open(os.environ["HANGS"], "w").close()
     threading.Event().wait()
 """
 LEAVING = """
@@ -92,8 +95,22 @@ def test_a_section_that_crashes_takes_no_other_along(run):
     assert found["good"]["status"] == "measured"
 
 
-def test_a_section_that_hangs_is_ended(run):
-    found = run(most_seconds=4.0, bad=HANGING)
+def test_a_section_that_hangs_is_ended(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hangs = tmp_path / "hangs"
+    os.mkfifo(hangs)
+    monkeypatch.setenv("HANGS", str(hangs))
+
+    class TimeIsOver(subprocess.Popen):
+        """Its time is over as soon as it hangs."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout == 60.0:
+                hangs.read_text()  # returns when the section has opened it
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(runner.subprocess, "Popen", TimeIsOver)
+    found = run(bad=HANGING)
     assert (found["bad"]["status"], found["bad"]["figures"]) == ("cut short", {"half": 1})
 
 
@@ -106,6 +123,13 @@ def test_a_section_with_a_part_missing_does_not_count_as_measured(run):
     found = run(bad=IN_PART)
     assert found["bad"]["status"] == "in part"
     assert found["bad"]["figures"] == {"half": 1, "failures": {"the other half": "ValueError: gone"}}
+
+
+def test_a_section_that_ran_out_of_time_by_itself_is_run_again_on_resuming(run):
+    before = run(slow="def measure(stage, figures):\n    figures.note(half=1, cut_short='no time left')\n")
+    assert before["slow"]["status"] == "in part"
+    after = run(resume=True, slow=GOOD)
+    assert after["slow"]["status"] == "measured"
 
 
 def test_no_section_is_begun_when_the_budget_is_spent(run):
@@ -121,9 +145,9 @@ def test_resuming_runs_what_is_missing_only(run):
 
 
 def test_everything_missing_is_told(run):
-    held = run(most_seconds=4.0, parity=FAILING, limits=IN_PART, memory=HANGING)
+    held = run(parity=FAILING, limits=IN_PART, memory=LEAVING)
     text = "\n".join(summary.missing(held))
     assert "- parity: failed: ValueError: the other half is not to be had" in text
     assert "- limits, the other half: ValueError: gone" in text
-    assert "- memory: cut short" in text
+    assert "- memory: left out: no such thing on this machine" in text
     assert "- throughput: not asked for" in text

@@ -13,19 +13,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
-from model_export import export, precision
+from model_export import export, precision, targets
 from model_export.__main__ import main
 from model_export.errors import ExportError
 from model_export.export import Published
+from model_export.options import Options
 from model_export.source import built_in
-from service import repository
+from service import promises, proof, repository
 from service.errors import VerificationError
 from service.manifest import VERIFICATION_FILE, Manifest, Precision
 from service.padding import pad, step_mask
 from service.plan import BatchLimits
+from service.proof import Case
 from service.sequences import draw
 from service.session import CPU, Session
+from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.model_export.specs import spec
 from tests.service import model_directories, numpy_models
 
@@ -265,6 +269,22 @@ def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, Published]) -
     assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
 
 
+def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> None:
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((4, 4)).astype(np.float32) for _ in range(2)]
+    graph = products([weights[0], weights[0], weights[1]], first=4)
+    for node in graph.graph.node[:2]:
+        node.op_type = "Gemm"
+        node.input[1] = "w0"
+        node.attribute.append(helper.make_attribute("transB", 1))
+    x = random.standard_normal((1, 4)).astype(np.float32)
+    eight = precision.converted(graph, "int8")
+    assert kinds(eight)["MatMulInteger"] == 2
+    found = InferenceSession(eight.SerializeToString(), providers=[CPU]).run(None, {"x": x})[0]
+    expected = x @ weights[0].T @ weights[0].T @ weights[1]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_int8_of_a_gru_is_refused_by_the_layers_name() -> None:
     source = built_in(spec('rnn = "gru"'), None)
     with pytest.raises(ExportError, match=r"onnxruntime quantises no GRU, as node \S+ is: .* fp16"):
@@ -283,6 +303,53 @@ def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
 def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
     graph, _ = small_graph()
     assert precision.converted(graph, to).SerializeToString() == precision.converted(graph, to).SerializeToString()
+
+
+# Modules as their users write them
+
+GALLERY = {
+    "additive_attention": ROUNDED,
+    "causal_decoder": ROUNDED,
+    "causal_tcn": ("fp16",),
+    "cnn_lstm": ROUNDED,
+    "masked_batchnorm": ("fp16",),
+    "relu_rnn": ("fp16",),
+    "statistics_pooling": ROUNDED,
+    "three_layer_bigru": ("fp16",),
+    "token_cnn": ("fp16",),
+    "transformer_cls_token": ROUNDED,
+}
+"""Which precisions a module of the gallery can have; at the others it is refused."""
+
+
+@pytest.mark.parametrize("exhibit", [each for each in TORCH_SOUND if each.name in GALLERY], ids=lambda one: one.name)
+def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit: Exhibit) -> None:
+    target = targets.read(exhibit.target, Options(features=exhibit.features, vocabulary=exhibit.vocabulary))
+    manifest = Manifest(
+        name="m",
+        version=1,
+        input=target.steps,
+        labels=target.labels,
+        task="per-step" if target.per_step else "single-label",
+        max_length=60,
+        graph=target.names,
+    )
+    graph = target.build("m", 18)
+    exact = Session(graph.SerializeToString(), manifest)
+    for to in ROUNDED:
+        if to not in GALLERY[exhibit.name]:
+            with pytest.raises(ExportError):
+                precision.converted(graph, to)
+            continue
+        cases = cases_against(exact, precision.converted(graph, to), precision.described(manifest, to))
+        assert promises.failures(cases, tolerance=0.0, apart={"fp16": 2e-3, "int8": 3e-2}[to]) == []
+
+
+def cases_against(exact: Session, graph: onnx.ModelProto, manifest: Manifest) -> list[Case]:
+    data = graph.SerializeToString()
+    return proof.verify(
+        lambda threads: Session(data, manifest, threads=threads), manifest, lambda batch: exact.run(batch).logits
+    )
 
 
 # The command
@@ -396,14 +463,14 @@ def test_a_layer_that_cannot_be_quantised_is_exit_2(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-def products(weights: list[np.ndarray]) -> onnx.ModelProto:
-    """A graph of one product after another: `x [n, 3]` times `w0`, which is `p0`, times `w1`, and so on."""
+def products(weights: list[np.ndarray], *, first: int = 3) -> onnx.ModelProto:
+    """A graph of one product after another: `x [n, first]` times `w0`, which is `p0`, times `w1`, and so on."""
     names = ["x", *(f"p{i}" for i in range(len(weights)))]
     nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(weights))]
     graph = helper.make_graph(
         nodes,
         "products",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", first])],
         [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", weights[-1].shape[1]])],
         [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
     )

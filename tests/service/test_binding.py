@@ -96,6 +96,13 @@ def test_only_the_outputs_asked_for_come_back_though_the_batch_before_asked_for_
     assert set(slot.run(feed(MANIFEST.graph, batch(2, 8)), {"logits": (2, 9)})) == {"logits"}
 
 
+def test_an_output_of_the_batch_before_is_not_computed_again(plain: Any):
+    slot = Slot(plain, ONE[0], HostMemory(), ["values"])
+    slot.run(feed(MANIFEST.graph, batch(2, 8)), shapes(batch(2, 8)))
+    # Its attention would have another shape than the one that is still bound.
+    assert slot.run(feed(MANIFEST.graph, batch(3, 12)), {"logits": (3, 9)})["logits"].shape == (3, 9)
+
+
 def test_an_answer_is_not_written_over_by_the_next_batch(plain: Any):
     slot = Slot(plain, ONE[0], HostMemory(), ["values"])
     first = slot.run(feed(MANIFEST.graph, batch(2, 8, seed=1)), {"logits": (2, 9)})["logits"]

@@ -84,7 +84,10 @@ def test_every_call_is_for_its_own_gpu_whatever_the_thread_used_before():
     memory.on_host(8)
     assert runtime.device == 3
     runtime.device = 0
-    memory.upload(np.zeros(1), memory.on_device(8))
+    there = memory.on_device(8)
+    assert runtime.device == 3
+    runtime.device = 0
+    memory.upload(np.zeros(1), there)
     assert runtime.device == 3
 
 

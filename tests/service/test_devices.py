@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service import repository
+from service import buckets, repository
 from service.app import make_app
 from service.binding import Slot
 from service.buckets import BucketedCosts
@@ -58,12 +59,19 @@ async def serving_on(
         await serving.stop()
 
 
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has hardly any batch fit: one row, or as many as there may be."""
+    choose = buckets.choose
+    monkeypatch.setattr(buckets, "choose", lambda *given, **named: replace(choose(*given, **named), rows=(1, 16)))
+
+
 def sequences(count: int, seed: int = 0) -> list[Any]:
     random = np.random.default_rng(seed)
     return [random.normal(size=(length, 12)).round(3).tolist() for length in random.integers(1, 29, count)]
 
 
 async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    fill(monkeypatch)
     bodies = [{"sequences": sequences(count, seed), "outputs": ["attention"]} for seed, count in enumerate((1, 7, 33))]
 
     async def answered(devices: Any) -> list[Any]:
@@ -78,6 +86,7 @@ async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: P
 async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    fill(monkeypatch)
     ran: list[tuple[int, int]] = []
     run = Slot.run
 
@@ -100,6 +109,7 @@ async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
     steps = sum(len(steps) for steps in given)
     assert figure(r'steps_total\{[^}]*kind="valid"[^}]*\}') == steps
     assert figure(r'steps_total\{[^}]*kind="padding"[^}]*\}') == sum(rows * width for rows, width in ran) - steps
+    assert sum(rows for rows, _ in ran) > len(given), "some batch was filled up"
     assert figure(r"batch_rows_sum\{[^}]*\}") == sum(rows for rows, _ in ran)
     assert figure(r"batch_width_steps_sum\{[^}]*\}") == sum(width for _, width in ran)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import given
@@ -45,3 +47,17 @@ def test_bare_steps_are_counted_too(length: int):
 )
 def test_any_other_body_is_not_taken_for_one(body: bytes):
     assert plain.length_of(skeleton(body), "sequences", 2) == 0
+
+
+def test_large_bodies_of_ever_other_sizes_leave_nothing_behind():
+    def ask(steps: int) -> int:
+        body = b'{"sequences":[[' + b",".join([b"[1,2]"] * steps) + b"]]}"
+        return plain.length_of(skeleton(body), "sequences", 2)
+
+    assert ask(16_000) == 16_000
+    tracemalloc.start()
+    try:
+        assert {ask(20_000 + number) for number in range(50)} == {0}
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -21,6 +21,7 @@ from service.plan import BatchLimits
 from service.repository import Model, measure_cost
 from service.session import CPU, Session, feed
 from service.settings import bundled_models
+from tests.service.fake_device import ONE
 
 ELEMENTS = {
     "bool": TensorProto.BOOL,
@@ -114,6 +115,53 @@ def test_a_graph_is_given_its_lengths_or_its_mask_in_its_own_form(
     assert outputs.attention is None
     assert session.provider == CPU
     assert session.outputs == {"logits"}
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lengths": "lengths"},
+        {"lengths": "counts", "lengths_type": "int64"},
+        {"lengths": None, "mask": "mask", "attention": "shown"},
+        {"lengths": None, "mask": "mask", "mask_type": "float32", "attention": "shown"},
+        {"mask": "mask", "mask_type": "int64", "attention": "shown"},
+    ],
+)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_graph_of_every_form_answers_on_a_device_as_on_the_cpu(
+    fields: dict[str, Any], time_first: bool, tokens: bool
+):
+    wants = GraphNames(**fields, time_first=time_first)
+    of_graph = manifest(graph=wants)
+    batch = BATCH
+    if tokens:
+        of_graph = manifest(graph=wants, input=StepInput(kind="tokens", vocabulary=9), labels=("a",))
+        batch = pad([np.array([4, 2], np.int64), np.array([1, 1, 1, 1, 6], np.int64)])
+    data = graph(wants, tokens=tokens, attention=wants.attention is not None)
+    ordinary, bound = Session(data, of_graph), Session(data, of_graph, devices=ONE)
+    bound.warm_up([(3, 12), (2, 4)], seconds=60)
+    for asked in (("logits", "attention"), ("logits",)):
+        expected, found = ordinary.run(batch, asked), bound.run(batch, asked)
+        np.testing.assert_array_equal(found.logits, expected.logits)
+        assert (found.attention is None) == (expected.attention is None) == (wants.attention is None or len(asked) == 1)
+        if expected.attention is not None:
+            np.testing.assert_array_equal(found.attention, expected.attention)
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_a_head_for_each_step_answers_on_a_device_as_on_the_cpu(time_first: bool):
+    wants = GraphNames(time_first=time_first)
+    axes = ["width", "rows", 2] if time_first else ["rows", "width", 2]
+    inputs = [
+        helper.make_tensor_value_info("values", TensorProto.FLOAT, axes),
+        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"]),
+    ]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, axes)
+    made = helper.make_graph([helper.make_node("Neg", ["values"], ["logits"])], "g", inputs, [logits])
+    data = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    session = Session(data, manifest(graph=wants, task="per-step"), devices=ONE)
+    np.testing.assert_array_equal(session.run(BATCH).logits, -BATCH.steps)
 
 
 def test_tokens_are_given_as_they_are():
