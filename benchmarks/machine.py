@@ -58,5 +58,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
-    described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    except OSError:  # no git here
+        return None
     return described.stdout.strip() or None

@@ -6,6 +6,7 @@ On a machine without one, `--provider cpu` runs the same code on the CPU, and la
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,4 +100,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # Ended from outside, it ends the section that runs, which would else go on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -35,7 +35,7 @@ SECTIONS = (
     Section("parity", "how far are the answers from the CPU's", 150),
     Section("limits", "what can the device do at most", 90),
     Section("costs", "what does a batch cost by rows and width", 180),
-    Section("throughput", "how many sequences a second, beside three others", 420),
+    Section("throughput", "how many sequences a second, beside three others", 480),
     Section("isolation", "does company or padding change an answer", 180),
     Section("latency", "how long does an answer take at half load", 240),
     Section("busy", "how much of the time does the device compute", 120),

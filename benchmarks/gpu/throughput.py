@@ -21,7 +21,11 @@ from service.plan import BatchLimits
 Run = Callable[[Sequence[Steps], float], dict[str, float]]
 """One measurement with some sequences, for some seconds: `sequences_per_second`, and what the batches were."""
 
-LIMITS = {"service, 64 rows": BatchLimits(), "service, 256 rows": BatchLimits(rows=256, cost_steps=65_536)}
+LIMITS = {
+    "service, 64 rows": BatchLimits(),
+    "service, 256 rows": BatchLimits(rows=256, cost_steps=65_536),
+    "service, 512 rows": BatchLimits(rows=512, cost_steps=131_072),
+}
 _LEAST_SECONDS = 60.0
 """What loading everybody and asking them in rounds takes."""
 FAMILIES = ("service", "partition", "alone", "arrival", "torch")
@@ -42,7 +46,7 @@ def measure(stage: Stage, figures: Figures) -> None:
         if precision not in everyone:
             everyone[precision] = all_of(stage, precision, figures)
         runs = everyone[precision]
-        sequences = stage.sequences(distribution, stage.pick(4000, 60))
+        sequences = stage.sequences(distribution, stage.pick(6000, 60))
         rounds = in_rounds(runs, sequences, stage.pick(3, 1), stage.pick(0.7, 0.05), figures)
         figures.note(mean_length={distribution: sum(map(len, sequences)) / len(sequences)})
         figures.note(rates={f"{distribution} {precision}": rounds})
@@ -53,7 +57,7 @@ def all_of(stage: Stage, precision: Precision, figures: Figures) -> dict[str, Ru
     """Everybody who can be measured here; who cannot is noted under `failures`."""
     makers: dict[str, Callable[[], Mapping[str, Run]]] = {
         "service": lambda: {
-            name: service(stage, precision, limits, figures) for name, limits in [*LIMITS.items()][: stage.pick(2, 1)]
+            name: service(stage, precision, limits, figures) for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]
         },
         "partition": lambda: {"partition": partition(stage, precision)},
         "alone": lambda: {peer.name: of_peer(peer) for peer in contenders.alone(stage, precision)},
@@ -110,7 +114,7 @@ def service(stage: Stage, precision: Precision, limits: BatchLimits, figures: Fi
 def partition(stage: Stage, precision: Precision) -> Run:
     """The cheapest batches there are, by the cost table of the device."""
     session, multiple = stage.session(precision), stage.manifest(precision).width_multiple
-    table, limits = costs.table(stage), LIMITS[[*LIMITS][stage.pick(1, 0)]]
+    table, limits = costs.table(stage), LIMITS[[*LIMITS][stage.pick(2, 0)]]
     made: dict[int, Any] = {}
 
     def run(sequences: Sequence[Steps], seconds: float) -> dict[str, float]:
@@ -142,7 +146,7 @@ def of_peer(peer: contenders.Peer[Any]) -> Run:
 
 def in_flight(stage: Stage) -> int:
     """Sequences that are always on their way in the closed load."""
-    return stage.pick(2048, 32)
+    return stage.pick(4096, 32)
 
 
 def operations_per_step(stage: Stage) -> int | None:
