@@ -18,6 +18,7 @@ from service.padding import PaddedBatch
 from service.repository import Model
 from service.session import CPU, Outputs, Session
 from tests.service import model_directories
+from tests.service.fake_device import ONE
 from tests.service.model_directories import LIMITS
 
 ELSEWHERE = "ImaginedExecutionProvider, Device 9000"
@@ -82,6 +83,14 @@ def test_a_device_that_nobody_proved_the_model_on_proves_it_and_keeps_its_promis
     assert entry["conditions"]["provider"] == ELSEWHERE
     assert {case["provider"] for case in entry["cases"]} == {ELSEWHERE}
     assert {"company", "width", "padding", "neighbours", "order"} <= {case["varied"] for case in entry["cases"]}
+
+
+def test_a_device_proves_through_the_buffers_that_it_will_serve_with(directory: Path) -> None:
+    model = repository.load(directory, LIMITS, devices=ONE)
+    assert model.session.bound
+    assert model.promise is not None
+    assert (model.promise.provider, model.promise.bits) == (ONE[0].label, True)
+    assert [entry["conditions"]["provider"] for entry in kept(directory)] == [ONE[0].label]
 
 
 def test_bits_are_promised_where_no_bit_moved(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,80 @@
+"""fp16 and int8 on a real GPU: half the weights within what they round, and no quantised layer computed elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from model_export import precision
+from model_export.host_nodes import host_nodes
+from service import kept_promises, promises, repository
+from service.errors import ModelError
+from service.manifest import GRAPH_FILE, Manifest
+from service.padding import Steps, pad
+from service.plan import BatchLimits
+from service.provider import Choice
+from service.repository import Model
+from service.session import Session
+from tests.service.model_directories import BUNDLED, place, sign
+
+
+def half(folder: Path) -> Path:
+    """The bundled model at fp16; its golden sequences hold what float32 answers."""
+    directory = place(folder)
+    graph = precision.converted(onnx.load(directory / GRAPH_FILE), "fp16")
+    (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    sign(directory, precision="fp16", from_fp32=1e-2, host_nodes=host_nodes(graph, "lengths"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The model at fp16 as the service loads it on all GPUs: every node is there, or the load would be refused."""
+    return repository.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
+
+
+def sequences(count: int, seed: int = 0) -> list[Steps]:
+    random = np.random.default_rng(seed)
+    return [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(1, 300, count)]
+
+
+def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(served: Model, on_cpu: Session) -> None:
+    batch = pad(sequences(32))
+    found, expected = served.session.run(batch).logits, on_cpu.run(batch).logits
+    size = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
+    assert (np.abs(found - expected) / size).max() < promises.APART["fp16"]
+    assert found.tobytes() != expected.tobytes()
+
+
+def test_at_fp16_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: Model) -> None:
+    assert served.promise is not None
+    assert served.promise.provider == served.session.provider
+    members = sequences(24, seed=1)
+    together = served.session.run(pad(members)).logits
+    for steps, in_company in zip(members, together, strict=True):
+        alone = served.session.run(pad([steps])).logits[0]
+        assert np.abs(alone - in_company).max() <= served.promise.tolerance
+
+
+def test_at_fp16_attention_at_padding_is_exactly_nothing(served: Model) -> None:
+    batch = pad(sequences(16, seed=2))
+    attention = served.session.run(batch, ("logits", "attention")).attention
+    assert attention is not None
+    assert not attention[np.arange(batch.width) >= batch.lengths[:, None]].any()
+
+
+def test_the_gpus_promise_is_kept_for_the_next_start(choice: Choice, tmp_path: Path) -> None:
+    directory = half(tmp_path)
+    first = repository.load(directory, BatchLimits(4, 256), devices=choice.devices)
+    assert (directory / kept_promises.FILE).is_file()
+    assert repository.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
+
+
+def test_a_quantised_layer_is_refused_by_its_name(manifest: Manifest, choice: Choice) -> None:
+    graph = precision.converted(onnx.load(BUNDLED / GRAPH_FILE), "int8")
+    listed = precision.described(manifest, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
+    with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*DynamicQuantizeLSTM"):
+        Session(graph.SerializeToString(), listed, devices=choice.devices[:1])
