@@ -28,17 +28,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, RequestError, TooLarge
+from service.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
+from service.execution import Execution, OnBatch, Outcomes, Taken
 from service.lanes import Entry, Lane, Lanes, Ticket, Timing, Waiter
-from service.padding import PaddedBatch, Steps
+from service.padding import Steps
 from service.plan import plan
 
 log = logging.getLogger("lengthwise.batcher")
 
 R = TypeVar("R")
-
-OnBatch = Callable[[Lane[Any], Sequence[Entry[Any]], float, float], None]
-"""Is told of a batch: its lane, its entries, when it began and when it ended."""
 
 INLINE_SECONDS: Final = 0.001
 """Longest predicted run that the event loop does itself while every runner is idle."""
@@ -69,12 +67,12 @@ class Batcher:
     ) -> None:
         self._runners = runners
         self._max_queue = max_queue_cost_steps
-        self._on_batch = on_batch
         self._clock = clock
         self._lanes = Lanes(max_wait_seconds)
         self._batches_company = max_wait_seconds > 0
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._execution = Execution(self._lanes, self._lock, clock, on_batch)
         self._idle = 0
         self._queued = 0
         self._unsettled: set[Ticket[Any]] = set()
@@ -230,7 +228,7 @@ class Batcher:
             taken = self._taken(lane, seconds=self._inline_seconds)
             if self._one_core and self._loop is not None and self._lanes.waiting():
                 self._ask_turn(self._loop.call_soon)
-        self._settle_all(self._run(*taken))
+        self._settle_all(self._execution.run(taken))
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
         """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
@@ -283,13 +281,13 @@ class Batcher:
             taken = self._take()
             if taken is None:
                 return
-            outcomes = self._run(*taken)
+            outcomes = self._execution.run(taken)
             if outcomes and self._loop is not None:
                 with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
                     self._loop.call_soon_threadsafe(self._settle_all, outcomes)
             del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
 
-    def _take(self) -> tuple[Lane[Any], list[Entry[Any]], float] | None:
+    def _take(self) -> Taken | None:
         """The next batch, after waiting for one; None when everything stops."""
         with self._lock:
             while True:
@@ -316,19 +314,15 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def _taken(self, lane: Lane[Any], seconds: float) -> tuple[Lane[Any], list[Entry[Any]], float]:
-        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits.
-
-        Returns:
-            The lane, the batch, and when its effort began, on the clock of the lane's costs.
-        """
+    def _taken(self, lane: Lane[Any], seconds: float) -> Taken:
+        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
         began = lane.cost.clock()
         entries = self._plan(lane, seconds)
         lane.inflight += 1
         self._leave(lane, entries)
         if self._idle and not self._one_core and self._lanes.waiting():
             self._work.notify()
-        return lane, entries, began
+        return Taken(lane, entries, began)
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
         limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
@@ -342,88 +336,7 @@ class Batcher:
             lane.pool.remove(urgent)
             return [urgent]
 
-    def _run(self, lane: Lane[R], entries: list[Entry[R]], began: float) -> list[tuple[Ticket[R], Any]]:
-        """Runs one batch: the tickets that are complete with it, each with its outcome.
-
-        What a batch costs, as planning must know it, is all of its effort: also what is done once for each batch.
-        """
-        start = self._clock()
-        results: Sequence[R] | None
-        try:
-            batch = lane.padded([entry.steps for entry in entries])
-            results = lane.run(batch, any(entry.ticket.attention for entry in entries))
-            if len(results) != len(entries):
-                raise ValueError(f"{len(results)} results for {len(entries)} rows")
-        except Exception:  # onnxruntime's errors have no common base; only this batch is affected
-            log.exception("a batch of %d failed in %s", len(entries), lane.name)
-            lane.metrics.batch_failed()
-            results = None
-        end = self._clock()
-        complete = self._scatter(lane, entries, results, start, end - start)
-        if self._on_batch is not None:
-            self._tell(self._on_batch, lane, entries, start, end)
-        outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        if results is not None:
-            effort = lane.cost.clock() - began
-            self._count(lane, batch, [start - entry.arrival for entry in entries], end - start, effort)
-        return outcomes
-
-    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
-        """Learns from a batch that ran, and counts it."""
-        try:
-            lane.cost.observe(batch.rows, batch.width, effort)
-            lane.metrics.batch(
-                rows=batch.rows, width=batch.width, valid_steps=batch.valid_steps, waits=waits, seconds=seconds
-            )
-        except Exception:  # its answers are there: a figure must not cost anybody his
-            log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)
-
-    def _tell(
-        self, on_batch: OnBatch, lane: Lane[Any], entries: Sequence[Entry[Any]], start: float, end: float
-    ) -> None:
-        """Tells of a batch, whatever becomes of what is told."""
-        try:
-            on_batch(lane, entries, start, end)
-        except Exception:  # its answers are there: who follows must not cost anybody his
-            log.exception("a batch of %d could not be followed in %s", len(entries), lane.name)
-
-    def _scatter(
-        self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float
-    ) -> list[Ticket[R]]:
-        """Notes each entry's result; the tickets that have all of theirs now, or failed."""
-        complete: dict[Ticket[R], None] = {}
-        with self._lock:
-            lane.inflight -= 1
-            lane.used_seconds += seconds
-            for row, entry in enumerate(entries):
-                ticket = entry.ticket
-                ticket.queue_seconds = max(ticket.queue_seconds, start - entry.arrival)
-                ticket.inference_seconds = max(ticket.inference_seconds, seconds)
-                if results is None:
-                    complete[ticket] = None
-                    continue
-                ticket.results[entry.index] = results[row]
-                ticket.remaining -= 1
-                if not ticket.remaining:
-                    complete[ticket] = None
-            self._lanes.forget_if_done(lane)
-        return list(complete)
-
-    def _finished(self, ticket: Ticket[Any], *, failed: bool) -> Any:
-        """What the ticket's caller gets: its finished answer, or an error."""
-        if failed:
-            return InferenceFailed("the model could not be run on this batch")
-        if ticket.settled:
-            return None
-        try:
-            return ticket.finish(ticket.results, Timing(ticket.queue_seconds, ticket.inference_seconds))
-        except RequestError as raised:
-            return raised
-        except Exception:  # one caller's answer must not cost the others theirs
-            log.exception("an answer could not be written")
-            return InferenceFailed("the answer could not be written")
-
-    def _settle_all(self, outcomes: list[tuple[Ticket[Any], Any]]) -> None:
+    def _settle_all(self, outcomes: Outcomes) -> None:
         for ticket, outcome in outcomes:
             self._settle(ticket, outcome)
 
