@@ -274,3 +274,9 @@ def test_one_width_is_run_in_full_batches():
 def test_a_wide_sequence_does_not_drag_narrow_ones_along():
     pool, _ = pool_of([Spec(400)] + [Spec(20)] * 12)
     assert [one.width for one in plan(pool, recurrent_table(), BatchLimits(), now=0.0)] == [400]
+
+
+def test_a_models_own_bound_of_rows_lowers_the_limits_and_never_raises_them():
+    limits = BatchLimits(rows=8, cost_steps=100, seconds=0.5)
+    assert limits.at_most(1) == BatchLimits(rows=1, cost_steps=100, seconds=0.5)
+    assert limits.at_most(None) == limits.at_most(64) == limits
