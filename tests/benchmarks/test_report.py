@@ -70,6 +70,14 @@ def test_reach_is_throughput_over_the_no_waste_limit(results: dict[str, Any]):
     assert reach["low"] == pytest.approx(1000 * (0.0006 + 0.0002))
 
 
+def test_what_no_server_can_pass_is_the_graph_alone_over_a_peer(results: dict[str, Any]):
+    ratios = results["workloads"]["some"]["ratios"]["8"]
+    over = ratios["graph_alone_over_mosec_sorted"]
+    assert over["high"] == pytest.approx(1 / 0.0003 / 1500)
+    assert over["low"] == pytest.approx(1 / 0.0006 / 750)
+    assert "(the graph alone over it)" in report.markdown(results)
+
+
 def test_processor_time_does_not_see_what_else_runs_on_the_machine(results: dict[str, Any]):
     reach = results["workloads"]["some"]["ratios"]["8"]["core_second"]["reach"]
     assert reach["low"] == reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
