@@ -168,7 +168,8 @@ def test_every_gpu_answers_alike(manifest: Manifest, choice: Choice) -> None:
 
 def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: Choice, tmp_path: Path) -> None:
     place(tmp_path)
-    with started(str(tmp_path)) as server:
+    few = ("--max-batch-rows", "8", "--max-batch-cost-steps", "512")  # soon warmed up
+    with started(str(tmp_path), *few) as server:
         found: Any = httpx.get(f"{server.url}/healthz", trust_env=False).json()
         answer = httpx.post(f"{server.url}/predict", json={"sequences": [[[0.0] * 12] * 9]}, trust_env=False)
     assert found["provider"]["name"] == "cuda"
