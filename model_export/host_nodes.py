@@ -18,6 +18,7 @@ _OF_FEW_NUMBERS: Final = frozenset(
         *("Cast", "Gather", "Squeeze", "Unsqueeze", "Slice", "Concat", "Reshape", "Identity"),
         *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Floor", "Ceil"),
         *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where"),
     }
 )
 """What makes no more numbers than it is given: a mask, which has one for each step, is none of this."""
@@ -39,9 +40,10 @@ def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
         given = {name for name in node.input if name}
         if node.op_type == "Constant":
             constant |= set(_small(node))
+        elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
+            constant |= set(node.output)  # onnxruntime computes it once, before it places anything
         elif node.domain in ("", "ai.onnx") and (
-            node.op_type in _FROM_A_SHAPE
-            or (node.op_type in _OF_FEW_NUMBERS and given & few and given <= few | constant)
+            node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
         ):
             few |= set(node.output)
             if node.name:

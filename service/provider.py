@@ -231,9 +231,9 @@ def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, 
     cuda = PROVIDERS["cuda"].execution_provider
     if cuda not in found.providers:
         named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
+        if not everything:  # nobody asked for CUDA, so nobody need be told how to get it
+            return Driver(), [f"{named} is without CUDA"]
         missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
-        if not everything:
-            return Driver(), missing
     driver = found.driver()
     if driver.problem is not None:
         missing.append(driver.problem)

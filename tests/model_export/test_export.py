@@ -20,6 +20,7 @@ from service.padding import PaddedBatch, pad
 from service.sequences import draw
 from service.session import Session
 from tests.model_export import covering
+from tests.model_export.cuda_kernels import strangers
 from tests.model_export.specs import spec
 
 BUNDLED = Path("service/models/japanese-vowels/1")
@@ -37,11 +38,13 @@ def names(choice: covering.Choice) -> str:
 @pytest.mark.parametrize("choice", covering.covering_set(), ids=names)
 def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> None:
     source = built_in(covering.build(choice), None)
-    data = source.build(source.manifest).SerializeToString()
+    made = source.build(source.manifest)
+    data = made.SerializeToString()
     cases = proof.verify(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
     assert promises.failures(cases) == []
+    assert strangers(made, "lengths") == [], "on a GPU these nodes would run on the CPU"
 
 
 def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:

@@ -52,6 +52,17 @@ def test_what_is_computed_of_the_lengths_is_one_until_it_has_a_number_for_each_s
     assert host_nodes(found, None) == ()
 
 
+def test_a_shape_that_is_chosen_by_comparing_is_one_and_what_it_shapes_is_none():
+    found = graph(
+        ("Shape", ["values"], ["shape"]),
+        ("Equal", ["asked", "unknown"], ["open"]),
+        ("Where", ["open", "shape", "asked"], ["whole"]),
+        ("Expand", ["values", "whole"], ["larger"]),
+        constants={"asked": [-1, 7, 2], "unknown": -1},
+    )
+    assert host_nodes(found, None) == ("Shape_0", "Where_2")  # the comparison of constants is none at all
+
+
 def test_a_row_of_a_table_of_weights_is_none_though_a_length_chose_it():
     found = graph(("Gather", ["table", "lengths"], ["row"]), constants={"table": np.zeros((100, 8), np.float32)})
     assert host_nodes(found, "lengths") == ()

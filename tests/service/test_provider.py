@@ -75,6 +75,12 @@ def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(instal
         choose("cuda", installation=installation)
 
 
+def test_who_does_not_ask_for_cuda_is_not_told_how_to_install_it():
+    assert choose("auto", installation=FOR_THE_CPU).reason == "CUDA cannot be had: onnxruntime 1.31.1 is without CUDA"
+    with pytest.raises(ConfigurationError, match=r"lengthwise\[gpu\]"):
+        choose("cuda", installation=FOR_THE_CPU)
+
+
 def test_cuda_is_refused_with_all_that_is_missing_at_once():
     bare = without(driver=NO_DRIVER.driver, missing_libraries=lambda: ("libcublas.so.13", "libcudnn.so.9"))
     with pytest.raises(ConfigurationError) as refused:
