@@ -56,14 +56,16 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
             Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
             for row, weight in zip(rows, weights, strict=True)
         ]
-    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
-    whole = bool(np.logical_and.reduce(finite))
-    scored = probabilities(logits if whole else np.where(finite[:, None], logits, np.float32(0)), manifest)
+    numbers = np.isfinite(logits)
+    finite = None if np.logical_and.reduce(numbers, axis=None) else np.logical_and.reduce(numbers, axis=1)
+    scored = probabilities(logits if finite is None else np.where(finite[:, None], logits, np.float32(0)), manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
         Answer(row, index, weight) for row, index, weight in zip(scored, best, weights, strict=True)
     ]
-    return answers if whole else [answer if good else None for answer, good in zip(answers, finite, strict=True)]
+    if finite is None:
+        return answers
+    return [answer if good else None for answer, good in zip(answers, finite, strict=True)]
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:

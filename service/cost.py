@@ -99,8 +99,12 @@ class CostTable:
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self._rows = self.rows.tolist()
-        self._drift = np.zeros(len(self.rows))  # log of what serving sees over what was measured, by rows
-        self._applied = self._drift.copy()  # the part of it that predictions have
+        # The log of what serving sees over what was measured: a common part, and that of some rows; what is seen, and
+        # what predictions have of it.
+        self._common = self._common_applied = 0.0
+        self._own = [0.0] * len(self._rows)
+        self._own_applied = self._own.copy()
+        self._by_rows: list[list[float]] = self._measured.tolist()
         self._seconds = self._measured
         self._columns: dict[int, Column] = {}
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
@@ -148,21 +152,25 @@ class CostTable:
             1.0 if place == before else min(1.0, (rows - self._rows[before]) / (self._rows[place] - self._rows[before]))
         )
         fewer, more = (
-            float(_along(self._widths, self._measured[row], width)) * math.exp(self._drift[row])
+            float(_along(self._widths, self._by_rows[row], width)) * math.exp(self._common + self._own[row])
             for row in (before, place)
         )
         expected = (fewer + share * (more - fewer)) * max(1.0, rows / self._rows[-1])
         step = _MEMORY * _within(math.log(seconds / expected), _HICCUP)
-        own = step * (1.0 - _COMMON)
-        self._drift += step * _COMMON
-        self._drift[before] += own * (1.0 - share)
-        self._drift[place] += own * share
-        np.clip(self._drift, -_FURTHEST, _FURTHEST, out=self._drift)
-        moved = self._drift - self._applied
-        if moved.max() - moved.min() > _NOTICED or abs(moved[place]) > _NOTICED_OF_ALL:
-            self._applied = self._drift.copy()
-            self._seconds = np.maximum.accumulate(self._measured * np.exp(self._applied)[:, None], axis=0)
-            self._columns = {}
+        self._common = _within(self._common + step * _COMMON, _FURTHEST)
+        for row, part in ((before, 1.0 - share), (place, share)):
+            self._own[row] = _within(self._own[row] + step * (1.0 - _COMMON) * part, _FURTHEST)
+            if abs(self._own[row] - self._own_applied[row]) > _NOTICED:
+                self._apply()
+        if abs(self._common - self._common_applied) > _NOTICED_OF_ALL:
+            self._apply()
+
+    def _apply(self) -> None:
+        """Has predictions know what was learned."""
+        self._common_applied, self._own_applied = self._common, self._own.copy()
+        drift = np.exp(self._common + np.array(self._own))
+        self._seconds = np.maximum.accumulate(self._measured * drift[:, None], axis=0)
+        self._columns = {}
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""
@@ -251,17 +259,18 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
     return filled
 
 
-def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
-    """`values [..., points]` at `x`, `[...]`: linear between the points.
+def _along(points: Sequence[int], values: Any, x: int) -> Any:
+    """`values` at `x`, linear between the points: a list of as many numbers gives one, `[..., points]` gives `[...]`.
 
     Below the first point it is the first value; past the last one the last slope goes on, or proportion where there is
     but one point.
     """
+    at = values.__getitem__ if isinstance(values, list) else lambda place: values[..., place]
     if len(points) == 1:
-        return values[..., 0] * max(1.0, x / points[0])
+        return at(0) * max(1.0, x / points[0])
     right = max(1, min(bisect_left(points, x), len(points) - 1))
     share = max(0.0, (x - points[right - 1]) / (points[right] - points[right - 1]))
-    return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
+    return at(right - 1) + share * (at(right) - at(right - 1))
 
 
 def _within(value: float, bound: float) -> float:

@@ -49,7 +49,8 @@ class PaddedBatch:
     @property
     def valid_steps(self) -> int:
         """Steps that are somebody's: the sum of the sequences' lengths."""
-        return int(self.lengths.sum()) - self.fillers
+        lengths: list[int] = self.lengths.tolist()
+        return sum(lengths) - self.fillers
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
