@@ -337,8 +337,13 @@ class Batcher:
             return [urgent]
 
     def _settle_all(self, outcomes: Outcomes) -> None:
+        """Gives a batch's tickets their outcomes; what is late has none, though its timer has not fired yet."""
+        now = self._clock()
         for ticket, outcome in outcomes:
-            self._settle(ticket, outcome)
+            if ticket.entries and ticket.entries[0].deadline <= now:
+                self._expire(ticket)
+            else:
+                self._settle(ticket, outcome)
 
     def _expire(self, ticket: Ticket[Any]) -> None:
         self._settle(ticket, DeadlineExceeded("the deadline passed before the answer was there"))

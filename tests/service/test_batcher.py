@@ -458,6 +458,22 @@ async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_
     assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("seconds", [1e-6, 0.01], ids=["on the event loop", "in a runner"])
+async def test_a_deadline_that_passes_while_running_counts_though_its_timer_has_not_fired(seconds: float):
+    now = [0.0]
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        now[0] = 1000.0
+        return names(batch, attention)
+
+    only = lane(run, seconds=seconds)
+    async with running(only, clock=lambda: now[0]) as batcher:
+        late = batcher.submit(only, [sequence(0)], answers, deadline=1000.0)
+        mate = batcher.submit(only, [sequence(1)], answers, deadline=2000.0)
+        assert isinstance(await outcome(late), DeadlineExceeded)
+        assert await outcome(mate) == [1]
+
+
 async def test_a_caller_that_is_cancelled_leaves_its_batch_mates_their_answers():
     gate = Gate()
     only = lane(gate)
