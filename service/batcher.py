@@ -42,6 +42,11 @@ INLINE_SECONDS: Final = 0.001
 """Longest predicted run that the event loop does itself while every runner is idle."""
 ONE_CORE_INLINE_SECONDS: Final = 0.004
 """The same where the loop and the runner share one core: there, no run is faster for being in another thread."""
+HELD_FACTOR: Final = 8
+"""How many times longer than it may a run has held the event loop when its model is left to the runners for a while:
+costs are learned a few percent a batch, and one that is far slower than was measured would hold it for all of these."""
+HELD_PAUSE: Final = 100
+"""How long that while is, in times of that run: the event loop is held for a hundredth of the time at most."""
 
 
 class Batcher:
@@ -228,13 +233,19 @@ class Batcher:
             taken = self._taken(lane, seconds=self._inline_seconds)
             if self._one_core and self._loop is not None and self._lanes.waiting():
                 self._ask_turn(self._loop.call_soon)
-        self._settle_all(self._execution.run(taken))
+        outcomes = self._execution.run(taken)
+        effort = lane.cost.clock() - taken.began
+        if effort > HELD_FACTOR * self._inline_seconds:
+            lane.runners_until = self._clock() + HELD_PAUSE * effort
+        self._settle_all(outcomes)
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
         """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
 
         What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
         """
+        if lane.runners_until > self._clock():
+            return False
         first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
         widest = max(waiting.width for waiting in first if waiting is not None)
         column = lane.cost.column(widest, lane.limits.rows)

@@ -72,6 +72,7 @@ class Lane(Generic[R]):
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
+        self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
 
     def width_of(self, length: int) -> int:
         """What a sequence's batch costs the width of, if it is the longest there: its bucket's, where there are any.

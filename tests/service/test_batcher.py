@@ -206,6 +206,24 @@ async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
     assert gate.batches == [[1, 2]]
 
 
+async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_once_and_may_come_back():
+    effort, now, threads = [0.0], [0.0], []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        effort[0] += 1.0
+        return names(batch, attention)
+
+    only = lane(run, seconds=1e-6)
+    only.cost.clock = lambda: effort[0]
+    async with running(only, one_core=True, clock=lambda: now[0]) as batcher:
+        for number in range(3):
+            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
+        now[0] = 101.0
+        assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
+    assert threads == [True, False, False, True]
+
+
 async def test_what_a_batch_costs_counts_all_of_its_effort():
     effort = iter(range(0, 10_000, 7))
     only = lane()
