@@ -8,8 +8,9 @@ submit: full? draining? too late? ── wake ──> take the next batch: fair 
    <────────────── one call for all of them ──┘ and take the next, without asking the loop
 ```
 
-A runner takes its next batch by itself, so between two batches nothing waits for the event loop; the next batch gathers
-while one runs, and a lone request on an idle server never waits for company (unless `max_wait_ms` says so).
+A runner (`service.runners`) takes its next batch by itself, so between two batches nothing waits for the event loop;
+the next batch gathers while one runs, and a lone request on an idle server never waits for company (unless
+`max_wait_ms` says so).
 
 Who waits is a `Ticket`, what is computed an `Entry` (`service.lanes`). A ticket is settled in one place, `_settle`,
 which does nothing when it is settled already; so a deadline, a client that left, a failed batch and a good answer may
@@ -26,36 +27,28 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from service.execution import Execution, OnBatch, Outcomes, Taken
 from service.lanes import Entry, Lane, Lanes, Ticket, Timing, Waiter
 from service.padding import Steps
 from service.plan import plan
+from service.runners import Runners
 
 log = logging.getLogger("lengthwise.batcher")
 
 R = TypeVar("R")
 
-INLINE_SECONDS: Final = 0.001
-"""Longest predicted run that the event loop does itself while every runner is idle."""
-ONE_CORE_INLINE_SECONDS: Final = 0.004
-"""The same where the loop and the runner share one core: there, no run is faster for being in another thread."""
-HELD_FACTOR: Final = 8
-"""How many times longer than it may a run has held the event loop when its model is left to the runners for a while:
-costs are learned a few percent a batch, and one that is far slower than was measured would hold it for all of these."""
-HELD_PAUSE: Final = 100
-"""How long that while is, in times of that run: the event loop is held for a hundredth of the time at most."""
-
 
 class Batcher:
-    """All lanes, and the runner threads that serve them.
+    """All lanes, who waits in them, and who runs what waits.
 
     Args:
         runners: Number of threads.
         max_queue_cost_steps: Most padded steps that may wait, over all lanes.
         max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+        one_core: Whether the event loop and the only runner share one core.
         on_batch: Told of each batch that ran or failed; runs in a runner thread.
         clock: Seconds; the clock of all deadlines.
     """
@@ -70,23 +63,17 @@ class Batcher:
         on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runners = runners
         self._max_queue = max_queue_cost_steps
         self._clock = clock
         self._lanes = Lanes(max_wait_seconds)
-        self._batches_company = max_wait_seconds > 0
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._execution = Execution(self._lanes, self._lock, clock, on_batch)
-        self._idle = 0
+        self._runners = Runners(
+            self, self._execution, self._lock, runners, clock, one_core=one_core, patient=max_wait_seconds > 0
+        )
         self._queued = 0
         self._unsettled: set[Ticket[Any]] = set()
-        self._turn_asked = False
-        self._one_core = one_core and max_wait_seconds <= 0
-        self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         self._draining = False
-        self._stopping = False
-        self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._quiet = asyncio.Event()  # set while nothing accepted is unanswered
         self._quiet.set()
@@ -99,10 +86,7 @@ class Batcher:
     async def start(self) -> None:
         """Starts the runners on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        for number in range(self._runners):
-            thread = threading.Thread(target=self._serve, name=f"runner-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._runners.start(self._loop)
 
     @property
     def lanes(self) -> list[Lane[Any]]:
@@ -187,69 +171,20 @@ class Batcher:
             if self._draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
             if self._queued + cost > self._max_queue and self._lanes.beyond_share(lane, cost, self._max_queue):
-                raise QueueFull("the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners)
+                raise QueueFull(
+                    "the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners.count
+                )
             self._queued += cost
             lane.cost_steps += cost
             self._unsettled.add(ticket)
             self._lanes.wake(lane)
             for entry in entries:
                 lane.pool.add(entry)
-            if self._idle:
-                self._wake(lane, ticket)
+            self._runners.wake(lane, entries)
         self._quiet.clear()
         if deadline != float("inf"):
             ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
-
-    def _wake(self, lane: Lane[Any], ticket: Ticket[Any]) -> None:
-        """Has somebody take what was just queued: an idle runner, or at rest the event loop itself.
-
-        Two changes of thread cost more than a short run does, so where every runner is idle and the run is short, it
-        runs on the loop: in its next turn, when whatever else has arrived by now is queued too and shares the batch.
-        """
-        entries = ticket.entries
-        short = self._one_core or (len(entries) == 1 and lane.cost.predict(1, entries[0].width) <= INLINE_SECONDS)
-        if self._idle == self._runners and short and not self._batches_company and self._loop is not None:
-            self._ask_turn(self._loop.call_soon)
-        else:
-            self._work.notify(len(entries))
-
-    def _ask_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Has the event loop run a batch soon, unless it will anyway."""
-        if not self._turn_asked:
-            self._turn_asked = True
-            call(self._take_turn)
-
-    def _take_turn(self) -> None:
-        """Runs one short batch on the event loop, and leaves what is long to the runners."""
-        with self._lock:
-            self._turn_asked = False
-            lane, _ = self._next_lane()
-            if lane is None or self._stopping:
-                return
-            if not self._fits_loop(lane):
-                self._work.notify(len(lane.pool))
-                return
-            taken = self._taken(lane, seconds=self._inline_seconds)
-            if self._one_core and self._loop is not None and self._lanes.waiting():
-                self._ask_turn(self._loop.call_soon)
-        outcomes = self._execution.run(taken)
-        effort = lane.cost.clock() - taken.began
-        if effort > HELD_FACTOR * self._inline_seconds:
-            lane.runners_until = self._clock() + HELD_PAUSE * effort
-        self._settle_all(outcomes)
-
-    def _fits_loop(self, lane: Lane[Any]) -> bool:
-        """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
-
-        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
-        """
-        if lane.runners_until > self._clock():
-            return False
-        first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
-        widest = max(waiting.width for waiting in first if waiting is not None)
-        column = lane.cost.column(widest, lane.limits.rows)
-        return column.seconds[min(len(lane.pool), column.enough)] <= self._inline_seconds
 
     def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
         """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
@@ -267,7 +202,7 @@ class Batcher:
         until = self._clock() + seconds
         with self._lock:
             self._draining = True
-            self._work.notify_all()  # whoever waits for company waits no more
+            self._runners.wake_all()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._quiet.wait()
@@ -275,47 +210,16 @@ class Batcher:
         for ticket in late:
             self._settle(ticket, Draining("the server stopped before the answer was there", retry_after_seconds=1))
         with self._lock:
-            self._stopping = True
-            self._work.notify_all()
-        # A run that hangs, or whose callers have all left, must not hold the exit.
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, max(0.0, until - self._clock()))
+            self._runners.stop()
+        await self._runners.join(lambda: until - self._clock())
         return not late
 
     def begin_draining(self) -> None:
         """Takes nothing new from now on; `drain` waits for the rest. Safe in a signal handler: takes no lock."""
         self._draining = True
 
-    def _serve(self) -> None:
-        """A runner: takes a batch, runs it, and again, until everything stops."""
-        while True:
-            taken = self._take()
-            if taken is None:
-                return
-            outcomes = self._execution.run(taken)
-            if outcomes and self._loop is not None:
-                with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
-                    self._loop.call_soon_threadsafe(self._settle_all, outcomes)
-            del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
-
-    def _take(self) -> Taken | None:
-        """The next batch, after waiting for one; None when everything stops."""
-        with self._lock:
-            while True:
-                if self._stopping:
-                    return None
-                lane, wait = self._next_lane()
-                if lane is not None:
-                    if not (self._one_core and self._loop is not None and self._fits_loop(lane)):
-                        return self._taken(lane, self._lanes.turn_seconds())
-                    self._ask_turn(self._loop.call_soon_threadsafe)
-                    wait = None
-                self._idle += 1
-                self._work.wait(wait)
-                self._idle -= 1
-
-    def _next_lane(self) -> tuple[Lane[Any] | None, float | None]:
-        """Whose turn it is, see `Lanes.next`. What is late leaves its queue, though its timer may not have fired."""
+    def next_lane(self) -> tuple[Lane[Any] | None, float | None]:
+        """See `Queue`, and `Lanes.next`. What is late leaves its queue, though its timer may not have fired."""
         now = self._clock()
         for lane in self._lanes:
             while isinstance(late := lane.pool.earliest_deadline(), Entry) and late.deadline <= now:
@@ -325,14 +229,14 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def _taken(self, lane: Lane[Any], seconds: float) -> Taken:
-        """Takes a lane's next batch out of its queue, and wakes another runner if anything still waits."""
+    def take(self, lane: Lane[Any], *, seconds: float | None = None) -> Taken:
+        """See `Queue`; without a limit, as long as a lane's turn may be. Wakes another if anything still waits."""
         began = lane.cost.clock()
-        entries = self._plan(lane, seconds)
+        entries = self._plan(lane, self._lanes.turn_seconds() if seconds is None else seconds)
         lane.inflight += 1
         self._leave(lane, entries)
-        if self._idle and not self._one_core and self._lanes.waiting():
-            self._work.notify()
+        if self._lanes.waiting():
+            self._runners.wake_another()
         return Taken(lane, entries, began)
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
@@ -347,8 +251,8 @@ class Batcher:
             lane.pool.remove(urgent)
             return [urgent]
 
-    def _settle_all(self, outcomes: Outcomes) -> None:
-        """Gives a batch's tickets their outcomes; what is late has none, though its timer has not fired yet."""
+    def settle_all(self, outcomes: Outcomes) -> None:
+        """See `Queue`; what is late has none, though its timer has not fired yet."""
         now = self._clock()
         for ticket, outcome in outcomes:
             if ticket.entries and ticket.entries[0].deadline <= now:

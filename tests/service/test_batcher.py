@@ -436,7 +436,7 @@ async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_on
     only = lane(run, seconds=0.0005)
     async with running(only, runners=2) as batcher:
         await asyncio.to_thread(lambda: None)
-        while batcher._idle < 2:
+        while batcher._runners._idle < 2:
             await asyncio.sleep(0)
         tickets = [
             batcher.submit(only, [sequence(1)], answers),

@@ -1,0 +1,192 @@
+"""Who runs the batches: threads that take the next one by themselves, and the event loop where it is better off alone.
+
+```
+         queued ──> is every runner idle, and the next batch short?
+                      yes: the event loop runs it in its next turn        two changes of thread cost more than the run
+                      no:  an idle runner is woken, or the next that is free takes it
+```
+
+Where event loop and runner share one core, no run is faster for being in another thread, so there the loop runs all
+that is short, under load too, and the runner is left with what is long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from service.execution import Execution, Outcomes, Taken
+from service.lanes import Entry, Lane
+
+INLINE_SECONDS: Final = 0.001
+"""Longest predicted run that the event loop does itself while every runner is idle."""
+ONE_CORE_INLINE_SECONDS: Final = 0.004
+"""The same where the loop and the runner share one core."""
+HELD_FACTOR: Final = 8
+"""How many times longer than it may a run has held the event loop when its model is left to the runners for a while:
+costs are learned a few percent a batch, and one that is far slower than was measured would hold it for all of these."""
+HELD_PAUSE: Final = 100
+"""How long that while is, in times of that run: the event loop is held for a hundredth of the time at most."""
+
+
+class Queue(Protocol):
+    """Where batches come from, and where what became of them goes."""
+
+    def next_lane(self) -> tuple[Lane[Any] | None, float | None]:
+        """The lane whose turn it is, or None and the seconds until there will be one, if anything waits.
+
+        The lock is held.
+        """
+
+    def take(self, lane: Lane[Any], *, seconds: float | None = None) -> Taken:
+        """A lane's next batch, out of its queue, no longer than so many seconds; the lock is held."""
+
+    def settle_all(self, outcomes: Outcomes) -> None:
+        """Gives tickets their outcomes; on the event loop."""
+
+
+class Runners:
+    """The threads, and the event loop's turns.
+
+    Args:
+        queue: Where the work is.
+        execution: Runs a batch.
+        lock: Held wherever the queue is looked at.
+        count: Number of threads.
+        clock: Seconds.
+        one_core: Whether event loop and runner share one core.
+        patient: Whether a sequence may wait for company; then nothing runs on the loop, whose turns come at once.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        execution: Execution,
+        lock: threading.Lock,
+        count: int,
+        clock: Callable[[], float],
+        *,
+        one_core: bool,
+        patient: bool,
+    ) -> None:
+        self.count = count
+        self._clock = clock
+        self._queue = queue
+        self._execution = execution
+        self._lock = lock
+        self._work = threading.Condition(lock)
+        self._idle = 0
+        self._one_core = one_core and count == 1 and not patient
+        self._patient = patient
+        self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
+        self._turn_asked = False
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the threads."""
+        self._loop = loop
+        for number in range(self.count):
+            thread = threading.Thread(target=self._serve, name=f"runner-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self, lane: Lane[Any], entries: list[Entry[Any]]) -> None:
+        """Has somebody take what was just queued; on the event loop, with the lock held."""
+        if not self._idle:
+            return
+        short = self._one_core or (len(entries) == 1 and lane.cost.predict(1, entries[0].width) <= INLINE_SECONDS)
+        if self._idle == self.count and short and not self._patient and self._loop is not None:
+            # In its next turn: whatever else has arrived by then is queued too, and shares the batch.
+            self._ask_turn(self._loop.call_soon)
+        else:
+            self._work.notify(len(entries))
+
+    def wake_another(self) -> None:
+        """Something still waits where a batch was taken; with the lock held."""
+        if self._one_core:
+            if self._loop is not None and threading.current_thread() not in self._threads:
+                self._ask_turn(self._loop.call_soon)
+        elif self._idle:
+            self._work.notify()
+
+    def wake_all(self) -> None:
+        """Whoever waits for company looks again; with the lock held."""
+        self._work.notify_all()
+
+    def stop(self) -> None:
+        """Takes no further batch; with the lock held."""
+        self._stopping = True
+        self._work.notify_all()
+
+    async def join(self, seconds: Callable[[], float]) -> None:
+        """Waits for the threads to end, for so many seconds at most: a run that hangs must not hold the exit."""
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, max(0.0, seconds()))
+
+    def _serve(self) -> None:
+        """A runner: takes a batch, runs it, and again, until everything stops."""
+        while True:
+            taken = self._take()
+            if taken is None:
+                return
+            outcomes = self._execution.run(taken)
+            if outcomes and self._loop is not None:
+                with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
+                    self._loop.call_soon_threadsafe(self._queue.settle_all, outcomes)
+            del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
+
+    def _take(self) -> Taken | None:
+        """The next batch, after waiting for one; None when everything stops."""
+        with self._lock:
+            while True:
+                if self._stopping:
+                    return None
+                lane, wait = self._queue.next_lane()
+                if lane is not None:
+                    if not (self._one_core and self._loop is not None and self._fits_loop(lane)):
+                        return self._queue.take(lane)
+                    self._ask_turn(self._loop.call_soon_threadsafe)
+                    wait = None
+                self._idle += 1
+                self._work.wait(wait)
+                self._idle -= 1
+
+    def _ask_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
+        """Has the event loop run a batch soon, unless it will anyway."""
+        if not self._turn_asked:
+            self._turn_asked = True
+            call(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Runs one short batch on the event loop, and leaves what is long to the runners."""
+        with self._lock:
+            self._turn_asked = False
+            lane, _ = self._queue.next_lane()
+            if lane is None or self._stopping:
+                return
+            if not self._fits_loop(lane):
+                self._work.notify(len(lane.pool))
+                return
+            taken = self._queue.take(lane, seconds=self._inline_seconds)
+        outcomes = self._execution.run(taken)
+        effort = lane.cost.clock() - taken.began
+        if effort > HELD_FACTOR * self._inline_seconds:
+            lane.runners_until = self._clock() + HELD_PAUSE * effort
+        self._queue.settle_all(outcomes)
+
+    def _fits_loop(self, lane: Lane[Any]) -> bool:
+        """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
+
+        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
+        """
+        if lane.runners_until > self._clock():
+            return False
+        first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
+        widest = max(waiting.width for waiting in first if waiting is not None)
+        column = lane.cost.column(widest, lane.limits.rows)
+        return column.seconds[min(len(lane.pool), column.enough)] <= self._inline_seconds
