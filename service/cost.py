@@ -34,6 +34,11 @@ _COMMON: Final = 0.8
 """Share of a run's drift that is taken to be every batch's: what makes one slower, a busy neighbour or a lower clock,
 makes all slower. Otherwise numbers of rows that do not occur would stay as they were measured, and look dear or cheap
 beside those that do, and so never, or always, occur."""
+_LATELY: Final = 100
+"""Batches after which numbers of rows that none of them had are forgotten a little."""
+_FORGOTTEN: Final = 0.005
+"""Share that such a number of rows loses of the drift that makes it dear. What was learned long ago, or of other rows,
+must not keep it dear for ever: what is dear is never run, and so never seen to be cheap."""
 _FURTHEST: Final = 3.5
 """Most that serving moves what was measured, as a log ratio: 33 times. A row of the grid that monotony holds up would
 else drift without end, and be wrong for as long when it is let go."""
@@ -104,6 +109,8 @@ class CostTable:
         self._common = self._common_applied = 0.0
         self._own = [0.0] * len(self._rows)
         self._own_applied = self._own.copy()
+        self._since_forgetting = 0
+        self._seen_lately: set[int] = set()
         self._by_rows: list[list[float]] = self._measured.tolist()
         self._seconds = self._measured
         self._columns: dict[int, Column] = {}
@@ -163,6 +170,18 @@ class CostTable:
             if abs(self._own[row] - self._own_applied[row]) > _NOTICED:
                 self._apply()
         if abs(self._common - self._common_applied) > _NOTICED_OF_ALL:
+            self._apply()
+        self._seen_lately.add(place if share >= 0.5 else before)
+        self._since_forgetting += 1
+        if self._since_forgetting >= _LATELY:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Has numbers of rows that did not occur lately a little cheaper, down to what was measured."""
+        for row in set(range(len(self._own))) - self._seen_lately:
+            self._own[row] -= _FORGOTTEN * max(0.0, self._common + self._own[row])
+        self._since_forgetting, self._seen_lately = 0, set()
+        if any(abs(own - applied) > _NOTICED for own, applied in zip(self._own, self._own_applied, strict=True)):
             self._apply()
 
     def _apply(self) -> None:

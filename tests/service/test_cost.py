@@ -176,6 +176,21 @@ def test_a_row_that_was_wrong_for_long_is_right_again_soon():
     assert table.predict(2, 4) == pytest.approx(0.2, rel=0.1)
 
 
+def test_what_is_dear_beside_what_is_run_is_tried_again_some_day():
+    # One row and two take four times what was measured, so nearly as much is expected of more rows, which is not true.
+    truth = linear_table(0.0001, 0.00001)
+    seconds = truth.seconds.copy()
+    seconds[:2] /= 4
+    table = CostTable(truth.rows.tolist(), truth.widths.tolist(), seconds)
+    ran = []
+    for _ in range(15_000):
+        rows = table.column(4, 64).cheapest[64]
+        table.observe(rows, 4, truth.predict(rows, 4))
+        ran.append(rows)
+    assert ran[0] == 2
+    assert sum(ran[-100:]) / 100 > 32
+
+
 def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
     table = linear_table(1.0, 1.0)
     compute = table._computed
