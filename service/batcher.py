@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from service.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
@@ -240,9 +239,8 @@ class Batcher:
         return Taken(lane, entries, began)
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
-        limits = lane.limits if seconds >= lane.limits.seconds else replace(lane.limits, seconds=seconds)
         try:
-            return plan(lane.pool, lane.cost, limits, self._clock())
+            return plan(lane.pool, lane.cost, lane.limits_within(seconds), self._clock())
         except Exception:  # whatever is wrong with a plan must not end the runner
             log.exception("planning failed for %s; the most urgent sequence runs alone", lane.name)
             urgent = lane.pool.most_urgent()

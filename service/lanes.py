@@ -65,6 +65,7 @@ class Lane(Generic[R]):
         self.cost = cost
         self.metrics = metrics
         self.limits = replace(limits, multiple=multiple)
+        self._limits_within: dict[float, BatchLimits] = {}
         self.multiple = multiple
         self.buckets = buckets
         self.pool = Pool()
@@ -73,6 +74,15 @@ class Lane(Generic[R]):
         self.closed = False
         self.used_seconds = 0.0
         self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
+
+    def limits_within(self, seconds: float) -> BatchLimits:
+        """The limits, and no longer than so many seconds; kept, as turns have only a few lengths."""
+        if seconds >= self.limits.seconds:
+            return self.limits
+        limits = self._limits_within.get(seconds)
+        if limits is None:
+            limits = self._limits_within[seconds] = replace(self.limits, seconds=seconds)
+        return limits
 
     def width_of(self, length: int) -> int:
         """What a sequence's batch costs the width of, if it is the longest there: its bucket's, where there are any.
