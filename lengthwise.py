@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from service.__main__ import main as service_commands
+from service.command import NOT_CHECKED, end
 
 EXPORTER = {
     "train": "Trains the built-in architecture.",
@@ -45,10 +46,11 @@ def _exporter(name: str) -> click.Command:
         if missing in ("model_export", "lengthwise"):
             raise
         extras = "cpu,export" if missing == "onnxruntime" else "export"
-        raise click.ClickException(
+        end(
             f"'lengthwise {name}' needs the exporter, which is not installed ({missing} is missing): "
-            f"pip install 'lengthwise[{extras}]', or in a checkout: make install"
-        ) from error
+            f"pip install 'lengthwise[{extras}]', or in a checkout: make install",
+            NOT_CHECKED,
+        )
     command: click.Command = module.main.commands[name]
     return command
 

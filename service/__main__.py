@@ -40,6 +40,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command(
     cls=Command,
+    short_help="Serves a model repository, by default the bundled one.",
     epilog=f"Every option is also a variable: {PREFIX}MAX_BATCH_ROWS=32 is --max-batch-rows 32. {PREFIX}CONFIG names a "
     "TOML file of options. A flag beats a variable, a variable beats the file.",
 )
