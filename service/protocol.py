@@ -11,7 +11,8 @@ where a request arrives in one piece, as nearly all do: a timer runs only while 
 | more than `max_connections` connections | 503, likewise |
 | more than `MAX_PIPELINED` requests behind one that is being answered | the connection ends |
 
-A client that does not read its answers is not read from either.
+A client that does not read its answers is not read from either. One that asks for another protocol (`upgrade`) is
+answered in this one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.heads import KnownHead
@@ -105,6 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._in_message = False
+        self._declines_upgrade = False
         self._known: KnownHead | None = None
         self._answered_at = 0.0
 
@@ -137,7 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         else:
             self._body_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         if whole and not self._in_message and self._exchange is not exchange and self._exchange is not None:
             self._known = KnownHead.of(data, self._exchange.headers)
         if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
@@ -163,6 +166,36 @@ class BoundedProtocol(HttpToolsProtocol):
         exchange.run()
         return True
 
+    def _parse(self, data: bytes) -> None:
+        """Feeds the parser; past a head that asks for another protocol, which there is none of, it goes on as before.
+
+        The parser ends a request with such a head, and would take its body for the next request.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._declines_upgrade or self._refused or self.transport.is_closing():
+                    return
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self._declines_upgrade = False
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                if self._in_head and self.cycle is not None and not self.cycle.response_complete:
+                    self._refuse(400)  # behind the answer that the request before waits for
+                else:
+                    self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was parsed last, as if it asked for no other protocol."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         self._in_message = True
@@ -171,6 +204,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there: from here on the body is watched."""
         if self._refused:
+            return
+        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):
+            self._declines_upgrade = True
             return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._stop_timer()
@@ -222,6 +258,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole; the next head may begin."""
+        if self._declines_upgrade:
+            return
         self._in_message = False
         if self._refused:
             return

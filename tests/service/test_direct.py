@@ -17,7 +17,6 @@ import orjson
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import protocol
 from service.direct import Shortcut
@@ -131,13 +130,13 @@ async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyn
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the HTTP parser is given."""
     given: list[bytes] = []
-    parse = HttpToolsProtocol.data_received
+    parse = BoundedProtocol._parse
 
-    def note(self: HttpToolsProtocol, data: bytes) -> None:
+    def note(self: BoundedProtocol, data: bytes) -> None:
         given.append(data)
         parse(self, data)
 
-    monkeypatch.setattr(HttpToolsProtocol, "data_received", note)
+    monkeypatch.setattr(BoundedProtocol, "_parse", note)
     return given
 
 
@@ -458,6 +457,47 @@ async def test_a_refused_head_lets_the_answer_before_it_out_first() -> None:
         assert rest == b"" or rest.startswith(b"HTTP/1.1 431")
         figures = await made.service.figures()
         assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
+
+
+async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        line.writer.write(b"nonsense\r\n\r\n")
+        await line.writer.drain()
+        release.set()
+        assert (await line.answer())[0] == 200
+        assert await line.reader.read() == b""
+
+
+UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+"""What clients of HTTP/2 say first where there is no TLS: Java's by default, curl's with `--http2`."""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_request_that_offers_another_protocol_is_answered_in_this_one(service: Service, direct: bool) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        for headers in (UPGRADE, UPGRADE, (), UPGRADE):
+            status, _, content = await line.ask(GOOD, *headers)
+            assert (status, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
+        for headers in (UPGRADE, (), UPGRADE, UPGRADE):
+            line.send(GOOD, *headers)
+        assert [(await line.answer())[0] for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(service: Service, direct: bool) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        hidden = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+        head = "\r\n".join(["POST /predict HTTP/1.1", "host: x", *UPGRADE, f"content-length: {len(hidden)}", "", ""])
+        line.writer.write(head.encode())
+        await (await made.line()).ask(GOOD)  # by then the head has arrived alone
+        line.writer.write(hidden)
+        assert (await line.answer())[0] == 422
+        assert b"predictions" in (await line.ask(GOOD))[2]
 
 
 @pytest.mark.parametrize("direct", [True, False])
