@@ -55,8 +55,8 @@ def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
         raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
     if not (path / MANIFEST_FILE).is_file():
         return path, None, None
-    manifest = Manifest.read(path)
-    return path.parents[1], manifest.name, str(manifest.version)
+    Manifest.read(path)
+    return path.parents[1], path.parent.name, path.name
 
 
 @contextmanager
@@ -72,6 +72,8 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
         yield Served(Target.parse(where), model)
         return
     repository, name, version = located(where)
+    if name is not None:
+        options = {"versions": f"{name}/{version}", **options}  # whatever else is in the repository, higher ones too
     port = free_port()
     with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as server:
         yield Served(server.target, name or model, version)

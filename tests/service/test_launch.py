@@ -104,7 +104,8 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     with served(str(tmp_path / "models"), {}, model="m") as service:
         assert service.fields == {"model": "m"}
     assert [command[4] for command in commands] == [str(tmp_path / "models")] * 2
-    assert commands[0][-2:] == ["--runners", "2"]
+    assert commands[0][-4:] == ["--versions", "m/3", "--runners", "2"]
+    assert "--versions" not in commands[1]
 
 
 def test_a_url_is_taken_as_it_is():
