@@ -44,10 +44,10 @@ def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tup
 
 
 def refusals(target: Target) -> str | None:
-    """Why a service that is up will serve nothing: what it says of the models it refused; None where it serves one."""
+    """Why a service that is up will serve nothing: it refused its models, or has none; None where it serves one."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
-        reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"])
+        reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"]) or described["reason"]
     except (ConfigurationError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
     return f"serves no model: {reasons}" if reasons and not described["models"] else None
@@ -69,17 +69,22 @@ def model(target: Target, name: str | None = None, headers: dict[str, str] | Non
         ConfigurationError: There is none, or several and none is named, or the service does not say.
     """
     status, body = get(target, "/healthz", headers)
+    if status == 401:
+        raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
     try:
         described = [_described(entry) for entry in orjson.loads(body)["models"]]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{target.url}/healthz (status {status}) does not say what models are served; say it with "
-            "--features or --vocabulary"
+            "--features or --vocabulary, and --model where there are several"
         ) from error
     names = sorted({entry.name for entry in described})
     found = [entry for entry in described if name in (None, entry.name)]
-    if not found or (name is None and len(names) > 1):
-        raise ConfigurationError(f"say with --model which model to load: {', '.join(names) or 'none is served'}")
+    served = ", ".join(names) or "none"
+    if name is not None and not found:
+        raise ConfigurationError(f"--model {name} is not served there; served are: {served}")
+    if len(names) != 1:
+        raise ConfigurationError(f"say with --model which model to load; served are: {served}")
     return max(found, key=lambda entry: int(entry.version))
 
 

@@ -37,6 +37,7 @@ class SmallServer:
         default_factory=lambda: [{"model": "small", "version": "1", "input": "values", "features": 2, "max_length": 64}]
     )
     refused: list[dict[str, object]] = field(default_factory=list)
+    reason: str | None = None
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -86,7 +87,9 @@ def serving(server: SmallServer) -> Iterator[Target]:
         def do_GET(self) -> None:
             pages = {
                 "/readyz": lambda: b"",
-                "/healthz": lambda: orjson.dumps({"models": server.models, "refused": server.refused}),
+                "/healthz": lambda: orjson.dumps(
+                    {"models": server.models, "reason": server.reason, "refused": server.refused}
+                ),
                 "/metrics": server.metrics,
             }
             page = pages.get(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.bench import remote
+from service.bench.connection import Target
 from service.bench.workload import Input
 from service.errors import ConfigurationError
 from tests.service.small_server import SmallServer, serving
@@ -25,11 +26,23 @@ def test_the_highest_version_counts_as_a_number():
         assert remote.model(target, "m") == remote.RemoteModel("m", "10", Input("tokens", 50), 99)
 
 
-@pytest.mark.parametrize("name", [None, "c"])
-def test_several_models_must_be_told_apart(name: str | None):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (None, "say with --model which model to load; served are: a, b"),
+        ("c", "--model c is not served there; served are: a, b"),
+    ],
+)
+def test_several_models_must_be_told_apart(name: str | None, said: str):
     models = [entry("a", "1", features=1), entry("b", "1", features=1)]
-    with serving(SmallServer(models=models)) as target, pytest.raises(ConfigurationError, match=r"--model.*a, b"):
+    with serving(SmallServer(models=models)) as target, pytest.raises(ConfigurationError, match=said):
         remote.model(target, name)
+
+
+def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "get", lambda *_: (401, b"{}"))
+    with pytest.raises(ConfigurationError, match="wants a key: --header 'authorization=Bearer KEY'"):
+        remote.model(Target.parse("http://localhost:8000"))
 
 
 def test_a_service_that_does_not_say_its_models_is_described_by_flags():
@@ -51,6 +64,8 @@ def test_a_service_that_refused_every_model_says_why():
     refused = [{"model": "a/1", "reason": "a/1: model.onnx is missing"}]
     with serving(SmallServer(models=[], refused=refused)) as target:
         assert remote.refusals(target) == "serves no model: a/1: model.onnx is missing"
+    with serving(SmallServer(models=[], reason="holds no NAME/VERSION folder")) as target:
+        assert remote.refusals(target) == "serves no model: holds no NAME/VERSION folder"
     with serving(SmallServer(refused=refused)) as target:
         assert remote.refusals(target) is None
     assert remote.refusals(target) is None
