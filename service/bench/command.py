@@ -216,6 +216,8 @@ def bench(
         raise click.UsageError("--tune and --costs want a model: they start it themselves")
     if save and not costs:
         raise click.UsageError("--save keeps what --costs measures")
+    if plot is not None:
+        plots.pyplot()  # what is missing is said before the load, not after it
     if features is not None:
         options["step"] = Input("values", features)
     if vocabulary is not None:
@@ -261,6 +263,8 @@ def show_tuning(
     shown: Shown,
 ) -> None:
     """The same load on services with different settings; each is started anew for each."""
+    repository, name, _ = located(where)
+    models = where if name is None else str(repository)  # `serve` takes no single model's directory
     tried = tuning.candidates(available_cores())
     with progress_bar(shown.console) as progress:
         task = progress.add_task("tuning", total=tuning.loads(tried), note="")
@@ -275,7 +279,7 @@ def show_tuning(
 
         best, steps = tuning.tune(measure, tried, serve_options)
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
-    command = " ".join(part for part in ("lengthwise serve", where or "", flags) if part)
+    command = " ".join(part for part in ("lengthwise serve", models or "", flags) if part)
     found = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
     shown.print(found, lambda: tuning.table(steps, title=f"{shown.title}, {load.name}"))
     shown.console.print(f"best found: {command}", highlight=False, soft_wrap=True)

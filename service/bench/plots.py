@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.bench.figures import Figures
 from service.errors import ConfigurationError
@@ -68,18 +68,29 @@ def save(fill: Fill, path: Path, *, size: tuple[float, float] = (7.0, 4.2)) -> N
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-
-        # No window, and no display needed.
-        mpl.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ConfigurationError("plots need matplotlib: pip install 'lengthwise[bench]' brings it") from error
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    drawing = pyplot()
+    figure, axes = drawing.subplots(figsize=size, layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
     fill(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=144)
-    pyplot.close(figure)
+    drawing.close(figure)
+
+
+def pyplot() -> Any:
+    """The pyplot of matplotlib, which needs no window and no display.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as drawing
+    except ImportError as error:
+        raise ConfigurationError(
+            "plots need matplotlib: pip install 'lengthwise[bench]' brings it, in a checkout make install"
+        ) from error
+    return drawing

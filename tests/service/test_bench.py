@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,14 @@ def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
     result = call("--json", "--sweep", "200:400:100", "--plot", str(plot))
     assert [load["offered_rate"] for load in json.loads(result.stdout)["loads"]] == [200, 300, 400]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    server = SmallServer()
+    result = call("--plot", str(tmp_path / "load.png"), server=server)
+    assert (result.exit_code, server.bodies) == (2, [])
+    assert "plots need matplotlib" in result.stderr
 
 
 def test_one_load_is_drawn_as_its_percentiles(tmp_path: Path):
@@ -104,7 +113,10 @@ def test_the_bundled_model_is_served_for_the_occasion_and_answers_the_same_in_co
     assert load["rows_per_batch"] >= 1
 
 
-def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("where", [bundled_models(), bundled_models() / "japanese-vowels" / "1"])
+def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+):
     started: list[dict[str, str]] = []
 
     @contextmanager
@@ -115,10 +127,10 @@ def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(monke
 
     monkeypatch.setattr("service.bench.command.served", pretended)
     monkeypatch.setattr("service.bench.command.available_cores", lambda: 1)
-    result = CliRunner().invoke(bench, ["models", *FEW, "--tune", "--json", "--serve", "max-batch-rows=8"])
+    result = CliRunner().invoke(bench, [str(where), *FEW, "--tune", "--json", "--serve", "max-batch-rows=8"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["command"].startswith("lengthwise serve models --max-batch-rows 8")
+    assert found["command"].startswith(f"lengthwise serve {bundled_models()} --max-batch-rows 8")
     assert [step["option"] for step in found["steps"]] == ["runners", "max_wait_ms"]
     assert all(options["max_batch_rows"] == "8" for options in started)
 
