@@ -84,7 +84,9 @@ def locate(name: str) -> Path:
         return path
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:
-        raise ConfigurationError(f"{name}: aeon is not installed; pip install 'lengthwise[demo]' brings it")
+        raise ConfigurationError(
+            f"{name}: aeon is not installed; pip install 'lengthwise[demo]' brings it, in a checkout make install"
+        )
     split = name.removeprefix("aeon:")
     data = Path(package.origin).parent / "datasets" / "data"
     path = data / split.rpartition("_")[0] / f"{split}.ts"
@@ -172,7 +174,8 @@ def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadR
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigurationError(
-            f"{path}: reading Parquet needs pyarrow; pip install 'lengthwise[parquet]' brings it"
+            f"{path}: reading Parquet needs pyarrow; pip install 'lengthwise[parquet]' brings it, in a checkout "
+            "make install"
         ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
