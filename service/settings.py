@@ -220,7 +220,9 @@ class Settings(BaseSettings):
             if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.removeprefix(PREFIX).lower() not in known
         ]
         if unknown:
-            raise ConfigurationError(f"no option belongs to the variable {', '.join(sorted(unknown))}")
+            raise ConfigurationError(
+                f"no option belongs to the variable {', '.join(sorted(unknown))}; `lengthwise serve --help` lists them"
+            )
         try:
             return cls(**given)
         except ValidationError as error:
@@ -259,10 +261,11 @@ def flag(name: str) -> str:
 
 def _sentence(item: Any, given: dict[str, Any]) -> str:
     name = ".".join(str(place) for place in item["loc"])
+    said = str(item["msg"]).removeprefix("Value error, ")
     if not name:
-        return str(item["msg"])
+        return said
     variable = PREFIX + name.upper()
     source = variable if variable in os.environ else f"{name} in the configuration file"
     if name in given:
         source = flag(name)
-    return f"{source}: {item['msg']} (it is {item['input']!r})"
+    return f"{source}: {said} (it is {item['input']!r})"

@@ -97,7 +97,7 @@ def test_an_unknown_line_of_the_file_is_refused(config: Path):
 
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LENGTHWISE_PROT", "8000")
-    with pytest.raises(ConfigurationError, match="LENGTHWISE_PROT"):
+    with pytest.raises(ConfigurationError, match="LENGTHWISE_PROT; `lengthwise serve --help` lists them"):
         Settings.load()
 
 
