@@ -198,7 +198,10 @@ def load(
     """
     manifest = Manifest.read(directory)
     if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
-        raise ModelError(f"the manifest is of {manifest.key}, the folder says {directory.parent.name}/{directory.name}")
+        raise ModelError(
+            f"the manifest is of {manifest.key}, the folder says {directory.parent.name}/{directory.name}: give the "
+            "folder its name back, or export under the other name"
+        )
     manifest.check_digests(directory)
     _check_verification(directory, manifest)
     session = Session.load(directory, manifest, devices=devices)

@@ -147,7 +147,7 @@ def fails_when_run(directory: Path) -> None:
         (proof('{"cases": [{"name": "a"}]}'), "verification.json cannot be read"),
         (proof('{"cases": [{"name": "a", "holds": 1}]}'), "its cases failed: a"),
         (proof('{"cases": ' + "[" * 100_000), "verification.json cannot be read"),
-        (wrong_name, "the manifest is of consonants/2, the folder says vowels/2"),
+        (wrong_name, "the manifest is of consonants/2, the folder says vowels/2: give the folder its name back"),
         (wrong_version, "the manifest is of vowels/3, the folder says vowels/2"),
         (link_out, "model.onnx lies outside the model directory"),
         (no_graph_at_all, "onnxruntime cannot load the graph"),
