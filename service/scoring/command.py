@@ -102,7 +102,7 @@ def score(
         try:
             summary = run.score(path, scored, console, resume=resume)
         except (KeyboardInterrupt, LengthwiseError):
-            if scored.is_written:
+            if scored.is_written and scored.lines:
                 console.print(
                     f"what was scored stands in {out}; --resume goes on behind it",
                     style="dim",

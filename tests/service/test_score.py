@@ -181,6 +181,13 @@ def test_an_answer_that_is_not_finite_is_a_bad_record(tmp_path: Path):
     assert len(read(tmp_path / "out")) == 1
 
 
+def test_a_run_that_scored_nothing_has_nothing_to_go_on_with(tmp_path: Path):
+    result = call(write(tmp_path / "in.jsonl", {"steps": [[1, 2]]}), tmp_path / "out")
+    assert result.exit_code == 2
+    assert "in.jsonl:1: the model takes 12 features" in result.stderr
+    assert "--resume" not in result.stderr
+
+
 def test_wherever_a_run_was_cut_off_a_resumed_one_ends_up_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(records, "CHUNK_RECORDS", 3)
     source, out = numbered(tmp_path / "in.jsonl"), tmp_path / "out"
