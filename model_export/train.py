@@ -135,7 +135,8 @@ def train(
     strata = [stratum(example, spec.output.task) for example in members]
     kept, aside = stratified_split(strata, options.validation, seed=options.seed)
     if not kept or (options.validation and not aside):
-        raise ConfigurationError(f"{len(members)} records are too few to train on and to keep some aside")
+        aside_too = " and to keep some aside; --validation 0 keeps none" if members and options.validation else ""
+        raise ConfigurationError(f"{len(members)} records are too few to train on{aside_too}")
     run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
     path = directory / STATE_FILE
     run_key = fingerprint(spec, records, options)
