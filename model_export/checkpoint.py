@@ -73,6 +73,8 @@ def weights(path: Path) -> dict[str, Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_torchs(path):
+            raise CheckpointError(f"{path} is no checkpoint: neither .safetensors nor written by torch.save") from error
         raise CheckpointError(
             f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
         ) from error
@@ -83,6 +85,12 @@ def weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise CheckpointError(f"{path} holds no state_dict, neither as a whole nor under the key 'state_dict'")
     return {str(name): value for name, value in held.items()}
+
+
+def _is_torchs(path: Path) -> bool:
+    """Whether it begins as a file of `torch.save` does: as a zip archive, or as the pickle of older versions."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def load(module: nn.Module, path: Path) -> None:
