@@ -29,7 +29,8 @@ def module_of(text: str) -> nn.Module:
     made: Any = _imported(where, text)
     for part in name.split("."):
         if not hasattr(made, part):
-            raise ConfigurationError(f"{text}: {where} has no {name}")
+            there = ", ".join(_own(made))
+            raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
         made = getattr(made, part)
     if not isinstance(made, nn.Module):
         if not callable(made):
@@ -64,6 +65,19 @@ def _imported(where: str, text: str) -> ModuleType:
         raise ConfigurationError(f"{text}: importing it wants {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # the user's own code
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
+
+
+def _own(made: Any) -> list[str]:
+    """The functions and classes that a module defines itself, as far as it shows them."""
+    return (
+        [
+            name
+            for name, held in vars(made).items()
+            if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
+        ]
+        if isinstance(made, ModuleType)
+        else []
+    )
 
 
 def _told(error: BaseException) -> str:

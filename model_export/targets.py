@@ -124,6 +124,8 @@ def _kind(text: str) -> Kind:
         return "spec" if path.suffix == ".toml" else "onnx"
     if ":" in text:
         return "module"
+    if path.suffix == ".py":
+        raise ConfigurationError(f"{text} is no target: name what makes the module too, as in {text}:FACTORY")
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
 
 

@@ -115,7 +115,8 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("users:nothing", "users has no nothing"),
+        ("users:nothing", "users has no nothing; it has .*make"),
+        ("users.py", "name what makes the module too, as in users.py:FACTORY"),
         ("users:raises", r"no weights here \(users.py:"),
         ("users:quits", r"raises: SystemExit: 0 \(users.py:"),
         ("quits:make", r"importing it raises SystemExit: 0 \(quits.py:1\)"),
