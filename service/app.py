@@ -120,7 +120,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     if settings.admin_port is None:
         app.include_router(health.figures(serving))
         app.router.routes += v2.admin_routes(serving)
-    _answer_errors(app)
+    _answer_errors(app, "GET / says what is where")
 
     def openapi() -> dict[str, Any]:
         # Made at each call: its examples are of the models that are served now.
@@ -142,7 +142,7 @@ def make_admin_app(serving: Serving) -> ASGIApp:
     app.include_router(health.probes(serving))
     app.include_router(health.figures(serving))
     app.router.routes += v2.admin_routes(serving)
-    _answer_errors(app)
+    _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
     return _gated(app, serving)
 
 
@@ -176,8 +176,8 @@ def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:
     )
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Gives every error the form of the protocol that its path belongs to."""
+def _answer_errors(app: FastAPI, elsewhere: str) -> None:
+    """Gives every error the form of the protocol that its path belongs to; a path that is none says where to go."""
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
@@ -187,7 +187,13 @@ def _answer_errors(app: FastAPI) -> None:
     async def unrouted(request: Request, error: HTTPException) -> Response:
         if kserve.speaks(request.scope["path"]):
             return _json({"error": error.detail}, error.status_code, error.headers)
-        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": error.detail}
+        detail = error.detail
+        if error.status_code == 404:
+            detail = f"nothing is at this path; {elsewhere}"
+        elif error.status_code == 405:
+            methods = (error.headers or {}).get("Allow", "another method").split(", ")
+            detail = f"this path takes {', '.join(sorted(methods))}"
+        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": detail}
         headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
         return Response(orjson.dumps(made), error.status_code, headers=headers)
 

@@ -215,15 +215,20 @@ async def test_health_metrics_and_docs_are_not_counted_as_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("GET", "/predict", 405), ("DELETE", "/predict", 405), ("POST", "/livez", 405)],
+    ("method", "path", "status", "detail"),
+    [
+        ("GET", "/nothing", 404, "nothing is at this path; GET / says what is where"),
+        ("GET", "/predict", 405, "this path takes POST"),
+        ("DELETE", "/predict", 405, "this path takes POST"),
+        ("POST", "/livez", 405, "this path takes GET, HEAD"),
+    ],
 )
-async def test_what_is_not_there_is_a_problem_too(method: str, path: str, status: int) -> None:
+async def test_what_is_not_there_is_a_problem_too(method: str, path: str, status: int, detail: str) -> None:
     async with serving(model(manifest())) as service:
         answer = await service.client.request(method, path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == status
+    assert (answer.json()["status"], answer.json()["detail"]) == (status, detail)
     assert ("allow" in answer.headers) == (status == 405)
 
 
