@@ -69,15 +69,13 @@ def _imported(where: str, text: str) -> ModuleType:
 
 def _own(made: Any) -> list[str]:
     """The functions and classes that a module defines itself, as far as it shows them."""
-    return (
-        [
-            name
-            for name, held in vars(made).items()
-            if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
-        ]
-        if isinstance(made, ModuleType)
-        else []
-    )
+    if not isinstance(made, ModuleType):
+        return []
+    return [
+        name
+        for name, held in vars(made).items()
+        if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
+    ]
 
 
 def _told(error: BaseException) -> str:
