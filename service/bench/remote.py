@@ -83,7 +83,7 @@ def model(target: Target, name: str | None = None, headers: dict[str, str] | Non
     served = ", ".join(names) or "none"
     if name is not None and not found:
         raise ConfigurationError(f"--model {name} is not served there; served are: {served}")
-    if len(names) != 1:
+    if name is None and len(names) != 1:
         raise ConfigurationError(f"say with --model which model to load; served are: {served}")
     return max(found, key=lambda entry: int(entry.version))
 

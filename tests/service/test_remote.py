@@ -35,8 +35,10 @@ def test_the_highest_version_counts_as_a_number():
 )
 def test_several_models_must_be_told_apart(name: str | None, said: str):
     models = [entry("a", "1", features=1), entry("b", "1", features=1)]
-    with serving(SmallServer(models=models)) as target, pytest.raises(ConfigurationError, match=said):
-        remote.model(target, name)
+    with serving(SmallServer(models=models)) as target:
+        assert remote.model(target, "b").name == "b"
+        with pytest.raises(ConfigurationError, match=said):
+            remote.model(target, name)
 
 
 def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(monkeypatch: pytest.MonkeyPatch):
