@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import click
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -241,9 +242,15 @@ def _number(difference: float) -> str:
 
 
 def _on_terminal(rows: Sequence[Row]) -> Table:
-    shown = Table("layer", "written", "verdict", "zeros", "junk", "NaN", "0 becomes", "write instead", "then")
+    """The same for 80 columns: the expressions stand below the layer's name."""
+    shown = Table(box=box.SIMPLE)
+    shown.add_column("layer, as written", overflow="fold")
+    for name in ("verdict", "zeros", "junk", "NaN", "0 becomes"):
+        shown.add_column(name, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(cell.strip("*`")) for cell in cells(row)))
+        layer, written, *figures, instead, then = (cell.strip("*`") for cell in cells(row))
+        told = Text.assemble((layer, "bold"), f"\n{written}", f"\ninstead: {instead}\nthen {then}" if instead else "")
+        shown.add_row(told, *map(Text, figures), end_section=True)
     return shown
 
 
