@@ -228,10 +228,10 @@ class Batcher:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def take(self, lane: Lane[Any], *, seconds: float | None = None) -> Taken:
-        """See `Queue`; without a limit, as long as a lane's turn may be. Wakes another if anything still waits."""
+    def take(self, lane: Lane[Any], *, seconds: float = float("inf")) -> Taken:
+        """See `Queue`. Wakes another if anything still waits."""
         began = lane.cost.clock()
-        entries = self._plan(lane, self._lanes.turn_seconds() if seconds is None else seconds)
+        entries = self._plan(lane, seconds)
         lane.inflight += 1
         self._leave(lane, entries)
         if self._lanes.waiting():
@@ -240,7 +240,7 @@ class Batcher:
 
     def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
         try:
-            return plan(lane.pool, lane.cost, lane.limits_within(seconds), self._clock())
+            return plan(lane.pool, lane.cost, lane.limits_within(seconds, self._lanes.turn_seconds()), self._clock())
         except Exception:  # whatever is wrong with a plan must not end the runner
             log.exception("planning failed for %s; the most urgent sequence runs alone", lane.name)
             urgent = lane.pool.most_urgent()

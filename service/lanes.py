@@ -21,8 +21,11 @@ from service.pool import Pool, Waiting
 
 R = TypeVar("R")
 
-TURN_SECONDS: Final = 0.005
-"""How long a model keeps a runner where there are others: a few rows at a time gain nearly all that batching can."""
+TURN_SECONDS: Final = 0.02
+"""How long a batch runs with more rows than are worth it."""
+SHARED_TURN_SECONDS: Final = 0.002
+"""The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
+nearly all that batching can."""
 
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
@@ -65,7 +68,7 @@ class Lane(Generic[R]):
         self.cost = cost
         self.metrics = metrics
         self.limits = replace(limits, multiple=multiple)
-        self._limits_within: dict[float, BatchLimits] = {}
+        self._limits_within: dict[tuple[float, float], BatchLimits] = {}
         self.multiple = multiple
         self.buckets = buckets
         self.pool = Pool()
@@ -75,13 +78,12 @@ class Lane(Generic[R]):
         self.used_seconds = 0.0
         self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
 
-    def limits_within(self, seconds: float) -> BatchLimits:
-        """The limits, and no longer than so many seconds; kept, as turns have only a few lengths."""
-        if seconds >= self.limits.seconds:
-            return self.limits
-        limits = self._limits_within.get(seconds)
+    def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
+        """The limits with these of the time; kept, as there are only a few of them."""
+        limits = self._limits_within.get((seconds, turn_seconds))
         if limits is None:
-            limits = self._limits_within[seconds] = replace(self.limits, seconds=seconds)
+            limits = replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
+            self._limits_within[seconds, turn_seconds] = limits
         return limits
 
     def width_of(self, length: int) -> int:
@@ -199,8 +201,8 @@ class Lanes:
         return lane.cost_steps + cost > most // max(1, len(self._lanes))
 
     def turn_seconds(self) -> float:
-        """Longest predicted run that a batch is planned for: no batch can be interrupted for another model's sake."""
-        return TURN_SECONDS if len(self._lanes) > 1 else float("inf")
+        """How long a batch is planned for that has more rows than are worth it; see `BatchLimits`."""
+        return SHARED_TURN_SECONDS if len(self._lanes) > 1 else TURN_SECONDS
 
     def waiting(self) -> bool:
         """Whether anything waits in any lane."""

@@ -48,12 +48,14 @@ class BatchLimits:
         rows: Most sequences.
         cost_steps: Most rows x width.
         seconds: Longest predicted run.
+        turn_seconds: Longest predicted run of a batch with more rows than are worth it (`Column.enough`).
         multiple: Widths are rounded up to a multiple of it.
     """
 
     rows: int = 64
     cost_steps: int = 16_384
     seconds: float = float("inf")
+    turn_seconds: float = float("inf")
     multiple: int = 1
 
     def most_rows(self, width: int) -> int:
@@ -110,10 +112,15 @@ def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: f
 
 
 def _allowed_seconds(anchor: Waiting, cost: Cost, limits: BatchLimits, now: float) -> float:
-    """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all."""
+    """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
+
+    Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
+    """
+    column = cost.column(anchor.width, limits.rows)
+    worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
+    most = min(limits.seconds, max(limits.turn_seconds, worth))
     slack = anchor.deadline - now
-    alone = cost.column(anchor.width, limits.rows).seconds[1]
-    return min(limits.seconds, slack) if slack >= alone else limits.seconds
+    return min(most, slack) if slack >= column.seconds[1] else most
 
 
 def _company(pool: Pool, anchor: Waiting, cost: Cost, limits: BatchLimits, *, seconds: float) -> list[Waiting]:

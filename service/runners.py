@@ -41,7 +41,7 @@ class Queue(Protocol):
         The lock is held.
         """
 
-    def take(self, lane: Lane[Any], *, seconds: float | None = None) -> Taken:
+    def take(self, lane: Lane[Any], *, seconds: float = float("inf")) -> Taken:
         """A lane's next batch, out of its queue, no longer than so many seconds; the lock is held."""
 
     def settle_all(self, outcomes: Outcomes) -> None:
