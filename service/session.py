@@ -257,8 +257,7 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in provider.session.items():
         options.add_session_config_entry(key, value)
-    if provider.bound:
-        options.enable_mem_pattern = False  # it keeps a plan of memory for every shape that it has seen
+    options.enable_mem_pattern = False  # it keeps a plan of memory for every shape that it has seen
     source = graph if isinstance(graph, bytes) else str(graph)
     named = (provider.execution_provider, device.options)
     try:
