@@ -245,7 +245,7 @@ class Load:
     """
 
     at_once: int = 32
-    seconds: float = 8.0
+    seconds: float = 4.0
     warmup_seconds: float = 1.0
     rounds: int = 3
 

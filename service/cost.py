@@ -26,22 +26,10 @@ _MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
 _ABOUT: Final = 1.03
 """Times that differ by less are about the same."""
-_NOTICED: Final = 0.02
-"""Drift of some rows against others, as a log ratio, below which predictions are not computed anew."""
-_NOTICED_OF_ALL: Final = 0.06
-"""The same for a drift of all rows together, which changes no plan."""
-_COMMON: Final = 0.8
-"""Share of a run's drift that is taken to be every batch's: what makes one slower, a busy neighbour or a lower clock,
-makes all slower. Otherwise numbers of rows that do not occur would stay as they were measured, and look dear or cheap
-beside those that do, and so never, or always, occur."""
-_LATELY: Final = 100
-"""Batches after which numbers of rows that none of them had are forgotten a little."""
-_FORGOTTEN: Final = 0.005
-"""Share that such a number of rows loses of the drift that makes it dear. What was learned long ago, or of other rows,
-must not keep it dear for ever: what is dear is never run, and so never seen to be cheap."""
+_NOTICED: Final = 0.06
+"""Drift, as a log ratio, below which predictions are not computed anew: it changes no plan, only what is in time."""
 _FURTHEST: Final = 3.5
-"""Most that serving moves what was measured, as a log ratio: 33 times. A row of the grid that monotony holds up would
-else drift without end, and be wrong for as long when it is let go."""
+"""Most that serving moves what was measured, as a log ratio: 33 times."""
 _COLUMNS: Final = 1024
 """How many widths are kept computed."""
 
@@ -104,13 +92,9 @@ class CostTable:
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self._rows = self.rows.tolist()
-        # The log of what serving sees over what was measured: a common part, and that of some rows; what is seen, and
-        # what predictions have of it.
-        self._common = self._common_applied = 0.0
-        self._own = [0.0] * len(self._rows)
-        self._own_applied = self._own.copy()
-        self._since_forgetting = 0
-        self._seen_lately: set[int] = set()
+        self._drift = self._applied = (
+            0.0  # log of what serving sees over what was measured, and of it what is predicted
+        )
         self._by_rows: list[list[float]] = self._measured.tolist()
         self._seconds = self._measured
         self._columns: dict[int, Column] = {}
@@ -149,6 +133,10 @@ class CostTable:
     def observe(self, rows: int, width: int, seconds: float) -> None:
         """Learns from a batch that ran: slowly, and never by more than a hiccup's share at once.
 
+        What makes one batch slower, a busy neighbour or a lower clock, makes all slower, so there is one drift for all.
+        One for each number of rows was tried: rows that do not occur then look cheap or dear beside those that do, and
+        few rows, which occur at other lengths than many, drift away from these; batches grew, and throughput fell.
+
         What is no duration (zero, negative, not finite) is not learned from.
         """
         if not 0 < seconds < math.inf:
@@ -158,38 +146,14 @@ class CostTable:
         share = (
             1.0 if place == before else min(1.0, (rows - self._rows[before]) / (self._rows[place] - self._rows[before]))
         )
-        fewer, more = (
-            float(_along(self._widths, self._by_rows[row], width)) * math.exp(self._common + self._own[row])
-            for row in (before, place)
-        )
-        expected = (fewer + share * (more - fewer)) * max(1.0, rows / self._rows[-1])
-        step = _MEMORY * _within(math.log(seconds / expected), _HICCUP)
-        self._common = _within(self._common + step * _COMMON, _FURTHEST)
-        for row, part in ((before, 1.0 - share), (place, share)):
-            self._own[row] = _within(self._own[row] + step * (1.0 - _COMMON) * part, _FURTHEST)
-            if abs(self._own[row] - self._own_applied[row]) > _NOTICED:
-                self._apply()
-        if abs(self._common - self._common_applied) > _NOTICED_OF_ALL:
-            self._apply()
-        self._seen_lately.add(place if share >= 0.5 else before)
-        self._since_forgetting += 1
-        if self._since_forgetting >= _LATELY:
-            self._forget()
-
-    def _forget(self) -> None:
-        """Has numbers of rows that did not occur lately a little cheaper, down to what was measured."""
-        for row in set(range(len(self._own))) - self._seen_lately:
-            self._own[row] -= _FORGOTTEN * max(0.0, self._common + self._own[row])
-        self._since_forgetting, self._seen_lately = 0, set()
-        if any(abs(own - applied) > _NOTICED for own, applied in zip(self._own, self._own_applied, strict=True)):
-            self._apply()
-
-    def _apply(self) -> None:
-        """Has predictions know what was learned."""
-        self._common_applied, self._own_applied = self._common, self._own.copy()
-        drift = np.exp(self._common + np.array(self._own))
-        self._seconds = np.maximum.accumulate(self._measured * drift[:, None], axis=0)
-        self._columns = {}
+        fewer, more = (float(_along(self._widths, self._by_rows[row], width)) for row in (before, place))
+        measured = (fewer + share * (more - fewer)) * max(1.0, rows / self._rows[-1])
+        error = math.log(seconds / measured) - self._drift
+        self._drift = _within(self._drift + _MEMORY * _within(error, _HICCUP), _FURTHEST)
+        if abs(self._drift - self._applied) > _NOTICED:
+            self._applied = self._drift
+            self._seconds = self._measured * math.exp(self._applied)
+            self._columns = {}
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""
