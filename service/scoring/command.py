@@ -102,7 +102,7 @@ def score(
         try:
             summary = run.score(path, scored, console, resume=resume)
         except (KeyboardInterrupt, LengthwiseError):
-            if scored.is_written and scored.lines:
+            if scored.is_written and out.stat().st_size:  # a signal may come between writing lines and counting them
                 console.print(
                     f"what was scored stands in {out}; --resume goes on behind it",
                     style="dim",
