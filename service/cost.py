@@ -91,11 +91,8 @@ class CostTable:
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
-        self._rows = self.rows.tolist()
-        self._drift = self._applied = (
-            0.0  # log of what serving sees over what was measured, and of it what is predicted
-        )
-        self._by_rows: list[list[float]] = self._measured.tolist()
+        self._drift = 0.0  # log of what serving sees over what was measured
+        self._applied = 0.0  # the part of it that predictions have
         self._seconds = self._measured
         self._columns: dict[int, Column] = {}
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
@@ -141,14 +138,7 @@ class CostTable:
         """
         if not 0 < seconds < math.inf:
             return
-        place = min(bisect_left(self._rows, rows), len(self._rows) - 1)
-        before = max(0, place - 1)
-        share = (
-            1.0 if place == before else min(1.0, (rows - self._rows[before]) / (self._rows[place] - self._rows[before]))
-        )
-        fewer, more = (float(_along(self._widths, self._by_rows[row], width)) for row in (before, place))
-        measured = (fewer + share * (more - fewer)) * max(1.0, rows / self._rows[-1])
-        error = math.log(seconds / measured) - self._drift
+        error = math.log(seconds / self.predict(rows, width)) + self._applied - self._drift
         self._drift = _within(self._drift + _MEMORY * _within(error, _HICCUP), _FURTHEST)
         if abs(self._drift - self._applied) > _NOTICED:
             self._applied = self._drift
@@ -242,18 +232,17 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
     return filled
 
 
-def _along(points: Sequence[int], values: Any, x: int) -> Any:
-    """`values` at `x`, linear between the points: a list of as many numbers gives one, `[..., points]` gives `[...]`.
+def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
+    """`values [..., points]` at `x`, `[...]`: linear between the points.
 
     Below the first point it is the first value; past the last one the last slope goes on, or proportion where there is
     but one point.
     """
-    at = values.__getitem__ if isinstance(values, list) else lambda place: values[..., place]
     if len(points) == 1:
-        return at(0) * max(1.0, x / points[0])
+        return values[..., 0] * max(1.0, x / points[0])
     right = max(1, min(bisect_left(points, x), len(points) - 1))
     share = max(0.0, (x - points[right - 1]) / (points[right] - points[right - 1]))
-    return at(right - 1) + share * (at(right) - at(right - 1))
+    return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
 
 
 def _within(value: float, bound: float) -> float:
