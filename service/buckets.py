@@ -49,7 +49,7 @@ class Buckets:
 
     def rows_of(self, rows: int, width: int) -> int:
         """With how many rows a batch of so many sequences runs."""
-        most = self._most_rows(width)
+        most = self.limits.most_rows(width)
         if rows >= most:
             return rows
         return min(self.rows[bisect_left(self.rows, rows)], most)
@@ -58,12 +58,9 @@ class Buckets:
         """Every rows and width that a batch can have, the largest first."""
         every = []
         for width in self.widths:
-            most = self._most_rows(width)
+            most = self.limits.most_rows(width)
             every += [(rows, width) for rows in (*self.rows[: bisect_left(self.rows, most)], most)]
         return sorted(every, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
-
-    def _most_rows(self, width: int) -> int:
-        return max(1, min(self.limits.rows, self.limits.cost_steps // width))
 
 
 def choose(
@@ -81,7 +78,7 @@ def choose(
     widest = rounded_width(max_length, multiple)
 
     def seconds_at(width: int) -> float:
-        return cost.predict(max(1, min(limits.rows, limits.cost_steps // width)), width)
+        return cost.predict(limits.most_rows(width), width)
 
     def seconds_of(rows: int) -> float:
         return cost.predict(rows, max(multiple, min(widest, limits.cost_steps // limits.rows)))

@@ -236,7 +236,7 @@ class Lanes:
         for lane in self._lanes:
             if lane.cost_steps:
                 width = max(lane.multiple, lane.cost_steps // max(1, len(lane.pool)))
-                rows = max(1, min(lane.limits.rows, lane.limits.cost_steps // width))
+                rows = lane.limits.most_rows(width)
                 seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
         return seconds
 

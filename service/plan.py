@@ -88,7 +88,7 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     urgent = pool.most_urgent()
     if urgent is None:
         return []
-    if len(pool) == 1:
+    if len(pool) == 1:  # as at every plan of a server at rest: there is nobody to choose from
         pool.left_out = 0
         pool.remove(urgent)
         return [urgent]
@@ -106,7 +106,7 @@ def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: f
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
         return urgent
     alone = cost.column(hurried.width, limits.rows).seconds[1]
-    batch = cost.column(urgent.width, limits.rows).seconds[_most_rows(urgent.width, limits)]
+    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)]
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
@@ -127,7 +127,7 @@ def _company(pool: Pool, anchor: Waiting, cost: Cost, limits: BatchLimits, *, se
     """The anchor's batch of a cheapest partition of the widths around it."""
     same = pool.group(anchor.width)
     column = cost.column(anchor.width, limits.rows)
-    rows = column.cheapest[_most_rows(anchor.width, limits, column.seconds, seconds)]
+    rows = column.cheapest[_rows_within(column.seconds, limits.most_rows(anchor.width), seconds)]
     if len(same) >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
         return _first_with(same, rows, anchor)
     chosen: list[Waiting] = []
@@ -151,9 +151,7 @@ def _parts(pool: Pool, widths: list[int], cost: Cost, limits: BatchLimits, secon
     finest = 1 + len(pool) // 24
     for width in widths:
         times, cheapest, _ = cost.column(width, limits.rows)
-        most = limits.most_rows(width)
-        if times[most] > seconds:
-            most = _most_rows(width, limits, times, seconds)
+        most = _rows_within(times, limits.most_rows(width), seconds)
         rows = cheapest[most]
         least = times[rows] / rows
         count = len(pool.group(width))
@@ -201,14 +199,9 @@ def _block(parts: list[_Part], width: int) -> dict[int, int]:
     return batch
 
 
-def _most_rows(
-    width: int, limits: BatchLimits, column: list[float] | None = None, seconds: float = float("inf")
-) -> int:
-    """How many rows of a width one batch may have; at least 1."""
-    most = limits.most_rows(width)
-    if column is not None and column[most] > seconds:
-        most = max(1, bisect_right(column, seconds, 1, most + 1) - 1)
-    return most
+def _rows_within(times: list[float], most: int, seconds: float) -> int:
+    """Of at most so many rows, with the seconds of 0, 1, ... of them, how many take no longer; at least 1."""
+    return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)
 
 
 def _first_with(group: list[tuple[int, int, Waiting]], rows: int, anchor: Waiting) -> list[Waiting]:
