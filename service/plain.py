@@ -6,7 +6,7 @@ many steps, and of what it holds only the numbers are left to read.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ def length_of(skeleton: bytes, root: str, features: int | None) -> int:
     if len(skeleton) > _LONGEST:
         return 0
     per_step = 1 if features is None else features + 2
+    # A comma follows every step but the last one.
     length, rest = divmod(len(skeleton) - len(_whole(root, features, 0)) + 1, per_step)
     return length if length > 0 and not rest and skeleton == _whole(root, features, length) else 0
 
@@ -68,8 +69,19 @@ def read(body: bytes, length: int, model: M, parser: Any, form: Form) -> Call[M]
     return Call(model, (Item(wide.astype(np.float32).reshape(length, -1), length),), pointer=form.pointer)
 
 
+@cache
+def opening(root: str) -> bytes:
+    """What is left of the field that has the sequences, up to their array."""
+    return b'"' + root.encode().translate(None, NUMERIC) + b'":['
+
+
+def sequence(features: int | None, length: int) -> bytes:
+    """What is left of a sequence: each step an array of so many numbers, or a bare number where that is None."""
+    step = b"" if features is None else b"[" + b"," * (features - 1) + b"]"
+    return b"[" + b",".join([step] * length) + b"]"
+
+
 @lru_cache(maxsize=512)
 def _whole(root: str, features: int | None, length: int) -> bytes:
-    """The skeleton of a body of one sequence; of no step, as many bytes as there are around the steps, and one more."""
-    step = b"" if features is None else b"[" + b"," * (features - 1) + b"]"
-    return b'{"' + root.encode().translate(None, NUMERIC) + b'":[[' + b",".join([step] * length) + b"]]}"
+    """The skeleton of a body of one sequence."""
+    return b"{" + opening(root) + sequence(features, length) + b"]}"

@@ -12,7 +12,6 @@ ragged rows, deeper nesting, strings, booleans and nulls, all at once. What the 
 from __future__ import annotations
 
 import threading
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -185,7 +184,7 @@ def _found(catalog: Catalog[M_co], name: str | None, version: str | None) -> M_c
 def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
     """Every sequence, its shape held against the skeleton of the body."""
     entries: list[Any] = list(sequences)
-    opening = _opening(root)
+    opening = plain.opening(root)
     arrays: list[Any]
     identifiers: list[str | None]
     if isinstance(entries[0], simdjson.Array):
@@ -227,24 +226,16 @@ def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls
     return made
 
 
-@cache
-def _opening(root: str) -> bytes:
-    """What is left of the field that has the sequences, up to their array."""
-    return b'"' + root.encode().translate(None, NUMERIC) + b'":['
-
-
 def skeletons(manifest: Manifest, length: int) -> tuple[bytes, ...]:
     """How a sequence of so many steps can look once numbers and white space are deleted.
 
     One feature may stand bare or in an array, so there are two skeletons for it.
     """
-    bare = b"[" + b"," * (length - 1) + b"]"
     features = manifest.input.features
     if features is None:
-        return (bare,)
-    row = b"[" + b"," * (features - 1) + b"]"
-    rows = b"[" + (row + b",") * (length - 1) + row + b"]"
-    return (rows, bare) if features == 1 else (rows,)
+        return (plain.sequence(None, length),)
+    rows = plain.sequence(features, length)
+    return (rows, plain.sequence(None, length)) if features == 1 else (rows,)
 
 
 def _values(array: Any, length: int, manifest: Manifest, has_missing: bool) -> tuple[Steps, int]:
