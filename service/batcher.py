@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from service.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from service.execution import Execution, OnBatch, Outcomes, Taken
 from service.lanes import Entry, Lane, Lanes, Ticket, Timing, Waiter
-from service.padding import Steps
+from service.padding import Steps, rounded_width
 from service.plan import plan
 from service.runners import Runners
 
@@ -149,11 +149,11 @@ class Batcher:
         ticket: Ticket[R] = Ticket(lane, future, finish, attention, results, len(sequences), trace=trace)
         entries = [
             Entry(
-                lane.width_of(len(steps)),
+                width := lane.width_of(len(steps)),
                 deadline,
                 priority,
                 steps=steps,
-                cost=lane.padded_length(len(steps)),
+                cost=rounded_width(width, lane.multiple),
                 arrival=now,
                 index=i,
                 ticket=ticket,

@@ -74,7 +74,8 @@ class Execution:
             lane.metrics.batch_failed()
             results = None
         end = self._clock()
-        complete = self._scatter(lane, entries, results, start, end - start)
+        charged = end - start if results is None else lane.charge(batch, end - start)
+        complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
         outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
@@ -103,13 +104,14 @@ class Execution:
             log.exception("a batch of %d could not be followed in %s", len(entries), lane.name)
 
     def _scatter(
-        self, lane: Lane[R], entries: list[Entry[R]], results: Sequence[R] | None, start: float, seconds: float
-    ) -> list[Ticket[R]]:
+        self, taken: Taken, results: Sequence[Any] | None, start: float, seconds: float, charged: float
+    ) -> list[Ticket[Any]]:
         """Notes each entry's result; the tickets that have all of theirs now, or failed."""
-        complete: dict[Ticket[R], None] = {}
+        lane, entries, _ = taken
+        complete: dict[Ticket[Any], None] = {}
         with self._lock:
             lane.inflight -= 1
-            lane.used_seconds += seconds
+            lane.used_seconds += charged
             for row, entry in enumerate(entries):
                 ticket = entry.ticket
                 ticket.queue_seconds = max(ticket.queue_seconds, start - entry.arrival)

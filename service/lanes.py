@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from service.buckets import Buckets
 from service.cost import CostTable
 from service.metrics import ModelMetrics
-from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.padding import PaddedBatch, Steps, pad
 from service.plan import BatchLimits
 from service.pool import Pool, Waiting
 
@@ -26,6 +26,10 @@ TURN_SECONDS: Final = 0.02
 SHARED_TURN_SECONDS: Final = 0.002
 """The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
 nearly all that batching can."""
+
+MOST_CHARGED: Final = 4
+"""How many times its predicted seconds a batch counts as use of the runners, at most: one that something else on the
+machine held up must not cost its model the turns of a second."""
 
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
@@ -94,9 +98,9 @@ class Lane(Generic[R]):
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
-    def padded_length(self, length: int) -> int:
-        """The padded steps that a sequence is counted with while it waits."""
-        return rounded_width(length, self.multiple) if self.buckets is None else self.buckets.width_of(length)
+    def charge(self, batch: PaddedBatch, seconds: float) -> float:
+        """The seconds of the runners that a batch counts for: those it took, unless it was held up."""
+        return min(seconds, MOST_CHARGED * self.cost.predict(batch.rows, batch.width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """Sequences as the batch that runs."""

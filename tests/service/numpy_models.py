@@ -7,6 +7,7 @@ raise, or wait for an event.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,9 +96,15 @@ class Sums:
         return Outputs(np.stack(logits), attention if "attention" in outputs else None)
 
 
-def model(manifest: Manifest, before: Callable[[PaddedBatch], None] = lambda _: None) -> Model:
+def model(
+    manifest: Manifest,
+    before: Callable[[PaddedBatch], None] = lambda _: None,
+    *,
+    seconds: float = 0.01,
+    clock: Callable[[], float] = time.thread_time,
+) -> Model:
     """A model whose batches are said to take long enough that none runs on the event loop."""
-    table = CostTable([1, 64], [4, 1024], np.full((2, 2), 0.01))
+    table = CostTable([1, 64], [4, 1024], np.full((2, 2), seconds), clock=clock)
     return Model(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU))  # type: ignore[arg-type]
 
 

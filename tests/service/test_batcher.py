@@ -567,22 +567,23 @@ async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch
 
 
 class Clock:
-    """Time that only a run moves: each takes a second."""
+    """Time that only a run moves: each takes a second, and the first of the model called other what it is held up."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.held_up = 0.0
         self.ran: list[str] = []
 
     def __call__(self) -> float:
         return self.now
 
-    def lane(self, name: str) -> Lane[int]:
+    def lane(self, name: str, *, predicted: float = 0.01) -> Lane[int]:
         def run(batch: PaddedBatch, attention: bool) -> list[int]:
-            self.now += 1
+            self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
             self.ran.append(name)
             return names(batch, attention)
 
-        return lane(run, name=name, rows=1)
+        return lane(run, seconds=predicted, name=name, rows=1)
 
 
 async def test_a_flooded_model_does_not_starve_another():
@@ -595,6 +596,20 @@ async def test_a_flooded_model_does_not_starve_another():
         await outcome(flood)
     assert clock.ran.index("other") < 5
     assert max(i for i, name in enumerate(clock.ran) if name == "other") < 20
+
+
+async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
+    clock = Clock()
+    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
+    async with running(flooded, other, clock=clock) as batcher:
+        clock.held_up = 1000  # seconds that the first run of the other one takes
+        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert clock.now > 1000
+    held_up, next_turn, *_ = (i for i, name in enumerate(clock.ran) if name == "other")
+    assert next_turn - held_up <= 5, "as many of the other model's as the one held up is charged for, and itself"
 
 
 async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():

@@ -35,6 +35,8 @@ from tests.service.model_directories import measure_quickly, place, sign, tamper
 from tests.service.numpy_models import Service, idle, manifest, model
 
 PATIENCE_SECONDS = 10
+RUN_SECONDS = 0.002
+"""Of a batch of a flooded model: long enough for the flood to wait in."""
 STEPS = [[0.5] * 12] * 3
 BODY = {"sequences": [STEPS]}
 SUMS = {"sequences": [[[1, 2]]], "model": "sums"}
@@ -513,7 +515,7 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
     def counted(name: str) -> Callable[[PaddedBatch], None]:
         def run(_: PaddedBatch) -> None:
             order.append(name)
-            time.sleep(0.002)  # long enough for the flood to wait in
+            time.sleep(RUN_SECONDS)
 
         return run
 
@@ -527,7 +529,12 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
         return submit(lane, *arguments, **options)
 
     queued: list[int] = []
-    found = Next(*(model(manifest(name=name), counted(name)) for name in ("loud", "quiet")))
+    found = Next(
+        *(
+            model(manifest(name=name), counted(name), seconds=RUN_SECONDS, clock=time.monotonic)
+            for name in ("loud", "quiet")
+        )
+    )
     async with started(Serving(Settings(runners=1), found)) as service:
         submit = service.serving.batcher.submit
         monkeypatch.setattr(service.serving.batcher, "submit", noted)
@@ -539,7 +546,8 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
             waited.append(order.index("quiet", queued[-1]) - queued[-1])
         end.set()
         await asyncio.gather(*callers)
-    assert max(waited) <= 2, "runs of the other model that came first, beside the one under way"
+    assert sorted(waited)[len(waited) // 2] <= 1, "runs of the other model that came first, beside the one under way"
+    assert max(waited) <= 8, "the same after a run that the machine held up"
 
 
 async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
