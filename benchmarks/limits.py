@@ -1,10 +1,4 @@
-"""How fast the graph can be run at all: every sequence known in advance, batched as cheaply as the machine allows.
-
-For a cost that does not fall with the width, some cheapest partition of the sequences into batches is contiguous in
-order of length, so a dynamic program over that order finds it exactly (Fang et al., TurboTransformers, PPoPP 2021):
-
-    best[i] = min over j < i of best[j] + seconds(i - j rows, width of the i-th)
-"""
+"""How fast the graph can be run at all: every sequence known in advance, batched as cheaply as the machine allows."""
 
 from __future__ import annotations
 
@@ -15,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from service.cost import CostTable, measure
 from service.manifest import Manifest
@@ -109,20 +104,5 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
 
 
 def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) -> list[list[Steps]]:
-    """The batches that cost least together."""
-    ordered = sorted(sequences, key=len)
-    best = np.zeros(len(ordered) + 1)
-    start = np.zeros(len(ordered) + 1, dtype=np.int64)
-    for end, steps in enumerate(ordered, start=1):
-        column = table.column(rounded_width(len(steps), manifest.width_multiple), _MAX_ROWS)
-        first = max(0, end - _MAX_ROWS)
-        # Candidates by where the last batch starts: the earlier, the more rows.
-        totals = best[first:end] + np.array(column.seconds[end - first : 0 : -1])
-        cut = int(totals.argmin())
-        best[end], start[end] = totals[cut], first + cut
-    groups = []
-    end = len(ordered)
-    while end:
-        groups.append(ordered[start[end] : end])
-        end = int(start[end])
-    return groups[::-1]
+    """The batches of as many rows as the service takes that cost least together."""
+    return cheapest.partition(sequences, table, multiple=manifest.width_multiple, rows=_MAX_ROWS)

@@ -33,7 +33,7 @@ def facts() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "commit": _commit(),
     }
 
@@ -49,7 +49,8 @@ def _processor() -> str:
     return f"{values.get('model name', platform.processor())}, {family}, {widest}"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """That of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

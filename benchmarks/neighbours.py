@@ -29,7 +29,7 @@ import orjson
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.workloads import Work, japanese_vowels, lognormal
+from benchmarks.workloads import WORKLOADS, Work
 from service.bench import launch, remote
 from service.bench.connection import Target
 from service.bench.figures import Latency
@@ -42,7 +42,6 @@ from service.manifest import MANIFEST_FILE
 RESULTS = Path("benchmarks/results/neighbours.json")
 MOST_RATIO = 3.0
 _QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
-_WORKS = {"japanese-vowels": japanese_vowels, "lognormal": lognormal}
 
 
 def repository(work: Work, folder: Path) -> None:
@@ -114,7 +113,7 @@ def measure(work: Work, share: float, connections: int, seconds: float, rounds: 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
-@click.option("--work", type=click.Choice(sorted(_WORKS)), default="japanese-vowels", show_default=True)
+@click.option("--work", type=click.Choice(sorted(WORKLOADS)), default="japanese-vowels", show_default=True)
 @click.option("--share", type=float, default=0.1, show_default=True, help="The quiet model's part of the capacity.")
 @click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Of the flood.")
 @click.option("--seconds", type=float, default=20.0, show_default=True, help="Of each load.")
@@ -132,7 +131,7 @@ def main(
     flooded: str | None,
 ) -> None:
     """Measures what a flooded model does to a quiet one."""
-    made = _WORKS[work](0, 370)
+    made = WORKLOADS[work](0, 370)
     if flooded is not None:
         target = Target.parse(flooded)
         prepare(target, made.sequences, fields={"model": "loud"}, check=False).run(

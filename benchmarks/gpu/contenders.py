@@ -24,8 +24,9 @@ import numpy as np
 
 from benchmarks.gpu.packed import Packed
 from benchmarks.gpu.stage import Precision, Stage
+from benchmarks.partition import partition
 from service.cost import CostTable
-from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.padding import PaddedBatch, Steps, pad
 from service.session import Session
 
 B = TypeVar("B")
@@ -125,24 +126,9 @@ def rate(work: Callable[[B], int], batches: Sequence[B], seconds: float, threads
 def best_partition(
     sequences: Sequence[Steps], table: CostTable, *, multiple: int, rows: int, cost_steps: int, seed: int
 ) -> list[PaddedBatch]:
-    """All sequences in the batches that cost least together, padded, in an order that says nothing of their length.
-
-    For a cost that does not fall with the width some cheapest partition is contiguous in order of length, so that
-    `best[i] = min over j < i of best[j] + seconds(i - j rows, width of the i-th)` finds one (`benchmarks.limits`).
-    """
-    ordered = sorted(sequences, key=len)
-    best, start = np.zeros(len(ordered) + 1), np.zeros(len(ordered) + 1, dtype=np.int64)
-    for end, steps in enumerate(ordered, start=1):
-        width = rounded_width(len(steps), multiple)
-        first = max(0, end - max(1, min(rows, cost_steps // width)))
-        column = table.column(width, rows)
-        totals = best[first:end] + np.array(column.seconds[end - first : 0 : -1])
-        cut = int(totals.argmin())
-        best[end], start[end] = totals[cut], first + cut
-    batches, end = [], len(ordered)
-    while end:
-        batches.append(pad(ordered[start[end] : end], multiple=multiple))
-        end = int(start[end])
+    """All sequences in the batches that cost least together, padded, in an order that says nothing of their length."""
+    groups = partition(sequences, table, multiple=multiple, rows=rows, cost_steps=cost_steps)
+    batches = [pad(group, multiple=multiple) for group in groups]
     return [batches[place] for place in np.random.default_rng(seed).permutation(len(batches))]
 
 

@@ -7,7 +7,6 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def busy_reader() -> Callable[[], float | None]:
 def measure(stage: Stage, figures: Figures) -> None:
     """Section `device`: what all the other figures were measured on."""
     figures.note(name=name(stage.provider), machine=machine.facts(), python=platform.python_version())
-    figures.note(packages={package: _version(package) for package in _PACKAGES})
+    figures.note(packages={package: machine.version_of(package) for package in _PACKAGES})
     if stage.provider == "cuda":
         figures.note(nvidia_smi=smi("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "power.limit"))
     with figures.trying("the service's device"):
@@ -115,10 +114,3 @@ def _nvml() -> tuple[Any, Any]:
     except Exception:  # its errors are made as it is loaded; nvidia-smi may still answer
         return None, None
     return nvml, handle
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -6,6 +6,7 @@ alike. float32 at each distribution; the other precisions at the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -158,7 +159,7 @@ def operations_per_step(stage: Stage) -> int | None:
     if onnx is None:
         return None
     graph = onnx.load(stage.directory("fp32") / GRAPH_FILE).graph
-    sizes = {held.name: _product(held.dims) for held in graph.initializer if len(held.dims) > 1}
+    sizes = {held.name: math.prod(held.dims) for held in graph.initializer if len(held.dims) > 1}
     kinds = {"LSTM": (1, 2), "GRU": (1, 2), "MatMul": (0, 1)}
     return sum(
         2 * sizes.get(node.input[place], 0)
@@ -166,10 +167,3 @@ def operations_per_step(stage: Stage) -> int | None:
         for place in kinds.get(node.op_type, ())
         if place < len(node.input)
     )
-
-
-def _product(sizes: Sequence[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product

@@ -98,13 +98,6 @@ from benchmarks.gpu import over_http
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.sections import NotHere
 from benchmarks.gpu.stage import Stage
-from service import repository
-from service.errors import ModelError, VerificationError
-from service.metrics import ModelMetrics
-from service.padding import Steps
-from service.plan import BatchLimits
-from service.provider import Device
-from tests.service.fake_device import ONE
 try:
     over_http.measure(Stage("cpu", Path()), Figures())
 except NotHere as missing:

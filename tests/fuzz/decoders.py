@@ -184,12 +184,9 @@ async def fuzz(service: Service, decoder: Decoder, sent: list[Case]) -> Report:
         seconds = time.process_time() - started
         if seconds > report.slowest_seconds:
             report.slowest_seconds, report.slowest = seconds, case.body
-    report.growth_bytes = await _growth(service, decoder, [case for case in sent if case not in _bad(report)])
+    failed = [case for case, _ in report.failures]
+    report.growth_bytes = await _growth(service, decoder, [case for case in sent if case not in failed])
     return report
-
-
-def _bad(report: Report) -> list[Case]:
-    return [case for case, _ in report.failures]
 
 
 async def _growth(service: Service, decoder: Decoder, sent: list[Case]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,18 @@ from onnx import TensorProto, helper
 from service import repository
 from service.errors import ModelError
 from service.manifest import Manifest
-from service.padding import PaddedBatch, Steps, pad
+from service.padding import PaddedBatch, pad
 from service.plan import BatchLimits
 from service.provider import Choice, choose
 from service.repository import Model
 from service.session import Session
+from tests.gpu.company import hold_to_its_promise, sequences
 from tests.service.model_directories import BUNDLED, place
 from tests.service.server_process import started
 
 LIMITS = BatchLimits(64, 16_384)
 ROUNDING = 1e-4
 """What float32 may round by in another order of its sums; TF32, switched on by itself, would be past it."""
-
-
-def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:
-    random = np.random.default_rng(seed)
-    return [random.normal(size=(n, 12)).astype(np.float32) for n in random.integers(1, longest + 1, count)]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +89,7 @@ def test_tf32_is_off_unless_it_is_asked_for(manifest: Manifest, choice: Choice, 
 
 
 def test_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: Model) -> None:
-    assert served.promise is not None
-    assert served.promise.provider == served.session.provider
-    members = sequences(24, seed=1)
-    together = served.session.run(pad(members)).logits
-    for steps, in_company in zip(members, together, strict=True):
-        alone = served.session.run(pad([steps])).logits[0]
-        assert np.abs(alone - in_company).max() <= served.promise.tolerance
+    hold_to_its_promise(served)
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
@@ -149,11 +139,8 @@ def test_batches_in_flight_at_once_get_their_own_answers(served: Model, on_cpu: 
             if off > ROUNDING * max(1.0, float(np.abs(expected).max())):
                 wrong.append(off)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
     assert wrong == []
 
 

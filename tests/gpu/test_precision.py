@@ -13,11 +13,12 @@ from model_export.host_nodes import host_nodes
 from service import kept_promises, promises, repository
 from service.errors import ModelError
 from service.manifest import GRAPH_FILE, Manifest
-from service.padding import Steps, pad
+from service.padding import pad
 from service.plan import BatchLimits
 from service.provider import Choice
 from service.repository import Model
 from service.session import Session
+from tests.gpu.company import hold_to_its_promise, sequences
 from tests.service.model_directories import BUNDLED, place, sign
 
 
@@ -36,11 +37,6 @@ def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return repository.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
 
 
-def sequences(count: int, seed: int = 0) -> list[Steps]:
-    random = np.random.default_rng(seed)
-    return [random.normal(size=(length, 12)).astype(np.float32) for length in random.integers(1, 300, count)]
-
-
 def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(served: Model, on_cpu: Session) -> None:
     batch = pad(sequences(32))
     found, expected = served.session.run(batch).logits, on_cpu.run(batch).logits
@@ -50,13 +46,7 @@ def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(serv
 
 
 def test_at_fp16_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: Model) -> None:
-    assert served.promise is not None
-    assert served.promise.provider == served.session.provider
-    members = sequences(24, seed=1)
-    together = served.session.run(pad(members)).logits
-    for steps, in_company in zip(members, together, strict=True):
-        alone = served.session.run(pad([steps])).logits[0]
-        assert np.abs(alone - in_company).max() <= served.promise.tolerance
+    hold_to_its_promise(served)
 
 
 def test_at_fp16_attention_at_padding_is_exactly_nothing(served: Model) -> None:

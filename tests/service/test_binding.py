@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -131,11 +131,8 @@ def test_threads_share_the_slots_of_all_devices_and_each_gets_its_own_answer(dev
             if not np.array_equal(bound.run(given).logits, ordinary.run(given).logits):
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
     assert wrong == []
 
 
