@@ -44,6 +44,12 @@ def test_memory_is_that_of_the_server(cores: list[int]):
 
 
 def test_waits_are_those_that_the_server_says(cores: list[int]):
-    found = itself.bypass(japanese_vowels(0, 20), 0.5, 0, cores)
-    assert found["requests"] > 10
-    assert found["longest_ms"] >= found["mean_ms"] > 0
+    found = itself.bypass(japanese_vowels(0, 20), 0.5, 1, 0, cores)
+    assert list(found) == ["lengthwise", "arrival-order"]
+    for by_arrivals in found.values():
+        assert list(by_arrivals) == ["poisson", "constant"]
+        for seen in by_arrivals.values():
+            (requests,), (longest,), (mean,) = seen["requests"], seen["longest_ms"], seen["mean_ms"]
+            assert requests > 10
+            assert longest >= mean > 0
+            assert seen["median_ratio"] == pytest.approx(longest / mean)
