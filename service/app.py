@@ -1,7 +1,7 @@
 """The HTTP application: routes, the lifespan that starts and drains the service, and one handler for every error.
 
-`POST /predict` carries the load, so it is answered before the router: `Shortcut` hands it straight to the endpoint. The
-same endpoint is an ordinary route too, which is where `/docs` and every other caller find it.
+`POST /predict` carries the load, so it is answered before the router: `PredictFirst` hands it straight to the endpoint.
+The same endpoint is an ordinary route too, which is where `/docs` and every other caller find it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import documents, health, kserve, kserve_documents, pages, problems, v1, v2
 from service.body import headers_of
 from service.endpoint import LARGE_BODIES_AT_ONCE
-from service.errors import ConfigurationError, RequestError
+from service.errors import ConfigurationError, RequestError, how_to_install
 from service.gate import OPEN, Gate
 from service.predict import Predict
 from service.serving import Serving
@@ -57,7 +57,7 @@ ANSWERED_HEADERS: Final = (
 """What it may read."""
 
 
-def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> Shortcut:
+def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> PredictFirst:
     """The application around a service that its lifespan starts and drains.
 
     Args:
@@ -133,7 +133,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return Shortcut(_across_origins(_gated(app, serving), settings), predict, serving)
+    return PredictFirst(_across_origins(_gated(app, serving), settings), predict, serving)
 
 
 def make_admin_app(serving: Serving) -> ASGIApp:
@@ -198,7 +198,7 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
         return Response(orjson.dumps(made), error.status_code, headers=headers)
 
 
-class Shortcut:
+class PredictFirst:
     """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
 
     A page of another origin goes the long way, where the headers are that its browser wants.
@@ -236,8 +236,7 @@ def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServe
         from service.grpc_server import GrpcServer
     except ImportError as error:
         raise ConfigurationError(
-            f"--grpc-port needs gRPC, which is not installed ({error.name}): "
-            "pip install 'lengthwise[grpc]', or in a checkout: make install"
+            f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"
         ) from error
     return GrpcServer(serving, large_bodies)
 

@@ -23,7 +23,7 @@ from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, Encode, Endpoint, Re
 from service.errors import InferenceFailed, RequestError
 from service.lanes import Ticket, Timing
 from service.problems import CLOSE
-from service.protocol import BoundedProtocol
+from service.shortcut import ShortcutProtocol
 
 log = logging.getLogger("lengthwise.direct")
 
@@ -72,7 +72,7 @@ class Direct:
         "response_started",
     )
 
-    def __init__(self, protocol: BoundedProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, protocol: ShortcutProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self.headers = headers
@@ -174,7 +174,7 @@ class Direct:
             self._protocol.answered(response, keep_alive=self.keep_alive)
 
 
-class Shortcut:
+class DirectPath:
     """What the protocol asks of each request: takes those to one path that are ordinary.
 
     Args:
@@ -187,13 +187,13 @@ class Shortcut:
         self._endpoint = endpoint
         self._path = path
 
-    def take(self, protocol: BoundedProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
-        """See `service.protocol.Shortcut`."""
+    def take(self, protocol: ShortcutProtocol, method: bytes, url: bytes, raw: endpoints.Headers) -> Direct | None:
+        """See `service.shortcut.Shortcut`."""
         if url != self._path or method != b"POST":
             return None
         headers = headers_of(raw)
         return Direct(protocol, self._endpoint, headers) if ordinary(headers, self.max_bytes) else None
 
-    def again(self, protocol: BoundedProtocol, headers: dict[bytes, bytes]) -> Direct:
-        """See `service.protocol.Shortcut`."""
+    def again(self, protocol: ShortcutProtocol, headers: dict[bytes, bytes]) -> Direct:
+        """See `service.shortcut.Shortcut`."""
         return Direct(protocol, self._endpoint, headers)

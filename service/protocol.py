@@ -18,12 +18,10 @@ answered in this one.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
-from service.heads import KnownHead
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
@@ -40,64 +38,17 @@ _REASONS: Final = {
 }
 
 
-class Exchange(Protocol):
-    """A request that does without ASGI; stands where uvicorn keeps its own cycle of request and response."""
-
-    body: list[bytes]
-    headers: dict[bytes, bytes]
-    keep_alive: bool
-    disconnected: bool
-
-    @property
-    def response_complete(self) -> bool:
-        """Whether the next request may begin."""
-
-    def run(self) -> None:
-        """The body is here."""
-
-    def set(self) -> None:
-        """The connection was lost."""
-
-    def refused(self, status: int) -> None:
-        """The connection ends with that status."""
-
-
-class Shortcut(Protocol):
-    """What may take requests before ASGI does."""
-
-    max_bytes: int
-    """The largest body that it takes."""
-
-    def take(
-        self, protocol: BoundedProtocol, method: bytes, url: bytes, raw: list[tuple[bytes, bytes]]
-    ) -> Exchange | None:
-        """Takes a request, by its method, URL and headers, or leaves it to ASGI."""
-
-    def again(self, protocol: BoundedProtocol, headers: dict[bytes, bytes]) -> Exchange:
-        """Takes a request like one that it took before: with these headers, by lower-case name."""
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """One connection, within bounds.
 
     Args:
-        shortcut: What may take requests before ASGI does.
         header_timeout_seconds: Longest that a head may take, from its first byte; the first from the connection on.
         max_connections: Most connections at once.
         options: uvicorn's own.
     """
 
-    def __init__(
-        self,
-        *,
-        header_timeout_seconds: float,
-        max_connections: int,
-        shortcut: Shortcut | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, header_timeout_seconds: float, max_connections: int, **options: Any) -> None:
         super().__init__(**options)
-        self._shortcut = shortcut
-        self._exchange: Exchange | None = None
         self._refused = False
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
@@ -108,8 +59,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._in_message = False
         self._declines_upgrade = False
-        self._known: KnownHead | None = None
-        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Takes a connection, unless there are too many."""
@@ -122,27 +71,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection's timer with the connection."""
         self._stop_timer()
-        exchange = self._exchange
-        if exchange is not None and not exchange.response_complete:
-            exchange.disconnected = True
-            exchange.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came, and watches what is still to come."""
         if self._refused or self.transport.is_closing():
             return
-        whole = not self._in_message
-        if whole and self._known is not None and self._is_known(self._known, data):
-            return
-        exchange = self._exchange
         if self._in_head:
             self._head_bytes += len(data)
         else:
             self._body_bytes += len(data)
         self._parse(data)
-        if whole and not self._in_message and self._exchange is not exchange and self._exchange is not None:
-            self._known = KnownHead.of(data, self._exchange.headers)
         if self._in_head and self._head_bytes > MAX_HEADER_BYTES:
             self._refuse(431)
         elif self._timer is None and not self.transport.is_closing():
@@ -150,21 +89,6 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._watch_body()
             elif self._in_head and self._head_bytes:
                 self._start_timer(self._header_timeout, self._head_is_late)
-
-    def _is_known(self, known: KnownHead, data: bytes) -> bool:
-        """Whether a whole request came that has the head of one before; it is taken then, past the parser."""
-        shortcut = self._shortcut
-        if shortcut is None or not self.cycle.response_complete:
-            return False
-        body = known.body(data, shortcut.max_bytes)
-        if body is None:
-            return False
-        self._stop_timer()
-        self._exchange = exchange = shortcut.again(self, known.headers)
-        self.cycle = cast("RequestResponseCycle", exchange)
-        exchange.body.append(body)
-        exchange.run()
-        return True
 
     def _parse(self, data: bytes) -> None:
         """Feeds the parser; past a head that asks for another protocol, which there is none of, it goes on as before.
@@ -218,42 +142,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) > MAX_PIPELINED:
             self._refused = True
             self.transport.close()
-        elif not self._take_shortcut():
-            super().on_headers_complete()
+        else:
+            self._begin()
 
-    def _take_shortcut(self) -> bool:
-        """Whether the request goes past ASGI: the connection is free and stays open, and the shortcut takes it."""
-        if self._shortcut is None or not (self.cycle is None or self.cycle.response_complete):
-            return False
-        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
-            return False
-        exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
-        if exchange is not None:
-            self._exchange = exchange
-            self.cycle = cast("RequestResponseCycle", exchange)
-        return exchange is not None
-
-    @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers of every response: the date."""
-        return self.server_state.default_headers
-
-    def answered(self, response: bytes, *, keep_alive: bool) -> None:
-        """Writes an exchange's whole response; the next request may begin."""
-        if self.transport.is_closing():
-            return
-        self.transport.write(response)
-        if not keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+    def _begin(self) -> None:
+        """A head within bounds: its request begins, or waits for the one before it."""
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Hands a part of the body on, unless the request was refused."""
-        if self._refused:
-            return
-        if self._exchange is not None and self._exchange is cast("object", self.cycle):
-            self._exchange.body.append(body)
-        elif self.cycle is not None:
+        if not self._refused and self.cycle is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -265,9 +163,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._stop_timer()
         self._in_head, self._in_body = True, False
-        if self._exchange is not None and self._exchange is cast("object", self.cycle):
-            self._exchange.run()
-        elif self.cycle is not None:
+        self._complete()
+
+    def _complete(self) -> None:
+        """A request within bounds is there as a whole."""
+        if self.cycle is not None:
             super().on_message_complete()
 
     def _watch_body(self) -> None:
@@ -304,28 +204,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The next request may begin, unless the client has yet to read the answers that it has."""
-        self._answered_at = self.loop.time()
-        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
-            super().on_response_complete()
-        else:
-            self.server_state.total_requests += 1
-            self.flow.resume_reading()
+        super().on_response_complete()
         if self.flow.write_paused:
             self.flow.pause_reading()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Ends a connection on which nothing was asked for long enough.
-
-        A request whose head is known leaves the timer of the answer before it as it is, so it may come too soon.
-        """
-        self.timeout_keep_alive_task = None
-        if not self.cycle.response_complete:
-            return  # the answer will set another
-        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
-        else:
-            super().timeout_keep_alive_handler()
 
     def _refuse(self, status: int) -> None:
         """Says why, and ends the connection: at once, or behind the answer that a request before this one waits for."""
@@ -338,16 +219,16 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self.flow.pause_reading()
                 return
-            if self._exchange is cast("object", self.cycle):
-                self._write_refusal(status)
-                cast("Exchange", self._exchange).refused(status)
-            else:
-                self.cycle.scope.setdefault("extensions", {})[REFUSED] = {"status": status}
-                if not self.cycle.response_started:
-                    self._write_refusal(status)
+            self._break_off(status)
         elif not (status == 408 and not self._head_bytes):  # whoever said nothing is told nothing
             self._write_refusal(status)
         self.transport.close()
+
+    def _break_off(self, status: int) -> None:
+        """Ends a request of which not all has come."""
+        self.cycle.scope.setdefault("extensions", {})[REFUSED] = {"status": status}
+        if not self.cycle.response_started:
+            self._write_refusal(status)
 
     def _write_refusal(self, status: int) -> None:
         reason = _REASONS[status].encode()

@@ -7,20 +7,14 @@ is found where it stands, and it goes on after the first problem: one answer nam
 
 from __future__ import annotations
 
-import gc
-import json
 import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from service import options
+from service import json_text, options
 from service.calls import (
     MAX_ID_CHARACTERS,
     Call,
@@ -33,19 +27,14 @@ from service.calls import (
     too_long,
 )
 from service.errors import InvalidRequest, Problem, RequestError, TooLarge
+from service.json_text import collector_at_rest
 from service.manifest import Manifest
 from service.options import kind
 from service.padding import Steps
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
-MAX_PARTS: Final = 1 << 20
-"""Arrays, objects and strings in one body. Each takes up to twenty times its text, and every thread waits while they
-are read and freed: sixteen megabytes of empty arrays would be nearly a gigabyte and a second."""
-_LARGE_BYTES: Final = 65_536
 _ABSENT: Final = object()
-_CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +73,9 @@ def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int,
         TooLarge: More than `max_sequences`.
         RequestError: The model is not known, or not ready.
     """
-    with _collector_at_rest():
+    with collector_at_rest():
         try:
-            return _call(parse(body), catalog, max_sequences, form)
+            return _call(json_text.parse(body), catalog, max_sequences, form)
         except RequestError as error:
             error.__context__ = None  # its frames hold the document, which may be thirty times its text
             raise error.with_traceback(None) from None
@@ -134,41 +123,6 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
         asked.priority,
         form.pointer,
     )
-
-
-def parse(body: bytes | bytearray) -> Any:
-    """The JSON value of a body. NaN and Infinity literals, duplicate keys and absurd nesting are not JSON here.
-
-    Raises:
-        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate; its one problem points at the whole.
-        TooLarge: It has more than `MAX_PARTS`.
-    """
-    parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
-    if parts > MAX_PARTS:
-        raise TooLarge(f"a body may have {MAX_PARTS} arrays, objects and strings, this one has {parts}")
-    try:
-        text = bytes(body).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_json(f"the body is not UTF-8: byte {error.start} cannot be read") from None
-    if text.startswith("\ufeff"):
-        raise _not_json("the body starts with a byte order mark; send plain UTF-8")
-    try:
-        with _collector_at_rest():
-            document = json.loads(
-                text,
-                object_pairs_hook=_object,
-                parse_constant=partial(_no_constant, text),
-                parse_int=_int,
-                # Between calls of a function the interpreter may turn to other threads, within its own reader never.
-                parse_float=_float if len(text) > _LARGE_BYTES else None,
-            )
-    except RecursionError:
-        raise _not_json("the body is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise _not_json(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    if "\\u" in text and _has_lone_surrogate(document):
-        raise _not_json("the body has a lone surrogate, which is no text")
-    return document
 
 
 def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
@@ -317,51 +271,12 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
     return None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _not_json(f"the key {twice[:40]!r} stands twice in one object")
-    return made
-
-
-def _no_constant(text: str, name: str) -> None:
-    # The reader goes through the text in order, so what stands before the first of them is sound JSON.
-    at = next(found.start(1) for found in _CONSTANT.finditer(text) if found[1])
-    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(f"{name} is not JSON, at line {line}, column {column}; a missing value is null")
-
-
-def _int(digits: str) -> int | float:
-    # Python refuses to convert thousands of digits; such a number is beyond float32 anyway.
-    return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
-
-
-def _float(digits: str) -> float:
-    return float(digits)
-
-
 def _rounds_to_finite(value: float) -> bool:
     """Whether a number just past float32's largest still rounds to it."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return False
     with np.errstate(over="ignore"):
         return bool(np.isfinite(np.float32(value)))
-
-
-def _has_lone_surrogate(value: Any) -> bool:
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, str):
-            if any("\ud800" <= character <= "\udfff" for character in top):
-                return True
-        elif isinstance(top, dict):
-            stack.extend(top.keys())
-            stack.extend(top.values())
-        elif isinstance(top, list):
-            stack.extend(top)
-    return False
 
 
 def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:
@@ -373,25 +288,5 @@ def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, 
             problems.add(_child(pointer, name), detail)
 
 
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Stops the garbage collector while a document lives.
-
-    A document has no cycles, and a hostile one has millions of arrays: the collector would look through them again and
-    again while they are read, and holds every thread each time (measured: three quarters of the time).
-    """
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
 def _child(pointer: str, name: str) -> str:
     return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-
-
-def _not_json(detail: str) -> InvalidRequest:
-    return InvalidRequest([Problem("", detail)])

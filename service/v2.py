@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service import inventory, kserve, strict, tensors
+from service import inventory, json_text, kserve, tensors
 from service.answers import Answer
 from service.body import ClientLeft, headers_of, read_body
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
@@ -60,7 +60,7 @@ class Infer(Endpoint):
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, octets = _parts(request)
-        document = strict.parse(head)
+        document = json_text.parse(head)
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
         problems = Problems()
@@ -91,6 +91,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         return _json({"live": True})
 
     async def ready(_: Request) -> Response:
+        serving.retry_sick()
         return _json({"ready": serving.ready}, 200 if serving.ready else 503)
 
     async def model(request: Request) -> Response:
@@ -98,7 +99,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     async def model_ready(request: Request) -> Response:
         served = _found(serving, request)
-        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
+        ready = serving.is_ready(served)
+        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
 
     async def index(request: Request) -> Response:
         try:
@@ -295,7 +297,7 @@ async def _document(serving: Serving, request: Request) -> Any:
     """
     most = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     body = await read_body(request.receive, headers_of(request.scope["headers"]), most)
-    return strict.parse(body) if body.strip() else {}
+    return json_text.parse(body) if body.strip() else {}
 
 
 def _found(serving: Serving, request: Request) -> Served:

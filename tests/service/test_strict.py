@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import strict
+from service import json_text, strict
 from service.calls import Call
 from service.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
 from service.manifest import Manifest
@@ -284,10 +284,10 @@ def test_a_collector_that_was_at_rest_is_left_so() -> None:
 
 @pytest.mark.parametrize("part", [b"[]", b"{}", b'""'])
 def test_a_body_of_millions_of_parts_is_refused_before_they_are_made(part: bytes) -> None:
-    body = b'{"sequences": [[' + b",".join([part] * (strict.MAX_PARTS + 1)) + b"]]}"
+    body = b'{"sequences": [[' + b",".join([part] * (json_text.MAX_PARTS + 1)) + b"]]}"
     tracemalloc.start()
     try:
-        with pytest.raises(TooLarge, match=f"may have {strict.MAX_PARTS} arrays, objects and strings"):
+        with pytest.raises(TooLarge, match=f"may have {json_text.MAX_PARTS} arrays, objects and strings"):
             read(body)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -300,7 +300,7 @@ def test_other_threads_go_on_while_the_numbers_of_a_large_body_are_read(number: 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     try:
-        reader = threading.Thread(target=strict.parse, args=(body,))
+        reader = threading.Thread(target=json_text.parse, args=(body,))
         reader.start()
         turns = 0
         while reader.is_alive():

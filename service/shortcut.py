@@ -1,0 +1,181 @@
+"""The way past ASGI: a request that an endpoint takes whole, from the parser's callbacks to one write of its answer.
+
+What may take requests is a `Shortcut`; what it makes of one is an `Exchange`, which stands where uvicorn keeps its own
+cycle of request and response, so that pipelining, keep-alive and shutdown go on as they are. A request whose head is
+that of the one before it (`service.heads`) does without the parser, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.heads import KnownHead
+from service.protocol import BoundedProtocol
+
+
+class Exchange(Protocol):
+    """A request that does without ASGI; stands where uvicorn keeps its own cycle of request and response."""
+
+    body: list[bytes]
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    disconnected: bool
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the next request may begin."""
+
+    def run(self) -> None:
+        """The body is here."""
+
+    def set(self) -> None:
+        """The connection was lost."""
+
+    def refused(self, status: int) -> None:
+        """The connection ends with that status."""
+
+
+class Shortcut(Protocol):
+    """What may take requests before ASGI does."""
+
+    max_bytes: int
+    """The largest body that it takes."""
+
+    def take(
+        self, protocol: ShortcutProtocol, method: bytes, url: bytes, raw: list[tuple[bytes, bytes]]
+    ) -> Exchange | None:
+        """Takes a request, by its method, URL and headers, or leaves it to ASGI."""
+
+    def again(self, protocol: ShortcutProtocol, headers: dict[bytes, bytes]) -> Exchange:
+        """Takes a request like one that it took before: with these headers, by lower-case name."""
+
+
+class ShortcutProtocol(BoundedProtocol):
+    """One connection, within bounds, whose ordinary requests go past ASGI.
+
+    Args:
+        shortcut: What may take requests before ASGI does.
+        options: Of `BoundedProtocol`, and uvicorn's own.
+    """
+
+    def __init__(self, *, shortcut: Shortcut, **options: Any) -> None:
+        super().__init__(**options)
+        self._shortcut = shortcut
+        self._exchange: Exchange | None = None
+        self._known: KnownHead | None = None
+        self._answered_at = 0.0
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every response: the date."""
+        return self.server_state.default_headers
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells an exchange that nobody waits for its answer any more."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.response_complete:
+            exchange.disconnected = True
+            exchange.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Knows a request by the head of the one before it, or has it parsed, and remembers its head."""
+        whole = not self._in_message
+        if whole and self._known is not None and self._is_known(self._known, data):
+            return
+        before = self._exchange
+        super().data_received(data)
+        if whole and not self._in_message and self._exchange is not before and self._exchange is not None:
+            self._known = KnownHead.of(data, self._exchange.headers)
+
+    def _is_known(self, known: KnownHead, data: bytes) -> bool:
+        """Whether a whole request came that has the head of one before; it is taken then, past the parser."""
+        if self._refused or self.transport.is_closing() or not self.cycle.response_complete:
+            return False
+        body = known.body(data, self._shortcut.max_bytes)
+        if body is None:
+            return False
+        self._stop_timer()
+        exchange = self._shortcut.again(self, known.headers)
+        self._stand_in(exchange)
+        exchange.body.append(body)
+        exchange.run()
+        return True
+
+    def _begin(self) -> None:
+        """Takes the request where its connection is free and stays open, and the shortcut wants it."""
+        free = self.cycle is None or self.cycle.response_complete
+        if free and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
+            exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
+            if exchange is not None:
+                self._stand_in(exchange)
+                return
+        super()._begin()
+
+    def _stand_in(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.cycle = cast("RequestResponseCycle", exchange)
+
+    def _current(self) -> Exchange | None:
+        """The exchange of the request that is being read or answered; None where it goes through ASGI."""
+        return self._exchange if self._exchange is cast("object", self.cycle) else None
+
+    def on_body(self, body: bytes) -> None:
+        """Hands a part of the body on, unless the request was refused."""
+        exchange = self._current()
+        if exchange is None:
+            super().on_body(body)
+        elif not self._refused:
+            exchange.body.append(body)
+
+    def _complete(self) -> None:
+        """The request is there as a whole."""
+        exchange = self._current()
+        if exchange is None:
+            super()._complete()
+        else:
+            exchange.run()
+
+    def _break_off(self, status: int) -> None:
+        """Ends a request of which not all has come."""
+        exchange = self._current()
+        if exchange is None:
+            super()._break_off(status)
+        else:
+            self._write_refusal(status)
+            exchange.refused(status)
+
+    def answered(self, response: bytes, *, keep_alive: bool) -> None:
+        """Writes an exchange's whole response; the next request may begin."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(response)
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """The next request may begin; a timer that still runs for the connection's end is left to run."""
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Ends a connection on which nothing was asked for long enough.
+
+        A request whose head is known leaves the timer of the answer before it as it is, so it may come too soon.
+        """
+        self.timeout_keep_alive_task = None
+        if not self.cycle.response_complete:
+            return  # the answer will set another
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
