@@ -9,6 +9,7 @@ import click
 
 from service.__main__ import main as service_commands
 from service.command import NOT_CHECKED, end
+from service.errors import how_to_install
 
 EXPORTER = {
     "train": "Trains the built-in architecture.",
@@ -48,7 +49,7 @@ def _exporter(name: str) -> click.Command:
         extras = "cpu,export" if missing == "onnxruntime" else "export"
         end(
             f"'lengthwise {name}' needs the exporter, which is not installed ({missing} is missing): "
-            f"pip install 'lengthwise[{extras}]', or in a checkout: make install",
+            + how_to_install(extras),
             NOT_CHECKED,
         )
     command: click.Command = module.main.commands[name]

@@ -25,6 +25,7 @@ from service.manifest import Name
 from service.versions import MOST_DIGITS, is_version
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
+_LIKE_A_VERSION = re.compile(r"[vV]?[0-9][0-9.]*")
 _STAGE_PREFIX = ".stage-"
 _STAGE_TRIALS = 5
 
@@ -42,10 +43,15 @@ def place(out: Path) -> Place:
     """Reads `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Raises:
-        PublishError: The version exists already, or is longer than a service reads, or the name is none.
+        PublishError: The version exists already, or is none that a service reads, or the name is none.
     """
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
+    if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
+        raise PublishError(
+            f"{out}: {out.name!r} looks like a version, and versions are whole numbers from 1: {out.parent / '1'}, say "
+            f"(a model of that name is published with its version, as {out / '1'})"
+        )
     parent = out.parent if numbered else out
     try:
         name = TypeAdapter(Name).validate_python(parent.name)

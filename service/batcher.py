@@ -82,6 +82,11 @@ class Batcher:
         """Whether it takes nothing new."""
         return self._draining
 
+    @property
+    def unanswered(self) -> int:
+        """How many accepted calls have no answer yet."""
+        return len(self._unsettled)
+
     async def start(self) -> None:
         """Starts the runners on the running event loop."""
         self._loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import ConfigurationError, RecordError
+from service.errors import ConfigurationError, RecordError, how_to_install
 from service.padding import Steps
 
 Kind = Literal["values", "tokens"]
@@ -84,9 +84,7 @@ def locate(name: str) -> Path:
         return path
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:
-        raise ConfigurationError(
-            f"{name}: aeon is not installed; pip install 'lengthwise[demo]' brings it, in a checkout make install"
-        )
+        raise ConfigurationError(f"{name}: aeon is not installed: {how_to_install('demo')}")
     split = name.removeprefix("aeon:")
     data = Path(package.origin).parent / "datasets" / "data"
     path = data / split.rpartition("_")[0] / f"{split}.ts"
@@ -173,10 +171,7 @@ def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadR
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigurationError(
-            f"{path}: reading Parquet needs pyarrow; pip install 'lengthwise[parquet]' brings it, in a checkout "
-            "make install"
-        ) from error
+        raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:

@@ -33,6 +33,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
+def how_to_install(extra: str) -> str:
+    """What brings what an extra is for, as the end of an error's text."""
+    return f"pip install 'lengthwise[{extra}]', or in a checkout: make install"
+
+
 class LengthwiseError(Exception):
     """Base of every error that Lengthwise raises on purpose."""
 

@@ -19,17 +19,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from service.app import make_admin_app, make_app
-from service.direct import Shortcut
+from service.direct import DirectPath
 from service.errors import ConfigurationError
 from service.protocol import BoundedProtocol
 from service.serving import Serving
 from service.settings import Settings, flag, traces_exporter
+from service.shortcut import Shortcut, ShortcutProtocol
 
 if TYPE_CHECKING:
     from service.tracing import Tracer
@@ -76,9 +77,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains while the connections are still there to be answered; uvicorn would wait for them first."""
+        left = self._serving.batcher.unanswered
+        log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
         draining = asyncio.create_task(self._serving.stop())
         await super().shutdown(sockets)
         await draining
+        log.info("stopped")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,7 +148,7 @@ def serve(settings: Settings) -> None:
     tracer = wanted_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
-    config = _config(app, settings, settings.max_connections, Shortcut(app.predict, b"/predict"))
+    config = _config(app, settings, settings.max_connections, DirectPath(app.predict, b"/predict"))
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
     with ExitStack() as stack:
@@ -224,12 +228,8 @@ def _protocol(settings: Settings, most: int, taken: Shortcut | None) -> Callable
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY:
         most = max(1, min(most, files - _OTHER_FILES))
-    return partial(
-        BoundedProtocol,
-        header_timeout_seconds=settings.header_timeout_seconds,
-        max_connections=most,
-        shortcut=taken,
-    )
+    bounds: dict[str, Any] = {"header_timeout_seconds": settings.header_timeout_seconds, "max_connections": most}
+    return partial(BoundedProtocol, **bounds) if taken is None else partial(ShortcutProtocol, shortcut=taken, **bounds)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.bench.figures import Figures
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, how_to_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,5 @@ def pyplot() -> Any:
         mpl.use("Agg")
         from matplotlib import pyplot as drawing
     except ImportError as error:
-        raise ConfigurationError(
-            "plots need matplotlib: pip install 'lengthwise[bench]' brings it, in a checkout make install"
-        ) from error
+        raise ConfigurationError(f"plots need matplotlib: {how_to_install('bench')}") from error
     return drawing

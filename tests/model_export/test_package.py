@@ -81,6 +81,13 @@ def test_a_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> N
         package.place(tmp_path / name / "1")
 
 
+@pytest.mark.parametrize("version", ["v1", "V2", "0", "01", "1.0", "v1.2.3"])
+def test_what_looks_like_a_version_and_is_none_names_no_model(tmp_path: Path, version: str) -> None:
+    with pytest.raises(PublishError, match=r"versions are whole numbers from 1: .*/vowels/1, say"):
+        package.place(tmp_path / "vowels" / version)
+    assert package.place(tmp_path / version / "1").name == version
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     def broken_off() -> None:
