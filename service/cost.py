@@ -24,7 +24,7 @@ _HICCUP: Final = 0.7
 """Most that one run counts for, as a log ratio: twice or half of what was expected."""
 _MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
-_ABOUT: Final = 1.03
+_ABOUT: Final = 1.05
 """Times that differ by less are about the same."""
 _NOTICED: Final = 0.06
 """Drift, as a log ratio, below which predictions are not computed anew: it changes no plan, only what is in time."""
@@ -32,6 +32,13 @@ _FURTHEST: Final = 3.5
 """Most that serving moves what was measured, as a log ratio: 33 times."""
 _COLUMNS: Final = 1024
 """How many widths are kept computed."""
+_TURNS: Final = 5
+"""How many times all shapes are measured, where there is time for no more shapes."""
+_MOST_TURNS: Final = 10
+_ON_A_LINE: Final = 0.1
+"""How far times may be from the line through them."""
+_ENOUGH_FOR_A_LINE: Final = 4
+"""Of how many widths times are held against a line."""
 
 
 class Column(NamedTuple):
@@ -175,7 +182,12 @@ def measure(
     budget_seconds: float = 0.5,
     clock: Callable[[], float] = time.thread_time,
 ) -> CostTable:
-    """Measures a table, small shapes first, the fastest of a few runs each, until the budget is spent.
+    """Measures a table, small shapes first, the fastest of some runs each, until the budget is spent.
+
+    The runs of a shape are not one after the other: all shapes take turns, so that what slows the machine for a while
+    slows them alike. A table whose small shapes met a busy machine and whose large ones did not would make every batch
+    too large, for as long as it serves. Where the times of as many rows lie on a line over the widths, as a recurrent
+    model's do, the line is taken: what noise is left in one shape is then shared by all.
 
     A shape that took longer than a larger one was held up by something else, and is taken to cost what that one does.
     A shape that was not reached (too large a batch, or no time left) is extrapolated: linear in the width, but never
@@ -197,20 +209,23 @@ def measure(
     shapes = shapes or [(rows[0] * widths[0], 0, 0)]
     start = clock()
     run(rows[0], widths[0])  # the first run allocates
-    for _, i, j in shapes:
-        best = np.inf
-        for _ in range(3):
+    until = start + budget_seconds / _TURNS  # of the first turn; as many shapes as it reaches take the others
+    for turn in range(_MOST_TURNS):
+        reached = 0
+        for _, i, j in shapes:
             before = clock()
             run(rows[i], widths[j])
-            best = min(best, clock() - before)
-            if clock() - start > budget_seconds:
+            after = clock()
+            seconds[i, j] = np.fmin(seconds[i, j], max(after - before, 1e-7))
+            reached += 1
+            if after > until:
                 break
-        seconds[i, j] = max(best, 1e-7)
-        if clock() - start > budget_seconds:
+        if turn == 0:
+            shapes, until = shapes[:reached], start + budget_seconds
+        if after > until:
             break
-    return CostTable(
-        rows, widths, _filled(np.asarray(rows), np.asarray(widths), _without_hiccups(seconds)), clock=clock
-    )
+    measured = _straightened(np.asarray(widths), _without_hiccups(seconds))
+    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
 
 
 def _without_hiccups(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -218,6 +233,23 @@ def _without_hiccups(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     from_largest = seconds[::-1, ::-1]
     least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
     return np.where(np.isfinite(seconds), least, np.nan)
+
+
+def _straightened(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The times of each number of rows on the line that fits them best, where one does; NaN stays."""
+    straight = seconds.copy()
+    for row in straight:
+        known = np.flatnonzero(np.isfinite(row))
+        if len(known) < _ENOUGH_FOR_A_LINE:
+            continue
+        steps, took = widths[known], row[known]
+        fixed, each = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
+        if fixed < 0:
+            fixed, each = 0.0, (steps / took).sum() / np.square(steps / took).sum()
+        line = fixed + each * steps
+        if each > 0 and (np.abs(line / took - 1) <= _ON_A_LINE).all():
+            row[known] = line
+    return straight
 
 
 def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:

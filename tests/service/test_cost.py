@@ -214,6 +214,45 @@ def test_a_hiccup_at_load_does_not_make_other_shapes_dear(shape: tuple[int, int]
         assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.2)
 
 
+@pytest.mark.parametrize("busy", [(0.0, 0.3), (0.1, 0.2), (0.0, 0.05), (0.2, 0.5)])
+def test_a_machine_that_is_busy_for_a_while_makes_no_shape_dearer_than_another(busy: tuple[float, float]):
+    class Busy(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            began, ended = busy
+            slower = 2.0 if began <= self.now < ended else 1.0
+            self.ran.append((rows, width))
+            self.now += slower * self.truth.predict(rows, width)
+
+    machine = Busy()
+    table = machine.measured(budget_seconds=0.5)
+    for rows, width in ((1, 4), (1, 128), (2, 64), (4, 32), (16, 32), (16, 128)):
+        slower = table.predict(rows, width) / machine.truth.predict(rows, width)
+        assert slower == pytest.approx(table.predict(4, 64) / machine.truth.predict(4, 64), rel=0.1)
+
+
+def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
+    random = np.random.default_rng(0)
+    machine = Machine()
+    truth = machine.truth.predict
+    machine.truth.predict = lambda rows, width: truth(rows, width) * random.uniform(0.97, 1.03)  # type: ignore[method-assign]
+    table = machine.measured(budget_seconds=0.2)
+    for width in (8, 16, 32, 64, 128):
+        assert table.predict(1, width) == pytest.approx(truth(1, width), rel=0.03)
+    steps = np.array([4, 8, 16, 32, 64, 128])
+    times = np.array([table.predict(1, int(width)) for width in steps])
+    np.testing.assert_allclose(np.diff(times) / np.diff(steps), (times[-1] - times[0]) / (steps[-1] - steps[0]))
+
+
+def test_times_that_lie_on_no_line_are_taken_as_they_are():
+    def quadratic(rows: int, width: int) -> None:
+        clock[0] += 1e-6 * rows * width * width
+
+    clock = [0.0]
+    table = measure(quadratic, max_rows=4, max_width=64, max_cost_steps=256, clock=lambda: clock[0])
+    for width in (4, 8, 16, 32, 64):
+        assert table.predict(1, width) == pytest.approx(1e-6 * width * width)
+
+
 def test_a_hiccup_in_the_last_shape_is_not_drawn_out_into_a_slope():
     machine = Machine()
     machine.hiccups[16, 32] = 5.0  # the widest of 16 rows that is run
