@@ -8,20 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from service.errors import InferenceFailed, RequestError
-from service.lanes import Entry, Lane, Lanes, Sick, Ticket, Timing
-from service.padding import PaddedBatch, Steps
+from service.lanes import Entry, Lane, Lanes, Ticket, Timing
+from service.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
 
 R = TypeVar("R")
-
-FAILURES: Final = 3
-"""How many batches of a model fail in a row before it is asked whether it can run anything at all."""
 
 OnBatch = Callable[[Lane[Any], Sequence[Entry[Any]], float, float], None]
 """Is told of a batch: its lane, its entries, when it began and when it ended."""
@@ -41,11 +36,6 @@ class Taken(NamedTuple):
     lane: Lane[Any]
     entries: list[Entry[Any]]
     began: float
-
-    @property
-    def width(self) -> int:
-        """What its cost was planned with."""
-        return max(entry.width for entry in self.entries)
 
 
 class Execution:
@@ -71,7 +61,7 @@ class Execution:
 
         What a batch costs, as planning must know it, is all of its effort: also what is done once for each batch.
         """
-        lane, entries, _ = taken
+        lane, entries, began = taken
         start = self._clock()
         results: Sequence[Any] | None
         try:
@@ -83,44 +73,21 @@ class Execution:
             log.exception("a batch of %d failed in %s", len(entries), lane.name)
             lane.metrics.batch_failed()
             results = None
-            self._examine(lane, entries[0].steps)
-        else:
-            lane.failed_in_row, lane.sick = 0, None
         end = self._clock()
-        charged = end - start if results is None else lane.charge(batch.rows, taken.width, end - start)
+        charged = end - start if results is None else lane.charge(batch, end - start)
         complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
         outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
         if results is not None:
-            self._count(taken, batch, start, end - start)
+            effort = lane.cost.clock() - began
+            self._count(lane, batch, [start - entry.arrival for entry in entries], end - start, effort)
         return outcomes
 
-    def _examine(self, lane: Lane[Any], steps: Steps) -> None:
-        """Finds out whether a model whose batches fail one after another can still run a single step.
-
-        Where it can, what failed was asked of it; where it cannot, as after an error that a device does not recover
-        from, it is sick until a batch runs again.
-        """
-        lane.failed_in_row += 1
-        if lane.failed_in_row < FAILURES:
-            return
-        least = np.zeros_like(steps[:1])
-        try:
-            lane.run(lane.padded([least]), False)
-        except Exception:
-            if lane.sick is None:
-                log.exception("%s runs nothing any more: it is not ready until it does", lane.name)
-                lane.sick = Sick(self._clock(), least)
-        else:
-            lane.failed_in_row, lane.sick = 0, None
-
-    def _count(self, taken: Taken, batch: PaddedBatch, start: float, seconds: float) -> None:
+    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
         """Learns from a batch that ran, and counts it."""
-        lane, entries, began = taken
         try:
-            lane.cost.observe(batch.rows, taken.width, lane.cost.clock() - began)
-            waits = [start - entry.arrival for entry in entries]
+            lane.cost.observe(batch.rows, batch.width, effort)
             lane.metrics.batch(
                 rows=batch.rows, width=batch.width, valid_steps=batch.valid_steps, waits=waits, seconds=seconds
             )

@@ -145,8 +145,8 @@ class GrpcServer:
         return handlers
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
-        served = kserve.find(self._serving, request.name, request.version or None)
-        return pb.ModelReadyResponse(ready=self._serving.is_ready(served))
+        kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelReadyResponse(ready=self._serving.ready)
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
         served = kserve.find(self._serving, request.name, request.version or None)
@@ -249,7 +249,6 @@ class _Health(health.aio.HealthServicer):
             await self.set(service, status)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        self._serving.retry_sick()
         await self.tell()
         return await super().Check(request, context)
 

@@ -19,14 +19,9 @@ def probes(serving: Serving) -> APIRouter:
     """`/livez` and `/readyz`, for GET and HEAD."""
     router = APIRouter(tags=["health"])
 
-    @router.get(
-        "/livez",
-        summary="Whether the process lives",
-        response_class=PlainTextResponse,
-        responses={503: {"description": "No model has run for long", "content": {"text/plain": {}}}},
-    )
+    @router.get("/livez", summary="Whether the process lives", response_class=PlainTextResponse)
     async def livez() -> Response:
-        return PlainTextResponse("no model runs any more", 503) if serving.lost else PlainTextResponse("ok")
+        return PlainTextResponse("ok")
 
     @router.get(
         "/readyz",
@@ -35,7 +30,6 @@ def probes(serving: Serving) -> APIRouter:
         responses=documents.NOT_READY,
     )
     async def readyz() -> Response:
-        serving.retry_sick()
         return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")
 
     async def head(request: Request) -> Response:
@@ -78,13 +72,13 @@ def described(serving: Serving) -> dict[str, Any]:
             "devices": [device.label for device in serving.choice.devices],
             "reason": serving.choice.reason,
         },
-        "models": [_described(serving, served) for served in serving.served],
+        "models": [_described(served) for served in serving.served],
         "reason": serving.repository.reason,
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
     }
 
 
-def _described(serving: Serving, served: Served) -> dict[str, Any]:
+def _described(served: Served) -> dict[str, Any]:
     manifest = served.manifest
     return {
         "model": manifest.name,
@@ -102,7 +96,6 @@ def _described(serving: Serving, served: Served) -> dict[str, Any]:
         "precision": manifest.precision,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "promises": [promise.model_dump() for promise in manifest.promises],
-        "ready": serving.is_ready(served),
         "queue_sequences": len(served.lane.pool),
     }
 
@@ -112,6 +105,4 @@ def _why_not_ready(serving: Serving) -> RequestError:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
         return NotReady("the server is starting", retry_after_seconds=1)
-    if serving.served:
-        return NotReady("no model runs any more; the log says why", retry_after_seconds=5)
     return serving.repository.none_ready()

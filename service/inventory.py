@@ -63,11 +63,9 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
     served = {one.key: reasons.get(one.key) for one in repository}
-    states = {one.model.key: "READY" if serving.is_ready(one) else "UNAVAILABLE" for one in serving.served}
+    state = "READY" if serving.ready else "UNAVAILABLE"
     entries = [
-        Entry(
-            key.name, str(key.version), states.get(key, "UNAVAILABLE"), "" if reason is None else f"{_STANDS}: {reason}"
-        )
+        Entry(key.name, str(key.version), state, "" if reason is None else f"{_STANDS}: {reason}")
         for key, reason in served.items()
     ]
     entries += [

@@ -43,19 +43,6 @@ class Timing:
     inference: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sick:
-    """A model every batch of which fails, whatever is in it.
-
-    Attributes:
-        since: When that was found, on the batcher's clock.
-        steps: The least that it could not run: one step.
-    """
-
-    since: float
-    steps: Steps
-
-
 class Lane(Generic[R]):
     """One model's queue.
 
@@ -93,8 +80,6 @@ class Lane(Generic[R]):
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
-        self.failed_in_row = 0
-        self.sick: Sick | None = None
         self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
@@ -113,9 +98,9 @@ class Lane(Generic[R]):
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
-    def charge(self, rows: int, width: int, seconds: float) -> float:
+    def charge(self, batch: PaddedBatch, seconds: float) -> float:
         """The seconds of the runners that a batch counts for: those it took, unless it was held up."""
-        return min(seconds, MOST_CHARGED * self.cost.predict(rows, width))
+        return min(seconds, MOST_CHARGED * self.cost.predict(batch.rows, batch.width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """Sequences as the batch that runs."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from service import answers, triton_metrics
 from service.access import AccessLog
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.serving")
 
-LOST_SECONDS: Final = 30.0
-"""How long no model has run anything when the process is given up."""
 NOT_FINITE = "the model's answer to this sequence is not finite"
 
 
@@ -140,27 +137,7 @@ class Serving:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered."""
-        return any(self.is_ready(served) for served in self.served)
-
-    def is_ready(self, served: Served) -> bool:
-        """Whether a request for this model would be answered."""
-        return self._started and not self.batcher.draining and served.lane.sick is None
-
-    @property
-    def lost(self) -> bool:
-        """Whether no model has run anything for so long that only another process may help."""
-        latest = time.monotonic() - LOST_SECONDS
-        sick = [served.lane.sick for served in self.served]
-        return bool(sick) and all(one is not None and one.since < latest for one in sick)
-
-    def retry_sick(self) -> None:
-        """Has each model that is sick run one step: nobody sends requests to what is not ready, so it must be tried."""
-        for served in self.served:
-            lane = served.lane
-            sick = lane.sick
-            if sick is not None and not lane.pool and not lane.inflight and not self.batcher.draining:
-                ticket = self.batcher.submit(lane, [sick.steps], lambda _results, _timing: None)
-                ticket.future.add_done_callback(asyncio.Future.exception)  # the log has it
+        return self._started and bool(self.shelf.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
@@ -258,7 +235,7 @@ class Serving:
         log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.is_ready(served)) for served in self.served}
+        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.ready) for served in self.served}
         for lane in self.batcher.lanes:  # also of models that are let go, while anything waits or runs there
             labels = _labels(lane.metrics)
             held = gauges.get(labels, Gauges(0, 0, 0, False))

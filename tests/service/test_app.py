@@ -2,20 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from service import serving as serving_module
 from service.app import make_app
 from service.errors import ConfigurationError
-from service.padding import PaddedBatch
 from service.repository import Refusal, Repository
 from service.serving import Serving
 from service.settings import Settings
-from tests.service.numpy_models import Service, manifest, model, repository, samples, serving
+from tests.service.numpy_models import manifest, model, repository, samples, serving
 
 GETS = ["/", "/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
 
@@ -247,54 +245,3 @@ async def test_no_answer_sends_a_caller_to_the_host_that_the_request_names(path:
         answer = await service.client.post(path, headers={"host": "elsewhere.example"})
     assert answer.status_code == 404
     assert "elsewhere" not in str(answer.headers)
-
-
-async def test_a_model_that_runs_nothing_is_not_ready_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"one", "two"}
-
-    def named(name: str) -> Any:
-        def run(_: PaddedBatch) -> None:
-            if name in broken:
-                raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-        return model(manifest(name=name), run)
-
-    def ask(service: Service, name: str) -> Awaitable[httpx.Response]:
-        return service.predict({"sequences": [[[1, 2]]], "model": name})
-
-    async def ready(service: Service) -> dict[str, bool]:
-        health = (await service.client.get("/healthz")).json()
-        models = {described["model"]: described["ready"] for described in health["models"]}
-        for name, is_ready in models.items():
-            for path in (f"/v2/models/{name}/ready", f"/v1/models/{name}"):
-                answer = await service.client.get(path)
-                assert (answer.status_code, answer.json()["ready"]) == (200 if is_ready else 503, is_ready)
-        figures = samples((await service.client.get("/metrics")).text)
-        assert {name: figures[f'lengthwise_ready{{model="{name}",version="1"}}'] for name in models} == models
-        index = (await service.client.post("/v2/repository/index")).json()
-        assert {entry["name"]: entry["state"] == "READY" for entry in index} == models
-        return models
-
-    async with serving(named("one"), named("two")) as service:
-        assert await ready(service) == {"one": True, "two": True}
-        for _ in range(3):
-            assert (await ask(service, "one")).status_code == 500
-        assert await ready(service) == {"one": False, "two": True}
-        assert (await service.client.get("/readyz")).status_code == 200
-        for _ in range(3):
-            assert (await ask(service, "two")).status_code == 500
-        answer = await service.client.get("/readyz")
-        assert answer.status_code == 503
-        assert answer.json()["detail"] == "no model runs any more; the log says why"
-        assert (await service.client.get("/livez")).status_code == 200
-        monkeypatch.setattr(serving_module, "LOST_SECONDS", 0.0)
-        assert (await service.client.get("/livez")).status_code == 503
-        broken.clear()
-        async with asyncio.timeout(10):
-            while (await service.client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.01)
-        assert (await service.client.get("/livez")).status_code == 200
-        async with asyncio.timeout(10):
-            while not all((await ready(service)).values()):
-                await service.client.get("/readyz")
-        assert (await ask(service, "one")).status_code == 200
