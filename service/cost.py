@@ -33,8 +33,7 @@ _FURTHEST: Final = 3.5
 _COLUMNS: Final = 1024
 """How many widths are kept computed."""
 _TURNS: Final = 5
-"""How many times all shapes are measured, where there is time for no more shapes."""
-_MOST_TURNS: Final = 10
+"""How many times each shape is measured."""
 _ON_A_LINE: Final = 0.1
 """How far times may be from the line through them."""
 _ENOUGH_FOR_A_LINE: Final = 4
@@ -207,23 +206,26 @@ def measure(
     seconds = np.full((len(rows), len(widths)), np.nan)
     shapes = sorted((r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_cost_steps)
     shapes = shapes or [(rows[0] * widths[0], 0, 0)]
-    start = clock()
     run(rows[0], widths[0])  # the first run allocates
-    until = start + budget_seconds / _TURNS  # of the first turn; as many shapes as it reaches take the others
-    for turn in range(_MOST_TURNS):
-        reached = 0
-        for _, i, j in shapes:
-            before = clock()
-            run(rows[i], widths[j])
-            after = clock()
-            seconds[i, j] = np.fmin(seconds[i, j], max(after - before, 1e-7))
-            reached += 1
-            if after > until:
+    now = clock()
+    end = now + budget_seconds
+    while shapes and now <= end:
+        until = now + (end - now) / _TURNS
+        in_turns = 0  # of the shapes left, as many as a turn has time for; for the rest there may be time afterwards
+        for turn in range(_TURNS):
+            for _, i, j in shapes[: in_turns or None]:
+                before = clock()
+                run(rows[i], widths[j])
+                now = clock()
+                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, 1e-7))
+                if turn == 0:
+                    in_turns += 1
+                if now > until:
+                    break
+            until = end
+            if now > end:
                 break
-        if turn == 0:
-            shapes, until = shapes[:reached], start + budget_seconds
-        if after > until:
-            break
+        shapes = shapes[in_turns:]
     measured = _straightened(np.asarray(widths), _without_hiccups(seconds))
     return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
 

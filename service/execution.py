@@ -37,6 +37,31 @@ class Taken(NamedTuple):
     entries: list[Entry[Any]]
     began: float
 
+    @property
+    def width(self) -> int:
+        """What its cost was planned with."""
+        return max(entry.width for entry in self.entries)
+
+
+class Ran(NamedTuple):
+    """A batch that ran, or failed.
+
+    Attributes:
+        taken: What was run.
+        outcomes: The tickets that are complete with it, each with its outcome.
+        batch: What its sequences were padded to; None of one that failed.
+        start: When it began, on the clock of the batcher.
+        seconds: How long it took on that clock.
+        effort: The same on the clock of the lane's costs, from its planning on: all that is done once for each batch.
+    """
+
+    taken: Taken
+    outcomes: Outcomes
+    batch: PaddedBatch | None
+    start: float
+    seconds: float
+    effort: float
+
 
 class Execution:
     """Runs batches.
@@ -56,40 +81,45 @@ class Execution:
         self._clock = clock
         self._on_batch = on_batch
 
-    def run(self, taken: Taken) -> Outcomes:
-        """Runs one batch: the tickets that are complete with it, each with its outcome.
-
-        What a batch costs, as planning must know it, is all of its effort: also what is done once for each batch.
-        """
+    def run(self, taken: Taken) -> Ran:
+        """Runs one batch. Whoever has it run calls `count` when nobody waits for it any more."""
         lane, entries, began = taken
         start = self._clock()
-        results: Sequence[Any] | None
+        batch: PaddedBatch | None = None
+        results: Sequence[Any] | None = None
         try:
             batch = lane.padded([entry.steps for entry in entries])
             results = lane.run(batch, any(entry.ticket.attention for entry in entries))
             if len(results) != len(entries):
                 raise ValueError(f"{len(results)} results for {len(entries)} rows")
+            end = self._clock()
+            charged = lane.charge(batch.rows, taken.width, end - start)
         except Exception:  # onnxruntime's errors have no common base; only this batch is affected
             log.exception("a batch of %d failed in %s", len(entries), lane.name)
             lane.metrics.batch_failed()
-            results = None
-        end = self._clock()
-        charged = end - start if results is None else lane.charge(batch, end - start)
+            results = batch = None
+            end = self._clock()
+            charged = end - start
         complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
         outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        if results is not None:
-            effort = lane.cost.clock() - began
-            self._count(lane, batch, [start - entry.arrival for entry in entries], end - start, effort)
-        return outcomes
+        return Ran(taken, outcomes, batch, start, end - start, lane.cost.clock() - began)
 
-    def _count(self, lane: Lane[Any], batch: PaddedBatch, waits: list[float], seconds: float, effort: float) -> None:
+    def count(self, ran: Ran) -> None:
         """Learns from a batch that ran, and counts it."""
+        taken, batch = ran.taken, ran.batch
+        if batch is None:
+            return
+        lane = taken.lane
         try:
-            lane.cost.observe(batch.rows, batch.width, effort)
+            lane.cost.observe(batch.rows, taken.width, ran.effort)
             lane.metrics.batch(
-                rows=batch.rows, width=batch.width, valid_steps=batch.valid_steps, waits=waits, seconds=seconds
+                rows=batch.rows,
+                width=batch.width,
+                valid_steps=batch.valid_steps,
+                waits=[ran.start - entry.arrival for entry in taken.entries],
+                seconds=ran.seconds,
             )
         except Exception:  # its answers are there: a figure must not cost anybody his
             log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)

@@ -98,9 +98,9 @@ class Lane(Generic[R]):
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
-    def charge(self, batch: PaddedBatch, seconds: float) -> float:
+    def charge(self, rows: int, width: int, seconds: float) -> float:
         """The seconds of the runners that a batch counts for: those it took, unless it was held up."""
-        return min(seconds, MOST_CHARGED * self.cost.predict(batch.rows, batch.width))
+        return min(seconds, MOST_CHARGED * self.cost.predict(rows, width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """Sequences as the batch that runs."""

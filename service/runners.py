@@ -134,11 +134,12 @@ class Runners:
             taken = self._take()
             if taken is None:
                 return
-            outcomes = self._execution.run(taken)
-            if outcomes and self._loop is not None:
+            ran = self._execution.run(taken)
+            self._execution.count(ran)
+            if ran.outcomes and self._loop is not None:
                 with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
-                    self._loop.call_soon_threadsafe(self._queue.settle_all, outcomes)
-            del taken, outcomes  # a runner that waits must not keep a model that nobody serves any more
+                    self._loop.call_soon_threadsafe(self._queue.settle_all, ran.outcomes)
+            del taken, ran  # a runner that waits must not keep a model that nobody serves any more
 
     def _take(self) -> Taken | None:
         """The next batch, after waiting for one; None when everything stops."""
@@ -173,11 +174,12 @@ class Runners:
                 self._work.notify(len(lane.pool))
                 return
             taken = self._queue.take(lane, seconds=self._inline_seconds)
-        outcomes = self._execution.run(taken)
-        effort = lane.cost.clock() - taken.began
-        if effort > HELD_FACTOR * self._inline_seconds:
-            lane.runners_until = self._clock() + HELD_PAUSE * effort
-        self._queue.settle_all(outcomes)
+        ran = self._execution.run(taken)
+        if ran.effort > HELD_FACTOR * self._inline_seconds:
+            lane.runners_until = self._clock() + HELD_PAUSE * ran.effort
+        if self._loop is not None:
+            self._loop.call_soon(self._execution.count, ran)  # when the answers are on their way
+        self._queue.settle_all(ran.outcomes)
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
         """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.

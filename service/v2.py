@@ -91,7 +91,6 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         return _json({"live": True})
 
     async def ready(_: Request) -> Response:
-        serving.retry_sick()
         return _json({"ready": serving.ready}, 200 if serving.ready else 503)
 
     async def model(request: Request) -> Response:
@@ -99,8 +98,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     async def model_ready(request: Request) -> Response:
         served = _found(serving, request)
-        ready = serving.is_ready(served)
-        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
+        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
 
     async def index(request: Request) -> Response:
         try:

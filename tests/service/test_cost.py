@@ -230,6 +230,22 @@ def test_a_machine_that_is_busy_for_a_while_makes_no_shape_dearer_than_another(b
         assert slower == pytest.approx(table.predict(4, 64) / machine.truth.predict(4, 64), rel=0.1)
 
 
+@pytest.mark.parametrize(("stalled", "cold"), [(0.1, 0.0), (0.0, 0.003), (0.05, 0.001)])
+def test_a_slow_first_turn_costs_no_shapes_that_there_is_time_for(stalled: float, cold: float):
+    class Cold(Machine):
+        def __call__(self, rows: int, width: int) -> None:
+            self.now += cold if (rows, width) not in self.ran else 0.0
+            self.now += stalled if len(self.ran) == 1 else 0.0
+            super().__call__(rows, width)
+
+    machine, warm = Cold(fixed=0.0003, per_step=0.000001), Machine(fixed=0.0003, per_step=0.000001)
+    table = machine.measured(max_rows=64, max_width=1024, budget_seconds=0.4)
+    warm.measured(max_rows=64, max_width=1024, budget_seconds=0.4)
+    assert len(set(machine.ran)) >= 0.75 * len(set(warm.ran))
+    for rows, width in ((1, 4), (4, 32), (16, 32)):
+        assert table.predict(rows, width) == pytest.approx(machine.truth.predict(rows, width), rel=0.2)
+
+
 def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
     random = np.random.default_rng(0)
     machine = Machine()
