@@ -158,7 +158,7 @@ def test_as_many_members_as_the_limit_are_read() -> None:
         (b"\x1f\x8b", "ends before its end"),
         (gzip.compress(b"abc", mtime=0)[:-1], "ends before its end"),
         (gzip.compress(b"abc", mtime=0)[:12], "ends before its end"),
-        (gzip.compress(b"abc", mtime=0) + gzip.compress(b"d")[:5], "ends before its end"),
+        (gzip.compress(b"abc", mtime=0) + gzip.compress(b"d", mtime=0)[:5], "ends before its end"),
         (b'{"sequences": []}', "not gzip"),
         (zlib.compress(b"abc"), "not gzip"),
         (gzip.compress(b"abc", mtime=0) + b"junk", "not gzip"),
