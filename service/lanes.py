@@ -27,10 +27,6 @@ SHARED_TURN_SECONDS: Final = 0.002
 """The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
 nearly all that batching can."""
 
-MOST_CHARGED: Final = 4
-"""How many times its predicted seconds a batch counts as use of the runners, at most: one that something else on the
-machine held up must not cost its model the turns of a second."""
-
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
 
@@ -99,8 +95,11 @@ class Lane(Generic[R]):
         return length if self.buckets is None else self.buckets.width_of(length)
 
     def charge(self, rows: int, width: int, seconds: float) -> float:
-        """The seconds of the runners that a batch counts for: those it took, unless it was held up."""
-        return min(seconds, MOST_CHARGED * self.cost.predict(rows, width))
+        """The seconds of the runners that a batch counts for: those it took, but no more than were predicted.
+
+        One that something else on the machine held up must not cost its model the turns of a second.
+        """
+        return min(seconds, self.cost.predict(rows, width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """Sequences as the batch that runs."""

@@ -250,6 +250,7 @@ def test_what_noise_is_left_is_shared_by_all_widths_of_as_many_rows():
     random = np.random.default_rng(0)
     machine = Machine()
     truth = machine.truth.predict
+    # Noise of a few percent, seeded: the machine itself has none.
     machine.truth.predict = lambda rows, width: truth(rows, width) * random.uniform(0.97, 1.03)  # type: ignore[method-assign]
     table = machine.measured(budget_seconds=0.2)
     for width in (8, 16, 32, 64, 128):

@@ -546,8 +546,7 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
             waited.append(order.index("quiet", queued[-1]) - queued[-1])
         end.set()
         await asyncio.gather(*callers)
-    assert sorted(waited)[len(waited) // 2] <= 1, "runs of the other model that came first, beside the one under way"
-    assert max(waited) <= 8, "the same after a run that the machine held up"
+    assert max(waited) <= 2, "runs of the other model that came first, beside the one under way"
 
 
 async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
