@@ -168,10 +168,12 @@ class Direct:
         if self.response_complete:
             return
         self.response_complete = self.response_started = True
-        self._account.close(status, error, timing)
         self._ticket = None
-        if response is not None and not self.disconnected:
-            self._protocol.answered(response, keep_alive=self.keep_alive)
+        try:
+            if response is not None and not self.disconnected:
+                self._protocol.answered(response, keep_alive=self.keep_alive)
+        finally:
+            self._account.close(status, error, timing)
 
 
 class DirectPath:

@@ -5,89 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from service import batcher as batcher_module
 from service.batcher import Batcher
-from service.cost import CostTable
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
-from service.lanes import Lane, Ticket, Timing
-from service.metrics import ModelMetrics
-from service.padding import PaddedBatch, Steps
-from service.plan import BatchLimits
+from service.lanes import Timing
+from service.padding import PaddedBatch
+from tests.service.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
 
-PATIENCE_SECONDS = 10
-"""Longer than anything here takes; only a test that fails waits for it."""
 FOREVER = float("inf")
-
-
-def sequence(number: int, length: int = 4) -> Steps:
-    """A sequence that says which one it is."""
-    return np.full((length, 1), number, dtype=np.float32)
-
-
-def names(batch: PaddedBatch, attention: bool) -> list[int]:
-    """A run that answers each row with the number in it, after looking at every valid step of it."""
-    return [int(row[:length].mean()) for row, length in zip(batch.steps, batch.lengths, strict=True)]
-
-
-def answers(results: list[int], timing: Timing) -> list[int]:
-    return list(results)
-
-
-def lane(run: Any = names, *, seconds: float = 0.01, name: str = "m/1", **limits: int) -> Lane[int]:
-    """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
-    cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
-    return Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits))
-
-
-@asynccontextmanager
-async def running(*lanes: Lane[int], **options: Any) -> AsyncIterator[Batcher]:
-    batcher = Batcher(**options)
-    for one in lanes:
-        batcher.open(one)
-    await batcher.start()
-    try:
-        yield batcher
-    finally:
-        await batcher.drain(PATIENCE_SECONDS)
-
-
-class Gate:
-    """A run that waits until it is opened, and keeps what it ran."""
-
-    def __init__(self, run: Callable[[PaddedBatch, bool], list[int]] = names) -> None:
-        self.run = run
-        self.open = threading.Event()
-        self.entered = threading.Event()
-        self.batches: list[list[int]] = []
-
-    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
-        self.batches.append([int(number) for number in batch.steps[:, 0, 0]])
-        self.entered.set()
-        assert self.open.wait(PATIENCE_SECONDS)
-        return self.run(batch, attention)
-
-    async def busy(self) -> None:
-        """Returns when a run is inside."""
-        assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
-
-
-async def outcome(ticket: Ticket[Any]) -> Any:
-    """The ticket's answer, or the error that it was given."""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await ticket.future
-    except DeadlineExceeded as error:
-        return error
-    except InferenceFailed as error:
-        return error
 
 
 # What a batch is
@@ -142,88 +72,6 @@ async def test_attention_is_computed_where_one_of_the_batch_wants_it():
     assert wanted == [False, True]
 
 
-async def test_short_work_at_rest_runs_on_the_event_loop():
-    threads: list[threading.Thread] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        threads.append(threading.current_thread())
-        return names(batch, attention)
-
-    quick, slow = lane(run, seconds=1e-6), lane(run)
-    async with running(quick, slow) as batcher:
-        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
-        assert await outcome(batcher.submit(slow, [sequence(2)], answers)) == [2]
-    assert threads[0] is threading.main_thread()
-    assert threads[1] is not threading.main_thread()
-
-
-async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and_long_work_in_the_runner():
-    threads: dict[int, threading.Thread] = {}
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        numbers = names(batch, attention)
-        threads.update(dict.fromkeys(numbers, threading.current_thread()))
-        return numbers
-
-    only = lane(run, seconds=0.001, rows=2)
-    async with running(only, one_core=True) as batcher:
-        lengths = [4, 64, 4, 4, 64, 4, 4, 4]
-        tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
-        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(8)]
-        after = batcher.submit(only, [sequence(9), sequence(10)], answers)
-        assert await outcome(after) == [9, 10]
-    on_the_loop = {number for number, thread in threads.items() if thread is threading.main_thread()}
-    assert on_the_loop == {0, 2, 3, 5, 6, 7, 9, 10}
-
-
-async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
-    ran: list[tuple[bool, int, int]] = []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        ran.append((threading.current_thread() is threading.main_thread(), batch.rows, int(batch.lengths.max())))
-        return names(batch, attention)
-
-    only = lane(run, seconds=0.0008)
-    choices = random.Random(5)
-    async with running(only, one_core=True) as batcher:
-        for _ in range(20):
-            lengths = [choices.randint(1, 24) for _ in range(64)]
-            tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
-            assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
-    on_the_loop = [only.cost.column(longest, 64).seconds[rows] for inline, rows, longest in ran if inline]
-    assert on_the_loop
-    assert max(on_the_loop) <= 0.0045  # what the table has learned since is not held against a batch
-    assert not all(inline for inline, _, _ in ran)
-
-
-async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
-    gate = Gate()
-    gate.open.set()
-    only = lane(gate, seconds=1e-6)
-    async with running(only, one_core=True, max_wait_seconds=0.02) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
-        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
-    assert gate.batches == [[1, 2]]
-
-
-async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_once_and_may_come_back():
-    effort, now, threads = [0.0], [0.0], []
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        threads.append(threading.current_thread() is threading.main_thread())
-        effort[0] += 1.0
-        return names(batch, attention)
-
-    only = lane(run, seconds=1e-6)
-    only.cost.clock = lambda: effort[0]
-    async with running(only, one_core=True, clock=lambda: now[0]) as batcher:
-        for number in range(3):
-            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
-        now[0] = 101.0
-        assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
-    assert threads == [True, False, False, True]
-
-
 async def test_what_a_batch_costs_counts_all_of_its_effort():
     effort = iter(range(0, 10_000, 7))
     only = lane()
@@ -233,13 +81,6 @@ async def test_what_a_batch_costs_counts_all_of_its_effort():
     async with running(only) as batcher:
         assert await outcome(batcher.submit(only, [sequence(1, 5)], answers)) == [1]
     assert observed == [(1, 5, 7)]
-
-
-async def test_short_work_of_two_models_at_once_is_all_done():
-    quick, other = lane(seconds=1e-6), lane(seconds=1e-6)
-    async with running(quick, other) as batcher:
-        tickets = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
-        assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2], [3]]
 
 
 async def test_counted_steps_are_those_that_ran():
@@ -425,27 +266,6 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     assert gate.batches == [[0]]
 
 
-async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():
-    ran: dict[int, str] = {}
-
-    def run(batch: PaddedBatch, attention: bool) -> list[int]:
-        numbers = names(batch, attention)
-        ran.update(dict.fromkeys(numbers, threading.current_thread().name))
-        return numbers
-
-    only = lane(run, seconds=0.0005)
-    async with running(only, runners=2) as batcher:
-        await asyncio.to_thread(lambda: None)
-        while batcher._runners._idle < 2:
-            await asyncio.sleep(0)
-        tickets = [
-            batcher.submit(only, [sequence(1)], answers),
-            batcher.submit(only, [sequence(2, length=64)], answers, priority=9),
-        ]
-        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
-    assert ran[2].startswith("runner-")
-
-
 async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_has_not_fired():
     gate, now = Gate(), [0.0]
     only = lane(gate, rows=1)
@@ -561,118 +381,6 @@ async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch
     assert await asyncio.to_thread(looked.wait, PATIENCE_SECONDS)
     assert await batcher.drain(PATIENCE_SECONDS)
     assert await outcome(ticket) == [0]
-
-
-# Several models
-
-
-class Clock:
-    """Time that only a run moves: each takes a second, and the first of the model called other what it is held up."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.held_up = 0.0
-        self.ran: list[str] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def lane(self, name: str, *, predicted: float = 0.01) -> Lane[int]:
-        def run(batch: PaddedBatch, attention: bool) -> list[int]:
-            self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
-            self.ran.append(name)
-            return names(batch, attention)
-
-        return lane(run, seconds=predicted, name=name, rows=1)
-
-
-async def test_a_flooded_model_does_not_starve_another():
-    clock = Clock()
-    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
-    async with running(flooded, other, clock=clock) as batcher:
-        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
-        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
-        await outcome(few)
-        await outcome(flood)
-    assert clock.ran.index("other") < 5
-    assert max(i for i, name in enumerate(clock.ran) if name == "other") < 20
-
-
-async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
-    clock = Clock()
-    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
-    async with running(flooded, other, clock=clock) as batcher:
-        clock.held_up = 1000  # seconds that the first run of the other one takes
-        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
-        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
-        await outcome(few)
-        await outcome(flood)
-    assert clock.now > 1000
-    held_up, next_turn, *_ = (i for i, name in enumerate(clock.ran) if name == "other")
-    assert next_turn - held_up <= 3, "two of the other model's between them, as where nothing is held up"
-
-
-async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
-    clock = Clock()
-    steady, idle = clock.lane("steady"), clock.lane("idle")
-    async with running(steady, idle, clock=clock) as batcher:
-        await outcome(batcher.submit(steady, [sequence(number) for number in range(100)], answers))
-        clock.ran.clear()
-        flood = batcher.submit(idle, [sequence(number) for number in range(50)], answers)
-        few = batcher.submit(steady, [sequence(number) for number in range(5)], answers)
-        await outcome(few)
-        await outcome(flood)
-    assert max(i for i, name in enumerate(clock.ran) if name == "steady") < 20
-
-
-async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it():
-    gate = Gate()
-    old, new = lane(gate), lane()
-    async with running(old, new) as batcher:
-        first = batcher.submit(old, [sequence(0)], answers)
-        await gate.busy()
-        waiting = batcher.submit(old, [sequence(1)], answers)
-        batcher.close(old)
-        assert batcher.lanes == [old, new]
-        gate.open.set()
-        assert await outcome(first) == [0]
-        assert await outcome(waiting) == [1]
-        assert batcher.lanes == [new]
-        assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
-        assert batcher.lanes == [new]
-        assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
-
-
-async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
-    gone = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    async with running() as batcher:
-        old = lane()
-        watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
-        batcher.open(old)
-        assert await outcome(batcher.submit(old, [sequence(0)], answers)) == [0]
-        batcher.close(old)
-        del old
-        await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
-    assert watch() is None
-
-
-async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
-    gate = Gate()
-    flooded, quiet = lane(gate), lane()
-    async with running(flooded, quiet, max_queue_cost_steps=16) as batcher:
-        first = batcher.submit(flooded, [sequence(0)], answers)
-        await gate.busy()
-        flood = [batcher.submit(flooded, [sequence(number)], answers) for number in range(1, 5)]
-        with pytest.raises(QueueFull):
-            batcher.submit(flooded, [sequence(5)], answers)
-        calls = [batcher.submit(quiet, [sequence(number)], answers) for number in (6, 7)]
-        with pytest.raises(QueueFull):
-            batcher.submit(quiet, [sequence(8)], answers)
-        gate.open.set()
-        assert await outcome(first) == [0]
-        assert [await outcome(ticket) for ticket in flood] == [[1], [2], [3], [4]]
-        assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
 
 
 # The end

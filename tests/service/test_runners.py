@@ -1,0 +1,190 @@
+"""Which thread runs a batch, and when the event loop, which runs the short ones, may sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import weakref
+
+import pytest
+
+from service.padding import PaddedBatch
+from service.runners import Runners
+from tests.service.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+
+
+async def test_short_work_at_rest_runs_on_the_event_loop():
+    threads: list[threading.Thread] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        threads.append(threading.current_thread())
+        return names(batch, attention)
+
+    quick, slow = lane(run, seconds=1e-6), lane(run)
+    async with running(quick, slow) as batcher:
+        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
+        assert await outcome(batcher.submit(slow, [sequence(2)], answers)) == [2]
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()
+
+
+async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and_long_work_in_the_runner():
+    threads: dict[int, threading.Thread] = {}
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        numbers = names(batch, attention)
+        threads.update(dict.fromkeys(numbers, threading.current_thread()))
+        return numbers
+
+    only = lane(run, seconds=0.001, rows=2)
+    async with running(only, one_core=True) as batcher:
+        lengths = [4, 64, 4, 4, 64, 4, 4, 4]
+        tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(8)]
+        after = batcher.submit(only, [sequence(9), sequence(10)], answers)
+        assert await outcome(after) == [9, 10]
+    on_the_loop = {number for number, thread in threads.items() if thread is threading.main_thread()}
+    assert on_the_loop == {0, 2, 3, 5, 6, 7, 9, 10}
+
+
+async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
+    ran: list[tuple[bool, int, int]] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        ran.append((threading.current_thread() is threading.main_thread(), batch.rows, int(batch.lengths.max())))
+        return names(batch, attention)
+
+    only = lane(run, seconds=0.0008)
+    choices = random.Random(5)
+    async with running(only, one_core=True) as batcher:
+        for _ in range(20):
+            lengths = [choices.randint(1, 24) for _ in range(64)]
+            tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+            assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
+    on_the_loop = [only.cost.column(longest, 64).seconds[rows] for inline, rows, longest in ran if inline]
+    assert on_the_loop
+    assert max(on_the_loop) <= 0.0045  # what the table has learned since is not held against a batch
+    assert not all(inline for inline, _, _ in ran)
+
+
+async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
+    gate = Gate()
+    gate.open.set()
+    only = lane(gate, seconds=1e-6)
+    async with running(only, one_core=True, max_wait_seconds=0.02) as batcher:
+        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
+        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+    assert gate.batches == [[1, 2]]
+
+
+async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_once_and_may_come_back():
+    effort, now, threads = [0.0], [0.0], []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        effort[0] += 1.0
+        return names(batch, attention)
+
+    only = lane(run, seconds=1e-6)
+    only.cost.clock = lambda: effort[0]
+    async with running(only, one_core=True, clock=lambda: now[0]) as batcher:
+        for number in range(3):
+            assert await outcome(batcher.submit(only, [sequence(number)], answers)) == [number]
+        now[0] = 101.0
+        assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
+    assert threads == [True, False, False, True]
+
+
+async def test_short_work_of_two_models_at_once_is_all_done():
+    quick, other = lane(seconds=1e-6), lane(seconds=1e-6)
+    async with running(quick, other) as batcher:
+        tickets = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
+        assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2], [3]]
+
+
+async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():
+    ran: dict[int, str] = {}
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        numbers = names(batch, attention)
+        ran.update(dict.fromkeys(numbers, threading.current_thread().name))
+        return numbers
+
+    only = lane(run, seconds=0.0005)
+    async with running(only, runners=2) as batcher:
+        await asyncio.to_thread(lambda: None)
+        while batcher._runners._idle < 2:
+            await asyncio.sleep(0)
+        tickets = [
+            batcher.submit(only, [sequence(1)], answers),
+            batcher.submit(only, [sequence(2, length=64)], answers, priority=9),
+        ]
+        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+    assert ran[2].startswith("runner-")
+
+
+async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with running() as batcher:
+        old = lane()
+        watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
+        batcher.open(old)
+        assert await outcome(batcher.submit(old, [sequence(0)], answers)) == [0]
+        batcher.close(old)
+        del old
+        await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
+    assert watch() is None
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the event loop looked for another request though it could have slept."""
+    seen: list[float] = []
+    stay_awake = Runners._stay_awake
+
+    def counted(self: Runners, loop: asyncio.AbstractEventLoop) -> None:
+        seen.append(loop.time())
+        stay_awake(self, loop)
+
+    monkeypatch.setattr(Runners, "_stay_awake", counted)
+    return seen
+
+
+async def looked_in_a_while(looks: list[float]) -> int:
+    """How often the event loop looks from now on: once more is not again and again."""
+    before = len(looks)
+    await asyncio.sleep(0.02)
+    return len(looks) - before
+
+
+async def test_the_event_loop_that_answered_all_looks_for_more_for_a_while_and_then_sleeps(looks: list[float]):
+    now = [0.0]
+    quick = lane(seconds=1e-6)
+    async with running(quick, clock=lambda: now[0]) as batcher:
+        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
+        assert await looked_in_a_while(looks) > 2
+        now[0] = 0.001
+        assert await looked_in_a_while(looks) <= 1
+        assert await outcome(batcher.submit(quick, [sequence(2)], answers)) == [2]
+        assert await looked_in_a_while(looks) > 2
+
+
+async def test_while_a_runner_computes_the_event_loop_takes_nothing_of_its_core(looks: list[float]):
+    gate = Gate()
+    quick, slow = lane(seconds=1e-6), lane(gate)
+    async with running(quick, slow, clock=lambda: 0.0) as batcher:
+        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
+        ticket = batcher.submit(slow, [sequence(2)], answers)
+        await gate.busy()
+        assert await looked_in_a_while(looks) <= 1
+        gate.open.set()
+        assert await outcome(ticket) == [2]
+
+
+async def test_a_batcher_that_drained_looks_for_nothing(looks: list[float]):
+    quick = lane(seconds=1e-6)
+    async with running(quick, clock=lambda: 0.0) as batcher:
+        assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
+    assert await looked_in_a_while(looks) <= 1
