@@ -47,11 +47,13 @@ class Column(NamedTuple):
         seconds: Of 0, 1, 2, ... rows; entry 0 is 0.
         cheapest: For at most 0, 1, 2, ... rows, the number of rows at which one row is cheapest; entry 0 is 0.
         enough: The least number of rows at which one row is about as cheap as at any other.
+        least: The seconds of one row where it is cheapest.
     """
 
     seconds: list[float]
     cheapest: list[int]
     enough: int
+    least: float
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
@@ -61,7 +63,7 @@ class Column(NamedTuple):
         least = np.minimum.accumulate(each)
         cheapest = np.maximum.accumulate(np.where(each <= least, counts, 0))
         enough = int((each <= _ABOUT * least[-1]).argmax()) + 1
-        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough)
+        return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
 
 
 class CostTable:

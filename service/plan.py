@@ -27,7 +27,7 @@ from service.pool import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, Pool, Waiti
 
 MAX_LEFT_OUT: Final = 4
 """How often in a row the most urgent sequence yields to one that would miss its deadline."""
-_NEIGHBOURS: Final = 2
+_NEIGHBOURS: Final = 1.5
 """How many good batches on either side of the urgent sequence's width are partitioned with it."""
 _PARTS: Final = 4
 """Into how many parts a good batch of one width can be divided among its neighbours; more where few wait."""
@@ -90,13 +90,12 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
         return []
     if len(pool) == 1:  # as at every plan of a server at rest: there is nobody to choose from
         pool.left_out = 0
-        pool.remove(urgent)
-        return [urgent]
+        return pool.take({urgent.width: 1}, urgent)
     anchor = _anchor(pool, urgent, cost, limits, now)
-    chosen = _company(pool, anchor, cost, limits, seconds=_allowed_seconds(anchor, cost, limits, now))
-    pool.left_out = 0 if urgent in chosen else pool.left_out + 1
-    for waiting in chosen:
-        pool.remove(waiting)
+    column = cost.column(anchor.width, limits.rows)
+    batch = _company(pool, anchor, column, cost, limits, _allowed_seconds(anchor, column, limits, now))
+    chosen = pool.take(batch, anchor)
+    pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
 
 
@@ -111,106 +110,120 @@ def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: f
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
-def _allowed_seconds(anchor: Waiting, cost: Cost, limits: BatchLimits, now: float) -> float:
+def _allowed_seconds(anchor: Waiting, column: Column, limits: BatchLimits, now: float) -> float:
     """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
 
     Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
     """
-    column = cost.column(anchor.width, limits.rows)
     worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
     most = min(limits.seconds, max(limits.turn_seconds, worth))
     slack = anchor.deadline - now
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _company(pool: Pool, anchor: Waiting, cost: Cost, limits: BatchLimits, *, seconds: float) -> list[Waiting]:
-    """The anchor's batch of a cheapest partition of the widths around it."""
-    same = pool.group(anchor.width)
-    column = cost.column(anchor.width, limits.rows)
+def _company(
+    pool: Pool, anchor: Waiting, column: Column, cost: Cost, limits: BatchLimits, seconds: float
+) -> dict[int, int]:
+    """The anchor's batch of a cheapest partition of the widths around it: how many of each width."""
     rows = column.cheapest[_rows_within(column.seconds, limits.most_rows(anchor.width), seconds)]
-    if len(same) >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
-        return _first_with(same, rows, anchor)
-    chosen: list[Waiting] = []
-    widths = pool.widths_around(anchor.width, _NEIGHBOURS * min(rows, column.enough))
-    for width, count in _block(_parts(pool, widths, cost, limits, seconds), anchor.width).items():
-        chosen += _first_with(same, count, anchor) if width == anchor.width else _first(pool.group(width), count)
-    return chosen
+    if pool.count(anchor.width) >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
+        return {anchor.width: rows}
+    around = pool.counts_around(anchor.width, _NEIGHBOURS * min(rows, column.enough))
+    return _batch_with(anchor.width, around, cost, limits, seconds)
 
 
-_Part = tuple[int, int, list[float], int, float]
-"""Sequences of one width that stay together: the width, how many, the seconds of 0, 1, ... rows of that width, the most
-rows that a batch of it may have, and the seconds that each of them takes at least, in whatever batch."""
+def _batch_with(
+    width: int, counts: list[tuple[int, int]], cost: Cost, limits: BatchLimits, seconds: float
+) -> dict[int, int]:
+    """Of a cheapest partition of some sequences, the batch with a width in it: how many of each.
 
-
-def _parts(pool: Pool, widths: list[int], cost: Cost, limits: BatchLimits, seconds: float) -> list[_Part]:
-    """What waits of some ascending widths, in parts that may run in different batches.
-
-    A width that fills batches of its own needs no company for them: only what is left is shared out.
+    Args:
+        width: The one that has to be in it.
+        counts: Ascending widths, and how many there are of each.
+        cost: Predicts a batch's seconds.
+        limits: What a batch may be.
+        seconds: How long it may run.
     """
-    parts: list[_Part] = []
-    finest = 1 + len(pool) // 24
-    for width in widths:
-        times, cheapest, _ = cost.column(width, limits.rows)
-        most = _rows_within(times, limits.most_rows(width), seconds)
-        rows = cheapest[most]
-        least = times[rows] / rows
-        count = len(pool.group(width))
-        if count >= 2 * rows:
-            count = rows + count % rows
-        size = min(finest, -(-rows // _PARTS))
-        # What is past a good batch stands apart, so that the parts of a good batch add up to one.
-        for left in (count - rows, rows) if count > rows else (count,):
-            while left > size:
-                parts.append((width, size, times, most, least))
-                left -= size
-            parts.append((width, left, times, most, least))
-    return parts
-
-
-def _block(parts: list[_Part], width: int) -> dict[int, int]:
-    """A batch with sequences of a width in it, of a cheapest partition: how many of each width."""
-    before = [0]  # rows of all narrower parts
-    floor = [0.0]  # what these take at least
+    parts: list[tuple[int, int]] = []  # sequences of one width that stay together: the width, and how many
+    before = [0]  # rows of all parts before this one
+    floor = [0.0]  # what these take at least, in whatever batches
     best = [0.0]  # what they take in the cheapest partition
     start = [0]  # where the last batch of that partition starts
-    for i, (_, count, seconds, limit, least) in enumerate(parts):
-        total = before[i] + count
-        cheapest, cut = best[i] + seconds[count], i
-        for j in range(i - 1, -1, -1):
-            rows = total - before[j]
-            if rows > limit:
-                break
-            taken = seconds[rows]
-            if best[j] + taken < cheapest:
-                cheapest, cut = best[j] + taken, j
-            elif floor[j] + rows * least >= cheapest:  # and for every smaller j: `least` grows with the width
-                break
-        before.append(total)
-        floor.append(floor[i] + count * least)
-        best.append(cheapest)
-        start.append(cut)
-    place = next(i for i, part in enumerate(parts) if part[0] == width)
+    i = place = total = 0
+    least_so_far = cheapest = 0.0
+    finest = 1 + sum([count for _, count in counts]) // 24
+    rows_alone = limits.cost_steps // limits.rows - limits.multiple  # up to this width the rows alone are limited
+    for each, count in counts:
+        if each == width:
+            place = i
+        column = cost.column(each, limits.rows)
+        times, least = column.seconds, column.least
+        limit = limits.rows if each <= rows_alone else limits.most_rows(each)
+        for size in (1,) if count == 1 else _sizes(count, column, _rows_within(times, limit, seconds), finest):
+            total += size
+            cheapest += times[size]
+            cut = i
+            for j in range(i - 1, -1, -1):
+                rows = total - before[j]
+                if rows > limit or (taken := times[rows]) > seconds:
+                    break
+                if best[j] + taken < cheapest:
+                    cheapest = best[j] + taken
+                    cut = j
+                elif (
+                    floor[j] + rows * least >= cheapest
+                ):  # and for every smaller j: `least` does not fall with the width
+                    break
+            i += 1
+            least_so_far += size * least
+            parts.append((each, size))
+            before.append(total)
+            floor.append(least_so_far)
+            best.append(cheapest)
+            start.append(cut)
+    return _cut_out(parts, start, place)
+
+
+def _cut_out(parts: list[tuple[int, int]], start: list[int], place: int) -> dict[int, int]:
+    """The batch with one part in it: how many of each width.
+
+    Args:
+        parts: In the order of their widths: the width, and how many.
+        start: Where the last batch of a cheapest partition of the first 0, 1, ... parts starts.
+        place: Of that one.
+    """
     high = len(parts)
     while start[high] > place:
         high = start[high]
     batch: dict[int, int] = {}
-    for part in parts[start[high] : high]:
-        batch[part[0]] = batch.get(part[0], 0) + part[1]
+    for width, size in parts[start[high] : high]:
+        batch[width] = batch.get(width, 0) + size
     return batch
+
+
+def _sizes(count: int, column: Column, most: int, finest: int) -> list[int]:
+    """How what waits of one width is parted: what is in a part stays together.
+
+    A width that fills batches of its own needs no company for them: only what is left is shared out.
+
+    Args:
+        count: How many wait.
+        column: Their costs.
+        most: The most rows that a batch of them may have.
+        finest: How many a part holds at least, if there are as many.
+    """
+    rows = column.cheapest[most]
+    if count >= 2 * rows:
+        count = rows + count % rows
+    size = min(finest, -(-rows // _PARTS))
+    sizes: list[int] = []
+    # What is past a good batch stands apart, so that the parts of a good batch add up to one.
+    for left in (count - rows, rows) if count > rows else (count,):
+        sizes += [size] * ((left - 1) // size)
+        sizes.append(left - (left - 1) // size * size)
+    return sizes
 
 
 def _rows_within(times: list[float], most: int, seconds: float) -> int:
     """Of at most so many rows, with the seconds of 0, 1, ... of them, how many take no longer; at least 1."""
     return most if times[most] <= seconds else max(1, bisect_right(times, seconds, 1, most + 1) - 1)
-
-
-def _first_with(group: list[tuple[int, int, Waiting]], rows: int, anchor: Waiting) -> list[Waiting]:
-    """The most urgent `rows` of a group, the anchor among them."""
-    first = _first(group, rows)
-    if anchor not in first:
-        first[-1] = anchor
-    return first
-
-
-def _first(group: list[tuple[int, int, Waiting]], rows: int) -> list[Waiting]:
-    return [waiting for _, _, waiting in group[:rows]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
@@ -91,25 +91,45 @@ class Pool:
             heapq.heappush(self._far, entry)
 
     def remove(self, waiting: Waiting) -> bool:
-        """Takes one out, because it runs or nobody wants its answer any more. False if it did not wait."""
+        """Takes one out because nobody wants its answer any more. False if it did not wait."""
         if not waiting.waits:
             return False
         waiting.waits = False
         self._size -= 1
         group = self._by_width.get(waiting.width, [])
-        place = bisect_left(group, waiting.urgency, key=_URGENCY)
-        while place < len(group) and group[place][0] == waiting.urgency:
-            if group[place][2] is waiting:
-                del group[place]
-                self._near -= 1
-                if not group:
-                    del self._by_width[waiting.width]
-                    del self._widths[bisect_left(self._widths, waiting.width)]
-                break
-            place += 1
-        self._refill()
-        self._forget()
+        place = _place(group, waiting)
+        if place < len(group):
+            del group[place]
+            self._near -= 1
+            if not group:
+                self._forget_width(waiting.width)
+        self._tidy()
         return True
+
+    def take(self, batch: Mapping[int, int], anchor: Waiting) -> list[Waiting]:
+        """Takes a batch out, which runs: the most urgent of each width.
+
+        Args:
+            batch: How many of each width, at least 1 and no more than stand near.
+            anchor: One of the near that is among them, in the place of the last of its width if need be.
+        """
+        taken: list[Waiting] = []
+        for width, count in batch.items():
+            group = self._by_width[width]
+            if count == len(group):
+                taken += [waiting for _, _, waiting in group]
+                self._forget_width(width)
+                continue
+            if width == anchor.width and (place := _place(group, anchor)) >= count:
+                group.insert(count - 1, group.pop(place))
+            taken += [waiting for _, _, waiting in group[:count]]
+            del group[:count]
+        for waiting in taken:
+            waiting.waits = False
+        self._size -= len(taken)
+        self._near -= len(taken)
+        self._tidy()
+        return taken
 
     def most_urgent(self) -> Waiting | None:
         """The one that the next plan is made for, or None where nothing waits."""
@@ -123,23 +143,35 @@ class Pool:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][2] if self._deadlines else None
 
-    def widths_around(self, width: int, rows: int) -> list[int]:
-        """The distinct widths that wait near one, ascending: on either side, as many as hold so many sequences."""
-        widths, by_width = self._widths, self._by_width
-        low = place = bisect_left(widths, width)
-        left = rows
-        while low and left > 0:
-            low -= 1
-            left -= len(by_width[widths[low]])
-        high, left = place + 1, rows
-        while high < len(widths) and left > 0:
-            left -= len(by_width[widths[high]])
-            high += 1
-        return widths[low:high]
+    def counts_around(self, width: int, rows: float) -> list[tuple[int, int]]:
+        """The widths that are near around one, ascending, each with how many there are.
 
-    def group(self, width: int) -> list[tuple[int, int, Waiting]]:
-        """All of one width, the most urgent first."""
-        return self._by_width[width]
+        Args:
+            width: One of them.
+            rows: On either side, as many widths as hold so many sequences.
+        """
+        widths, by_width = self._widths, self._by_width
+        place = bisect_left(widths, width)
+        around = []
+        at, left = place, rows
+        while at and left > 0:
+            at -= 1
+            count = len(by_width[widths[at]])
+            around.append((widths[at], count))
+            left -= count
+        around.reverse()
+        around.append((width, len(by_width[width])))
+        at, left = place + 1, rows
+        while at < len(widths) and left > 0:
+            count = len(by_width[widths[at]])
+            around.append((widths[at], count))
+            left -= count
+            at += 1
+        return around
+
+    def count(self, width: int) -> int:
+        """How many of one width are near."""
+        return len(self._by_width[width])
 
     def _bring_near(self, entry: tuple[int, int, Waiting]) -> None:
         waiting = entry[2]
@@ -157,11 +189,17 @@ class Pool:
         if waiting.deadline != float("inf"):
             heapq.heappush(self._deadlines, (waiting.deadline, entry[1], waiting))
 
-    def _refill(self) -> None:
+    def _forget_width(self, width: int) -> None:
+        """Nothing of a width is near any more."""
+        del self._by_width[width], self._widths[bisect_left(self._widths, width)]
+
+    def _tidy(self) -> None:
+        """Brings the most urgent of the far near, and lets go of what was taken out."""
         while self._near < self.horizon and self._far:
             entry = heapq.heappop(self._far)
             if entry[2].waits:
                 self._bring_near(entry)
+        self._forget()
 
     def _forget(self) -> None:
         """Lets go of what was removed, once it is most of a heap: until then it is skipped when it comes to the top."""
@@ -174,3 +212,13 @@ class Pool:
         if len(self._far) > 2 * (self._size - self._near) + _FORGOTTEN:
             self._far = [entry for entry in self._far if entry[2].waits]
             heapq.heapify(self._far)
+
+
+def _place(group: Sequence[tuple[int, int, Waiting]], waiting: Waiting) -> int:
+    """Where one stands in a group, the most urgent first; the group's length where it does not."""
+    if group and group[0][2] is waiting:
+        return 0
+    place = bisect_left(group, waiting.urgency, key=_URGENCY)
+    while place < len(group) and group[place][2] is not waiting:
+        place += 1
+    return place

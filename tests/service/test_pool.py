@@ -68,12 +68,9 @@ class PoolAgainstASet(RuleBasedStateMachine):
 
     @invariant()
     def the_nearest_stand_by_width(self) -> None:
-        near = sorted(waiting.urgency for width in self.pool.widths_around(16, 99) for _, _, waiting in self._of(width))
+        near = sorted(waiting.urgency for width in self.pool._widths for _, _, waiting in self.pool._by_width[width])
         assert near == sorted(waiting.urgency for waiting in self.waits)[: len(near)]
         assert len(near) >= min(4, len(self.waits))
-
-    def _of(self, width: int) -> list[tuple[int, int, Waiting]]:
-        return self.pool.group(width) if any(waiting.width == width for waiting in self.pool) else []
 
 
 class TestPoolAgainstASet(PoolAgainstASet.TestCase):
@@ -106,6 +103,31 @@ def test_of_equal_urgency_the_right_one_is_removed():
     assert plain[1] in list(pool)
 
 
+def test_a_batch_takes_the_most_urgent_of_each_width_and_the_anchor_in_the_place_of_the_last():
+    pool = Pool()
+    narrow, wide = [Waiting(4) for _ in range(4)], [Waiting(8) for _ in range(3)]
+    for waiting in (*narrow, *wide):
+        pool.add(waiting)
+    assert pool.take({4: 2, 8: 1}, anchor=narrow[3]) == [narrow[0], narrow[3], wide[0]]
+    assert [waiting.waits for waiting in (*narrow, *wide)] == [False, True, True, False, False, True, True]
+    assert pool.most_urgent() is narrow[1]
+    assert (len(pool), pool.count(4), pool.count(8)) == (4, 2, 2)
+    assert pool.take({4: 2, 8: 2}, anchor=narrow[1]) == [narrow[1], narrow[2], wide[1], wide[2]]
+    assert list(pool) == []
+    assert not pool
+
+
+def test_a_batch_may_be_of_one_width_around_which_more_of_equal_urgency_stand():
+    pool = Pool()
+    plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    for waiting in plain:
+        pool.add(waiting)
+    equal = Waiting(4, priority=1)  # stands where the second of them stands
+    pool.add(equal)
+    assert pool.take({4: 2}, anchor=equal) == [plain[0], equal]
+    assert pool.take({4: 1}, anchor=plain[1]) == [plain[1]]
+
+
 def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
     pool = Pool(horizon=2)
     near, far = [Waiting(4), Waiting(4)], Waiting(8)
@@ -128,14 +150,14 @@ def test_the_earliest_deadline_is_of_one_that_still_waits():
     assert pool.earliest_deadline() is None
 
 
-def test_widths_around_one_reach_as_far_as_rows_are_wanted():
+def test_counts_around_a_width_reach_as_far_as_rows_are_wanted():
     pool = Pool()
     for width in (4, 8, 8, 12, 16, 20, 20, 24):
         pool.add(Waiting(width))
-    assert pool.widths_around(12, 0) == [12]
-    assert pool.widths_around(12, 2) == [8, 12, 16, 20]
-    assert pool.widths_around(12, 3) == [4, 8, 12, 16, 20]
-    assert pool.widths_around(4, 1) == [4, 8]
+    assert pool.counts_around(12, 0) == [(12, 1)]
+    assert pool.counts_around(12, 2) == [(8, 2), (12, 1), (16, 1), (20, 2)]
+    assert pool.counts_around(12, 2.5) == [(4, 1), (8, 2), (12, 1), (16, 1), (20, 2)]
+    assert pool.counts_around(4, 1) == [(4, 1), (8, 2)]
 
 
 class Tracked(Waiting):
