@@ -1,17 +1,23 @@
 """How long deciding takes, and how close one-batch-at-a-time planning comes to the exact partition.
 
     python -m benchmarks.planner --waiting 64 --waiting 4096 --json
+    python -m benchmarks.planner --model service/models/japanese-vowels/1
 
 Everything waits at the start and nothing comes later, so that the cheapest partition is known: the dynamic program over
-all sequences in length order, with the same cost table. `ratio` is the planner's predicted seconds over that one's.
+all sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over that
+one's, `first` what the first decision took. `steady` is the median where as many come as run, as under a load that
+goes round; it is what a server feels. Costs are those of a two-layer BiLSTM whose best batches have 11 rows and more,
+or with `--model` what the model's batches cost on this machine.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import numpy as np
@@ -21,11 +27,14 @@ from rich.progress import track
 from rich.table import Table
 
 from service.cost import CostTable
-from service.padding import rounded_width
+from service.manifest import Manifest
 from service.plan import BatchLimits, Cost, plan
 from service.pool import Pool, Waiting
+from service.repository import measure_cost
+from service.session import Session
 
 LONGEST = 1024
+_STEADY = 500
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
@@ -45,6 +54,12 @@ def recurrent_table() -> CostTable:
     per_step = np.asarray([11.8, 7.4, 5.4, 5.5, 5.1, 5.2, 5.7]) * 1e-6
     widths = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
     return CostTable(rows, widths, 60e-6 + np.outer(np.asarray(rows) * per_step, widths))
+
+
+def measured_table(directory: Path, limits: BatchLimits) -> CostTable:
+    """What a model's batches cost here, measured as at its load."""
+    manifest = Manifest.read(directory)
+    return measure_cost(Session.load(directory, manifest), manifest, limits)
 
 
 def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
@@ -73,19 +88,34 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
     return total, deciding
 
 
-def measured(name: str, waiting: int, rounds: int, seed: int) -> dict[str, str | int | float]:
+def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> list[float]:
+    """The seconds that each decision takes while so many wait: as many come, of some widths in turn, as are run."""
+    pool, coming = Pool(), itertools.cycle(widths)
+    for width in itertools.islice(coming, waiting):
+        pool.add(Waiting(width))
+    deciding = []
+    for _ in range(_STEADY):
+        before = time.perf_counter()
+        chosen = plan(pool, cost, limits, 0.0)
+        deciding.append(time.perf_counter() - before)
+        for width in itertools.islice(coming, len(chosen)):
+            pool.add(Waiting(width))
+    return deciding
+
+
+def measured(name: str, waiting: int, rounds: int, seed: int, cost: CostTable) -> dict[str, str | int | float]:
     """One line of the table: the worst ratio of some rounds, and what a decision took with so many waiting."""
-    cost, limits = recurrent_table(), BatchLimits()
+    limits = BatchLimits()
     random = np.random.default_rng(seed)
     ratios, first, all_of_them = [], [], []
     for _ in range(rounds):
-        lengths = np.clip(LENGTHS[name](random, waiting), 1, LONGEST).astype(int)
-        widths = [rounded_width(int(length)) for length in lengths]
+        widths = _drawn(name, random, waiting)
         exact = exact_seconds(widths, cost, limits)  # also fills the table's columns
         seconds, deciding = planned(widths, cost, limits)
         ratios.append(seconds / exact)
         first.append(deciding[0])
         all_of_them.extend(deciding)
+    at_work = steady(_drawn(name, random, 4 * waiting), waiting, cost, limits)
     return {
         "lengths": name,
         "waiting": waiting,
@@ -93,25 +123,33 @@ def measured(name: str, waiting: int, rounds: int, seed: int) -> dict[str, str |
         "first_us": statistics.median(first) * 1e6,
         "median_us": statistics.median(all_of_them) * 1e6,
         "p99_us": float(np.quantile(all_of_them, 0.99)) * 1e6,
+        "steady_us": statistics.median(at_work) * 1e6,
     }
+
+
+def _drawn(name: str, random: np.random.Generator, count: int) -> list[int]:
+    lengths: list[int] = np.clip(LENGTHS[name](random, count), 1, LONGEST).astype(int).tolist()
+    return lengths
 
 
 @click.command(help=__doc__)
 @click.option("--waiting", multiple=True, type=click.IntRange(1), default=(16, 64, 256, 1024, 4096), show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A model directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def main(waiting: tuple[int, ...], rounds: int, seed: int, as_json: bool) -> None:
+def main(waiting: tuple[int, ...], rounds: int, seed: int, model: Path | None, as_json: bool) -> None:
     """Prints the table."""
+    cost = recurrent_table() if model is None else measured_table(model, BatchLimits())
     cases = [(name, count) for name in LENGTHS for count in waiting]
     console = Console(stderr=True)
-    lines = [measured(name, count, rounds, seed) for name, count in track(cases, "Planning", console=console)]
+    lines = [measured(name, count, rounds, seed, cost) for name, count in track(cases, "Planning", console=console)]
     if as_json:
         click.echo(json.dumps(lines, indent=2))
         return
-    table = Table("lengths", "waiting", "worst ratio", "first us", "median us", "p99 us")
+    table = Table("lengths", "waiting", "worst ratio", "first us", "median us", "p99 us", "steady us")
     for line in lines:
-        figures = (f"{line[key]:.1f}" for key in ("first_us", "median_us", "p99_us"))
+        figures = (f"{line[key]:.1f}" for key in ("first_us", "median_us", "p99_us", "steady_us"))
         table.add_row(str(line["lengths"]), str(line["waiting"]), f"{line['ratio']:.4f}", *figures)
     Console().print(table)
 

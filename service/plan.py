@@ -19,6 +19,7 @@ passed over at most `bypass_bound()` times, whatever arrives.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -33,11 +34,15 @@ _PARTS: Final = 4
 """Into how many parts a good batch of one width can be divided among its neighbours; more where few wait."""
 
 
+Columns = Mapping[int, Column]
+"""By width, the costs of 0, 1, 2, ... rows."""
+
+
 class Cost(Protocol):
     """What the planner asks of a cost table."""
 
-    def column(self, width: int, rows: int) -> Column:
-        """The costs of up to `rows` rows of that width."""
+    def columns(self, rows: int) -> Columns:
+        """By width, the costs of up to `rows` rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +96,21 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     if len(pool) == 1:  # as at every plan of a server at rest: there is nobody to choose from
         pool.left_out = 0
         return pool.take({urgent.width: 1}, urgent)
-    anchor = _anchor(pool, urgent, cost, limits, now)
-    column = cost.column(anchor.width, limits.rows)
-    batch = _company(pool, anchor, column, cost, limits, _allowed_seconds(anchor, column, limits, now))
-    chosen = pool.take(batch, anchor)
+    columns = cost.columns(limits.rows)
+    anchor = _anchor(pool, urgent, columns, limits, now)
+    seconds = _allowed_seconds(anchor, columns[anchor.width], limits, now)
+    chosen = pool.take(_company(pool, anchor.width, columns, limits, seconds), anchor)
     pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
 
 
-def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: float) -> Waiting:
+def _anchor(pool: Pool, urgent: Waiting, columns: Columns, limits: BatchLimits, now: float) -> Waiting:
     """The most urgent sequence, or one that makes its deadline only if it runs now."""
     hurried = pool.earliest_deadline()
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
         return urgent
-    alone = cost.column(hurried.width, limits.rows).seconds[1]
-    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)]
+    alone = columns[hurried.width].seconds[1]
+    batch = columns[urgent.width].seconds[limits.most_rows(urgent.width)]
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
@@ -121,26 +126,31 @@ def _allowed_seconds(anchor: Waiting, column: Column, limits: BatchLimits, now: 
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _company(
-    pool: Pool, anchor: Waiting, column: Column, cost: Cost, limits: BatchLimits, seconds: float
-) -> dict[int, int]:
-    """The anchor's batch of a cheapest partition of the widths around it: how many of each width."""
-    rows = column.cheapest[_rows_within(column.seconds, limits.most_rows(anchor.width), seconds)]
-    if pool.count(anchor.width) >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
-        return {anchor.width: rows}
-    around = pool.counts_around(anchor.width, _NEIGHBOURS * min(rows, column.enough))
-    return _batch_with(anchor.width, around, cost, limits, seconds)
+def _company(pool: Pool, width: int, columns: Columns, limits: BatchLimits, seconds: float) -> dict[int, int]:
+    """The batch with the anchor's width in it, of a cheapest partition of the widths around: how many of each."""
+    column = columns[width]
+    most = _rows_within(column.seconds, limits.most_rows(width), seconds)
+    rows = column.cheapest[most]
+    same = pool.count(width)
+    if same >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
+        return {width: rows}
+    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, column.enough))
+    if len(counts) > 1:
+        return _batch_with(width, counts, columns, limits, seconds)
+    rows = column.cheapest[min(same, most)]
+    at_once = same <= most and column.seconds[same] <= column.seconds[rows] + column.seconds[same - rows]
+    return {width: same if at_once else rows}
 
 
 def _batch_with(
-    width: int, counts: list[tuple[int, int]], cost: Cost, limits: BatchLimits, seconds: float
+    width: int, counts: list[tuple[int, int]], columns: Columns, limits: BatchLimits, seconds: float
 ) -> dict[int, int]:
     """Of a cheapest partition of some sequences, the batch with a width in it: how many of each.
 
     Args:
         width: The one that has to be in it.
         counts: Ascending widths, and how many there are of each.
-        cost: Predicts a batch's seconds.
+        columns: The costs of each.
         limits: What a batch may be.
         seconds: How long it may run.
     """
@@ -156,7 +166,7 @@ def _batch_with(
     for each, count in counts:
         if each == width:
             place = i
-        column = cost.column(each, limits.rows)
+        column = columns[each]
         times, least = column.seconds, column.least
         limit = limits.rows if each <= rows_alone else limits.most_rows(each)
         for size in (1,) if count == 1 else _sizes(count, column, _rows_within(times, limit, seconds), finest):

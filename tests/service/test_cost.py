@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from service.cost import CostTable, grid, measure
+from service.cost import Column, CostTable, grid, measure
 from tests.service.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
@@ -155,18 +155,20 @@ def test_what_makes_one_batch_slower_is_expected_of_every_batch():
 
 
 def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
-    table = linear_table(1.0, 1.0)
-    compute = table._computed
+    compute, overtaken = CostTable._computed, []
 
-    def overtaken(width: int, rows: int):
-        column = compute(width, rows)
-        monkeypatch.undo()
-        for _ in range(50):
-            table.observe(1, 4, 50.0)
+    def computed(self: CostTable, width: int, rows: int) -> Column:
+        column = compute(self, width, rows)
+        if not overtaken:
+            overtaken.append(width)
+            for _ in range(50):
+                self.observe(1, 4, 50.0)
         return column
 
-    monkeypatch.setattr(table, "_computed", overtaken)
+    monkeypatch.setattr(CostTable, "_computed", computed)
+    table = linear_table(1.0, 1.0)
     assert table.predict(1, 8) == 9.0
+    assert overtaken == [8]
     assert table.predict(1, 8) > 12.0
 
 
