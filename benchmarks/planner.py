@@ -6,8 +6,8 @@
 Everything waits at the start and nothing comes later, so that the cheapest partition is known: the dynamic program over
 all sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over that
 one's, `first` what the first decision took. `steady` is the median where as many come as run, as under a load that
-goes round; it is what a server feels. Costs are those of a two-layer BiLSTM whose best batches have 11 rows and more,
-or with `--model` what the model's batches cost on this machine.
+goes round, in turns as long as a batch may be on the event loop of one core. Costs and limits are those of a two-layer
+BiLSTM whose batches are cheapest with some ten rows, or with `--model` those of a model, measured on this machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -27,10 +28,13 @@ from rich.progress import track
 from rich.table import Table
 
 from service.cost import CostTable
+from service.errors import ManifestError, ModelError
+from service.lanes import TURN_SECONDS
 from service.manifest import Manifest
 from service.plan import BatchLimits, Cost, plan
 from service.pool import Pool, Waiting
 from service.repository import measure_cost
+from service.runners import ONE_CORE_INLINE_SECONDS
 from service.session import Session
 
 LONGEST = 1024
@@ -56,20 +60,33 @@ def recurrent_table() -> CostTable:
     return CostTable(rows, widths, 60e-6 + np.outer(np.asarray(rows) * per_step, widths))
 
 
-def measured_table(directory: Path, limits: BatchLimits) -> CostTable:
-    """What a model's batches cost here, measured as at its load."""
-    manifest = Manifest.read(directory)
-    return measure_cost(Session.load(directory, manifest), manifest, limits)
+def of_model(directory: Path) -> tuple[CostTable, BatchLimits]:
+    """What a model's batches cost here, measured as at its load, and what they may be.
+
+    Raises:
+        click.BadParameter: That is no model directory.
+    """
+    try:
+        manifest = Manifest.read(directory)
+        limits = replace(BatchLimits().at_most(manifest.max_batch_rows), multiple=manifest.width_multiple)
+        return measure_cost(Session.load(directory, manifest), manifest, limits), limits
+    except (ManifestError, ModelError) as error:
+        raise click.BadParameter(f"{error}; give a model directory, NAME/VERSION", param_hint="--model") from error
 
 
 def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
-    """Seconds of the cheapest partition: for a cost that does not fall with width one is contiguous in width order."""
+    """Seconds of the cheapest partition: for a cost that does not fall with width one is contiguous in width order.
+
+    Each batch keeps the limits and the turn that its widest sequence would have.
+    """
     ordered = sorted(widths)
     best = [0.0]
     for end, width in enumerate(ordered, start=1):
-        seconds = cost.column(width, limits.rows).seconds
-        most = min(end, max(1, min(limits.rows, limits.cost_steps // width)))
-        best.append(min(best[end - rows] + seconds[rows] for rows in range(1, most + 1)))
+        column = cost.column(width, limits.rows)
+        seconds, most = column.seconds, limits.most_rows(width)
+        turn = max(limits.turn_seconds, seconds[min(column.enough, most)])
+        in_turn = (rows for rows in range(1, min(end, most) + 1) if rows == 1 or seconds[rows] <= turn)
+        best.append(min(best[end - rows] + seconds[rows] for rows in in_turn))
     return best[-1]
 
 
@@ -90,6 +107,7 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
 
 def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> list[float]:
     """The seconds that each decision takes while so many wait: as many come, of some widths in turn, as are run."""
+    limits = replace(limits, seconds=ONE_CORE_INLINE_SECONDS, turn_seconds=TURN_SECONDS)
     pool, coming = Pool(), itertools.cycle(widths)
     for width in itertools.islice(coming, waiting):
         pool.add(Waiting(width))
@@ -103,9 +121,10 @@ def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> 
     return deciding
 
 
-def measured(name: str, waiting: int, rounds: int, seed: int, cost: CostTable) -> dict[str, str | int | float]:
+def measured(
+    name: str, waiting: int, rounds: int, seed: int, cost: Cost, limits: BatchLimits
+) -> dict[str, str | int | float]:
     """One line of the table: the worst ratio of some rounds, and what a decision took with so many waiting."""
-    limits = BatchLimits()
     random = np.random.default_rng(seed)
     ratios, first, all_of_them = [], [], []
     for _ in range(rounds):
@@ -140,10 +159,12 @@ def _drawn(name: str, random: np.random.Generator, count: int) -> list[int]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def main(waiting: tuple[int, ...], rounds: int, seed: int, model: Path | None, as_json: bool) -> None:
     """Prints the table."""
-    cost = recurrent_table() if model is None else measured_table(model, BatchLimits())
+    cost, limits = (recurrent_table(), BatchLimits()) if model is None else of_model(model)
     cases = [(name, count) for name in LENGTHS for count in waiting]
     console = Console(stderr=True)
-    lines = [measured(name, count, rounds, seed, cost) for name, count in track(cases, "Planning", console=console)]
+    lines = [
+        measured(name, count, rounds, seed, cost, limits) for name, count in track(cases, "Planning", console=console)
+    ]
     if as_json:
         click.echo(json.dumps(lines, indent=2))
         return

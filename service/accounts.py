@@ -58,15 +58,22 @@ class Account:
             self.trace.decoded(started, ended)
         return ended - started
 
-    def close(self, status: int, error: RequestError | None = None, timing: Timing | None = None) -> None:
+    def close(
+        self,
+        status: int,
+        error: RequestError | None = None,
+        timing: Timing | None = None,
+        ended: float | None = None,
+    ) -> None:
         """It has its answer.
 
         Args:
             status: As HTTP.
             error: Why it got no other answer.
             timing: Where its time went, if it was answered.
+            ended: When the answer was there, if it was not just now, on the clock of `time.monotonic`.
         """
-        seconds = time.monotonic() - self.arrived
+        seconds = (time.monotonic() if ended is None else ended) - self.arrived
         reason = error.reason if isinstance(error, Refused) else None
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._accounts.access

@@ -258,10 +258,13 @@ class Batcher:
         """See `Queue`; what is late has none, though its timer has not fired yet."""
         now = self._clock()
         for ticket, outcome in outcomes:
-            if ticket.entries and ticket.entries[0].deadline <= now:
-                self._expire(ticket)
-            else:
-                self._settle(ticket, outcome)
+            try:
+                if ticket.entries and ticket.entries[0].deadline <= now:
+                    self._expire(ticket)
+                else:
+                    self._settle(ticket, outcome)
+            except Exception:  # one caller's broken connection must not cost the others their answers
+                log.exception("an answer could not be given to its caller")
 
     def _expire(self, ticket: Ticket[Any]) -> None:
         self._settle(ticket, DeadlineExceeded("the deadline passed before the answer was there"))

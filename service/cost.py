@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -66,27 +66,6 @@ class Column(NamedTuple):
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
 
 
-class Columns(dict[int, Column]):
-    """Columns by width, computed when they are asked for, and kept until there are too many of them.
-
-    Args:
-        compute: Makes the column of a width, of 0, 1, 2, ... and `rows` rows.
-        rows: How many.
-    """
-
-    def __init__(self, compute: Callable[[int, int], Column], rows: int) -> None:
-        super().__init__()
-        self.rows = rows
-        self._compute = compute
-
-    def __missing__(self, width: int) -> Column:
-        """Computes the column of a width that has none."""
-        if len(self) >= _COLUMNS:
-            self.clear()
-        column = self[width] = self._compute(width, self.rows)
-        return column
-
-
 class CostTable:
     """Seconds of a batch by rows and width.
 
@@ -123,7 +102,7 @@ class CostTable:
         self._drift = 0.0  # log of what serving sees over what was measured
         self._applied = 0.0  # the part of it that predictions have
         self._seconds = self._measured
-        self._columns = Columns(self._computed, rows=0)
+        self._columns: dict[int, Column] = {}
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
         self._widths = self.widths.tolist()
 
@@ -132,16 +111,15 @@ class CostTable:
         """`[rows, widths]` of the grid, as serving has it now; monotone."""
         return self._seconds
 
-    def columns(self, rows: int) -> Mapping[int, Column]:
-        """By width, the costs of up to `rows` rows; they are of one moment, and change with the next that is asked."""
-        columns = self._columns  # another thread's `observe` puts others in their place, and these are forgotten
-        if columns.rows < rows:
-            columns = self._columns = Columns(self._computed, rows)
-        return columns
-
     def column(self, width: int, rows: int) -> Column:
-        """The costs of up to `rows` rows of one width."""
-        return self.columns(rows)[width]
+        """The costs of up to `rows` rows of that width; kept until the table changes."""
+        columns = self._columns  # another thread's `observe` puts a new one in its place, and this one is forgotten
+        column = columns.get(width)
+        if column is None or len(column.seconds) <= rows:
+            if len(columns) >= _COLUMNS:
+                columns.clear()
+            column = columns[width] = self._computed(width, rows)
+        return column
 
     def _computed(self, width: int, rows: int) -> Column:
         between = self._between.get(rows)
@@ -173,7 +151,7 @@ class CostTable:
         if abs(self._drift - self._applied) > _NOTICED:
             self._applied = self._drift
             self._seconds = self._measured * math.exp(self._applied)
-            self._columns = Columns(self._computed, self._columns.rows)
+            self._columns = {}
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""

@@ -169,11 +169,12 @@ class Direct:
             return
         self.response_complete = self.response_started = True
         self._ticket = None
+        ended = time.monotonic()
         try:
             if response is not None and not self.disconnected:
                 self._protocol.answered(response, keep_alive=self.keep_alive)
-        finally:
-            self._account.close(status, error, timing)
+        finally:  # whoever waits for the answer waits for no figure
+            self._account.close(status, error, timing, ended)
 
 
 class DirectPath:

@@ -19,7 +19,6 @@ passed over at most `bypass_bound()` times, whatever arrives.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -30,19 +29,17 @@ MAX_LEFT_OUT: Final = 4
 """How often in a row the most urgent sequence yields to one that would miss its deadline."""
 _NEIGHBOURS: Final = 1.5
 """How many good batches on either side of the urgent sequence's width are partitioned with it."""
+_AT_LEAST: Final = 4
+"""The rows that a good batch is taken to have for that, at least, if so many may run together."""
 _PARTS: Final = 4
 """Into how many parts a good batch of one width can be divided among its neighbours; more where few wait."""
-
-
-Columns = Mapping[int, Column]
-"""By width, the costs of 0, 1, 2, ... rows."""
 
 
 class Cost(Protocol):
     """What the planner asks of a cost table."""
 
-    def columns(self, rows: int) -> Columns:
-        """By width, the costs of up to `rows` rows."""
+    def column(self, width: int, rows: int) -> Column:
+        """The costs of up to `rows` rows of that width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,61 +93,65 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     if len(pool) == 1:  # as at every plan of a server at rest: there is nobody to choose from
         pool.left_out = 0
         return pool.take({urgent.width: 1}, urgent)
-    columns = cost.columns(limits.rows)
-    anchor = _anchor(pool, urgent, columns, limits, now)
-    seconds = _allowed_seconds(anchor, columns[anchor.width], limits, now)
-    chosen = pool.take(_company(pool, anchor.width, columns, limits, seconds), anchor)
+    anchor = _anchor(pool, urgent, cost, limits, now)
+    seconds = _allowed_seconds(anchor, cost, limits, now)
+    chosen = pool.take(_company(pool, anchor.width, cost, limits, seconds), anchor)
     pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
 
 
-def _anchor(pool: Pool, urgent: Waiting, columns: Columns, limits: BatchLimits, now: float) -> Waiting:
+def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: float) -> Waiting:
     """The most urgent sequence, or one that makes its deadline only if it runs now."""
     hurried = pool.earliest_deadline()
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
         return urgent
-    alone = columns[hurried.width].seconds[1]
-    batch = columns[urgent.width].seconds[limits.most_rows(urgent.width)]
+    alone = cost.column(hurried.width, limits.rows).seconds[1]
+    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)]
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
-def _allowed_seconds(anchor: Waiting, column: Column, limits: BatchLimits, now: float) -> float:
+def _allowed_seconds(anchor: Waiting, cost: Cost, limits: BatchLimits, now: float) -> float:
     """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
 
     Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
     """
+    column = cost.column(anchor.width, limits.rows)
     worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
     most = min(limits.seconds, max(limits.turn_seconds, worth))
     slack = anchor.deadline - now
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _company(pool: Pool, width: int, columns: Columns, limits: BatchLimits, seconds: float) -> dict[int, int]:
+def _company(pool: Pool, width: int, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:
     """The batch with the anchor's width in it, of a cheapest partition of the widths around: how many of each."""
-    column = columns[width]
+    column = cost.column(width, limits.rows)
     most = _rows_within(column.seconds, limits.most_rows(width), seconds)
     rows = column.cheapest[most]
     same = pool.count(width)
     if same >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
         return {width: rows}
-    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, column.enough))
-    if len(counts) > 1:
-        return _batch_with(width, counts, columns, limits, seconds)
-    rows = column.cheapest[min(same, most)]
-    at_once = same <= most and column.seconds[same] <= column.seconds[rows] + column.seconds[same - rows]
-    return {width: same if at_once else rows}
+    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, max(column.enough, _AT_LEAST)))
+    if len(counts) == 1:
+        return {width: _of_one_width(same, most, column.seconds)}
+    return _batch_with(width, counts, cost, limits, seconds)
+
+
+def _of_one_width(count: int, most: int, times: list[float]) -> int:
+    """How many run first of sequences of one width that need one batch or two, of so many rows at most."""
+    fewest = -(-count // 2)
+    return min(range(min(count, most), fewest - 1, -1), key=lambda rows: times[rows] + times[count - rows])
 
 
 def _batch_with(
-    width: int, counts: list[tuple[int, int]], columns: Columns, limits: BatchLimits, seconds: float
+    width: int, counts: list[tuple[int, int]], cost: Cost, limits: BatchLimits, seconds: float
 ) -> dict[int, int]:
     """Of a cheapest partition of some sequences, the batch with a width in it: how many of each.
 
     Args:
         width: The one that has to be in it.
         counts: Ascending widths, and how many there are of each.
-        columns: The costs of each.
+        cost: Predicts a batch's seconds.
         limits: What a batch may be.
         seconds: How long it may run.
     """
@@ -159,36 +160,31 @@ def _batch_with(
     floor = [0.0]  # what these take at least, in whatever batches
     best = [0.0]  # what they take in the cheapest partition
     start = [0]  # where the last batch of that partition starts
-    i = place = total = 0
-    least_so_far = cheapest = 0.0
+    place = 0  # of the first part of the width that has to be in
     finest = 1 + sum([count for _, count in counts]) // 24
     rows_alone = limits.cost_steps // limits.rows - limits.multiple  # up to this width the rows alone are limited
     for each, count in counts:
         if each == width:
-            place = i
-        column = columns[each]
+            place = len(parts)
+        column = cost.column(each, limits.rows)
         times, least = column.seconds, column.least
         limit = limits.rows if each <= rows_alone else limits.most_rows(each)
         for size in (1,) if count == 1 else _sizes(count, column, _rows_within(times, limit, seconds), finest):
-            total += size
-            cheapest += times[size]
-            cut = i
+            i = len(parts)
+            total = before[i] + size
+            cheapest, cut = best[i] + times[size], i
             for j in range(i - 1, -1, -1):
                 rows = total - before[j]
                 if rows > limit or (taken := times[rows]) > seconds:
                     break
                 if best[j] + taken < cheapest:
-                    cheapest = best[j] + taken
-                    cut = j
-                elif (
-                    floor[j] + rows * least >= cheapest
-                ):  # and for every smaller j: `least` does not fall with the width
+                    cheapest, cut = best[j] + taken, j
+                # `least` does not fall with the width: what is true here is true for every smaller j.
+                elif floor[j] + rows * least >= cheapest:
                     break
-            i += 1
-            least_so_far += size * least
             parts.append((each, size))
             before.append(total)
-            floor.append(least_so_far)
+            floor.append(floor[i] + size * least)
             best.append(cheapest)
             start.append(cut)
     return _cut_out(parts, start, place)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
@@ -150,24 +150,22 @@ class Pool:
             width: One of them.
             rows: On either side, as many widths as hold so many sequences.
         """
-        widths, by_width = self._widths, self._by_width
-        place = bisect_left(widths, width)
-        around = []
-        at, left = place, rows
-        while at and left > 0:
-            at -= 1
-            count = len(by_width[widths[at]])
-            around.append((widths[at], count))
-            left -= count
-        around.reverse()
-        around.append((width, len(by_width[width])))
-        at, left = place + 1, rows
-        while at < len(widths) and left > 0:
-            count = len(by_width[widths[at]])
-            around.append((widths[at], count))
-            left -= count
-            at += 1
-        return around
+        place = bisect_left(self._widths, width)
+        below = self._counts(range(place - 1, -1, -1), rows)
+        above = self._counts(range(place + 1, len(self._widths)), rows)
+        return [*reversed(below), (width, len(self._by_width[width])), *above]
+
+    def _counts(self, places: Iterable[int], rows: float) -> list[tuple[int, int]]:
+        """The widths at these places and how many each has, until they are so many."""
+        counts = []
+        for place in places:
+            if rows <= 0:
+                break
+            width = self._widths[place]
+            count = len(self._by_width[width])
+            counts.append((width, count))
+            rows -= count
+        return counts
 
     def count(self, width: int) -> int:
         """How many of one width are near."""

@@ -13,6 +13,7 @@ that is short, under load too, and the runner is left with what is long.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,8 +33,9 @@ HELD_PAUSE: Final = 100
 """How long that while is, in times of that run: the event loop is held for a hundredth of the time at most."""
 
 AWAKE_SECONDS: Final = 0.0001
-"""How long the event loop looks for another request, when it has answered the last one, before it sleeps. Being woken
-takes about as long: a client that asks again at once is answered sooner, and one that does not has cost this time."""
+"""How long the event loop looks for another request, when it has run all that waited, before it sleeps. To be woken
+takes about as long, so a client that asks again at once is answered sooner. It costs a server with little to do this
+much of its core a batch, at most; whoever else wants the core gets it at once."""
 
 
 class Queue(Protocol):
@@ -185,14 +187,15 @@ class Runners:
         if self._loop is not None:
             self._loop.call_soon(self._execution.count, ran)  # when the answers are on their way
         self._queue.settle_all(ran.outcomes)
-        if self._loop is not None and not self._turn_asked:
+        if self._loop is not None:
             self._awake_until = self._clock() + AWAKE_SECONDS
             self._loop.call_soon(self._stay_awake, self._loop)
 
     def _stay_awake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Has the event loop look for requests again, for a while: between two of its turns it does not sleep."""
-        at_rest = self._idle == self.count and not self._turn_asked and not self._stopping
+        at_rest = self._idle == self.count and not self._turn_asked
         if at_rest and self._clock() < self._awake_until:
+            _give_way()
             loop.call_soon(self._stay_awake, loop)
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
@@ -206,3 +209,9 @@ class Runners:
         widest = max(waiting.width for waiting in first if waiting is not None)
         column = lane.cost.column(widest, lane.limits.rows)
         return column.seconds[min(len(lane.pool), column.enough)] <= self._inline_seconds
+
+
+def _give_way() -> None:
+    """Lets another process that waits for this core run, where the system knows how; a client may share it."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()

@@ -48,6 +48,8 @@ async def running(*lanes: Lane[int], **options: Any) -> AsyncIterator[Batcher]:
     for one in lanes:
         batcher.open(one)
     await batcher.start()
+    while batcher._runners._idle < batcher._runners.count:  # a thread that is not there yet takes work differently
+        await asyncio.sleep(0)
     try:
         yield batcher
     finally:

@@ -172,6 +172,33 @@ async def test_a_finish_that_raises_costs_nobody_else_his_answer():
         assert await outcome(mate) == [2]
 
 
+class BrokenWaiter:
+    """One whose connection breaks when its answer is given to it."""
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any) -> None:
+        raise OSError("broken")
+
+    def set_exception(self, exception: BaseException) -> None:
+        raise OSError("broken")
+
+
+async def test_a_caller_that_cannot_be_given_its_answer_costs_nobody_else_his(caplog: pytest.LogCaptureFixture):
+    gate = Gate()
+    only = lane(gate)
+    async with running(only) as batcher:
+        batcher.submit(only, [sequence(0)], answers)
+        await gate.busy()
+        batcher.submit(only, [sequence(1)], answers, waiter=BrokenWaiter())
+        mate = batcher.submit(only, [sequence(2)], answers)
+        gate.open.set()
+        assert await outcome(mate) == [2]
+        assert batcher.unanswered == 0
+    assert "could not be given" in caplog.text
+
+
 def broken(*arguments: Any, **named: Any) -> Any:
     raise ZeroDivisionError("broken")
 

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from service import protocol
+from service.accounts import Account
 from service.direct import DirectPath
 from service.endpoint import LARGE_BODY_BYTES
 from service.padding import PaddedBatch
@@ -374,6 +375,37 @@ async def test_a_failure_of_the_service_itself_is_500_without_its_words(
         assert status == 500
         assert b"internal words" not in content
     assert "internal words" in caplog.text
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["sound", "breaks"])
+async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_that(
+    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    done: list[str] = []
+    answered, close = ShortcutProtocol.answered, Account.close
+
+    def writes(self: ShortcutProtocol, response: bytes, *, keep_alive: bool) -> None:
+        done.append("answered")
+        if breaks:
+            self.transport.abort()
+            raise OSError("broken")
+        answered(self, response, keep_alive=keep_alive)
+
+    def closes(self: Account, status: int, *rest: Any) -> None:
+        done.append(f"closed with {status}")
+        close(self, status, *rest)
+
+    monkeypatch.setattr(ShortcutProtocol, "answered", writes)
+    monkeypatch.setattr(Account, "close", closes)
+    async with net(service) as made:
+        line = await made.line()
+        if breaks:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await line.ask(GOOD)
+        else:
+            assert (await line.ask(GOOD))[0] == 200
+    assert done == ["answered", "closed with 200"]
+    assert service.serving.batcher.unanswered == 0
 
 
 async def test_while_draining_a_refusal_ends_the_connection(service: Service) -> None:

@@ -41,7 +41,7 @@ def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[Pool, dict[Waiting,
     return pool, places
 
 
-widths = st.integers(1, 60).map(lambda quarter: 4 * quarter)
+widths = st.integers(1, 60).map(lambda quarter: 4 * quarter) | st.integers(1, 240)
 specs = st.builds(
     Spec,
     width=widths,
@@ -53,6 +53,8 @@ several_limits = st.builds(
     rows=st.integers(1, 16),
     cost_steps=st.integers(1, 2000),
     seconds=st.sampled_from([FOREVER, 0.05, 0.002, 0.0]),
+    turn_seconds=st.sampled_from([FOREVER, 0.02, 0.002]),
+    multiple=st.sampled_from([1, 4, 32]),
 )
 
 
@@ -85,7 +87,7 @@ def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec],
         rows, width = len(chosen), max(one.width for one in chosen)
         if rows > 1:
             assert rows <= limits.rows
-            assert rows * width <= limits.cost_steps
+            assert rows * rounded_width(width, limits.multiple) <= limits.cost_steps
             assert cost.predict(rows, width) <= limits.seconds
 
 
@@ -113,6 +115,13 @@ def test_the_most_urgent_is_left_out_only_a_few_times_in_a_row_and_for_a_deadlin
             left_out += 1
             assert any(one.deadline != FOREVER for one in chosen)
         assert left_out <= MAX_LEFT_OUT
+
+
+@pytest.mark.parametrize(("width", "fits"), [(252, True), (253, False)])
+def test_the_width_that_is_limited_is_the_one_that_runs(width: int, fits: bool):
+    limits = BatchLimits(rows=4, cost_steps=4 * 255, multiple=4)
+    pool, _ = pool_of([Spec(width)] + [Spec(width - 1)] * 3)
+    assert (len(plan(pool, linear_table(1.0, 0.0), limits, now=0.0)) == 4) is fits
 
 
 def test_a_sequence_past_every_limit_runs_alone():
@@ -231,25 +240,40 @@ def test_the_bound_holds_against_an_adversary_that_comes_close_to_it(rows: int):
 # Efficiency
 
 
+TABLES = {"best in many rows": recurrent_table(), "best in few": linear_table(60e-6, 10e-6)}
+
+
+@pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(count=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
-def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(lengths: str, count: int, seed: int):
-    cost, limits = recurrent_table(), BatchLimits()
-    drawn = np.clip(LENGTHS[lengths](np.random.default_rng(seed), count), 1, LONGEST).astype(int)
-    of_width = [rounded_width(int(length)) for length in drawn]
+def test_offline_plans_cost_at_most_three_percent_more_than_the_exact_partition(
+    lengths: str, cost: CostTable, count: int, seed: int
+):
+    limits = BatchLimits()
+    of_width = np.clip(LENGTHS[lengths](np.random.default_rng(seed), count), 1, LONGEST).astype(int).tolist()
     seconds, _ = planned(of_width, cost, limits)
     exact = exact_seconds(of_width, cost, limits)
     assert exact * (1 - 1e-9) <= seconds <= 1.03 * exact
 
 
+@pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str):
-    cost, limits = recurrent_table(), BatchLimits()
-    drawn = np.clip(LENGTHS[lengths](np.random.default_rng(1), 4096), 1, LONGEST).astype(int)
-    of_width = [rounded_width(int(length)) for length in drawn]
+def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTable):
+    limits = BatchLimits()
+    of_width = np.clip(LENGTHS[lengths](np.random.default_rng(1), 4096), 1, LONGEST).astype(int).tolist()
     seconds, _ = planned(of_width, cost, limits)
     assert seconds <= 1.03 * exact_seconds(of_width, cost, limits)
+
+
+@pytest.mark.parametrize("cost", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("turn_seconds", [FOREVER, 0.02, 0.002])
+@pytest.mark.parametrize("width", [20, 50, 500])
+def test_sequences_of_one_width_are_divided_as_cheaply_as_can_be(width: int, turn_seconds: float, cost: CostTable):
+    limits = BatchLimits(turn_seconds=turn_seconds)
+    for count in range(1, 40):
+        seconds, _ = planned([width] * count, cost, limits)
+        assert seconds <= 1.03 * exact_seconds([width] * count, cost, limits)
 
 
 @given(st.lists(widths, min_size=1, max_size=7), tables())
@@ -269,6 +293,12 @@ def test_the_exact_partition_is_no_dearer_than_any_other(of_width: list[int], co
 def test_one_width_is_run_in_full_batches():
     pool, _ = pool_of([Spec(20)] * 48 + [Spec(24)] * 3)
     assert [one.width for one in plan(pool, recurrent_table(), BatchLimits(rows=16), now=0.0)] == [20] * 16
+
+
+def test_what_does_not_fit_into_one_batch_is_divided_evenly():
+    cost = CostTable([1, 2, 3, 4], [50], np.array([[0.00085], [0.0014], [0.0020], [0.0025]]))
+    pool, _ = pool_of([Spec(50)] * 4)
+    assert [len(plan(pool, cost, BatchLimits(seconds=0.002), now=0.0)) for _ in range(2)] == [2, 2]
 
 
 def test_a_wide_sequence_does_not_drag_narrow_ones_along():

@@ -113,9 +113,6 @@ async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_on
 
     only = lane(run, seconds=0.0005)
     async with running(only, runners=2) as batcher:
-        await asyncio.to_thread(lambda: None)
-        while batcher._runners._idle < 2:
-            await asyncio.sleep(0)
         tickets = [
             batcher.submit(only, [sequence(1)], answers),
             batcher.submit(only, [sequence(2, length=64)], answers, priority=9),
@@ -181,6 +178,20 @@ async def test_while_a_runner_computes_the_event_loop_takes_nothing_of_its_core(
         assert await looked_in_a_while(looks) <= 1
         gate.open.set()
         assert await outcome(ticket) == [2]
+
+
+async def test_while_anything_waits_the_event_loop_does_not_look_again(looks: list[float]):
+    looked: list[int] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        looked.append(len(looks))
+        return names(batch, attention)
+
+    quick = lane(run, seconds=1e-6, rows=1)
+    async with running(quick, one_core=True, clock=lambda: 0.0) as batcher:
+        await outcome(batcher.submit(quick, [sequence(number) for number in range(9)], answers))
+    assert len(looked) == 9
+    assert all(count <= run for run, count in enumerate(looked)), "once for each run, when it has ended"
 
 
 async def test_a_batcher_that_drained_looks_for_nothing(looks: list[float]):
