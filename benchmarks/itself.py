@@ -39,7 +39,6 @@ _QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
 _ARRIVALS: Final[tuple[Arrivals, ...]] = ("poisson", "constant")
 _BYPASS_ROUNDS: Final = 5
 """Each with sequences and arrivals of its own: the longest of all waits hangs on one backlog, and that on chance."""
-
 _LEAD_SECONDS: Final = 1.0
 """At half the rate, before it counts: a thousand connections are opened first, and nobody's turn is what these cost."""
 

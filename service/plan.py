@@ -29,7 +29,7 @@ MAX_LEFT_OUT: Final = 4
 """How often in a row the most urgent sequence yields to one that would miss its deadline."""
 _NEIGHBOURS: Final = 1.5
 """How many good batches on either side of the urgent sequence's width are partitioned with it."""
-_AT_LEAST: Final = 4
+_ENOUGH_AT_LEAST: Final = 4
 """The rows that a good batch is taken to have for that, at least, if so many may run together."""
 _PARTS: Final = 4
 """Into how many parts a good batch of one width can be divided among its neighbours; more where few wait."""
@@ -131,7 +131,7 @@ def _company(pool: Pool, width: int, cost: Cost, limits: BatchLimits, seconds: f
     same = pool.count(width)
     if same >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
         return {width: rows}
-    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, max(column.enough, _AT_LEAST)))
+    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, max(column.enough, _ENOUGH_AT_LEAST)))
     if len(counts) == 1:
         return {width: _of_one_width(same, most, column.seconds)}
     return _batch_with(width, counts, cost, limits, seconds)

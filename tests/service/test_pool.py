@@ -90,13 +90,18 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     assert pool.most_urgent() is urgent
 
 
-def test_of_equal_urgency_the_right_one_is_removed():
+def of_equal_urgency() -> tuple[Pool, list[Waiting], Waiting]:
+    """A pool, those without priority in it, and one with it that stands where the second of them stands."""
     pool = Pool()
     plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
-    for waiting in plain:
+    equal = Waiting(4, priority=1)
+    for waiting in (*plain, equal):
         pool.add(waiting)
-    equal = Waiting(4, priority=1)  # stands where the second of them stands
-    pool.add(equal)
+    return pool, plain, equal
+
+
+def test_of_equal_urgency_the_right_one_is_removed():
+    pool, plain, equal = of_equal_urgency()
     assert equal.urgency == plain[1].urgency
     pool.remove(equal)
     assert equal not in list(pool)
@@ -118,12 +123,7 @@ def test_a_batch_takes_the_most_urgent_of_each_width_and_the_anchor_in_the_place
 
 
 def test_a_batch_may_be_of_one_width_around_which_more_of_equal_urgency_stand():
-    pool = Pool()
-    plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
-    for waiting in plain:
-        pool.add(waiting)
-    equal = Waiting(4, priority=1)  # stands where the second of them stands
-    pool.add(equal)
+    pool, plain, equal = of_equal_urgency()
     assert pool.take({4: 2}, anchor=equal) == [plain[0], equal]
     assert pool.take({4: 1}, anchor=plain[1]) == [plain[1]]
 

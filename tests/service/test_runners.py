@@ -152,7 +152,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def looked_in_a_while(looks: list[float]) -> int:
     """How often the event loop looks from now on: once more is not again and again."""
     before = len(looks)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # whether it sleeps shows only where it has nothing to do
     return len(looks) - before
 
 
