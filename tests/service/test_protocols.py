@@ -230,12 +230,17 @@ lengths.set_data_from_numpy(np.ones(2, dtype=np.int32))
 answer = client.infer("japanese-vowels", [values, lengths], request_id="mine")
 assert answer.get_response().id == "mine"
 assert answer.as_numpy("probabilities").shape == (2, 9)
+steps = np.zeros((64, 1000, 12), dtype=np.float32)
+long = triton.InferInput("values", steps.shape, "FP32")
+long.set_data_from_numpy(steps)
+each = triton.InferInput("lengths", (64,), "INT32")
+each.set_data_from_numpy(np.full(64, 1000, dtype=np.int32))
 for asked in (
     lambda: client.infer("japanese-vowels", [values]),
     lambda: client.infer("none", [values]),
     lambda: client.is_model_ready("none"),
     lambda: client.load_model("japanese-vowels"),
-    lambda: client.infer("japanese-vowels", [values, lengths], client_timeout=1e-9),
+    lambda: client.infer("japanese-vowels", [long, each], client_timeout=0.001),
 ):
     try:
         asked()
