@@ -106,8 +106,12 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
 
 
 def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> list[float]:
-    """The seconds that each decision takes while so many wait: as many come, of some widths in turn, as are run."""
+    """The seconds that each decision takes while so many wait: as many come, of some widths in turn, as are run.
+
+    What these widths cost has been asked before, as at work.
+    """
     limits = replace(limits, seconds=ONE_CORE_INLINE_SECONDS, turn_seconds=TURN_SECONDS)
+    cost.columns(widths, limits.rows)
     pool, coming = Pool(), itertools.cycle(widths)
     for width in itertools.islice(coming, waiting):
         pool.add(Waiting(width))

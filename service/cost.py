@@ -102,7 +102,7 @@ class CostTable:
         self._drift = 0.0  # log of what serving sees over what was measured
         self._applied = 0.0  # the part of it that predictions have
         self._seconds = self._measured
-        self._columns: dict[int, Column] = {}
+        self._columns: tuple[int, dict[int, Column]] = 0, {}  # of so many rows, by width
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
         self._widths = self.widths.tolist()
 
@@ -113,9 +113,23 @@ class CostTable:
 
     def column(self, width: int, rows: int) -> Column:
         """The costs of up to `rows` rows of that width; kept until the table changes."""
-        columns = self._columns  # another thread's `observe` puts a new one in its place, and this one is forgotten
+        most, columns = self._columns
         column = columns.get(width)
-        if column is None or len(column.seconds) <= rows:
+        return self.columns([width], rows)[0] if column is None or rows > most else column
+
+    def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
+        """The costs of up to `rows` rows of each of some widths."""
+        most, columns = self._columns  # another thread's `observe` puts others in their place, and these are forgotten
+        if rows > most:
+            most, columns = self._columns = rows, {}
+        try:
+            return [columns[width] for width in widths]
+        except KeyError:
+            return [self._column_of(columns, width, most) for width in widths]
+
+    def _column_of(self, columns: dict[int, Column], width: int, rows: int) -> Column:
+        column = columns.get(width)
+        if column is None:
             if len(columns) >= _COLUMNS:
                 columns.clear()
             column = columns[width] = self._computed(width, rows)
@@ -151,7 +165,7 @@ class CostTable:
         if abs(self._drift - self._applied) > _NOTICED:
             self._applied = self._drift
             self._seconds = self._measured * math.exp(self._applied)
-            self._columns = {}
+            self._columns = 0, {}
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""

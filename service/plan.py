@@ -9,7 +9,8 @@ order, so a dynamic program finds one:
 
 (the length-ordered partition of TurboTransformers, Fang et al., PPoPP 2021, over parts of equal width and with a lower
 bound that ends the inner loop early). Taking one batch of a cheapest partition away leaves a cheapest partition of the
-rest, so nothing is lost by deciding one batch at a time.
+rest, so nothing is lost by deciding one batch at a time. Where only full batches are cheap, as on a device, the widths
+around are those of whole batches, so that what is left on either side can be full as well.
 
 Fairness is structural. Only the `HORIZON` most urgent sequences are looked at, and every plan has the most urgent of
 them in it, unless another would miss its deadline, which may happen `MAX_LEFT_OUT` times in a row. So a sequence is
@@ -19,6 +20,7 @@ passed over at most `bypass_bound()` times, whatever arrives.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -31,8 +33,13 @@ _NEIGHBOURS: Final = 1.5
 """How many good batches on either side of the urgent sequence's width are partitioned with it."""
 _ENOUGH_AT_LEAST: Final = 4
 """The rows that a good batch is taken to have for that, at least, if so many may run together."""
+_FEWEST_OF_FULL: Final = 12
+"""How many sequences on either side are, at least, where batches are full."""
+_SINGLE: Final = 10
+"""Fewer sequences than that are divided one by one; of one width two stay together from so many on, three from twice as
+many, and so on."""
 _PARTS: Final = 4
-"""Into how many parts a good batch of one width can be divided among its neighbours; more where few wait."""
+"""Into how many parts, at least, a good batch of one width can be divided among its neighbours."""
 
 
 class Cost(Protocol):
@@ -40,6 +47,9 @@ class Cost(Protocol):
 
     def column(self, width: int, rows: int) -> Column:
         """The costs of up to `rows` rows of that width."""
+
+    def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
+        """The costs of up to `rows` rows of each of some widths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +104,9 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
         pool.left_out = 0
         return pool.take({urgent.width: 1}, urgent)
     anchor = _anchor(pool, urgent, cost, limits, now)
-    seconds = _allowed_seconds(anchor, cost, limits, now)
-    chosen = pool.take(_company(pool, anchor.width, cost, limits, seconds), anchor)
+    column = cost.column(anchor.width, limits.rows)
+    seconds = _allowed_seconds(anchor, column, limits, now)
+    chosen = pool.take(_company(pool, anchor.width, column, cost, limits, seconds), anchor)
     pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
 
@@ -111,30 +122,38 @@ def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: f
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
-def _allowed_seconds(anchor: Waiting, cost: Cost, limits: BatchLimits, now: float) -> float:
+def _allowed_seconds(anchor: Waiting, column: Column, limits: BatchLimits, now: float) -> float:
     """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
 
     Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
     """
-    column = cost.column(anchor.width, limits.rows)
     worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
     most = min(limits.seconds, max(limits.turn_seconds, worth))
     slack = anchor.deadline - now
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _company(pool: Pool, width: int, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:
-    """The batch with the anchor's width in it, of a cheapest partition of the widths around: how many of each."""
-    column = cost.column(width, limits.rows)
-    most = _rows_within(column.seconds, limits.most_rows(width), seconds)
+def _company(pool: Pool, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:
+    """The batch with the anchor's width in it, of a cheapest partition of the widths around: how many of each.
+
+    Where as many rows as may be are hardly enough, batches are full, and those around the anchor are too only if what
+    is left on either side fills batches: so the widths around are taken from one end of a full batch to another, as
+    counted from the widest, where a batch that is not full costs the most.
+    """
+    limit = limits.most_rows(width)
+    most = _rows_within(column.seconds, limit, seconds)
     rows = column.cheapest[most]
     same = pool.count(width)
     if same >= 2 * rows:  # a full batch without padding, and another may follow: nothing is cheaper
         return {width: rows}
-    counts = pool.counts_around(width, _NEIGHBOURS * min(rows, max(column.enough, _ENOUGH_AT_LEAST)))
-    if len(counts) == 1:
+    full = 1
+    neighbours = _NEIGHBOURS * min(rows, max(column.enough, _ENOUGH_AT_LEAST))
+    if most == limit and rows <= 2 * column.enough:
+        full, neighbours = rows, max(neighbours, _FEWEST_OF_FULL)
+    widths, counts = pool.around(width, neighbours, full)
+    if len(widths) == 1:
         return {width: _of_one_width(same, most, column.seconds)}
-    return _batch_with(width, counts, cost, limits, seconds)
+    return _batch_with(width, widths, counts, cost, limits, seconds, full)
 
 
 def _of_one_width(count: int, most: int, times: list[float]) -> int:
@@ -144,90 +163,118 @@ def _of_one_width(count: int, most: int, times: list[float]) -> int:
 
 
 def _batch_with(
-    width: int, counts: list[tuple[int, int]], cost: Cost, limits: BatchLimits, seconds: float
+    width: int, widths: list[int], counts: list[int], cost: Cost, limits: BatchLimits, seconds: float, full: int
 ) -> dict[int, int]:
     """Of a cheapest partition of some sequences, the batch with a width in it: how many of each.
 
     Args:
         width: The one that has to be in it.
-        counts: Ascending widths, and how many there are of each.
+        widths: Those of the sequences, ascending.
+        counts: How many there are of each.
         cost: Predicts a batch's seconds.
         limits: What a batch may be.
         seconds: How long it may run.
+        full: How many rows, counted from the widest, are to be divisible into batches of so many.
     """
-    parts: list[tuple[int, int]] = []  # sequences of one width that stay together: the width, and how many
-    before = [0]  # rows of all parts before this one
-    floor = [0.0]  # what these take at least, in whatever batches
-    best = [0.0]  # what they take in the cheapest partition
-    start = [0]  # where the last batch of that partition starts
-    place = 0  # of the first part of the width that has to be in
-    finest = 1 + sum([count for _, count in counts]) // 24
+    ends: list[tuple[int, int]] = []  # the widths, each with the rows up to its last
+    # Of all parts so far, and of all but the last, the last two, ...: the rows, their seconds in a cheapest partition,
+    # and the seconds that they take at least, however they are divided.
+    prefixes = [(0, 0.0, 0.0)]
+    start: dict[int, int] = {}  # by the rows of a prefix: those before the last batch of that partition
+    total = place = 0
+    floor = 0.0
+    rows_of_all = sum(counts)
+    finest = 1 + rows_of_all // _SINGLE
     rows_alone = limits.cost_steps // limits.rows - limits.multiple  # up to this width the rows alone are limited
-    for each, count in counts:
+    columns = cost.columns(widths, limits.rows)
+    for each, count, (times, good, _, least) in zip(widths, counts, columns, strict=True):
         if each == width:
-            place = len(parts)
-        column = cost.column(each, limits.rows)
-        times, least = column.seconds, column.least
+            place = total
         limit = limits.rows if each <= rows_alone else limits.most_rows(each)
-        for size in (1,) if count == 1 else _sizes(count, column, _rows_within(times, limit, seconds), finest):
-            i = len(parts)
-            total = before[i] + size
-            cheapest, cut = best[i] + times[size], i
-            for j in range(i - 1, -1, -1):
-                rows = total - before[j]
+        sizes = (1,) if count == 1 else _sizes(count, good[_rows_within(times, limit, seconds)], finest)
+        for size in sizes if full == 1 else _cut(sizes, (rows_of_all - total - 1) % full + 1, full):
+            total += size
+            shorter = iter(prefixes)
+            cut, cheapest, _ = next(shorter)
+            cheapest += times[size]
+            for before, best, at_least in shorter:
+                rows = total - before
                 if rows > limit or (taken := times[rows]) > seconds:
                     break
-                if best[j] + taken < cheapest:
-                    cheapest, cut = best[j] + taken, j
-                # `least` does not fall with the width: what is true here is true for every smaller j.
-                elif floor[j] + rows * least >= cheapest:
+                if best + taken < cheapest:
+                    cheapest, cut = best + taken, before
+                # `least` does not fall with the width: what is true here is true for every shorter one.
+                elif at_least + rows * least >= cheapest:
                     break
-            parts.append((each, size))
-            before.append(total)
-            floor.append(floor[i] + size * least)
-            best.append(cheapest)
-            start.append(cut)
-    return _cut_out(parts, start, place)
-
-
-def _cut_out(parts: list[tuple[int, int]], start: list[int], place: int) -> dict[int, int]:
-    """The batch with one part in it: how many of each width.
-
-    Args:
-        parts: In the order of their widths: the width, and how many.
-        start: Where the last batch of a cheapest partition of the first 0, 1, ... parts starts.
-        place: Of that one.
-    """
-    high = len(parts)
+            floor += size * least
+            prefixes.insert(0, (total, cheapest, floor))
+            start[total] = cut
+        ends.append((each, total))
+    high = total
     while start[high] > place:
         high = start[high]
+    return _between(start[high], high, ends)
+
+
+def _between(low: int, high: int, ends: list[tuple[int, int]]) -> dict[int, int]:
+    """How many of each width the rows from one to another are.
+
+    Args:
+        low: Rows before the first of them.
+        high: Rows up to the last of them.
+        ends: Ascending widths, each with the rows up to its last.
+    """
     batch: dict[int, int] = {}
-    for width, size in parts[start[high] : high]:
-        batch[width] = batch.get(width, 0) + size
+    before = 0
+    for width, end in ends:
+        if end > low:
+            batch[width] = min(end, high) - max(before, low)
+            if end >= high:
+                break
+        before = end
     return batch
 
 
-def _sizes(count: int, column: Column, most: int, finest: int) -> list[int]:
+def _sizes(count: int, rows: int, finest: int) -> tuple[int, ...]:
     """How what waits of one width is parted: what is in a part stays together.
 
     A width that fills batches of its own needs no company for them: only what is left is shared out.
 
     Args:
         count: How many wait.
-        column: Their costs.
-        most: The most rows that a batch of them may have.
+        rows: How many make a good batch.
         finest: How many a part holds at least, if there are as many.
     """
-    rows = column.cheapest[most]
     if count >= 2 * rows:
         count = rows + count % rows
     size = min(finest, -(-rows // _PARTS))
-    sizes: list[int] = []
+    if count <= rows:
+        return _in_parts(count, size)
     # What is past a good batch stands apart, so that the parts of a good batch add up to one.
-    for left in (count - rows, rows) if count > rows else (count,):
-        sizes += [size] * ((left - 1) // size)
-        sizes.append(left - (left - 1) // size * size)
-    return sizes
+    return _in_parts(count - rows, size) + _in_parts(rows, size)
+
+
+def _in_parts(count: int, size: int) -> tuple[int, ...]:
+    """A count as parts of that size, and what is left."""
+    whole, left = divmod(count, size)
+    return (size,) * whole + (left,) if left else (size,) * whole
+
+
+def _cut(sizes: Iterable[int], left: int, full: int) -> Iterator[int]:
+    """The same parts, divided where a full batch ends.
+
+    Args:
+        sizes: How many each part holds.
+        left: How many there are up to the first end.
+        full: How many there are from one end to the next.
+    """
+    for size in sizes:
+        while size > left:
+            yield left
+            size -= left
+            left = full
+        yield size
+        left = left - size or full
 
 
 def _rows_within(times: list[float], most: int, seconds: float) -> int:

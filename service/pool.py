@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
@@ -143,29 +143,47 @@ class Pool:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][2] if self._deadlines else None
 
-    def counts_around(self, width: int, rows: float) -> list[tuple[int, int]]:
-        """The widths that are near around one, ascending, each with how many there are.
+    def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
+        """The widths that are near around one, ascending, and how many of each.
 
         Args:
             width: One of them.
             rows: On either side, as many widths as hold so many sequences.
+            full: Both these and all that are wider fill batches of so many, as far as there are as many; for that more
+                are taken on either side, and of the outermost width only some.
         """
-        place = bisect_left(self._widths, width)
-        below = self._counts(range(place - 1, -1, -1), rows)
-        above = self._counts(range(place + 1, len(self._widths)), rows)
-        return [*reversed(below), (width, len(self._by_width[width])), *above]
+        widths, groups = self._widths, self._by_width
+        low = bisect_left(widths, width)
+        high = low + 1
+        left = rows
+        while low and left > 0:
+            low -= 1
+            left -= len(groups[widths[low]])
+        left = rows
+        while high < len(widths) and left > 0:
+            left -= len(groups[widths[high]])
+            high += 1
+        if full > 1:
+            return self._in_full(low, high, full)
+        around = widths[low:high]
+        return around, [len(groups[each]) for each in around]
 
-    def _counts(self, places: Iterable[int], rows: float) -> list[tuple[int, int]]:
-        """The widths at these places and how many each has, until they are so many."""
-        counts = []
-        for place in places:
-            if rows <= 0:
-                break
-            width = self._widths[place]
-            count = len(self._by_width[width])
-            counts.append((width, count))
-            rows -= count
-        return counts
+    def _in_full(self, low: int, high: int, full: int) -> tuple[list[int], list[int]]:
+        """The widths from one place to before another, and what else makes these and all that are wider full."""
+        widths, groups = self._widths, self._by_width
+        wanted = sum([len(groups[each]) for each in widths[high:]]) % full
+        while wanted > 0:
+            wanted -= len(groups[widths[high]])
+            high += 1
+        counts = [len(groups[each]) for each in widths[low:high]]
+        counts[-1] += wanted  # what was too many of the last stays out
+        wanted = -sum(counts) % full
+        while low and wanted > 0:
+            low -= 1
+            counts.insert(0, len(groups[widths[low]]))
+            wanted -= counts[0]
+        counts[0] += min(wanted, 0)
+        return widths[low:high], counts
 
     def count(self, width: int) -> int:
         """How many of one width are near."""

@@ -83,11 +83,23 @@ def test_a_column_grows_when_more_rows_are_asked_for():
     assert table.column(4, 2).seconds[2] == pytest.approx(1 + 4 * 2)
 
 
+def test_a_column_is_computed_once_until_the_table_changes():
+    table = linear_table(1.0, 1.0)
+    four, eight = table.columns([4, 8], 8)
+    assert table.column(4, 8) is four
+    assert table.column(8, 2) is eight
+    assert table.columns([8, 4], 8) == [eight, four]
+    assert table.column(4, 8) is four
+    for _ in range(50):
+        table.observe(1, 4, 50.0)
+    assert table.columns([4], 8)[0].seconds[1] > 2 * four.seconds[1]
+
+
 def test_memory_is_bounded_however_many_widths_are_asked_for():
     table = linear_table(1.0, 1.0)
     for width in range(1, 5000):
         table.predict(1, width)
-    assert len(table._columns) <= 1024
+    assert len(table._columns[1]) <= 1024
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])

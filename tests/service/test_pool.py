@@ -150,14 +150,26 @@ def test_the_earliest_deadline_is_of_one_that_still_waits():
     assert pool.earliest_deadline() is None
 
 
-def test_counts_around_a_width_reach_as_far_as_rows_are_wanted():
+def test_widths_around_one_reach_as_far_as_rows_are_wanted():
     pool = Pool()
     for width in (4, 8, 8, 12, 16, 20, 20, 24):
         pool.add(Waiting(width))
-    assert pool.counts_around(12, 0) == [(12, 1)]
-    assert pool.counts_around(12, 2) == [(8, 2), (12, 1), (16, 1), (20, 2)]
-    assert pool.counts_around(12, 2.5) == [(4, 1), (8, 2), (12, 1), (16, 1), (20, 2)]
-    assert pool.counts_around(4, 1) == [(4, 1), (8, 2)]
+    assert pool.around(12, 0) == ([12], [1])
+    assert pool.around(12, 2) == ([8, 12, 16, 20], [2, 1, 1, 2])
+    assert pool.around(12, 2.5) == ([4, 8, 12, 16, 20], [1, 2, 1, 1, 2])
+    assert pool.around(4, 1) == ([4, 8], [1, 2])
+
+
+def test_widths_around_one_fill_batches_with_all_that_are_wider():
+    pool = Pool()
+    for width in (4, 8, 8, 8, 12, 16, 20, 20, 24):
+        pool.add(Waiting(width))
+    assert pool.around(16, 1, full=3) == ([8, 12, 16, 20, 24], [1, 1, 1, 2, 1])  # 24 alone would fill none
+    assert pool.around(12, 1, full=4) == ([8, 12, 16, 20, 24], [3, 1, 1, 2, 1])
+    assert pool.around(16, 0, full=3) == ([8, 12, 16], [1, 1, 1])
+    assert pool.around(16, 0, full=2) == ([16, 20], [1, 1])
+    assert pool.around(4, 1, full=2) == ([4, 8, 12], [1, 3, 1])  # the narrowest fill what they can
+    assert pool.around(24, 0, full=4) == ([16, 20, 24], [1, 2, 1])
 
 
 class Tracked(Waiting):
