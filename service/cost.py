@@ -3,7 +3,8 @@
 The planner asks this table what company is worth. It is measured at load on a grid of shapes, made monotone (more rows
 or more steps never cost less), and interpolated linearly between the grid's points, which fits recurrent models: their
 time is linear in the width, and piecewise linear in the rows up to where the processor's vectors are full. Serving
-refines it from real runs; a single hiccup moves it by a few percent at most.
+refines it from real runs, in two figures: how much slower everything is than it was at load, and what a batch costs
+besides, whatever its shape. A single hiccup moves either by a few percent at most.
 """
 
 from __future__ import annotations
@@ -24,10 +25,23 @@ _HICCUP: Final = 0.7
 """Most that one run counts for, as a log ratio: twice or half of what was expected."""
 _MEMORY: Final = 0.05
 """Share of a new run in what is remembered."""
+_LONG_MEMORY: Final = 0.01
+"""The same for what each batch costs besides, which is told from the differences between batches."""
+_DOUBT: Final = 0.03
+"""How alike batches may be in size, as the square of the share by which one deviates from their mean, before what each
+costs besides is hardly believed."""
+_MOST_BESIDES: Final = 0.5
+"""Most that each batch costs besides, as a share of the mean batch."""
+_BELIEVED: Final = 0.5
+"""Share of what is found besides that counts: from 0.4 to 1 throughput was the same, padding and waits grew."""
 _ABOUT: Final = 1.05
 """Times that differ by less are about the same."""
 _NOTICED: Final = 0.06
 """Drift, as a log ratio, below which predictions are not computed anew: it changes no plan, only what is in time."""
+_BESIDES_NOTICED: Final = 0.03
+"""The same of what each batch costs besides, as a share of the mean batch; this does change plans."""
+_LEAST: Final = 1e-7
+"""The shortest time that a run is taken to take, in seconds."""
 _FURTHEST: Final = 3.5
 """Most that serving moves what was measured, as a log ratio: 33 times."""
 _COLUMNS: Final = 1024
@@ -100,7 +114,8 @@ class CostTable:
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self._drift = 0.0  # log of what serving sees over what was measured
-        self._applied = 0.0  # the part of it that predictions have
+        self._besides = _Besides()
+        self._applied = 0.0, 0.0  # what predictions have: of that log, and of the seconds besides
         self._seconds = self._measured
         self._columns: tuple[int, dict[int, Column]] = 0, {}  # of so many rows, by width
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
@@ -156,15 +171,24 @@ class CostTable:
         One for each number of rows was tried: rows that do not occur then look cheap or dear beside those that do, and
         few rows, which occur at other lengths than many, drift away from these; batches grew, and throughput fell.
 
+        What is done for each batch, from its plan to its answers, was measured again and again at load, when all of it
+        was in the processor's caches. At work each run drives it out of these, which costs a batch of a few
+        milliseconds a tenth of its time; without that in the table batches would be too small.
+
         What is no duration (zero, negative, not finite) is not learned from.
         """
         if not 0 < seconds < math.inf:
             return
-        error = math.log(seconds / self.predict(rows, width)) + self._applied - self._drift
-        self._drift = _within(self._drift + _MEMORY * _within(error, _HICCUP), _FURTHEST)
-        if abs(self._drift - self._applied) > _NOTICED:
-            self._applied = self._drift
-            self._seconds = self._measured * math.exp(self._applied)
+        drift, besides = self._applied
+        measured = max((self.predict(rows, width) - besides) * math.exp(-drift), _LEAST)
+        expected = measured * math.exp(self._drift) + self._besides.seconds
+        error = _within(math.log(seconds / expected), _HICCUP)
+        self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
+        self._besides.observe(measured, expected * math.exp(error))
+        noticed = abs(self._besides.seconds - besides) > _BESIDES_NOTICED * self._besides.mean_batch
+        if noticed or abs(self._drift - drift) > _NOTICED:
+            drift, besides = self._applied = self._drift, self._besides.seconds
+            self._seconds = self._measured * math.exp(drift) + besides
             self._columns = 0, {}
 
     def to_json(self) -> dict[str, Any]:
@@ -177,6 +201,34 @@ class CostTable:
         return cls(data["rows"], data["widths"], np.asarray(data["seconds"], dtype=np.float64), clock=clock)
 
 
+class _Besides:
+    """What each batch costs besides what was measured of its shape: a line through what batches took.
+
+    Batches take `slower * measured + besides` seconds, give or take a share of that; `besides` is where the line meets
+    a batch of no size, as least squares have it with a weight of `1 / measured` for each batch.
+
+    Attributes:
+        seconds: The part of it that is believed; 0 or above.
+        mean_batch: What a batch takes in the mean, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.mean_batch = 0.0
+        self._count = 0
+        self._means = [0.0, 0.0, 0.0, 0.0]
+
+    def observe(self, measured: float, took: float) -> None:
+        """One batch more; both in seconds above 0."""
+        self._count += 1
+        weight = max(_LONG_MEMORY, 1 / self._count)
+        seen = (measured, 1 / measured, took, took / measured)
+        self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, seen, strict=True)]
+        size, inverse, self.mean_batch, slower = self._means
+        besides = (size * slower - self.mean_batch) / (size * inverse - 1 + _DOUBT)
+        self.seconds = _BELIEVED * max(0.0, min(besides, _MOST_BESIDES * self.mean_batch))
+
+
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
     """Powers of two from `smallest`, and `largest` itself."""
     points = []
@@ -187,6 +239,15 @@ def grid(largest: int, *, smallest: int = 1) -> list[int]:
     return [*points, largest]
 
 
+def rows_grid(largest: int) -> list[int]:
+    """Powers of two and half as many again, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
+
+    Kernels of matrix products take 6 or 12 rows at once, on many a processor: there one row is cheapest.
+    """
+    points = grid(largest)
+    return sorted({*points, *(3 * point // 2 for point in points[1:] if 3 * point // 2 <= largest)})
+
+
 def measure(
     run: Run,
     *,
@@ -194,7 +255,7 @@ def measure(
     max_width: int,
     max_cost_steps: int,
     multiple: int = 4,
-    budget_seconds: float = 0.5,
+    budget_seconds: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
 ) -> CostTable:
     """Measures a table, small shapes first, the fastest of some runs each, until the budget is spent.
@@ -217,7 +278,7 @@ def measure(
         budget_seconds: Time to spend.
         clock: What is measured, and what the budget is of; see `CostTable`.
     """
-    rows = grid(max_rows)
+    rows = rows_grid(max_rows)
     widths = grid(max(max_width, multiple), smallest=multiple)
     seconds = np.full((len(rows), len(widths)), np.nan)
     shapes = sorted((r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_cost_steps)
@@ -233,7 +294,7 @@ def measure(
                 before = clock()
                 run(rows[i], widths[j])
                 now = clock()
-                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, 1e-7))
+                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, _LEAST))
                 if turn == 0:
                     in_turns += 1
                 if now > until:
@@ -271,14 +332,22 @@ def _straightened(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> ND
 
 
 def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The grid without gaps; `[0, 0]` is always measured."""
+    """The grid without gaps; `[0, 0]` is always measured.
+
+    The fewest rows go on in the width as they did; more go on likewise, but take no less beside fewer than they did
+    where they were widest, and no more than in proportion: noise in narrow shapes, drawn out into a slope, would make
+    many rows look cheap, or any look dear.
+    """
     filled = seconds.copy()
     for i in range(len(rows)):
-        known = np.flatnonzero(np.isfinite(filled[i]))
-        for j in np.flatnonzero(np.isnan(filled[i])):
-            in_proportion = filled[i - 1, j] * rows[i] / rows[i - 1] if i else np.inf
-            on_slope = _along(widths[known].tolist(), filled[i, known], int(widths[j])) if len(known) else np.inf
-            filled[i, j] = min(in_proportion, on_slope)
+        known = np.flatnonzero(np.isfinite(seconds[i]))
+        for j in np.flatnonzero(np.isnan(seconds[i])):
+            on_slope = _along(widths[known].tolist(), seconds[i, known], int(widths[j])) if len(known) else np.inf
+            if i:
+                fewer = filled[i - 1]
+                at_least = fewer[j] * seconds[i, known[-1]] / fewer[known[-1]] if len(known) else 0.0
+                on_slope = min(max(on_slope, at_least), fewer[j] * rows[i] / rows[i - 1])
+            filled[i, j] = on_slope
     return filled
 
 

@@ -26,6 +26,8 @@ TURN_SECONDS: Final = 0.02
 SHARED_TURN_SECONDS: Final = 0.002
 """The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
 nearly all that batching can."""
+_WOKEN_LATE_SECONDS: Final = 0.005
+"""How late a busy machine may wake a runner that waited for company: nobody's deadline is missed for that."""
 
 Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
@@ -251,4 +253,4 @@ class Lanes:
         patience = oldest.arrival + self._max_wait - now if isinstance(oldest, Entry) else 0.0
         if hurried is None:
             return patience
-        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width))
+        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width) - _WOKEN_LATE_SECONDS)

@@ -183,7 +183,7 @@ class Repository:
 
 
 def load(
-    directory: Path, limits: BatchLimits, *, budget_seconds: float = 0.4, devices: Sequence[Device] = (CPU,)
+    directory: Path, limits: BatchLimits, *, budget_seconds: float = 1.0, devices: Sequence[Device] = (CPU,)
 ) -> Model:
     """One model directory, proved and measured.
 
@@ -242,7 +242,7 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
 
 
 def measure_cost(
-    session: Session, manifest: Manifest, limits: BatchLimits, *, budget_seconds: float = 0.4
+    session: Session, manifest: Manifest, limits: BatchLimits, *, budget_seconds: float = 1.0
 ) -> CostTable:
     """The cost table of a session, measured with sequences of zeros: padding, run and scoring."""
     multiple = manifest.width_multiple

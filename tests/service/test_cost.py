@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from service.cost import Column, CostTable, grid, measure
+from service.cost import Column, CostTable, grid, measure, rows_grid
 from tests.service.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
@@ -149,6 +149,47 @@ def test_one_hiccup_moves_it_by_a_few_percent_only():
     assert before <= table.predict(2, 40) <= 1.04 * before
 
 
+def learned(truth: CostTable, rows: tuple[int, ...], widths: tuple[int, ...], *, besides: float) -> CostTable:
+    """A table of 10 us a step and 0.1 ms a run after many batches that took what `truth` says and something besides."""
+    table = linear_table(0.0001, 0.00001)
+    random = np.random.default_rng(0)
+    for _ in range(1000):
+        shape = int(random.choice(rows)), int(random.choice(widths))
+        table.observe(*shape, (truth.predict(*shape) + besides) * float(random.lognormal(0, 0.05)))
+    return table
+
+
+@pytest.mark.parametrize("slower", [0.7, 1.0, 1.5])
+def test_half_of_what_each_batch_costs_besides_its_shape_is_counted(slower: float):
+    truth = linear_table(slower * 0.0001, slower * 0.00001)
+    table = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), besides=0.0006)
+    without = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), besides=0.0)
+    assert without.predict(1, 4) == pytest.approx(truth.predict(1, 4), rel=0.3)
+    assert table.predict(1, 4) - without.predict(1, 4) == pytest.approx(0.0003, rel=0.4)
+    for shape in ((1, 40), (4, 40), (12, 160)):  # what is not counted there is held for slowness
+        assert table.predict(*shape) == pytest.approx(truth.predict(*shape) + 0.0006, rel=0.4)
+
+
+def test_what_batches_cost_besides_makes_them_larger():
+    truth = linear_table(0.0001, 0.00001)
+    before = truth.column(20, 64).enough
+    assert learned(truth, (1, 4, 16), (20, 80), besides=0.0).column(20, 64).enough <= before + 1
+    assert learned(truth, (1, 4, 16), (20, 80), besides=0.001).column(20, 64).enough > before + 5
+
+
+def test_of_batches_all_alike_nothing_is_held_to_be_besides():
+    table = learned(linear_table(0.0001, 0.00001), (4,), (40,), besides=0.001)
+    assert table.predict(4, 40) == pytest.approx(0.0027, rel=0.15)
+    assert table.predict(1, 4) < 0.0004
+
+
+def test_never_more_than_half_of_a_batch_is_held_to_be_besides():
+    table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8), besides=0.01)
+    assert table.predict(1, 4) <= 0.011
+    table.observe(1, 4, 3600.0)
+    assert table.predict(1, 4) <= 0.015
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, -math.inf])
 def test_what_is_no_duration_is_not_learned_from(wrong: float):
     table = linear_table(0.001, 0.0001)
@@ -284,6 +325,32 @@ def test_times_that_lie_on_no_line_are_taken_as_they_are():
         assert table.predict(1, width) == pytest.approx(1e-6 * width * width)
 
 
+def test_the_rows_that_a_kernel_takes_at_once_are_found():
+    def kernel(rows: int, width: int) -> None:
+        sixes, left = divmod(rows, 6)
+        clock[0] += 1e-4 + 1e-6 * width * (5 * sixes + (left + 2 if left else 0))
+
+    clock = [0.0]
+    table = measure(kernel, max_rows=64, max_width=256, max_cost_steps=4096, clock=lambda: clock[0])
+    for width in (32, 128):
+        cheapest = table.column(width, 64).cheapest
+        assert [cheapest[most] for most in (6, 7, 8)] == [6, 6, 6]
+        assert cheapest[12] == cheapest[15] == 12
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_in_narrow_shapes_makes_many_rows_of_wide_ones_neither_cheap_nor_dear(seed: int):
+    random = np.random.default_rng(seed)
+    machine = Machine()
+    truth = machine.truth.predict
+    machine.truth.predict = lambda rows, width: truth(rows, width) * random.uniform(1, 1.3)  # type: ignore[method-assign]
+    table = machine.measured(max_rows=64, max_width=512, budget_seconds=0.3)
+    assert max(width for rows, width in machine.ran if rows == 64) <= 16  # there is no time for more
+    for rows in (16, 64):
+        each, few = table.predict(rows, 512) / rows, table.predict(4, 512) / 4
+        assert 0.8 * few <= each <= few * (1 + 1e-9)
+
+
 def test_a_hiccup_in_the_last_shape_is_not_drawn_out_into_a_slope():
     machine = Machine()
     machine.hiccups[16, 32] = 5.0  # the widest of 16 rows that is run
@@ -316,3 +383,18 @@ def test_a_lone_step_is_measured_even_where_no_shape_is_within_the_limits():
 )
 def test_a_grid_doubles_up_to_its_largest(largest: int, smallest: int, points: list[int]):
     assert grid(largest, smallest=smallest) == points
+
+
+@pytest.mark.parametrize(
+    ("largest", "points"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (5, [1, 2, 3, 4, 5]),
+        (16, [1, 2, 3, 4, 6, 8, 12, 16]),
+        (7, [1, 2, 3, 4, 6, 7]),
+    ],
+)
+def test_the_rows_of_a_grid_have_half_as_many_again_between(largest: int, points: list[int]):
+    assert rows_grid(largest) == points

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from service.errors import QueueFull
-from service.lanes import Lane
+from service.lanes import Entry, Lane, Lanes
 from service.padding import PaddedBatch
 from tests.service.batching import Gate, answers, lane, names, outcome, running, sequence
 
@@ -103,3 +104,14 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
         assert await outcome(first) == [0]
         assert [await outcome(ticket) for ticket in flood] == [[1], [2], [3], [4]]
         assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
+
+
+def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
+    only = lane(seconds=0.01)
+    lanes = Lanes(max_wait_seconds=10)
+    lanes.open(only)
+    steps, nobody = np.zeros((4, 1), dtype=np.float32), None
+    only.pool.add(Entry(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
+    _, wait = lanes.next(0.0, draining=False)
+    assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
+    assert lanes.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only
