@@ -10,6 +10,7 @@ besides, whatever its shape. A single hiccup moves either by a few percent at mo
 from __future__ import annotations
 
 import math
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -30,10 +31,13 @@ _LONG_MEMORY: Final = 0.01
 _DOUBT: Final = 0.03
 """How alike batches may be in size, as the square of the share by which one deviates from their mean, before what each
 costs besides is hardly believed."""
-_MOST_BESIDES: Final = 0.5
+_FEW: Final = 10
+"""Of how many batches little is believed, however they vary."""
+_MOST_BESIDES: Final = 0.25
 """Most that each batch costs besides, as a share of the mean batch."""
 _BELIEVED: Final = 0.5
-"""Share of what is found besides that counts: from 0.4 to 1 throughput was the same, padding and waits grew."""
+"""Share of what is found besides that counts; the rest passes for drift. Batches that are too large cost waiting and
+padding, those that are a little too small cost next to nothing."""
 _ABOUT: Final = 1.05
 """Times that differ by less are about the same."""
 _NOTICED: Final = 0.06
@@ -115,7 +119,8 @@ class CostTable:
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
         self._drift = 0.0  # log of what serving sees over what was measured
         self._besides = _Besides()
-        self._applied = 0.0, 0.0  # what predictions have: of that log, and of the seconds besides
+        self._applied = 0.0, 0.0  # what predictions have: of that log, and of the seconds besides, before the drift
+        self._learning = threading.Lock()
         self._seconds = self._measured
         self._columns: tuple[int, dict[int, Column]] = 0, {}  # of so many rows, by width
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
@@ -171,25 +176,26 @@ class CostTable:
         One for each number of rows was tried: rows that do not occur then look cheap or dear beside those that do, and
         few rows, which occur at other lengths than many, drift away from these; batches grew, and throughput fell.
 
-        What is done for each batch, from its plan to its answers, was measured again and again at load, when all of it
-        was in the processor's caches. At work each run drives it out of these, which costs a batch of a few
-        milliseconds a tenth of its time; without that in the table batches would be too small.
+        What is done for each batch, from its plan to its scores, was not measured at load, or with all of it in the
+        processor's caches. At work each run drives it out of these: without that in the table batches are too small.
 
         What is no duration (zero, negative, not finite) is not learned from.
         """
         if not 0 < seconds < math.inf:
             return
-        drift, besides = self._applied
-        measured = max((self.predict(rows, width) - besides) * math.exp(-drift), _LEAST)
-        expected = measured * math.exp(self._drift) + self._besides.seconds
-        error = _within(math.log(seconds / expected), _HICCUP)
-        self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
-        self._besides.observe(measured, expected * math.exp(error))
-        noticed = abs(self._besides.seconds - besides) > _BESIDES_NOTICED * self._besides.mean_batch
-        if noticed or abs(self._drift - drift) > _NOTICED:
-            drift, besides = self._applied = self._drift, self._besides.seconds
-            self._seconds = self._measured * math.exp(drift) + besides
-            self._columns = 0, {}
+        with self._learning:
+            drift, besides = self._applied
+            measured = self.predict(rows, width) * math.exp(-drift) - besides
+            expected = (measured + self._besides.seconds) * math.exp(self._drift)
+            error = _within(math.log(seconds) - math.log(expected), _HICCUP)
+            self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
+            if measured > _LEAST:
+                self._besides.observe(measured, expected * math.exp(error - self._drift))
+            noticed = abs(self._besides.seconds - besides) > _BESIDES_NOTICED * self._besides.mean_batch
+            if noticed or abs(self._drift - drift) > _NOTICED:
+                drift, besides = self._applied = self._drift, self._besides.seconds
+                self._seconds = (self._measured + besides) * math.exp(drift)
+                self._columns = 0, {}
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""
@@ -202,10 +208,10 @@ class CostTable:
 
 
 class _Besides:
-    """What each batch costs besides what was measured of its shape: a line through what batches took.
+    """What each batch costs besides what was measured of its shape: what a batch of no size costs.
 
-    Batches take `slower * measured + besides` seconds, give or take a share of that; `besides` is where the line meets
-    a batch of no size, as least squares have it with a weight of `1 / measured` for each batch.
+    Where a line through all batches meets it, by least squares with a weight of `1 / measured` for each: short batches
+    vary less than long ones, but most in proportion, and neither may decide alone.
 
     Attributes:
         seconds: The part of it that is believed; 0 or above.
@@ -219,14 +225,20 @@ class _Besides:
         self._means = [0.0, 0.0, 0.0, 0.0]
 
     def observe(self, measured: float, took: float) -> None:
-        """One batch more; both in seconds above 0."""
+        """One batch more.
+
+        Args:
+            measured: The seconds of its shape at load; above 0.
+            took: Those that it took, less the drift; above 0.
+        """
         self._count += 1
         weight = max(_LONG_MEMORY, 1 / self._count)
         seen = (measured, 1 / measured, took, took / measured)
         self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, seen, strict=True)]
         size, inverse, self.mean_batch, slower = self._means
-        besides = (size * slower - self.mean_batch) / (size * inverse - 1 + _DOUBT)
-        self.seconds = _BELIEVED * max(0.0, min(besides, _MOST_BESIDES * self.mean_batch))
+        variety = max(0.0, size * inverse - 1)
+        besides = (size * slower - self.mean_batch) / (variety + _DOUBT + _FEW / self._count)
+        self.seconds = max(0.0, min(_BELIEVED * besides, _MOST_BESIDES * self.mean_batch))
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:

@@ -52,7 +52,7 @@ class Ran(NamedTuple):
         batch: What its sequences were padded to; None of one that failed.
         start: When it began, on the clock of the batcher.
         seconds: How long it took on that clock.
-        effort: The same on the clock of the lane's costs, from its planning on: all that is done once for each batch.
+        effort: The same on the clock of the lane's costs, from its planning to its results.
     """
 
     taken: Taken
@@ -94,17 +94,19 @@ class Execution:
                 raise ValueError(f"{len(results)} results for {len(entries)} rows")
             end = self._clock()
             charged = lane.charge(batch.rows, taken.width, end - start)
+            effort = lane.cost.clock() - began  # what follows is done for each sequence, however they were batched
         except Exception:  # onnxruntime's errors have no common base; only this batch is affected
             log.exception("a batch of %d failed in %s", len(entries), lane.name)
             lane.metrics.batch_failed()
             results = batch = None
             end = self._clock()
             charged = end - start
+            effort = lane.cost.clock() - began
         complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
         outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        return Ran(taken, outcomes, batch, start, end - start, lane.cost.clock() - began)
+        return Ran(taken, outcomes, batch, start, end - start, effort)
 
     def count(self, ran: Ran) -> None:
         """Learns from a batch that ran, and counts it."""

@@ -23,6 +23,8 @@ from service.session import CPU, RUNTIME_VERSION
 log = logging.getLogger("lengthwise.costs")
 
 FILE = "costs.json"
+_METHOD = 2
+"""Of measuring; a table that was measured by another is measured anew."""
 
 
 def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[str, str | int]:
@@ -34,6 +36,7 @@ def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[s
         "graph": manifest.digests.get(GRAPH_FILE, ""),
         "max_batch_rows": limits.rows,
         "max_batch_cost_steps": limits.cost_steps,
+        "method": _METHOD,
     }
 
 

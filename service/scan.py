@@ -23,9 +23,9 @@ from service.versions import Key, Policy, is_version
 
 log = logging.getLogger("lengthwise.scan")
 
-MEASURING_SECONDS: Final = 0.4
+MEASURING_SECONDS: Final = 1.0
 """Time to spend on measuring the costs of a model."""
-MEASURING_BESIDE_SECONDS: Final = 0.15
+MEASURING_BESIDE_SECONDS: Final = 0.3
 """The same where others are serving, whose processor time it takes; what is not measured is learned."""
 NAMED_AND_ABSENT: Final = "--versions names it, and the repository does not have it"
 

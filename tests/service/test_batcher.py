@@ -72,10 +72,10 @@ async def test_attention_is_computed_where_one_of_the_batch_wants_it():
     assert wanted == [False, True]
 
 
-async def test_what_a_batch_costs_counts_all_of_its_effort():
+async def test_what_a_batch_costs_counts_from_its_plan_to_its_results():
     effort = iter(range(0, 10_000, 7))
     only = lane()
-    only.cost.clock = lambda: next(effort)  # planning begins at 0, and the batch has ended at 7
+    only.cost.clock = lambda: next(effort)  # planning begins at 0, and its results are there at 7
     observed: list[tuple[int, int, float]] = []
     only.cost.observe = lambda rows, width, seconds: observed.append((rows, width, seconds))  # type: ignore[method-assign]
     async with running(only) as batcher:

@@ -183,11 +183,41 @@ def test_of_batches_all_alike_nothing_is_held_to_be_besides():
     assert table.predict(1, 4) < 0.0004
 
 
-def test_never_more_than_half_of_a_batch_is_held_to_be_besides():
-    table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8), besides=0.01)
-    assert table.predict(1, 4) <= 0.011
-    table.observe(1, 4, 3600.0)
-    assert table.predict(1, 4) <= 0.015
+def test_never_more_than_a_quarter_of_a_batch_is_held_to_be_besides():
+    table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8, 16), besides=0.01)
+    besides = table._besides
+    assert besides.seconds == pytest.approx(0.25 * besides.mean_batch)
+
+
+@pytest.mark.parametrize("before", [1, 2, 10, 100])
+def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int):
+    table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
+    shapes = [(8, 100), (4, 60), (2, 20)]
+    for number in range(before):
+        rows, width = shapes[number % len(shapes)]
+        table.observe(rows, width, truth.predict(rows, width))
+    table.observe(1, 40, 3600.0)
+    assert table.predict(1, 4) <= 1.25 * truth.predict(1, 4)
+    assert table.predict(8, 100) <= 1.1 * truth.predict(8, 100)
+
+
+def test_batches_nearly_alike_and_noise_are_no_cost_besides():
+    table, random = linear_table(0.0001, 0.00001), np.random.default_rng(0)
+    for _ in range(1000):
+        width = int(random.choice((40, 44)))
+        table.observe(4, width, (0.0001 + 0.00004 * width) * float(random.lognormal(0, 0.15)))
+        assert table._besides.seconds < 0.0001 + 0.05 * table._besides.mean_batch
+
+
+def test_a_slow_machine_at_rest_and_a_fast_one_at_work_are_no_cost_besides():
+    table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
+    random = np.random.default_rng(0)
+    for number in range(400):
+        rows, slower = (1, 1.6) if number < 300 else (16, 1.0)
+        width = 4 * int(random.integers(2, 20))
+        table.observe(rows, width, slower * truth.predict(rows, width) * float(random.lognormal(0, 0.05)))
+    assert table.column(20, 64).enough <= truth.column(20, 64).enough + 4
+    assert table.predict(16, 40) == pytest.approx(truth.predict(16, 40), rel=0.1)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, -math.inf])
