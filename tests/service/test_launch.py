@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,14 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where nobody listens, nor can: a server of another test must not answer in place of the one meant."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 def test_a_server_is_ready_inside_the_block_and_gone_after_it():
     port = free_port()
     with running([sys.executable, "-c", SERVER, str(port)], port) as server:
@@ -38,33 +47,33 @@ def test_a_server_is_ready_inside_the_block_and_gone_after_it():
         get(server.target, "/readyz")
 
 
-def test_a_server_runs_on_the_cores_it_is_given():
-    port, core = free_port(), max(os.sched_getaffinity(0))
+def test_a_server_runs_on_the_cores_it_is_given(silent_port: int):
+    core = max(os.sched_getaffinity(0))
     said = "import os, sys; sys.exit(f'cores {sorted(os.sched_getaffinity(0))}')"
     command = [sys.executable, "-c", f"import time; time.sleep(0.3); {said}"]
-    with pytest.raises(ConfigurationError, match=rf"cores \[{core}\]"), running(command, port, cores=[core]):
+    with pytest.raises(ConfigurationError, match=rf"cores \[{core}\]"), running(command, silent_port, cores=[core]):
         pass
 
 
-def test_a_server_that_ends_at_once_is_reported_with_its_last_words():
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(silent_port: int):
     command = [sys.executable, "-c", "import sys; sys.exit('no such option')"]
-    with pytest.raises(ConfigurationError, match=r"ended:\nno such option"), running(command, free_port()):
+    with pytest.raises(ConfigurationError, match=r"ended:\nno such option"), running(command, silent_port):
         pass
 
 
-def test_a_server_that_never_will_be_ready_is_not_waited_for():
+def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with (
         pytest.raises(ConfigurationError, match="serves no model"),
-        running(command, free_port(), hopeless=lambda _target: "serves no model"),
+        running(command, silent_port, hopeless=lambda _target: "serves no model"),
     ):
         pass
 
 
-def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, silent_port: int):
     monkeypatch.setattr("service.bench.launch._READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(ConfigurationError, match="was not ready within"), running(command, free_port()):
+    with pytest.raises(ConfigurationError, match="was not ready within"), running(command, silent_port):
         pass
 
 
