@@ -201,6 +201,14 @@ def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int)
     assert table.predict(8, 100) <= 1.1 * truth.predict(8, 100)
 
 
+def test_of_runs_too_short_to_be_told_apart_nothing_is_held_to_be_besides():
+    table = CostTable([1, 2], [4], np.full((2, 1), 1e-7))
+    for number in range(100):
+        table.observe(1 + number % 2, 4, 0.001)
+    assert table._besides.seconds == 0
+    assert table.predict(1, 4) > 1e-6
+
+
 def test_batches_nearly_alike_and_noise_are_no_cost_besides():
     table, random = linear_table(0.0001, 0.00001), np.random.default_rng(0)
     for _ in range(1000):
