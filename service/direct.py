@@ -106,6 +106,7 @@ class Direct:
             endpoint.admit(self.headers)
             started = time.monotonic()
             body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+            self.body.clear()
             call, encode = endpoint.decode(Received({}, self.headers, body))
             account = self._account
             finish = self._finish(encode, account.decoded(call, started))

@@ -135,7 +135,7 @@ class Endpoint(ABC):
                 raise
             return
         except RequestError as error:
-            refused = error
+            refused = error.with_traceback(None)  # which holds this frame, which holds it, and the body
             status, payload, extra = self.refuse(error)
         except Exception:  # nothing of it may reach the client
             log.exception("request %s failed", account.request_id.decode())

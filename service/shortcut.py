@@ -79,6 +79,9 @@ class ShortcutProtocol(BoundedProtocol):
             exchange.disconnected = True
             exchange.set()
         super().connection_lost(exc)
+        if exchange is not None and exchange.response_complete:  # each knows the other: neither would be let go of
+            self._exchange = None
+            self.cycle = cast("RequestResponseCycle", None)
 
     def data_received(self, data: bytes) -> None:
         """Knows a request by the head of the one before it, or has it parsed, and remembers its head."""
@@ -172,8 +175,8 @@ class ShortcutProtocol(BoundedProtocol):
         A request whose head is known leaves the timer of the answer before it as it is, so it may come too soon.
         """
         self.timeout_keep_alive_task = None
-        if not self.cycle.response_complete:
-            return  # the answer will set another
+        if self.cycle is None or not self.cycle.response_complete:
+            return  # the connection is gone, or the answer will set another
         left = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import threading
 from collections.abc import AsyncIterator
@@ -17,11 +18,12 @@ import orjson
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service import protocol
 from service.accounts import Account
-from service.direct import DirectPath
-from service.endpoint import LARGE_BODY_BYTES
+from service.direct import Direct, DirectPath
+from service.endpoint import LARGE_BODY_BYTES, Received
 from service.padding import PaddedBatch
 from service.protocol import BoundedProtocol
 from service.shortcut import ShortcutProtocol
@@ -29,6 +31,7 @@ from tests.service.bad_bodies import BAD_BODIES
 from tests.service.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+BAD = orjson.dumps({"sequences": [[[1]]]})
 
 
 @dataclass
@@ -450,6 +453,41 @@ async def test_many_connections_get_their_own_answers(service: Service) -> None:
         await asyncio.gather(*(client(number) for number in range(20)))
         assert made.by_asgi == 0
         assert idle(await service.figures())
+
+
+def kept_for_requests() -> list[object]:
+    """What there is that a request, or a connection, was given."""
+    kinds = (Direct, Received, Account, RequestResponseCycle, BoundedProtocol)
+    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+@pytest.mark.parametrize(
+    "body",
+    [GOOD, BAD, GOOD + b" " * LARGE_BODY_BYTES, BAD + b" " * LARGE_BODY_BYTES],
+    ids=["good", "bad", "large", "large and bad"],
+)
+async def test_what_was_asked_is_let_go_of_with_its_connection_without_the_collector(
+    service: Service, body: bytes, direct: bool
+) -> None:
+    async with net(service, direct=direct) as made:
+        before = set(map(id, kept_for_requests()))
+        gc.disable()
+        try:
+            line = await made.line()
+            status, _, _ = await line.ask(body)
+            assert status == (200 if body.startswith(GOOD) else 422)
+            line.writer.close()
+            await line.writer.wait_closed()
+            async with asyncio.timeout(20):
+                while made.state.connections or made.state.tasks:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            for lane in service.serving.batcher.lanes:
+                assert lane.pool.most_urgent() is None  # a heap holds what was taken until the next look at it
+            assert [each for each in kept_for_requests() if id(each) not in before] == []
+        finally:
+            gc.enable()
 
 
 async def test_a_body_over_the_limit_is_413_on_a_connection_that_stays_open_too() -> None:
