@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.cost import Column, CostTable
 from service.padding import rounded_width
@@ -110,7 +111,7 @@ class BucketedCosts(CostTable):
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
 
-    def _computed(self, width: int, rows: int) -> Column:
+    def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
         filled = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
-        exact = super()._computed(width, filled[-1]).seconds
+        exact = super()._computed(width, filled[-1], seconds).seconds
         return Column.of(np.asarray([exact[count] for count in filled]))

@@ -83,6 +83,28 @@ class Column(NamedTuple):
         enough = int((each <= _ABOUT * least[-1]).argmax()) + 1
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
 
+    def times(self, factor: float) -> Column:
+        """The same where everything takes so many times as long."""
+        return self._replace(seconds=[each * factor for each in self.seconds], least=self.least * factor)
+
+
+class _Kept(NamedTuple):
+    """What is computed of a table, until it changes: for a new drift the columns before it need no second computing.
+
+    Attributes:
+        rows: How many rows the columns go to.
+        seconds: `[rows, widths]` of the grid, before the drift.
+        slower: How many times as long everything takes.
+        before: The columns before the drift, by width.
+        columns: Those with it.
+    """
+
+    rows: int
+    seconds: NDArray[np.float64]
+    slower: float
+    before: dict[int, Column]
+    columns: dict[int, Column]
+
 
 class CostTable:
     """Seconds of a batch by rows and width.
@@ -120,49 +142,55 @@ class CostTable:
         self._drift = 0.0  # log of what serving sees over what was measured
         self._besides = _Besides()
         self._applied = 0.0, 0.0  # what predictions have: of that log, and of the seconds besides, before the drift
-        self._learning = threading.Lock()
-        self._seconds = self._measured
-        self._columns: tuple[int, dict[int, Column]] = 0, {}  # of so many rows, by width
+        self._learning = threading.RLock()  # learning predicts, and who predicts may want more rows
+        self._kept = _Kept(0, self._measured, 1.0, {}, {})  # another thread's `observe` puts another in its place
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
         self._widths = self.widths.tolist()
 
     @property
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, as serving has it now; monotone."""
-        return self._seconds
+        return self._kept.seconds * self._kept.slower
 
     def column(self, width: int, rows: int) -> Column:
         """The costs of up to `rows` rows of that width; kept until the table changes."""
-        most, columns = self._columns
-        column = columns.get(width)
-        return self.columns([width], rows)[0] if column is None or rows > most else column
+        kept = self._kept
+        column = kept.columns.get(width)
+        return self.columns([width], rows)[0] if column is None or rows > kept.rows else column
 
     def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
         """The costs of up to `rows` rows of each of some widths."""
-        most, columns = self._columns  # another thread's `observe` puts others in their place, and these are forgotten
-        if rows > most:
-            most, columns = self._columns = rows, {}
+        kept = self._kept
+        if rows > kept.rows:
+            with self._learning:
+                kept = self._kept = self._kept._replace(rows=max(rows, self._kept.rows), before={}, columns={})
+        columns = kept.columns
         try:
             return [columns[width] for width in widths]
         except KeyError:
-            return [self._column_of(columns, width, most) for width in widths]
+            return [self._column_of(kept, width) for width in widths]
 
-    def _column_of(self, columns: dict[int, Column], width: int, rows: int) -> Column:
-        column = columns.get(width)
+    def _column_of(self, kept: _Kept, width: int) -> Column:
+        column = kept.columns.get(width)
         if column is None:
-            if len(columns) >= _COLUMNS:
-                columns.clear()
-            column = columns[width] = self._computed(width, rows)
+            for columns in (kept.columns, kept.before):
+                if len(columns) >= _COLUMNS:
+                    columns.clear()
+            before = kept.before.get(width)
+            if before is None:
+                before = kept.before[width] = self._computed(width, kept.rows, kept.seconds)
+            column = kept.columns[width] = before.times(kept.slower)
         return column
 
-    def _computed(self, width: int, rows: int) -> Column:
+    def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+        """The costs of up to `rows` rows of that width, where those of the grid are `seconds [rows, widths]`."""
         between = self._between.get(rows)
         if between is None:
             counts, grid = np.arange(1, rows + 1), np.eye(len(self.rows))
             weights = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
             between = self._between[rows] = weights * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest, a slope of many rows may be less than one of few.
-        at_width = np.maximum.accumulate(_along(self._widths, self._seconds, width))
+        at_width = np.maximum.accumulate(_along(self._widths, seconds, width))
         return Column.of(np.maximum.accumulate(between @ at_width))
 
     def predict(self, rows: int, width: int) -> float:
@@ -192,10 +220,13 @@ class CostTable:
             if measured > _LEAST:
                 self._besides.observe(measured, expected * math.exp(error - self._drift))
             noticed = abs(self._besides.seconds - besides) > _BESIDES_NOTICED * self._besides.mean_batch
-            if noticed or abs(self._drift - drift) > _NOTICED:
-                drift, besides = self._applied = self._drift, self._besides.seconds
-                self._seconds = (self._measured + besides) * math.exp(drift)
-                self._columns = 0, {}
+            if noticed:
+                self._applied = self._drift, self._besides.seconds
+                at_load = self._measured + self._besides.seconds
+                self._kept = _Kept(self._kept.rows, at_load, math.exp(self._drift), {}, {})
+            elif abs(self._drift - drift) > _NOTICED:
+                self._applied = self._drift, besides
+                self._kept = self._kept._replace(slower=math.exp(self._drift), columns={})
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from numpy.typing import NDArray
 
 from service.cost import Column, CostTable, grid, measure, rows_grid
 from tests.service.costs import linear_table
@@ -95,11 +96,49 @@ def test_a_column_is_computed_once_until_the_table_changes():
     assert table.columns([4], 8)[0].seconds[1] > 2 * four.seconds[1]
 
 
+def test_a_drift_makes_columns_slower_without_computing_them_again(monkeypatch: pytest.MonkeyPatch):
+    table = linear_table(1.0, 1.0)
+    before = table.column(4, 8)
+    monkeypatch.setattr(CostTable, "_computed", None)
+    for _ in range(50):
+        table.observe(1, 4, 50.0)
+    after = table.column(4, 8)
+    factor = after.seconds[1] / before.seconds[1]
+    assert factor > 2
+    assert after.seconds == pytest.approx([factor * seconds for seconds in before.seconds])
+    assert (after.cheapest, after.enough) == (before.cheapest, before.enough)
+    assert after.least == pytest.approx(factor * before.least)
+
+
+def test_more_rows_asked_for_while_another_thread_learns_lose_nothing_of_it(monkeypatch: pytest.MonkeyPatch):
+    table = linear_table(1.0, 1.0)
+    overtaken: list[bool] = []
+
+    class Held:
+        """A lock that had to be waited for: another thread learned meanwhile."""
+
+        def __enter__(self) -> None:
+            if not overtaken:
+                overtaken.append(True)
+                for _ in range(50):
+                    table.observe(1, 4, 50.0)
+
+        def __exit__(self, *_: object) -> None:
+            """Lets go."""
+
+    monkeypatch.setattr(table, "_learning", Held())
+    table.predict(2, 4)
+    assert overtaken
+    assert table.predict(1, 4) > 20.0
+    assert table.predict(1, 4) == table.seconds[0, 0]
+
+
 def test_memory_is_bounded_however_many_widths_are_asked_for():
     table = linear_table(1.0, 1.0)
     for width in range(1, 5000):
         table.predict(1, width)
-    assert len(table._columns[1]) <= 1024
+    assert len(table._kept.columns) <= 1024
+    assert len(table._kept.before) <= 1024
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
@@ -248,8 +287,8 @@ def test_what_makes_one_batch_slower_is_expected_of_every_batch():
 def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
     compute, overtaken = CostTable._computed, []
 
-    def computed(self: CostTable, width: int, rows: int) -> Column:
-        column = compute(self, width, rows)
+    def computed(self: CostTable, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+        column = compute(self, width, rows, seconds)
         if not overtaken:
             overtaken.append(width)
             for _ in range(50):
