@@ -165,7 +165,6 @@ class Batcher:
             )
             for i, steps in enumerate(sequences)
         ]
-        ticket.entries = entries
         cost = sum(entry.cost for entry in entries)
         if cost > self._max_queue:
             raise TooLarge(f"{cost} padded steps; the queue holds {self._max_queue} in all")
@@ -178,6 +177,7 @@ class Batcher:
                 raise QueueFull(
                     "the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners.count
                 )
+            ticket.entries = entries  # they point at it, too: until it is settled, which a refused one never is
             self._queued += cost
             lane.cost_steps += cost
             self._unsettled.add(ticket)

@@ -173,13 +173,10 @@ class CostTable:
     def _column_of(self, kept: _Kept, width: int) -> Column:
         column = kept.columns.get(width)
         if column is None:
-            for columns in (kept.columns, kept.before):
-                if len(columns) >= _COLUMNS:
-                    columns.clear()
             before = kept.before.get(width)
             if before is None:
-                before = kept.before[width] = self._computed(width, kept.rows, kept.seconds)
-            column = kept.columns[width] = before.times(kept.slower)
+                before = _keep(kept.before, width, self._computed(width, kept.rows, kept.seconds))
+            column = _keep(kept.columns, width, before.times(kept.slower))
         return column
 
     def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
@@ -392,6 +389,14 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
                 on_slope = min(max(on_slope, at_least), fewer[j] * rows[i] / rows[i - 1])
             filled[i, j] = on_slope
     return filled
+
+
+def _keep(columns: dict[int, Column], width: int, column: Column) -> Column:
+    """Keeps a column, in the place of all others where there are too many."""
+    if len(columns) >= _COLUMNS:
+        columns.clear()
+    columns[width] = column
+    return column
 
 
 def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:

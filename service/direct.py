@@ -103,10 +103,10 @@ class Direct:
             return
         endpoint = self._endpoint
         try:
-            endpoint.admit(self.headers)
-            started = time.monotonic()
             body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
             self.body.clear()
+            endpoint.admit(self.headers)
+            started = time.monotonic()
             call, encode = endpoint.decode(Received({}, self.headers, body))
             account = self._account
             finish = self._finish(encode, account.decoded(call, started))

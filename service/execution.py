@@ -167,7 +167,7 @@ class Execution:
         try:
             return ticket.finish(ticket.results, Timing(ticket.queue_seconds, ticket.inference_seconds))
         except RequestError as raised:
-            return raised
+            return raised.with_traceback(None)  # which holds this frame, and with it the whole batch
         except Exception:  # one caller's answer must not cost the others theirs
             log.exception("an answer could not be written")
             return InferenceFailed("the answer could not be written")

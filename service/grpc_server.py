@@ -194,7 +194,7 @@ class GrpcServer:
             status, error = CLIENT_LEFT, DeadlineExceeded("the deadline passed") if late else None
             raise
         except RequestError as refused:
-            error = refused
+            error = refused.with_traceback(None)  # which holds this frame, which holds it, and the body
         except Exception:  # nothing of it may reach the client
             log.exception("request %s failed", request_id)
             error = InferenceFailed("the request could not be answered")

@@ -69,9 +69,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_timer(self._header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the connection's timer with the connection."""
+        """Forgets the connection's timer with the connection, and the requests that had not begun."""
         self._stop_timer()
         super().connection_lost(exc)
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parses what came, and watches what is still to come."""
