@@ -200,7 +200,11 @@ class GrpcServer:
             error = InferenceFailed("the request could not be answered")
         finally:
             account.close(status if error is None else kserve.status_of(error), error, timing)
-        await _refuse(context, error, ("x-request-id", request_id))
+        code, details, metadata = _refusal(error, ("x-request-id", request_id))
+        context.set_code(code)
+        context.set_details(details)
+        context.set_trailing_metadata(metadata)
+        return b""  # nobody gets it; what `abort` raises would hold this frame, and the body, until the collector comes
 
     async def _answer(self, call: Call[Served], encode: messages.Encode, account: Account) -> tuple[bytes, Timing]:
         """The answer's bytes, written by the runner thread that computed them, and where the time went."""
@@ -283,13 +287,20 @@ def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-async def _refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> NoReturn:
-    """Ends a call with an error's code; one that says when to come back says so as gRPC's own retries want it."""
+async def _refuse(context: Context, error: RequestError) -> NoReturn:
+    """Ends a call with an error's code."""
+    await context.abort(*_refusal(error))
+
+
+def _refusal(
+    error: RequestError, *trailing: tuple[str, str]
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """An error's code, details and metadata; one that says when to come back says so as gRPC's own retries want it."""
     metadata = list(trailing)
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
     details = kserve.sentence(error)[:_LONGEST_DETAILS]
-    await context.abort(CODES[kserve.status_of(error)], details, tuple(metadata))
+    return CODES[kserve.status_of(error)], details, tuple(metadata)
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
@@ -24,10 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import messages
+from service.accounts import Account
 from service.app import make_app
 from service.bench.launch import free_port
+from service.calls import Call
 from service.errors import ConfigurationError, InvalidRequest, TooLarge
 from service.grpc_server import SERVICE, GrpcServer
+from service.lanes import Entry, Ticket
 from service.open_inference import open_inference_pb2 as pb
 from service.padding import PaddedBatch
 from service.repository import Model
@@ -218,6 +222,30 @@ async def test_raw_contents_must_be_one_for_each_input_and_nothing_beside_them()
 async def test_a_parameter_that_holds_nothing_counts_as_absent() -> None:
     async with listening(model(manifest())) as caller:
         assert (await caller.call("ModelInfer", request(**parameter("priority")))).model_name == "sums"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [request(), request(model_name="none"), request(values=PADDED * 0 + NOT_FINITE)],
+    ids=["answered", "refused", "not finite"],
+)
+async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.ModelInferRequest) -> None:
+    def kept() -> list[object]:
+        return [each for each in gc.get_objects() if issubclass(type(each), (Account, Call, Entry, Ticket))]
+
+    async with listening(model(manifest())) as caller:
+        before = set(map(id, kept()))
+        gc.disable()
+        try:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await caller.call("ModelInfer", message)
+            async with asyncio.timeout(10):
+                while [each for each in kept() if id(each) not in before]:
+                    await asyncio.sleep(0.01)
+                    for lane in caller.service.serving.batcher.lanes:
+                        lane.pool.most_urgent()  # a heap holds what was taken until the next look at it
+        finally:
+            gc.enable()
 
 
 async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal() -> None:
