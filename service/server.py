@@ -43,7 +43,7 @@ a millisecond at most for the event loop to let go, instead of five."""
 YOUNG_OBJECTS: Final = 10_000
 """How many objects more than before have the collector of reference cycles look at the young ones, Python's own figure
 being 700: hundreds of requests wait at once, none of them is garbage, and to look costs the more, the colder they are.
-An answered request leaves no cycle, a closed connection neither."""
+No answer, refusal or closed connection leaves a cycle."""
 ADMIN_CONNECTIONS: Final = 32
 _LAST_WORDS_SECONDS: Final = 3
 """How long connections stay after the drain, for its last answers to get out."""
