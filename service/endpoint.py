@@ -129,15 +129,14 @@ class Endpoint(ABC):
             decoded = account.decoded(call, started)
             payload, made, timing = await self._answer(call, encode, account, receive)
             extra = [*made, server_timing(decoded, timing)]
-        # Without their tracebacks: these hold the frames that hold them, and the body.
         except (ClientLeft, asyncio.CancelledError) as left:
             account.close(scope.get("extensions", {}).get(REFUSED, {"status": CLIENT_LEFT})["status"])
             if isinstance(left, asyncio.CancelledError):
                 raise
-            left.with_traceback(None)
+            left.with_traceback(None)  # which holds this frame, which holds the body and what holds it
             return
         except RequestError as error:
-            refused = error.with_traceback(None)
+            refused = error.with_traceback(None)  # as above
             status, payload, extra = self.refuse(error)
         except Exception:  # nothing of it may reach the client
             log.exception("request %s failed", account.request_id.decode())

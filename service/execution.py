@@ -94,14 +94,13 @@ class Execution:
                 raise ValueError(f"{len(results)} results for {len(entries)} rows")
             end = self._clock()
             charged = lane.charge(batch.rows, taken.width, end - start)
-            effort = lane.cost.clock() - began  # what follows is done for each sequence, however they were batched
         except Exception:  # onnxruntime's errors have no common base; only this batch is affected
             log.exception("a batch of %d failed in %s", len(entries), lane.name)
             lane.metrics.batch_failed()
             results = batch = None
             end = self._clock()
             charged = end - start
-            effort = lane.cost.clock() - began
+        effort = lane.cost.clock() - began  # what follows is done for each sequence, however they were batched
         complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)

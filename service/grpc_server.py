@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
@@ -200,11 +200,8 @@ class GrpcServer:
             error = InferenceFailed("the request could not be answered")
         finally:
             account.close(status if error is None else kserve.status_of(error), error, timing)
-        code, details, metadata = _refusal(error, ("x-request-id", request_id))
-        context.set_code(code)
-        context.set_details(details)
-        context.set_trailing_metadata(metadata)
-        return b""  # nobody gets it; what `abort` raises would hold this frame, and the body, until the collector comes
+        _refuse(context, error, ("x-request-id", request_id))
+        return b""  # nobody gets it
 
     async def _answer(self, call: Call[Served], encode: messages.Encode, account: Account) -> tuple[bytes, Timing]:
         """The answer's bytes, written by the runner thread that computed them, and where the time went."""
@@ -259,17 +256,18 @@ class _Health(health.aio.HealthServicer):
 
 def _answering(
     kind: type[Message], answer: Callable[[Any], Message | Awaitable[Message]]
-) -> Callable[[bytes, Context], Awaitable[Message]]:
+) -> Callable[[bytes, Context], Awaitable[Message | None]]:
     """A handler of calls that are no inference: they are not counted, and what they ask is small."""
 
-    async def handle(body: bytes, context: Context) -> Message:
+    async def handle(body: bytes, context: Context) -> Message | None:
         try:
             if len(body) > LARGE_BODY_BYTES:
                 raise too_large(LARGE_BODY_BYTES)
             made = answer(messages.parsed(kind, body))
             return made if isinstance(made, Message) else await made
         except RequestError as error:
-            await _refuse(context, error)
+            _refuse(context, error.with_traceback(None))
+            return None
 
     return handle
 
@@ -278,7 +276,7 @@ def _refusing(error: RequestError) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler of calls of any kind that refuses without reading what they send."""
 
     async def refuse(_: Any, context: Context) -> None:
-        await _refuse(context, error)
+        _refuse(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -287,20 +285,18 @@ def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-async def _refuse(context: Context, error: RequestError) -> NoReturn:
-    """Ends a call with an error's code."""
-    await context.abort(*_refusal(error))
+def _refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> None:
+    """Has a call end with an error's code; one that says when to come back says so as gRPC's own retries want it.
 
-
-def _refusal(
-    error: RequestError, *trailing: tuple[str, str]
-) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """An error's code, details and metadata; one that says when to come back says so as gRPC's own retries want it."""
+    What the handler returns reaches nobody then. What `abort` raises would hold its frame, and the body, in a circle.
+    """
     metadata = list(trailing)
     if error.retry_after_seconds is not None:
         metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
     details = kserve.sentence(error)[:_LONGEST_DETAILS]
-    return CODES[kserve.status_of(error)], details, tuple(metadata)
+    context.set_code(CODES[kserve.status_of(error)])
+    context.set_details(details)
+    context.set_trailing_metadata(tuple(metadata))
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:

@@ -314,21 +314,26 @@ async def test_pipelined_requests_are_answered_in_order(service: Service) -> Non
         assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
 
 
+async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
+    """One client's batch runs; another, whose request has these headers, leaves while it waits behind it."""
+    first, second = await made.line(), await made.line()
+    first.send(GOOD)
+    await running.wait()
+    second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
+    lane = made.service.serving.served[0].lane
+    async with asyncio.timeout(10):
+        while not lane.pool:
+            await asyncio.sleep(0)
+        second.writer.close()
+        while lane.pool:
+            await asyncio.sleep(0)
+    release.set()
+    assert (await first.answer())[0] == 200
+
+
 async def test_a_client_that_leaves_is_counted_as_499_and_what_waits_of_it_is_not_run() -> None:
     async with held() as (made, release, running):
-        first, second = await made.line(), await made.line()
-        first.send(GOOD)
-        await running.wait()
-        second.send(orjson.dumps({"sequences": [[[7, 7]]]}))
-        lane = made.service.serving.served[0].lane
-        async with asyncio.timeout(10):
-            while not lane.pool:
-                await asyncio.sleep(0)
-            second.writer.close()
-            while lane.pool:
-                await asyncio.sleep(0)
-        release.set()
-        assert (await first.answer())[0] == 200
+        await one_leaves(made, release, running)
         figures = await made.service.figures()
         assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
         assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
@@ -510,19 +515,7 @@ async def test_what_was_asked_is_let_go_of_with_its_connection_without_the_colle
 @pytest.mark.parametrize("headers", [(), ("origin: http://x",)], ids=["direct", "by ASGI"])
 async def test_a_client_that_leaves_leaves_nothing_for_the_collector(headers: tuple[str, ...]) -> None:
     async with held() as (made, release, running), nothing_kept(made):
-        first, second = await made.line(), await made.line()
-        first.send(GOOD)
-        await running.wait()
-        second.send(GOOD, *headers)
-        lane = made.service.serving.served[0].lane
-        async with asyncio.timeout(10):
-            while not lane.pool:
-                await asyncio.sleep(0)
-            second.writer.close()
-            while lane.pool:
-                await asyncio.sleep(0)
-        release.set()
-        assert (await first.answer())[0] == 200
+        await one_leaves(made, release, running, *headers)
 
 
 async def test_requests_that_waited_for_their_turn_on_a_lost_connection_leave_nothing_for_the_collector() -> None:

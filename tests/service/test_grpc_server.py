@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import grpc
@@ -246,6 +247,24 @@ async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.Mod
                         lane.pool.most_urgent()  # a heap holds what was taken until the next look at it
         finally:
             gc.enable()
+
+
+async def test_a_large_body_of_a_call_that_is_no_inference_is_let_go_of_without_the_collector() -> None:
+    body = b"\n" + b" " * 3 * 2**20
+    async with listening(model(manifest())) as caller:
+        gc.disable()
+        try:
+            assert (await caller.refused("ServerLive", body)).code() is Code.INVALID_ARGUMENT
+            async with asyncio.timeout(10):
+                while any(type(each) is FrameType and frame_holds(each, len(body)) for each in gc.get_objects()):
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
+def frame_holds(frame: FrameType, size: int) -> bool:
+    """Whether a handler's frame holds a body of that size."""
+    return frame.f_code.co_name == "handle" and len(frame.f_locals.get("body", b"")) == size
 
 
 async def test_a_request_id_comes_back_with_the_answer_and_with_a_refusal() -> None:
