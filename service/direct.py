@@ -151,16 +151,20 @@ class Direct:
 
     def _written(self, status: int, payload: bytes, headers: endpoints.Headers) -> bytes:
         """A whole response."""
-        lines = [_LINES[status]]
-        lines += [b"%s: %s\r\n" % header for header in self._protocol.default_headers]
-        lines += [b"%s: %s\r\n" % header for header in headers]
-        if (not self.keep_alive or self._endpoint.serving.batcher.draining) and CLOSE not in headers:
-            lines.append(b"connection: close\r\n")
-        if CLOSE in headers or lines[-1] == b"connection: close\r\n":
+        lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+        if CLOSE in headers:
             self.keep_alive = False
-        lines.append(b"content-length: %d\r\nx-request-id: %s\r\n\r\n" % (len(payload), self._account.request_id))
-        lines.append(payload)
-        return b"".join(lines)
+        elif not self.keep_alive or self._endpoint.serving.batcher.draining:
+            self.keep_alive = False
+            lines += b"connection: close\r\n"
+        return b"%s%s%scontent-length: %d\r\nx-request-id: %s\r\n\r\n%s" % (
+            _LINES[status],
+            self._protocol.default_headers,
+            lines,
+            len(payload),
+            self._account.request_id,
+            payload,
+        )
 
     def _end(
         self, status: int, response: bytes | None, error: RequestError | None = None, timing: Timing | None = None

@@ -52,6 +52,21 @@ class Shortcut(Protocol):
         """Takes a request like one that it took before: with these headers, by lower-case name."""
 
 
+class HeaderLines:
+    """Headers as they are written; of those that are the same list as the last ones, written once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, bytes] = (None, b"")
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Each as a line. A list that was given is not changed afterwards: uvicorn makes another every second."""
+        given, lines = self._last
+        if given is not headers:
+            lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+            self._last = headers, lines  # one assignment: runner threads ask, too
+        return lines
+
+
 class ShortcutProtocol(BoundedProtocol):
     """One connection, within bounds, whose ordinary requests go past ASGI.
 
@@ -59,6 +74,8 @@ class ShortcutProtocol(BoundedProtocol):
         shortcut: What may take requests before ASGI does.
         options: Of `BoundedProtocol`, and uvicorn's own.
     """
+
+    _lines = HeaderLines()
 
     def __init__(self, *, shortcut: Shortcut, **options: Any) -> None:
         super().__init__(**options)
@@ -68,9 +85,9 @@ class ShortcutProtocol(BoundedProtocol):
         self._answered_at = 0.0
 
     @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers of every response: the date."""
-        return self.server_state.default_headers
+    def default_headers(self) -> bytes:
+        """The header lines of every response: the date."""
+        return self._lines.of(self.server_state.default_headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells an exchange that nobody waits for its answer any more."""

@@ -243,6 +243,19 @@ async def test_an_ordinary_request_never_meets_asgi_and_leaves_its_connection_op
     assert (await service.figures())['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 3
 
 
+async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        dates = []
+        for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
+            made.state.default_headers = [(b"date", second), (b"server", b"mine")]
+            for _ in range(2):
+                _, headers, _ = await line.ask(GOOD)
+                dates.append((headers["date"], headers["server"]))
+    assert [date[-6:] for date, _ in dates] == ["00 gmt", "00 gmt", "01 gmt", "01 gmt"]
+    assert {server for _, server in dates} == {"mine"}
+
+
 BODIES = [GOOD, *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES)]
 
 
@@ -482,7 +495,7 @@ async def nothing_kept(made: Net) -> AsyncIterator[None]:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         for lane in made.service.serving.batcher.lanes:
-            assert lane.pool.most_urgent() is None  # a heap holds what was taken until the next look at it
+            assert lane.pool.most_urgent() is None  # an order holds what was taken until the next look at it
         assert [each for each in kept_for_requests() if id(each) not in before] == []
     finally:
         gc.enable()
