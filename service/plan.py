@@ -185,12 +185,13 @@ def _batch_with(
     floor = 0.0
     rows_of_all = sum(counts)
     finest = 1 + rows_of_all // _SINGLE
-    rows_alone = limits.cost_steps // limits.rows - limits.multiple  # up to this width the rows alone are limited
-    columns = cost.columns(widths, limits.rows)
+    most = limits.rows
+    rows_alone = limits.cost_steps // most - limits.multiple  # up to this width the rows alone are limited
+    columns = cost.columns(widths, most)
     for each, count, (times, good, _, least) in zip(widths, counts, columns, strict=True):
         if each == width:
             place = total
-        limit = limits.rows if each <= rows_alone else limits.most_rows(each)
+        limit = most if each <= rows_alone else limits.most_rows(each)
         sizes = (1,) if count == 1 else _sizes(count, good[_rows_within(times, limit, seconds)], finest)
         for size in sizes if full == 1 else _cut(sizes, (rows_of_all - total - 1) % full + 1, full):
             total += size

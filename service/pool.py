@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 HORIZON: Final = 2048
 """How many of the most urgent sequences a plan chooses from."""
@@ -21,8 +21,9 @@ PRIORITY_HEAD_START: Final = 256
 """How many sequences that came earlier one level of priority overtakes."""
 MAX_PRIORITY: Final = 9
 _FORGOTTEN: Final = 64
-"""How many removed sequences a heap may hold beside as many again as wait."""
+"""How many removed sequences an order may hold beside as many again as wait."""
 _URGENCY: Final = itemgetter(0)
+_NEVER: Final = float("inf")
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +45,43 @@ class Waiting:
     waits: bool = field(default=False, init=False)
 
 
+class _Line:
+    """What waits, in one order: entries that compare, each with the sequence last.
+
+    Nearly everything comes in order and goes in order, which a list does faster than a heap.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: list[Any] = []
+
+    def add(self, entry: tuple[Any, ...]) -> None:
+        """Lets one stand in line."""
+        entries = self._entries
+        if entries and entry < entries[-1]:
+            insort(entries, entry)
+        else:
+            entries.append(entry)
+
+    def first(self) -> Waiting | None:
+        """The first that waits, or None where nothing does; lets go of what was removed before it."""
+        entries = self._entries
+        for place, entry in enumerate(entries):
+            waiting: Waiting = entry[-1]
+            if waiting.waits:
+                if place:
+                    del entries[:place]
+                return waiting
+        entries.clear()
+        return None
+
+    def forget(self, most: int) -> None:
+        """Lets go of all that was removed, where it and what waits are more than so many."""
+        if len(self._entries) > most:
+            self._entries = [entry for entry in self._entries if entry[-1].waits]
+
+
 class Pool:
     """What waits.
 
@@ -59,8 +97,8 @@ class Pool:
         self._near = 0
         self._by_width: dict[int, list[tuple[int, int, Waiting]]] = {}
         self._widths: list[int] = []
-        self._urgent: list[tuple[int, int, Waiting]] = []
-        self._deadlines: list[tuple[float, int, Waiting]] = []
+        self._urgent = _Line()
+        self._deadlines = _Line()
         self._far: list[tuple[int, int, Waiting]] = []
         self._last_near = 0  # the greatest urgency that was ever near
 
@@ -80,6 +118,8 @@ class Pool:
     def add(self, waiting: Waiting) -> None:
         """Lets one more wait."""
         self._arrivals += 1
+        if not self._arrivals % _FORGOTTEN:
+            self._forget()
         waiting.urgency = self._arrivals - PRIORITY_HEAD_START * waiting.priority
         waiting.waits = True
         self._size += 1
@@ -104,6 +144,7 @@ class Pool:
             if not group:
                 self._forget_width(waiting.width)
         self._tidy()
+        self._forget()
         return True
 
     def take(self, batch: Mapping[int, int], anchor: Waiting) -> list[Waiting]:
@@ -133,15 +174,11 @@ class Pool:
 
     def most_urgent(self) -> Waiting | None:
         """The one that the next plan is made for, or None where nothing waits."""
-        while self._urgent and not self._urgent[0][2].waits:
-            heapq.heappop(self._urgent)
-        return self._urgent[0][2] if self._urgent else None
+        return self._urgent.first()
 
     def earliest_deadline(self) -> Waiting | None:
         """The one whose deadline comes first, or None where nothing waits."""
-        while self._deadlines and not self._deadlines[0][2].waits:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][2] if self._deadlines else None
+        return self._deadlines.first()
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
         """The widths that are near around one, ascending, and how many of each.
@@ -153,20 +190,21 @@ class Pool:
                 are taken on either side, and of the outermost width only some.
         """
         widths, groups = self._widths, self._by_width
-        low = bisect_left(widths, width)
-        high = low + 1
+        low = place = bisect_left(widths, width)
+        counts = [len(groups[width])]
         left = rows
         while low and left > 0:
             low -= 1
-            left -= len(groups[widths[low]])
+            counts.append(count := len(groups[widths[low]]))
+            left -= count
+        counts.reverse()
+        high = place + 1
         left = rows
         while high < len(widths) and left > 0:
-            left -= len(groups[widths[high]])
+            counts.append(count := len(groups[widths[high]]))
+            left -= count
             high += 1
-        if full > 1:
-            return self._in_full(low, high, full)
-        around = widths[low:high]
-        return around, [len(groups[each]) for each in around]
+        return (widths[low:high], counts) if full == 1 else self._in_full(low, high, full)
 
     def _in_full(self, low: int, high: int, full: int) -> tuple[list[int], list[int]]:
         """The widths from one place to before another, and what else makes these and all that are wider full."""
@@ -201,30 +239,26 @@ class Pool:
             group.append(entry)
         else:
             insort(group, entry)
-        heapq.heappush(self._urgent, entry)
-        if waiting.deadline != float("inf"):
-            heapq.heappush(self._deadlines, (waiting.deadline, entry[1], waiting))
+        self._urgent.add(entry)
+        if waiting.deadline != _NEVER:
+            self._deadlines.add((waiting.deadline, entry[1], waiting))
 
     def _forget_width(self, width: int) -> None:
         """Nothing of a width is near any more."""
         del self._by_width[width], self._widths[bisect_left(self._widths, width)]
 
     def _tidy(self) -> None:
-        """Brings the most urgent of the far near, and lets go of what was taken out."""
+        """Brings the most urgent of the far near."""
         while self._near < self.horizon and self._far:
             entry = heapq.heappop(self._far)
             if entry[2].waits:
                 self._bring_near(entry)
-        self._forget()
 
     def _forget(self) -> None:
-        """Lets go of what was removed, once it is most of a heap: until then it is skipped when it comes to the top."""
-        if len(self._urgent) > 2 * self._near + _FORGOTTEN:
-            self._urgent = [entry for entry in self._urgent if entry[2].waits]
-            heapq.heapify(self._urgent)
-        if len(self._deadlines) > 2 * self._near + _FORGOTTEN:
-            self._deadlines = [entry for entry in self._deadlines if entry[2].waits]
-            heapq.heapify(self._deadlines)
+        """Lets go of what was removed, once it is most of an order: until then it is passed over."""
+        most = 2 * self._near + _FORGOTTEN
+        self._urgent.forget(most)
+        self._deadlines.forget(most)
         if len(self._far) > 2 * (self._size - self._near) + _FORGOTTEN:
             self._far = [entry for entry in self._far if entry[2].waits]
             heapq.heapify(self._far)

@@ -67,6 +67,14 @@ class PoolAgainstASet(RuleBasedStateMachine):
         assert self.pool.most_urgent() is min(self.waits, key=lambda waiting: waiting.urgency, default=None)
 
     @invariant()
+    def the_earliest_deadline_is_that_of_the_nearest(self) -> None:
+        near = [waiting for width in self.pool._widths for _, _, waiting in self.pool._by_width[width]]
+        hurried = [waiting for waiting in near if waiting.deadline < float("inf")]
+        first = self.pool.earliest_deadline()
+        assert (first is not None) == bool(hurried)
+        assert first is None or first.deadline == min(waiting.deadline for waiting in hurried)
+
+    @invariant()
     def the_nearest_stand_by_width(self) -> None:
         near = sorted(waiting.urgency for width in self.pool._widths for _, _, waiting in self.pool._by_width[width])
         assert near == sorted(waiting.urgency for waiting in self.waits)[: len(near)]
@@ -176,10 +184,24 @@ class Tracked(Waiting):
     """One that can be seen to be gone."""
 
 
+def test_what_ran_behind_one_that_waits_long_is_let_go():
+    pool = Pool()
+    pool.add(Waiting(8, deadline=0.0, priority=9))  # the most urgent and the first deadline, but of another width
+    gone = []
+    for _ in range(2000):
+        waiting = Tracked(4, deadline=9.0)
+        gone.append(weakref.ref(waiting))
+        pool.add(waiting)
+        assert pool.take({4: 1}, anchor=waiting) == [waiting]
+    del waiting
+    assert sum(one() is not None for one in gone) < 200
+    assert len(pool) == 1
+
+
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
 def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
     pool = Pool(horizon)
-    pool.add(Waiting(4, deadline=0.0))  # the most urgent and the first deadline, so that no heap loses its top
+    pool.add(Waiting(4, deadline=0.0))  # the most urgent and the first deadline, so that no order loses its first
     gone = []
     for _ in range(2000):
         waiting = Tracked(4, deadline=9.0)
