@@ -57,7 +57,7 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
             for row, weight in zip(rows, weights, strict=True)
         ]
     numbers = np.isfinite(logits)
-    finite = None if np.logical_and.reduce(numbers, axis=None) else np.logical_and.reduce(numbers, axis=1)
+    finite = None if np.count_nonzero(numbers) == numbers.size else np.logical_and.reduce(numbers, axis=1)
     scored = probabilities(logits if finite is None else np.where(finite[:, None], logits, np.float32(0)), manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from service import answers, triton_metrics
 from service.access import AccessLog
@@ -189,7 +189,7 @@ class Serving:
         sequences: list[Steps] = [item.steps for item in call.items]
         longest = served.manifest.max_length
         windows = None
-        if any(len(steps) > longest for steps in sequences):
+        if max(map(len, sequences)) > longest:
             windows = [answers.windows(steps, longest) for steps in sequences]
             sequences = [window for parts in windows for _, window in parts]
 
@@ -282,8 +282,7 @@ def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
     Raises:
         InvalidRequest: With the pointers of those that are not finite.
     """
-    good = [answer for answer in found if answer is not None]
-    if len(good) < len(found):
+    if None in found:
         bad = [i for i, answer in enumerate(found) if answer is None]
         raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))
-    return good
+    return cast("list[Answer]", found)

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service.errors import ConfigurationError, ModelNotFound
+from service.errors import ConfigurationError, ModelNotFound, RequestError
 from service.repository import Model, Refusal, Repository
 
 log = logging.getLogger("lengthwise.shelf")
@@ -35,10 +35,11 @@ Rescan = Callable[[Repository, str | None], Repository]
 
 @dataclass(frozen=True, slots=True)
 class _Now(Generic[S]):
-    """The models of one moment, each with what serves it."""
+    """The models of one moment, each with what serves it; and what a request means that names none, if it may."""
 
     repository: Repository = field(default_factory=Repository)
     served: Mapping[Model, S] = field(default_factory=dict)
+    unnamed: S | None = None
 
 
 class Shelf(Generic[S]):
@@ -86,6 +87,8 @@ class Shelf(Generic[S]):
     def find(self, name: str | None, version: str | None) -> S:
         """What serves the model that a request means; see `Repository.find`."""
         now = self._now
+        if name is None and version is None and now.unnamed is not None:
+            return now.unnamed
         return now.served[now.repository.find(name, version)]
 
     async def open(self) -> None:
@@ -174,7 +177,10 @@ class Shelf(Generic[S]):
     async def _change(self, found: Repository) -> None:
         before = self._now.served
         served = {model: before[model] if model in before else self._take_in(model) for model in found}
-        self._now = _Now(found, served)
+        unnamed = None
+        with suppress(RequestError):  # whoever names none is told why there is none
+            unnamed = served[found.find(None, None)]
+        self._now = _Now(found, served, unnamed)
         for model, gone in before.items():
             if model not in served:
                 self._let_go(gone)
