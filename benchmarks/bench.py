@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from benchmarks import machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
-from benchmarks.limits import best_case
+from benchmarks.limits import Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
 from service.bench.trial import Load, Trial, prepare
@@ -63,8 +63,11 @@ QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3,
 
 def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
     """One workload: every contender, every number of connections, every round."""
-    best = best_case(work, table_seconds=plan.table_seconds)
+    graph = Graph.of(work, table_seconds=plan.table_seconds)
+    best = graph.best()
+    as_they_come = {str(count): graph.as_they_come(count) for count in plan.connections}
     compute: list[tuple[float, float]] = []
+    planned: dict[str, list[tuple[float, float]]] = {count: [] for count in as_they_come}
     everyone = (*CONTENDERS, EMPTY)
     loads = plan.rounds * (len(everyone) * len(plan.connections) + len(CONTENDERS))
     task = progress.add_task(work.name, total=loads)
@@ -85,7 +88,10 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
             trial = prepare(server.target, work.sequences, check=not contender.is_peer)
             trials[contender.name] = trial, server.pid
         for number in range(plan.rounds):
+            show("the graph alone")
             compute.append(best.seconds_per_sequence(server_cores))
+            for name, batches in as_they_come.items():
+                planned[name].append(batches.seconds_per_sequence(server_cores))
             for count in plan.connections:
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
@@ -113,6 +119,15 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
             "cpu_seconds_per_sequence": [cpu for _, cpu in compute],
             "padding_share": best.padding_share,
             "rows_per_batch": best.rows_per_batch,
+            "as_they_come": {
+                name: {
+                    "seconds_per_sequence": [clock for clock, _ in planned[name]],
+                    "cpu_seconds_per_sequence": [cpu for _, cpu in planned[name]],
+                    "padding_share": batches.padding_share,
+                    "rows_per_batch": batches.rows_per_batch,
+                }
+                for name, batches in as_they_come.items()
+            },
         },
         "closed": closed,
         "half_load_rate": rate,

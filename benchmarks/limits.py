@@ -1,19 +1,24 @@
-"""How fast the graph can be run at all: every sequence known in advance, batched as cheaply as the machine allows."""
+"""How fast the graph can be run at all: in the cheapest batches of all sequences, and in those planned as they come."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from service.cost import CostTable, measure
+from service.lanes import TURN_SECONDS
 from service.manifest import Manifest
 from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.plan import BatchLimits, plan
+from service.pool import Pool, Waiting
+from service.runners import ONE_CORE_INLINE_SECONDS
 from service.session import Session
 
 _MAX_ROWS = 64
@@ -21,8 +26,8 @@ _MAX_COST_STEPS = 16_384
 
 
 @dataclass(frozen=True)
-class BestCase:
-    """All sequences of a workload in the batches that cost least together.
+class Batches:
+    """The sequences of a workload in batches.
 
     Attributes:
         session: Runs them.
@@ -34,7 +39,7 @@ class BestCase:
 
     @property
     def sequences(self) -> int:
-        """How many there are in all batches."""
+        """How many there are in all of them."""
         return sum(batch.rows for batch in self.batches)
 
     @property
@@ -48,7 +53,7 @@ class BestCase:
         return self.sequences / len(self.batches)
 
     def seconds_per_sequence(self, cores: Sequence[int], *, repetitions: int = 2) -> tuple[float, float]:
-        """t_compute, by the clock and in processor time: all batches one after the other, in this thread.
+        """By the clock and in processor time: all batches one after the other, in this thread.
 
         Args:
             cores: Where to run.
@@ -69,19 +74,49 @@ class BestCase:
         return time.perf_counter() - clock, time.thread_time() - cpu
 
 
-def best_case(work: Work, *, table_seconds: float) -> BestCase:
-    """Measures a cost table, and partitions all sequences by it.
+@dataclass(frozen=True)
+class Graph:
+    """A workload's graph, and what its batches cost here.
 
-    Args:
-        work: Which sequences; of few, each is taken several times, as under a load that goes round.
-        table_seconds: Time for measuring the table.
+    Attributes:
+        session: Runs it.
+        manifest: Says what it takes.
+        table: What a batch costs.
+        sequences: In the order in which they come.
     """
-    manifest = Manifest.read(work.directory)
-    session = Session.load(work.directory, manifest)
-    table = measured_table(session, work, manifest, table_seconds)
-    sequences = work.sequences * -(-2000 // len(work.sequences))
-    groups = partition(sequences, table, manifest)
-    return BestCase(session, [pad(group, multiple=manifest.width_multiple) for group in groups])
+
+    session: Session
+    manifest: Manifest
+    table: CostTable
+    sequences: list[Steps]
+
+    @classmethod
+    def of(cls, work: Work, *, table_seconds: float) -> Graph:
+        """Loads it, and measures what its batches cost.
+
+        Args:
+            work: Which sequences; of few, each is taken several times, as under a load that goes round.
+            table_seconds: Time for measuring.
+        """
+        manifest = Manifest.read(work.directory)
+        session = Session.load(work.directory, manifest)
+        table = measured_table(session, work, manifest, table_seconds)
+        return cls(session, manifest, table, work.sequences * -(-2000 // len(work.sequences)))
+
+    def best(self) -> Batches:
+        """All sequences, known in advance, in the batches that cost least together."""
+        return self._padded(partition(self.sequences, self.table, self.manifest))
+
+    def as_they_come(self, waiting: int) -> Batches:
+        """The batches that the service's planner makes where so many wait, and nothing is known of those to come.
+
+        Each answer brings the next sequence, which waits from the batch after the next one on: while it comes, another
+        is running. What waits at the end is in no batch.
+        """
+        return self._padded(planned(self.sequences, waiting, self.table, self.manifest))
+
+    def _padded(self, groups: Sequence[Sequence[Steps]]) -> Batches:
+        return Batches(self.session, [pad(group, multiple=self.manifest.width_multiple) for group in groups])
 
 
 def measured_table(session: Session, work: Work, manifest: Manifest, seconds: float) -> CostTable:
@@ -106,3 +141,39 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
 def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) -> list[list[Steps]]:
     """The batches of as many rows as the service takes that cost least together."""
     return cheapest.partition(sequences, table, multiple=manifest.width_multiple, rows=_MAX_ROWS)
+
+
+@dataclass(eq=False, slots=True)
+class _Asked(Waiting):
+    steps: Steps = field(kw_only=True)
+
+
+def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
+    """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
+    limits = replace(BatchLimits().at_most(manifest.max_batch_rows), multiple=manifest.width_multiple)
+    longer = replace(limits, turn_seconds=TURN_SECONDS)
+    short = replace(longer, seconds=ONE_CORE_INLINE_SECONDS)
+    asked = iter([_Asked(len(steps), steps=steps) for steps in sequences])
+    pool = Pool()
+    coming = list(islice(asked, waiting))
+    groups: list[list[Steps]] = []
+    while True:
+        if not pool:  # all were answered at once, and the runner waits for the first of them
+            _ask(pool, coming)
+        urgent = pool.most_urgent()
+        assert urgent is not None
+        column = table.column(urgent.width, limits.rows)
+        fits = column.seconds[min(len(pool), column.enough)] <= ONE_CORE_INLINE_SECONDS
+        chosen = plan(pool, table, short if fits else longer, 0.0)
+        groups.append([each.steps for each in chosen if isinstance(each, _Asked)])
+        _ask(pool, coming)
+        coming = list(islice(asked, len(chosen)))
+        if len(coming) < len(chosen):
+            return groups
+
+
+def _ask(pool: Pool, coming: list[_Asked]) -> None:
+    """Those that came wait now."""
+    for each in coming:
+        pool.add(each)
+    coming.clear()

@@ -50,13 +50,12 @@ def ratios(result: Result) -> dict[str, Any]:
 
     Those under `core_second` compare processor time instead: what else runs on the machine takes none of it.
     """
-    limit = result["limit"]
     found: dict[str, Any] = {}
     for connections in result["connections"]:
         own, naive = (result["closed"][contender.name][str(connections)] for contender in (SERVICE, NAIVE))
         found[str(connections)] = {
-            **_rates(result, connections, throughput, limit["seconds_per_sequence"]),
-            "core_second": _rates(result, connections, per_core_second, limit["cpu_seconds_per_sequence"]),
+            **_rates(result, connections, throughput, "seconds_per_sequence"),
+            "core_second": _rates(result, connections, per_core_second, "cpu_seconds_per_sequence"),
             "p50_over_naive": _over(latency(own, "p50"), latency(naive, "p50")),
             "padding_share": spread([row["padding_share"] for row in own]),
         }
@@ -68,20 +67,33 @@ def ratios(result: Result) -> dict[str, Any]:
 
 
 def _rates(
-    result: Result, connections: int, rates: Callable[[Result, Contender, int], list[float]], compute: Sequence[float]
+    result: Result, connections: int, rates: Callable[[Result, Contender, int], list[float]], seconds: str
 ) -> dict[str, Any]:
     """The service's rate over its peers', and over the no-waste limit; and the graph's alone over its peers'.
 
     The last is what no server whatever can pass on that machine: the best batches, run one after the other, and nothing
     read, asked or answered.
+
+    Args:
+        result: The workload's.
+        connections: How many.
+        rates: The figure of each round.
+        seconds: Under which name the limits have theirs.
     """
+    compute: list[float] = result["limit"][seconds]
+    planned: list[float] = result["limit"]["as_they_come"][str(connections)][seconds]
     own, empty, naive, mosec, by_hand = (
         rates(result, contender, connections) for contender in (SERVICE, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
     )
     alone = [1 / seconds for seconds in compute]
     best = [max(pair) for pair in zip(naive, mosec, strict=True)]
+
+    def reach(times: Sequence[float]) -> dict[str, float]:
+        return spread([rate * (each + 1 / wire) for rate, each, wire in zip(own, times, empty, strict=True)])
+
     return {
-        "reach": spread([rate * (each + 1 / wire) for rate, each, wire in zip(own, compute, empty, strict=True)]),
+        "reach": reach(compute),
+        "reach_as_they_come": reach(planned),
         "over_best_of_naive_and_mosec": _over(own, best),
         "graph_alone_over_best_of_naive_and_mosec": _over(alone, best),
         "over_mosec": _over(own, mosec),
@@ -144,15 +156,20 @@ def _half_load_table(result: Result) -> list[str]:
 
 def _ratio_table(result: Result) -> list[str]:
     limit = result["limit"]
+    planned = ", ".join(
+        f"{median(each['seconds_per_sequence']) * 1e6:.0f} us at {count}"
+        for count, each in limit["as_they_come"].items()
+    )
     lines = [
         f"The graph alone, best partition: {median(limit['seconds_per_sequence']) * 1e6:.0f} us a sequence, padding "
-        f"{limit['padding_share']:.1%}, {limit['rows_per_batch']:.1f} rows a batch.",
+        f"{limit['padding_share']:.1%}, {limit['rows_per_batch']:.1f} rows a batch. Planned as they come: {planned}.",
         "",
     ]
     connections = [str(count) for count in result["connections"]]
     lines += [_row("Lengthwise", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
     names = {
         "reach": "reach",
+        "reach_as_they_come": "reach, as they come",
         "over_best_of_naive_and_mosec": "over the best of FastAPI and mosec as documented",
         "graph_alone_over_best_of_naive_and_mosec": "(the graph alone over them)",
         "over_mosec_sorted": "over mosec sorted by hand",
@@ -192,12 +209,16 @@ def _draw_throughput(axes: Any, result: Result) -> None:
         above = [each["high"] - each["median"] for each in rounds]
         at = [place + (number - (len(CONTENDERS) - 1) / 2) * width for place in places]
         axes.bar(at, middle, width, yerr=[below, above], label=contender.title, color=color, error_kw={"linewidth": 1})
-    compute = median(result["limit"]["seconds_per_sequence"])
-    limits = [1 / (compute + 1 / median(throughput(result, EMPTY, count))) for count in connections]
-    for place, limit in zip(places, limits, strict=True):
-        axes.hlines(
-            limit, place - 0.45, place + 0.45, color="black", linestyle="--", label=None if place else "no-waste limit"
-        )
+    limit = result["limit"]
+    for place, count in zip(places, connections, strict=True):
+        wire = 1 / median(throughput(result, EMPTY, count))
+        for each, name, style in (
+            (limit, "no-waste limit", "--"),
+            (limit["as_they_come"][str(count)], "the same, planned as they come", ":"),
+        ):
+            height = 1 / (median(each["seconds_per_sequence"]) + wire)
+            label = None if place else name
+            axes.hlines(height, place - 0.45, place + 0.45, color="black", linestyle=style, label=label)
     axes.set_xticks(list(places), [str(count) for count in connections])
     axes.set_xlabel("connections")
     axes.set_ylabel("requests/s")

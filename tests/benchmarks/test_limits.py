@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.limits import best_case, partition
+from benchmarks.limits import Graph, partition, planned
 from benchmarks.workloads import japanese_vowels
 from service.cost import CostTable
 from service.manifest import Manifest, StepInput
@@ -53,11 +53,39 @@ def test_a_batch_has_no_more_rows_than_the_service_would_take():
     assert max(len(group) for group in groups) <= 64
 
 
-def test_the_best_case_runs_every_sequence_with_little_padding():
+def test_the_best_batches_run_every_sequence_with_little_padding():
     before = os.sched_getaffinity(0)
-    best = best_case(japanese_vowels(0, 370), table_seconds=0.5)
+    best = Graph.of(japanese_vowels(0, 370), table_seconds=0.5).best()
     assert best.sequences >= 2000
     assert 0 < best.padding_share < 0.2
     clock, cpu = best.seconds_per_sequence([min(before)], repetitions=1)
     assert clock >= cpu > 0
     assert os.sched_getaffinity(0) == before
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 80))
+def test_what_is_planned_as_it_comes_is_run_once_and_only_when_it_has_come(lengths: list[int], waiting: int):
+    sequences = [np.full((length, 1), place, dtype=np.float32) for place, length in enumerate(lengths)]
+    groups = planned(sequences, waiting, TABLE, MANIFEST)
+    ran = [[int(steps[0, 0]) for steps in group] for group in groups]
+    everyone = [place for group in ran for place in group]
+    assert len(set(everyone)) == len(everyone)
+    assert len(everyone) > len(lengths) - min(waiting, len(lengths))  # all but those that wait at the end
+    for place, group in enumerate(ran):
+        answered = [len(each) for each in ran[:place]]
+        known = waiting + sum(answered[:-1])  # those answered last come while this one runs
+        if sum(answered) >= known:  # unless nobody else is there: then it waits for them
+            known += answered[-1]
+        assert max(group) < known
+
+
+def test_to_know_less_costs_no_less():
+    random = np.random.default_rng(0)
+    sequences = [np.zeros((int(length), 1), dtype=np.float32) for length in random.integers(1, 200, size=400)]
+
+    def mean_cost(groups: list[list[np.ndarray]]) -> float:
+        return sum(cost([len(steps) for steps in group]) for group in groups) / sum(map(len, groups))
+
+    best = mean_cost(partition(sequences, TABLE, MANIFEST))
+    few, many = (mean_cost(planned(sequences, waiting, TABLE, MANIFEST)) for waiting in (2, 300))
+    assert best < many < few

@@ -42,6 +42,9 @@ def results() -> dict[str, Any]:
             "cpu_seconds_per_sequence": [0.0003, 0.0003],
             "padding_share": 0.03,
             "rows_per_batch": 9.0,
+            "as_they_come": {
+                "8": {"seconds_per_sequence": [0.0004, 0.0007], "cpu_seconds_per_sequence": [0.0004, 0.0004]},
+            },
         },
         "closed": closed,
         "half_load_rate": 750.0,
@@ -68,6 +71,15 @@ def test_reach_is_throughput_over_the_no_waste_limit(results: dict[str, Any]):
     reach = results["workloads"]["some"]["ratios"]["8"]["reach"]
     assert reach["high"] == pytest.approx(2000 * (0.0003 + 0.0001))
     assert reach["low"] == pytest.approx(1000 * (0.0006 + 0.0002))
+
+
+def test_what_not_knowing_the_future_costs_has_a_reach_of_its_own(results: dict[str, Any]):
+    reach = results["workloads"]["some"]["ratios"]["8"]["reach_as_they_come"]
+    assert reach["high"] == pytest.approx(2000 * (0.0004 + 0.0001))
+    assert reach["low"] == pytest.approx(1000 * (0.0007 + 0.0002))
+    text = report.markdown(results)
+    assert "Planned as they come: 550 us at 8." in text
+    assert "| reach, as they come |" in text
 
 
 def test_what_no_server_can_pass_is_the_graph_alone_over_a_peer(results: dict[str, Any]):
