@@ -24,7 +24,7 @@ from model_export.command import options_of, show_json
 from model_export.errors import UncheckableError
 from model_export.options import Options, target_options
 from model_export.rewrite import rewriting
-from model_export.source import MAX_LENGTH, Scores, brought, built_in
+from model_export.source import MAX_LENGTH, Scores, brought, built_in, with_threshold
 from model_export.spec import Spec
 from service import dataset
 from service.command import Command
@@ -112,9 +112,19 @@ def train(
 )
 @target_options
 @click.option(
+    "--multi-label",
+    is_flag=True,
+    help="Each class of a model of yours is judged by itself: any number may be assigned, or none.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Probability from which a multi-label model's class is assigned.  [default: 0.5]",
+)
+@click.option(
     "--scores",
     type=click.Choice(["logits", "probabilities"]),
-    help="What the output is; found out without it. Probabilities are not normalised again.",
+    help="What the output is; found out without it, where it can be. Probabilities are not normalised again.",
 )
 @click.option(
     "--max-length",
@@ -152,6 +162,8 @@ def export(
     target: str,
     out: Path,
     options: Options,
+    multi_label: bool,
+    threshold: float | None,
     scores: Scores | None,
     max_length: int | None,
     opset: int,
@@ -183,17 +195,25 @@ def export(
         sequences = None if data is None else [each.steps for each in _records(data, read.steps.kind)]
         if read.kind == "spec":
             source = built_in(
-                Spec.read(Path(target)), options.checkpoint, max_length=max_length, opset=opset, tolerance=tolerance
+                Spec.read(Path(target)),
+                options.checkpoint,
+                max_length=max_length,
+                multi_label=multi_label,
+                opset=opset,
+                tolerance=tolerance,
             )
         else:
             source = brought(
                 read,
                 max_length=max_length or MAX_LENGTH,
+                multi_label=multi_label,
                 scores=scores,
                 opset=opset,
                 tolerance=tolerance or 0.0,
                 seed=seed,
             )
+        if threshold is not None:
+            source = with_threshold(source, threshold)
         weights = source.manifest.made.get("weights")
         if weights is not None:
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
 from service.errors import ConfigurationError, VerificationError
-from service.manifest import Manifest, MissingPolicy, digest
+from service.manifest import Manifest, MissingPolicy, Task, digest
 from service.padding import PaddedBatch, pad, step_mask
 from service.promises import ROUNDING
 from service.proof import Logits, Reference
@@ -32,6 +32,8 @@ MAX_LENGTH = 1024
 """Longest sequence that is promised for a model of which nobody says it."""
 
 Scores = Literal["logits", "probabilities"]
+
+_ONE_LABEL: Final = "say --multi-label if it is the logit or the probability of one label that applies or does not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def built_in(
     weights: Path | None,
     *,
     max_length: int | None = None,
+    multi_label: bool = False,
     opset: int = graph.OPSET,
     tolerance: float | None = None,
 ) -> Source:
@@ -65,15 +68,18 @@ def built_in(
         spec: What to build.
         weights: A checkpoint, or None.
         max_length: As the caller says it; the spec must say the same.
+        multi_label: Likewise, whether each class is judged by itself.
         opset: Of the graph.
         tolerance: As in `Source`.
 
     Raises:
         CheckpointError: The weights are not those of this spec.
-        ConfigurationError: `max_length` contradicts the spec.
+        ConfigurationError: `max_length` or `multi_label` contradicts the spec.
     """
     if max_length not in (None, spec.input.max_length):
         raise ConfigurationError(f"--max-length {max_length} contradicts input.max_length = {spec.input.max_length}")
+    if multi_label and spec.output.task != "multi-label":
+        raise ConfigurationError(f"--multi-label contradicts output.task = '{spec.output.task}'")
     torch.manual_seed(0)
     model = SequenceClassifier(spec).eval()
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
@@ -99,6 +105,7 @@ def brought(
     target: Target,
     *,
     max_length: int,
+    multi_label: bool = False,
     scores: Scores | None = None,
     opset: int = graph.OPSET,
     tolerance: float = 0.0,
@@ -109,13 +116,14 @@ def brought(
     Args:
         target: The model.
         max_length: The longest sequence to promise; less where the model raises before.
+        multi_label: Whether each class is judged by itself, so that any number may be assigned.
         scores: What its output is; None to find out.
         opset: Of the graph, where one is built.
         tolerance: What company may move an answer by, beyond rounding.
         seed: Decides the sequences that it is checked with.
 
     Raises:
-        ConfigurationError: It is a model directory.
+        ConfigurationError: It is a model directory, or what is said of it does not fit.
         VerificationError: Padding or a neighbour reaches an answer.
         ExportError: It cannot be checked.
     """
@@ -123,6 +131,7 @@ def brought(
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
     _require_sound(judged, target.text)
+    task = _task(target, multi_label=multi_label)
     longest = judged.max_length or max_length
     sampler = Sampler(target.steps, seed)
     batch = pad([sampler.sequence(length) for length in (5, 3, 2, 1)], width=min(8, max(longest, 5)))
@@ -140,8 +149,8 @@ def brought(
         version=1,
         input=target.steps,
         labels=target.labels,
-        task="per-step" if target.per_step else "single-label",
-        scores=scores or _found_scores(answer, batch, per_step=target.per_step),
+        task=task,
+        scores=scores or _found_scores(answer, batch, task),
         max_length=longest,
         missing=_missing(target.subject, batch),
         graph=names,
@@ -157,6 +166,17 @@ def brought(
         return target.subject.answer(batch).logits
 
     return Source(manifest, build, reference if target.framework else None, tolerance)
+
+
+def with_threshold(source: Source, threshold: float) -> Source:
+    """The same model, assigning its classes from another probability on.
+
+    Raises:
+        ConfigurationError: It is no multi-label model.
+    """
+    if source.manifest.task != "multi-label":
+        raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
+    return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
 
 
 def eager(model: SequenceClassifier) -> Reference:
@@ -219,11 +239,32 @@ def _width_multiple(subject: Subject, sampler: Sampler, longest: int) -> int:
     return 4 if runs(subject, pad(rows, multiple=4)) else 1
 
 
-def _found_scores(answer: Answer, batch: PaddedBatch, *, per_step: bool) -> Scores:
-    """Probabilities where every row lies in 0 to 1 and sums to 1."""
-    rows = answer.logits[step_mask(batch.lengths, batch.width)] if per_step else answer.logits
-    sums = rows.sum(axis=1)
-    within = rows.min() >= 0 and rows.max() <= 1 and np.abs(sums - 1).max() <= 1e-4
+def _task(target: Target, *, multi_label: bool) -> Task:
+    """What the classes of a model of the user's are to a sequence."""
+    if target.per_step and multi_label:
+        raise ConfigurationError(f"--multi-label: {target.text} answers each step, and so with one class a step")
+    if len(target.labels) == 1 and not multi_label:
+        raise ConfigurationError(
+            f"{target.text} has one output, which would always be chosen: "
+            + ("a model that answers each step chooses between at least two" if target.per_step else _ONE_LABEL)
+        )
+    return "per-step" if target.per_step else "multi-label" if multi_label else "single-label"
+
+
+def _found_scores(answer: Answer, batch: PaddedBatch, task: Task) -> Scores:
+    """Probabilities where every row lies in 0 to 1 and sums to 1.
+
+    Raises:
+        ConfigurationError: The classes are judged each by itself, and the rows lie in 0 to 1, as logits may.
+    """
+    rows = answer.logits[step_mask(batch.lengths, batch.width)] if task == "per-step" else answer.logits
+    if not (rows.min() >= 0 and rows.max() <= 1):
+        return "logits"
+    if task == "multi-label":
+        raise ConfigurationError(
+            "all outputs lie in 0 to 1, as probabilities do and logits may: say --scores probabilities, or logits"
+        )
+    within = np.abs(rows.sum(axis=1) - 1).max() <= 1e-4
     return "probabilities" if within and rows.shape[1] > 1 else "logits"
 
 

@@ -143,6 +143,18 @@ def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
     assert json.loads((files / "models" / "mine" / "1" / "manifest.json").read_text())["labels"] == ["no", "yes"]
 
 
+def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) -> None:
+    factory, out = "tests.model_export.users_models:sigmoid", files / "models" / "mine"
+    command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
+    unsure = run(*command)
+    assert unsure.exit_code == 2
+    assert "say --scores probabilities, or logits" in unsure.stderr
+    result = run(*command, "--scores", "probabilities")
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((out / "1" / "manifest.json").read_text())
+    assert (manifest["task"], manifest["threshold"], manifest["scores"]) == ("multi-label", 0.7, "probabilities")
+
+
 def test_a_users_module_that_leaks_is_exit_1(files: Path) -> None:
     result = run("export", "tests.model_export.users_models:leaking", "--out", files / "models" / "mine")
     assert result.exit_code == 1

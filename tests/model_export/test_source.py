@@ -10,9 +10,10 @@ from model_export import targets
 from model_export.errors import ExportError
 from model_export.export import export
 from model_export.options import Options
-from model_export.source import Source, brought, built_in
+from model_export.source import Scores, Source, brought, built_in, with_threshold
+from service.answers import score
 from service.errors import ConfigurationError, VerificationError
-from service.manifest import GRAPH_FILE
+from service.manifest import GRAPH_FILE, Manifest
 from service.padding import pad
 from service.session import Session
 from tests.model_export.specs import spec
@@ -23,10 +24,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def module(name: str, *, max_length: int = 64, **options: object) -> Source:
+def module(
+    name: str, *, max_length: int = 64, multi_label: bool = False, scores: Scores | None = None, **options: object
+) -> Source:
     said = {"features": 3} | options
     target = targets.read(f"tests.model_export.users_models:{name}", Options(**said))
-    return brought(target, max_length=max_length)
+    return brought(target, max_length=max_length, multi_label=multi_label, scores=scores)
 
 
 def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
@@ -66,8 +69,42 @@ def test_probabilities_are_found_out() -> None:
 
 
 def test_what_is_said_of_the_scores_is_taken() -> None:
-    target = targets.read("tests.model_export.users_models:probabilities", Options(features=3))
-    assert brought(target, max_length=64, scores="logits").manifest.scores == "logits"
+    assert module("probabilities", scores="logits").manifest.scores == "logits"
+
+
+@pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
+def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: Scores, tmp_path: Path) -> None:
+    source = with_threshold(module(name, multi_label=True, scores=scores, labels=("calm", "cold")), 0.3)
+    published = export(source, tmp_path / name)
+    manifest = Manifest.read(published.directory)
+    assert (manifest.task, manifest.threshold, manifest.scores) == ("multi-label", 0.3, scores or "logits")
+    batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
+    session = Session.load(published.directory, manifest)
+    answers = score(session.run(batch), batch.lengths, manifest)
+    assert source.reference is not None
+    said = torch.from_numpy(source.reference(batch))
+    expected = said if scores else torch.sigmoid(said)
+    np.testing.assert_allclose([answer.probabilities for answer in answers if answer], expected, atol=1e-6)
+
+
+def test_one_output_is_the_logit_of_one_label_or_nothing() -> None:
+    with pytest.raises(ConfigurationError, match=r"has one output, which would always be chosen: say --multi-label"):
+        module("one")
+    assert module("one", multi_label=True, scores="logits").manifest.classes == 1
+
+
+def test_outputs_that_may_be_probabilities_of_each_class_are_not_guessed() -> None:
+    with pytest.raises(ConfigurationError, match=r"say --scores probabilities, or logits"):
+        module("sigmoid", multi_label=True)
+
+
+def test_what_is_said_of_the_task_must_fit() -> None:
+    with pytest.raises(ConfigurationError, match=r"--multi-label: .*:tagger answers each step"):
+        module("tagger", multi_label=True)
+    with pytest.raises(ConfigurationError, match=r"--multi-label contradicts output\.task = 'single-label'"):
+        built_in(spec(), None, multi_label=True)
+    with pytest.raises(ConfigurationError, match=r"--threshold is for multi-label models; this one is single-label"):
+        with_threshold(module("mean"), 0.3)
 
 
 def test_a_module_that_answers_in_spite_of_nan_handles_missing_values() -> None:

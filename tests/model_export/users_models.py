@@ -18,9 +18,11 @@ class Tagger(nn.Module):
 class Mean(nn.Module):
     """Masked mean, in the ways that the tests vary."""
 
-    def __init__(self, *, softmax: bool = False, fills_gaps: bool = False, leaks: bool = False) -> None:
+    def __init__(
+        self, *, classes: int = 2, softmax: bool = False, fills_gaps: bool = False, leaks: bool = False
+    ) -> None:
         super().__init__()
-        self.out = nn.Linear(3, 2)
+        self.out = nn.Linear(3, classes)
         self.softmax, self.fills_gaps, self.leaks = softmax, fills_gaps, leaks
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
@@ -32,6 +34,17 @@ class Mean(nn.Module):
         kept = torch.where(valid[:, :, None], values, 0.0)
         logits = self.out(kept.sum(dim=1) / lengths[:, None])
         return logits.softmax(dim=1) if self.softmax else logits
+
+
+class Each(nn.Module):
+    """A probability of each class, by itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        return torch.sigmoid(self.model(values, lengths))
 
 
 class Positions(nn.Module):
@@ -86,6 +99,14 @@ def mean() -> nn.Module:
 
 def probabilities() -> nn.Module:
     return Mean(softmax=True)
+
+
+def sigmoid() -> nn.Module:
+    return Each(Mean())
+
+
+def one() -> nn.Module:
+    return Mean(classes=1)
 
 
 def filling() -> nn.Module:
