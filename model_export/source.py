@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import onnx
@@ -32,8 +32,6 @@ MAX_LENGTH = 1024
 """Longest sequence that is promised for a model of which nobody says it."""
 
 Scores = Literal["logits", "probabilities"]
-
-_ONE_LABEL: Final = "say --multi-label if it is the logit or the probability of one label that applies or does not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +239,14 @@ def _width_multiple(subject: Subject, sampler: Sampler, longest: int) -> int:
 
 def _task(target: Target, *, multi_label: bool) -> Task:
     """What the classes of a model of the user's are to a sequence."""
-    if target.per_step and multi_label:
-        raise ConfigurationError(f"--multi-label: {target.text} answers each step, and so with one class a step")
-    if len(target.labels) == 1 and not multi_label:
-        raise ConfigurationError(
-            f"{target.text} has one output, which would always be chosen: "
-            + ("a model that answers each step chooses between at least two" if target.per_step else _ONE_LABEL)
-        )
-    return "per-step" if target.per_step else "multi-label" if multi_label else "single-label"
+    if multi_label:
+        if target.per_step:
+            raise ConfigurationError(f"--multi-label: {target.text} answers each step, and so with one class a step")
+        return "multi-label"
+    if len(target.labels) == 1:
+        mend = "give it two classes at least" if target.per_step else "if it stands for one label, say --multi-label"
+        raise ConfigurationError(f"{target.text} has one output, which would always be chosen: {mend}")
+    return "per-step" if target.per_step else "single-label"
 
 
 def _found_scores(answer: Answer, batch: PaddedBatch, task: Task) -> Scores:

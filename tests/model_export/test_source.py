@@ -88,7 +88,10 @@ def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, score
 
 
 def test_one_output_is_the_logit_of_one_label_or_nothing() -> None:
-    with pytest.raises(ConfigurationError, match=r"has one output, which would always be chosen: say --multi-label"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"has one output, which would always be chosen: if it stands for one label, say --multi-label",
+    ):
         module("one")
     assert module("one", multi_label=True, scores="logits").manifest.classes == 1
 
