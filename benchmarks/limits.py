@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from service.cost import CostTable, measure
-from service.lanes import TURN_SECONDS
+from service.lanes import TURN_SECONDS, Lane
 from service.manifest import Manifest
+from service.metrics import ModelMetrics
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits, plan
 from service.pool import Pool, Waiting
@@ -150,21 +151,24 @@ class _Asked(Waiting):
 
 def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
     """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
-    limits = replace(BatchLimits().at_most(manifest.max_batch_rows), multiple=manifest.width_multiple)
-    longer = replace(limits, turn_seconds=TURN_SECONDS)
-    short = replace(longer, seconds=ONE_CORE_INLINE_SECONDS)
-    asked = iter([_Asked(len(steps), steps=steps) for steps in sequences])
-    pool = Pool()
+    limits = BatchLimits().at_most(manifest.max_batch_rows)
+    lane: Lane[None] = Lane(
+        manifest.key,
+        lambda batch, _: [None] * batch.rows,
+        table,
+        ModelMetrics(),
+        limits,
+        multiple=manifest.width_multiple,
+    )
+    pool = lane.pool
+    asked = iter([_Asked(lane.width_of(len(steps)), steps=steps) for steps in sequences])
     coming = list(islice(asked, waiting))
     groups: list[list[Steps]] = []
     while True:
         if not pool:  # all were answered at once, and the runner waits for the first of them
             _ask(pool, coming)
-        urgent = pool.most_urgent()
-        assert urgent is not None
-        column = table.column(urgent.width, limits.rows)
-        fits = column.seconds[min(len(pool), column.enough)] <= ONE_CORE_INLINE_SECONDS
-        chosen = plan(pool, table, short if fits else longer, 0.0)
+        seconds = ONE_CORE_INLINE_SECONDS if lane.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
+        chosen = plan(pool, table, lane.limits_within(seconds, TURN_SECONDS), 0.0)
         groups.append([each.steps for each in chosen if isinstance(each, _Asked)])
         _ask(pool, coming)
         coming = list(islice(asked, len(chosen)))

@@ -96,6 +96,16 @@ class Lane(Generic[R]):
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
+    def fits(self, seconds: float) -> bool:
+        """Whether its next batch takes no longer, with as many rows as are worth waiting for; something waits.
+
+        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
+        """
+        first = (self.pool.most_urgent(), self.pool.earliest_deadline())
+        widest = max(waiting.width for waiting in first if waiting is not None)
+        column = self.cost.column(widest, self.limits.rows)
+        return column.seconds[min(len(self.pool), column.enough)] <= seconds
+
     def charge(self, rows: int, width: int, seconds: float) -> float:
         """The seconds of the runners that a batch counts for: those it took, but no more than were predicted.
 
@@ -184,7 +194,7 @@ class Lanes:
         """Removes a lane that is closed and has nothing waiting or running; a late call in it brings it back."""
         if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
             self._lanes.remove(lane)
-            lane.pool = Pool()  # its heaps may hold tickets of long ago, and these the lane
+            lane.pool = Pool()  # its orders may hold tickets of long ago, and these the lane
 
     def wake(self, lane: Lane[Any]) -> None:
         """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""

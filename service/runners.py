@@ -199,16 +199,8 @@ class Runners:
             loop.call_soon(self._stay_awake, loop)
 
     def _fits_loop(self, lane: Lane[Any]) -> bool:
-        """Whether a lane's next batch is short enough for the event loop, with as many rows as are worth waiting for.
-
-        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
-        """
-        if lane.runners_until > self._clock():
-            return False
-        first = (lane.pool.most_urgent(), lane.pool.earliest_deadline())
-        widest = max(waiting.width for waiting in first if waiting is not None)
-        column = lane.cost.column(widest, lane.limits.rows)
-        return column.seconds[min(len(lane.pool), column.enough)] <= self._inline_seconds
+        """Whether a lane's next batch is short enough for the event loop."""
+        return lane.runners_until <= self._clock() and lane.fits(self._inline_seconds)
 
 
 def _give_way() -> None:
