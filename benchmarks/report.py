@@ -85,7 +85,7 @@ def _rates(
     own, empty, naive, mosec, by_hand = (
         rates(result, contender, connections) for contender in (SERVICE, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
     )
-    alone = [1 / seconds for seconds in compute]
+    alone = [1 / each for each in compute]
     best = [max(pair) for pair in zip(naive, mosec, strict=True)]
 
     def reach(times: Sequence[float]) -> dict[str, float]:
