@@ -6,8 +6,7 @@ Everything is row by row: no figure of one row depends on another, so scoring ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ from service.session import Outputs
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the model says of one sequence.
 
     Attributes:

@@ -149,23 +149,19 @@ class Batcher:
         if loop is None:
             raise NotReady("the server is starting", retry_after_seconds=1)
         now = self._clock()
-        future = loop.create_future() if waiter is None else waiter
-        results: list[R | None] = [None] * len(sequences)
-        ticket: Ticket[R] = Ticket(lane, future, finish, attention, results, len(sequences), trace=trace)
-        entries = [
-            Entry(
-                width := lane.width_of(len(steps)),
-                deadline,
-                priority,
-                steps=steps,
-                cost=rounded_width(width, lane.multiple),
-                arrival=now,
-                index=i,
-                ticket=ticket,
+        count = len(sequences)
+        ticket: Ticket[R] = Ticket(
+            lane, loop.create_future() if waiter is None else waiter, finish, attention, [None] * count, count, trace
+        )
+        entries: list[Entry[R]] = []
+        cost = 0
+        for index, steps in enumerate(sequences):
+            width = lane.width_of(len(steps))
+            padded = rounded_width(width, lane.multiple)
+            entries.append(
+                Entry(width, deadline, priority, steps=steps, cost=padded, arrival=now, index=index, ticket=ticket)
             )
-            for i, steps in enumerate(sequences)
-        ]
-        cost = sum(entry.cost for entry in entries)
+            cost += padded
         if cost > self._max_queue:
             raise TooLarge(f"{cost} padded steps; the queue holds {self._max_queue} in all")
         if deadline <= now:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,7 @@ class Catalog(Protocol[M_co]):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One sequence as sent.
 
     Attributes:
@@ -119,8 +118,7 @@ def fitted(
     return Item(steps, sent, kept, id)
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[M_co]):
+class Call(NamedTuple, Generic[M_co]):
     """One request for answers.
 
     Attributes:

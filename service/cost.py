@@ -40,10 +40,8 @@ _BELIEVED: Final = 0.5
 padding, those that are a little too small cost next to nothing."""
 _ABOUT: Final = 1.05
 """Times that differ by less are about the same."""
-_NOTICED: Final = 0.06
-"""Drift, as a log ratio, below which predictions are not computed anew: it changes no plan, only what is in time."""
-_BESIDES_NOTICED: Final = 0.03
-"""The same of what each batch costs besides, as a share of the mean batch; this does change plans."""
+_NOTICED: Final = 0.03
+"""How much of the mean batch what each batch costs besides must change by before columns are computed anew."""
 _LEAST: Final = 1e-7
 """The shortest time that a run is taken to take, in seconds."""
 _FURTHEST: Final = 3.5
@@ -59,7 +57,7 @@ _ENOUGH_FOR_A_LINE: Final = 4
 
 
 class Column(NamedTuple):
-    """The costs of one width.
+    """The costs of one width, before the drift: `CostTable.slower` times as long is what a batch takes.
 
     Attributes:
         seconds: Of 0, 1, 2, ... rows; entry 0 is 0.
@@ -83,26 +81,20 @@ class Column(NamedTuple):
         enough = int((each <= _ABOUT * least[-1]).argmax()) + 1
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
 
-    def times(self, factor: float) -> Column:
-        """The same where everything takes so many times as long."""
-        return self._replace(seconds=[each * factor for each in self.seconds], least=self.least * factor)
-
 
 class _Kept(NamedTuple):
-    """What is computed of a table, until it changes: for a new drift the columns before it need no second computing.
+    """What is computed of a table before the drift, until what batches cost besides changes.
 
     Attributes:
         rows: How many rows the columns go to.
-        seconds: `[rows, widths]` of the grid, before the drift.
-        slower: How many times as long everything takes.
-        before: The columns before the drift, by width.
-        columns: Those with it.
+        besides: The seconds besides that are in it.
+        seconds: `[rows, widths]` of the grid.
+        columns: By width.
     """
 
     rows: int
+    besides: float
     seconds: NDArray[np.float64]
-    slower: float
-    before: dict[int, Column]
     columns: dict[int, Column]
 
 
@@ -116,6 +108,9 @@ class CostTable:
         clock: What the seconds are of, and what serving must observe with: by default the processor time of the thread
             that runs, which nothing else on the machine can spoil. A run that is not this thread's work (a device's)
             wants the time on the wall.
+
+    Attributes:
+        slower: How many times as long everything takes as it did at load: the drift.
 
     Raises:
         ValueError: That is no such grid.
@@ -139,31 +134,31 @@ class CostTable:
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
+        self.slower = 1.0
         self._drift = 0.0  # log of what serving sees over what was measured
         self._besides = _Besides()
-        self._applied = 0.0, 0.0  # what predictions have: of that log, and of the seconds besides, before the drift
         self._learning = threading.RLock()  # learning predicts, and who predicts may want more rows
-        self._kept = _Kept(0, self._measured, 1.0, {}, {})  # another thread's `observe` puts another in its place
+        self._kept = _Kept(0, 0.0, self._measured, {})  # another thread's `observe` puts another in its place
         self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
         self._widths = self.widths.tolist()
 
     @property
     def seconds(self) -> NDArray[np.float64]:
         """`[rows, widths]` of the grid, as serving has it now; monotone."""
-        return self._kept.seconds * self._kept.slower
+        return self._kept.seconds * self.slower
 
     def column(self, width: int, rows: int) -> Column:
-        """The costs of up to `rows` rows of that width; kept until the table changes."""
+        """The costs of up to `rows` rows of that width, before the drift; kept until more than that changes."""
         kept = self._kept
         column = kept.columns.get(width)
         return self.columns([width], rows)[0] if column is None or rows > kept.rows else column
 
     def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
-        """The costs of up to `rows` rows of each of some widths."""
+        """The costs of up to `rows` rows of each of some widths, before the drift."""
         kept = self._kept
         if rows > kept.rows:
             with self._learning:
-                kept = self._kept = self._kept._replace(rows=max(rows, self._kept.rows), before={}, columns={})
+                kept = self._kept = self._kept._replace(rows=max(rows, self._kept.rows), columns={})
         columns = kept.columns
         try:
             return [columns[width] for width in widths]
@@ -172,12 +167,7 @@ class CostTable:
 
     def _column_of(self, kept: _Kept, width: int) -> Column:
         column = kept.columns.get(width)
-        if column is None:
-            before = kept.before.get(width)
-            if before is None:
-                before = _keep(kept.before, width, self._computed(width, kept.rows, kept.seconds))
-            column = _keep(kept.columns, width, before.times(kept.slower))
-        return column
+        return _keep(kept.columns, width, self._computed(width, kept.rows, kept.seconds)) if column is None else column
 
     def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
         """The costs of up to `rows` rows of that width, where those of the grid are `seconds [rows, widths]`."""
@@ -192,7 +182,7 @@ class CostTable:
 
     def predict(self, rows: int, width: int) -> float:
         """Seconds of one batch; past the grid's ends it grows with the last slope of the width, and as the rows do."""
-        return self.column(width, rows).seconds[rows]
+        return self.column(width, rows).seconds[rows] * self.slower
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
         """Learns from a batch that ran: slowly, and never by more than a hiccup's share at once.
@@ -209,21 +199,16 @@ class CostTable:
         if not 0 < seconds < math.inf:
             return
         with self._learning:
-            drift, besides = self._applied
-            measured = self.predict(rows, width) * math.exp(-drift) - besides
-            expected = (measured + self._besides.seconds) * math.exp(self._drift)
-            error = _within(math.log(seconds) - math.log(expected), _HICCUP)
+            besides = self._besides
+            measured = self.column(width, rows).seconds[rows] - self._kept.besides
+            expected = (measured + besides.seconds) * self.slower
+            error = _within(math.log(seconds / expected), _HICCUP)
             self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
+            self.slower = math.exp(self._drift)
             if measured > _LEAST:
-                self._besides.observe(measured, expected * math.exp(error - self._drift))
-            noticed = abs(self._besides.seconds - besides) > _BESIDES_NOTICED * self._besides.mean_batch
-            if noticed:
-                self._applied = self._drift, self._besides.seconds
-                at_load = self._measured + self._besides.seconds
-                self._kept = _Kept(self._kept.rows, at_load, math.exp(self._drift), {}, {})
-            elif abs(self._drift - drift) > _NOTICED:
-                self._applied = self._drift, besides
-                self._kept = self._kept._replace(slower=math.exp(self._drift), columns={})
+                besides.observe(measured, expected * math.exp(error) / self.slower)
+            if abs(besides.seconds - self._kept.besides) > _NOTICED * besides.mean_batch:
+                self._kept = _Kept(self._kept.rows, besides.seconds, self._measured + besides.seconds, {})
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from service import endpoint as endpoints
 from service.answers import Answer
@@ -64,7 +65,6 @@ class Direct:
         "_endpoint",
         "_protocol",
         "_ticket",
-        "body",
         "disconnected",
         "headers",
         "keep_alive",
@@ -78,7 +78,6 @@ class Direct:
         self.headers = headers
         self._account = endpoint.account(headers)
         self._ticket: Ticket[Answer | None] | None = None
-        self.body: list[bytes] = []
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
@@ -97,20 +96,17 @@ class Direct:
             else:
                 self.set_exception(ClientLeft())
 
-    def run(self) -> None:
+    def run(self, body: bytes) -> None:
         """The body is here: decodes it, and asks."""
         if self.response_complete:
             return
-        endpoint = self._endpoint
+        endpoint, account, headers = self._endpoint, self._account, self.headers
         try:
-            body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
-            self.body.clear()
-            endpoint.admit(self.headers)
+            endpoint.admit(headers)
             started = time.monotonic()
-            call, encode = endpoint.decode(Received({}, self.headers, body))
-            account = self._account
-            finish = self._finish(encode, account.decoded(call, started))
-            self._ticket = endpoint.serving.ask(call, account.arrived, finish, waiter=self, trace=account.trace)
+            call, encode = endpoint.decode(Received({}, headers, body))
+            finish = partial(self._finish, encode, account.decoded(call, started))
+            self._ticket = endpoint.serving.ask(call, account.arrived, finish, self, account.trace)
         except Exception as error:  # a refusal is told; of anything else nothing may reach the client
             self.set_exception(error)
 
@@ -118,14 +114,10 @@ class Direct:
         """The connection ends with that status, which the protocol has written itself."""
         self._end(status, None)
 
-    def _finish(self, encode: Encode, decoded: float) -> Any:
-        """What makes the whole answer, in a runner thread."""
-
-        def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
-            payload, made = encode(answers)
-            return self._written(200, payload, [*made, endpoints.server_timing(decoded, timing)]), timing
-
-        return finish
+    def _finish(self, encode: Encode, decoded: float, answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
+        """Makes the whole answer, in a runner thread."""
+        payload, headers = encode(answers)
+        return self._written(200, payload, [*headers, endpoints.server_timing(decoded, timing)]), timing
 
     # What a ticket asks of its future.
 

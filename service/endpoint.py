@@ -14,8 +14,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
@@ -47,8 +46,7 @@ Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
 """Writes the body of a 200 and the headers that it needs; runs in a runner thread."""
 
 
-@dataclass(slots=True)
-class Received:
+class Received(NamedTuple):
     """A request whose body is here, read and inflated.
 
     Attributes:

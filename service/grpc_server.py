@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -321,7 +320,7 @@ def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served
         raise DeadlineExceeded("the deadline had passed when the request was read")
     timeout_ms = (time.monotonic() - arrived + remaining) * 1000
     return (
-        call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else replace(call, timeout_ms=timeout_ms)
+        call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else call._replace(timeout_ms=timeout_ms)
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from service.buckets import Buckets
 from service.cost import CostTable
@@ -33,8 +33,7 @@ Run = Callable[[PaddedBatch, bool], Sequence[R]]
 """Runs a padded batch, with attention or without: one result for each row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where a ticket's time went, in seconds."""
 
     queue: float
@@ -104,7 +103,7 @@ class Lane(Generic[R]):
         first = (self.pool.most_urgent(), self.pool.earliest_deadline())
         widest = max(waiting.width for waiting in first if waiting is not None)
         column = self.cost.column(widest, self.limits.rows)
-        return column.seconds[min(len(self.pool), column.enough)] <= seconds
+        return column.seconds[min(len(self.pool), column.enough)] * self.cost.slower <= seconds
 
     def charge(self, rows: int, width: int, seconds: float) -> float:
         """The seconds of the runners that a batch counts for: those it took, but no more than were predicted.

@@ -39,12 +39,12 @@ def length_of(skeleton: bytes, root: str, features: int | None) -> int:
     return length if length > 0 and not rest and skeleton == _whole(root, features, length) else 0
 
 
-def read(body: bytes, length: int, model: M, parser: Any, form: Form) -> Call[M] | None:
-    """The call that a body of one sequence makes; None where a careful look is needed.
+def read(body: bytes, skeleton: bytes, model: M, parser: Any, form: Form) -> Call[M] | None:
+    """The call that a body of one sequence makes; None where it is another or a careful look is needed.
 
     Args:
         body: As sent.
-        length: As `length_of` says.
+        skeleton: What is left of it without what `NUMERIC` holds.
         model: The default one.
         parser: simdjson's; whatever it made before is gone.
         form: How the body is laid out.
@@ -53,16 +53,20 @@ def read(body: bytes, length: int, model: M, parser: Any, form: Form) -> Call[M]
         LookupError, RuntimeError, ValueError: It is another body after all, or not JSON.
     """
     manifest = model.manifest
-    if length > manifest.max_length:
+    wants = manifest.input
+    length = length_of(skeleton, form.root, wants.features)
+    if not length and wants.features == 1:
+        length = length_of(skeleton, form.root, None)
+    if not 0 < length <= manifest.max_length:
         return None
     array = parser.parse(body)[form.root]
-    if manifest.input.kind == "tokens":
+    if wants.features is None:
         tokens: NDArray[np.int64] = np.frombuffer(array.as_buffer(of_type="i"), dtype=np.int64)
-        if len(tokens) != length or tokens.min() < 0 or tokens.max() >= (manifest.input.vocabulary or 1):
+        if len(tokens) != length or tokens.min() < 0 or tokens.max() >= (wants.vocabulary or 1):
             return None
         return Call(model, (Item(tokens, length),), pointer=form.pointer)
     wide: NDArray[np.float64] = np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64)
-    if len(wide) != length * (manifest.input.features or 1):  # an empty array looks like one with a bare number
+    if len(wide) != length * wants.features:  # an empty array looks like one with a bare number
         return None
     # Of so few numbers argmin and argmax find the extremes in a third of the time that minimum and maximum take.
     if not (wide[wide.argmin()] >= -FLOAT32_MAX and wide[wide.argmax()] <= FLOAT32_MAX):

@@ -45,6 +45,10 @@ _PARTS: Final = 4
 class Cost(Protocol):
     """What the planner asks of a cost table."""
 
+    @property
+    def slower(self) -> float:
+        """How many times as long everything takes as the columns say."""
+
     def column(self, width: int, rows: int) -> Column:
         """The costs of up to `rows` rows of that width."""
 
@@ -105,7 +109,7 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
         return pool.take({urgent.width: 1}, urgent)
     anchor = _anchor(pool, urgent, cost, limits, now)
     column = cost.column(anchor.width, limits.rows)
-    seconds = _allowed_seconds(anchor, column, limits, now)
+    seconds = _allowed_seconds(anchor, column, cost.slower, limits, now) / cost.slower
     chosen = pool.take(_company(pool, anchor.width, column, cost, limits, seconds), anchor)
     pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
@@ -116,21 +120,21 @@ def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: f
     hurried = pool.earliest_deadline()
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
         return urgent
-    alone = cost.column(hurried.width, limits.rows).seconds[1]
-    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)]
+    alone = cost.column(hurried.width, limits.rows).seconds[1] * cost.slower
+    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.slower
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
-def _allowed_seconds(anchor: Waiting, column: Column, limits: BatchLimits, now: float) -> float:
+def _allowed_seconds(anchor: Waiting, column: Column, slower: float, limits: BatchLimits, now: float) -> float:
     """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
 
     Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
     """
-    worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
+    worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))] * slower
     most = min(limits.seconds, max(limits.turn_seconds, worth))
     slack = anchor.deadline - now
-    return min(most, slack) if slack >= column.seconds[1] else most
+    return min(most, slack) if slack >= column.seconds[1] * slower else most
 
 
 def _company(pool: Pool, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:

@@ -18,7 +18,6 @@ from service.protocol import BoundedProtocol
 class Exchange(Protocol):
     """A request that does without ASGI; stands where uvicorn keeps its own cycle of request and response."""
 
-    body: list[bytes]
     headers: dict[bytes, bytes]
     keep_alive: bool
     disconnected: bool
@@ -27,8 +26,8 @@ class Exchange(Protocol):
     def response_complete(self) -> bool:
         """Whether the next request may begin."""
 
-    def run(self) -> None:
-        """The body is here."""
+    def run(self, body: bytes) -> None:
+        """The body is here, as a whole."""
 
     def set(self) -> None:
         """The connection was lost."""
@@ -81,6 +80,7 @@ class ShortcutProtocol(BoundedProtocol):
         super().__init__(**options)
         self._shortcut = shortcut
         self._exchange: Exchange | None = None
+        self._body: list[bytes] = []  # of the exchange's request, while it is read
         self._known: KnownHead | None = None
         self._answered_at = 0.0
 
@@ -112,16 +112,16 @@ class ShortcutProtocol(BoundedProtocol):
 
     def _is_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether a whole request came that has the head of one before; it is taken then, past the parser."""
-        if self._refused or self.transport.is_closing() or not self.cycle.response_complete:
+        if self._refused or not self.cycle.response_complete or self.transport.is_closing():
             return False
         body = known.body(data, self._shortcut.max_bytes)
         if body is None:
             return False
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         exchange = self._shortcut.again(self, known.headers)
         self._stand_in(exchange)
-        exchange.body.append(body)
-        exchange.run()
+        exchange.run(body)
         return True
 
     def _begin(self) -> None:
@@ -130,13 +130,14 @@ class ShortcutProtocol(BoundedProtocol):
         if free and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
             exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
             if exchange is not None:
+                self._body.clear()
                 self._stand_in(exchange)
                 return
         super()._begin()
 
     def _stand_in(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.cycle = cast("RequestResponseCycle", exchange)
+        self.cycle = exchange  # type: ignore[assignment]  # what uvicorn asks of a cycle, an exchange answers
 
     def _current(self) -> Exchange | None:
         """The exchange of the request that is being read or answered; None where it goes through ASGI."""
@@ -148,7 +149,7 @@ class ShortcutProtocol(BoundedProtocol):
         if exchange is None:
             super().on_body(body)
         elif not self._refused:
-            exchange.body.append(body)
+            self._body.append(body)
 
     def _complete(self) -> None:
         """The request is there as a whole."""
@@ -156,7 +157,9 @@ class ShortcutProtocol(BoundedProtocol):
         if exchange is None:
             super()._complete()
         else:
-            exchange.run()
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            exchange.run(body)
 
     def _break_off(self, status: int) -> None:
         """Ends a request of which not all has come."""

@@ -46,6 +46,21 @@ class _Unsure(Exception):
     """The fast way cannot vouch for this body."""
 
 
+_NOT_ORDINARY: Final = (
+    _Unsure,
+    RequestError,  # no such model: the careful way says so, unless it finds worse
+    # simdjson and NumPy raise any of these for a body that is not ordinary; a value of another kind than expected has
+    # not the attribute that it is asked for.
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
     """Reads a body.
 
@@ -60,9 +75,7 @@ def decode(body: bytes, catalog: Catalog[M_co], *, max_sequences: int, form: For
     """
     try:
         return _fast(body, catalog, max_sequences, form)
-    except (_Unsure, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
-        # simdjson and NumPy raise any of these for a body that is not ordinary; a value of another kind than expected
-        # has not the attribute that it is asked for.
+    except _NOT_ORDINARY:
         _parsers.__dict__.pop("parser", None)
     return strict.read(body, catalog, max_sequences=max_sequences, form=form)
 
@@ -121,17 +134,18 @@ def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
 
 
 def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
-    if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
-        raise _Unsure
     parser = getattr(_parsers, "parser", None)
     if len(body) > _KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
     elif parser is None:
         parser = _parsers.parser = simdjson.Parser()
     skeleton = body.translate(None, NUMERIC)
-    plainest = _plainest(body, skeleton, catalog, parser, form)
-    if plainest is not None:
-        return plainest
+    if skeleton.endswith(b"]]}"):  # sequences, and nothing behind them
+        plainest = plain.read(body, skeleton, catalog.find(None, None), parser, form)
+        if plainest is not None:
+            return plainest
+    if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
+        raise _Unsure
     nulls = body.count(b"null") if b"null" in skeleton else 0
     if nulls:
         body = body.replace(b"null", _MISSING_TEXT)
@@ -154,31 +168,12 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -
     count = len(sequences)
     if not 1 <= count <= max_sequences:
         raise _Unsure
-    model = _found(catalog, name, version)
+    model = catalog.find(name, version)
     manifest = model.manifest
     if attention and manifest.graph.attention is None:
         raise _Unsure
     items = _items(sequences, form.root, skeleton, manifest, nulls)
     return Call(model, items, attention, timeout_ms, priority, form.pointer)
-
-
-def _plainest(body: bytes, skeleton: bytes, catalog: Catalog[M_co], parser: Any, form: Form) -> Call[M_co] | None:
-    """The call of a body that is one sequence and nothing else, for the default model; None for any other."""
-    if not skeleton.endswith(b"]]}"):  # no sequence, or more fields
-        return None
-    model = _found(catalog, None, None)
-    features = model.manifest.input.features
-    length = plain.length_of(skeleton, form.root, features)
-    if not length and features == 1:
-        length = plain.length_of(skeleton, form.root, None)
-    return plain.read(body, length, model, parser, form) if length else None
-
-
-def _found(catalog: Catalog[M_co], name: str | None, version: str | None) -> M_co:
-    try:
-        return catalog.find(name, version)
-    except RequestError as error:
-        raise _Unsure from error
 
 
 def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:

@@ -62,7 +62,7 @@ async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
             lengths = [choices.randint(1, 24) for _ in range(64)]
             tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
             assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
-    on_the_loop = [only.cost.column(longest, 64).seconds[rows] for inline, rows, longest in ran if inline]
+    on_the_loop = [only.cost.predict(rows, longest) for inline, rows, longest in ran if inline]
     assert on_the_loop
     assert max(on_the_loop) <= 0.0045  # what the table has learned since is not held against a batch
     assert not all(inline for inline, _, _ in ran)
