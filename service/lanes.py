@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from service.buckets import Buckets
@@ -26,6 +27,7 @@ TURN_SECONDS: Final = 0.02
 SHARED_TURN_SECONDS: Final = 0.002
 """The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
 nearly all that batching can."""
+_USED: Final = attrgetter("used_seconds")
 _WOKEN_LATE_SECONDS: Final = 0.005
 """How late a busy machine may wake a runner that waited for company: nobody's deadline is missed for that."""
 
@@ -100,9 +102,11 @@ class Lane(Generic[R]):
 
         What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
         """
-        first = (self.pool.most_urgent(), self.pool.earliest_deadline())
-        widest = max(waiting.width for waiting in first if waiting is not None)
-        column = self.cost.column(widest, self.limits.rows)
+        urgent, hurried = self.pool.most_urgent(), self.pool.earliest_deadline()
+        width = 0 if urgent is None else urgent.width
+        if hurried is not None and hurried.width > width:
+            width = hurried.width
+        column = self.cost.column(width, self.limits.rows)
         return column.seconds[min(len(self.pool), column.enough)] * self.cost.slower <= seconds
 
     def charge(self, rows: int, width: int, seconds: float) -> float:
@@ -232,7 +236,7 @@ class Lanes:
         Returns:
             That lane, or None and the seconds until one will be ready, if anything waits.
         """
-        waiting = [lane for lane in self._lanes if lane.pool]
+        waiting = [lane for lane in self._lanes if len(lane.pool)]
         if not waiting:
             return None, None
         if self._max_wait > 0 and not draining:
@@ -240,7 +244,7 @@ class Lanes:
             waiting = [lane for lane in waiting if patience[lane] <= 0]
             if not waiting:
                 return None, min(patience.values())
-        served = min(waiting, key=lambda lane: lane.used_seconds)
+        served = waiting[0] if len(waiting) == 1 else min(waiting, key=_USED)
         self._used_seconds = max(self._used_seconds, served.used_seconds)
         return served, None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _ABSENT: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Form:
     """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
 
@@ -49,10 +50,15 @@ class Form:
     root: str
     fields: frozenset[str]
 
-    @property
+    @cached_property
     def pointer(self) -> str:
         """Where a sequence stands, with `{}` for its place."""
         return f"/{self.root}/{{}}"
+
+    @cached_property
+    def key(self) -> bytes:
+        """The field that has the sequences, as it stands in a body."""
+        return self.root.encode()
 
 
 PREDICT: Final = Form("sequences", options.FIELDS | {"sequences"})

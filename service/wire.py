@@ -26,7 +26,6 @@ from service.errors import RequestError
 from service.manifest import Manifest
 from service.options import is_version
 from service.padding import Steps
-from service.plain import NUMERIC
 from service.strict import PREDICT, Form
 
 # A missing value, as a number that no valid body can have: beyond float32, so nothing real is mistaken for it. The
@@ -35,6 +34,8 @@ _MISSING_TEXT: Final = b" 1e300 "
 _MISSING_WORD: Final = _MISSING_TEXT.decode()
 _MISSING: Final = 1e300
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_NUMERIC: Final = b"0123456789+-.eE \t\r\n"
+"""What numbers are made of, and white space: deleted from a body, they leave its skeleton."""
 
 _KEPT_PARSER_BYTES: Final = 262_144
 """Bodies past it get a parser of their own: a parser keeps about twelve times the largest body that it has read."""
@@ -100,7 +101,9 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     made: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
     if manifest.task == "single-label":
-        made |= {"label": labels[answer.best], "score": probabilities[answer.best], "probabilities": probabilities}
+        made["label"] = labels[answer.best]
+        made["score"] = probabilities[answer.best]
+        made["probabilities"] = probabilities
     elif manifest.task == "multi-label":
         assigned = np.flatnonzero(probabilities >= manifest.threshold)
         made |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
@@ -134,18 +137,17 @@ def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
 
 
 def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
+    plainest = plain.read(body, catalog, form)
+    if plainest is not None:
+        return plainest
+    if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
+        raise _Unsure
     parser = getattr(_parsers, "parser", None)
     if len(body) > _KEPT_PARSER_BYTES:
         parser = simdjson.Parser()
     elif parser is None:
         parser = _parsers.parser = simdjson.Parser()
-    skeleton = body.translate(None, NUMERIC)
-    if skeleton.endswith(b"]]}"):  # sequences, and nothing behind them
-        plainest = plain.read(body, skeleton, catalog.find(None, None), parser, form)
-        if plainest is not None:
-            return plainest
-    if body.startswith(_BYTE_ORDER_MARK):  # simdjson would skip it
-        raise _Unsure
+    skeleton = body.translate(None, _NUMERIC)
     nulls = body.count(b"null") if b"null" in skeleton else 0
     if nulls:
         body = body.replace(b"null", _MISSING_TEXT)
@@ -179,7 +181,7 @@ def _fast(body: bytes, catalog: Catalog[M_co], max_sequences: int, form: Form) -
 def _items(sequences: Any, root: str, skeleton: bytes, manifest: Manifest, nulls: int) -> list[Item]:
     """Every sequence, its shape held against the skeleton of the body."""
     entries: list[Any] = list(sequences)
-    opening = plain.opening(root)
+    opening = b'"%s":[' % root.encode().translate(None, _NUMERIC)
     arrays: list[Any]
     identifiers: list[str | None]
     if isinstance(entries[0], simdjson.Array):
@@ -228,9 +230,13 @@ def skeletons(manifest: Manifest, length: int) -> tuple[bytes, ...]:
     """
     features = manifest.input.features
     if features is None:
-        return (plain.sequence(None, length),)
-    rows = plain.sequence(features, length)
-    return (rows, plain.sequence(None, length)) if features == 1 else (rows,)
+        return (_bare_steps(length),)
+    rows = b"[" + b",".join([b"[" + b"," * (features - 1) + b"]"] * length) + b"]"
+    return (rows, _bare_steps(length)) if features == 1 else (rows,)
+
+
+def _bare_steps(length: int) -> bytes:
+    return b"[" + b"," * (length - 1) + b"]"
 
 
 def _values(array: Any, length: int, manifest: Manifest, has_missing: bool) -> tuple[Steps, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,13 +11,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service import strict, wire
+from service import plain, strict, wire
 from service.answers import Answer
 from service.calls import Call, Item
 from service.errors import InvalidRequest, RequestError
 from tests.service.numpy_models import MANIFESTS, OneModel, manifest
 
 Outcome = tuple[Any, ...]
+
+
+@pytest.fixture(scope="module", params=["compiled", "general"], autouse=True)
+def reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every body goes both ways: plain ones through the module in C, and where there is none."""
+    compiled = plain.COMPILED
+    if request.param == "compiled" and not compiled:
+        pytest.skip("installed without a compiler: service._native is missing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "COMPILED", request.param == "compiled")
+        yield
 
 
 def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
@@ -244,12 +256,12 @@ def test_a_thread_keeps_no_parser_that_a_large_body_has_grown() -> None:
     catalog = OneModel(manifest(max_length=100_000))
 
     def read(text: bytes) -> bool:
-        wire.decode(text, catalog, max_sequences=1)
+        wire.decode(text, catalog, max_sequences=2)
         return hasattr(wire._parsers, "parser")
 
     with ThreadPoolExecutor(1) as fresh:
         assert not fresh.submit(read, large).result()
-        assert fresh.submit(read, b'{"sequences":[[[1,2]]]}').result()
+        assert fresh.submit(read, b'{"sequences":[[[1,2]],[[1,2]]]}').result()
 
 
 def call(item: Item, **fields: Any) -> Call[OneModel]:
