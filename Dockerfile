@@ -8,13 +8,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-compile --require-hashes --only-binary :all: --target /tools -r /build/build.lock
 ENV PYTHONPATH=/tools
 
-# This project as a wheel: no network, no build isolation, nothing that the lock does not name.
+# This project as a wheel: no network, no build isolation, nothing that the lock does not name. The module in C may run
+# on any processor of its architecture; were it left out, as pip may, the next stage would end.
 FROM tools AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE lengthwise.py ./
 COPY service service
 COPY model_export model_export
-RUN SOURCE_DATE_EPOCH=315532800 \
+RUN SOURCE_DATE_EPOCH=315532800 CC="python -m ziglang cc -mcpu=baseline" \
     python -m pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /wheel .
 
 FROM tools AS sbom-made
@@ -33,6 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=wheel /wheel /wheel
 COPY deploy/image/assemble.py /build/
 RUN python -m pip install --no-cache-dir --no-compile --no-index --no-deps --target /opt/lengthwise/program /wheel/*.whl \
+    && ls /opt/lengthwise/program/service/_native.*.so \
     && export PYTHONPATH=/opt/lengthwise/program:/opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/program \

@@ -53,20 +53,20 @@ proto: .venv/.development ## Generates the messages of the gRPC protocol from it
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/open_inference/open_inference.proto
 
 clean: ## Removes what was built
-	rm -rf .venv build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build dist *.egg-info service/_native.*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
 
 .venv/bin/python:
 	@echo "making .venv"
 	@$(PYTHON) -c 'import sys; sys.exit("Lengthwise needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 
-# A change of pyproject.toml installs again; nothing else does.
-.venv/.runtime: pyproject.toml | .venv/bin/python
+# A change of pyproject.toml or of the module in C installs again; nothing else does.
+.venv/.runtime: pyproject.toml service/_native.c | .venv/bin/python
 	@echo "installing the runtime"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
-.venv/.development: pyproject.toml | .venv/bin/python
+.venv/.development: pyproject.toml service/_native.c | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/.runtime

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
-from service import answers, triton_metrics
+from service import answers, plain, triton_metrics
 from service.access import AccessLog
 from service.accounts import Accounts
 from service.answers import Answer
@@ -117,6 +117,8 @@ class Serving:
             ConfigurationError: The repository cannot be read.
         """
         log.info("models run on %s", self.choice)
+        if not plain.COMPILED:
+            log.info("service._native is not here, as there was no C compiler: plain bodies are read like all others")
         await self.shelf.open()
         await self.batcher.start()
         self._started = True

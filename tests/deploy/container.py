@@ -93,13 +93,13 @@ def _import_base(engine: Engine) -> None:
 
 
 def base_archive() -> Path:
-    """The root of a minimal Debian with Python, and without bytecode, as in the official image; made once."""
+    """The root of a minimal Debian with Python, its headers, and no bytecode, as in the official image; made once."""
     archive = FOLDER / "base.tar"
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not archive.is_file():
         root = FOLDER / "root"
         shutil.rmtree(root, ignore_errors=True)
-        packages = "ca-certificates,python3,python3-venv,python3-pip"
+        packages = "ca-certificates,python3,python3-venv,python3-pip,libpython3.11-dev"
         command = [program("debootstrap", APT), "--variant=minbase", f"--include={packages}", "bookworm", str(root)]
         run([*command, _mirror()], seconds=400)
         for name in ("python", "python3"):
