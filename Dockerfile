@@ -15,7 +15,8 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE lengthwise.py ./
 COPY service service
 COPY model_export model_export
-RUN SOURCE_DATE_EPOCH=315532800 CC="python -m ziglang cc -mcpu=baseline" \
+RUN SOURCE_DATE_EPOCH=315532800 \
+    CC="python -m ziglang cc -mcpu=baseline" LDSHARED="python -m ziglang cc -mcpu=baseline -shared" \
     python -m pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /wheel .
 
 FROM tools AS sbom-made
