@@ -31,6 +31,7 @@ from service.bench.trial import Load, Trial, prepare
 
 HERE = Path(__file__).parent
 _HALF_LOAD_CONNECTIONS = 256
+_MOST_SILENT_LOADS = 3
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,24 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
 
 
 def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:
-    """The figures of one load, with the processor time that the server took for it."""
-    if load.warmup_seconds:
-        trial.run(replace(load, seconds=load.warmup_seconds, warmup_seconds=0))
-    before = cpu_seconds(pid)
-    seen = trial.run(replace(load, warmup_seconds=0))
-    return seen.to_json() | {"server_cpu_seconds": cpu_seconds(pid) - before}
+    """The figures of one load, with the processor time that the server took for it.
+
+    A server that lost a request answers nothing to the one connection that waits for it: it is asked again, and
+    `silent_loads` says how often that was.
+
+    Raises:
+        click.ClickException: It answers nothing at all.
+    """
+    for silent in range(_MOST_SILENT_LOADS):
+        if load.warmup_seconds:
+            trial.run(replace(load, seconds=load.warmup_seconds, warmup_seconds=0))
+        before = cpu_seconds(pid)
+        seen = trial.run(replace(load, warmup_seconds=0)).to_json()
+        if seen["requests_per_second"] > 0:
+            return seen | {"server_cpu_seconds": cpu_seconds(pid) - before, "silent_loads": silent}
+    raise click.ClickException(
+        f"{trial.target} answered nothing, {_MOST_SILENT_LOADS} times {load.seconds:g} s: {load}"
+    )
 
 
 def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
+import click
 import pytest
 from rich.console import Console
 from rich.progress import Progress
@@ -12,6 +15,7 @@ from rich.progress import Progress
 from benchmarks import bench, itself, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.workloads import japanese_vowels
+from service.bench.trial import Load, Trial
 
 TINY = bench.Plan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
 
@@ -36,6 +40,29 @@ def test_every_contender_answers_and_is_compared(cores: list[int]):
     assert result["ratios"]["2"]["reach"]["median"] > 0
     facts = {"processor": "", "cores": 1, "python": "", "load_average": [0], "packages": {"onnxruntime": ""}}
     assert report.markdown({"machine": facts, "settings": {"rounds": 1}, "workloads": {"some": result}})
+
+
+class Losing:
+    """A server that loses the request of so many loads."""
+
+    target = "127.0.0.1:1"
+
+    def __init__(self, silent: int) -> None:
+        self.rates = iter([0.0] * silent + [5.0])
+
+    def run(self, load: Load) -> Any:
+        rate = next(self.rates)
+        return SimpleNamespace(to_json=lambda: {"requests_per_second": rate})
+
+
+def test_a_server_that_lost_a_request_is_asked_again():
+    figures = bench._run(cast(Trial, Losing(2)), os.getpid(), Load(warmup_seconds=0))
+    assert (figures["requests_per_second"], figures["silent_loads"]) == (5.0, 2)
+
+
+def test_a_server_that_answers_nothing_is_named():
+    with pytest.raises(click.ClickException, match="127.0.0.1:1 answered nothing, 3 times"):
+        bench._run(cast(Trial, Losing(3)), os.getpid(), Load(warmup_seconds=0))
 
 
 def test_memory_is_that_of_the_server(cores: list[int]):
