@@ -61,7 +61,7 @@ def test_a_server_that_lost_a_request_is_asked_again():
 
 
 def test_a_server_that_answers_nothing_is_named():
-    with pytest.raises(click.ClickException, match="127.0.0.1:1 answered nothing, 3 times"):
+    with pytest.raises(click.ClickException, match=r"127\.0\.0\.1:1 answered nothing, 3 times"):
         bench._run(cast(Trial, Losing(3)), os.getpid(), Load(warmup_seconds=0))
 
 
