@@ -151,7 +151,13 @@ class Batcher:
         now = self._clock()
         count = len(sequences)
         ticket: Ticket[R] = Ticket(
-            lane, loop.create_future() if waiter is None else waiter, finish, attention, [None] * count, count, trace
+            lane,
+            loop.create_future() if waiter is None else waiter,
+            finish,
+            attention,
+            [None] * count,
+            count,
+            trace=trace,
         )
         entries: list[Entry[R]] = []
         cost = 0
