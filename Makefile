@@ -63,12 +63,15 @@ clean: ## Removes what was built
 # A change of pyproject.toml or of the module in C installs again; nothing else does.
 .venv/.runtime: pyproject.toml service/_native.c | .venv/bin/python
 	@echo "installing the runtime"
+	@rm -f service/_native.*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml service/_native.c | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
+	@rm -f service/_native.*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@test -z "$$(command -v cc)" || ls service/_native.*.so > /dev/null
 	@touch $@ .venv/.runtime
 
 # ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----

@@ -114,7 +114,7 @@ def markdown(results: dict[str, Any]) -> str:
     for result in results["workloads"].values():
         lines += ["", f"### {result['title']}", "", *_rate_table(result, throughput, "requests/s")]
         lines += ["", *_rate_table(result, per_core_second, "requests a core-second"), "", *_latency_table(result)]
-        lines += ["", *_half_load_table(result), "", *_ratio_table(result), "", _checked(result)]
+        lines += ["", *_half_load_table(result), "", *_ratio_table(result), "", _checked(result), *_silent(result)]
     return "\n".join(lines) + "\n"
 
 
@@ -144,6 +144,16 @@ def _checked(result: Result) -> str:
     answers = sum(row["answers"].get("200", 0) for row in figures)
     wrong = sum(row["wrong"] or 0 for row in figures)
     return f"Answers of Lengthwise held against the same sequence alone: {answers:,}; different in any bit: {wrong:,}."
+
+
+def _silent(result: Result) -> list[str]:
+    """Who was asked again, having lost a request and answered nothing."""
+    lines = []
+    for contender in CONTENDERS:
+        rounds = [*result["closed"][contender.name].values(), result["half_load"][contender.name]]
+        if silent := sum(row.get("silent_loads", 0) for rows in rounds for row in rows):
+            lines += ["", f"Asked again, as it had answered nothing: {contender.title}, {silent} times."]
+    return lines
 
 
 def _half_load_table(result: Result) -> list[str]:

@@ -36,7 +36,7 @@ def plan_by_arrival(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> 
         rows = len(chosen) + 1
         if chosen and (rows > limits.rows or rows * width > limits.cost_steps):
             break
-        if chosen and cost.column(width, limits.rows).seconds[rows] > limits.seconds:
+        if chosen and cost.column(width, limits.rows).seconds[rows] * cost.slower > limits.seconds:
             break
         pool.remove(first)
         chosen.append(first)

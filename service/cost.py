@@ -202,7 +202,7 @@ class CostTable:
             besides = self._besides
             measured = self.column(width, rows).seconds[rows] - self._kept.besides
             expected = (measured + besides.seconds) * self.slower
-            error = _within(math.log(seconds / expected), _HICCUP)
+            error = _within(math.log(seconds) - math.log(expected), _HICCUP)
             self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
             self.slower = math.exp(self._drift)
             if measured > _LEAST:

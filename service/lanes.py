@@ -154,8 +154,8 @@ class Ticket(Generic[R]):
     attention: bool
     results: list[R | None]
     remaining: int
-    entries: list[Entry[R]] = field(default_factory=list)
     trace: Any = None
+    entries: list[Entry[R]] = field(default_factory=list, init=False)
     settled: bool = False
     timer: asyncio.TimerHandle | None = None
     queue_seconds: float = 0.0

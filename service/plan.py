@@ -107,34 +107,35 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     if len(pool) == 1:  # as at every plan of a server at rest: there is nobody to choose from
         pool.left_out = 0
         return pool.take({urgent.width: 1}, urgent)
-    anchor = _anchor(pool, urgent, cost, limits, now)
+    slower = cost.slower
+    anchor = _anchor(pool, urgent, cost, slower, limits, now)
     column = cost.column(anchor.width, limits.rows)
-    seconds = _allowed_seconds(anchor, column, cost.slower, limits, now) / cost.slower
+    seconds = _allowed_seconds(anchor, column, slower, limits, now)
     chosen = pool.take(_company(pool, anchor.width, column, cost, limits, seconds), anchor)
     pool.left_out = pool.left_out + 1 if urgent.waits else 0
     return chosen
 
 
-def _anchor(pool: Pool, urgent: Waiting, cost: Cost, limits: BatchLimits, now: float) -> Waiting:
+def _anchor(pool: Pool, urgent: Waiting, cost: Cost, slower: float, limits: BatchLimits, now: float) -> Waiting:
     """The most urgent sequence, or one that makes its deadline only if it runs now."""
     hurried = pool.earliest_deadline()
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
         return urgent
-    alone = cost.column(hurried.width, limits.rows).seconds[1] * cost.slower
-    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * cost.slower
+    alone = cost.column(hurried.width, limits.rows).seconds[1] * slower
+    batch = cost.column(urgent.width, limits.rows).seconds[limits.most_rows(urgent.width)] * slower
     slack = hurried.deadline - now
     return hurried if alone <= slack < alone + min(batch, limits.seconds) else urgent
 
 
 def _allowed_seconds(anchor: Waiting, column: Column, slower: float, limits: BatchLimits, now: float) -> float:
-    """How long the batch may run: no longer than the anchor's deadline leaves, where it can be met at all.
+    """How long the batch may run, as the columns count: no longer than the anchor's deadline leaves, if it can be met.
 
     Nor past a turn for more rows than are worth it: they gain nothing, and whoever comes meanwhile waits for them all.
     """
-    worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))] * slower
-    most = min(limits.seconds, max(limits.turn_seconds, worth))
-    slack = anchor.deadline - now
-    return min(most, slack) if slack >= column.seconds[1] * slower else most
+    worth = column.seconds[min(column.enough, limits.most_rows(anchor.width))]
+    most = min(limits.seconds / slower, max(limits.turn_seconds / slower, worth))
+    slack = (anchor.deadline - now) / slower
+    return min(most, slack) if slack >= column.seconds[1] else most
 
 
 def _company(pool: Pool, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:

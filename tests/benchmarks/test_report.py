@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from benchmarks.contenders import CONTENDERS, EMPTY, SERVICE
+from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, SERVICE
 
 RATES = {"lengthwise": 2000.0, "empty-run": 10_000.0, "mosec": 1000.0, "mosec-sorted": 1500.0, "naive-fastapi": 800.0}
 
@@ -113,3 +113,10 @@ def test_every_workload_has_its_two_plots(results: dict[str, Any], tmp_path: Pat
     paths = report.draw(results, tmp_path)
     assert len(paths) == 2
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_who_was_asked_again_is_named(results: dict[str, Any]):
+    said = "Asked again, as it had answered nothing: "
+    assert said not in report.markdown(results)
+    results["workloads"]["some"]["half_load"][MOSEC.name][1]["silent_loads"] = 2
+    assert f"{said}{MOSEC.title}, 2 times." in report.markdown(results)

@@ -367,3 +367,28 @@ def test_a_models_own_bound_of_rows_lowers_the_limits_and_never_raises_them():
     limits = BatchLimits(rows=8, cost_steps=100, seconds=0.5)
     assert limits.at_most(1) == BatchLimits(rows=1, cost_steps=100, seconds=0.5)
     assert limits.at_most(None) == limits.at_most(64) == limits
+
+
+@given(st.floats(0.2, 5.0))
+@example(1.4248879163701982)
+def test_a_drift_takes_no_row_from_a_batch_that_is_worth_it(slower: float):
+    rows = [1, 2, 4, 8, 16, 32, 64]
+    cost = CostTable(rows, [4, 64], 0.010 + np.outer(rows, [0.0001, 0.02]))
+    cost.slower = slower
+    pool = Pool()
+    for _ in range(200):
+        pool.add(Waiting(64))
+    assert len(plan(pool, cost, BatchLimits(turn_seconds=0.02), 0.0)) == cost.column(64, 64).enough
+
+
+def test_of_a_slower_machine_deadlines_leave_fewer_rows():
+    cost = CostTable([1, 64], [64], np.array([[0.001], [0.064]]))
+
+    def rows_at(slower: float) -> int:
+        cost.slower = slower
+        pool = Pool()
+        for _ in range(64):
+            pool.add(Waiting(64, deadline=0.032))
+        return len(plan(pool, cost, BatchLimits(), 0.0))
+
+    assert rows_at(2.0) <= 16 < rows_at(1.0) <= 32
