@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,8 @@ def relay(server: Target) -> Iterator[Relay]:
                 else:
                     made.received += len(data)
                 sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may have been closed from the other end meanwhile
+                sink.shutdown(socket.SHUT_WR)
 
         def carry() -> None:
             near, _ = listener.accept()
