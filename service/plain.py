@@ -18,7 +18,7 @@ from service.strict import Form
 
 try:
     from service import _native
-except ImportError:
+except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
     _native = None  # type: ignore[assignment]
 
 M = TypeVar("M", bound=Described)

@@ -117,8 +117,7 @@ class ShortcutProtocol(BoundedProtocol):
         body = known.body(data, self._shortcut.max_bytes)
         if body is None:
             return False
-        if self._timer is not None:
-            self._stop_timer()
+        self._stop_timer()
         exchange = self._shortcut.again(self, known.headers)
         self._stand_in(exchange)
         exchange.run(body)

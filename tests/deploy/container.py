@@ -41,7 +41,8 @@ class Engine:
 
     def run(self, *words: str, seconds: float = 60, good: Sequence[int] = (0,)) -> str:
         """A command of podman's; what it wrote."""
-        return run([*self.podman, *words], seconds=seconds, good=good)
+        # Of a container past its memory limit, the engine leaves an empty file where it was called.
+        return run([*self.podman, *words], seconds=seconds, good=good, cwd=FOLDER)
 
     def inspected(self, name: str, template: str, kind: str = "image") -> str:
         """A field of an image or a container."""

@@ -16,7 +16,7 @@ from service.strict import PREDICT
 from service.v1 import INSTANCES
 from tests.service.numpy_models import MANIFESTS, OneModel, manifest
 
-native = pytest.importorskip("service._native", reason="installed without a compiler")
+native = pytest.importorskip("service._native", reason="it is optional: this installation had no C compiler")
 
 TWO = OneModel(MANIFESTS["refuses missing"])
 
