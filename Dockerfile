@@ -8,8 +8,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --no-compile --require-hashes --only-binary :all: --target /tools -r /build/build.lock
 ENV PYTHONPATH=/tools
 
-# This project as a wheel: no network, no build isolation, nothing that the lock does not name. The module in C may run
-# on any processor of its architecture; were it left out, as pip may, the next stage would end.
+# This project as a wheel: no network, no build isolation, nothing that the lock does not name. The modules in C may
+# run on any processor of its architecture; were one left out, as pip may, the next stage would end.
 FROM tools AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE lengthwise.py ./
@@ -35,7 +35,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=wheel /wheel /wheel
 COPY deploy/image/assemble.py /build/
 RUN python -m pip install --no-cache-dir --no-compile --no-index --no-deps --target /opt/lengthwise/program /wheel/*.whl \
-    && ls /opt/lengthwise/program/service/_native.*.so \
+    && ls /opt/lengthwise/program/service/_native.*.so /opt/lengthwise/program/service/_recurrent.*.so \
     && export PYTHONPATH=/opt/lengthwise/program:/opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/program \

@@ -53,25 +53,32 @@ proto: .venv/.development ## Generates the messages of the gRPC protocol from it
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/open_inference/open_inference.proto
 
 clean: ## Removes what was built
-	rm -rf .venv build dist *.egg-info service/_native.*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build dist *.egg-info service/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
 
 .venv/bin/python:
 	@echo "making .venv"
 	@$(PYTHON) -c 'import sys; sys.exit("Lengthwise needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 
-# A change of pyproject.toml or of the module in C installs again; nothing else does.
-.venv/.runtime: pyproject.toml service/_native.c | .venv/bin/python
+# The modules in C are optional: without a compiler or Python's headers they are left out. With both, one that is
+# missing is a mistake.
+SOURCES_IN_C := $(wildcard service/_*.[ch])
+HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/_native.*.so service/_recurrent.*.so > /dev/null \
+	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
+
+# A change of pyproject.toml or of the modules in C installs again; nothing else does.
+.venv/.runtime: pyproject.toml $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
-	@rm -f service/_native.*.so
+	@rm -f service/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
-.venv/.development: pyproject.toml service/_native.c | .venv/bin/python
+.venv/.development: pyproject.toml $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
-	@rm -f service/_native.*.so
+	@rm -f service/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@test -z "$$(command -v cc)" || ls service/_native.*.so > /dev/null
+	$(CHECK_MODULES_IN_C)
 	@touch $@ .venv/.runtime
 
 # ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----

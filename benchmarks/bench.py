@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from benchmarks import machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
-from benchmarks.limits import Graph
+from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
 from service.bench.trial import Load, Trial, prepare
@@ -32,6 +32,7 @@ from service.bench.trial import Load, Trial, prepare
 HERE = Path(__file__).parent
 _HALF_LOAD_CONNECTIONS = 256
 _MOST_SILENT_LOADS = 3
+"""How often a server may answer nothing before the run ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3,
 
 def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
     """One workload: every contender, every number of connections, every round."""
-    graph = Graph.of(work, table_seconds=plan.table_seconds)
-    best = graph.best()
+    graph = Graph.of(work, table_seconds=plan.table_seconds / 2)
+    best = {
+        "onnxruntime": Graph.of(work, table_seconds=plan.table_seconds / 2, recurrent_kernels=False).best(),
+        "own": graph.best(),
+    }
     as_they_come = {str(count): graph.as_they_come(count) for count in plan.connections}
-    compute: list[tuple[float, float]] = []
+    compute: dict[str, list[tuple[float, float]]] = {kernels: [] for kernels in best}
     planned: dict[str, list[tuple[float, float]]] = {count: [] for count in as_they_come}
     everyone = (*CONTENDERS, EMPTY)
     loads = plan.rounds * (len(everyone) * len(plan.connections) + len(CONTENDERS))
@@ -90,7 +94,8 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
             trials[contender.name] = trial, server.pid
         for number in range(plan.rounds):
             show("the graph alone")
-            compute.append(best.seconds_per_sequence(server_cores))
+            for kernels, batches in best.items():
+                compute[kernels].append(batches.seconds_per_sequence(server_cores))
             for name, batches in as_they_come.items():
                 planned[name].append(batches.seconds_per_sequence(server_cores))
             for count in plan.connections:
@@ -116,25 +121,24 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
         "title": work.title,
         "connections": list(plan.connections),
         "limit": {
-            "seconds_per_sequence": [clock for clock, _ in compute],
-            "cpu_seconds_per_sequence": [cpu for _, cpu in compute],
-            "padding_share": best.padding_share,
-            "rows_per_batch": best.rows_per_batch,
-            "as_they_come": {
-                name: {
-                    "seconds_per_sequence": [clock for clock, _ in planned[name]],
-                    "cpu_seconds_per_sequence": [cpu for _, cpu in planned[name]],
-                    "padding_share": batches.padding_share,
-                    "rows_per_batch": batches.rows_per_batch,
-                }
-                for name, batches in as_they_come.items()
-            },
+            **{kernels: _limit(batches, compute[kernels]) for kernels, batches in best.items()},
+            "as_they_come": {count: _limit(batches, planned[count]) for count, batches in as_they_come.items()},
         },
         "closed": closed,
         "half_load_rate": rate,
         "half_load": half,
     }
     return result | {"ratios": report.ratios(result)}
+
+
+def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What each round took by the clock and in processor time, and what the batches are."""
+    return {
+        "seconds_per_sequence": [clock for clock, _ in rounds],
+        "cpu_seconds_per_sequence": [cpu for _, cpu in rounds],
+        "padding_share": batches.padding_share,
+        "rows_per_batch": batches.rows_per_batch,
+    }
 
 
 def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:

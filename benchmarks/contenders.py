@@ -44,6 +44,10 @@ _SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-
 _MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
 
 SERVICE = Contender("lengthwise", "Lengthwise", ("service", *_SERVE))
+# What planning is worth without kernels that compute valid steps only: those of everybody else.
+SAME_KERNELS = Contender(
+    "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("service", *_SERVE, "--no-recurrent-kernels")
+)
 # Of 4, 8, 16 and 64 rows the fastest on skewed lengths: in order of arrival, larger batches are mostly padding.
 ARRIVAL = Contender(
     "arrival-order",
@@ -76,4 +80,4 @@ MOSEC_SORTED = Contender(
     environment={"BENCH_MODEL": "{model}", "BENCH_BATCH_ROWS": "64", "BENCH_WAIT_MS": "1"},
 )
 
-CONTENDERS = (SERVICE, ARRIVAL, NAIVE, MOSEC, MOSEC_SORTED)
+CONTENDERS = (SERVICE, SAME_KERNELS, ARRIVAL, NAIVE, MOSEC, MOSEC_SORTED)

@@ -19,6 +19,7 @@ from service.metrics import ModelMetrics
 from service.padding import PaddedBatch, Steps, pad, rounded_width
 from service.plan import BatchLimits, plan
 from service.pool import Pool, Waiting
+from service.provider import CPU, PLAIN_CPU
 from service.runners import ONE_CORE_INLINE_SECONDS
 from service.session import Session
 
@@ -93,15 +94,16 @@ class Graph:
     sequences: list[Steps]
 
     @classmethod
-    def of(cls, work: Work, *, table_seconds: float) -> Graph:
+    def of(cls, work: Work, *, table_seconds: float, recurrent_kernels: bool = True) -> Graph:
         """Loads it, and measures what its batches cost.
 
         Args:
             work: Which sequences; of few, each is taken several times, as under a load that goes round.
             table_seconds: Time for measuring.
+            recurrent_kernels: Whether recurrent layers run in the service's kernels, or in onnxruntime's own.
         """
         manifest = Manifest.read(work.directory)
-        session = Session.load(work.directory, manifest)
+        session = Session.load(work.directory, manifest, devices=(CPU if recurrent_kernels else PLAIN_CPU,))
         table = measured_table(session, work, manifest, table_seconds)
         return cls(session, manifest, table, work.sequences * -(-2000 // len(work.sequences)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, MOSEC_SORTED, NAIVE, SERVICE, Contender
+from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, MOSEC_SORTED, NAIVE, SAME_KERNELS, SERVICE, Contender
 from service.bench.plots import save
 
 Result = dict[str, Any]
@@ -21,7 +21,7 @@ _LEGEND: dict[str, Any] = {
     "frameon": False,
     "fontsize": 7,
 }
-_COLORS = ("#b8322a", "#e08a1e", "#8a8a8a", "#3b6ea5", "#3a8a5f")
+_COLORS = ("#b8322a", "#d9837d", "#e08a1e", "#8a8a8a", "#3b6ea5", "#3a8a5f")
 
 
 def spread(rounds: Sequence[float]) -> dict[str, float]:
@@ -80,24 +80,30 @@ def _rates(
         rates: The figure of each round.
         seconds: Under which name the limits have theirs.
     """
-    compute: list[float] = result["limit"][seconds]
+    compute: list[float] = result["limit"]["onnxruntime"][seconds]
+    own_kernels: list[float] = result["limit"]["own"][seconds]
     planned: list[float] = result["limit"]["as_they_come"][str(connections)][seconds]
-    own, empty, naive, mosec, by_hand = (
-        rates(result, contender, connections) for contender in (SERVICE, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
+    own, same_kernels, empty, naive, mosec, by_hand = (
+        rates(result, contender, connections)
+        for contender in (SERVICE, SAME_KERNELS, EMPTY, NAIVE, MOSEC, MOSEC_SORTED)
     )
     alone = [1 / each for each in compute]
     best = [max(pair) for pair in zip(naive, mosec, strict=True)]
 
-    def reach(times: Sequence[float]) -> dict[str, float]:
-        return spread([rate * (each + 1 / wire) for rate, each, wire in zip(own, times, empty, strict=True)])
+    def reach(achieved: Sequence[float], times: Sequence[float]) -> dict[str, float]:
+        return spread([rate * (each + 1 / wire) for rate, each, wire in zip(achieved, times, empty, strict=True)])
 
     return {
-        "reach": reach(compute),
-        "reach_as_they_come": reach(planned),
+        "reach": reach(own, compute),
+        "reach_own_kernels": reach(own, own_kernels),
+        "reach_as_they_come": reach(own, planned),
+        "reach_same_kernels": reach(same_kernels, compute),
         "over_best_of_naive_and_mosec": _over(own, best),
+        "same_kernels_over_best_of_naive_and_mosec": _over(same_kernels, best),
         "graph_alone_over_best_of_naive_and_mosec": _over(alone, best),
         "over_mosec": _over(own, mosec),
         "over_mosec_sorted": _over(own, by_hand),
+        "same_kernels_over_mosec_sorted": _over(same_kernels, by_hand),
         "graph_alone_over_mosec_sorted": _over(alone, by_hand),
         "over_naive": _over(own, naive),
     }
@@ -170,20 +176,28 @@ def _ratio_table(result: Result) -> list[str]:
         f"{median(each['seconds_per_sequence']) * 1e6:.0f} us at {count}"
         for count, each in limit["as_they_come"].items()
     )
+    alone = "; ".join(
+        f"in {whose} kernels {median(each['seconds_per_sequence']) * 1e6:.0f} us a sequence, padding "
+        f"{each['padding_share']:.1%}, {each['rows_per_batch']:.1f} rows a batch"
+        for whose, each in (("onnxruntime's", limit["onnxruntime"]), ("Lengthwise's", limit["own"]))
+    )
     lines = [
-        f"The graph alone, best partition: {median(limit['seconds_per_sequence']) * 1e6:.0f} us a sequence, padding "
-        f"{limit['padding_share']:.1%}, {limit['rows_per_batch']:.1f} rows a batch. Planned as they come: {planned}.",
+        f"The graph alone, best partition: {alone}. In Lengthwise's kernels, planned as they come: {planned}.",
         "",
     ]
     connections = [str(count) for count in result["connections"]]
     lines += [_row("Lengthwise", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
     names = {
         "reach": "reach",
-        "reach_as_they_come": "reach, as they come",
+        "reach_own_kernels": "reach, of the limit in its own kernels",
+        "reach_as_they_come": "the same, as they come",
+        "reach_same_kernels": "reach in onnxruntime's kernels",
         "over_best_of_naive_and_mosec": "over the best of FastAPI and mosec as documented",
-        "graph_alone_over_best_of_naive_and_mosec": "(the graph alone over them)",
+        "same_kernels_over_best_of_naive_and_mosec": "the same in onnxruntime's kernels",
+        "graph_alone_over_best_of_naive_and_mosec": "(the graph alone in these over them)",
         "over_mosec_sorted": "over mosec sorted by hand",
-        "graph_alone_over_mosec_sorted": "(the graph alone over it)",
+        "same_kernels_over_mosec_sorted": "the same in onnxruntime's kernels",
+        "graph_alone_over_mosec_sorted": "(the graph alone in these over it)",
     }
     ratios = [result["ratios"][count] for count in connections]
     for name, title in names.items():
@@ -223,7 +237,8 @@ def _draw_throughput(axes: Any, result: Result) -> None:
     for place, count in zip(places, connections, strict=True):
         wire = 1 / median(throughput(result, EMPTY, count))
         for each, name, style in (
-            (limit, "no-waste limit", "--"),
+            (limit["onnxruntime"], "no-waste limit, onnxruntime's kernels", "--"),
+            (limit["own"], "no-waste limit, Lengthwise's kernels", "-."),
             (limit["as_they_come"][str(count)], "the same, planned as they come", ":"),
         ):
             height = 1 / (median(each["seconds_per_sequence"]) + wire)

@@ -18,7 +18,7 @@ from typing import Any
 from service.cost import CostTable
 from service.manifest import GRAPH_FILE, Manifest
 from service.plan import BatchLimits
-from service.session import CPU, RUNTIME_VERSION
+from service.session import CPU, RUNTIME_VERSION, Session
 
 log = logging.getLogger("lengthwise.costs")
 
@@ -27,11 +27,12 @@ _METHOD = 2
 """Of measuring; a table that was measured by another is measured anew."""
 
 
-def conditions(manifest: Manifest, provider: str, limits: BatchLimits) -> dict[str, str | int]:
+def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:
     """Under which a table holds: another processor, runtime, graph or limit makes it another table."""
     return {
-        "processor": processor() if provider == CPU else "",  # a device's own name is part of its provider's
-        "provider": provider,
+        "processor": processor() if session.provider == CPU else "",  # a device's own name is part of its provider's
+        "provider": session.provider,
+        "recurrent_kernels": session.kernels,
         "onnxruntime": RUNTIME_VERSION,
         "graph": manifest.digests.get(GRAPH_FILE, ""),
         "max_batch_rows": limits.rows,

@@ -17,17 +17,18 @@ from typing import Any
 from service.kept_costs import processor
 from service.manifest import GRAPH_FILE, Manifest, Promise
 from service.proof import Case
-from service.session import RUNTIME_VERSION
+from service.session import RUNTIME_VERSION, Session
 
 log = logging.getLogger("lengthwise.promises")
 
 FILE = "promises.json"
 
 
-def conditions(manifest: Manifest, provider: str) -> dict[str, str]:
+def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
     """Under which a promise holds: another device, runtime or graph is proved by itself."""
     return {
-        "provider": provider,
+        "provider": session.provider,
+        "recurrent_kernels": session.kernels,
         "processor": processor(),
         "onnxruntime": RUNTIME_VERSION,
         "graph": manifest.digests.get(GRAPH_FILE, ""),

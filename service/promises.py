@@ -91,7 +91,7 @@ def held(directory: Path, session: Session, expected: Golden, manifest: Manifest
     Raises:
         VerificationError: No promise can be made here, or the one that was made is broken; says what moved and how far.
     """
-    under = kept_promises.conditions(manifest, session.provider)
+    under = kept_promises.conditions(manifest, session)
     own = kept_promises.read(directory, under)
     known = own or manifest.promise(session.provider)
     if known is not None:

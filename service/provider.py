@@ -100,6 +100,7 @@ class Device:
         tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
         memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
         in_flight: Batches at once.
+        recurrent_kernels: Whether recurrent layers may run in `service.recurrent`'s kernels, which are the CPU's.
     """
 
     provider: Provider
@@ -109,6 +110,7 @@ class Device:
     tf32: bool = False
     memory_limit_bytes: int | None = None
     in_flight: int = 1
+    recurrent_kernels: bool = False
 
     @property
     def label(self) -> str:
@@ -130,8 +132,10 @@ class Device:
         return options
 
 
-CPU: Final = Device(PROVIDERS["cpu"])
+CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
 """The processor: what is served, exported and checked on where nothing else is said."""
+PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
+"""The same with onnxruntime's kernels alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,7 @@ def choose(
     tf32: bool = False,
     memory_limit_bytes: int | None = None,
     runners: int | None = None,
+    recurrent_kernels: bool = True,
     installation: Installation | None = None,
 ) -> Choice:
     """Where graphs run from now on.
@@ -176,6 +181,7 @@ def choose(
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
         runners: How many threads run batches, shared out among the devices; None for as many as the table says.
+        recurrent_kernels: See `Device`; of the CPU, where it is chosen.
         installation: What there is to choose from; None looks.
 
     Raises:
@@ -184,8 +190,9 @@ def choose(
     """
     found = find() if installation is None else installation
     check_packages(found)
+    processor = CPU if recurrent_kernels else PLAIN_CPU
     if wanted == "cpu":
-        return Choice()
+        return Choice((processor,))
     driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
     if not missing:
         # A promise and a cost table hold for one kind of device.
@@ -201,7 +208,7 @@ def choose(
         return Choice(gpus, why + left_out)
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
-    return Choice(reason=f"CUDA cannot be had: {'; '.join(missing)}")
+    return Choice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
 
 
 def check_packages(found: Installation) -> None:

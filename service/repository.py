@@ -209,7 +209,7 @@ def load(
     try:
         promise = promises.held(directory, session, expected, manifest, tf32=devices[0].tf32)
         limits = limits.at_most(manifest.max_batch_rows)
-        under = kept_costs.conditions(manifest, session.provider, limits)
+        under = kept_costs.conditions(manifest, session, limits)
         cost = kept_costs.read(directory, under, clock=session.clock) or measure_cost(
             session, manifest, limits, budget_seconds=budget_seconds
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
-from service import answers, plain, triton_metrics
+from service import answers, plain, recurrent, triton_metrics
 from service.access import AccessLog
 from service.accounts import Accounts
 from service.answers import Answer
@@ -92,6 +92,7 @@ class Serving:
             tf32=settings.tf32,
             memory_limit_bytes=settings.gpu_memory_bytes,
             runners=settings.runners if "runners" in settings.model_fields_set else None,
+            recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
         self.batcher = Batcher(
@@ -119,6 +120,8 @@ class Serving:
         log.info("models run on %s", self.choice)
         if not plain.COMPILED:
             log.info("service._native is not here, as there was no C compiler: plain bodies are read like all others")
+        if self.choice.devices[0].recurrent_kernels:
+            log.info("recurrent layers: %s", recurrent.described())
         await self.shelf.open()
         await self.batcher.start()
         self._started = True

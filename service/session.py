@@ -8,6 +8,7 @@ session each, with slots for the batches in flight, and a batch takes the slot t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,19 +19,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service import device_memory, placement
+from service import device_memory, placement, recurrent
 from service.binding import Shape, Slot
 from service.errors import ManifestError, ModelError
 from service.installation import find
 from service.manifest import GRAPH_FILE, GraphNames, Manifest
 from service.padding import PaddedBatch, step_mask
 from service.provider import CPU as PROCESSOR
-from service.provider import Device, check_packages
+from service.provider import Device, Provider, check_packages
 
 try:
     import onnxruntime
 except ImportError:  # `provider.choose` says which extra brings it; what runs no graph works without
     onnxruntime = None
+
+log = logging.getLogger("lengthwise.session")
 
 Output = Literal["logits", "attention"]
 
@@ -76,6 +79,8 @@ class Session:
 
     Attributes:
         provider: The devices' label, which manifests and cost tables name.
+        kernels: Whose kernels run recurrent layers: the instruction set of those of `service.recurrent`, or
+            "onnxruntime".
         clock: What a run's cost is measured by: the processor time of the thread that runs it, or, where a device does
             the work, the time on the wall.
 
@@ -95,7 +100,9 @@ class Session:
     ) -> None:
         self._manifest = manifest
         self._names = manifest.graph
-        self._sessions = [_opened(graph, manifest, threads, device) for device in devices]
+        opened = [_opened(graph, manifest, threads, device) for device in devices]
+        self._sessions = [session for session, _ in opened]
+        self.kernels = opened[0][1]
         self._session = self._sessions[0]
         self._check(manifest)
         self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
@@ -244,11 +251,39 @@ class Session:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 
-def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Device) -> Any:
-    """Onnxruntime's session of a graph on one device, nothing of it elsewhere."""
+def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """Onnxruntime's session of a graph on one device, nothing of it elsewhere; and whose recurrent kernels it has."""
     if onnxruntime is None:
         check_packages(find())
+    source = graph if isinstance(graph, bytes) else str(graph)
+    refused: Exception | None = None
+    # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
+    if device.recurrent_kernels and manifest.missing != "handled":
+        options = _options(threads, device.provider)
+        kernels = recurrent.register(options)
+        try:
+            return _made(source, options, device), kernels
+        except Exception as error:  # they do not know the form of a layer; or the graph is bad, which is said below
+            refused = error
     provider = device.provider
+    try:
+        session = _made(source, _options(threads, provider), device)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
+    if refused is not None:
+        log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, refused)
+    if provider is not PROCESSOR.provider:
+        if session.get_providers()[0] != provider.execution_provider:
+            raise ModelError(
+                f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
+                f"{session.get_providers()[0]} in its place; it says why on stderr"
+            )
+        placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
+    return session, recurrent.ONNXRUNTIME
+
+
+def _options(threads: int, provider: Provider) -> Any:
+    """Onnxruntime's options of a session."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -258,21 +293,14 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
     for key, value in provider.session.items():
         options.add_session_config_entry(key, value)
     options.enable_mem_pattern = False  # it keeps a plan of memory for every shape that it has seen
-    source = graph if isinstance(graph, bytes) else str(graph)
-    named = (provider.execution_provider, device.options)
-    try:
-        # Its fallback opens the session on the CPU where the provider fails, and prints a line about it.
-        session = onnxruntime.InferenceSession(source, options, providers=[named], enable_fallback=0)
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if provider is not PROCESSOR.provider:
-        if session.get_providers()[0] != provider.execution_provider:
-            raise ModelError(
-                f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
-                f"{session.get_providers()[0]} in its place; it says why on stderr"
-            )
-        placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    return session
+    return options
+
+
+def _made(source: str | bytes, options: Any, device: Device) -> Any:
+    """A session on that device, or where onnxruntime's own rules put it."""
+    named = (device.provider.execution_provider, device.options)
+    # Its fallback opens the session on the CPU where the provider fails, and prints a line about it.
+    return onnxruntime.InferenceSession(source, options, providers=[named], enable_fallback=0)
 
 
 def _is_device_memory(info: Any) -> bool:

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     tf32: bool = Field(
         False, description="Whether a GPU may round the factors of float32 products to 10 bits: faster, less exact."
     )
+    recurrent_kernels: bool = Field(
+        True,
+        description="Whether the CPU runs LSTM and GRU layers in kernels that compute valid steps only, or in "
+        "onnxruntime's own.",
+    )
     gpu_memory_bytes: int | None = Field(
         None, ge=1, description="Most memory that each model's arena takes on a GPU; off unless given."
     )

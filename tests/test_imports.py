@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions", "installation", "heads"},
+    {"errors", "versions", "installation", "heads", "recurrent"},
     {
         "padding",
         "pool",

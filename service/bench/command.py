@@ -294,7 +294,12 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
     folder, name, version = located(where)
     settings = Settings.load()
     limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
-    devices = choose(settings.provider, tf32=settings.tf32, memory_limit_bytes=settings.gpu_memory_bytes).devices
+    devices = choose(
+        settings.provider,
+        tf32=settings.tf32,
+        memory_limit_bytes=settings.gpu_memory_bytes,
+        recurrent_kernels=settings.recurrent_kernels,
+    ).devices
     opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"), devices=devices)
     found = opened.find(name or model, version)
     title = f"costs of {found.manifest.key}, {'a device' if found.session.bound else 'one thread'}"
@@ -304,7 +309,7 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
     if save:
         directory = (folder or settings.models) / found.manifest.name / str(found.manifest.version)
         limits = limits.at_most(found.manifest.max_batch_rows)
-        under = kept_costs.conditions(found.manifest, found.session.provider, limits)
+        under = kept_costs.conditions(found.manifest, found.session, limits)
         shown.console.print(f"kept: {kept_costs.write(directory, under, found.cost)}")
     if shown.plot is not None:
         cost_report.draw(found.cost, shown.plot, title=title)

@@ -20,6 +20,7 @@ import httpx
 import pytest
 import yaml
 
+from service import recurrent
 from service.bench.exposition import Samples
 from service.bench.launch import free_port
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
@@ -230,6 +231,13 @@ def test_it_stays_within_its_memory_limit_under_load(built: Engine) -> None:
         print(f"peak {peak:.0f} MiB of 256")
         assert answers(port, "/readyz")
         assert peak < 256
+
+
+def test_its_modules_in_c_run_on_this_processor(built: Engine) -> None:
+    asked = "from service import plain, recurrent; print(plain.COMPILED, *recurrent.INSTRUCTION_SETS)"
+    with _served(built) as (name, _):
+        said = built.run("exec", name, "python", "-c", asked).split()[-1 - len(recurrent.INSTRUCTION_SETS) :]
+    assert said == ["True", *recurrent.INSTRUCTION_SETS]
 
 
 def test_past_its_memory_limit_it_is_killed(built: Engine) -> None:

@@ -8,6 +8,7 @@ from model_export.trace_onnx import OnnxSubject
 from service.errors import ConfigurationError
 from service.manifest import Manifest
 from service.padding import pad
+from service.provider import PLAIN_CPU
 from service.session import Session
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
@@ -48,7 +49,7 @@ def test_the_service_feeds_an_adopted_graph_and_gets_a_full_row_as_the_graph_alo
             task="per-step" if adopted.per_step else "single-label",
             graph=adopted.names,
         )
-        session = Session(adopted.graph.SerializeToString(), manifest)
+        session = Session(adopted.graph.SerializeToString(), manifest, devices=(PLAIN_CPU,))
         steps = np.random.default_rng(0).normal(size=(8, adopted.steps.features)).astype(np.float32)
         batch = pad([steps])
         assert np.array_equal(session.run(batch).logits, OnnxSubject(adopted).answer(batch).logits), name

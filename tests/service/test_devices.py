@@ -23,7 +23,7 @@ from service.buckets import BucketedCosts
 from service.errors import ConfigurationError
 from service.padding import pad
 from service.plan import BatchLimits
-from service.provider import Choice
+from service.provider import PLAIN_CPU, Choice
 from service.serving import Serving
 from service.settings import Settings
 from tests.service.fake_device import ELSEWHERE, ONE, TWO
@@ -80,7 +80,7 @@ async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: P
                 answer.json() for answer in await asyncio.gather(*(client.post("/predict", json=b) for b in bodies))
             ]
 
-    assert await answered(TWO) == await answered(Choice().devices)
+    assert await answered(TWO) == await answered((PLAIN_CPU,))
 
 
 async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
@@ -147,10 +147,10 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("service.serving.choose", choose)
     Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))
-    Serving(Settings())
+    Serving(Settings(recurrent_kernels=False))
     assert seen == [
-        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3}),
-        ("auto", {"tf32": False, "memory_limit_bytes": None, "runners": None}),
+        ("cuda", {"tf32": True, "memory_limit_bytes": 7, "runners": 3, "recurrent_kernels": True}),
+        ("auto", {"tf32": False, "memory_limit_bytes": None, "runners": None, "recurrent_kernels": False}),
     ]
 
 

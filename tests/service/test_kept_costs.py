@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from service.cost import CostTable
 from service.manifest import Manifest
 from service.plan import BatchLimits
 from service.provider import CPU
+from service.session import Session
 from service.settings import bundled_models
 
 TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
@@ -46,14 +49,16 @@ def test_under_other_conditions_it_is_passed_over(tmp_path: Path, other: dict[st
 def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(bundled_models() / "japanese-vowels" / "1")
 
-    def under(provider: str, processor: str) -> dict[str, str | int]:
+    def under(provider: str, processor: str, kernels: str = "onnxruntime") -> dict[str, str | int]:
         monkeypatch.setattr(kept_costs, "processor", lambda: processor)
-        return kept_costs.conditions(manifest, provider, BatchLimits())
+        session = cast(Session, SimpleNamespace(provider=provider, kernels=kernels))
+        return kept_costs.conditions(manifest, session, BatchLimits())
 
     gpu = "CUDAExecutionProvider, NVIDIA H200"
     assert under(gpu, "one") == under(gpu, "another")
     assert under(gpu, "one") != under("CUDAExecutionProvider, NVIDIA L4", "one")
     assert under(CPU.label, "one") != under(CPU.label, "another")
+    assert under(CPU.label, "one") != under(CPU.label, "one", "avx2")
 
 
 def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     directory = models / "japanese-vowels" / "1"
     limits = BatchLimits(rows=8, cost_steps=64)
     measured = repository.load(directory, limits)
-    under = kept_costs.conditions(measured.manifest, measured.session.provider, limits)
+    under = kept_costs.conditions(measured.manifest, measured.session, limits)
     kept_costs.write(directory, under, TABLE)
 
     def measure_cost(*arguments: object, **options: object) -> CostTable:

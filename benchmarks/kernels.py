@@ -1,0 +1,145 @@
+"""Recurrent layers in the service's kernels beside onnxruntime's own: `python -m benchmarks.kernels`.
+
+One two-layer bidirectional LSTM with attention, the graph of `make bench`'s lognormal workload, in one thread. Batches
+of one length show the arithmetic, batches of lengths as they come what padding costs. Both sessions take turns; the
+figure is the fastest of the runs, over the steps that are somebody's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import machine
+from benchmarks.workloads import lognormal
+from service import recurrent
+from service.manifest import Manifest
+from service.padding import PaddedBatch, Steps, pad
+from service.provider import CPU, PLAIN_CPU
+from service.session import Session
+
+HERE = Path(__file__).parent
+_ROWS = (1, 2, 4, 6, 12, 24, 64)
+_ONE_LENGTH = 52
+
+
+def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
+    """One row for each number of rows, lengths and instruction set.
+
+    Args:
+        seconds: For each.
+        seed: Of the sequences.
+    """
+    work = lognormal(seed, 2000)
+    manifest = Manifest.read(work.directory)
+    plain = Session.load(work.directory, manifest, devices=(PLAIN_CPU,))
+    alike = [steps for steps in work.sequences if len(steps) >= _ONE_LENGTH]
+    cases = [
+        (rows, lengths, [steps[:_ONE_LENGTH] for steps in alike[:rows]] if lengths == "one" else work.sequences[:rows])
+        for lengths in ("one", "as they come")
+        for rows in _ROWS
+    ]
+    found = []
+    for instructions in recurrent.INSTRUCTION_SETS:
+        recurrent.choose(instructions)
+        own = Session.load(work.directory, manifest, devices=(CPU,))
+        for rows, lengths, sequences in track(cases, instructions, console=Console(stderr=True)):
+            batch = pad(sequences, multiple=manifest.width_multiple)
+            onnxruntimes, owns = _fastest((plain, own), batch, seconds)
+            found.append(
+                {
+                    "instructions": instructions,
+                    "lengths": lengths,
+                    "rows": rows,
+                    "padding_share": 1 - batch.valid_steps / batch.cost,
+                    "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
+                    "own_us_per_step": owns / batch.valid_steps * 1e6,
+                    "largest_difference": _difference(plain, own, batch),
+                    "same_bits_alone": _same_bits(own, sequences, batch, manifest.width_multiple),
+                }
+            )
+    return found
+
+
+def _fastest(sessions: Sequence[Session], batch: PaddedBatch, seconds: float) -> list[float]:
+    """Processor time of each session's fastest run, in turns."""
+    fastest = [np.inf] * len(sessions)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for index, session in enumerate(sessions):
+            before = time.thread_time()
+            session.run(batch)
+            fastest[index] = min(fastest[index], time.thread_time() - before)
+    return fastest
+
+
+def _difference(one: Session, other: Session, batch: PaddedBatch) -> float:
+    return float(np.abs(one.run(batch).logits - other.run(batch).logits).max())
+
+
+def _same_bits(session: Session, sequences: Sequence[Steps], batch: PaddedBatch, multiple: int) -> bool:
+    """Whether each row's answer is the one that it gets alone."""
+    alone = [session.run(pad([steps], multiple=multiple)).logits[0] for steps in sequences]
+    return np.array_equal(session.run(batch).logits, alone)
+
+
+def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The table, for people."""
+    lines = [
+        f"Measured on {facts['processor']}, onnxruntime {facts['packages']['onnxruntime']}, one thread; "
+        "the fastest run, us a valid step.",
+        "",
+        "| instructions | lengths | rows | padding | onnxruntime's kernels | Lengthwise's | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        both = row["onnxruntime_us_per_step"], row["own_us_per_step"]
+        lines.append(
+            f"| {row['instructions']} | {row['lengths']} | {row['rows']} | {row['padding_share']:.0%} | {both[0]:.2f} "
+            f"| {both[1]:.2f} | {both[0] / both[1]:.2f} |"
+        )
+    lines += [
+        "",
+        f"Largest difference of a logit between the two: {max(row['largest_difference'] for row in rows):.1g}. "
+        f"Batches whose rows have the same bits alone: {sum(row['same_bits_alone'] for row in rows)} of {len(rows)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each row.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=HERE / "results",
+    help="Folder for the results.  [default: benchmarks/results]",
+)
+def main(seconds: float, seed: int, out: Path) -> None:
+    """Measures the recurrent kernels beside onnxruntime's own."""
+    if not recurrent.INSTRUCTION_SETS:
+        raise click.ClickException(
+            "the kernels cannot run here: they want AVX2 or AVX-512, and a C compiler when the project is installed"
+        )
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    facts = machine.facts()
+    rows = measure(seconds, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    results = {"machine": facts, "seconds": seconds, "seed": seed, "rows": rows}
+    (out / "kernels.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    text = markdown(facts, rows)
+    (out / "kernels.md").write_text(text, encoding="utf-8")
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

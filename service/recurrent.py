@@ -1,0 +1,62 @@
+"""Recurrent layers that compute valid steps only, for graphs that run on the CPU.
+
+Onnxruntime's own LSTM and GRU compute every row of a batch up to the longest, and drop what lies past a row's own
+length. The kernels of `_recurrent.c` sort the rows by length and compute at each step those that have it: they neither
+compute padding nor read it. A session that registers them takes them in the place of onnxruntime's, whatever the graph
+is; the graph itself is the same file.
+
+They want AVX-512 or AVX2, and a compiler at installation. Without, where a graph wants of a cell what they do not know
+(peepholes, activations of its own, weights that are computed), and where it takes NaN, onnxruntime's kernels run. What
+they are worth: `python -m benchmarks.kernels`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+try:
+    from service import _recurrent
+except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
+    _recurrent = None  # type: ignore[assignment]
+
+ONNXRUNTIME: Final = "onnxruntime"
+"""What runs recurrent layers where these kernels do not."""
+COMPILED: Final = _recurrent is not None
+"""Whether the module in C is there."""
+INSTRUCTION_SETS: Final[tuple[str, ...]] = _recurrent.INSTRUCTION_SETS if COMPILED else ()
+"""Those that this processor has and the kernels are made for, best first; empty where they cannot run."""
+
+
+def register(options: Any) -> str:
+    """Has the sessions opened with these options run recurrent layers in the kernels.
+
+    Args:
+        options: Onnxruntime's `SessionOptions`.
+
+    Returns:
+        The instruction set that they use; `ONNXRUNTIME` where they cannot run here, and nothing was registered.
+    """
+    if not INSTRUCTION_SETS:
+        return ONNXRUNTIME
+    options.register_custom_ops_library(_recurrent.__file__)
+    return _recurrent.chosen()
+
+
+def described() -> str:
+    """What sessions that register the kernels get, and why, for the log."""
+    if INSTRUCTION_SETS:
+        return f"valid steps only, with {_recurrent.chosen()}"
+    if COMPILED:
+        return "in onnxruntime's own kernels, as this processor has neither AVX-512 nor AVX2"
+    return "in onnxruntime's own kernels, as there was no C compiler and service._recurrent is not here"
+
+
+def choose(instruction_set: str) -> None:
+    """Makes the kernels of sessions opened from now on use that set: tests and benchmarks compare them.
+
+    Raises:
+        ValueError: This processor has it not.
+    """
+    if instruction_set not in INSTRUCTION_SETS:
+        raise ValueError(f"{instruction_set} is not one of {', '.join(INSTRUCTION_SETS) or 'none'}")
+    _recurrent.choose(instruction_set)
