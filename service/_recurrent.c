@@ -53,6 +53,7 @@ struct Cells {
 #define UP_TO_6(f) UP_TO_3(f) case 4: f(4); break; case 5: f(5); break; case 6: f(6); break;
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma")))
@@ -101,13 +102,19 @@ static const struct Cells KNOWN[] = {
     {0},
 };
 
+/* Whether the processor has the instructions, and the system keeps the registers. Compilers' own functions for it are not
+ * all filled in: of the one that the image is built with, they find nothing.
+ */
 static int runs_here(const struct Cells *cells)
 {
 #if defined(__x86_64__)
-    if (cells->lanes == 16)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl");
-    if (cells->lanes == 8) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    unsigned a, b, c, d, kept, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL;
+    if (cells->lanes == 16) return (b & avx512) == avx512 && (kept & 0xe6) == 0xe6;
+    if (cells->lanes == 8) return (b & bit_AVX2) && (kept & 0x06) == 0x06;
 #endif
     return 0;
 }
@@ -247,7 +254,8 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
             const int ran = length_of(batch, batch->order[r]) > 0;
             if (batch->y_h && ran) memcpy(batch->y_h + place, states[r], hidden * sizeof *memory);
             if (batch->y_h && !ran) memset(batch->y_h + place, 0, hidden * sizeof *memory);
-            if (batch->y_c) memcpy(batch->y_c + place, memory + r * width, hidden * sizeof *memory);
+            if (batch->y_c && ran) memcpy(batch->y_c + place, memory + r * width, hidden * sizeof *memory);
+            if (batch->y_c && !ran) memset(batch->y_c + place, 0, hidden * sizeof *memory);
         }
     }
     free(given);
@@ -384,15 +392,15 @@ static OrtStatus *create(int gates, const void *info, void **kernel)
         (biases && (b[0] != count || b[1] != 2 * w[1])))
         return status(FAILED, "weights that do not fit each other");
 
-    struct Layer *layer = calloc(1, sizeof *layer);
-    if (!layer) return status(FAILED, "no memory");
+    struct Layer *layer = chosen ? calloc(1, sizeof *layer) : NULL;
+    if (!layer) return status(FAILED, chosen ? "no memory" : "no instruction set that they are made for");
     layer->gates = gates;
     layer->count = count;
     layer->backward = backward;
     layer->inputs = w[2];
     layer->hidden = r[2];
     layer->cells = chosen;
-    layer->panels = (layer->hidden + chosen->lanes - 1) / chosen->lanes;
+    layer->panels = (layer->hidden + layer->cells->lanes - 1) / layer->cells->lanes;
     for (int d = 0; d < count; d++)
         if (!pack(layer, &layer->directions[d], weights + d * w[1] * w[2], of_states + d * r[1] * r[2],
                   biases ? biases + d * b[1] : NULL)) {
@@ -417,18 +425,17 @@ static const void *input(void *context, size_t index, int64_t *dimensions, size_
     return data;
 }
 
-/* An output of a run; NULL where nobody wants it. */
-static float *output(void *context, size_t index, const int64_t *dimensions, size_t count)
+/* Makes an output of a run: `*data` stays NULL where nobody wants it. What went wrong, or NULL. */
+static OrtStatus *output(void *context, size_t index, const int64_t *dimensions, size_t count, float **data)
 {
     size_t outputs = 0;
     OrtValue *value = NULL;
-    void *data = NULL;
-    if (!well(CALL(GET_OUTPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &outputs)) || index >= outputs ||
-        !well(CALL(GET_OUTPUT, OrtStatus *, void *, size_t, const int64_t *, size_t, OrtValue **)(
-            context, index, dimensions, count, &value)) ||
-        !value || !well(CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, OrtValue *, void **)(value, &data)))
-        return NULL;
-    return data;
+    OrtStatus *error = CALL(GET_OUTPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &outputs);
+    if (error || index >= outputs) return error;
+    error = CALL(GET_OUTPUT, OrtStatus *, void *, size_t, const int64_t *, size_t, OrtValue **)(
+        context, index, dimensions, count, &value);
+    if (error || !value) return error;
+    return CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, OrtValue *, void **)(value, (void **)data);
 }
 
 static OrtStatus *compute(void *kernel, void *context)
@@ -454,9 +461,10 @@ static OrtStatus *compute(void *kernel, void *context)
     const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
     const long size = batch.steps * layer->count * batch.rows * layer->hidden;
     float *unwanted = NULL;
-    batch.y = output(context, 0, all, 4);
-    batch.y_h = output(context, 1, last, 3);
-    if (layer->gates == 4) batch.y_c = output(context, 2, last, 3);
+    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    if (!error) error = output(context, 1, last, 3, &batch.y_h);
+    if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
+    if (error) return error;
     if (!batch.y) batch.y = unwanted = floats(size);
     batch.order = malloc((batch.rows + batch.steps + 1) * sizeof *batch.order);
     batch.active = malloc((batch.steps + 1) * sizeof *batch.active);

@@ -5,7 +5,7 @@
  *     NAMED(x)    x with the instruction set's suffix
  *     LANES       floats in a vector
  *     SPLAT(x)    the initializer of a vector of x
- *     MOST_ROWS   rows that are computed at once: with 4 gates each, and a row of weights, they fill the registers
+ *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
  *     SMALLER, LARGER  of two vectors; the second where one of them is NaN
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
  *
@@ -43,11 +43,11 @@ INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
     return x * p;
 }
 
-/* 1 / (1 + exp(-x)), likewise. */
+/* 1 / (1 + exp(-x)), likewise. A gate that is shut is 0, and not the last bit below it. */
 INLINE Vector NAMED(sigmoid)(Vector x, Vector *divisor)
 {
     Vector p = NAMED(tanh)(x * 0.5f, divisor);
-    return (p + *divisor) * 0.5f;
+    return LARGER(NAMED(all)(0.0f), (p + *divisor) * 0.5f);
 }
 
 /* Adds each row's `size` numbers' products with the weights, `[size][gates][LANES]`, to its sums. */
@@ -63,14 +63,14 @@ INLINE void NAMED(add_products)(const int rows, const int gates, const float *co
         for (int g = 0; g < gates; g++) sum[r][g] = NAMED(load)(sums + r * stride + g * LANES);
     }
     for (long k = 0; k < size; k++, weights += gates * LANES) {
-        Vector weight[4];
+        Vector number[MOST_ROWS];
         UNROLLED
-        for (int g = 0; g < gates; g++) weight[g] = NAMED(load)(weights + g * LANES);
+        for (int r = 0; r < rows; r++) number[r] = NAMED(all)(row[r][k]);
         UNROLLED
-        for (int r = 0; r < rows; r++) {
-            Vector number = NAMED(all)(row[r][k]);
+        for (int g = 0; g < gates; g++) {
+            Vector weight = NAMED(load)(weights + g * LANES);
             UNROLLED
-            for (int g = 0; g < gates; g++) sum[r][g] += number * weight[g];
+            for (int r = 0; r < rows; r++) sum[r][g] += number[r] * weight;
         }
     }
     UNROLLED
@@ -102,7 +102,7 @@ INLINE Vector NAMED(lstm_cell)(const float *sums, float *kept)
     Vector i, o, f, g, c;
     Vector input = NAMED(sigmoid)(NAMED(load)(sums), &i), forget = NAMED(sigmoid)(NAMED(load)(sums + 2 * LANES), &f);
     Vector given = NAMED(tanh)(NAMED(load)(sums + 3 * LANES), &g);
-    Vector cell = (forget * NAMED(load)(kept) * (i * g) + input * given * f) / (f * (i * g));
+    Vector cell = forget / f * NAMED(load)(kept) + input * given / (i * g);
     NAMED(store)(kept, cell);
     Vector out = NAMED(sigmoid)(NAMED(load)(sums + LANES), &o);
     return out * NAMED(tanh)(cell, &c) / (o * c);

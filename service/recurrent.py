@@ -39,7 +39,7 @@ def register(options: Any) -> str:
     if not INSTRUCTION_SETS:
         return ONNXRUNTIME
     options.register_custom_ops_library(_recurrent.__file__)
-    return _recurrent.chosen()
+    return _recurrent.chosen() or ONNXRUNTIME
 
 
 def described() -> str:

@@ -179,7 +179,7 @@ class Session:
         wanted: list[Output] = [*self._outputs]
         count = most_rows = 0
         for rows, width in shapes:
-            batch = self._zeros(rows, width)
+            batch = _zeros(self._manifest, rows, width)
             inputs = feed(self._names, batch)
             for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
                 self._run_in(slot, inputs, batch, wanted)
@@ -212,14 +212,6 @@ class Session:
         if self._names.time_first:
             axes = axes[::-1]
         return (*axes, self._manifest.classes) if output == "logits" else axes
-
-    def _zeros(self, rows: int, width: int) -> PaddedBatch:
-        """A full batch of zeros that the model takes."""
-        wants = self._manifest.input
-        lengths = np.full(rows, min(width, self._manifest.max_length), dtype=np.int32)
-        if wants.kind == "tokens":
-            return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
-        return PaddedBatch(np.zeros((rows, width, wants.features or 1), dtype=np.float32), lengths)
 
     def _check(self, manifest: Manifest) -> None:
         """Holds the graph's inputs and outputs against the manifest."""
@@ -255,23 +247,12 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
     """Onnxruntime's session of a graph on one device, nothing of it elsewhere; and whose recurrent kernels it has."""
     if onnxruntime is None:
         check_packages(find())
-    source = graph if isinstance(graph, bytes) else str(graph)
-    refused: Exception | None = None
-    # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
-    if device.recurrent_kernels and manifest.missing != "handled":
-        options = _options(threads, device.provider)
-        kernels = recurrent.register(options)
-        try:
-            return _made(source, options, device), kernels
-        except Exception as error:  # they do not know the form of a layer; or the graph is bad, which is said below
-            refused = error
     provider = device.provider
+    source = graph if isinstance(graph, bytes) else str(graph)
     try:
         session = _made(source, _options(threads, provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if refused is not None:
-        log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, refused)
     if provider is not PROCESSOR.provider:
         if session.get_providers()[0] != provider.execution_provider:
             raise ModelError(
@@ -279,7 +260,41 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
         placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
+    # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
+    if device.recurrent_kernels and manifest.missing != "handled" and _is_recurrent(graph):
+        try:
+            return _with_recurrent_kernels(source, manifest, threads, device)
+        except Exception as error:
+            log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, error)
     return session, recurrent.ONNXRUNTIME
+
+
+def _is_recurrent(graph: Path | bytes) -> bool:
+    """Whether there may be an LSTM or a GRU in a graph: its operators' names stand there as they are."""
+    data = graph if isinstance(graph, bytes) else graph.read_bytes()
+    return b"LSTM" in data or b"GRU" in data
+
+
+def _with_recurrent_kernels(source: str | bytes, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """The session of a graph, known to be good, in the kernels of `service.recurrent`; and their instruction set.
+
+    It has run once: of its own operators onnxruntime infers shapes, which some graphs live by; of these it does not.
+    """
+    options = _options(threads, device.provider)
+    options.log_severity_level = 4  # they may well refuse it
+    kernels = recurrent.register(options)
+    session = _made(source, options, device)
+    session.run(None, feed(manifest.graph, _zeros(manifest, 1, manifest.width_multiple)))
+    return session, kernels
+
+
+def _zeros(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
+    """A full batch of zeros that the model takes."""
+    wants = manifest.input
+    lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
+    if wants.kind == "tokens":
+        return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
+    return PaddedBatch(np.zeros((rows, width, wants.features or 1), dtype=np.float32), lengths)
 
 
 def _options(threads: int, provider: Provider) -> Any:
