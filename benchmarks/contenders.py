@@ -48,7 +48,7 @@ SERVICE = Contender("lengthwise", "Lengthwise", ("service", *_SERVE))
 SAME_KERNELS = Contender(
     "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("service", *_SERVE, "--no-recurrent-kernels")
 )
-# Of 4, 8, 16 and 64 rows the fastest on skewed lengths: in order of arrival, larger batches are mostly padding.
+# On skewed lengths 8 and 16 rows are as fast, 64 slower: in order of arrival, large batches are mostly padding.
 ARRIVAL = Contender(
     "arrival-order",
     "Lengthwise, planned by arrival",
