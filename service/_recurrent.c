@@ -7,7 +7,7 @@
  * The library is the module `service._recurrent` and, to onnxruntime, a library of custom operators (`RegisterCustomOps`)
  * that puts its own `LSTM` and `GRU` into ONNX's domain: sessions that register it take them in the place of the built-in
  * ones. Where a graph wants what they do not know (peepholes, other activations, weights that are computed), they refuse
- * to be made, the session cannot be opened, and `service.session` opens it without them.
+ * to be made, the session cannot be opened, and `service.session` keeps to one without them.
  *
  * What is used of onnxruntime's interface in C (version 16 of it; entries are only ever added behind the last) is
  * declared here. Held to onnxruntime's own kernels by tests/service/test_recurrent.py.

@@ -42,13 +42,17 @@ def register(options: Any) -> str:
     return _recurrent.chosen() or ONNXRUNTIME
 
 
-def described() -> str:
-    """What sessions that register the kernels get, and why, for the log."""
-    if INSTRUCTION_SETS:
+def described(*, wanted: bool) -> str:
+    """How recurrent layers run on the CPU, and why, for the log."""
+    if wanted and INSTRUCTION_SETS:
         return f"valid steps only, with {_recurrent.chosen()}"
-    if COMPILED:
-        return "in onnxruntime's own kernels, as this processor has neither AVX-512 nor AVX2"
-    return "in onnxruntime's own kernels, as there was no C compiler and service._recurrent is not here"
+    if not wanted:
+        why = "as was asked for"
+    elif COMPILED:
+        why = "as this processor has neither AVX-512 nor AVX2"
+    else:
+        why = "as service._recurrent was not built (no C compiler, or no headers)"
+    return f"in onnxruntime's own kernels, {why}"
 
 
 def choose(instruction_set: str) -> None:

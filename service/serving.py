@@ -119,9 +119,11 @@ class Serving:
         """
         log.info("models run on %s", self.choice)
         if not plain.COMPILED:
-            log.info("service._native is not here, as there was no C compiler: plain bodies are read like all others")
-        if self.choice.devices[0].recurrent_kernels:
-            log.info("recurrent layers: %s", recurrent.described())
+            log.info(
+                "service._native was not built (no C compiler, or no headers): plain bodies are read like all others"
+            )
+        if not self.choice.provider.bound:
+            log.info("recurrent layers: %s", recurrent.described(wanted=self.settings.recurrent_kernels))
         await self.shelf.open()
         await self.batcher.start()
         self._started = True

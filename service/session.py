@@ -261,7 +261,8 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
             )
         placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
     # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
-    if device.recurrent_kernels and manifest.missing != "handled" and _is_recurrent(graph):
+    wanted = device.recurrent_kernels and manifest.missing != "handled"
+    if wanted and recurrent.INSTRUCTION_SETS and _is_recurrent(graph):
         try:
             return _with_recurrent_kernels(source, manifest, threads, device)
         except Exception as error:

@@ -24,13 +24,14 @@ from service.dataset import Label
 from service.errors import ConfigurationError, LengthwiseError, RecordError
 from service.manifest import MANIFEST_FILE
 from service.plan import BatchLimits
+from service.provider import CPU, PLAIN_CPU, Device
 from service.repository import Model
 from service.scoring import offline
 from service.scoring.offline import Batch, Result
 from service.scoring.records import Chunk, Entry, Taken, chunked, judged, told
 from service.scoring.scored import Scored
 from service.scoring.summary import Summary
-from service.settings import available_cores
+from service.settings import Settings, available_cores
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _REDRAWN_SECONDS: Final = 0.1
@@ -58,6 +59,12 @@ _REDRAWN_SECONDS: Final = 0.1
     show_default="the cores that affinity and cgroup quota leave",
     help="Batches that run at once.",
 )
+@click.option(
+    "--recurrent-kernels/--no-recurrent-kernels",
+    default=None,
+    show_default="as `lengthwise serve` would",
+    help="Whether LSTM and GRU layers run in kernels that compute valid steps only, or in onnxruntime's own.",
+)
 @click.option("--attention", is_flag=True, help="Write the attention weights too.")
 @click.option(
     "--on-error",
@@ -74,6 +81,7 @@ def score(
     out: Path,
     directory: Path,
     threads: int,
+    recurrent_kernels: bool | None,
     attention: bool,
     on_error: str,
     resume: bool,
@@ -91,7 +99,8 @@ def score(
         raise click.UsageError("--resume and --overwrite exclude each other")
     path = dataset.locate(source)
     _check_out(out, path)
-    model = _load(directory, BatchLimits())
+    kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
+    model = _load(directory, BatchLimits(), CPU if kernels else PLAIN_CPU)
     limits = BatchLimits().at_most(model.manifest.max_batch_rows)
     if attention and model.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")
@@ -125,7 +134,7 @@ def _check_out(out: Path, source: Path) -> None:
         raise ConfigurationError(f"{out} is the file that is read; the predictions need another")
 
 
-def _load(directory: Path, limits: BatchLimits) -> Model:
+def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
     """The model, proved as the service proves it."""
     if not (directory / MANIFEST_FILE).is_file():
         found = sorted(
@@ -133,7 +142,7 @@ def _load(directory: Path, limits: BatchLimits) -> Model:
         )
         instead = f"; there is {', '.join(found[:5])}" if found else ", which is MODELS/NAME/VERSION"
         raise ConfigurationError(f"{directory} is no model directory{instead}")
-    return repository.load(directory.resolve(), limits)
+    return repository.load(directory.resolve(), limits, devices=(device,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -482,6 +482,15 @@ def test_a_processor_without_them_runs_onnxruntimes(monkeypatch: pytest.MonkeyPa
         recurrent.choose("avx2")
 
 
+def test_the_log_says_how_layers_run_and_why(monkeypatch: pytest.MonkeyPatch):
+    assert recurrent.described(wanted=True) == f"valid steps only, with {recurrent.INSTRUCTION_SETS[0]}"
+    assert recurrent.described(wanted=False) == "in onnxruntime's own kernels, as was asked for"
+    monkeypatch.setattr(recurrent, "INSTRUCTION_SETS", ())
+    assert "neither AVX-512 nor AVX2" in recurrent.described(wanted=True)
+    monkeypatch.setattr(recurrent, "COMPILED", False)
+    assert "was not built" in recurrent.described(wanted=True)
+
+
 def test_an_instruction_set_that_is_not_here_is_refused():
     with pytest.raises(ValueError, match="avx1024 is not one of"):
         recurrent.choose("avx1024")

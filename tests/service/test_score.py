@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from service import dataset, repository
+from service import dataset, recurrent, repository
 from service.__main__ import main
 from service.errors import ConfigurationError, RecordError
 from service.manifest import Promise
@@ -135,6 +136,27 @@ def test_the_summary_comes_as_json(tmp_path: Path):
     assert found["padding_share"] < 0.25
 
 
+@pytest.mark.skipif(not recurrent.INSTRUCTION_SETS, reason="the kernels cannot run here")
+def test_recurrent_layers_run_where_serving_would_run_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    used: list[str] = []
+    load = repository.load
+
+    def noted(directory: Path, limits: BatchLimits, **options: Any) -> Model:
+        model = load(directory, limits, **options)
+        used.append(model.session.kernels)
+        return model
+
+    monkeypatch.setattr(repository, "load", noted)
+    source = write(tmp_path / "in.jsonl", {"steps": np.ones((3, 12)).tolist()})
+    assert call(source, tmp_path / "a").exit_code == 0
+    assert call(source, tmp_path / "b", "--no-recurrent-kernels").exit_code == 0
+    monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", "false")
+    assert call(source, tmp_path / "c").exit_code == 0
+    assert call(source, tmp_path / "d", "--recurrent-kernels").exit_code == 0
+    own, onnxruntimes = recurrent.INSTRUCTION_SETS[0], recurrent.ONNXRUNTIME
+    assert used == [own, onnxruntimes, onnxruntimes, own]
+
+
 def test_a_file_without_labels_has_no_accuracy(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", {"steps": [[0.1] * 12]})
     assert "accuracy" not in call(source, tmp_path / "out").stdout
@@ -236,7 +258,7 @@ def test_a_terminated_command_says_what_stands_and_how_to_go_on(tmp_path: Path, 
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
-    monkeypatch.setattr(repository, "load", lambda *_: small(terminate))
+    monkeypatch.setattr(repository, "load", lambda *_, **__: small(terminate))
     result = call(numbered(tmp_path / "in.jsonl", 200), tmp_path / "out", "--threads", 1)
     assert result.exit_code == 130
     left = (tmp_path / "out").read_bytes().count(b"\n")
@@ -248,7 +270,7 @@ def test_an_interruption_before_the_first_line_promises_nothing(tmp_path: Path, 
     def interrupt(_: PaddedBatch) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(repository, "load", lambda *_: small(interrupt))
+    monkeypatch.setattr(repository, "load", lambda *_, **__: small(interrupt))
     result = call(numbered(tmp_path / "in.jsonl"), tmp_path / "out")
     assert result.exit_code == 130
     assert "--resume" not in result.stderr
@@ -338,7 +360,7 @@ def test_a_model_that_fails_its_proof_scores_nothing(tmp_path: Path):
 
 
 def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(repository, "load", lambda *_: small(attention=False))
+    monkeypatch.setattr(repository, "load", lambda *_, **__: small(attention=False))
     result = call(DEMO, tmp_path / "out", "--attention")
     assert result.exit_code == 2
     assert "sums/1 has no attention" in result.stderr
