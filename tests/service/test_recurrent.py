@@ -366,6 +366,13 @@ def test_a_form_that_they_do_not_know_is_refused_when_the_session_is_opened(kind
         opened(layer)
 
 
+def test_rows_before_steps_are_refused_as_onnxruntime_refuses_them():
+    layer = graph(attributes={"layout": 1})
+    for kernels in (True, False):
+        with pytest.raises(Exception, match=r"layout|not the plain form"):
+            opened(layer, kernels=kernels)
+
+
 def model(layer: str, *, opset: int = 18, **attributes: Any) -> tuple[bytes, Manifest]:
     """A model directory's graph with one layer: the last state is the logits."""
     wants = Manifest.model_validate({"name": "m", "version": 1, "input": {"features": 3}, "labels": ["a", "b"]})
