@@ -44,7 +44,7 @@ _SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-
 _MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
 
 SERVICE = Contender("lengthwise", "Lengthwise", ("service", *_SERVE))
-# What planning is worth without kernels that compute valid steps only: those of everybody else.
+# In the kernels that everybody else has: what planning, batching and a short way are worth by themselves.
 SAME_KERNELS = Contender(
     "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("service", *_SERVE, "--no-recurrent-kernels")
 )

@@ -65,14 +65,6 @@ struct Cells {
 #define MOST_ROWS 6
 #define BY_ROWS(f) switch (rows) { UP_TO_6(f) }
 #include "_recurrent_cells.h"
-#undef TARGET
-#undef NAMED
-#undef LANES
-#undef SPLAT
-#undef SMALLER
-#undef LARGER
-#undef MOST_ROWS
-#undef BY_ROWS
 
 #define TARGET __attribute__((target("avx2,fma")))
 #define NAMED(x) x##_avx2
@@ -83,14 +75,6 @@ struct Cells {
 #define MOST_ROWS 3
 #define BY_ROWS(f) switch (rows) { UP_TO_3(f) }
 #include "_recurrent_cells.h"
-#undef TARGET
-#undef NAMED
-#undef LANES
-#undef SPLAT
-#undef SMALLER
-#undef LARGER
-#undef MOST_ROWS
-#undef BY_ROWS
 #endif
 
 /* Best first; none on other processors, where onnxruntime's own kernels run. */
@@ -182,7 +166,7 @@ struct Batch {
     const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
     float *y;              /* [steps][directions][rows][hidden] */
     float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
-    long *order;           /* [rows]: the rows, longest first */
+    long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
     long *active;          /* [steps]: how many rows have that step */
 };
 
@@ -200,6 +184,13 @@ static void sort(struct Batch *batch)
     for (long length = 0; length <= batch->steps; length++)
         next[length] = length < batch->steps ? batch->active[length] : 0;
     for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
+}
+
+/* Gives one row's last state; 0 of a row without a step. Nobody may want it: then `to` is NULL. */
+static void give(float *to, long place, const float *state, int ran, long hidden)
+{
+    if (to && ran) memcpy(to + place, state, hidden * sizeof *to);
+    if (to && !ran) memset(to + place, 0, hidden * sizeof *to);
 }
 
 /* Runs one direction; 0 where there is no memory. */
@@ -252,10 +243,8 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
         for (long r = 0; r < rows; r++) {
             const long place = (d * rows + batch->order[r]) * hidden;
             const int ran = length_of(batch, batch->order[r]) > 0;
-            if (batch->y_h && ran) memcpy(batch->y_h + place, states[r], hidden * sizeof *memory);
-            if (batch->y_h && !ran) memset(batch->y_h + place, 0, hidden * sizeof *memory);
-            if (batch->y_c && ran) memcpy(batch->y_c + place, memory + r * width, hidden * sizeof *memory);
-            if (batch->y_c && !ran) memset(batch->y_c + place, 0, hidden * sizeof *memory);
+            give(batch->y_h, place, states[r], ran, hidden);
+            give(batch->y_c, place, memory + r * width, ran, hidden);
         }
     }
     free(given);
@@ -281,7 +270,6 @@ enum {
     GET_DIMENSIONS_COUNT = 61,
     GET_DIMENSIONS = 62,
     GET_TENSOR_TYPE_AND_SHAPE = 65,
-    GET_ATTRIBUTE_FLOAT = 85,
     GET_ATTRIBUTE_INT64 = 86,
     GET_ATTRIBUTE_STRING = 87,
     GET_INPUT_COUNT = 88,
@@ -388,8 +376,8 @@ static OrtStatus *create(int gates, const void *info, void **kernel)
         (gates == 3 && !whole(info, "linear_before_reset", 0)))
         return status(FAILED, "not the plain form of the cell");
     const int count = both ? 2 : 1;
-    if (whole(info, "hidden_size", r[2]) != r[2] || w[0] != count || r[0] != count || w[1] != r[1] || w[1] != gates * r[2] || w[2] < 1 || r[2] < 1 ||
-        (biases && (b[0] != count || b[1] != 2 * w[1])))
+    if (whole(info, "hidden_size", r[2]) != r[2] || w[0] != count || r[0] != count || w[1] != r[1] ||
+        w[1] != gates * r[2] || w[2] < 1 || r[2] < 1 || (biases && (b[0] != count || b[1] != 2 * w[1])))
         return status(FAILED, "weights that do not fit each other");
 
     struct Layer *layer = chosen ? calloc(1, sizeof *layer) : NULL;
@@ -571,11 +559,12 @@ static PyObject *choose(PyObject *module, PyObject *name)
 
 static PyObject *chosen_name(PyObject *module, PyObject *nothing)
 {
-    return chosen ? PyUnicode_FromString(chosen->name) : Py_NewRef(Py_None);
+    if (chosen) return PyUnicode_FromString(chosen->name);
+    return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
 }
 
 static PyMethodDef METHODS[] = {
-    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use, or None."},
+    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
     {NULL, NULL, 0, NULL},
 };

@@ -3,8 +3,8 @@
 INSTRUCTION_SETS: tuple[str, ...]
 """Those that this processor has, best first."""
 
-def chosen() -> str | None:
-    """The instruction set that sessions opened from now on use; None where there is none."""
+def chosen() -> str:
+    """The instruction set that sessions opened from now on use; RuntimeError where this processor has none."""
 
 def choose(instruction_set: str, /) -> None:
     """Makes the kernels of sessions opened from now on use one; ValueError of one that this processor has not."""

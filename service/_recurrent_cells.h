@@ -9,6 +9,8 @@
  *     SMALLER, LARGER  of two vectors; the second where one of them is NaN
  *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
  *
+ * all of which end with this file.
+ *
  * What a row is multiplied with, and in which order it is summed, does not depend on how many rows stand beside it: in
  * any company it gets the same bits.
  */
@@ -81,8 +83,8 @@ INLINE void NAMED(add_products)(const int rows, const int gates, const float *co
 }
 
 /* The same for any number of rows. Inlined it would share its registers with what stands around it. */
-static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const float *const *numbers, long size, const float *weights,
-                                   float *sums, long stride)
+static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const float *const *numbers,
+                                                             long size, const float *weights, float *sums, long stride)
 {
     for (long first = 0; first < count; first += MOST_ROWS) {
         const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
@@ -129,7 +131,8 @@ static TARGET void NAMED(input)(const struct Layer *layer, const struct Directio
         float *to = sums + panel * 4 * LANES;
         for (long r = 0; r < count; r++)
             for (long i = 0; i < layer->gates * LANES; i++) to[r * stride + i] = direction->biases[column + i];
-        NAMED(multiply)(layer->gates, count, inputs, layer->inputs, direction->inputs + column * layer->inputs, to, stride);
+        const float *weights = direction->inputs + column * layer->inputs;
+        NAMED(multiply)(layer->gates, count, inputs, layer->inputs, weights, to, stride);
     }
 }
 
@@ -166,3 +169,11 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
 
 #undef INLINE
 #undef Vector
+#undef TARGET
+#undef NAMED
+#undef LANES
+#undef SPLAT
+#undef SMALLER
+#undef LARGER
+#undef MOST_ROWS
+#undef BY_ROWS

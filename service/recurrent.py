@@ -34,12 +34,10 @@ def register(options: Any) -> str:
         options: Onnxruntime's `SessionOptions`.
 
     Returns:
-        The instruction set that they use; `ONNXRUNTIME` where they cannot run here, and nothing was registered.
+        The instruction set that they use, one of `INSTRUCTION_SETS`, which must not be empty.
     """
-    if not INSTRUCTION_SETS:
-        return ONNXRUNTIME
     options.register_custom_ops_library(_recurrent.__file__)
-    return _recurrent.chosen() or ONNXRUNTIME
+    return _recurrent.chosen()
 
 
 def described(*, wanted: bool) -> str:

@@ -265,7 +265,7 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
     if wanted and recurrent.INSTRUCTION_SETS and _is_recurrent(graph):
         try:
             return _with_recurrent_kernels(source, manifest, threads, device)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the graph is good without them
             log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, error)
     return session, recurrent.ONNXRUNTIME
 
