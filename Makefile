@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format test cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format test test-long hostile cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,13 @@ format: .venv/.development ## Formats the code
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-test: lint cover ## Every check: lint, types, tests, branch coverage
+test: lint cover ## Every check that a change has to pass: lint, types, tests, branch coverage
+
+test-long: hostile ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
+	$(BIN)/python -m pytest -m long --ignore tests/hostile --numprocesses auto --dist loadfile
+
+hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
+	$(BIN)/python -m pytest tests/hostile -m "long or not long"
 
 cover: .venv/.development ## The tests, with branch coverage
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
