@@ -18,23 +18,28 @@ import gzip
 import importlib.util
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.errors import ConfigurationError, RecordError, how_to_install
+from service.json_lines import LONG_LINE_BYTES, Kind, LongLine, plain_fields
 from service.padding import Steps
 
-Kind = Literal["values", "tokens"]
 Label = str | tuple[str, ...] | None
 
 _INT64 = np.iinfo(np.int64)
+_NUMBERS: Final = frozenset((int, float, type(None)))
+_READ_BYTES: Final = 1 << 18
+"""Read at once; in between, nobody is told how far the reading is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class BadRecord:
 
 
 Advance = Callable[[float], object]
-"""Told, before each record, the share of the file that was read so far, 0 to 1."""
+"""Told now and then, and at the end, the share of the file that was read so far, 0 to 1."""
 
 
 def locate(name: str) -> Path:
@@ -144,27 +149,56 @@ def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
 
 def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1."""
+    for number, line in _long_lines(path, advance, -1):
+        if isinstance(line, bytes):
+            yield number, line
+
+
+def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
+    """The same, but a line of more than `limit` bytes is left to the caller to read; -1 for no limit."""
     try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file:
+        with (
+            path.open("rb", buffering=_READ_BYTES) as raw,
+            gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file,
+        ):
             size = max(1, os.fstat(raw.fileno()).st_size)
-            for number, line in enumerate(file, start=1):
+            number, unsaid = 0, _READ_BYTES
+            while line := file.readline(limit):
+                number += 1
+                unsaid += len(line)
                 content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
-                if content:
+                is_long = len(line) == limit and not line.endswith(b"\n")
+                if content and unsaid > _READ_BYTES:  # asking where a file is takes longer than reading a line
                     advance(raw.tell() / size)
+                    unsaid = 0
+                if is_long:
+                    yield number, LongLine(line, file)
+                    unsaid = _READ_BYTES
+                elif content:
                     yield number, content
+            advance(1.0)
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
 def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
-    for index, (number, line) in enumerate(_lines(path, advance)):
+    features: int | None = None
+    for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
         place = f"{path}:{number}"
         try:
-            fields = orjson.loads(line)
+            if isinstance(line, LongLine):
+                fields = line.fields(kind, features, partial(_steps, kind, place))
+            else:
+                fields = plain_fields(line, kind, features) or orjson.loads(line)
         except orjson.JSONDecodeError as error:
             yield BadRecord(str(index), RecordError(f"{place}: not JSON: {error}"))
+        except RecordError as error:
+            yield BadRecord(str(index), error)
         else:
-            yield _judged(fields, index, place, kind)
+            record = _judged(fields, index, place, kind)
+            yield record
+            if isinstance(record, Record) and record.steps.ndim == 2:
+                features = int(record.steps.shape[1])
 
 
 def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
@@ -208,7 +242,7 @@ def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
     name = fields.get("id")
     if name is not None and not isinstance(name, (str, int)):
         raise RecordError(f"{place}: id must be a string")
-    steps = _tokens(fields["steps"], place) if kind == "tokens" else _values(fields["steps"], place)
+    steps = fields["steps"] if isinstance(fields["steps"], np.ndarray) else _steps(kind, place, fields["steps"])
     return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
 
 
@@ -223,35 +257,42 @@ def _label(label: Any, place: str) -> Label:
     return texts if isinstance(label, list) else texts[0]
 
 
-def _tokens(steps: Any, place: str) -> NDArray[np.int64]:
+def _steps(kind: Kind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
+    """The array of a list of steps, the first of which has that number; `features` where they are known."""
+    return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
+
+
+def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
     """`[length]` int64."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
-    for step, token in enumerate(steps):
+    for step, token in enumerate(steps, first):
         if type(token) is not int or not 0 <= token <= _INT64.max:
             raise RecordError(f"{place}: step {step} is no token id: a whole number from 0")
     return np.array(steps, dtype=np.int64)
 
 
-def _values(steps: Any, place: str) -> NDArray[np.float32]:
+def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray[np.float32]:
     """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one step")
     rows = [step if isinstance(step, list) else [step] for step in steps]
-    for step, row in enumerate(rows):
-        if not row or len(row) != len(rows[0]):
-            raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {len(rows[0])}")
-        if any(value is not None and type(value) not in (int, float) for value in row):
-            raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")
-    return _as_float32([[np.nan if value is None else value for value in row] for row in rows], place)
+    wanted = len(rows[0]) if features is None else features
+    if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+        for step, row in enumerate(rows, first):
+            if not row or len(row) != wanted:
+                raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {wanted}")
+            if not _NUMBERS.issuperset(map(type, row)):
+                raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")
+    return _as_float32(rows, place, first)
 
 
-def _as_float32(rows: list[list[float]], place: str) -> NDArray[np.float32]:
-    """`[length, features]`; NaN is missing, infinities are refused, also those of numbers too large for float32."""
+def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int = 0) -> NDArray[np.float32]:
+    """`[length, features]`; None and NaN are missing, infinities are refused, as are numbers too large for float32."""
     with np.errstate(over="ignore"):
         values = np.array(rows, dtype=np.float64).astype(np.float32)
     if np.isinf(values).any():
-        step = int(np.isinf(values).any(axis=1).argmax())
+        step = first + int(np.isinf(values).any(axis=1).argmax())
         raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
     return values
 
@@ -314,7 +355,7 @@ def _series(text: str, index: int, labelled: bool, place: str) -> Record:
     for feature, column in enumerate(columns):
         if len(column) != len(columns[0]):
             raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
-    return Record(str(index), _as_float32([list(step) for step in zip(*columns, strict=True)], place), label, place)
+    return Record(str(index), _as_float32(list(zip(*columns, strict=True)), place), label, place)
 
 
 def _number(word: str, place: str) -> float:

@@ -8,10 +8,11 @@ record is said with its file and line, and ends the run, or stands in the record
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 import orjson
@@ -32,6 +33,8 @@ from service.scoring.records import Chunk, Entry, Taken, chunked, judged, told
 from service.scoring.scored import Scored
 from service.scoring.summary import Summary
 from service.settings import Settings, available_cores
+
+T = TypeVar("T")
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _REDRAWN_SECONDS: Final = 0.1
@@ -202,12 +205,23 @@ class Run:
                     drawn = started + summary.seconds
                     progress.update(task, note=summary.note(), refresh=True)
 
-            chunks = ((chunk, chunk.items) for chunk in chunked(entries, lambda: read, stop=self.stop))
+            def spent(part: str, seconds: float) -> None:
+                summary.cpu_seconds[part] += seconds
+
+            found = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
             answered = offline.answer_all(
-                self.model, chunks, limits=self.limits, threads=self.threads, attention=self.attention, ran=draw
+                self.model,
+                ((chunk, chunk.items) for chunk in found),
+                limits=self.limits,
+                threads=self.threads,
+                attention=self.attention,
+                ran=draw,
+                planned=partial(spent, "planning"),
             )
             for chunk, results in answered:
+                began = time.thread_time()
                 self._write(chunk, results, scored, summary)
+                spent("writing", time.thread_time() - began)
                 progress.update(task, completed=chunk.read)
             scored.finish()
         summary.seconds = time.monotonic() - started
@@ -242,6 +256,17 @@ class Run:
             lines.append(orjson.dumps(made, option=_LINE))
             summary.count(_label(entry), made, manifest.labels, manifest.task)
         scored.write(lines)
+
+
+def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
+    """The same items; `spent` is told the processor time that each took to come."""
+    while True:
+        started = time.thread_time()
+        item = next(items, None)
+        spent(time.thread_time() - started)
+        if item is None:
+            return
+        yield item
 
 
 def _label(entry: Entry) -> Label:

@@ -11,6 +11,7 @@ chunk runs, the next is read and planned; no more than these two are held, howev
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,11 +48,13 @@ class Batch(NamedTuple):
         rows: Sequences, or windows of them.
         cost_steps: Rows x width.
         valid_steps: The sum of the lengths.
+        cpu_seconds: Processor time of the thread that padded and ran it.
     """
 
     rows: int
     cost_steps: int
     valid_steps: int
+    cpu_seconds: float
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +80,7 @@ def answer_all(
     threads: int,
     attention: bool = False,
     ran: Callable[[Batch], object] = lambda _batch: None,
+    planned: Callable[[float], object] = lambda _seconds: None,
 ) -> Iterator[tuple[C, list[Result]]]:
     """The answers to each chunk's items, chunk by chunk and in the items' order.
 
@@ -89,12 +93,15 @@ def answer_all(
         threads: How many batches run at once.
         attention: Whether the attention is wanted.
         ran: Told of each batch, in the caller's thread.
+        planned: Told how much processor time planning a chunk took.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
         try:
             for chunk, items in chunks:
+                started = time.thread_time()
                 begun.append((chunk, items, _begin(runners, model, items, limits, attention)))
+                planned(time.thread_time() - started)
                 if len(begun) > AHEAD:
                     yield _collected(*begun.popleft(), model, ran)
             while begun:
@@ -126,17 +133,21 @@ def _begin(
 
 def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
     """Runs one batch, in a thread: a result for each row."""
+    started = time.thread_time()
     batch = pad([row.steps for row in rows], multiple=model.manifest.width_multiple)
-    figures = Batch(batch.rows, batch.cost, batch.valid_steps)
+
+    def figures() -> Batch:
+        return Batch(batch.rows, batch.cost, batch.valid_steps, time.thread_time() - started)
+
     try:
         found = model.answer(batch, attention)
     except Exception:  # onnxruntime's errors have no common base
         if len(rows) == 1:
             log.debug("a sequence of %d steps failed", len(rows[0].steps), exc_info=True)
-            return [FAILED], figures
+            return [FAILED], figures()
         alone = [_run(model, [row], attention) for row in rows]
-        return [results[0] for results, _ in alone], figures
-    return [NOT_FINITE if answer is None else answer for answer in found], figures
+        return [results[0] for results, _ in alone], figures()
+    return [NOT_FINITE if answer is None else answer for answer in found], figures()
 
 
 def _collected(

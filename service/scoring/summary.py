@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from service.dataset import Label
 from service.manifest import Task
 from service.scoring.offline import Batch
+
+PARTS: Final = {
+    "reading": "reading the file",
+    "planning": "planning batches",
+    "running": "running the model",
+    "writing": "writing answers",
+}
+"""What a run's processor time goes to."""
 
 
 @dataclass(slots=True)
@@ -21,6 +29,7 @@ class Summary:
         errors: Those without an answer.
         resumed: Those that an earlier run left.
         seconds: Of this run, without loading the model.
+        cpu_seconds: Processor time of this run, by the names in `PARTS`.
         rows: Sequences that this run computed, or windows of them.
         cost_steps: Padded steps that this run computed.
         valid_steps: Steps of this run that are somebody's.
@@ -34,6 +43,7 @@ class Summary:
     errors: int = 0
     resumed: int = 0
     seconds: float = 0.0
+    cpu_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     rows: int = 0
     cost_steps: int = 0
     valid_steps: int = 0
@@ -70,6 +80,7 @@ class Summary:
         self.rows += batch.rows
         self.cost_steps += batch.cost_steps
         self.valid_steps += batch.valid_steps
+        self.cpu_seconds["running"] += batch.cpu_seconds
 
     def to_json(self) -> dict[str, Any]:
         """The figures."""
@@ -79,6 +90,7 @@ class Summary:
             "errors": self.errors,
             "resumed": self.resumed,
             "seconds": self.seconds,
+            "cpu_seconds": dict(self.cpu_seconds),
             "sequences_per_second": self.sequences_per_second,
             "padding_share": self.padding_share,
             "answers": self.answers,
@@ -98,6 +110,10 @@ class Summary:
             f"{self.records:,} records by {self.model}: {self.seconds:.1f} s, "
             f"{self.sequences_per_second:,.0f} a second, {self.padding_share:.1%} padding"
         )
+        spent = sum(self.cpu_seconds.values())
+        if spent:
+            shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {what}" for part, what in PARTS.items())
+            yield f"processor time {spent:.1f} s: {shares}"
         if self.errors:
             yield f'without an answer: {self.errors:,} of them; their lines say why in "error"'
         if self.accuracy is not None:

@@ -1,0 +1,169 @@
+"""Scoring a file beside asking the service for the same sequences: `python -m benchmarks.scoring`.
+
+One core each, in turns: the service, asked from another core with one sequence a request at several numbers of
+connections; then `lengthwise score` on a file of the same sequences. The service's best is the largest of those.
+What it does with 64 sequences a request stands beside them. Loading the model counts for neither. Every line of the
+file must be what the service answers for that sequence, to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import httpx
+import orjson
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.workloads import WORKLOADS, Work
+from service.bench import launch
+from service.bench.connection import Target
+from service.bench.trial import Load, prepare
+from service.padding import Steps
+
+RESULTS = Path("benchmarks/results")
+LEAST_RATIO = 1.2
+_BODIES = 64
+_CONNECTIONS = (32, 64, 256)
+_IN_COMPANY = f"{_BODIES} sequences a request, 4 connections"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of both.
+
+    Attributes:
+        served: Sequences a second of the service, by what it was asked.
+        scored: The summary of `lengthwise score`.
+    """
+
+    served: dict[str, float]
+    scored: dict[str, Any]
+
+    @property
+    def ratio(self) -> float:
+        """Sequences a second: scoring over the service's best."""
+        best = max(speed for kind, speed in self.served.items() if kind != _IN_COMPANY)
+        return float(self.scored["sequences_per_second"]) / best
+
+
+def served(target: Target, sequences: list[Steps], seconds: float) -> dict[str, float]:
+    """Sequences a second of the service, by what it is asked."""
+    found = {}
+    for connections in _CONNECTIONS:
+        trial = prepare(target, sequences, check=False)
+        figures = trial.run(Load(concurrency=connections, seconds=seconds))
+        found[f"{connections} connections"] = figures.requests_per_second
+    trial = prepare(target, sequences, check=False, per_request=_BODIES)
+    figures = trial.run(Load(concurrency=4, seconds=seconds))
+    found[_IN_COMPANY] = figures.requests_per_second * _BODIES
+    return found
+
+
+def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
+    """The summary of scoring a file on one core."""
+    command = [sys.executable, "-m", "service", "score", str(file), str(out), "--model", str(work.directory)]
+    made = subprocess.run(
+        [*command, "--threads", "1", "--overwrite", "--json"],
+        check=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
+    )
+    summary: dict[str, Any] = orjson.loads(made.stdout)
+    return summary
+
+
+def differing(target: Target, file: Path, out: Path, count: int) -> int:
+    """How many of the first lines are not what the service answers, byte for byte."""
+    wrong = 0
+    with file.open("rb") as records, out.open("rb") as lines, httpx.Client(base_url=target.url) as client:
+        for _, record, line in zip(range(count), records, lines, strict=False):
+            fields = orjson.loads(record)
+            sequence = {"id": fields["id"], "steps": fields["steps"]}
+            answer = client.post("/predict", content=orjson.dumps({"sequences": [sequence]})).content
+            wrong += b'"predictions":[%s]}' % line.rstrip(b"\n") not in answer
+    return wrong
+
+
+def write_records(work: Work, path: Path, count: int) -> None:
+    """A file of so many records: the workload's sequences, again and again."""
+    with path.open("wb") as file:
+        for place in range(count):
+            steps = work.sequences[place % len(work.sequences)]
+            record = {"id": f"r{place}", "steps": steps}
+            file.write(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+
+
+def page(work: Work, rounds: list[Round], records: int, wrong: int, compared: int) -> str:
+    """The figures as a page."""
+    facts = machine.facts()
+    speeds = {f"the service, {kind}": [turn.served[kind] for turn in rounds] for kind in rounds[0].served}
+    speeds["`lengthwise score`"] = [float(turn.scored["sequences_per_second"]) for turn in rounds]
+    rows = [
+        f"| {name} | {', '.join(f'{speed:,.0f}' for speed in found)} | {median(found):,.0f} |"
+        for name, found in speeds.items()
+    ]
+    last = rounds[-1].scored
+    spent = sum(last["cpu_seconds"].values())
+    shares = ", ".join(f"{part} {seconds / spent:.0%}" for part, seconds in last["cpu_seconds"].items())
+    lines = [
+        f"# Scoring a file beside serving, {work.name}",
+        "",
+        f"`python -m benchmarks.scoring --work {work.name}`, commit {facts['commit']}, {facts['processor']}.",
+        f"{work.title}; {records:,} records, one core each, sequences a second:",
+        "",
+        "| | rounds | median |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "Scoring over the service's best at one sequence a request: "
+        f"{', '.join(f'{turn.ratio:.2f}' for turn in rounds)}; median {median(turn.ratio for turn in rounds):.2f}.",
+        f"Of {compared:,} lines held against the service's answers, {wrong} differ in a byte.",
+        f"Where the processor time of scoring goes: {shares}; padding {last['padding_share']:.1%}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One short round, to see that it runs.")
+@click.option("--work", type=click.Choice(sorted(WORKLOADS)), default="japanese-vowels", show_default=True)
+@click.option("--records", type=click.IntRange(1), default=40_000, show_default=True)
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each load on the service.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, show_default=True)
+def main(quick: bool, work: str, records: int, seconds: float, rounds: int, out: Path) -> None:
+    """Measures scoring beside serving."""
+    made = WORKLOADS[work](0, 370)
+    if quick:
+        records, seconds, rounds = min(records, 500), 0.3, 1
+    core, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or [core])
+    turns: list[Round] = []
+    with tempfile.TemporaryDirectory() as name, Console(stderr=True).status("measuring"):
+        file, lines = Path(name, "records.jsonl"), Path(name, "predictions.jsonl")
+        write_records(made, file, records)
+        port = launch.free_port()
+        command = launch.serve_command(made.repository, port, {"runners": "1", "log_level": "error"})
+        with launch.running(command, port, cores=[core]) as server:
+            for _ in range(rounds):
+                asked = served(server.target, made.sequences, seconds)
+                turns.append(Round(asked, scored(made, file, lines, core)))
+            compared = min(records, len(made.sequences))
+            wrong = differing(server.target, file, lines, compared)
+    out.mkdir(parents=True, exist_ok=True)
+    text = page(made, turns, records, wrong, compared)
+    (out / f"scoring-{work}.md").write_text(text, encoding="utf-8")
+    click.echo(text)
+    sys.exit(wrong > 0 or median(turn.ratio for turn in turns) < LEAST_RATIO)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import dataset, json_lines
+from service.dataset import BadRecord, Record
+
+NUMBERS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0, -0.0, 1e39, 3.4028235e38, 0.1]),
+)
+ODD = st.one_of(st.none(), st.text(max_size=3), st.booleans(), st.lists(st.integers(0, 9), max_size=2))
+LABELS = st.one_of(
+    st.none(), st.text(max_size=4), st.lists(st.sampled_from(["]]", "a", "],["]), max_size=4), st.integers(0, 9)
+)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> Any:
+    """Mostly what a record holds, else something near it."""
+    features = draw(st.sampled_from([1, 2, 3]))
+    row = st.lists(NUMBERS, min_size=features, max_size=features)
+    steps = draw(st.lists(st.one_of(row, NUMBERS) if features == 1 else row, min_size=1, max_size=9))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1]))):
+        place = draw(st.integers(0, len(steps) - 1))
+        if isinstance(steps[place], list) and draw(st.booleans()):
+            steps[place][0] = draw(ODD)
+        else:
+            steps[place] = draw(ODD)
+    return steps
+
+
+@st.composite
+def line(draw: st.DrawFn) -> bytes:
+    """A record's line as some program writes it."""
+    fields = {"steps": draw(sequences())}
+    if draw(st.booleans()):
+        fields["label"] = draw(LABELS)
+    if draw(st.booleans()):
+        fields["id"] = draw(st.one_of(st.text(max_size=4), st.sampled_from(['"steps":[[1]]', "]]", '\\"steps":'])))
+    names = draw(st.permutations(sorted(fields)))
+    text = orjson.dumps({name: fields[name] for name in names}).decode()
+    if draw(st.booleans()):
+        text = text.replace(",", draw(st.sampled_from([", ", " ,\t"]))).replace("]", draw(st.sampled_from(["]", " ]"])))
+    if draw(st.sampled_from([False, False, False, True])):
+        text = text.replace(
+            *draw(st.sampled_from([('"steps"', '"steps":1,"steps"'), ("]]", "]]]"), ("}", ""), ("[", "")]))
+        )
+    return text.encode()
+
+
+def found(path: Path, kind: dataset.Kind) -> list[tuple[object, ...]]:
+    """What a file holds, in a form that can be compared."""
+    read: list[tuple[object, ...]] = []
+    for entry in dataset.entries(path, kind):
+        if isinstance(entry, Record):
+            read.append(
+                (entry.id, entry.steps.dtype, entry.steps.shape, entry.steps.tobytes(), entry.label, entry.place)
+            )
+        else:
+            read.append((entry.id, str(entry.error)))
+    return read
+
+
+@given(st.lists(line(), min_size=1, max_size=4), st.sampled_from(["values", "tokens"]))
+def test_ordinary_lines_are_read_as_the_careful_reader_reads_them(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.Kind
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "d.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "plain_fields", lambda _line, _kind, _features: None)
+        careful = found(path, kind)
+    assert found(path, kind) == careful
+
+
+@given(st.lists(line(), min_size=1, max_size=3), st.sampled_from(["values", "tokens"]), st.integers(16, 90))
+def test_a_line_read_in_pieces_is_the_record_that_it_is_as_a_whole(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.Kind, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "d.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    whole = found(path, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "LONG_LINE_BYTES", size)
+        patch.setattr(json_lines, "LONG_LINE_BYTES", size)
+        pieces = found(path, kind)
+    assert len(pieces) == len(whole)
+    for piece, one in zip(pieces, whole, strict=True):
+        # A record is the same; of a bad one the first thing that is wrong may be another, as less of it was seen.
+        assert piece == one if len(one) > 2 else len(piece) == 2
+
+
+@pytest.mark.parametrize(
+    ("record", "error"),
+    [
+        ('{"id":"long","steps":[%s,[1,"x"]]}', "step 40 holds something that is neither a number nor null"),
+        ('{"id":"long","steps":[%s,[1]]}', "step 40 has 1 features, step 0 has 2"),
+        ('{"id":"long","steps":[%s,[1,1e39]]}', "step 40 holds a number that is not finite as float32"),
+        ('{"id":"long","steps":[%s]', "not JSON"),
+        ('{"id":"long","steps":[%s],"values":1}', "unknown field values"),
+    ],
+)
+def test_what_is_wrong_with_a_long_line_is_said_with_its_step_and_the_next_line_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, error: str
+) -> None:
+    monkeypatch.setattr(dataset, "LONG_LINE_BYTES", 64)
+    monkeypatch.setattr(json_lines, "LONG_LINE_BYTES", 64)
+    path = tmp_path / "d.jsonl"
+    path.write_text(record % ",".join(["[0.5,1]"] * 40) + '\n{"id":"next","steps":[[1,2]]}\n')
+    bad, good = dataset.entries(path)
+    assert isinstance(bad, BadRecord)
+    assert error in str(bad.error)
+    assert str(bad.error).startswith(f"{path}:1: ")
+    assert isinstance(good, Record)
+    assert (good.id, good.place) == ("next", f"{path}:2")
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz"])
+def test_a_line_of_many_megabytes_is_held_as_numbers_only(tmp_path: Path, name: str) -> None:
+    steps, features = 60_000, 12
+    text = b"[" + b",".join([b"-0.123456"] * features) + b"]"
+    line = b'{"id":"a","steps":[' + b",".join([text] * steps) + b'],"label":"x"}\n'
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(line * 2, 1) if name.endswith(".gz") else line * 2)
+    values = steps * features * 4
+    assert len(line) > 2 * values
+    shares: list[float] = []
+    tracemalloc.start()
+    try:
+        for record in dataset.entries(path, advance=shares.append):
+            assert isinstance(record, Record)
+            assert record.steps.shape == (steps, features)
+            assert (record.steps == np.float32(-0.123456)).all()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The last record is still held while the next one's parts are put together.
+    assert peak < 3 * values + 12 * json_lines.LONG_LINE_BYTES
+    assert shares == sorted(shares)
