@@ -109,6 +109,7 @@ class GrpcServer:
                 bound = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
+        await self.tell()  # before anybody can ask: the library begins with a server that is well
         await server.start()
         self._server = server
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")

@@ -59,6 +59,7 @@ def test_a_check_says_what_the_page_says(line: str) -> None:
     assert done.stdout.split()[0] == verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", beginning(".venv/bin/python -m benchmarks."))
 def test_a_benchmark_runs(line: str) -> None:
     module, *words = line.partition("benchmarks.")[2].split()

@@ -122,6 +122,7 @@ def test_a_file_is_scored(tmp_path: Path) -> None:
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 370
 
 
+@pytest.mark.long
 def test_a_model_is_trained_exported_and_served(tmp_path: Path) -> None:
     run(command(f"{TOOL} train"), tmp_path)
     run(command(f"{TOOL} export"), tmp_path)

@@ -28,6 +28,7 @@ def cores() -> Iterator[list[int]]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.long
 def test_every_contender_answers_and_is_compared(cores: list[int]):
     with Progress(console=Console(quiet=True), auto_refresh=False) as progress:
         result = bench.measure(japanese_vowels(0, TINY.sequences), TINY, cores, progress)
@@ -70,6 +71,7 @@ def test_memory_is_that_of_the_server(cores: list[int]):
     assert 50 < found["idle_mib"] <= found["late_mib"] < 1000
 
 
+@pytest.mark.long
 def test_waits_are_those_that_the_server_says(cores: list[int]):
     found = itself.bypass(japanese_vowels(0, 20), 0.5, 1, 0, cores)
     assert list(found) == ["lengthwise", "arrival-order"]

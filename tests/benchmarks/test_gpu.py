@@ -50,6 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_every_section_has_its_figures(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "cpu.json"
     arguments = ["--provider", "cpu", "--quick", "--models", str(models), "--out", str(out)]
@@ -195,6 +196,7 @@ def on_a_fake_device(models: Path, tmp_path: Path) -> Stage:
     return OnAFakeDevice("cpu", tmp_path / "models", quick=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("section", [throughput, latency, busy, memory], ids=lambda section: section.__name__)
 def test_batches_for_a_device_are_made_and_run_as_the_service_does(section: ModuleType, on_a_fake_device: Stage):
     figures = Figures()

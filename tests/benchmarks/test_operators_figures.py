@@ -51,6 +51,7 @@ def test_the_figures_become_a_page(compared: dict[str, Any]) -> None:
     assert page.count("\n| ") == len(FORMS) + 1
 
 
+@pytest.mark.long
 def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
     found = reloads.measure(japanese_vowels(0, 10).sequences, 8, 0.3, CORES)
     assert found["reloads"] == 8
@@ -78,6 +79,7 @@ def test_an_answer_whose_labels_are_of_another_version_is_wrong() -> None:
     assert len(answers.wrong) == 1
 
 
+@pytest.mark.long
 def test_the_quiet_model_is_measured_alone_and_beside_a_flood() -> None:
     found = neighbours.measure(japanese_vowels(0, 20), 0.05, 4, 1.0, 1, CORES[0])
     ((alone,), (beside,)) = found["rounds"].values()

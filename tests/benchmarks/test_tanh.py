@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks import tanh
 
 
+@pytest.mark.long
 def test_the_kernels_have_the_computed_coefficients():
     p, q, error = tanh.fitted()
     in_p, in_q = tanh.in_header()

@@ -19,6 +19,7 @@ not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", {expected}]
 """A body may fit the document and not the model (so many features), and a deadline of no time is a 504."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "expected"),
     [((), "504"), (("--admin-calls", "--api-keys-file", "keys"), "503, 504")],

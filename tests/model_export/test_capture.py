@@ -17,8 +17,19 @@ from model_export.errors import ExportError
 from model_export.outputs import chosen_by
 from service.manifest import StepInput
 from tests.gallery.index import TORCH_SOUND, Exhibit
+from tests.long import long_but
 
 STEPS = StepInput(features=4)
+IN_EVERY_RUN = {
+    "additive_attention",
+    "cnn_lstm",
+    "sorted_and_unsorted",
+    "relu_rnn",
+    "statistics_pooling",
+    "token_cnn",
+    "transformer_mean",
+}
+"""One module of each kind; the others are long, like the trace of each."""
 NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}
 
 
@@ -56,7 +67,11 @@ def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output
 
 
 @pytest.mark.parametrize(
-    "exhibit", [exhibit for exhibit in TORCH_SOUND if exhibit.name not in NO_GRAPH], ids=lambda one: one.name
+    "exhibit",
+    long_but(
+        (exhibit for exhibit in TORCH_SOUND if exhibit.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN
+    ),
+    ids=lambda one: one.name,
 )
 def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph(exhibit: Exhibit) -> None:
     torch.manual_seed(0)

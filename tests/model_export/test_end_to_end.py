@@ -83,6 +83,7 @@ def tagged(count: int, seed: int) -> list[Record]:
     return records
 
 
+@pytest.mark.long
 def test_a_per_step_model_from_records_to_answers(tmp_path: Path) -> None:
     session, manifest = served(spec(task="per-step"), tagged(120, 0), Options(epochs=15, learning_rate=0.02), tmp_path)
     fresh = tagged(40, 1)
@@ -109,6 +110,7 @@ def marked(count: int, seed: int) -> list[Record]:
     return records
 
 
+@pytest.mark.long
 def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
     made = spec('rnn = "none"\npooling = "mean"', task="multi-label")
     session, manifest = served(made, marked(160, 0), Options(epochs=8, learning_rate=0.02), tmp_path)
@@ -125,6 +127,7 @@ def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_gestures_of_29_to_361_steps_from_records_to_answers(tmp_path: Path) -> None:
     made = Spec.read(Path("model_export/specs/pickup-gesture.toml"))
     records = list(dataset.read(dataset.locate("aeon:PickupGestureWiimoteZ_TRAIN")))

@@ -30,6 +30,7 @@ from service.proof import Case
 from service.sequences import draw
 from service.session import CPU, Session
 from tests.gallery.index import TORCH_SOUND, Exhibit
+from tests.long import long_but
 from tests.model_export.specs import spec
 from tests.service import model_directories, numpy_models
 
@@ -320,9 +321,14 @@ GALLERY = {
     "transformer_cls_token": ROUNDED,
 }
 """Which precisions a module of the gallery can have; at the others it is refused."""
+IN_EVERY_RUN = {"cnn_lstm", "relu_rnn", "token_cnn"}
 
 
-@pytest.mark.parametrize("exhibit", [each for each in TORCH_SOUND if each.name in GALLERY], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "exhibit",
+    long_but((each for each in TORCH_SOUND if each.name in GALLERY), lambda one: one.name in IN_EVERY_RUN),
+    ids=lambda one: one.name,
+)
 def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit: Exhibit) -> None:
     target = targets.read(exhibit.target, Options(features=exhibit.features, vocabulary=exhibit.vocabulary))
     manifest = Manifest(

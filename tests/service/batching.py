@@ -18,7 +18,7 @@ from service.metrics import ModelMetrics
 from service.padding import PaddedBatch, Steps
 from service.plan import BatchLimits
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 """Longer than anything here takes; only a test that fails waits for it."""
 
 

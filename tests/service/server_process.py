@@ -21,7 +21,7 @@ import orjson
 from service.bench.launch import free_port
 from tests.service.numpy_models import samples
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class ServerProcess:

@@ -50,7 +50,7 @@ class Line:
         self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
@@ -121,7 +121,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyn
 
     def wait(_: PaddedBatch) -> None:
         loop.call_soon_threadsafe(running.set)
-        release.wait(20)
+        release.wait(60)
 
     async with serving(model(manifest(), wait), **options) as service, net(service) as made:
         try:
@@ -334,7 +334,7 @@ async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event
     await running.wait()
     second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
     lane = made.service.serving.served[0].lane
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not lane.pool:
             await asyncio.sleep(0)
         second.writer.close()
@@ -359,7 +359,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
         await line.writer.drain()
         name = 'lengthwise_requests_total{code="499",model="",version=""}'
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(connection.cycle for connection in made.state.connections):
                 await asyncio.sleep(0)
             line.writer.close()
@@ -452,7 +452,7 @@ async def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() ->
         status, headers, _ = await line.answer()
         assert (status, headers["connection"]) == (200, "close")
         assert await line.reader.read() == b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while made.state.connections:
                 await asyncio.sleep(0)
 
@@ -490,7 +490,7 @@ async def nothing_kept(made: Net) -> AsyncIterator[None]:
         yield
         for line in made.lines:
             line.writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while made.state.connections or made.state.tasks:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -585,7 +585,7 @@ async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
         await running.wait()
         line.writer.write(b"nonsense\r\n\r\n")
         (connection,) = made.state.connections
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not connection._refused:  # it was read, before the answer
                 await asyncio.sleep(0)
         release.set()
@@ -632,7 +632,7 @@ async def test_a_body_that_drips_is_counted_as_408(
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
         assert (await line.answer())[0] == 408
         name = 'lengthwise_requests_total{code="408",model="",version=""}'
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await service.figures()).get(name) != 1:
                 await asyncio.sleep(0)
         assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0

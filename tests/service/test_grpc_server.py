@@ -101,7 +101,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]
 
     def wait(_: PaddedBatch) -> None:
         loop.call_soon_threadsafe(running.set)
-        release.wait(20)
+        release.wait(60)
 
     async with listening(model(manifest(), wait), **options) as caller:
         first = asyncio.ensure_future(caller.service.predict({"sequences": [[[1, 3]]]}))
@@ -116,14 +116,14 @@ async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]
 async def queued(caller: Caller, count: int) -> None:
     """Returns once that many sequences wait."""
     lane = caller.service.serving.served[0].lane
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(lane.pool) != count:
             await asyncio.sleep(0)
 
 
 async def counted(caller: Caller, code: int, count: int = 1) -> dict[str, float]:
     """The figures, once that many calls are counted with a status: the caller may know before the server has."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             figures = await caller.service.figures()
             of_code = [value for name, value in figures.items() if f'requests_total{{code="{code}"' in name]
@@ -240,7 +240,7 @@ async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.Mod
         try:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await caller.call("ModelInfer", message)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while [each for each in kept() if id(each) not in before]:
                     await asyncio.sleep(0.01)
                     for lane in caller.service.serving.batcher.lanes:
@@ -255,7 +255,7 @@ async def test_a_large_body_of_a_call_that_is_no_inference_is_let_go_of_without_
         gc.disable()
         try:
             assert (await caller.refused("ServerLive", body)).code() is Code.INVALID_ARGUMENT
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while any(type(each) is FrameType and frame_holds(each, len(body)) for each in gc.get_objects()):
                     await asyncio.sleep(0.01)
         finally:
@@ -491,7 +491,7 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
     app = make_app(Serving(options, lambda *_: repository(model(manifest())))).app
     async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
                 pass
         answer = await channel.unary_unary(f"/{SERVICE}/ModelInfer")(request().SerializeToString())
@@ -500,12 +500,27 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_who_watches_the_health_of_a_server_that_starts_is_told_that_it_does_not_serve_yet() -> None:
+    port = free_port()
+    serving = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest())))
+    server = GrpcServer(serving, asyncio.Semaphore(2))
+    await server.start("127.0.0.1", port)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            async with asyncio.timeout(60):
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+    finally:
+        await server.stop()
+
+
 async def test_what_was_accepted_is_answered_before_the_end_and_nothing_new_is_taken() -> None:
     release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
 
     def wait(_: PaddedBatch) -> None:
         loop.call_soon_threadsafe(running.set)
-        release.wait(20)
+        release.wait(60)
 
     port = free_port()
     made = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest(), wait)))
@@ -534,7 +549,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = Settings(runners=1, grpc_port=taken.getsockname()[1])
         app = make_app(Serving(options, lambda *_: repository()), on_failure=failures.append).app
-        async with app.router.lifespan_context(app), asyncio.timeout(10):
+        async with app.router.lifespan_context(app), asyncio.timeout(60):
             while not failures:
                 await asyncio.sleep(0)
     assert isinstance(failures[0], ConfigurationError)

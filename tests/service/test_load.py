@@ -195,7 +195,7 @@ def test_a_request_larger_than_the_sockets_buffers_arrives_whole():
     server = SmallServer()
     with serving(server) as target:
         (request,) = requests_for(target, 1, size=1_500_000)
-        seen = drive(target, [request], Closed(math.inf, count=1), connections=1)
+        seen = drive(target, [request], Closed(math.inf, count=1), connections=1, patience_seconds=60)
     assert set(seen.status) == {200}
     assert len(server.bodies[0]) > 10_000_000
 

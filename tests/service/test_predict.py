@@ -41,7 +41,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, 
 
     def wait(_: PaddedBatch) -> None:
         loop.call_soon_threadsafe(running.set)
-        release.wait(20)
+        release.wait(60)
 
     async with serving(model(manifest(), wait), **options) as service:
         try:
@@ -53,7 +53,7 @@ async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, 
 async def waiting(service: Service, count: int) -> None:
     """Returns once that many sequences wait."""
     lane = service.serving.served[0].lane
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(lane.pool) != count:
             await asyncio.sleep(0)
 
@@ -530,7 +530,7 @@ async def test_few_large_bodies_are_read_at_once(monkeypatch: pytest.MonkeyPatch
         with lock:
             now += 1
             most = max(most, now)
-        together.wait(10)
+        together.wait(60)
         with lock:
             now -= 1
         return decode(*args, **options)

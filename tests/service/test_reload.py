@@ -34,7 +34,7 @@ from tests.service import server_process
 from tests.service.model_directories import measure_quickly, place, sign, tamper_with_golden
 from tests.service.numpy_models import Service, idle, manifest, model
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 RUN_SECONDS = 0.002
 """Of a batch of a flooded model: long enough for the flood to wait in."""
 STEPS = [[0.5] * 12] * 3

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 
+@pytest.mark.long
 def test_every_command_of_the_page_on_data_runs_and_the_last_line_is_as_shown(tmp_path: Path):
     script = "\n".join(re.findall(r"^```sh\n(.*?)^```", TEXT, re.M | re.S))
     (shown,) = re.findall(r"^```json\n(.*?)^```", TEXT, re.M | re.S)

@@ -146,7 +146,7 @@ async def test_a_batch_is_one_span_linked_with_each_of_its_calls() -> None:
 
     def wait(_: PaddedBatch) -> None:
         loop.call_soon_threadsafe(running.set)
-        release.wait(20)
+        release.wait(60)
 
     async with traced(model(manifest(), wait)) as (service, kept):
         first = asyncio.ensure_future(service.predict({"sequences": [[[1, 3]]]}))
