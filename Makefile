@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format test test-long hostile cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long hostile cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ format: .venv/.development ## Formats the code
 	$(BIN)/ruff format .
 
 test: lint cover ## Every check that a change has to pass: lint, types, tests, branch coverage
+
+quick: .venv/.development ## The tests of the service that start no process: a first answer in about a minute
+	$(BIN)/python -m pytest tests/service tests/test_imports.py -m "not long and not process" -q --numprocesses auto --dist loadfile
 
 test-long: hostile ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
 	$(BIN)/python -m pytest -m long --ignore tests/hostile --numprocesses auto --dist loadfile

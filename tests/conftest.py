@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes to draw says more of the machine than of the strategy.
 settings.register_profile("lengthwise", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lengthwise")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of each module that starts servers."""
+    for item in items:
+        module = getattr(item, "module", None)
+        if any(hasattr(module, name) for name in ("ServerProcess", "exit_of", "started")):
+            item.add_marker(pytest.mark.process)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

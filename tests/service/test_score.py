@@ -36,6 +36,8 @@ BUNDLED = bundled_models() / "japanese-vowels" / "1"
 DEMO = "aeon:JapaneseVowels_TEST"
 EXACT = (Promise(provider=CPU, bits=True, tolerance=0),)
 
+pytestmark = pytest.mark.process
+
 
 def call(*arguments: object, model: Path = BUNDLED) -> Result:
     return CliRunner().invoke(main, ["score", *map(str, arguments), "--model", str(model)])
