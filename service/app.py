@@ -114,7 +114,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
     app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
-    app.router.routes += pages.routes(app.title, "/openapi.json", pages.folder())
+    app.router.routes += pages.routes("/openapi.json", pages.folder())
 
     app.include_router(health.probes(serving))
     if settings.admin_port is None:
@@ -147,13 +147,15 @@ def make_admin_app(serving: Serving) -> ASGIApp:
 
 
 def _signpost(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """What `GET /` answers: where to go from there."""
+    """What `GET /` answers: where to go from there; a page where a browser asks."""
     places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
     if settings.admin_port is None:
         places["health"] = "/healthz"
 
-    async def signpost(_: Request) -> Response:
-        return _json({"service": "lengthwise", **places})
+    async def signpost(request: Request) -> Response:
+        if pages.wanted(request.scope):
+            return pages.front(request.scope.get("root_path", ""), places)
+        return _json({"service": "lengthwise", **places}, headers={"vary": "accept"})
 
     return signpost
 

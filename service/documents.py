@@ -224,7 +224,12 @@ def with_figures(schema: Schema) -> Schema:
         "get": {
             "tags": ["health"],
             "summary": "Where to go from here",
-            "responses": {"200": {"description": "Places", "content": {"application/json": {"schema": answer}}}},
+            "responses": {
+                "200": {
+                    "description": "Places; a page for a browser",
+                    "content": {"application/json": {"schema": answer}, "text/html": {"schema": {"type": "string"}}},
+                }
+            },
         }
     }
     return schema

@@ -11,7 +11,7 @@ from typing import Final
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import kserve
+from service import kserve, pages
 from service.body import headers_of
 from service.endpoint import Endpoint
 from service.errors import Unauthorized
@@ -42,7 +42,8 @@ class Gate:
             try:
                 self._keys.check(headers_of(scope["headers"]).get(b"authorization"))
             except Unauthorized as error:
-                await kserve.response(error, scope["path"])(scope, receive, send)
+                refusal = pages.key_needed() if pages.wanted(scope) else kserve.response(error, scope["path"])
+                await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

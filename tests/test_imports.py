@@ -40,9 +40,9 @@ FLOORS = [
     {"scan", "shelf"},
     {"serving"},
     {"endpoint", "tensors"},
-    {"octets", "kserve", "inventory"},
+    {"octets", "kserve", "inventory", "pages"},
     {"messages"},
-    {"predict", "direct", "v1", "v2", "grpc_server", "gate", "health", "pages"},
+    {"predict", "direct", "v1", "v2", "grpc_server", "gate", "health"},
     {"app"},
     {"server"},
 ]
@@ -51,7 +51,7 @@ above, and nothing from the rooms beside them, which measure."""
 
 ONLY_IN = {
     "onnxruntime": {"installation", "session"},
-    "fastapi": {"app", "health", "pages"},
+    "fastapi": {"app", "health"},
     "grpc": {"grpc_server"},
     "uvicorn": {"server", "protocol", "shortcut"},
     "simdjson": {"wire"},
