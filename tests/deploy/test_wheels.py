@@ -1,0 +1,123 @@
+"""What a package index takes: built, complete, and installed in environments that have nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.bench.launch import free_port, running
+from tests.deploy.tools import DEPLOY, ROOT, loaded, run
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = ("3.11", "3.12", "3.13")
+BODY = (ROOT / "examples" / "japanese-vowels.json").read_bytes()
+
+
+def test_every_python_that_is_promised_is_named_and_tried() -> None:
+    named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert tuple(named) == PYTHONS
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r"python: \[(.+)\]", workflow) == [", ".join(f'"{python}"' for python in PYTHONS)]
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_every_extra_that_serves_brings_the_files_of_the_page_of_calls(extra: str) -> None:
+    brought = [line for line in PROJECT["optional-dependencies"][extra] if line.startswith("fastapi-offline")]
+    assert brought == PROJECT["optional-dependencies"]["docs"]
+
+
+def test_uvicorn_is_held_to_the_minor_version_whose_private_parts_are_overridden() -> None:
+    (wanted,) = [line for line in PROJECT["dependencies"] if line.startswith("uvicorn")]
+    lower, upper = re.fullmatch(r"uvicorn>=0\.(\d+),<0\.(\d+)", wanted).groups()  # type: ignore[union-attr]
+    assert int(upper) == int(lower) + 1
+    for lock in ("runtime", "cuda"):
+        text = (DEPLOY / "image" / f"{lock}.lock").read_text()
+        assert re.search(rf"^uvicorn==0\.{lower}\.", text, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The source archive and both wheels."""
+    folder = tmp_path_factory.mktemp("dist")
+    source, compiled, pure = loaded(DEPLOY / "wheels.py").make(folder)
+    return {"source": source, "compiled": compiled, "pure": pure}
+
+
+def _contents(wheel: Path) -> dict[str, bytes]:
+    """A wheel's files, without the record of its own making."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            name: archive.read(name) for name in archive.namelist() if not name.endswith(("/RECORD", "/WHEEL", "/"))
+        }
+
+
+@pytest.mark.deploy
+def test_the_wheels_are_named_as_an_index_takes_them(made: dict[str, Path]) -> None:
+    version = PROJECT["version"]
+    assert made["source"].name == f"lengthwise-{version}.tar.gz"
+    assert made["pure"].name == f"lengthwise-{version}-py3-none-any.whl"
+    assert re.fullmatch(rf"lengthwise-{version}-cp311-abi3-(manylinux\S+|macosx\S+)\.whl", made["compiled"].name)
+
+
+@pytest.mark.deploy
+def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    run(command, seconds=300)
+    of_checkout, of_source, pure = (
+        _contents(wheel) for wheel in (next(tmp_path.iterdir()), made["compiled"], made["pure"])
+    )
+    assert set(of_source) == set(of_checkout)
+    libraries = {name for name in of_source if name.endswith(".so")}
+    assert libraries == {"service/_native.abi3.so", "service/_recurrent.abi3.so"}
+    assert {name for name in of_source if of_source[name] != of_checkout[name]} <= libraries
+    assert set(pure) == set(of_source) - libraries
+
+
+@pytest.mark.deploy
+def test_the_address_of_the_repository_is_that_of_the_release(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    run(command, seconds=300, env={"LENGTHWISE_PURE": "1", "LENGTHWISE_PROJECT_URL": "https://code.example/team/it"})
+    contents = _contents(next(tmp_path.iterdir()))
+    (metadata,) = [text.decode() for name, text in contents.items() if name.endswith("/METADATA")]
+    assert "Project-URL: Source, https://code.example/team/it\n" in metadata
+
+
+def _interpreter(python: str) -> Path:
+    """An interpreter of a version: in the path, or one of pyenv's."""
+    of_pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [shutil.which(f"python{python}"), *sorted(of_pyenv.glob(f"{python}.*/bin/python"))]
+    for program in filter(None, found):
+        # pyenv has programs in the path that only say which versions there are.
+        if subprocess.run([program, "-m", "venv", "-h"], capture_output=True, check=False).returncode == 0:
+            return Path(program)
+    pytest.skip(f"Python {python} is not installed")
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize(
+    ("python", "kind"), [*((python, "compiled") for python in PYTHONS), (PYTHONS[-1], "pure"), ("3.11", "source")]
+)
+def test_it_serves_in_an_environment_that_has_nothing_else(
+    made: dict[str, Path], python: str, kind: str, tmp_path: Path
+) -> None:
+    run([_interpreter(python), "-m", "venv", tmp_path / "venv"])
+    programs = tmp_path / "venv" / "bin"
+    wanted = f"lengthwise[cpu] @ {made[kind].as_uri()}"
+    run([programs / "python", "-m", "pip", "install", "--quiet", wanted], seconds=500, cwd=tmp_path)
+    asked = "from service import plain, recurrent; print(plain.COMPILED, recurrent.COMPILED)"
+    assert run([programs / "python", "-P", "-c", asked], cwd=tmp_path).split() == [str(kind != "pure")] * 2
+    port = free_port()
+    with running([str(programs / "lengthwise"), "serve", "--port", str(port)], port):
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY)
+        assert [one["label"] for one in json.loads(answer.content)["predictions"]] == ["1", "3", "6"]
+        assert httpx.get(f"http://127.0.0.1:{port}/docs/swagger-ui.js").status_code == 200
