@@ -105,7 +105,8 @@ lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRAD
 dashboard: .venv/.development ## Makes the Grafana dashboard
 	$(BIN)/python deploy/grafana/dashboard.py
 
-manifests: .venv/.development ## Makes the kustomize files of the chart (after make deploy-tools)
+manifests: .venv/.development ## Makes the chart's schema of options, and the kustomize files (after make deploy-tools)
+	$(BIN)/python deploy/helm/schema.py
 	$(BIN)/python deploy/kustomize/render.py
 
 image: ## Builds the image lengthwise:VERSION; BUILD="buildah bud --format docker" builds without docker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,51 @@ CHART = DEPLOY / "helm" / "lengthwise"
 KUSTOMIZE = DEPLOY / "kustomize"
 KSERVE = DEPLOY / "kserve"
 OVERLAYS = ("cpu", "gpu", "dev")
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute", "GRPCRoute"}
 ARCHIVE = {"source": "archive", "url": "https://models.example.org/models.tar.gz", "sha256": "0" * 64}
+KEYS = {"apiKeys": {"existingSecret": "lengthwise-keys"}}
+TLS = {"tls": {"existingSecret": "lengthwise-tls"}}
+MUTUAL = {"tls": {"existingSecret": "lengthwise-tls", "clientCaSecret": "lengthwise-client-ca"}}
+OPERATOR = {
+    "operator": True,
+    "bearerTokenSecret": {"name": "lengthwise-prometheus-key", "key": "key"},
+    "labels": {"release": "prometheus"},
+}
+EVERYTHING: dict[str, Any] = {
+    **KEYS,
+    "tls": {**MUTUAL["tls"], "probeSecret": "lengthwise-probe"},
+    "adminPort": 9000,
+    "grpcPort": 8001,
+    "models": {"source": "volume", "claim": "models"},
+    "monitoring": {**OPERATOR, "tlsConfig": {"insecureSkipVerify": True}},
+    "ingress": {"enabled": True, "className": "nginx", "tls": [{"secretName": "s", "hosts": ["a.example.com"]}]},
+    "httpRoute": {"enabled": True, "hostnames": ["a.example.com"]},
+    "grpcRoute": {"enabled": True},
+    "service": {"type": "LoadBalancer", "annotations": {"a": "b"}, "loadBalancerSourceRanges": ["10.0.0.0/8"]},
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
+    "imagePullSecrets": [{"name": "registry"}],
+    "podAnnotations": {"of": "pod"},
+    "podLabels": {"team": "ours"},
+    "deploymentAnnotations": {"reloader.stakater.com/auto": "true"},
+    "priorityClassName": "high",
+    "runtimeClassName": "gvisor",
+    "nodeSelector": {"pool": "cpu"},
+    "tolerations": [{"key": "pool", "operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+    "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "ours"}],
+    "extraEnvFrom": [{"secretRef": {"name": "environment"}}],
+    "extraVolumes": [{"name": "scratch", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    "networkPolicy": {"extraEgress": [{"ports": [{"port": 4318, "protocol": "TCP"}]}]},
+}
+"""A value of every kind that operators set."""
+
 ALL_WISHES: dict[str, Any] = {
     "default": {},
+    "everything": EVERYTHING,
+    "keys and TLS": {**KEYS, **TLS, "monitoring": OPERATOR, "ingress": {"enabled": True}},
+    "admin port": {"adminPort": 9000, "monitoring": {"operator": True}},
     "keda": {"autoscaling": {"kind": "keda"}},
     "volume": {"models": {"source": "volume", "claim": "models"}},
     "archive": {"models": ARCHIVE},
@@ -58,20 +100,23 @@ def _of_kustomize(folder: Path) -> Objects:
 
 
 def _comparable(made: Objects) -> Objects:
-    """Without the labels that only a release has, and without an order among variables."""
+    """Without the labels that only a release has, and without an order among variables, ports and volumes."""
     for pod in _pods(made):
+        pod.get("volumes", []).sort(key=lambda entry: entry["name"])
         for container in pod["containers"]:
-            container["env"].sort(key=lambda entry: entry["name"])
+            for kind, by in (("env", "name"), ("ports", "name"), ("volumeMounts", "mountPath")):
+                container.get(kind, []).sort(key=lambda entry, by=by: entry[by])
     for one in made.values():
         for label in ("app.kubernetes.io/managed-by", "helm.sh/chart"):
             one["metadata"]["labels"].pop(label, None)
     return made
 
 
-def _component(tmp_path: Path, name: str) -> Path:
+def _with_components(tmp_path: Path, *names: str) -> Path:
     (tmp_path / "of").symlink_to(KUSTOMIZE)
     file = tmp_path / "kustomization.yaml"
-    file.write_text(f"resources: [of/base]\ncomponents: [of/components/{name}]\n")
+    listed = ", ".join(f"of/components/{name}" for name in names)
+    file.write_text(f"resources: [of/base]\ncomponents: [{listed}]\n")
     return tmp_path
 
 
@@ -98,18 +143,78 @@ def test_an_overlay_is_what_the_chart_makes_of_the_same_wishes(overlay: str) -> 
     assert _comparable(of_kustomize) == _comparable(_of_chart(ALL_WISHES[overlay]))
 
 
-@pytest.mark.parametrize(
-    ("component", "wish"), [("keda", "keda"), ("models-volume", "volume"), ("models-archive", "archive")]
-)
-def test_a_component_is_what_the_chart_makes_of_the_same_wish(component: str, wish: str, tmp_path: Path) -> None:
-    of_kustomize = _of_kustomize(_component(tmp_path, component))
-    assert _comparable(of_kustomize) == _comparable(_of_chart(ALL_WISHES[wish]))
+PROMETHEUS = {"monitoring": {"operator": True}}
+PROMETHEUS_WITH_KEY = {"monitoring": {**PROMETHEUS["monitoring"], "bearerTokenSecret": OPERATOR["bearerTokenSecret"]}}
+PROMETHEUS_WITH_ALL = {
+    "monitoring": {
+        **PROMETHEUS_WITH_KEY["monitoring"],
+        "tlsConfig": {
+            "serverName": "lengthwise.default.svc",
+            "ca": {"secret": {"name": "lengthwise-tls", "key": "ca.crt"}},
+            "cert": {"secret": {"name": "lengthwise-prometheus-tls", "key": "tls.crt"}},
+            "keySecret": {"name": "lengthwise-prometheus-tls", "key": "tls.key"},
+        },
+    }
+}
+COMPONENTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("keda",), {"autoscaling": {"kind": "keda"}}),
+    (("models-volume",), {"models": {"source": "volume", "claim": "models"}}),
+    (("models-archive",), {"models": ARCHIVE}),
+    (("api-keys",), KEYS),
+    (("tls",), TLS),
+    (("tls", "mutual-tls"), MUTUAL),
+    (("admin-port",), {"adminPort": 9000}),
+    (("grpc",), {"grpcPort": 8001}),
+    (("ingress",), {"ingress": {"enabled": True}}),
+    (("http-route",), {"httpRoute": {"enabled": True}}),
+    (("grpc", "grpc-route"), {"grpcPort": 8001, "grpcRoute": {"enabled": True}}),
+    (("prometheus-operator", "api-keys"), {**KEYS, **PROMETHEUS_WITH_KEY}),
+    (("prometheus-operator", "tls"), {**TLS, **PROMETHEUS}),
+    (
+        ("prometheus-operator", "models-archive", "grpc", "admin-port", "api-keys", "tls", "mutual-tls", "ingress"),
+        {
+            **{**KEYS, **MUTUAL, **PROMETHEUS_WITH_ALL},
+            **{"adminPort": 9000, "grpcPort": 8001, "models": ARCHIVE, "ingress": {"enabled": True}},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "values"), COMPONENTS, ids=["+".join(names) for names, _ in COMPONENTS])
+def test_components_are_what_the_chart_makes_of_the_same_wishes(
+    names: tuple[str, ...], values: dict[str, Any], tmp_path: Path
+) -> None:
+    of_kustomize = _of_kustomize(_with_components(tmp_path, *names))
+    assert _comparable(of_kustomize) == _comparable(_of_chart(values))
+
+
+def test_every_component_is_compared() -> None:
+    compared = {name for names, _ in COMPONENTS for name in names} | {"hpa"}  # hpa: in the overlay cpu
+    assert {path.name for path in (KUSTOMIZE / "components").iterdir()} == compared
 
 
 def test_the_files_made_of_the_chart_are_current() -> None:
     chart_engine()
     for path, text in loaded(KUSTOMIZE / "render.py").files().items():
         assert path.read_text().partition("\n")[2] == text, f"{path.name}: make manifests"
+
+
+def test_the_schema_of_the_values_has_the_options_that_the_service_has() -> None:
+    schema = loaded(DEPLOY / "helm" / "schema.py")
+    assert schema.FILE.read_text() == schema.text(), "make manifests"
+    options = set(schema.options()["properties"])
+    assert options == set(Settings.model_fields) - {"host", "port", "models", "drain_seconds"}
+
+
+def test_every_value_is_known_to_the_schema_and_every_part_of_it_is_strict() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = loaded(DEPLOY / "helm" / "schema.py")
+    properties = json.loads(schema.FILE.read_text())["properties"]
+    assert set(properties) == {*values, "global"}
+    for name, value in values.items():
+        if isinstance(value, dict) and "properties" in properties[name] and name != "settings":
+            assert set(properties[name]["properties"]) >= set(value), name
+            assert properties[name]["additionalProperties"] is False, name
 
 
 def test_the_chart_lints_and_its_version_is_the_projects() -> None:
@@ -127,6 +232,15 @@ def test_the_chart_lints_and_its_version_is_the_projects() -> None:
         ({"replica": 3}, "replica"),
         ({"autoscaling": {"kind": "vpa"}}, "kind"),
         ({"settings": {"drain_seconds": 5}}, "drain_seconds"),
+        ({"settings": {"max_batch_row": 32}}, "max_batch_row"),
+        ({"settings": {"max_batch_rows": 0}}, "max_batch_rows"),
+        ({"settings": {"provider": "gpu"}}, "provider"),
+        ({"apiKeys": {"secret": "a"}}, "secret"),
+        ({"tls": {"existingSecret": "Not A Name"}}, "existingSecret"),
+        ({"adminPort": 70000}, "adminPort"),
+        ({"extraEnv": [{"value": "a"}]}, "extraEnv"),
+        ({"podAnnotations": {"a": 1}}, "podAnnotations"),
+        ({"ingress": {"hosts": [{"host": "a"}]}}, "paths"),
         ({"models": {"source": "archive", "url": "https://a", "sha256": "beef"}}, "sha256"),
     ],
 )
@@ -138,6 +252,22 @@ def test_the_values_schema_refuses_what_the_chart_does_not_know(values: dict[str
 def test_a_source_of_models_without_its_details_is_refused() -> None:
     with pytest.raises(Exception, match=r"models\.sha256"):
         _of_chart({"models": {**ARCHIVE, "sha256": ""}})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({**KEYS, "settings": {"api_keys_file": "/a"}}, "settings.api_keys_file"),
+        ({"adminPort": 9000, "settings": {"admin_port": 9001}}, "settings.admin_port"),
+        ({"tls": {"clientCaSecret": "a"}}, "tls.existingSecret"),
+        ({"grpcRoute": {"enabled": True}}, "grpcPort"),
+        ({**KEYS, "monitoring": {"operator": True}}, "monitoring.bearerTokenSecret"),
+        ({**MUTUAL, "monitoring": {"operator": True}}, "monitoring.tlsConfig"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match=re.escape(said)):
+        _of_chart(values)
 
 
 def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +299,8 @@ def test_core_objects_are_valid_and_no_kind_is_unknown(tmp_path: Path) -> None:
 
 CUSTOM_FIELDS = {
     "ServiceMonitor": {"selector", "endpoints"},
+    "HTTPRoute": {"parentRefs", "hostnames", "rules"},
+    "GRPCRoute": {"parentRefs", "rules"},
     "PrometheusRule": {"groups"},
     "ScaledObject": {
         "scaleTargetRef",
@@ -190,7 +322,8 @@ def test_custom_objects_are_what_their_operators_read() -> None:
     script = f"""
 import {{ ServiceMonitor, PrometheusRule }} from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1";
 import {{ ScaledObject }} from "@kubernetes-models/keda/keda.sh/v1alpha1";
-const known = {{ ServiceMonitor, PrometheusRule, ScaledObject }};
+import {{ HTTPRoute, GRPCRoute }} from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1";
+const known = {{ ServiceMonitor, PrometheusRule, ScaledObject, HTTPRoute, GRPCRoute }};
 for (const one of {as_literal(custom)}) new known[one.kind](one).validate();
 """
     run([node, "--input-type=module", "-"], input=script, cwd=ROOT / ".venv" / "npm")
@@ -243,6 +376,114 @@ def test_probes_ask_what_they_should() -> None:
         name: pod["containers"][0][f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")
     }
     assert paths == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+
+
+def _container(values: dict[str, Any]) -> dict[str, Any]:
+    (pod,) = _pods({key: one for key, one in _of_chart(values).items() if key[0] == "Deployment"})
+    container: dict[str, Any] = pod["containers"][0]
+    return container
+
+
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+@pytest.mark.parametrize(
+    ("values", "port", "scheme"),
+    [
+        ({}, "http", None),
+        (TLS, "http", "HTTPS"),
+        ({"adminPort": 9000}, "admin", None),
+        ({**TLS, "settings": {"admin_port": 9000}}, "admin", "HTTPS"),
+        ({"settings": {"tls_cert_file": "/mine/tls.crt"}}, "http", "HTTPS"),
+    ],
+)
+def test_probes_go_where_the_service_answers_them(values: dict[str, Any], port: str, scheme: str | None) -> None:
+    container = _container(values)
+    assert {(container[name]["httpGet"]["port"], container[name]["httpGet"].get("scheme")) for name in PROBES} == {
+        (port, scheme)
+    }
+    assert port in {one["name"] for one in container["ports"]}
+
+
+def test_where_clients_need_a_certificate_probes_show_one_from_within_the_pod() -> None:
+    for values, shown in (
+        (MUTUAL, []),
+        (EVERYTHING, ["/etc/lengthwise/probe/tls.crt", "/etc/lengthwise/probe/tls.key"]),
+    ):
+        container = _container(values)
+        for name in PROBES:
+            assert "httpGet" not in container[name]
+            command = container[name]["exec"]["command"]
+            assert command[:3] == ["python", "-S", "/opt/lengthwise/healthcheck.py"]
+            assert [word for word in command if word.startswith("/etc/")] == shown
+            assert container[name]["timeoutSeconds"] > 2  # the health check's own patience
+
+
+def test_what_a_secret_holds_is_mounted_where_the_option_names_it() -> None:
+    container = _container(EVERYTHING)
+    (pod,) = _pods({key: one for key, one in _of_chart(EVERYTHING).items() if key[0] == "Deployment"})
+    secrets = {one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
+    folders = {one["mountPath"]: secrets.get(one["name"]) for one in container["volumeMounts"]}
+    named = {one["name"]: one.get("value", "") for one in container["env"]}
+    found = {
+        option: folders[named[f"LENGTHWISE_{option}"].rpartition("/")[0]]
+        for option in ("API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
+    }
+    assert found == {
+        "API_KEYS_FILE": "lengthwise-keys",
+        "TLS_CERT_FILE": "lengthwise-tls",
+        "TLS_KEY_FILE": "lengthwise-tls",
+        "TLS_CLIENT_CA_FILE": "lengthwise-client-ca",
+    }
+    # A mount of one file of a Secret never changes; a mount of the whole does, which is how new keys arrive.
+    assert not [one for one in container["volumeMounts"] if "subPath" in one]
+    assert all(one["readOnly"] for one in container["volumeMounts"] if one["name"] in secrets)
+
+
+def test_metrics_and_the_network_policy_follow_the_admin_port() -> None:
+    made = _of_chart(ALL_WISHES["admin port"])
+    (endpoint,) = made["ServiceMonitor", "lengthwise"]["spec"]["endpoints"]
+    (port,) = made["Service", "lengthwise-admin"]["spec"]["ports"]
+    assert endpoint["port"] == port["name"] == "admin"
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "lengthwise"}]
+    assert [one["name"] for one in made["Service", "lengthwise"]["spec"]["ports"]] == ["http"]
+    callers, admins = made["NetworkPolicy", "lengthwise"]["spec"]["ingress"]
+    assert [one["port"] for one in callers["ports"]] == ["http"]
+    assert [one["port"] for one in admins["ports"]] == ["admin"]
+    assert admins["from"] != callers["from"]
+    annotations = made["Deployment", "lengthwise"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == "9000"
+
+
+def test_the_test_of_a_release_does_not_need_what_it_has_not() -> None:
+    # The load has no key and speaks no TLS; with either, readiness is asked, which needs no key.
+    for values, asks in (({}, "bench"), (KEYS, "/readyz"), (TLS, "/readyz"), (EVERYTHING, "/readyz")):
+        pod = _of_chart(values, hooks=True)["Pod", "lengthwise-answers"]["spec"]
+        (container,) = pod["containers"]
+        assert asks in [*container.get("command", []), *container.get("args", [])]
+        assert "lengthwise-keys" not in {one.get("secret", {}).get("secretName") for one in pod.get("volumes", [])}
+
+
+def _notes(values: dict[str, Any]) -> str:
+    files = chart_engine().Chart.load(str(CHART)).render(values, name="lengthwise", namespace="default")
+    text: str = files["lengthwise/templates/NOTES.txt"]
+    return text
+
+
+def test_the_notes_say_what_was_made_and_what_is_dangerous() -> None:
+    plain, full = _notes({}), _notes({**EVERYTHING, "image": {"repository": "registry.example.com/lengthwise"}})
+    assert "WARNING: the image has no registry" in plain
+    assert "none: whoever reaches the service may call" in plain
+    for said in (
+        "of the Secret lengthwise-keys",
+        "of the Secret lengthwise-tls",
+        "lengthwise-admin",
+        "rollout restart",
+    ):
+        assert said in full
+        assert said not in plain
+    assert "WARNING" not in full
+    assert "WARNING: the service may be reached from outside" in _notes({"ingress": {"enabled": True}})
 
 
 def test_no_service_can_turn_into_an_option() -> None:

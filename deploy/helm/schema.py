@@ -1,0 +1,52 @@
+"""Writes the options of the service into the chart's schema of values: `python deploy/helm/schema.py`.
+
+The rest of the file is written by hand; `settings` is made of `service.settings`, so that an option that the service
+does not know, and a value out of its bounds, is refused before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from service.settings import Settings
+
+FILE = Path(__file__).resolve().parent / "lengthwise" / "values.schema.json"
+OF_THE_CHART = {"host", "port", "models", "drain_seconds"}
+"""Options that the chart sets itself."""
+BOUNDS = ("enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def options() -> dict[str, Any]:
+    """The schema of `settings`: each option with its kind and bounds, and no other name."""
+    made = Settings.model_json_schema()["properties"]
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: _value(made[name]) for name in made if name not in OF_THE_CHART},
+    }
+
+
+def _value(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one option, as a scalar. A string may stand for every kind, as it does in a variable."""
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    if len(kinds) > 1 or kinds[0]["type"] in ("array", "string"):
+        made: dict[str, Any] = {"type": sorted({"string", *(kind["type"] for kind in kinds)} - {"array"})}
+    else:
+        made = {"type": [kinds[0]["type"], "string"]}
+    if len(kinds) == 1:
+        made |= {name: kinds[0][name] for name in BOUNDS if name in kinds[0]}
+    return {"description": field["description"], **made}
+
+
+def text() -> str:
+    """The file's text."""
+    schema = json.loads(FILE.read_text())
+    schema["properties"]["settings"] = options()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
+    print(FILE)
