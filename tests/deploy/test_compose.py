@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_the_schema_refuses_a_misspelt_key(tmp_path: Path) -> None:
     file.write_text(FILES[0].read_text().replace("read_only:", "readonly:"))
     said = run([program("check-jsonschema", SCHEMA), "--builtin-schema", "vendor.compose-spec", file], good=(1,))
     assert "readonly" in said
+
+
+def test_without_being_told_otherwise_no_port_is_open_to_other_machines() -> None:
+    services = yaml.safe_load(FILES[0].read_text())["services"]
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(published) == 3
+    addresses = {re.sub(r"\$\{\w+:-(.*?)\}", r"\1", port).rpartition(":")[0].rpartition(":")[0] for port in published}
+    assert addresses == {"127.0.0.1"}
 
 
 def test_every_file_that_is_mounted_exists() -> None:

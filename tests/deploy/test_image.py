@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 import yaml
 
 from service import recurrent
@@ -120,6 +121,46 @@ def test_it_answers_as_its_user_on_a_read_only_root_without_capabilities(built: 
         built.run("healthcheck", "run", name)
         assert "pip" not in built.run("exec", name, "python", "-c", "import sys; print(*sys.modules)")
         built.run("exec", name, "python", "-c", "import pip", good=(1,))
+
+
+def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(built: Engine, tmp_path: Path) -> None:
+    # What the chart mounts for these, and what its probes run.
+    authority = trustme.CA()
+    made = authority.issue_cert("localhost")
+    files = {
+        "tls.crt": b"".join(blob.bytes() for blob in made.cert_chain_pems),
+        "tls.key": made.private_key_pem.bytes(),
+        "ca.crt": authority.cert_pem.bytes(),
+        "keys": b"a-key-of-sixteen-or-more\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    at, ports = "/etc/lengthwise", (free_port(), free_port())
+    options = {
+        "PORT": str(ports[0]),
+        "ADMIN_PORT": str(ports[1]),
+        "TLS_CERT_FILE": f"{at}/tls.crt",
+        "TLS_KEY_FILE": f"{at}/tls.key",
+        "TLS_CLIENT_CA_FILE": f"{at}/ca.crt",
+        "API_KEYS_FILE": f"{at}/keys",
+    }
+    variables = [word for name, value in options.items() for word in ("--env", f"LENGTHWISE_{name}={value}")]
+    probe = ["python", "-S", "/opt/lengthwise/healthcheck.py"]
+    with built.container(IMAGE, *variables, "--volume", f"{tmp_path}:{at}:ro") as name:
+        until(
+            f"a probe finds it ready: {built.run('logs', name)}",
+            60,
+            lambda: (
+                "READY" in built.run("exec", name, "sh", "-c", f"{' '.join(probe)} /readyz && echo READY", good=(0, 1))
+            ),
+        )
+        built.run("healthcheck", "run", name)
+        context = httpx.create_ssl_context(verify=str(tmp_path / "ca.crt"))
+        context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+        with httpx.Client(base_url=f"https://localhost:{ports[0]}", verify=context) as client:
+            assert client.post("/predict", content=BODY).status_code == 401
+            key = {"authorization": "Bearer a-key-of-sixteen-or-more"}
+            assert client.post("/predict", content=BODY, headers=key).status_code == 200
 
 
 def _repository(folder: Path) -> Path:

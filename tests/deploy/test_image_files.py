@@ -6,13 +6,18 @@ import hashlib
 import io
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.deploy.tools import DEPLOY, ROOT, program, run
 from tests.service.small_server import SmallServer, serving
@@ -70,6 +75,66 @@ def test_the_health_check_follows_readyz() -> None:
     with serving(SmallServer()) as ready:
         assert _health(ready.port) == 0
     assert _health(ready.port) == 1
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """200 at /livez only."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/livez" else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def _behind_tls(folder: Path, *, mutual: bool) -> Iterator[dict[str, str]]:
+    """A server behind TLS while the block runs; the variables of a service that is set up so."""
+    authority, own = trustme.CA(), folder / "own.pem"
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_and_cert_chain_pem.write_to_path(str(own))
+    authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(folder / "client.pem"))
+    trustme.CA().issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(folder / "other.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.configure_cert(context)
+    variables = {"LENGTHWISE_TLS_CERT_FILE": str(own)}
+    if mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority.configure_trust(context)
+        variables["LENGTHWISE_TLS_CLIENT_CA_FILE"] = "there"
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # refused handshakes are the point
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield {**variables, "LENGTHWISE_PORT": str(server.server_address[1])}
+        server.shutdown()
+        thread.join()
+
+
+def _checked(variables: dict[str, str], *arguments: str | Path) -> int:
+    command = [sys.executable, "-S", str(IMAGE / "healthcheck.py"), *map(str, arguments)]
+    return subprocess.run(command, env=variables, check=False).returncode
+
+
+def test_the_health_check_speaks_tls_where_the_service_does(tmp_path: Path) -> None:
+    with _behind_tls(tmp_path, mutual=False) as variables:
+        assert _checked(variables, "/livez") == 0
+        assert _checked(variables, "/readyz") == 1
+        assert _checked({"LENGTHWISE_PORT": variables["LENGTHWISE_PORT"]}, "/livez") == 1
+
+
+def test_the_health_check_shows_the_servers_own_certificate_or_the_one_that_it_is_given(tmp_path: Path) -> None:
+    with _behind_tls(tmp_path, mutual=True) as variables:
+        assert _checked(variables, "/livez") == 0
+        assert _checked(variables, "/livez", "--cert", tmp_path / "client.pem") == 0
+        assert _checked(variables, "/livez", "--cert", tmp_path / "other.pem") == 1
+
+
+def test_the_health_check_asks_the_admin_port_where_there_is_one() -> None:
+    with serving(SmallServer()) as ready:
+        assert _checked({"LENGTHWISE_PORT": "1", "LENGTHWISE_ADMIN_PORT": str(ready.port)}) == 0
 
 
 def test_the_stripped_libraries_still_load_and_the_folder_has_one_time(tmp_path: Path) -> None:
