@@ -47,6 +47,13 @@ def asked(prometheus: str, path: str, fields: Mapping[str, str | float]) -> Any:
         return json.load(answer)["data"]
 
 
+def label(legend: str, labels: Mapping[str, str]) -> str:
+    """A curve's legend with its labels filled in."""
+    for name, value in labels.items():
+        legend = legend.replace("{{" + name + "}}", value)
+    return legend
+
+
 def draw(prometheus: str, picture: Path, *, seconds: float = 600, interval_seconds: float = 20) -> None:
     """Draws every panel that has a course in time.
 
@@ -82,10 +89,7 @@ def _curves(axes: Axes, curves: list[tuple[str, Series]], end: float) -> None:
     for legend, series in curves:
         for one in series:
             times, values = np.array(one["values"], dtype=float).T
-            label = legend
-            for name, value in one["metric"].items():
-                label = label.replace("{{" + name + "}}", value)
-            axes.plot(times - end, values, linewidth=1, label=label)
+            axes.plot(times - end, values, linewidth=1, label=label(legend, one["metric"]))
     axes.set_ylim(bottom=0)
     if axes.lines:
         axes.legend(fontsize=6, loc="upper left")

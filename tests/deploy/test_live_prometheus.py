@@ -111,6 +111,14 @@ def test_a_panels_queries_return_data(live: str, panel: dict[str, list[dict[str,
         assert found(asked(live, "query", {"query": query})["result"]), query
 
 
+def test_every_curve_has_what_its_legend_names(live: str) -> None:
+    picture = loaded(DEPLOY / "grafana" / "picture.py")
+    for panel in PANELS:
+        for target in panel["targets"]:
+            for one in asked(live, "query", {"query": picture.filled(target["expr"], 30)})["result"]:
+                assert "{{" not in picture.label(target["legendFormat"], one["metric"]), panel["title"]
+
+
 @pytest.mark.parametrize("rule", range(2))
 def test_a_query_of_prometheus_adapter_gives_one_value_a_pod(live: str, rule: int) -> None:
     of_adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]["custom"][rule]
