@@ -133,8 +133,10 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
         "ca.crt": authority.cert_pem.bytes(),
         "keys": b"a-key-of-sixteen-or-more\n",
     }
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o755)
     for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+        (folder / name).write_bytes(content)
     at, ports = "/etc/lengthwise", (free_port(), free_port())
     options = {
         "PORT": str(ports[0]),
@@ -146,7 +148,7 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
     }
     variables = [word for name, value in options.items() for word in ("--env", f"LENGTHWISE_{name}={value}")]
     probe = ["python", "-S", "/opt/lengthwise/healthcheck.py"]
-    with built.container(IMAGE, *variables, "--volume", f"{tmp_path}:{at}:ro") as name:
+    with built.container(IMAGE, *variables, "--volume", f"{folder}:{at}:ro") as name:
         until(
             f"a probe finds it ready: {built.run('logs', name)}",
             60,
@@ -155,8 +157,8 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
             ),
         )
         built.run("healthcheck", "run", name)
-        context = httpx.create_ssl_context(verify=str(tmp_path / "ca.crt"))
-        context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+        context = httpx.create_ssl_context(verify=str(folder / "ca.crt"))
+        context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
         with httpx.Client(base_url=f"https://localhost:{ports[0]}", verify=context) as client:
             assert client.post("/predict", content=BODY).status_code == 401
             key = {"authorization": "Bearer a-key-of-sixteen-or-more"}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 NODE = ROOT / ".venv" / "npm" / "node_modules"
 
-APT = "apt-get install buildah podman runc netavark aardvark-dns iproute2 debootstrap prometheus nginx-light"
+APT = "apt-get install buildah podman runc netavark aardvark-dns iproute2 iptables debootstrap prometheus nginx-light"
 PIP = "pip install '.[deploy]'"
 NPM = "make deploy-tools"
 

@@ -1,7 +1,5 @@
 {{- define "lengthwise.name" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else if contains "lengthwise" .Release.Name -}}
+{{- if contains "lengthwise" .Release.Name -}}
 {{- .Release.Name | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
 {{- printf "%s-lengthwise" .Release.Name | trunc 52 | trimSuffix "-" -}}
