@@ -270,6 +270,10 @@ def test_values_that_contradict_each_other_are_refused_by_name(values: dict[str,
         _of_chart(values)
 
 
+def test_a_release_may_have_no_settings_at_all() -> None:
+    assert [entry["name"] for entry in _container({"settings": None})["env"]] == ["LENGTHWISE_DRAIN_SECONDS"]
+
+
 def test_settings_reach_the_service_as_it_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     wished = {"max_queue_cost_steps": 2_000_000, "max_wait_ms": 0.5, "log_format": "json"}
     deployment = _of_chart({"settings": wished})["Deployment", "lengthwise"]

@@ -63,23 +63,23 @@ capabilities:
 
 {{/* What is on is so by a value of the chart or by the option itself in settings, with extraVolumes for its files. */}}
 {{- define "lengthwise.adminPort" -}}
-{{ .Values.adminPort | default .Values.settings.admin_port | default 0 | int }}
+{{ .Values.adminPort | default (default dict .Values.settings).admin_port | default 0 | int }}
 {{- end -}}
 
 {{- define "lengthwise.grpcPort" -}}
-{{ .Values.grpcPort | default .Values.settings.grpc_port | default 0 | int }}
+{{ .Values.grpcPort | default (default dict .Values.settings).grpc_port | default 0 | int }}
 {{- end -}}
 
 {{- define "lengthwise.keys" -}}
-{{- if or .Values.apiKeys.existingSecret .Values.settings.api_keys_file }}true{{ end -}}
+{{- if or .Values.apiKeys.existingSecret (default dict .Values.settings).api_keys_file }}true{{ end -}}
 {{- end -}}
 
 {{- define "lengthwise.tls" -}}
-{{- if or .Values.tls.existingSecret .Values.settings.tls_cert_file }}true{{ end -}}
+{{- if or .Values.tls.existingSecret (default dict .Values.settings).tls_cert_file }}true{{ end -}}
 {{- end -}}
 
 {{- define "lengthwise.mutualTls" -}}
-{{- if or .Values.tls.clientCaSecret .Values.settings.tls_client_ca_file }}true{{ end -}}
+{{- if or .Values.tls.clientCaSecret (default dict .Values.settings).tls_client_ca_file }}true{{ end -}}
 {{- end -}}
 
 {{/* Options by their names, as YAML: those of the settings, and those that other values stand for. */}}
@@ -103,9 +103,9 @@ capabilities:
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := $made -}}
-{{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: another value of the chart sets this option; give one of the two" $name) }}{{ end -}}
+{{- if hasKey (default dict $.Values.settings) $name }}{{ fail (printf "settings.%s: another value of the chart sets this option; give one of the two" $name) }}{{ end -}}
 {{- end -}}
-{{- toYaml (merge $made .Values.settings) -}}
+{{- toYaml (merge $made (default dict .Values.settings)) -}}
 {{- end -}}
 
 {{/* The Secrets that are mounted: name, Secret, folder. */}}
