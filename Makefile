@@ -97,13 +97,16 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LABELS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(LENGTHWISE_PROJECT_URL)
 
-.PHONY: lock dashboard manifests image image-cuda push sbom chart wheel wheels deploy-tools deploy-check release
+.PHONY: lock dashboard dashboard-picture manifests image image-cuda push sbom chart wheel wheels deploy-tools deploy-check release
 
 lock: .venv/.development ## Locks what goes into the image, keeping pins; UPGRADE=1 takes the newest
 	$(BIN)/python deploy/image/lock.py $(if $(UPGRADE),--upgrade)
 
 dashboard: .venv/.development ## Makes the Grafana dashboard
 	$(BIN)/python deploy/grafana/dashboard.py
+
+dashboard-picture: .venv/.development ## Draws docs/dashboard.png: two minutes of load on a service that a Prometheus watches
+	$(BIN)/python -m tests.deploy.dashboard_picture
 
 manifests: .venv/.development ## Makes the chart's schema of options, and the kustomize files (after make deploy-tools)
 	$(BIN)/python deploy/helm/schema.py
