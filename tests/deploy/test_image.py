@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import sys
 import time
 from collections import Counter
@@ -157,7 +158,7 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
             ),
         )
         built.run("healthcheck", "run", name)
-        context = httpx.create_ssl_context(verify=str(folder / "ca.crt"))
+        context = ssl.create_default_context(cafile=folder / "ca.crt")
         context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
         with httpx.Client(base_url=f"https://localhost:{ports[0]}", verify=context) as client:
             assert client.post("/predict", content=BODY).status_code == 401

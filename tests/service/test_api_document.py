@@ -112,7 +112,7 @@ def test_every_client_of_ten_lines_prints_what_is_shown(server: Server, block: B
 
 def test_every_path_that_is_served_is_in_the_document() -> None:
     served = {getattr(route, "path", "") for route in make_app(Serving(Settings())).app.routes}
-    served -= pages.FILES.keys()
+    served -= {pages.START, *pages.FILES}
     told = DOCUMENT.replace("$V2", "localhost:8000/v2/models/japanese-vowels").replace("/versions/1", "")
     for path in served:
         shown = path.replace("{model}", "japanese-vowels").replace("/versions/{version}", "")
