@@ -6,12 +6,15 @@ Both modules keep to Python's limited API of 3.11, so one wheel (`cp311-abi3`) s
 """
 
 import os
+import sysconfig
 
 from setuptools import Extension, setup
 
 PURE = os.environ.get("LENGTHWISE_PURE", "") not in ("", "0")
 PROJECT_URL = os.environ.get("LENGTHWISE_PROJECT_URL", "").rstrip("/")
-LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]}
+# Free-threaded Python has no limited API: there the modules are built for the one version.
+IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
 # Optional: without a compiler they are left out, and `lengthwise serve` says so.
 MODULES_IN_C = [
@@ -28,7 +31,7 @@ MODULES_IN_C = [
 
 setup(
     ext_modules=[] if PURE else MODULES_IN_C,
-    options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if IS_LIMITED else {},
     project_urls={
         "Source": PROJECT_URL,
         "Changelog": f"{PROJECT_URL}/blob/main/CHANGELOG.md",

@@ -90,6 +90,7 @@ def test_the_address_of_the_repository_is_that_of_the_release(tmp_path: Path) ->
     contents = _contents(next(tmp_path.iterdir()))
     (metadata,) = [text.decode() for name, text in contents.items() if name.endswith("/METADATA")]
     assert "Project-URL: Source, https://code.example/team/it\n" in metadata
+    assert [name for name in contents if name.endswith(".so")] == []  # though the checkout has them
 
 
 def _interpreter(python: str) -> Path:
