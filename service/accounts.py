@@ -29,7 +29,7 @@ class Account:
         trace: Where its spans hang, or None where it is not traced.
     """
 
-    __slots__ = ("_accounts", "_lengths", "_metrics", "_name", "arrived", "request_id", "trace")
+    __slots__ = ("_accounts", "_decode_seconds", "_lengths", "_metrics", "_name", "arrived", "request_id", "trace")
 
     def __init__(self, accounts: Accounts, name: str, request_id: bytes, trace: Trace | None, arrived: float) -> None:
         self.arrived = arrived
@@ -39,6 +39,7 @@ class Account:
         self._name = name
         self._metrics = accounts.unknown
         self._lengths: Sequence[int] = ()
+        self._decode_seconds = 0.0
 
     def decoded(self, call: Call[Any], started: float) -> float:
         """Its body was read: from now on it is a call of that model.
@@ -53,10 +54,11 @@ class Account:
         ended = time.monotonic()
         self._metrics = call.model.metrics
         self._lengths = [len(item.steps) for item in call.items]
-        self._metrics.decoded(ended - started, self._lengths)
+        self._decode_seconds = ended - started
+        self._metrics.decoded(self._decode_seconds, self._lengths)
         if self.trace is not None:
             self.trace.decoded(started, ended)
-        return ended - started
+        return self._decode_seconds
 
     def close(
         self,
@@ -78,10 +80,10 @@ class Account:
         stages = None if timing is None else (timing.queue, timing.inference)
         trace, access = self.trace, self._accounts.access
         if trace is None and access is None:
-            self._metrics.request(status, seconds, reason, stages)
+            self._metrics.request(status, seconds, reason, stages, None, self._decode_seconds)
             return
         trace_id = None if trace is None else trace.id
-        self._metrics.request(status, seconds, reason, stages, trace_id)
+        self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds)
         model, request_id = self._metrics.labels, self.request_id.decode()
         if access is not None:
             access.note(

@@ -187,16 +187,16 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
-        if kserve.speaks(request.scope["path"]):
-            return _json({"error": error.detail}, error.status_code, error.headers)
-        detail = error.detail
+        detail, headers = error.detail, dict(error.headers or {})
         if error.status_code == 404:
             detail = f"nothing is at this path; {elsewhere}"
-        elif error.status_code == 405:
-            methods = (error.headers or {}).get("Allow", "another method").split(", ")
-            detail = f"this path takes {', '.join(sorted(methods))}"
+        elif error.status_code == 405 and "Allow" in headers:
+            headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+            detail = f"this path takes {headers['Allow']}"
+        if kserve.speaks(request.scope["path"]):
+            return _json({"error": detail}, error.status_code, headers)
         made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": detail}
-        headers = dict(error.headers or {}) | {"content-type": problems.MEDIA_TYPE.decode()}
+        headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(orjson.dumps(made), error.status_code, headers=headers)
 
 

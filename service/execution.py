@@ -53,6 +53,8 @@ class Ran(NamedTuple):
         start: When it began, on the clock of the batcher.
         seconds: How long it took on that clock.
         effort: The same on the clock of the lane's costs, from its planning to its results.
+        padding: The part of its seconds that padding took.
+        writing: How long the answers took to write that are complete with it.
     """
 
     taken: Taken
@@ -61,6 +63,8 @@ class Ran(NamedTuple):
     start: float
     seconds: float
     effort: float
+    padding: float
+    writing: float
 
 
 class Execution:
@@ -84,11 +88,12 @@ class Execution:
     def run(self, taken: Taken) -> Ran:
         """Runs one batch. Whoever has it run calls `count` when nobody waits for it any more."""
         lane, entries, began = taken
-        start = self._clock()
+        start = padded = self._clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
         try:
             batch = lane.padded([entry.steps for entry in entries])
+            padded = self._clock()
             results = lane.run(batch, any(entry.ticket.attention for entry in entries))
             if len(results) != len(entries):
                 raise ValueError(f"{len(results)} results for {len(entries)} rows")
@@ -104,8 +109,9 @@ class Execution:
         complete = self._scatter(taken, results, start, end - start, charged)
         if self._on_batch is not None:
             self._tell(self._on_batch, lane, entries, start, end)
+        written = self._clock()
         outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        return Ran(taken, outcomes, batch, start, end - start, effort)
+        return Ran(taken, outcomes, batch, start, end - start, effort, padded - start, self._clock() - written)
 
     def count(self, ran: Ran) -> None:
         """Learns from a batch that ran, and counts it."""
@@ -121,6 +127,8 @@ class Execution:
                 valid_steps=batch.valid_steps,
                 waits=[ran.start - entry.arrival for entry in taken.entries],
                 seconds=ran.seconds,
+                padding_seconds=ran.padding,
+                writing_seconds=ran.writing,
             )
         except Exception:  # its answers are there: a figure must not cost anybody his
             log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service import inventory, kserve, messages
+from service import inventory, kserve, messages, model_config, statistics
 from service.accounts import Account
 from service.answers import Answer
 from service.body import ClientLeft, too_large
@@ -132,6 +133,8 @@ class GrpcServer:
             "ServerMetadata": (pb.ServerMetadataRequest, lambda _: pb.ServerMetadataResponse(**inventory.server())),
             "ModelReady": (pb.ModelReadyRequest, self._model_ready),
             "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": (pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, self._model_statistics),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
@@ -145,12 +148,25 @@ class GrpcServer:
         return handlers
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
-        kserve.find(self._serving, request.name, request.version or None)
+        try:
+            kserve.find(self._serving, request.name, request.version or None)
+        except RequestError:  # not known, unloaded, or not started: that is the question, and no error
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._serving.ready)
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
         served = kserve.find(self._serving, request.name, request.version or None)
         return pb.ModelMetadataResponse(**inventory.model(self._serving, served))
+
+    def _model_config(self, request: pb.ModelConfigRequest) -> Message:
+        served = kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelConfigResponse(
+            config=json_format.ParseDict(model_config.of(self._serving, served), pb.ModelConfig())
+        )
+
+    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> Message:
+        found = statistics.of(self._serving, request.name or None, request.version or None)
+        return pb.ModelStatisticsResponse(**found)
 
     def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))

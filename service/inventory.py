@@ -14,6 +14,14 @@ from service.errors import ConfigurationError, Draining, Forbidden, InvalidReque
 from service.serving import Served, Serving
 from service.tensors import Form
 
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+"""Of the protocol, under the names that clients ask for."""
 _PLATFORM: Final = "onnx_onnxv1"
 _STANDS: Final = "what stands in its place now is not served"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
@@ -41,7 +49,7 @@ def server() -> dict[str, Any]:
     return {
         "name": "lengthwise",
         "version": metadata.version("lengthwise"),
-        "extensions": ["binary_tensor_data", "model_repository"],
+        "extensions": list(EXTENSIONS),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from service import kserve, tensors
+from service import kserve, requested, tensors
 from service.answers import Answer
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
 from service.errors import InvalidRequest, Problem
@@ -20,7 +20,12 @@ from service.open_inference import open_inference_pb2 as pb
 from service.serving import Served, Serving
 from service.tensors import Asked, Sent
 
-_CONTENTS: Final = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents"}
+_CONTENTS: Final = {
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+}
 """The field of a tensor's typed contents, by its datatype."""
 
 _MOST_FIELDS: Final = 256
@@ -49,15 +54,37 @@ def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
     if len(request.id) > MAX_ID_CHARACTERS:
         problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
     sent = _inputs(request, problems)
+    parameters = _parameters(request.parameters)
+    outputs = {
+        output.name: requested.output(_parameters(output.parameters), f"/outputs/{i}/parameters", problems)
+        for i, output in enumerate(request.outputs)
+    }
+    raw = _raw(request, parameters, outputs, problems)
     asked = tensors.read(
         served,
         sent,
         [output.name for output in request.outputs],
-        _parameters(request.parameters),
+        parameters,
         problems,
         max_sequences=serving.settings.max_sequences,
+        classes={name: output.classes for name, output in outputs.items() if output.classes is not None},
     )
-    return asked.call, partial(_encode, asked, request.id, bool(request.raw_input_contents))
+    return asked.call, partial(_encode, asked, request.id, raw)
+
+
+def _raw(
+    request: pb.ModelInferRequest,
+    parameters: Mapping[str, Any],
+    outputs: Mapping[str, requested.Output],
+    problems: Problems,
+) -> bool:
+    """Whether the answer has raw contents: as it is asked for, else as the inputs came."""
+    everywhere = requested.flag(parameters, "binary_data_output", "/parameters", problems)
+    default = bool(request.raw_input_contents) if everywhere is None else everywhere
+    wanted = {default if output.binary is None else output.binary for output in outputs.values()}
+    if len(wanted) > 1:
+        problems.add("/outputs", "the contents of all outputs are raw over gRPC, or of none: binary_data must agree")
+    return wanted.pop() if wanted else default
 
 
 def parsed(kind: type[M], body: bytes) -> M:
@@ -121,6 +148,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
     sent = []
     for i, tensor in enumerate(request.inputs):
         pointer = f"/inputs/{i}"
+        requested.no_shared_memory(_parameters(tensor.parameters), f"{pointer}/parameters", problems)
         data: bytes | memoryview = b""
         if raw:
             data = raw[i]
@@ -134,8 +162,8 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    """Parameters as values; one that holds nothing is left out."""
-    found = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    """Those that anybody reads, as values; one that holds nothing is left out."""
+    found = {name: parameters[name].WhichOneof("parameter_choice") for name in requested.KNOWN if name in parameters}
     return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
 
 

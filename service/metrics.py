@@ -73,8 +73,26 @@ class Sums:
 
     calls: int = 0
     seconds: float = 0.0
+    decode_seconds: float = 0.0
     queue_seconds: float = 0.0
     inference_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class OfRows:
+    """What the batches of one number of rows took in all, in seconds.
+
+    Attributes:
+        batches: How many ran.
+        padding_seconds: Making a rectangle of their sequences.
+        running_seconds: In the runtime, and scoring what came out of it.
+        writing_seconds: Writing the answers that were complete with them.
+    """
+
+    batches: int = 0
+    padding_seconds: float = 0.0
+    running_seconds: float = 0.0
+    writing_seconds: float = 0.0
 
 
 class ModelMetrics:
@@ -104,6 +122,8 @@ class ModelMetrics:
         self.batch_rows = Histogram(ROWS)
         self.batch_width = Histogram(STEPS)
         self.sequence_length = Histogram(STEPS)
+        self.by_rows: dict[int, OfRows] = {}
+        self.last_batch_time = 0.0  # seconds since the epoch, of when the last one was counted
 
     def request(
         self,
@@ -112,6 +132,7 @@ class ModelMetrics:
         reason: str | None = None,
         stages: tuple[float, float] | None = None,
         trace_id: str | None = None,
+        decode_seconds: float = 0.0,
     ) -> None:
         """One inference call has its answer.
 
@@ -121,6 +142,7 @@ class ModelMetrics:
             reason: Why it was rejected, if it was.
             stages: Of one that was answered, the seconds in the queue and in the runtime.
             trace_id: Of its trace, if it is traced.
+            decode_seconds: What reading its body took.
         """
         with self.lock:
             self.codes[code] = self.codes.get(code, 0) + 1
@@ -129,6 +151,7 @@ class ModelMetrics:
                 answered = self.answered
                 answered.calls += 1
                 answered.seconds += seconds
+                answered.decode_seconds += decode_seconds
                 answered.queue_seconds += stages[0]
                 answered.inference_seconds += stages[1]
             if reason is not None:
@@ -142,9 +165,37 @@ class ModelMetrics:
                 self.sequences += 1
                 self.sequence_length.observe(length)
 
-    def batch(self, *, rows: int, width: int, valid_steps: int, waits: Iterable[float], seconds: float) -> None:
-        """A batch ran: its shape, the seconds each sequence waited for it, and the seconds it took."""
+    def batch(
+        self,
+        *,
+        rows: int,
+        width: int,
+        valid_steps: int,
+        waits: Iterable[float],
+        seconds: float,
+        padding_seconds: float = 0.0,
+        writing_seconds: float = 0.0,
+    ) -> None:
+        """A batch ran.
+
+        Args:
+            rows: Its sequences.
+            width: Steps of each, padding included.
+            valid_steps: Steps of all of them, padding not included.
+            waits: The seconds each sequence waited for it.
+            seconds: How long it took.
+            padding_seconds: The part of these that went into making a rectangle of its sequences.
+            writing_seconds: What writing the answers took that were complete with it; not part of `seconds`.
+        """
         with self.lock:
+            of_rows = self.by_rows.get(rows)
+            if of_rows is None:
+                of_rows = self.by_rows[rows] = OfRows()
+            of_rows.batches += 1
+            of_rows.padding_seconds += padding_seconds
+            of_rows.running_seconds += seconds - padding_seconds
+            of_rows.writing_seconds += writing_seconds
+            self.last_batch_time = time.time()
             self.batch_rows.observe(rows)
             self.batch_width.observe(width)
             self.valid_steps += valid_steps

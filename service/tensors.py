@@ -1,8 +1,8 @@
 """The Open Inference Protocol's tensors, and the sequences in them: what its REST and its gRPC form share.
 
 Its tensors are rectangles, so sequences come padded: `values [rows, width, features]` (or `tokens [rows, width]`) with
-`lengths [rows]`. What lies past a row's length is cut off unread, whatever it is. A request of one row needs no
-lengths. Answers are rectangles again, of the width that was sent, with zeros past each length.
+`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is. A request of one
+row needs no lengths. Answers are rectangles again, of the width that was sent, with zeros past each length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service import options
+from service import options, requested
 from service.answers import Answer
 from service.calls import Call, Item, Problems, fitted, unfit
 from service.errors import InvalidRequest, TooLarge
@@ -25,6 +25,7 @@ from service.serving import Served
 
 ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
@@ -35,11 +36,22 @@ LENGTHS: Final = "lengths"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A tensor as metadata describes it; -1 is a free axis."""
+    """A tensor as metadata describes it; -1 is a free axis.
+
+    Attributes:
+        name: Its name.
+        datatypes: What it may be; metadata says the first.
+        shape: Its sizes.
+    """
 
     name: str
     datatypes: tuple[str, ...]
     shape: tuple[int, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes in which it is taken: one number a row needs no second axis."""
+        return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +102,21 @@ class Asked:
         call: Its sequences.
         outputs: Names of the tensors that it wants, in order.
         width: That of the tensors sent.
+        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
     """
 
     call: Call[Served]
     outputs: tuple[str, ...]
     width: int
+    classes: Mapping[str, int]
 
 
 def inputs_of(manifest: Manifest) -> tuple[Form, Form]:
     """The tensors that a model takes."""
-    lengths = Form(LENGTHS, ("INT32", "INT64"), (-1,))
+    lengths = Form(LENGTHS, ("INT32", "INT64"), (-1, 1))
     if manifest.input.kind == "tokens":
         return Form("tokens", ("INT64", "INT32"), (-1, -1)), lengths
-    return Form("values", ("FP32",), (-1, -1, manifest.input.features or 1)), lengths
+    return Form("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
 
 
 def outputs_of(manifest: Manifest) -> tuple[Form, ...]:
@@ -134,6 +148,7 @@ def read(
     problems: Problems,
     *,
     max_sequences: int,
+    classes: Mapping[str, int] | None = None,
 ) -> Asked:
     """The call of some input tensors.
 
@@ -141,13 +156,15 @@ def read(
         model: Whom it asks.
         sent: The inputs.
         wanted: Names of the outputs; none means all of them.
-        parameters: The request's own; `timeout_ms`, `timeout` (microseconds) and `priority` count, others do not.
+        parameters: The request's own; `timeout_ms`, `timeout` (microseconds) and `priority` count. `requested.check`
+            refuses some; all others are passed over.
         problems: What is wrong with the request so far.
         max_sequences: Most rows.
+        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
 
     Raises:
         InvalidRequest: With everything that is wrong.
-        TooLarge: More rows than `max_sequences`.
+        TooLarge: More rows than `max_sequences`, or classes of more of them than are written.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
@@ -157,6 +174,7 @@ def read(
             problems.add(f"/outputs/{i}", f"is no output of {manifest.key}; there are {', '.join(known)}")
         elif name in wanted[:i]:
             problems.add(f"/outputs/{i}", "stands twice")
+    classes = _classes(classes or {}, list(wanted), manifest, problems)
     forms = inputs_of(manifest)
     by_name = _by_name(sent, forms, problems)
     steps, lengths = (by_name.get(form.name) for form in forms)
@@ -171,10 +189,15 @@ def read(
         items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
     if problems.total or steps is None or rectangle is None:
         raise InvalidRequest(problems.found, total=problems.total)
+    rows, width = rectangle.shape[:2]
+    written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
+    most = requested.MOST_CLASSIFICATIONS
+    if written > most:
+        raise TooLarge(f"a request may ask for {most} classifications, this one asks for {written}")
     names = tuple(wanted) or tuple(known)
     place = f"{steps.pointer}: row {{}}"
     call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place)
-    return Asked(call, names, rectangle.shape[1])
+    return Asked(call, names, width, classes)
 
 
 def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
@@ -185,8 +208,12 @@ def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
     made = []
     for name in asked.outputs:
         rows = [_values(name, one, labels, manifest) for one in answers]
+        datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
+        if classes is not None:
+            rows = [requested.classified(row, classes, manifest.labels) for row in rows]
+            datatype = "BYTES"
         values = _rectangle(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
-        made.append(Tensor(name, forms[name].datatypes[0], values))
+        made.append(Tensor(name, datatype, values))
     return made
 
 
@@ -218,7 +245,21 @@ def _rectangle(rows: Sequence[NDArray[Any]], asked: Asked) -> NDArray[Any]:
     return made
 
 
+def _classes(
+    classes: Mapping[str, int], wanted: Sequence[str], manifest: Manifest, problems: Problems
+) -> dict[str, int]:
+    """How many classes are wanted of each output: no more than there are, and only of one that has a figure of each."""
+    for name in classes:
+        if name != "probabilities":
+            problems.add(
+                f"/outputs/{wanted.index(name)}/parameters/{requested.CLASSIFICATION}",
+                "the output with a figure of each class is 'probabilities'",
+            )
+    return {name: min(count, manifest.classes) for name, count in classes.items()}
+
+
 def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Options:
+    requested.check(parameters, "/parameters", problems)
     given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     microseconds = parameters.get("timeout")
     if microseconds is not None:
@@ -248,12 +289,10 @@ def _array(tensor: Sent, form: Form, problems: Problems) -> NDArray[Any] | None:
     """A tensor's elements in its shape, or None after noting what is wrong with it."""
     before = problems.total
     if tensor.datatype not in form.datatypes:
-        problems.add(f"{tensor.pointer}/datatype", f"must be {form.datatypes[0]}")
-    fits = len(tensor.shape) == len(form.shape) and all(
-        size == free if free > 0 else size > 0 for size, free in zip(tensor.shape, form.shape, strict=True)
-    )
-    if not fits:
-        problems.add(f"{tensor.pointer}/shape", f"must be {list(form.shape)}, -1 being any size from 1")
+        problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
+    if not any(_fits(tensor.shape, shape) for shape in form.shapes):
+        shapes = " or ".join(str(list(shape)) for shape in form.shapes)
+        problems.add(f"{tensor.pointer}/shape", f"must be {shapes}, -1 being any size from 1")
     if problems.total > before:
         return None
     element = ELEMENTS[tensor.datatype]
@@ -264,7 +303,21 @@ def _array(tensor: Sent, form: Form, problems: Problems) -> NDArray[Any] | None:
         problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(tensor.data)} were sent")
         return None
     elements: NDArray[Any] = np.frombuffer(tensor.data, dtype=element)
-    return elements.reshape(tensor.shape)
+    return _single(elements).reshape(tensor.shape)
+
+
+def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(sizes) == len(shape) and all(
+        size == free if free > 0 else size > 0 for size, free in zip(sizes, shape, strict=True)
+    )
+
+
+def _single(elements: NDArray[Any]) -> NDArray[Any]:
+    """Floats as float32, each the nearest; what is beyond it becomes infinite, and is found where it counts."""
+    if elements.dtype.kind != "f":
+        return elements
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return elements.astype("<f4", copy=False)
 
 
 def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problems: Problems) -> NDArray[Any] | None:
@@ -280,8 +333,7 @@ def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problem
         return None
     try:
         if element.kind == "f":
-            with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found where it counts
-                return np.array(flat, dtype=np.float64).astype(element).reshape(tensor.shape)
+            return _single(np.array(flat, dtype=np.float64)).reshape(tensor.shape)
         return np.array(flat, dtype=element).reshape(tensor.shape)
     except OverflowError:
         problems.add(at, f"holds a number beyond {tensor.datatype}")
@@ -313,7 +365,7 @@ def _items(
     if lengths is None and rows > 1:
         problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
         return []
-    ends = [width] * rows if lengths is None else lengths.tolist()
+    ends = [width] * rows if lengths is None else lengths.ravel().tolist()
     if len(ends) != rows:
         problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(ends)}")
         return []

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service import inventory, json_text, kserve, tensors
+from service import inventory, json_text, kserve, model_config, requested, statistics, tensors
 from service.answers import Answer
 from service.body import ClientLeft, headers_of, read_body
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
@@ -69,11 +69,19 @@ class Infer(Endpoint):
         identifier = _identifier(document, problems)
         parameters = _object(document, "parameters", "", problems)
         sent = _inputs(document, octets, problems)
-        everywhere = _flag(parameters, "binary_data_output", "/parameters", problems)
-        wanted = _outputs(document, everywhere, problems)
-        limit = self.serving.settings.max_sequences
-        asked = tensors.read(served, sent, list(wanted), parameters, problems, max_sequences=limit)
-        binary = {name for name in asked.outputs if wanted.get(name, everywhere)}
+        everywhere = requested.flag(parameters, "binary_data_output", "/parameters", problems) or False
+        wanted = _outputs(document, problems)
+        asked = tensors.read(
+            served,
+            sent,
+            list(wanted),
+            parameters,
+            problems,
+            max_sequences=self.serving.settings.max_sequences,
+            classes={name: output.classes for name, output in wanted.items() if output.classes is not None},
+        )
+        said = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
+        binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
@@ -100,6 +108,13 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         served = _found(serving, request)
         return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
 
+    async def config(request: Request) -> Response:
+        return _json(model_config.of(serving, _found(serving, request)))
+
+    async def stats(request: Request) -> Response:
+        path = request.path_params
+        return _json(statistics.of(serving, path.get("model"), path.get("version")))
+
     async def index(request: Request) -> Response:
         try:
             document = await _document(serving, request)
@@ -113,12 +128,15 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
     of_model: list[tuple[str, Callable[..., Any], str]] = [
         ("", model, "GET"),
         ("/ready", model_ready, "GET"),
+        ("/config", config, "GET"),
+        ("/stats", stats, "GET"),
         ("/infer", infer, "POST"),
     ]
     return [
         Route("/v2", server),
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
+        Route("/v2/models/stats", stats),  # before the models: what is said of one of that name is under its version
         *(
             Route(f"/v2/models/{{model}}{version}{end}", endpoint, methods=[method])
             for version in ("", "/versions/{version}")
@@ -189,7 +207,9 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
         _unknown(entry, _INPUT_FIELDS, pointer, problems)
         name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
         data: list[Any] | memoryview | None = entry.get("data")
-        size = _object(entry, "parameters", pointer, problems).get("binary_data_size")
+        parameters = _object(entry, "parameters", pointer, problems)
+        requested.no_shared_memory(parameters, f"{pointer}/parameters", problems)
+        size = parameters.get("binary_data_size")
         if size is not None and data is None and type(size) is int and 0 <= size <= len(octets) - at:
             data = octets[at : at + size]
             at += size
@@ -212,9 +232,9 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
     return sent
 
 
-def _outputs(document: dict[str, Any], everywhere: bool, problems: Problems) -> dict[str, bool]:
-    """The names of the outputs that are asked for, and whether each is wanted as octets."""
-    wanted: dict[str, bool] = {}
+def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, requested.Output]:
+    """The names of the outputs that are asked for, and how each is wanted."""
+    wanted: dict[str, requested.Output] = {}
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer = f"/outputs/{i}"
         _unknown(entry, _OUTPUT_FIELDS, pointer, problems)
@@ -223,16 +243,8 @@ def _outputs(document: dict[str, Any], everywhere: bool, problems: Problems) -> 
             problems.add(f"{pointer}/name", "must be a string, and stand once")
         else:
             parameters = _object(entry, "parameters", pointer, problems)
-            wanted[name] = _flag(parameters, "binary_data", f"{pointer}/parameters", problems, everywhere)
+            wanted[name] = requested.output(parameters, f"{pointer}/parameters", problems)
     return wanted
-
-
-def _flag(document: dict[str, Any], name: str, at: str, problems: Problems, default: bool = False) -> bool:
-    value = document.get(name, default)
-    if not isinstance(value, bool):
-        problems.add(f"{at}/{name}", f"must be true or false, it is {kind(value)}")
-        return default
-    return value
 
 
 def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:

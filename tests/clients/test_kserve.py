@@ -56,7 +56,7 @@ def test_it_finds_the_service_and_its_model_ready(found: dict[str, Any]) -> None
 
 def test_it_is_told_what_the_model_takes(found: dict[str, Any]) -> None:
     assert found["grpc server"] == "lengthwise"
-    assert found["grpc metadata"] == {"values": [-1, -1, 12], "lengths": [-1]}
+    assert found["grpc metadata"] == {"values": [-1, -1, 12], "lengths": [-1, 1]}
 
 
 def test_every_way_to_ask_gets_the_same_bits(found: dict[str, Any]) -> None:

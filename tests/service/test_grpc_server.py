@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ import grpc
 import numpy as np
 import pytest
 import trustme
+from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
@@ -386,13 +387,172 @@ async def test_metadata_and_readiness_are_those_of_the_service() -> None:
         found = await caller.call("ModelMetadata", pb.ModelMetadataRequest(name="sums"))
         assert (list(found.versions), found.platform) == (["1"], "onnx_onnxv1")
         assert list(found.inputs[0].shape) == [-1, -1, 2]
-        for method in ("ModelReady", "ModelMetadata"):
+        for method in ("ModelMetadata", "ModelConfig", "ModelStatistics"):
             error = await caller.refused(method, getattr(pb, f"{method}Request")(name="none"))
             assert error.code() is Code.NOT_FOUND
+            error = await caller.refused(method, getattr(pb, f"{method}Request")(name="sums", version="01"))
+            assert error.code() is Code.INVALID_ARGUMENT
         caller.service.serving.batcher.begin_draining()
         assert not (await caller.call("ServerReady")).ready
         figures = await caller.service.figures()
     assert not any(value for name, value in figures.items() if name.startswith("lengthwise_requests_total"))
+
+
+READY: dict[str, Callable[[Service], Awaitable[Any]]] = {
+    "served": lambda _: asyncio.sleep(0),
+    "unloaded": lambda service: service.serving.shelf.unload("sums"),
+    "draining": lambda service: asyncio.sleep(0, service.serving.batcher.begin_draining()),
+    "stopped": lambda service: service.serving.stop(),
+}
+
+
+@pytest.mark.parametrize("state", READY)
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("sums", ""), ("sums", "1"), ("sums", "2"), ("sums", "01"), ("none", ""), ("", ""), ("a/b", "x")],
+)
+async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(
+    state: str, name: str, version: str
+) -> None:
+    async with listening(model(manifest())) as caller:
+        await READY[state](caller.service)
+        answer = await caller.call("ModelReady", pb.ModelReadyRequest(name=name, version=version))
+        path = f"/v2/models/{name}{f'/versions/{version}' if version else ''}/ready"
+        over_http = await caller.service.client.get(path)
+        assert (
+            answer.ready
+            == (over_http.status_code == 200)
+            == (state == "served" and name == "sums" and version in ("", "1"))
+        )
+        everywhere = await caller.service.client.get("/v2/health/ready")
+        assert (await caller.call("ServerReady")).ready == (everywhere.status_code == 200) == (state == "served")
+
+
+async def test_while_the_models_are_loaded_nothing_is_ready_and_nothing_an_error() -> None:
+    looked, go_on = threading.Event(), threading.Event()
+
+    def scan(*_: Any) -> Any:
+        looked.set()
+        go_on.wait(30)
+        return repository(model(manifest()))
+
+    made = Serving(Settings(runners=1), scan)
+    server = GrpcServer(made, asyncio.Semaphore(2))
+    port = await server.start("127.0.0.1", 0)
+    starting = asyncio.ensure_future(made.start())
+    try:
+        await asyncio.to_thread(looked.wait, 30)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            caller = Caller(Service(made, None, None), channel)  # type: ignore[arg-type]  # HTTP is not asked
+            asked = pb.ModelReadyRequest(name="sums")
+            assert not (await caller.call("ServerReady")).ready
+            assert not (await caller.call("ModelReady", asked)).ready
+            assert not (await caller.call("ModelStatistics")).model_stats
+            for method in ("ModelConfig", "ModelStatistics"):
+                error = await caller.refused(method, getattr(pb, f"{method}Request")(name="sums"))
+                assert error.code() is Code.UNAVAILABLE
+            go_on.set()
+            await starting
+            assert (await caller.call("ModelReady", asked)).ready
+    finally:
+        go_on.set()
+        await starting
+        await server.stop()
+        await made.stop()
+
+
+async def test_configuration_and_statistics_say_what_they_say_over_http() -> None:
+    async with listening(model(manifest()), model(manifest(version=2))) as caller:
+        await caller.call("ModelInfer", request())
+        client = caller.service.client
+        for version, place in (("", ""), ("1", "/versions/1")):
+            asked = {"name": "sums", "version": version}
+            told = (await caller.call("ModelConfig", pb.ModelConfigRequest(**asked))).config
+            assert told == json_format.ParseDict(
+                (await client.get(f"/v2/models/sums{place}/config")).json(), pb.ModelConfig()
+            )
+            statistics = await caller.call("ModelStatistics", pb.ModelStatisticsRequest(**asked))
+            said = (await client.get(f"/v2/models/sums{place}/stats")).json()
+            assert statistics == json_format.ParseDict(said, pb.ModelStatisticsResponse())
+        assert [one.version for one in (await caller.call("ModelStatistics")).model_stats] == ["1", "2"]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_the_best_classes_may_be_asked_for_in_the_place_of_numbers(raw: bool) -> None:
+    wanted = pb.ModelInferRequest.InferRequestedOutputTensor(name="probabilities")
+    wanted.parameters["classification"].int64_param = 1
+    async with listening(model(manifest())) as caller:
+        answer = await caller.call("ModelInfer", request(raw=raw, outputs=[wanted]))
+        body = {"sequences": [PADDED[0, :1].tolist(), PADDED[1].tolist()]}
+        predictions = (await caller.service.predict(body)).json()["predictions"]
+    (output,) = answer.outputs
+    texts = [f"{one['score']:f}:{'abc'.index(one['label'])}:{one['label']}".encode() for one in predictions]
+    assert (output.datatype, list(output.shape)) == ("BYTES", [2, 1])
+    if raw:
+        assert answer.raw_output_contents[0] == b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+    else:
+        assert list(output.contents.bytes_contents) == texts
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"int64_param": 0}, {"int64_param": -3}, {"bool_param": True}, {"string_param": "3"}, {"double_param": 3.0}],
+)
+async def test_a_count_of_classes_that_is_none_is_refused(choice: dict[str, Any]) -> None:
+    wanted = pb.ModelInferRequest.InferRequestedOutputTensor(name="probabilities")
+    wanted.parameters["classification"].CopyFrom(pb.InferParameter(**choice))
+    async with listening(model(manifest())) as caller:
+        error = await caller.refused("ModelInfer", request(outputs=[wanted]))
+    assert error.code() is Code.INVALID_ARGUMENT
+    assert (error.details() or "").startswith("/outputs/0/parameters/classification: must be the number of classes")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_a_column_of_lengths_and_float64_are_answered_like_what_they_stand_for(raw: bool) -> None:
+    made = request(raw=raw, ends=ENDS[:, None])
+    made.inputs[0].datatype = "FP64"
+    if raw:
+        made.raw_input_contents[0] = PADDED.astype("<f8").tobytes()
+    else:
+        made.inputs[0].contents.Clear()
+        made.inputs[0].contents.fp64_contents.extend(PADDED.ravel().tolist())
+    async with listening(model(manifest())) as caller:
+        assert await caller.call("ModelInfer", made) == await caller.call("ModelInfer", request(raw=raw))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_contents_are_raw_where_that_is_asked_for(raw: bool, wanted: bool) -> None:
+    of_outputs = [pb.ModelInferRequest.InferRequestedOutputTensor(name="score")]
+    of_outputs[0].parameters["binary_data"].bool_param = wanted
+    async with listening(model(manifest())) as caller:
+        for message in (
+            request(raw=raw, **parameter("binary_data_output", bool_param=wanted)),
+            request(raw=raw, outputs=of_outputs),
+        ):
+            assert bool((await caller.call("ModelInfer", message)).raw_output_contents) == wanted
+        mixed = request(
+            raw=not wanted, outputs=[*of_outputs, pb.ModelInferRequest.InferRequestedOutputTensor(name="label")]
+        )
+        assert "binary_data must agree" in ((await caller.refused("ModelInfer", mixed)).details() or "")
+
+
+async def test_what_asks_for_another_kind_of_call_is_refused_by_name() -> None:
+    in_memory = request()
+    in_memory.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    out_memory = request(outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="label")])
+    out_memory.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    async with listening(model(manifest())) as caller:
+        for message, place in (
+            (in_memory, "/inputs/0/parameters/shared_memory_region: no memory is shared"),
+            (out_memory, "/outputs/0/parameters/shared_memory_region: no memory is shared"),
+            (request(**parameter("sequence_id", int64_param=1)), "/parameters/sequence_id: nothing is kept"),
+            (request(**parameter("sequence_start", bool_param=True)), "/parameters/sequence_start: nothing is kept"),
+        ):
+            error = await caller.refused("ModelInfer", message)
+            assert error.code() is Code.INVALID_ARGUMENT
+            assert (error.details() or "").startswith(place)
+        assert (await caller.call("ModelInfer", request(**parameter("mine", string_param="x")))).model_name == "sums"
 
 
 async def test_the_index_is_readable_and_changes_are_refused() -> None:

@@ -15,6 +15,7 @@ from service.calls import Problems, refuses_missing
 from service.errors import InvalidRequest, TooLarge
 from service.manifest import Manifest
 from service.padding import Steps
+from service.requested import MOST_CLASSIFICATIONS
 from service.tensors import Asked, Sent
 from tests.service.numpy_models import MANIFESTS, OneModel, manifest
 
@@ -33,9 +34,10 @@ def read(
     wanted: tuple[str, ...] = (),
     parameters: dict[str, Any] | None = None,
     max_sequences: int = 8,
+    classes: dict[str, int] | None = None,
 ) -> Asked:
     model: Any = OneModel(of)
-    return tensors.read(model, sent, wanted, parameters or {}, Problems(), max_sequences=max_sequences)
+    return tensors.read(model, sent, wanted, parameters or {}, Problems(), max_sequences=max_sequences, classes=classes)
 
 
 def wrong(of: Manifest, *sent: Sent, **options: Any) -> list[str]:
@@ -88,6 +90,33 @@ def test_one_row_needs_no_lengths() -> None:
     assert len(item.steps) == 2
 
 
+@pytest.mark.parametrize("form", ["flat", "nested", "bytes"])
+def test_lengths_may_stand_in_a_column(form: str) -> None:
+    ends: Any = {"flat": [1, 2], "nested": [[1], [2]], "bytes": np.array([1, 2], "<i4").tobytes()}[form]
+    column = Sent("lengths", "INT32", (2, 1), ends, "/inputs/1")
+    asked = read(manifest(), values(list(range(8)), (2, 2, 2)), column)
+    assert [item.steps.tolist() for item in asked.call.items] == [[[0, 1]], [[4, 5], [6, 7]]]
+
+
+@given(
+    arrays.arrays(np.float64, (2, 3, 2), elements=st.floats(-(2.0**127), 2.0**127) | st.floats(-1e-300, 1e-300)),
+    st.booleans(),
+)
+def test_float64_is_rounded_to_the_nearest_float32_in_every_form(numbers: Any, missing: bool) -> None:
+    of = MANIFESTS["takes missing"]
+    if missing:
+        numbers[0, 0, 0] = np.nan
+    with np.errstate(under="ignore"):
+        expected = numbers.astype(np.float32)
+    asked = lengths(3, 3)
+    as_bytes = read(of, values(numbers.tobytes(), numbers.shape, datatype="FP64"), asked)
+    flat = [None if number != number else number for number in numbers.ravel().tolist()]
+    for made in (as_bytes, read(of, values(flat, numbers.shape, datatype="FP64"), asked)):
+        found: Any = np.stack([item.steps for item in made.call.items])
+        assert found.dtype == np.float32
+        assert found.tobytes() == expected.tobytes()
+
+
 def test_a_null_is_a_missing_value() -> None:
     (item,) = read(manifest(missing="zero"), values([1, None, 3, 4], (1, 2, 2))).call.items
     assert np.isnan(item.steps).tolist() == [[False, True], [False, False]]
@@ -111,7 +140,16 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
             "/inputs/1: is no input of this model; there are values, lengths",
         ),
         ([values([1, 2], (1, 1, 2)), values([1, 2], (1, 1, 2))], "/inputs/0: 'values' stands twice"),
-        ([values([1, 2], (1, 1, 2), datatype="FP64")], "/inputs/0/datatype: must be FP32"),
+        ([values([1, 2], (1, 1, 2), datatype="FP16")], "/inputs/0/datatype: must be FP32 or FP64"),
+        (
+            [values([1, 1e39], (1, 1, 2), datatype="FP64")],
+            "/inputs/0: row 0: step 0 holds a number that is not finite as float32",
+        ),
+        (
+            [values(np.array([1, -1e39]).tobytes(), (1, 1, 2), datatype="FP64")],
+            "/inputs/0: row 0: step 0 holds a number that is not finite as float32",
+        ),
+        ([values(bytes(8), (1, 1, 2), datatype="FP64")], "/inputs/0: its shape is 16 bytes, 8 were sent"),
         ([values([1, 2], (1, 2))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
         ([values([1, 2, 3], (1, 1, 3))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
         ([values([], (1, 0, 2))], "/inputs/0/shape: must be [-1, -1, 2], -1 being any size from 1"),
@@ -142,8 +180,16 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
         ([values([1, 2], (1, 1, 2)), lengths(1.0)], "/inputs/1/data: must hold whole numbers"),
         ([values([1, 2], (1, 1, 2)), lengths(2**40)], "/inputs/1/data: holds a number beyond INT32"),
         (
-            [values([1, 2], (1, 1, 2)), lengths(1, shape=(1, 1))],
-            "/inputs/1/shape: must be [-1], -1 being any size from 1",
+            [values([1, 2], (1, 1, 2)), lengths(1, 1, shape=(1, 2))],
+            "/inputs/1/shape: must be [-1, 1] or [-1], -1 being any size from 1",
+        ),
+        (
+            [values([1, 2], (1, 1, 2)), lengths(1, shape=(1, 1, 1))],
+            "/inputs/1/shape: must be [-1, 1] or [-1], -1 being any size from 1",
+        ),
+        (
+            [values([1, 2], (1, 1, 2)), lengths(1, 1, shape=(2, 1))],
+            "/inputs/1: must have one entry for each of the 1 rows, it has 2",
         ),
     ],
 )
@@ -188,7 +234,9 @@ def test_more_rows_than_sequences_allowed_are_too_large_before_anything_is_read(
 def test_a_timeout_is_read_in_milliseconds_or_as_tritons_clients_send_it(
     parameters: dict[str, Any], timeout_ms: float | None
 ) -> None:
-    asked = read(manifest(), values([1, 2], (1, 1, 2)), parameters=parameters | {"priority": 3, "sequence_id": 1})
+    asked = read(
+        manifest(), values([1, 2], (1, 1, 2)), parameters=parameters | {"priority": 3, "sequence_id": 0, "mine": 1}
+    )
     assert (asked.call.timeout_ms, asked.call.priority) == (timeout_ms, 3)
 
 
@@ -244,6 +292,58 @@ def test_a_per_step_answer_is_blank_past_each_length() -> None:
     assert made["step_labels"] == ("BYTES", [[b"b", b""], [b"b", b"b"]])
     assert made["step_scores"] == ("FP32", [[THIRDS[1], 0], [THIRDS[1], THIRDS[1]]])
     assert made["probabilities"][1] == [[THIRDS.tolist(), [0, 0, 0]], [THIRDS.tolist(), THIRDS[::-1].tolist()]]
+
+
+NAMED = ["0.700000:1:b", "0.200000:0:a", "0.100000:2:c"]
+
+
+@pytest.mark.parametrize(("count", "written"), [(1, 1), (2, 2), (3, 3), (4, 3), (2**62, 3)])
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_the_best_classes_of_a_row_are_written_by_score_index_and_label(task: str, count: int, written: int) -> None:
+    of = manifest(task=task, attention=False)
+    asked = read(of, values([1, 2], (1, 1, 2)), wanted=("probabilities",), classes={"probabilities": count})
+    (made,) = tensors.answer(asked, [Answer(THIRDS, 1)])
+    assert (made.datatype, made.values.shape) == ("BYTES", (1, written))
+    assert [text.decode() for text in made.values.flat] == NAMED[:written]
+
+
+def test_the_best_classes_of_each_step_stand_at_its_place_and_nothing_past_a_length() -> None:
+    of = manifest(task="per-step", attention=False)
+    asked = read(
+        of,
+        values([1] * 8, (2, 2, 2)),
+        lengths(1, 2),
+        wanted=("step_scores", "probabilities"),
+        classes={"probabilities": 2},
+    )
+    _, made = tensors.answer(asked, [Answer(THIRDS[None]), Answer(np.stack([THIRDS, THIRDS[::-1]]))])
+    best, other = [b"0.700000:1:b", b"0.200000:0:a"], [b"0.700000:1:b", b"0.200000:2:c"]
+    assert made.values.tolist() == [[best, [b"", b""]], [best, other]]
+    assert made.octets().count(b"0.700000:1:b") == 3
+
+
+def test_of_equal_scores_the_lower_class_comes_first() -> None:
+    even = np.full(3, 1 / 3, dtype=np.float32)
+    asked = read(manifest(), values([1, 2], (1, 1, 2)), wanted=("probabilities",), classes={"probabilities": 3})
+    (made,) = tensors.answer(asked, [Answer(even, 0)])
+    assert made.values.tolist() == [[b"0.333333:0:a", b"0.333333:1:b", b"0.333333:2:c"]]
+
+
+@pytest.mark.parametrize("name", ["label", "score", "attention"])
+def test_only_an_output_with_a_figure_of_each_class_has_best_classes(name: str) -> None:
+    said = wrong(manifest(), values([1, 2], (1, 1, 2)), wanted=("probabilities", name), classes={name: 2})
+    assert said == ["/outputs/1/parameters/classification: the output with a figure of each class is 'probabilities'"]
+
+
+def test_more_classifications_than_are_written_are_too_large() -> None:
+    of = manifest(task="per-step", attention=False, max_length=100_000)
+    classes = {"probabilities": 3}
+    width = MOST_CLASSIFICATIONS // 3
+    asked = read(of, values(bytes(width * 8), (1, width, 2)), wanted=("probabilities",), classes=classes)
+    assert asked.classes == classes
+    wide = values(bytes((width + 1) * 8), (1, width + 1, 2))
+    with pytest.raises(TooLarge, match="may ask for 262144 classifications, this one asks for 262146"):
+        read(of, wide, wanted=("probabilities",), classes=classes)
 
 
 def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:

@@ -32,7 +32,7 @@ def request(**changes: Any) -> dict[str, Any]:
     return {"inputs": [values, lengths]} | changes
 
 
-def binary(head: dict[str, Any], *octets: bytes) -> tuple[bytes, dict[str, str]]:
+def binary_of(head: dict[str, Any], *octets: bytes) -> tuple[bytes, dict[str, str]]:
     """A body with octets behind its JSON, and its headers."""
     text = orjson.dumps(head)
     return b"".join((text, *octets)), {
@@ -95,7 +95,7 @@ async def test_only_the_outputs_asked_for_are_answered_in_their_order() -> None:
 async def test_octets_in_and_out_are_the_numbers_of_the_json() -> None:
     async with serving(model(manifest())) as service:
         plain = (await infer(service, request())).json()
-        content, headers = binary(
+        content, headers = binary_of(
             in_octets(id="b", parameters={"binary_data_output": True}), PADDED.tobytes(), ENDS.tobytes()
         )
         answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
@@ -127,6 +127,42 @@ async def test_octets_may_be_asked_for_one_output_alone() -> None:
     assert "data" in whole.json()["outputs"][0]
 
 
+@pytest.mark.parametrize("binary", [False, True])
+async def test_the_best_classes_may_be_asked_for_in_the_place_of_numbers(binary: bool) -> None:
+    async with serving(model(manifest())) as service:
+        predictions = (await service.predict({"sequences": [PADDED[0, :1].tolist(), PADDED[1].tolist()]})).json()
+        wanted = [{"name": "probabilities", "parameters": {"classification": 2, "binary_data": binary}}]
+        answer = await infer(service, request(outputs=wanted))
+    texts = []
+    for prediction in predictions["predictions"]:
+        ranked = sorted(enumerate(prediction["probabilities"]), key=lambda pair: -pair[1])[:2]
+        texts += [f"{score:f}:{index}:{'abc'[index]}" for index, score in ranked]
+    end = int(answer.headers["inference-header-content-length"]) if binary else None
+    (output,) = orjson.loads(answer.content[:end])["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
+    if binary:
+        octets = answer.content[end:]
+        assert output["parameters"] == {"binary_data_size": len(octets)}
+        assert octets == b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
+    else:
+        assert output["data"] == texts
+
+
+@pytest.mark.parametrize("binary", [False, True])
+async def test_a_column_of_lengths_and_float64_are_answered_like_what_they_stand_for(binary: bool) -> None:
+    values: dict[str, Any] = {"name": "values", "datatype": "FP64", "shape": [2, 2, 2]}
+    lengths: dict[str, Any] = {"name": "lengths", "datatype": "INT64", "shape": [2, 1]}
+    arrays = (PADDED.astype("<f8"), ENDS.astype("<i8"))
+    async with serving(model(manifest())) as service:
+        expected = (await infer(service, request())).json()
+        for tensor, array in zip((values, lengths), arrays, strict=True):
+            tensor |= {"parameters": {"binary_data_size": array.nbytes}} if binary else {"data": array.ravel().tolist()}
+        octets = [array.tobytes() for array in arrays] if binary else []
+        content, headers = binary_of({"inputs": [values, lengths]}, *octets)
+        answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
+    assert answer.json() == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -147,6 +183,19 @@ async def test_octets_may_be_asked_for_one_output_alone() -> None:
             {"outputs": [{"name": "label", "parameters": {"binary_data": 1}}]},
             "/outputs/0/parameters/binary_data: must be true or false, it is a number",
         ),
+        (
+            {"outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
+            "/outputs/0/parameters/classification: must be the number of classes wanted, a whole number from 1",
+        ),
+        (
+            {"outputs": [{"name": "label", "parameters": {"classification": 1}}]},
+            "/outputs/0/parameters/classification: the output with a figure of each class is 'probabilities'",
+        ),
+        (
+            {"outputs": [{"name": "label", "parameters": {"shared_memory_region": "r"}}]},
+            "/outputs/0/parameters/shared_memory_region: no memory is shared with clients",
+        ),
+        ({"parameters": {"sequence_id": 7}}, "/parameters/sequence_id: nothing is kept from one request to the next"),
         ({"inputs": {}}, "/inputs: must be an array of objects"),
         ({"inputs": [1]}, "/inputs: must be an array of objects"),
         ({"outputs": [{"name": "label"}] * 257}, "/outputs: may have 256 entries, it has 257"),
@@ -179,6 +228,7 @@ async def test_what_is_wrong_with_a_request_is_said_with_its_place(changes: dict
         ("shape", "2", "/inputs/0/shape: must be an array of whole numbers"),
         ("data", None, "/inputs/0/data: must be an array of numbers"),
         ("data", "1", "/inputs/0/data: must be an array of numbers"),
+        ("parameters", {"shared_memory_region": "r"}, "/inputs/0/parameters/shared_memory_region: no memory is shared"),
         ("x", 1, "/inputs/0/x: unknown field; known are data, datatype, name, parameters, shape"),
         (
             "parameters",
@@ -209,7 +259,7 @@ async def test_what_is_wrong_with_an_input_is_said_with_its_place(field: str, va
 )
 async def test_octets_that_do_not_fit_their_sizes_are_refused(octets: bytes, length: str | None, said: str) -> None:
     async with serving(model(manifest())) as service:
-        content, headers = binary(in_octets(), octets)
+        content, headers = binary_of(in_octets(), octets)
         headers |= {} if length is None else {"inference-header-content-length": length}
         answer = await service.client.post("/v2/models/sums/infer", content=content, headers=headers)
     assert answer.status_code == 400
@@ -280,13 +330,19 @@ async def test_metadata_says_what_a_model_takes_with_minus_one_for_a_free_axis()
     async with serving(model(manifest()), model(manifest(version=10)), model(manifest(name="t", vocabulary=5))) as one:
         server = (await one.client.get("/v2")).json()
         assert server["name"] == "lengthwise"
-        assert server["extensions"] == ["binary_tensor_data", "model_repository"]
+        assert server["extensions"] == [
+            "binary_tensor_data",
+            "classification",
+            "model_configuration",
+            "model_repository",
+            "statistics",
+        ]
         found = (await one.client.get("/v2/models/sums/versions/1")).json()
         tokens = (await one.client.get("/v2/models/t")).json()
     assert (found["versions"], found["platform"]) == (["1", "10"], "onnx_onnxv1")
     assert found["inputs"] == [
         {"name": "values", "datatype": "FP32", "shape": [-1, -1, 2]},
-        {"name": "lengths", "datatype": "INT32", "shape": [-1]},
+        {"name": "lengths", "datatype": "INT32", "shape": [-1, 1]},
     ]
     assert found["outputs"][2:] == [
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
@@ -351,13 +407,29 @@ async def test_loading_and_unloading_are_refused_unless_they_are_turned_on(call:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v2/none", 404), ("GET", "/v2/models/sums/infer", 405), ("POST", "/v2", 405), ("GET", "/v2/models", 404)],
+    [
+        ("GET", "/v2/none", 404),
+        ("GET", "/v2/models/sums/infer", 405),
+        ("POST", "/v2", 405),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/sums/trace/setting", 404),
+        ("GET", "/v2/models//stats", 404),
+        ("GET", "/v2/models/sums/versions//stats", 404),
+        ("POST", "/v2/models/stats", 405),
+        ("POST", "/v2/models/sums/config", 405),
+        ("OPTIONS", "/v2/models/sums/stats", 405),
+        ("DELETE", "/v2/models/sums/versions/1/config", 405),
+    ],
 )
 async def test_what_the_protocol_does_not_have_is_refused_in_its_own_form(method: str, path: str, status: int) -> None:
     async with serving(model(manifest())) as service:
         answer = await service.client.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()) == {"error"}
+    if status == 405:
+        assert answer.json()["error"] == f"this path takes {answer.headers['allow']}"
+    else:
+        assert answer.json()["error"] == "nothing is at this path; GET / says what is where"
 
 
 JSON = st.recursive(

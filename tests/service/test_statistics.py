@@ -1,0 +1,169 @@
+"""Triton's statistics: the figures of the metrics, with the meanings of the protocol's extension."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import statistics
+from service.metrics import ModelMetrics
+from tests.service.numpy_models import Service, manifest, model, serving
+
+ONE = {"sequences": [[[1, 3]]]}
+THREE = {"sequences": [[[1, 3], [2, 4]], [[1, 3]], [[0, 1]]]}
+KEY = "a-key-of-many-characters"
+
+
+async def stats(service: Service, path: str = "/v2/models/sums/stats") -> list[dict[str, Any]]:
+    answer = await service.client.get(path)
+    assert answer.status_code == 200, answer.text
+    assert list(answer.json()) == ["model_stats"]
+    return answer.json()["model_stats"]  # type: ignore[no-any-return]
+
+
+async def test_before_the_first_call_everything_is_nothing() -> None:
+    async with serving(model(manifest())) as service:
+        (found,) = await stats(service)
+    assert (found["name"], found["version"]) == ("sums", "1")
+    assert [found[name] for name in ("last_inference", "inference_count", "execution_count")] == [0, 0, 0]
+    assert found["batch_stats"] == []
+    assert set(found["inference_stats"]) == {
+        *("success", "fail", "queue"),
+        *("compute_input", "compute_infer", "compute_output"),
+        *("cache_hit", "cache_miss"),
+    }
+    assert all(duration == {"count": 0, "ns": 0} for duration in found["inference_stats"].values())
+
+
+async def test_requests_sequences_and_batches_are_counted_apart() -> None:
+    before = time.time()
+    async with serving(model(manifest())) as service:
+        for body in (ONE, THREE, THREE):
+            assert (await service.predict(body)).status_code == 200
+        service.serving.batcher.begin_draining()
+        assert (await service.predict(ONE)).status_code == 503
+        (found,) = await stats(service)
+    assert (found["inference_count"], found["execution_count"]) == (7, 3)
+    assert before * 1000 - 1 <= found["last_inference"] <= time.time() * 1000
+    of_requests = found["inference_stats"]
+    counts = {name: duration["count"] for name, duration in of_requests.items()}
+    assert counts == {
+        "success": 3,
+        "fail": 1,
+        "queue": 3,
+        "compute_input": 3,
+        "compute_infer": 3,
+        "compute_output": 3,
+        "cache_hit": 0,
+        "cache_miss": 0,
+    }
+    assert all(duration["ns"] > 0 for name, duration in of_requests.items() if counts[name])
+    assert [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in found["batch_stats"]] == [
+        (1, 1),
+        (3, 2),
+    ]
+    for batch in found["batch_stats"]:
+        assert all(batch[name]["ns"] > 0 for name in ("compute_input", "compute_infer", "compute_output"))
+
+
+async def test_the_stages_of_a_call_are_no_longer_than_the_call_and_those_of_batches_no_longer_than_theirs() -> None:
+    async with serving(model(manifest())) as service:
+        await service.predict(THREE)
+        (found,) = await stats(service)
+    durations = {name: duration["ns"] for name, duration in found["inference_stats"].items()}
+    stages = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert sum(durations[name] for name in stages) <= durations["success"]
+    (batch,) = found["batch_stats"]
+    of_batch = batch["compute_input"]["ns"] + batch["compute_infer"]["ns"]
+    assert of_batch == pytest.approx(durations["compute_infer"], abs=2)
+    assert batch["compute_output"]["ns"] == durations["compute_output"]
+
+
+async def test_they_are_the_figures_under_tritons_other_names() -> None:
+    async with serving(model(manifest()), triton_metrics=True) as service:
+        for body in (ONE, THREE):
+            await service.predict(body)
+        (found,) = await stats(service)
+        figures = await service.figures()
+    of_requests = found["inference_stats"]
+
+    def figure(name: str) -> float:
+        return figures[f'nv_inference_{name}{{model="sums",version="1"}}']
+
+    assert (found["inference_count"], found["execution_count"]) == (figure("count"), figure("exec_count"))
+    assert of_requests["success"]["count"] == figure("request_success")
+    for ours, theirs in (("success", "request"), ("queue", "queue"), ("compute_infer", "compute_infer")):
+        assert of_requests[ours]["ns"] == pytest.approx(figure(f"{theirs}_duration_us") * 1000, abs=1)
+
+
+async def test_all_versions_of_a_model_are_told_unless_one_is_named_and_of_all_models_together() -> None:
+    async with serving(model(manifest()), model(manifest(version=2)), model(manifest(name="other"))) as service:
+        await service.predict({**ONE, "model": "sums", "version": "2"})
+
+        async def told(path: str) -> list[tuple[str, str, int]]:
+            return [(one["name"], one["version"], one["inference_count"]) for one in await stats(service, path)]
+
+        assert await told("/v2/models/sums/stats") == [("sums", "1", 0), ("sums", "2", 1)]
+        assert await told("/v2/models/sums/versions/1/stats") == [("sums", "1", 0)]
+        assert await told("/v2/models/stats") == [("other", "1", 0), ("sums", "1", 0), ("sums", "2", 1)]
+        head = await service.client.head("/v2/models/stats")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("none/stats", 404, "no such model is served; served are sums"),
+        ("stats/stats", 404, "no such model is served; served are sums"),
+        ("sums%20/stats", 404, "no such model is served; served are sums"),
+        ("%2e%2e/stats", 404, "no such model is served; served are sums"),
+        ("sums/versions/3/stats", 404, "the model 'sums' has no such version"),
+        ("sums/versions/01/stats", 400, "a version is ASCII digits that do not start with 0"),
+        ("sums/versions/-1/stats", 400, "a version is ASCII digits that do not start with 0"),
+    ],
+)
+async def test_what_is_not_there_is_said(path: str, status: int, said: str) -> None:
+    async with serving(model(manifest())) as service:
+        answer = await service.client.get(f"/v2/models/{path}")
+    assert (answer.status_code, answer.json()) == (status, {"error": said})
+
+
+async def test_a_model_may_have_the_name_of_what_is_asked() -> None:
+    async with serving(model(manifest(name="stats")), model(manifest(name="config"))) as service:
+        assert [one["name"] for one in await stats(service, "/v2/models/stats")] == ["config", "stats"]
+        assert [one["name"] for one in await stats(service, "/v2/models/stats/stats")] == ["stats"]
+        assert (await service.client.get("/v2/models/stats/versions/1")).json()["name"] == "stats"
+        assert (await service.client.get("/v2/models/config")).json()["inputs"]
+
+
+async def test_what_is_served_no_more_is_told_no_more() -> None:
+    async with serving(model(manifest())) as service:
+        await service.predict(ONE)
+        await service.serving.shelf.unload("sums")
+        assert await stats(service, "/v2/models/stats") == []
+        assert (await service.client.get("/v2/models/sums/stats")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/v2/models/stats", "/v2/models/sums/stats", "/v2/models/sums/versions/1/config"])
+async def test_where_keys_are_set_they_are_needed_and_the_admin_port_has_none_of_it(path: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    async with serving(model(manifest()), api_keys_file=keys, admin_port=9) as service:
+        refused = await service.client.get(path)
+        assert (refused.status_code, list(refused.json())) == (401, ["error"])
+        answer = await service.client.get(path, headers={"authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 200
+
+
+def test_a_sum_that_lies_a_rounding_below_another_is_not_below_nothing() -> None:
+    metrics = ModelMetrics("m", "1")
+    for _ in range(10):
+        metrics.request(200, 0.1, stages=(0.0, 0.1))
+    metrics.request_seconds.total -= 1e-9
+    served: Any = type("Served", (), {"manifest": manifest(), "metrics": metrics})
+    made: Any = type("Serving", (), {"served": [served]})
+    (found,) = statistics.of(made, None, None)["model_stats"]
+    assert found["inference_stats"]["fail"] == {"count": 0, "ns": 0}
