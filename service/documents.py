@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from service import body_documents
+from service.calls import MAX_ID_CHARACTERS
 from service.manifest import Manifest
 
 Schema: TypeAlias = dict[str, Any]
@@ -41,71 +43,6 @@ _REFUSED = {"application/problem+json": {"schema": PROBLEM}}
 
 NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
     503: {"description": "Starting, draining, or no good model", "content": _REFUSED}
-}
-
-STEPS: Final[Schema] = {
-    "title": "Steps",
-    "type": "array",
-    "minItems": 1,
-    "description": "One entry for each step: its numbers (null where one is missing), a bare number for a model of one "
-    "feature, or a token id.",
-    "items": {
-        "anyOf": [
-            {"type": "array", "items": {"type": ["number", "null"]}},
-            {"type": ["number", "null"]},
-        ]
-    },
-}
-
-SEQUENCES: Final[Schema] = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "anyOf": [
-            STEPS,
-            {
-                "title": "Sequence",
-                "type": "object",
-                "required": ["steps"],
-                "additionalProperties": False,
-                "properties": {
-                    "id": {"type": "string", "maxLength": 256},
-                    "steps": STEPS,
-                    "step_mask": {
-                        "type": "array",
-                        "items": {"type": "boolean"},
-                        "description": "false: that step is left out as if it had never been sent.",
-                    },
-                    "feature_mask": {
-                        "type": "array",
-                        "items": {"type": "boolean"},
-                        "description": "false: that feature counts as missing in every step.",
-                    },
-                },
-            },
-        ]
-    },
-}
-
-VERSION: Final[Schema] = {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "Default: the highest good one."}
-
-OPTIONS: Final[Mapping[str, Schema]] = {
-    "outputs": {"type": "array", "items": {"enum": ["attention"]}},
-    "timeout_ms": {"type": "number", "exclusiveMinimum": 0},
-    "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 0},
-}
-
-_CALL: Final[Schema] = {
-    "title": "Call",
-    "type": "object",
-    "required": ["sequences"],
-    "additionalProperties": False,
-    "properties": {
-        "sequences": SEQUENCES,
-        "model": {"type": "string", "description": "Needed where several are served."},
-        "version": VERSION,
-        **OPTIONS,
-    },
 }
 
 PREDICTIONS: Final[Schema] = {
@@ -156,13 +93,17 @@ REFUSALS: Final[Mapping[str, str]] = {
 NO_KEY: Final = "No key, or a wrong one"
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 
-_IN_QUERY: Final[Mapping[str, str]] = {
-    "model": "which model; needed where several are served",
-    "version": "its version, in digits; default: the highest good one",
-    "id": "comes back with the prediction; at most 256 characters",
-    "outputs": "attention",
-    "timeout_ms": "milliseconds after which the answer is worthless",
-    "priority": "0 (default) to 9, higher first",
+_IN_QUERY: Final[Mapping[str, Schema]] = {
+    "model": {"type": "string", "description": "Of octets: which model; needed where several are served."},
+    "version": {**body_documents.VERSION, "description": "Of octets: its version; default: the highest good one."},
+    "id": {
+        "type": "string",
+        "maxLength": MAX_ID_CHARACTERS,
+        "description": "Of octets: comes back with the prediction.",
+    },
+    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "Of octets: attention."},
+    "timeout_ms": {**body_documents.TIMEOUT_MS, "description": "Of octets: after which the answer is worthless."},
+    "priority": {**body_documents.PRIORITY, "description": "Of octets: 0 (default) to 9, higher first."},
 }
 """The options of a body of octets, whose place is the query; beside a JSON body nobody reads them."""
 
@@ -170,7 +111,7 @@ _IN_QUERY: Final[Mapping[str, str]] = {
 def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
     """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
     refusals = {status: {"description": text, "content": _REFUSED} for status, text in REFUSALS.items()}
-    body: Schema = {"schema": _CALL}
+    body: Schema = {"schema": body_documents.predict(manifests)}
     examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
     if examples:
         body["examples"] = examples
@@ -186,12 +127,17 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
                 {
                     "name": "x-lengthwise-shape",
                     "in": "header",
-                    "schema": {"type": "string"},
-                    "description": "Of octets: `STEPS,FEATURES`, or of a token model `STEPS`.",
+                    "schema": body_documents.shape_header(manifests),
+                    "description": "Of octets, which need it: `STEPS,FEATURES`, or of a token model `STEPS`.",
                 },
                 *(
-                    {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"Of octets: {text}."}
-                    for name, text in _IN_QUERY.items()
+                    {
+                        "name": name,
+                        "in": "query",
+                        "schema": {key: value for key, value in form.items() if key != "description"},
+                        "description": form["description"],
+                    }
+                    for name, form in _IN_QUERY.items()
                 ),
             ],
             "requestBody": {

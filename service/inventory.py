@@ -22,6 +22,8 @@ EXTENSIONS: Final = (
     "statistics",
 )
 """Of the protocol, under the names that clients ask for."""
+PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
+"""What may be said to the calls that change what is served."""
 _PLATFORM: Final = "onnx_onnxv1"
 _STANDS: Final = "what stands in its place now is not served"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
@@ -90,7 +92,7 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
         InvalidRequest: Its highest version is not good; or there are parameters: nothing of a model comes from callers.
         RequestError: It may not be asked for, or not now, or there is no such model.
     """
-    _check_changes(serving, parameters, frozenset())
+    _check_changes(serving, parameters, PARAMETERS["load"])
     try:
         refusal = await serving.shelf.load(name)
     except ConfigurationError as error:
@@ -106,7 +108,7 @@ async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> 
     Raises:
         RequestError: It may not be asked for, or not now, or there is no such model.
     """
-    _check_changes(serving, parameters, frozenset({"unload_dependents"}))
+    _check_changes(serving, parameters, PARAMETERS["unload"])
     await serving.shelf.unload(name)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from service import documents
-from service.documents import BYTES, OPTIONS, PREDICTIONS, REFUSALS, SEQUENCES, Schema
+from service import body_documents, documents, inventory
+from service.documents import BYTES, PREDICTIONS, REFUSALS, Schema
 from service.manifest import Manifest
 
 _TEXT: Final[Schema] = {"type": "string"}
@@ -18,63 +18,6 @@ _FORM: Final[Schema] = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
     "properties": {"name": _TEXT, "datatype": _TEXT, "shape": {"type": "array", "items": {"type": "integer"}}},
-}
-_PARAMETERS: Final[Schema] = {
-    "type": "object",
-    "description": "Unknown ones are ignored.",
-    "properties": {
-        "timeout_ms": OPTIONS["timeout_ms"],
-        "priority": OPTIONS["priority"],
-        "timeout": {"type": ["integer", "null"], "minimum": 1, "description": "Microseconds."},
-        "binary_data_output": {"type": "boolean", "default": False},
-    },
-}
-_INPUT: Final[Schema] = {
-    "title": "InputTensor",
-    "type": "object",
-    "required": ["name", "datatype", "shape"],
-    "additionalProperties": False,
-    "properties": {
-        "name": {**_TEXT, "description": "values or tokens, and lengths"},
-        "datatype": _TEXT,
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "data": {"type": "array", "description": "Numbers, flat or nested; null where a value is missing."},
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "binary_data_size": {
-                    "type": ["integer", "null"],
-                    "minimum": 0,
-                    "description": "In the place of data: how many of the bytes behind the JSON are its.",
-                }
-            },
-        },
-    },
-}
-_OUTPUT: Final[Schema] = {
-    "title": "RequestedOutput",
-    "type": "object",
-    "required": ["name"],
-    "additionalProperties": False,
-    "properties": {
-        "name": _TEXT,
-        "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
-    },
-}
-_ECHOED: Final[Schema] = {"type": ["string", "null"]}
-_INFER: Final[Schema] = {
-    "title": "InferRequest",
-    "type": "object",
-    "required": ["inputs"],
-    "additionalProperties": False,
-    "properties": {
-        "id": {**_ECHOED, "maxLength": 256},
-        "model_name": {**_ECHOED, "description": "That of the path, or nothing."},
-        "model_version": {**_ECHOED, "description": "That of the path, or nothing."},
-        "parameters": _PARAMETERS,
-        "inputs": {"type": "array", "items": _INPUT},
-        "outputs": {"type": "array", "items": _OUTPUT},
-    },
 }
 _INFERRED: Final[Schema] = {
     "title": "InferResponse",
@@ -116,18 +59,19 @@ def with_kserve(schema: Schema, manifests: Sequence[Manifest], served: frozenset
 def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
     """All of them by path."""
     model = _in_path("model", _TEXT, {one.name: one.name for one in manifests})
-    version = _in_path("version", documents.VERSION, {str(one.version): str(one.version) for one in manifests})
+    version = _in_path("version", body_documents.VERSION, {str(one.version): str(one.version) for one in manifests})
     made = {
         "/v1/models": _get("v1", "The models that are served", _object(models=_TEXTS)),
         "/v1/models/{model}": _get("v1", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), model),
         "/v1/models/{model}:predict": _post(
             "v1",
             "Classifies sequences of different lengths (KServe v1)",
-            {"application/json": _body(_V1_CALL, {one.key: _v1_example(one) for one in manifests})},
+            {"application/json": _body(body_documents.v1(manifests), {one.key: _v1_example(one) for one in manifests})},
             {"application/json": {"schema": _object(predictions=PREDICTIONS)}},
             model,
         ),
         "/v2": _get("v2", "The server's metadata", _object(name=_TEXT, version=_TEXT, extensions=_TEXTS)),
+        "/v2/models/stats": _get("v2", "The statistics of all models that are served", _STATISTICS),
         "/v2/health/live": _get("v2", "Whether the process lives", _object(live=_BOOLEAN)),
         "/v2/health/ready": _get("v2", "Whether a request would be answered", _object(ready=_BOOLEAN), unready=True),
     }
@@ -137,11 +81,15 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
         made[f"{path}/ready"] = _get(
             "v2", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), *places, unready=True
         )
+        made[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
+        made[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
         made[f"{path}/infer"] = _post(
             "v2",
             "Classifies padded sequences (Open Inference Protocol v2)",
             {
-                "application/json": _body(_INFER, {one.key: infer_example(one) for one in manifests}),
+                "application/json": _body(
+                    body_documents.infer(manifests), {one.key: infer_example(one) for one in manifests}
+                ),
                 "application/octet-stream": {"schema": BYTES},
             },
             {"application/json": {"schema": _INFERRED}, "application/octet-stream": {"schema": BYTES}},
@@ -149,20 +97,20 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
             {
                 "name": "Inference-Header-Content-Length",
                 "in": "header",
-                "schema": _TEXT,
-                "description": "Bytes of the JSON, where tensors stand behind it as bytes.",
+                "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+                "description": "Bytes of the JSON, where tensors stand behind it as bytes; octets need it.",
             },
         )
     made["/v2/repository/index"] = _repository(
         "Every version that is served or refused, with the reason",
-        _object(ready={**_BOOLEAN, "description": "Only those that are ready."}, required=()),
+        {**_object(ready={**_BOOLEAN, "description": "Only those that are ready."}, required=()), **_CLOSED},
         _INDEX,
         (400, 413, 415),
     )
     for change, what in (("load", "Loads a model, or what is new of it"), ("unload", "Serves a model no more")):
         made[f"/v2/repository/models/{{model}}/{change}"] = _repository(
             f"{what}; refused without --admin-calls",
-            _object(parameters=_NOTHING, required=()),
+            {**_object(parameters=_change_parameters(change), required=()), **_CLOSED},
             _NOTHING,
             (400, 403, 404, 413, 415, 503),
             model,
@@ -195,7 +143,13 @@ def _object(*, required: Sequence[str] | None = None, **properties: Schema) -> S
     }
 
 
+def _change_parameters(change: str) -> Schema:
+    """What a call that changes what is served may say: nothing of the model, which comes from the repository."""
+    return {"type": "object", "properties": {name: {} for name in sorted(inventory.PARAMETERS[change])}, **_CLOSED}
+
+
 _BOOLEAN: Final[Schema] = {"type": "boolean"}
+_CLOSED: Final[Schema] = {"additionalProperties": False}
 _METADATA: Final[Schema] = _object(
     name=_TEXT,
     versions=_TEXTS,
@@ -203,12 +157,57 @@ _METADATA: Final[Schema] = _object(
     inputs={"type": "array", "items": _FORM},
     outputs={"type": "array", "items": _FORM},
 )
-_V1_CALL: Final[Schema] = {
-    "title": "V1Call",
+_DURATION: Final[Schema] = _object(count={"type": "integer", "minimum": 0}, ns={"type": "integer", "minimum": 0})
+
+
+def _durations(*names: str) -> Schema:
+    return {"type": "object", "required": list(names), "properties": {name: _DURATION for name in names}}
+
+
+_STAGES: Final = ("compute_input", "compute_infer", "compute_output")
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_STATISTICS: Final[Schema] = _object(
+    model_stats={
+        "type": "array",
+        "items": {
+            "title": "ModelStatistics",
+            **_object(
+                name=_TEXT,
+                version=_TEXT,
+                last_inference={**_COUNT, "description": "Milliseconds since the epoch; 0 before the first."},
+                inference_count={**_COUNT, "description": "Sequences."},
+                execution_count={**_COUNT, "description": "Batches."},
+                inference_stats=_durations("success", "fail", "queue", *_STAGES, "cache_hit", "cache_miss"),
+                batch_stats={"type": "array", "items": _durations(*_STAGES)},
+            ),
+        },
+    }
+)
+_CONFIG_TENSOR: Final[Schema] = {
     "type": "object",
-    "required": ["instances"],
-    "additionalProperties": False,
-    "properties": {"instances": SEQUENCES, **OPTIONS},
+    "required": ["name", "data_type", "dims"],
+    "properties": {
+        "name": _TEXT,
+        "data_type": _TEXT,
+        "dims": {"type": "array", "items": {"type": "integer"}},
+        "optional": _BOOLEAN,
+    },
+}
+_CONFIG: Final[Schema] = {
+    "title": "ModelConfig",
+    **_object(
+        name=_TEXT,
+        platform=_TEXT,
+        backend=_TEXT,
+        version_policy=_NOTHING,
+        max_batch_size={"type": "integer"},
+        input={"type": "array", "items": _CONFIG_TENSOR},
+        output={"type": "array", "items": _CONFIG_TENSOR},
+        instance_group={"type": "array", "items": _NOTHING},
+        default_model_filename=_TEXT,
+        dynamic_batching=_NOTHING,
+        parameters=_NOTHING,
+    ),
 }
 
 

@@ -19,8 +19,8 @@ from service.options import kind
 CLASSIFICATION: Final = "classification"
 MOST_CLASSIFICATIONS: Final = 262_144
 """Texts in one output: each is an object of its own, and is written one by one."""
-_SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
-_STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
+SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
 KNOWN: Final = frozenset(
     {
         CLASSIFICATION,
@@ -29,12 +29,12 @@ KNOWN: Final = frozenset(
         "priority",
         "timeout",
         "timeout_ms",
-        *_SHARED_MEMORY,
-        *_STATEFUL,
+        *SHARED_MEMORY,
+        *STATEFUL,
     }
 )
 """Parameters that anybody reads."""
-_NOT_ASKED: Final = (None, False, 0, "")
+NOT_ASKED: Final = (None, False, 0, "")
 """What clients send that mean nothing by it."""
 
 
@@ -71,15 +71,14 @@ def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
     no_shared_memory(parameters, at, problems)
     if CLASSIFICATION in parameters:
         problems.add(f"{at}/{CLASSIFICATION}", "belongs in the parameters of an output")
-    for name in _STATEFUL:
-        value = parameters.get(name)
-        if not any(value is nothing or (type(value) is type(nothing) and value == nothing) for nothing in _NOT_ASKED):
+    for name in STATEFUL:
+        if parameters.get(name) not in NOT_ASKED:
             problems.add(f"{at}/{name}", "nothing is kept from one request to the next: send whole sequences")
 
 
 def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
     """Notes that a tensor is meant to lie in memory that client and server share, if it is."""
-    for name in _SHARED_MEMORY:
+    for name in SHARED_MEMORY:
         if name in parameters:
             problems.add(f"{at}/{name}", "no memory is shared with clients: elements travel in the request and answer")
             return

@@ -122,6 +122,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
             return Response(status_code=CLIENT_LEFT)
         if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
             raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
+        _only(document, "ready")
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
     infer = Infer(serving, large_bodies)
@@ -157,6 +158,7 @@ def admin_routes(serving: Serving) -> list[Route]:
                 return Response(status_code=CLIENT_LEFT)
             if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
                 raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
+            _only(document, "parameters")
             await make(serving, request.path_params["model"], document.get("parameters", {}))
             return _json({})
 
@@ -296,6 +298,18 @@ def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems
     for name in document:
         if name not in fields:
             problems.add(f"{at}/{name}", f"unknown field; known are {', '.join(sorted(fields))}")
+
+
+def _only(document: dict[str, Any], name: str) -> None:
+    """Holds that a body has no other field.
+
+    Raises:
+        InvalidRequest: It has.
+    """
+    problems = Problems()
+    _unknown(document, frozenset({name}), "", problems)
+    if problems.total:
+        raise InvalidRequest(problems.found, total=problems.total)
 
 
 async def _document(serving: Serving, request: Request) -> Any:

@@ -1,0 +1,228 @@
+"""The schemas of `/openapi.json` against what is taken: what they allow is not malformed, what they refuse is refused.
+
+What JSON Schema cannot say is named here: `UNSAID` in one direction, `_unseen` in the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from jsonschema import Draft202012Validator
+
+from service import kserve
+from service.endpoint import Endpoint, Received
+from service.errors import RequestError
+from service.manifest import Manifest
+from service.predict import Predict
+from service.v1 import PredictV1
+from service.v2 import Infer
+from tests.fuzz.cases import MODELS, cases
+from tests.fuzz.decoders import DECODERS
+from tests.service.numpy_models import manifest, model, serving
+
+PATHS: dict[str, type[Endpoint]] = {
+    "/predict": Predict,
+    "/v1/models/{model}:predict": PredictV1,
+    "/v2/models/{model}/infer": Infer,
+}
+JSON = "application/json"
+KINDS = {
+    **{one.name: [one] for one in MODELS},
+    "several labels": [manifest(task="multi-label", attention=False)],
+    "two models": [manifest(), manifest(name="t", vocabulary=5)],
+    "two versions": [manifest(), manifest(version=2, features=3)],
+}
+UNSAID = re.compile(
+    "|".join(
+        (
+            r"/step_mask: must have one entry for each of the \d+ steps",
+            r"/data: must be \d+ numbers, flat or nested as the shape says",
+            r"/data: holds a number beyond ",
+            r"rows need 'lengths'",
+            r"row \d+: a length is from 1 to the width",
+            r"must have one entry for each of the \d+ rows",
+            r"row \d+: step \d+ (lacks a value|is no token id|holds a number that is not finite)",
+            r"row \d+: \d+ steps; the model \S+ takes at most",
+            r"/outputs/\d+/name: must be a string, and stand once",
+            r"^the deadline ",
+            r"^a request may (have|ask for) ",
+        )
+    )
+)
+"""Refusals of bodies that no schema could have refused: of relations between fields, of limits, of padding."""
+
+
+def drawn(document: dict[str, Any], path: str, count: int) -> list[Any]:
+    """Bodies that the document allows at a path."""
+    operation = schemathesis.openapi.from_dict(document)[path]["POST"]
+    found: dict[str, Any] = {}
+
+    @seed(3)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+    )
+    @given(operation.as_strategy())
+    def gather(case: Any) -> None:
+        if case.media_type == JSON:
+            found.setdefault(repr(case.body), whole(case.body))
+
+    gather()
+    return list(found.values())
+
+
+def whole(value: Any) -> Any:
+    """A value with 4 for 4.0, which is a whole number to JSON Schema and not to the service; no schema can say so."""
+    if isinstance(value, dict):
+        return {name: whole(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return list(map(whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def refusal(endpoint: Endpoint, one: Manifest, body: Any) -> str | None:
+    """Why a body is not taken for a model, with everything that is wrong with it; None where it is."""
+    place = {"model": one.name, "version": str(one.version)}
+    try:
+        endpoint.decode(Received({"path_params": place}, {}, json.dumps(body).encode()))
+    except RequestError as error:
+        return kserve.sentence(error)
+    return None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_the_document_allows_is_not_refused_as_malformed(kind: str, path: str) -> None:
+    manifests = KINDS[kind]
+    async with serving(*map(model, manifests)) as service:
+        document = (await service.client.get("/openapi.json")).json()
+        endpoint = PATHS[path](service.serving, asyncio.Semaphore(1))
+        bodies = drawn(document, path, 40)
+        told = [(body, [refusal(endpoint, one, body) for one in manifests]) for body in bodies]
+    wrong = [(body, said) for body, said in told if all(line and not UNSAID.search(line) for line in said)]
+    assert not wrong
+    assert len(bodies) > 2
+    assert any(None in said for _, said in told) or path.startswith(
+        "/v2"
+    )  # there most drawn data is not as large as its shape
+
+
+def _unseen(sequences: Any) -> bool:
+    """Whether a body has steps that nobody looks at: they may be anything, and the schema cannot know which."""
+    entries = sequences if isinstance(sequences, list) else []
+    masks = [entry.get("step_mask") for entry in entries if isinstance(entry, dict)]
+    return any(isinstance(mask, list) and False in mask for mask in masks)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("decoder", "path"), [*zip((0, 2, 3), PATHS, strict=True)])
+async def test_what_the_document_refuses_is_refused(decoder: int, path: str) -> None:
+    sent = cases(DECODERS[decoder].built(), 2000, 5)
+    taken = 0
+    async with serving(*map(model, MODELS)) as service:
+        document = (await service.client.get("/openapi.json")).json()
+        schema = document["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]
+        check = Draft202012Validator(schema)
+        for case in sent:
+            if await DECODERS[decoder].decode(service, case) != "200":
+                continue
+            body = json.loads(case.body)
+            if _unseen(body.get("sequences") or body.get("instances")):
+                continue
+            taken += 1
+            assert check.is_valid(body), case
+    assert taken > 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"sequences": [[[None, 1.0]]]}),
+        ("/predict", {"sequences": [[[1.0]]]}),
+        ("/predict", {"sequences": [[1.0, 2.0]]}),
+        ("/predict", {"sequences": [[[1.0, 3.5e38]]]}),
+        ("/predict", {"sequences": [[[1.0, 2.0]]], "version": "2"}),
+        ("/v1/models/{model}:predict", {"instances": [[None]]}),
+        ("/v1/models/{model}:predict", {"instances": [[[1.0, 2.0]]], "model": "sums"}),
+        ("/v2/models/{model}/infer", {"inputs": []}),
+        ("/v2/models/{model}/infer", {"inputs": [{"name": "lengths", "datatype": "INT32", "shape": [1], "data": [1]}]}),
+        (
+            "/v2/models/{model}/infer",
+            {"inputs": [{"name": "values", "datatype": "FP16", "shape": [1, 1, 2], "data": [1.0, 2.0]}]},
+        ),
+        ("/v2/repository/index", {"redy": True}),
+        ("/v2/repository/models/{model}/load", {"parameters": {"config": "{}"}}),
+        ("/v2/repository/models/{model}/unload", {"more": 1}),
+    ],
+)
+async def test_a_body_that_the_document_refuses_is_refused(path: str, body: Any) -> None:
+    async with serving(model(manifest()), admin_calls=True) as service:
+        document = (await service.client.get("/openapi.json")).json()
+        schema = document["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]
+        answer = await service.client.post(path.format(model="sums"), json=body)
+    assert not Draft202012Validator(schema).is_valid(body)
+    assert answer.status_code in (400, 404, 422), answer.text
+
+
+OCTETS = {
+    "x-lengthwise-shape": ("header", ["1,2", "01,2"], ["", "1", "1,3", "1,2,3", "-1,2", "1;2", "x"]),
+    "version": ("query", ["1"], ["", "01", "x", "-1"]),
+    "outputs": ("query", ["attention", "attention,attention"], ["", "label", "attention,"]),
+    "timeout_ms": ("query", ["1000", "1e9", "10000.5"], ["", "0", "-1", "x", "NaN"]),
+    "priority": ("query", ["0", "9"], ["", "10", "-1", "x"]),
+    "id": ("query", ["", "a" * 256], ["a" * 257]),
+    "model": ("query", ["sums"], []),
+}
+
+
+@pytest.mark.parametrize("name", OCTETS)
+async def test_a_parameter_of_octets_is_taken_where_the_document_allows_it_and_only_there(name: str) -> None:
+    place, good, bad = OCTETS[name]
+    async with serving(model(manifest())) as service:
+        parameters = (await service.client.get("/openapi.json")).json()["paths"]["/predict"]["post"]["parameters"]
+        (described,) = [one for one in parameters if one["name"] == name]
+        assert described["in"] == place
+        check = Draft202012Validator(described["schema"])
+        for text in [*good, *bad]:
+            headers = {"content-type": "application/octet-stream", "x-lengthwise-shape": "1,2"}
+            if place == "header":
+                headers[name] = text
+            query = {name: text} if place == "query" else {}
+            answer = await service.client.post("/predict", content=bytes(8), headers=headers, params=query)
+            assert (answer.status_code == 200) == (text in good), (text, answer.text)
+            assert check.is_valid(_value(text, described["schema"])) == (text in good), text
+
+
+def _value(text: str, schema: dict[str, Any]) -> Any:
+    """A parameter as a checker reads it: a number where one is wanted and it is one."""
+    if schema["type"] == "string":
+        return text
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+
+
+@pytest.mark.parametrize(
+    ("length", "allowed"), [("", False), ("x", False), ("-1", False), ("+5", False), ("9" * 20, False)]
+)
+async def test_the_header_of_octets_is_digits(length: str, allowed: bool) -> None:
+    path = "/v2/models/{model}/infer"
+    async with serving(model(manifest())) as service:
+        parameters = (await service.client.get("/openapi.json")).json()["paths"][path]["post"]["parameters"]
+        (described,) = [one for one in parameters if one["in"] == "header"]
+        headers = {"content-type": "application/octet-stream", "inference-header-content-length": length}
+        answer = await service.client.post("/v2/models/sums/infer", content=b"{}", headers=headers)
+    assert Draft202012Validator(described["schema"]).is_valid(length) == allowed
+    assert answer.status_code == 400, answer.text
