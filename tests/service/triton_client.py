@@ -1,0 +1,63 @@
+"""What a user of Triton's client does, over HTTP or gRPC: prints one line of JSON, what each call gave by its name.
+
+`python triton_client.py http|grpc ADDRESS`, in a process of its own: the client's messages have the names of ours.
+"""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+
+kind, address = sys.argv[1:]
+module = importlib.import_module(f"tritonclient.{kind}")
+as_json = {"as_json": True} if kind == "grpc" else {}
+MODEL = "japanese-vowels"
+client = module.InferenceServerClient(address)
+values = np.linspace(-1, 1, 2 * 3 * 12).reshape(2, 3, 12)
+lengths = np.array([[3], [1]], dtype=np.int32)
+
+
+def infer(rows: np.ndarray, ends: np.ndarray, datatype: str, *outputs: object, **options: object) -> object:
+    inputs = [module.InferInput("values", rows.shape, datatype), module.InferInput("lengths", ends.shape, "INT32")]
+    for tensor, array in zip(inputs, (rows, ends), strict=True):
+        tensor.set_data_from_numpy(array)
+    return client.infer(MODEL, inputs, outputs=outputs or None, **options)
+
+
+def refused(call: object) -> str:
+    try:
+        call()
+    except module.InferenceServerException as error:
+        return error.message()
+    return "answered"
+
+
+plain = infer(values.astype(np.float32), lengths.ravel(), "FP32")
+other = infer(values, lengths, "FP64")
+best = infer(values, lengths, "FP64", module.InferRequestedOutput("probabilities", class_count=3))
+clipped = infer(values, lengths, "FP64", module.InferRequestedOutput("probabilities", class_count=100))
+in_memory = module.InferRequestedOutput("probabilities")
+in_memory.set_shared_memory("region", 100)
+print(
+    json.dumps(
+        {
+            "ready": [client.is_server_ready(), client.is_model_ready(MODEL), client.is_model_ready(MODEL, "1")],
+            "not ready": [client.is_model_ready("none"), client.is_model_ready(MODEL, "7")],
+            "extensions": sorted(client.get_server_metadata(**as_json)["extensions"]),
+            "metadata": client.get_model_metadata(MODEL, **as_json),
+            "config": client.get_model_config(MODEL, **as_json),
+            "statistics": client.get_inference_statistics(MODEL, **as_json),
+            "all statistics": client.get_inference_statistics(**as_json),
+            "same bits": [
+                plain.as_numpy(name).tolist() == other.as_numpy(name).tolist() for name in ("label", "score")
+            ],
+            "probabilities": plain.as_numpy("probabilities").tolist(),
+            "best": [[text.decode() for text in row] for row in best.as_numpy("probabilities")],
+            "clipped": list(clipped.as_numpy("probabilities").shape),
+            "a sequence of requests": refused(lambda: infer(values, lengths, "FP64", sequence_id=7)),
+            "shared memory": refused(lambda: infer(values, lengths, "FP64", in_memory)),
+        }
+    )
+)
+client.close()
