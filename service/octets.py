@@ -63,6 +63,20 @@ def decode(request: Received, serving: Serving) -> tuple[Call[Served], Encode]:
     return call, partial(_octets if bare else _json, call)
 
 
+def check_beside_json(query: bytes) -> None:
+    """Holds that the query of a JSON body has no option: it would be lost, and another model might answer.
+
+    Raises:
+        InvalidRequest: It has.
+    """
+    problems = Problems()
+    for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
+        if name in _PARAMETERS:
+            problems.add(f"/{name}", "is for a body of octets; a JSON body has it as a field")
+    if problems.total:
+        raise _refused(problems)
+
+
 def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]:
     """The options and the id in a query string; a number is a number there when it reads as one in JSON."""
     try:

@@ -37,6 +37,8 @@ class Predict(Endpoint):
         """See `Endpoint`; the form of the body is the one that its media type names."""
         if media_type(request.headers) == octets.MEDIA_TYPE:
             return octets.decode(request, self.serving)
+        if query := request.scope.get("query_string"):
+            octets.check_beside_json(query)
         call = wire.decode(request.body, self.serving, max_sequences=self.serving.settings.max_sequences)
         return call, partial(encode, call)
 

@@ -431,13 +431,22 @@ def repository() -> st.SearchStrategy[Case]:
     """The calls of the repository extension: its index, load and unload."""
     places = st.sampled_from(["index", *(f"models/{one.name}/load" for one in MODELS), "models/none/load"])
     places |= st.sampled_from([f"models/{one.name}/unload" for one in MODELS] + ["models/%2e%2e/unload"])
-    parameters = _mostly(st.dictionaries(st.just("unload_dependents") | st.text(max_size=4), JUNK, max_size=2), JUNK)
-    document = st.fixed_dictionaries({}, optional={"ready": _mostly(st.booleans(), JUNK), "parameters": parameters})
+    parameters = _mostly(
+        st.dictionaries(st.just("unload_dependents"), JUNK, max_size=1),
+        st.dictionaries(st.just("unload_dependents") | st.text(max_size=4), JUNK, max_size=2) | JUNK,
+    )
+    fields = {"ready": _mostly(st.booleans(), JUNK), "parameters": parameters}
+
+    def for_place(place: str) -> st.SearchStrategy[Case]:
+        field = "ready" if place == "index" else "parameters"
+        right = st.fixed_dictionaries({}, optional={field: fields[field]})
+        document = _mostly(right, st.fixed_dictionaries({}, optional=fields) | JUNK)
+        return st.builds(partial(case, place), document, STYLES, _mostly(st.just(False), st.just(True)))
 
     def case(place: str, made: Any, style: int, empty: bool) -> Case:
         return Case(b"" if empty else _text(made, style), {"place": place})
 
-    return st.builds(case, places, _mostly(document, JUNK), STYLES, _mostly(st.just(False), st.just(True)))
+    return places.flatmap(for_place)
 
 
 Cases = Callable[[], st.SearchStrategy[Case]]

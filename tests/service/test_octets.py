@@ -193,3 +193,14 @@ def test_no_octets_whatever_raise_anything_but_a_refusal(body: bytes, shape: str
         except RequestError:
             continue
         assert len(call.items) == 1
+
+
+@pytest.mark.parametrize("name", ["model", "version", "id", "outputs", "timeout_ms", "priority"])
+async def test_an_option_in_the_query_of_a_json_body_is_refused_and_not_lost(name: str) -> None:
+    async with serving(model(manifest())) as service:
+        body = {"sequences": [[[1, 3]]]}
+        answer = await service.client.post(f"/predict?{name}=", json=body)
+        assert answer.status_code == 422
+        said = f"query parameter {name}: is for a body of octets; a JSON body has it as a field"
+        assert answer.json()["detail"] == said
+        assert (await service.client.post("/predict?mine=1", json=body)).status_code == 200
