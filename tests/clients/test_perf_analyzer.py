@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
         return made
     HOME.mkdir(parents=True, exist_ok=True)
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", HOME]
-    subprocess.run([*uv, "nvidia-cuda-runtime-cu12"], check=True)
+    subprocess.run([*uv, "nvidia-cuda-runtime-cu12"], check=False)  # what is missing then, the skip says
     subprocess.run("apt-get download libb64-0d && dpkg -x libb64-0d_*.deb .", shell=True, cwd=HOME, check=False)
     folders = [*HOME.glob("**/cuda_runtime/lib"), *HOME.glob("usr/lib/*")]
     return os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, folders))}

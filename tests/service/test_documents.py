@@ -121,6 +121,14 @@ def test_an_example_uses_what_the_model_knows_of_its_features() -> None:
     assert wire.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind), max_sequences=1).items
 
 
+async def test_without_models_the_document_is_valid_and_tells_what_is_common_to_all() -> None:
+    made = await document()
+    validate(made)
+    body = made["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert Draft202012Validator(body).is_valid({"sequences": [[1]]})
+    assert not Draft202012Validator(body).is_valid({"sequences": []})
+
+
 def test_without_models_there_is_no_example() -> None:
     schema = get_openapi(title="x", version="1", routes=[])
     body = documents.with_predict(schema, [])["paths"]["/predict"]["post"]["requestBody"]
