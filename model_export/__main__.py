@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from model_export import checkpoint, graph, metrics, targets, trained
 from model_export import export as exporting
-from model_export import graph, metrics, targets
 from model_export import report as reports
 from model_export import train as training
 from model_export.batches import examples
@@ -99,11 +99,11 @@ def train(
     if as_json:
         show_json(report.as_json())
     else:
-        Console().print(report.table(f"{out}/{training.WEIGHTS_FILE}"))
+        Console().print(report.table(f"{out}/{checkpoint.WEIGHTS_FILE}"))
 
 
 @main.command(cls=Command)
-@click.argument("target")
+@click.argument("target", required=False)
 @click.option(
     "--out",
     required=True,
@@ -145,7 +145,11 @@ def train(
     type=click.Choice(get_args(Precision)),
     help="Of weights and products: fp16 for GPUs; int8 for the CPU, which then runs one sequence at a time.",
 )
-@click.option("--data", help="Sequences, as train reads them: on how many of them fp16 or int8 changes the label.")
+@click.option(
+    "--data",
+    help="Labelled sequences, as train reads them: how many are answered rightly, and at fp16 and int8 on how many "
+    "the label changes.",
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
@@ -159,7 +163,7 @@ def train(
     "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
 )
 def export(
-    target: str,
+    target: str | None,
     out: Path,
     options: Options,
     multi_label: bool,
@@ -176,27 +180,34 @@ def export(
 ) -> None:
     """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
 
-    TARGET is a spec (.toml) of the built-in architecture, package.module:factory or file.py:factory of a torch module,
-    or an ONNX file.
+    TARGET is what `train` wrote (its folder, or model.safetensors in it), a spec (.toml) of the built-in architecture,
+    package.module:factory or file.py:factory of a torch module, or an ONNX file.
+
+    A checkpoint holds the spec of its training. A spec that is given too must say the same, labels and their order
+    above all; only the policy past the max length may differ.
 
     \b
     Exit code 0: published. 1: the proof does not hold, nothing was published. 2: it could not be exported.
 
     \b
     Example:
+      lengthwise export runs/vowels --out models/vowels --data test.jsonl
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
-    if data is not None and precision == "fp32":
-        raise ConfigurationError("--data compares labels with those in fp32: say --precision fp16 or int8 too")
+    if target is None:
+        if options.checkpoint is None:
+            raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
+        target, options = str(options.checkpoint), replace(options, checkpoint=None)
     with Console(stderr=True, quiet=as_json).status("reading, checking, building, verifying and publishing"):
         read = targets.read(target, options)
-        sequences = None if data is None else [each.steps for each in _records(data, read.steps.kind)]
-        if read.kind == "spec":
+        _tell(read.notices)
+        records = None if data is None else _labelled(data, read.steps.kind, to=precision)
+        if read.spec is not None:
             source = built_in(
-                Spec.read(Path(target)),
-                options.checkpoint,
+                read.spec,
+                read.checkpoint,
                 max_length=max_length,
                 multi_label=multi_label,
                 opset=opset,
@@ -219,9 +230,12 @@ def export(
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
-        published = exporting.export(source, out, to=precision, data=sequences, seed=seed)
+        published = exporting.export(source, out, to=precision, data=records, seed=seed)
     if published.manifest.missing != source.manifest.missing:
         click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
+    if published.sample is not None:
+        expected = None if read.spec is None or read.checkpoint is None else trained.recorded(read.checkpoint).expected
+        _tell(published.sample.notices(expected))
     if as_json:
         show_json(
             {
@@ -230,6 +244,7 @@ def export(
                 "precision": published.manifest.precision,
                 "from_fp32": published.manifest.from_fp32,
                 "labels": None if published.labels is None else asdict(published.labels),
+                "sample": None if published.sample is None else published.sample.as_json(),
                 "promises": [promise.model_dump() for promise in published.manifest.promises],
                 "cases": [case.as_json() for case in published.cases],
             }
@@ -247,6 +262,8 @@ def export(
             f"{published.manifest.precision}{alone} within {published.manifest.from_fp32:.3g} of the float32 graph"
         )
         held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
+    if published.sample is not None:
+        held = f"{held}; {published.sample}"
     Console().print(
         f"published {published.directory}: {held}{unlearnt}",
         highlight=False,
@@ -281,8 +298,8 @@ def check(
 ) -> None:
     """Finds where padding or a neighbour reaches an answer of TARGET, and says why and how to mend it.
 
-    TARGET is a spec (.toml), package.module:factory or file.py:factory of a torch module, an ONNX file, or a model
-    directory.
+    TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module, an ONNX
+    file, or a model directory.
 
     \b
     Exit code 0: nothing leaks. 1: something does. 2: it cannot be checked, and why.
@@ -293,7 +310,7 @@ def check(
       lengthwise check classifier.onnx --html leak.html
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
-    served = None
+    served = read = None
     with Console(stderr=True, quiet=as_json).status("reading the target") as status:
         try:
             read = targets.read(target, options)
@@ -301,6 +318,7 @@ def check(
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
+    _tell(() if read is None else read.notices)
     if page is not None:
         page.write_text(reports.as_page(report, target), encoding="utf-8")
     if as_json:
@@ -314,8 +332,30 @@ def _records(data: str, kind: dataset.Kind) -> Iterator[dataset.Record]:
     return dataset.read(dataset.locate(data), kind)
 
 
+def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.Record]:
+    """The records of --data.
+
+    Raises:
+        ConfigurationError: There are none, or nothing can be told of them.
+    """
+    records = list(_records(data, kind))
+    if not records:
+        raise ConfigurationError(f"{data}: there is no record in it")
+    if to == "fp32" and all(record.label is None for record in records):
+        raise ConfigurationError(
+            f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "
+            "compares --precision fp16 or int8 with fp32"
+        )
+    return records
+
+
+def _tell(notices: Iterable[str]) -> None:
+    for notice in notices:
+        click.echo(f"warning: {notice}", err=True)
+
+
 def _refuse_to_overwrite(out: Path) -> None:
-    for name in (training.WEIGHTS_FILE, training.STATE_FILE):
+    for name in (checkpoint.WEIGHTS_FILE, checkpoint.STATE_FILE):
         if (out / name).exists():
             raise ConfigurationError(
                 f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"

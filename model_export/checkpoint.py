@@ -20,6 +20,11 @@ from torch import Tensor, nn
 
 from model_export.errors import CheckpointError
 
+WEIGHTS_FILE = "model.safetensors"
+"""What a training run ends in, in its folder."""
+STATE_FILE = "state.safetensors"
+"""What an interrupted one goes on from."""
+
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Writes tensors, and beside them in the same file what JSON can hold.
@@ -55,11 +60,29 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            return {name: file.get_tensor(name) for name in file.keys()}, _state(file)  # noqa: SIM118, it is no mapping
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    return tensors, state
+
+
+def state(path: Path) -> dict[str, Any]:
+    """What `write` kept beside the tensors; an empty one for a file made elsewhere.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _state(file)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _state(file: Any) -> dict[str, Any]:
+    found = json.loads((file.metadata() or {}).get("state", "{}"))
+    return found if isinstance(found, dict) else {}
 
 
 def weights(path: Path) -> dict[str, Tensor]:

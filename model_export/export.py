@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import onnx
 
-from model_export import labels, package, precision
+from model_export import labels, package, precision, sample
 from model_export.host_nodes import host_nodes
+from model_export.sample import Sample
 from model_export.source import Source
 from service import golden, promises, proof
+from service.dataset import Record
 from service.errors import VerificationError
 from service.manifest import (
     CONTRACT,
@@ -50,6 +52,7 @@ class Published:
         cases: Of its proof.
         nodes: Of its graph.
         labels: What the precision did to the labels of the data that was given.
+        sample: What it answers to the data that was given, where that has labels.
     """
 
     directory: Path
@@ -57,6 +60,7 @@ class Published:
     cases: Sequence[Case]
     nodes: int
     labels: labels.Changes | None = None
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,14 @@ class Proved:
         manifest: What it wants.
         cases: Of its proof.
         labels: As in `Published`.
+        sample: Likewise.
     """
 
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
     labels: labels.Changes | None = None
+    sample: Sample | None = None
 
     def session(self, threads: int = 1) -> Session:
         """The graph, ready to run."""
@@ -81,7 +87,7 @@ class Proved:
 
 
 def export(
-    source: Source, out: Path, *, to: Precision = "fp32", data: Iterable[Steps] | None = None, seed: int = 0
+    source: Source, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
 ) -> Published:
     """Builds, verifies and publishes.
 
@@ -89,13 +95,15 @@ def export(
         source: The model.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
         to: The precision of what is published.
-        data: Sequences to count on how many another precision changes the label.
+        data: Sequences whose labels the answers are held against, and on which another precision is compared.
         seed: Decides the sequences of the proof.
 
     Raises:
         PublishError: The version exists, or the place cannot be written.
         ExportError: No sound graph can be made of the model, or none of that precision.
-        VerificationError: A case of the proof does not hold; nothing was published.
+        VerificationError: A case of the proof does not hold, or the data contradicts the order of the labels; nothing
+            was published.
+        ConfigurationError: The data does not fit the model: its sequences, or their labels.
     """
     place = package.place(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
@@ -103,10 +111,15 @@ def export(
     with package.staged(place) as stage:
         proved = prove(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
         if to != "fp32":
-            proved = at_precision(proved, to, data, tolerance=source.tolerance, seed=seed)
+            sequences = None if data is None else [record.steps for record in data]
+            proved = at_precision(proved, to, sequences, tolerance=source.tolerance, seed=seed)
+        if data is not None:
+            proved = _held_against(proved, data)
         finished = _write(stage, proved, seed=seed)
         _load_as_a_service_would(stage, finished)
-    return Published(place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels)
+    return Published(
+        place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample
+    )
 
 
 def prove(
@@ -172,6 +185,17 @@ def at_precision(
     return Proved(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
 
 
+def _held_against(proved: Proved, data: Sequence[Record]) -> Proved:
+    """The same graph once its answers were compared with the data's labels, and its manifest with the figures."""
+    found = sample.measure(proved.session(), proved.manifest, data)
+    if found is None:
+        return proved
+    file = Path(data[0].place).name.rpartition(":")[0]
+    figures = {"data": file, "data_answers": found.answers, "data_accuracy": found.accuracy}
+    made = proved.manifest.made | figures
+    return replace(proved, manifest=proved.manifest.model_copy(update={"made": made}), sample=found)
+
+
 def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
     """Writes a whole model directory.
 
@@ -190,6 +214,7 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
         "precision": manifest.precision,
         "from_fp32": manifest.from_fp32,
         "data": None if proved.labels is None else asdict(proved.labels),
+        "sample": None if proved.sample is None else proved.sample.as_json(),
         "cases": [{**case.as_json(), "holds": True} for case in proved.cases],
     }
     (stage / VERIFICATION_FILE).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")

@@ -18,7 +18,7 @@ def _said(help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"help": help_text, "type": kind}
 
 
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE: Final = click.Path(exists=True, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,10 @@ class Options:
     """What the caller says of a target; None where it is to be read off."""
 
     checkpoint: Path | None = field(
-        default=None, metadata=_said("Weights: .safetensors, or a state_dict that is read as data only.", _FILE)
+        default=None,
+        metadata=_said(
+            "Weights: .safetensors, a folder of `train`, or a state_dict, which is read as data only.", _FILE
+        ),
     )
     features: int | None = field(default=None, metadata=_said("How many numbers a step has.", click.IntRange(1)))
     vocabulary: int | None = field(

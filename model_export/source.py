@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from model_export import checkpoint, graph
+from model_export import graph, trained
 from model_export.check import Report
 from model_export.check import check as judge
 from model_export.errors import ExportError
@@ -19,6 +19,7 @@ from model_export.layers import Standardize
 from model_export.model import SequenceClassifier
 from model_export.recording import Answer, Subject
 from model_export.refusals import runs
+from model_export.sample import UNTRAINED
 from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
@@ -82,9 +83,9 @@ def built_in(
     model = SequenceClassifier(spec).eval()
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
     if weights is None:
-        made["weights"] = "untrained"
+        made["weights"] = UNTRAINED
     else:
-        checkpoint.load(model, weights)
+        trained.load(model, spec, weights)
         made["checkpoint"] = digest(weights)
     mean, std = _statistics(model, spec)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -172,12 +172,38 @@ class Spec(_Table):
             SpecError: It is not TOML, or not a spec; says every key that is wrong.
         """
         try:
-            return cls.model_validate(tomllib.loads(text))
+            table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise SpecError(f"{source}: not TOML: {error}") from error
+        return cls.from_table(table, source=source)
+
+    @classmethod
+    def from_table(cls, table: object, *, source: str = "spec") -> Spec:
+        """Reads a spec from what TOML or JSON holds.
+
+        Raises:
+            SpecError: It is none; says every key that is wrong.
+        """
+        try:
+            return cls.model_validate(table)
         except ValidationError as error:
-            wrong = "; ".join(_wrong(item) for item in error.errors(include_url=False, include_input=False))
+            wrong = "; ".join(_wrong(item) for item in error.errors(include_url=False))
             raise SpecError(f"{source}: {wrong}") from error
+
+    def resolved(self) -> dict[str, dict[str, Any]]:
+        """Every key with its value, defaults too, but for keys without a meaning in this spec; `from_table` reads it.
+
+        Two specs that ask for the same have the same, whatever stands in their files, and what a default was stays
+        known when a later version has another.
+        """
+        tables: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude_none=True)
+        if self.input.kind == "tokens":
+            del tables["input"]["missing"], tables["input"]["normalize"]
+        if self.model.rnn == "none":
+            del tables["model"]["bidirectional"]
+        if self.output.task == "per-step":
+            del tables["model"]["pooling"]
+        return tables
 
     @classmethod
     def read(cls, path: Path) -> Spec:

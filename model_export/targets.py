@@ -16,10 +16,10 @@ import onnx
 import torch
 from torch import nn
 
-from model_export import checkpoint, graph
+from model_export import checkpoint, graph, trained
 from model_export.adopt import Adopted, Said, adopt
 from model_export.calling import Calling, calling_of
-from model_export.errors import RunError
+from model_export.errors import CheckpointError, RunError
 from model_export.factory import module_of
 from model_export.model import SequenceClassifier
 from model_export.options import Options
@@ -30,14 +30,14 @@ from model_export.trace_onnx import OnnxSubject
 from model_export.trace_torch import TorchSubject
 from model_export.trials import Sampler
 from service.errors import ConfigurationError
-from service.manifest import GRAPH_FILE, GraphNames, Manifest, StepInput
+from service.manifest import GRAPH_FILE, MANIFEST_FILE, GraphNames, Manifest, StepInput
 from service.padding import pad
 
-Kind = Literal["spec", "module", "onnx", "directory"]
+Kind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
 
 FORMS = (
-    "a spec of the built-in architecture (*.toml), package.module:factory or file.py:factory of a torch module, an "
-    "ONNX file (*.onnx), or for check a model directory"
+    "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
+    "package.module:factory or file.py:factory of a torch module, an ONNX file (*.onnx), or for check a model directory"
 )
 
 
@@ -49,6 +49,7 @@ _APPLY: dict[Kind, frozenset[str]] = {
     "onnx": frozenset(
         {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "output"}
     ),
+    "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
     "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
 }
 """Which options say something to which kind of target."""
@@ -70,6 +71,8 @@ class Target:
         framework: Whether it was made in a framework that its graph can be held against.
         checkpoint: The weights that were given for it.
         manifest: That of a model directory.
+        spec: That of the built-in architecture.
+        notices: What its reader should tell.
     """
 
     text: str
@@ -83,6 +86,8 @@ class Target:
     framework: bool
     checkpoint: Path | None = None
     manifest: Manifest | None = None
+    spec: Spec | None = None
+    notices: tuple[str, ...] = ()
 
 
 def read(text: str, options: Options) -> Target:
@@ -93,12 +98,15 @@ def read(text: str, options: Options) -> Target:
         UncheckableError: It is one, and takes nothing that says where a sequence ends.
     """
     kind = _kind(text)
+    if options.checkpoint is not None:
+        options = dataclasses.replace(options, checkpoint=trained.located(options.checkpoint))
     for field in dataclasses.fields(options):
         given = getattr(options, field.name)
         if given not in (None, False) and field.name not in _APPLY[kind]:
             raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
     readers: dict[Kind, Callable[[str, Options], Target]] = {
         "spec": _read_spec,
+        "checkpoint": _read_checkpoint,
         "module": _read_module,
         "onnx": _read_onnx,
         "directory": _read_directory,
@@ -108,6 +116,7 @@ def read(text: str, options: Options) -> Target:
 
 _SAID: dict[Kind, str] = {
     "spec": "spec of the built-in architecture",
+    "checkpoint": "checkpoint of the built-in architecture",
     "module": "torch module",
     "onnx": "ONNX file",
     "directory": "model directory",
@@ -117,7 +126,12 @@ _SAID: dict[Kind, str] = {
 def _kind(text: str) -> Kind:
     path = Path(text)
     if path.is_dir():
-        return "directory"
+        held = [name for name in (checkpoint.WEIGHTS_FILE, checkpoint.STATE_FILE) if (path / name).is_file()]
+        return "checkpoint" if held and not (path / MANIFEST_FILE).exists() else "directory"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {text}")
+        return "checkpoint"
     if path.suffix in (".toml", ".onnx"):
         if not path.is_file():
             raise ConfigurationError(f"there is no file {text}")
@@ -130,16 +144,29 @@ def _kind(text: str) -> Kind:
 
 
 def _read_spec(text: str, options: Options) -> Target:
-    spec = Spec.read(Path(text))
+    return _of_spec(text, options, Spec.read(Path(text)), options.checkpoint)
+
+
+def _read_checkpoint(text: str, options: Options) -> Target:
+    path = trained.located(Path(text))
+    spec = trained.recorded(path).spec
+    if spec is None:
+        raise CheckpointError(
+            f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
+            f"--checkpoint {path} --out ...`; for a module of yours, package.module:factory --checkpoint {path}"
+        )
+    return _of_spec(text, options, spec, path)
+
+
+def _of_spec(text: str, options: Options, spec: Spec, weights: Path | None) -> Target:
     torch.manual_seed(0)
     model = SequenceClassifier(spec).eval()
-    if options.checkpoint is not None:
-        checkpoint.load(model, options.checkpoint)
+    notices = [] if weights is None else trained.load(model, spec, weights)
     steps = spec.manifest(name="model", version=1).input
     _hold_against(text, options, steps, spec.output.labels)
     per_step = spec.output.task == "per-step"
     target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
-    return dataclasses.replace(target, checkpoint=options.checkpoint)
+    return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
 
 
 def _read_module(text: str, options: Options) -> Target:
@@ -195,7 +222,12 @@ def _read_onnx(text: str, options: Options) -> Target:
         vocabulary=options.vocabulary,
     )
     adopted = adopt(proto, said)
-    return _of_graph(text, "onnx", adopted, _labels(text, options, adopted.classes))
+    labels = _labels(text, options, adopted.classes)
+    own = graph.labels(proto)
+    if own is not None and len(own) == adopted.classes:
+        _hold_against(text, options, adopted.steps, own)
+        labels = own
+    return _of_graph(text, "onnx", adopted, labels)
 
 
 def _read_directory(text: str, options: Options) -> Target:

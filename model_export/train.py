@@ -20,18 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_export import checkpoint, objective
+from model_export import checkpoint, objective, trained
 from model_export.batches import Example, batches, examples, stratified_split, stratum
-from model_export.errors import CheckpointError
+from model_export.checkpoint import STATE_FILE, WEIGHTS_FILE
+from model_export.errors import CheckpointError, SpecError
 from model_export.layers import Standardize
 from model_export.model import SequenceClassifier
 from model_export.objective import Scores
 from model_export.spec import Spec
 from service.dataset import Record
 from service.errors import ConfigurationError
-
-STATE_FILE = "state.safetensors"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def _option(default: Any, meaning: str, **bounds: float | bool) -> Any:
@@ -139,24 +137,27 @@ def train(
         raise ConfigurationError(f"{len(members)} records are too few to train on{aside_too}")
     run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
     path = directory / STATE_FILE
-    run_key = fingerprint(spec, records, options)
+    key = identity(spec, records, options)
     if resume:
-        run.restore(path, run_key)
+        run.restore(path, key)
         for epoch in run.progress.epochs:
             on_epoch(epoch)
     while not run.progress.stops(options):
         epoch = run.epoch()
-        run.save(path, run_key)
+        run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    state = {"labels": list(spec.output.labels), "seed": options.seed, "epoch": run.progress.best}
-    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
-    return Result(
+    result = Result(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
         validation=evaluate(run.model, run.validation, spec) if run.validation else None,
     )
+    splits = {"training": result.training, "validation": result.validation}
+    accuracy = {name: scores.accuracy for name, scores in splits.items() if scores is not None}
+    state = trained.described(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
+    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
+    return result
 
 
 def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> Scores:
@@ -172,14 +173,41 @@ def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, 
     return objective.scores(answers, len(spec.output.labels), spec.output.task)
 
 
-def fingerprint(spec: Spec, records: Sequence[Record], options: Options) -> str:
-    """A digest of all that decides a run's result."""
-    digest = hashlib.sha256(spec.model_dump_json().encode())
-    digest.update(repr(options).encode())
+def identity(spec: Spec, records: Sequence[Record], options: Options) -> dict[str, Any]:
+    """What decides a run's result, as its state keeps it: `run` is a digest of it all, the rest can be compared."""
+    run = hashlib.sha256(spec.model_dump_json().encode())
+    run.update(repr(options).encode())
+    data = hashlib.sha256()
     for record in records:
-        digest.update(repr((record.steps.shape, record.label)).encode())
-        digest.update(record.steps.tobytes())
-    return digest.hexdigest()
+        for digest in (run, data):
+            digest.update(repr((record.steps.shape, record.label)).encode())
+            digest.update(record.steps.tobytes())
+    return {
+        "run": run.hexdigest(),
+        "spec": spec.resolved(),
+        "options": asdict(options),
+        "data": data.hexdigest(),
+    }
+
+
+def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
+    """What was another in the run that a state is of, key by key; older states do not say it."""
+    try:
+        begun, now = Spec.from_table(state["spec"]), Spec.from_table(key["spec"])
+        options, data = dict(state["options"]), state["data"]
+    except (KeyError, TypeError, ValueError, SpecError):
+        return "its spec, its data or its options differ"
+    pairs = list(trained.differences(begun, now))
+    pairs += [
+        (f"--{name.replace('_', '-')}", options.get(name), value)
+        for name, value in key["options"].items()
+        if options.get(name) != value
+    ]
+    said = [
+        f"{name}: it was begun with {trained.as_text(before)}, now it is {trained.as_text(after)}"
+        for name, before, after in pairs
+    ]
+    return "; ".join([*said, *(["the records differ"] if data != key["data"] else [])])
 
 
 @dataclass(slots=True)
@@ -244,26 +272,30 @@ class Run:
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         return epoch
 
-    def save(self, path: Path, key: str) -> None:
+    def save(self, path: Path, key: dict[str, Any]) -> None:
         """Writes the state."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        state = {"run": key, "best": self.progress.best, "epochs": [asdict(epoch) for epoch in self.progress.epochs]}
+        epochs = [asdict(epoch) for epoch in self.progress.epochs]
+        state = key | {"best": self.progress.best, "epochs": epochs}
         checkpoint.write(path, tensors, state)
 
-    def restore(self, path: Path, key: str) -> None:
+    def restore(self, path: Path, key: dict[str, Any]) -> None:
         """Goes back to a state.
 
         Raises:
             CheckpointError: There is none, or it is another run's.
         """
         if not path.is_file():
-            raise CheckpointError(f"{path}: there is no state to resume from")
+            raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
         tensors, state = checkpoint.read(path)
-        if state.get("run") != key:
-            raise CheckpointError(f"{path} is the state of another run: its spec, its data or its options differ")
+        if state.get("run") != key["run"]:
+            raise CheckpointError(
+                f"{path} is the state of another run: {_changed(state, key)}. Give what it was begun with, or start "
+                "anew: with another --out, or with --overwrite, which loses it"
+            )
         self.progress = Progress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         self.best = _under("best.", tensors)
         self.model.load_state_dict(_under("model.", tensors))

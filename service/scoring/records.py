@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ def judged(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterato
         if isinstance(record, BadRecord):
             yield record
             continue
-        why = unfit(record.steps, manifest) or _mislabelled(record, manifest.task)
+        why = unfit(record.steps, manifest) or mislabelled(record, manifest.task)
         if why is not None:
             yield BadRecord(record.id, RecordError(f"{record.place}: {why}"))
             continue
@@ -73,7 +73,7 @@ def judged(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterato
         yield Taken(record.id, item, record.label, record.place)
 
 
-def _mislabelled(record: Record, task: Task) -> str | None:
+def mislabelled(record: Record, task: Task) -> str | None:
     """Why a record's label cannot be compared with an answer, or None where it can, or where there is none."""
     label = record.label
     if label is None:
@@ -84,6 +84,19 @@ def _mislabelled(record: Record, task: Task) -> str | None:
     if task == "per-step" and len(label) != len(record.steps):
         return f"{len(label)} labels for {len(record.steps)} steps"
     return None
+
+
+def unknown_labels(record: Record, labels: Sequence[str]) -> str | None:
+    """Which of a record's labels the model does not know, beside those that it does; None where it knows them all."""
+    several = record.label if isinstance(record.label, tuple) else (record.label,)
+    unknown = next((label for label in several if label is not None and label not in labels), None)
+    return None if unknown is None else f"label {unknown!r} is none of the model's {listed(labels)}"
+
+
+def listed(labels: Sequence[str], most: int = 10) -> str:
+    """Labels for a sentence: how many there are, and the first of them."""
+    more = ", ..." if len(labels) > most else ""
+    return f"{len(labels)} labels: {', '.join(map(repr, labels[:most]))}{more}"
 
 
 def chunked(entries: Iterable[Entry], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:

@@ -456,12 +456,6 @@ def test_a_model_of_which_only_the_answers_show_that_it_takes_nan_gets_none_at_i
     assert "missing values are refused at int8" in output
 
 
-def test_data_without_a_precision_to_compare_is_a_wrong_call(tmp_path: Path) -> None:
-    (tmp_path / "target.toml").write_text(SPEC)
-    code, output = run(tmp_path / "target.toml", "--out", tmp_path / "m", "--data", "x.jsonl")
-    assert (code, "--precision" in output) == (2, True)
-
-
 def test_a_layer_that_cannot_be_quantised_is_exit_2(tmp_path: Path) -> None:
     (tmp_path / "target.toml").write_text(SPEC.replace("hidden = 8", 'hidden = 8\nrnn = "gru"'))
     code, output = run(tmp_path / "target.toml", "--out", tmp_path / "m", "--precision", "int8")

@@ -1,11 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from model_export import train
+from model_export import checkpoint, train
 from model_export.batches import examples
 from model_export.errors import CheckpointError
 from model_export.train import Epoch, Options, Progress
@@ -34,7 +35,7 @@ def stop_after(number: int):
 
 
 def weights(directory: Path) -> bytes:
-    return (directory / train.WEIGHTS_FILE).read_bytes()
+    return (directory / checkpoint.WEIGHTS_FILE).read_bytes()
 
 
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
@@ -93,10 +94,36 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
     assert weights(tmp_path) == before
 
 
-def test_a_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was begun with 0, now it is 9\. Give what"),
+        (
+            {"spec": spec(labels='["b", "a"]')},
+            r'output\.labels: it was begun with \["a", "b"\], now it is \["b", "a"\]',
+        ),
+        ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was begun with "attention", now it is "last"'),
+        ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was begun with 1024"),
+        ({"records": separable(21)}, "the records differ"),
+    ],
+)
+def test_a_state_of_another_run_is_not_resumed_and_what_differs_is_named(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    begun: dict[str, Any] = {"spec": spec(), "records": separable(20), "options": replace(QUICK, epochs=1)}
+    train.train(**begun, directory=tmp_path)
+    with pytest.raises(CheckpointError, match=said):
+        train.train(**begun | changed, directory=tmp_path, resume=True)
+
+
+def test_a_state_that_does_not_say_its_spec_is_compared_as_a_whole(tmp_path: Path) -> None:
     train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path)
-    with pytest.raises(CheckpointError, match="another run"):
-        train.train(spec(), separable(20), replace(QUICK, epochs=1, seed=9), tmp_path, resume=True)
+    tensors, state = checkpoint.read(tmp_path / checkpoint.STATE_FILE)
+    older = {name: state[name] for name in ("run", "best", "epochs")}
+    checkpoint.write(tmp_path / checkpoint.STATE_FILE, tensors, older)
+    train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="its spec, its data or its options differ"):
+        train.train(spec(), separable(20), QUICK, tmp_path, resume=True)
 
 
 def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:

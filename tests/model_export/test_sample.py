@@ -1,0 +1,226 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from model_export import sample
+from model_export.__main__ import main
+from model_export.export import export
+from model_export.source import built_in
+from service.dataset import Label, Record
+from service.errors import ConfigurationError, VerificationError
+from service.manifest import Manifest, StepInput, Task
+from service.padding import PaddedBatch
+from service.session import Outputs, Session
+from tests.model_export.specs import spec
+
+LABELS = ("slow", "mid", "fast")
+
+
+class Oracle:
+    """In the place of a session: the first value of a step says which output is the highest there."""
+
+    def run(self, batch: PaddedBatch) -> Outputs:
+        return Outputs(self.logits(batch).astype(np.float32), None)
+
+    def logits(self, batch: PaddedBatch) -> NDArray[np.float64]:
+        return np.eye(3)[batch.steps[:, 0, 0].astype(int)]
+
+
+class PerStep(Oracle):
+    def logits(self, batch: PaddedBatch) -> NDArray[np.float64]:
+        return np.eye(3)[batch.steps[:, :, 0].astype(int)]
+
+
+class Several(Oracle):
+    def logits(self, batch: PaddedBatch) -> NDArray[np.float64]:
+        return np.where(np.eye(3)[batch.steps[:, 0, 0].astype(int)] > 0, 5.0, -5.0)
+
+
+def manifest(task: Task = "single-label", **more: Any) -> Manifest:
+    return Manifest(name="m", version=1, input=StepInput(features=1), labels=LABELS, task=task, **more)
+
+
+def record(values: list[float], label: Label, number: int = 1) -> Record:
+    return Record(str(number), np.array(values, dtype=np.float32)[:, None], label, f"d.jsonl:{number}")
+
+
+def measured(records: list[Record], described: Manifest | None = None, graph: Oracle | None = None) -> sample.Sample:
+    session = cast("Session", graph or Oracle())
+    found = sample.measure(session, described or manifest(), records)
+    assert found is not None
+    return found
+
+
+def told(count: int, label_of: Callable[[int], str]) -> list[Record]:
+    """Records of 1 to 5 steps, answered 0, 1, 2, 0, 1, 2 and so on."""
+    return [record([float(i % 3)] * (1 + i % 5), label_of(i % 3), i + 1) for i in range(count)]
+
+
+def test_right_labels_are_counted() -> None:
+    found = measured(told(90, lambda answered: LABELS[answered]))
+    assert (found.answers, found.right, found.accuracy, found.absent) == (90, 90, 1.0, [])
+    assert list(found.notices(1.0)) == []
+
+
+def test_labels_in_another_order_are_refused_by_name() -> None:
+    with pytest.raises(VerificationError, match=r"where it answers 'slow' the data mostly says 'fast'.*0\.3333"):
+        measured(told(90, lambda answered: LABELS[::-1][answered]))
+
+
+def test_labels_turned_round_are_refused_though_some_answers_are_wrong() -> None:
+    records = told(90, lambda answered: LABELS[(answered + 1) % 3])
+    records += [record([0.0], LABELS[i % 3], 100 + i) for i in range(30)]
+    with pytest.raises(VerificationError, match="another order"):
+        measured(records)
+
+
+def test_a_poor_model_is_no_other_order_of_labels() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        measured(told(90, lambda answered: LABELS[int(random.integers(3))]))
+    assert measured(told(6, lambda answered: LABELS[::-1][answered])).right == 2
+
+
+def test_what_never_learnt_or_always_answers_the_same_is_no_other_order_of_labels() -> None:
+    turned = told(90, lambda answered: LABELS[::-1][answered])
+    assert measured(turned, manifest(made={"weights": sample.UNTRAINED})).right == 30
+    assert measured([record([1.0], "slow", i) for i in range(90)]).right == 0
+
+
+def test_a_class_that_the_data_lacks_is_told_by_name() -> None:
+    found = measured([record([float(i % 2)], LABELS[i % 2], i) for i in range(20)])
+    assert found.absent == ["fast"]
+    (notice,) = found.notices(None)
+    assert "no sequence labelled 'fast'" in notice
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("quick", r"d.jsonl:3: label 'quick' is none of the model's 3 labels: 'slow', 'mid', 'fast'; .*--labels"),
+        (("slow",), r"d.jsonl:3: a single-label model wants one label"),
+    ],
+)
+def test_labels_that_the_model_does_not_have_are_refused_by_name(label: Label, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        measured([*told(2, lambda answered: LABELS[answered]), record([0.0], label, 3)])
+
+
+def test_an_accuracy_far_below_that_of_the_training_is_told() -> None:
+    right = [record([0.0], "slow", i) for i in range(60)]
+    wrong = [record([0.0], LABELS[1 + i % 2], i) for i in range(40)]
+    notices = list(measured(right + wrong).notices(0.95))
+    assert [notice for notice in notices if "was 0.9500 in training" in notice]
+    assert not [notice for notice in measured(right + wrong).notices(0.62) if "in training" in notice]
+    few = measured(right[:3] + wrong[:2])
+    assert not [notice for notice in few.notices(0.8) if "in training" in notice]
+
+
+def test_sequences_that_the_model_refuses_are_left_out_and_told() -> None:
+    found = measured(
+        [*told(9, lambda answered: LABELS[answered]), record([0.0] * 30, "slow", 10)], manifest(max_length=20)
+    )
+    assert (found.answers, found.left_out) == (9, 1)
+    assert any("d.jsonl:10: 30 steps" in notice for notice in found.notices(None))
+    with pytest.raises(ConfigurationError, match=r"takes none of the data's 1 sequences: d\.jsonl:1: 30 steps"):
+        measured([record([0.0] * 30, "slow")], manifest(max_length=20))
+
+
+def test_without_labels_there_is_nothing_to_tell() -> None:
+    assert sample.measure(cast("Session", Oracle()), manifest(), [record([0.0], None)]) is None
+
+
+@pytest.mark.parametrize(("long", "answers"), [("head", 20), ("tail", 20), ("window", 30)])
+def test_each_step_is_held_against_its_label(long: str, answers: int) -> None:
+    values = [float(i % 3) for i in range(30)]
+    labels = tuple(LABELS[int(value)] for value in values)
+    found = measured([record(values, labels)], manifest("per-step", max_length=20, long=long), PerStep())
+    assert (found.answers, found.right) == (answers, answers)
+
+
+def test_each_label_of_several_is_an_answer() -> None:
+    records = [record([0.0], ("slow",), 1), record([1.0], ("mid", "fast"), 2), record([2.0], (), 3)]
+    found = measured(records, manifest("multi-label"), Several())
+    assert (found.answers, found.right) == (9, 7)
+    assert found.counts.tolist() == [1, 1, 1]
+
+
+def test_several_labels_in_another_order_are_refused() -> None:
+    records = [record([float(i % 3)], (LABELS[::-1][i % 3],), i) for i in range(90)]
+    with pytest.raises(VerificationError, match="another order"):
+        measured(records, manifest("multi-label"), Several())
+
+
+class Mean(torch.nn.Module):
+    """Answers 0, 1 or 2 by the mean of the one feature."""
+
+    def forward(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        mask = torch.arange(values.shape[1])[None, :] < lengths[:, None]
+        mean = torch.where(mask[..., None], values, 0.0).sum(dim=1) / lengths[:, None]
+        return torch.cat([-mean, 0.5 - mean.abs(), mean], dim=1)
+
+
+def make() -> torch.nn.Module:
+    return Mean()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled data, and a graph that says nothing of its labels."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("files")
+    lines = [json.dumps({"steps": [i % 3 - 1.0] * (1 + i % 7), "label": LABELS[i % 3]}) for i in range(90)]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("kind", ["module", "onnx"])
+def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Path, tmp_path: Path) -> None:
+    target = f"{__name__}:make"
+    if kind == "onnx":
+        assert run(target, "--features", 1, "--max-length", 30, "--out", tmp_path / "plain").exit_code == 0
+        graph = onnx.load(tmp_path / "plain" / "1" / "model.onnx")
+        del graph.metadata_props[:]
+        onnx.save(graph, tmp_path / "plain.onnx")
+        target = str(tmp_path / "plain.onnx")
+    call = (target, "--features", 1, "--max-length", 30, "--data", files / "data.jsonl", "--out", tmp_path / "m")
+    right = run(*call, "--labels", "slow,mid,fast")
+    assert right.exit_code == 0, right.output
+    assert Manifest.read(tmp_path / "m" / "1").made["data_accuracy"] == 1.0
+    swapped = run(*call, "--labels", "fast,mid,slow")
+    assert (swapped.exit_code, "another order" in swapped.stderr) == (1, True), swapped.output
+    unnamed = run(*call)
+    assert (unnamed.exit_code, "label 'slow' is none of the model's 3 labels: '0', '1', '2'" in unnamed.stderr) == (
+        2,
+        True,
+    )
+    assert [entry.name for entry in (tmp_path / "m").iterdir()] == ["1"]
+
+
+def test_a_graph_that_names_its_labels_keeps_them_and_takes_no_others(tmp_path: Path) -> None:
+    graph = export(built_in(spec(), None), tmp_path / "m").directory / "model.onnx"
+    result = run(graph, "--labels", "b,a", "--max-length", 20, "--out", tmp_path / "n")
+    assert (result.exit_code, "contradicts" in result.stderr) == (2, True)
+    result = run(graph, "--max-length", 20, "--out", tmp_path / "n")
+    assert result.exit_code == 0, result.output
+    assert Manifest.read(tmp_path / "n" / "1").labels == ("a", "b")
+
+
+def test_data_without_any_label_or_record_is_a_wrong_call(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('[input]\nfeatures = 1\n[output]\nlabels = ["a", "b"]')
+    for text, said in (('{"steps": [1]}', "no record has a label"), ("", "there is no record in it")):
+        (tmp_path / "d.jsonl").write_text(text)
+        result = run(tmp_path / "s.toml", "--out", tmp_path / "m", "--data", tmp_path / "d.jsonl")
+        assert (result.exit_code, said in result.stderr) == (2, True), result.output

@@ -1,0 +1,279 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from model_export import checkpoint, targets, trained
+from model_export.__main__ import main
+from model_export.errors import CheckpointError
+from model_export.model import SequenceClassifier
+from model_export.options import Options
+from model_export.source import built_in
+from model_export.spec import Spec
+from service.manifest import Manifest
+from tests.model_export.specs import separable, spec
+
+SPEC = """
+[input]
+features = 3
+missing = "zero"
+[model]
+hidden = 8
+layers = 1
+pooling = "mean"
+[output]
+labels = ["a", "b"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def kept(described: Spec, path: Path, **state: object) -> Path:
+    """A checkpoint of a spec, as training leaves it, with a key of its state changed or taken away."""
+    held = trained.described(described, {"training": 0.99, "validation": 0.98}) | state
+    tensors = SequenceClassifier(described).state_dict()
+    checkpoint.write(path, tensors, {name: value for name, value in held.items() if value is not None})
+    return path
+
+
+def made(text: str) -> Spec:
+    return Spec.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ('labels = ["a", "b"]', 'labels = ["b", "a"]', "output.labels"),
+        ('labels = ["a", "b"]', 'labels = ["a", "c"]', "output.labels"),
+        ('labels = ["a", "b"]', 'labels = ["a", "b"]\ntask = "multi-label"', "output.task"),
+        ('"mean"', '"last"', "model.pooling"),
+        ('"mean"', '"max"', "model.pooling"),
+        ('"zero"', '"mean"', "input.missing"),
+        ('"zero"', '"refuse"', "input.missing"),
+        ("features = 3", "features = 3\nnormalize = false", "input.normalize"),
+        ("features = 3", 'features = 3\nfeature_names = ["x", "y", "z"]', None),
+        ("features = 3", "features = 3\nmax_length = 7", None),
+        ("features = 3", 'features = 3\nlong = "window"', None),
+        ("layers = 1", "layers = 1\ndropout = 0.5", None),
+        ("layers = 1", "layers = 1\nself_attention_heads = 0", ""),
+    ],
+)
+def test_a_spec_that_has_the_same_weights_is_held_against_that_of_the_training(
+    before: str, after: str, key: str | None, tmp_path: Path
+) -> None:
+    path = kept(made(SPEC), tmp_path / "m.safetensors")
+    said = made(SPEC.replace(before, after))
+    if key:
+        with pytest.raises(CheckpointError, match=rf"{key}: the checkpoint was trained with .*, the spec says .*train"):
+            built_in(said, path)
+    else:
+        notices = trained.load(SequenceClassifier(said), said, path)
+        assert len(notices) == (key is None)
+
+
+def test_every_key_that_differs_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = kept(made(SPEC), tmp_path / "m.safetensors")
+    said = made(SPEC.replace('"mean"', '"last"').replace('"a", "b"', '"b", "a"'))
+    with pytest.raises(CheckpointError) as caught:
+        built_in(said, path)
+    assert 'model.pooling: the checkpoint was trained with "mean", the spec says "last"' in str(caught.value)
+    assert 'output.labels: the checkpoint was trained with ["a", "b"], the spec says ["b", "a"]' in str(caught.value)
+    assert f"lengthwise export {path} --out" in str(caught.value)
+
+
+def test_names_of_features_that_differ_are_refused(tmp_path: Path) -> None:
+    named = SPEC.replace("features = 3", 'features = 3\nfeature_names = ["x", "y", "z"]')
+    path = kept(made(named), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"input\.feature_names"):
+        built_in(made(named.replace('"x", "y"', '"y", "x"')), path)
+
+
+@pytest.mark.parametrize("after", ['norm = "layer"', "dilation = 2", 'kernel = 5\nnorm = "none"'])
+def test_convolutions_are_held_against_each_other(after: str, tmp_path: Path) -> None:
+    conv = SPEC.replace("[output]", "[[model.conv]]\nchannels = 4\nkernel = 5\n[output]")
+    path = kept(made(conv), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.conv"):
+        built_in(made(conv.replace("kernel = 5", after if "kernel" in after else f"kernel = 5\n{after}")), path)
+
+
+def test_every_key_of_a_spec_is_compared() -> None:
+    # A key that is added later is refused where it differs, unless somebody decides otherwise
+    described = made(SPEC)
+    keys = {f"{table}.{key}" for table, held in described.resolved().items() for key in held}
+    tables = {"input": described.input, "model": described.model, "output": described.output}
+    said = {f"{name}.{key}" for name, table in tables.items() for key in type(table).model_fields}
+    assert said - keys == {"input.feature_names", "input.vocabulary", "input.padding_id"}
+    assert set(trained.MAY_DIFFER) < keys
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        made(SPEC),
+        spec(step="vocabulary = 9\npadding_id = 0", labels='["x"]', task="multi-label"),
+        spec('rnn = "none"', task="per-step"),
+        spec("conv = [{channels = 4, norm = 'none'}]", step='features = 3\nfeature_names = ["x", "y", "z"]'),
+    ],
+)
+def test_the_spec_in_a_checkpoint_is_the_spec(described: Spec, tmp_path: Path) -> None:
+    found = trained.recorded(kept(described, tmp_path / "m.safetensors"))
+    assert found.spec is not None
+    assert found.spec.resolved() == described.resolved()
+    assert list(trained.differences(found.spec, described)) == []
+    assert found.expected == 0.98
+
+
+def test_an_older_checkpoint_has_its_labels_compared_and_the_rest_noticed(tmp_path: Path) -> None:
+    path = kept(made(SPEC), tmp_path / "m.safetensors", format=None, spec=None, accuracy=None)
+    with pytest.raises(CheckpointError, match=r"output\.labels"):
+        built_in(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
+    (notice,) = trained.load(SequenceClassifier(made(SPEC)), made(SPEC), path)
+    assert "its labels only" in notice
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
+def test_a_checkpoint_that_says_nothing_is_noticed(name: str, tmp_path: Path) -> None:
+    held = SequenceClassifier(made(SPEC)).state_dict()
+    if name == "m.pt":
+        torch.save(held, tmp_path / name)
+    else:
+        save_file(held, tmp_path / name)
+    (notice,) = trained.load(SequenceClassifier(made(SPEC)), made(SPEC), tmp_path / name)
+    assert "does not say what it was trained with" in notice
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"format": 2}, "a later version"),
+        ({"spec": {"input": {"features": 3, "colour": 1}, "output": {"labels": ["a", "b"]}}}, r"input\.colour"),
+        ({"spec": "nonsense"}, "the spec in it"),
+        ({"spec": None, "labels": "ab"}, "no list of strings"),
+        ({"spec": None, "labels": [1, 2]}, "no list of strings"),
+        ({"run": "key"}, "the state of a training, not its result"),
+    ],
+)
+def test_what_a_checkpoint_says_wrongly_is_refused(state: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        trained.recorded(kept(made(SPEC), tmp_path / "m.safetensors", **state))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spec, labelled data, and a run that learnt it."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "s.toml").write_text(SPEC)
+    (folder / "swapped.toml").write_text(SPEC.replace('"a", "b"', '"b", "a"'))
+    for name, seed in (("train", 0), ("test", 1)):
+        lines = [
+            json.dumps({"steps": record.steps.tolist(), "label": record.label}) for record in separable(80, seed=seed)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    result = run(
+        "train", folder / "s.toml", folder / "train.jsonl", "--out", folder / "run", "--epochs", 3,
+        "--learning-rate", 0.02, "--batch-rows", 8,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_wrong_labels_are_not_published(files: Path, tmp_path: Path) -> None:
+    weights = files / "run" / "model.safetensors"
+    for command in (("export", "--out", tmp_path / "m"), ("check",)):
+        result = run(command[0], files / "swapped.toml", "--checkpoint", weights, *command[1:])
+        assert result.exit_code == 2, result.output
+        assert "output.labels: the checkpoint was trained with" in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run",), ("run/model.safetensors",), ("--checkpoint", "run"), ("--checkpoint", "run/model.safetensors")],
+)
+def test_a_checkpoint_or_its_run_is_exported_without_a_spec(
+    words: tuple[str, ...], files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    result = run("export", *words, "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    assert "warning" not in result.stderr
+    manifest = Manifest.read(tmp_path / "m" / "1")
+    assert (manifest.labels, manifest.missing, manifest.made["architecture"]) == (("a", "b"), "zero", "built-in")
+    assert str(manifest.made["checkpoint"]).startswith("sha256:")
+
+
+def test_a_runs_folder_is_a_checkpoint_beside_a_spec_and_can_be_checked(files: Path, tmp_path: Path) -> None:
+    result = run("export", files / "s.toml", "--checkpoint", files / "run", "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    assert run("check", files / "run", "--max-length", "16").exit_code == 0
+
+
+def test_neither_target_nor_checkpoint_is_a_wrong_call(tmp_path: Path) -> None:
+    result = run("export", "--out", tmp_path / "m")
+    assert (result.exit_code, "Missing argument 'TARGET'" in result.stderr) == (2, True)
+
+
+def test_a_policy_that_differs_is_exported_with_a_warning(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SPEC.replace("features = 3", 'features = 3\nmax_length = 40\nlong = "tail"'))
+    result = run("export", tmp_path / "s.toml", "--checkpoint", files / "run", "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    assert "warning: input.max_length: the checkpoint was trained with 1024, the spec says 40" in result.stderr
+    manifest = Manifest.read(tmp_path / "m" / "1")
+    assert (manifest.max_length, manifest.long) == (40, "tail")
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ((), "is no model directory|cannot be read"),
+        (("state.safetensors",), "a training that has not ended"),
+    ],
+)
+def test_a_folder_without_a_checkpoint_says_what_is_missing(held: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    for name in held:
+        checkpoint.write(tmp_path / name, {"x": torch.zeros(1)}, {"run": "x"})
+    with pytest.raises(Exception, match=said):
+        targets.read(str(tmp_path), Options())
+    with pytest.raises(CheckpointError, match="a training that has not ended" if held else "a folder without"):
+        trained.located(tmp_path)
+
+
+def test_a_checkpoint_of_nobody_knows_which_spec_asks_for_it(files: Path, tmp_path: Path) -> None:
+    path = kept(made(SPEC), tmp_path / "m.safetensors", spec=None)
+    result = run("export", path, "--out", tmp_path / "m")
+    assert (result.exit_code, "give that too" in result.stderr) == (2, True)
+
+
+def test_the_accuracy_of_labelled_data_is_told_and_kept(files: Path, tmp_path: Path) -> None:
+    result = run("export", files / "run", "--out", tmp_path / "m", "--data", files / "test.jsonl")
+    assert result.exit_code == 0, result.output
+    made = Manifest.read(tmp_path / "m" / "1").made
+    assert (made["data"], made["data_answers"]) == ("test.jsonl", 80)
+    assert isinstance(made["data_accuracy"], float)
+    assert made["data_accuracy"] > 0.9
+    assert f"accuracy {made['data_accuracy']:.4f}: " in result.stdout.replace("\n", " ")
+    proof = json.loads((tmp_path / "m" / "1" / "verification.json").read_text())
+    assert proof["sample"]["accuracy"] == made["data_accuracy"]
+    assert [entry["in_data"] for entry in proof["sample"]["classes"]] == [40, 40]
+
+
+def test_data_far_below_the_accuracy_of_the_training_is_warned_about(files: Path, tmp_path: Path) -> None:
+    records = [replace(record, steps=record.steps * 0.0) for record in separable(40)]
+    lines = [json.dumps({"steps": record.steps.tolist(), "label": record.label}) for record in records]
+    (tmp_path / "zeros.jsonl").write_text("\n".join(lines))
+    result = run("export", files / "run", "--out", tmp_path / "m", "--data", tmp_path / "zeros.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "warning: the accuracy is 0.5000 here and was " in result.stderr
+    assert "would be right as often" in result.stderr
