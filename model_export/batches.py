@@ -20,6 +20,7 @@ from service.answers import windows
 from service.dataset import Record
 from service.errors import ConfigurationError
 from service.manifest import Task
+from service.scoring.records import mislabelled, unknown_labels
 
 NO_TARGET = -100
 """The target of a padded step: `cross_entropy`'s `ignore_index`."""
@@ -173,19 +174,12 @@ def _target(record: Record, spec: Spec) -> Tensor:
     task, labels = spec.output.task, spec.output.labels
     label = record.label
     if label is None:
-        raise ConfigurationError(f"{record.place}: there is no label to train on")
-    if (task == "single-label") == isinstance(label, tuple):
-        wanted = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
-        raise ConfigurationError(f"{record.place}: a {task} model wants {wanted}")
+        raise ConfigurationError(f'{record.place}: there is no label to train on: "label" is missing')
+    wrong = mislabelled(record, task) or unknown_labels(record, labels, "output.labels")
+    if wrong is not None:
+        raise ConfigurationError(f"{record.place}: {wrong}")
     several = label if isinstance(label, tuple) else (label,)
-    unknown = sorted(set(several) - set(labels))
-    if unknown:
-        raise ConfigurationError(f"{record.place}: label {unknown[0]!r} is none of output.labels")
     indices = torch.tensor([labels.index(one) for one in several], dtype=torch.int64)
     if task == "multi-label":
         return torch.zeros(len(labels)).index_fill(0, indices, 1.0)
-    if task == "per-step":
-        if len(several) != len(record.steps):
-            raise ConfigurationError(f"{record.place}: {len(several)} labels for {len(record.steps)} steps")
-        return indices
-    return indices[0]
+    return indices if task == "per-step" else indices[0]

@@ -129,7 +129,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         wrong = mislabelled(record, manifest.task)
         unknown = unknown_labels(record, manifest.labels)
         if wrong is None and unknown is not None:
-            wrong = f"{unknown}; they come from the spec, or from --labels in the order of the outputs"
+            wrong = f"{unknown}: they come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
             raise ConfigurationError(f"{record.place}: {wrong}")
     taken, left_out, why = [], 0, ""

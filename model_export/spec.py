@@ -7,16 +7,15 @@ means stands beside it here; `model_export.model` builds from the result.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import SpecError
 from service.manifest import GraphNames, LongPolicy, Manifest, MissingPolicy, StepInput, Task
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from service.wrong_values import all_wrong, no_booleans_for_numbers
 
 WIDEST_HEAD = 128
 """Features of an attention head, at most: past that onnxruntime's CPU kernel sums a score in blocks whose size depends
@@ -25,6 +24,11 @@ on the width, and a sequence would not get the same bits alone and in company.""
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, table: Any) -> Any:
+        return no_booleans_for_numbers(table, {name: field.annotation for name, field in cls.model_fields.items()})
 
     def says(self, *keys: str) -> list[str]:
         """Which of the keys stand in the file, as against taken by default."""
@@ -187,8 +191,7 @@ class Spec(_Table):
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            wrong = "; ".join(_wrong(item) for item in error.errors(include_url=False))
-            raise SpecError(f"{source}: {wrong}") from error
+            raise SpecError(f"{source}: {all_wrong(error.errors(), _known, whole='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
         """Every key with its value, defaults too, but for keys without a meaning in this spec; `from_table` reads it.
@@ -263,11 +266,6 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
 """What stands under which keys of the file."""
 
 
-def _wrong(item: ErrorDetails) -> str:
-    """What is wrong with a key, by its name."""
-    place = item["loc"]
-    said = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        table = TABLES[tuple(part for part in place[:-1] if isinstance(part, str))]
-        said = f"unknown key; known are {', '.join(table.model_fields)}"
-    return f"{'.'.join(map(str, place)) or 'the spec'}: {said}"
+def _known(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys of the table at a place."""
+    return TABLES[tuple(part for part in place if isinstance(part, str))].model_fields

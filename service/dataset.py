@@ -30,11 +30,18 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service import json_text, options
 from service.errors import ConfigurationError, RecordError, how_to_install
 from service.json_lines import LONG_LINE_BYTES, Kind, LongLine, plain_fields
 from service.padding import Steps
+from service.wrong_values import nearest
 
 Label = str | tuple[str, ...] | None
+
+FIELDS = frozenset({"id", "steps", "label"})
+"""What a record may have."""
+
+_CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
 _INT64 = np.iinfo(np.int64)
 _NUMBERS: Final = frozenset((int, float, type(None)))
@@ -191,7 +198,8 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
             else:
                 fields = plain_fields(line, kind, features) or orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield BadRecord(str(index), RecordError(f"{place}: not JSON: {error}"))
+            text = line if isinstance(line, bytes) else b""
+            yield BadRecord(str(index), RecordError(f"{place}: {_not_json(text, error)}"))
         except RecordError as error:
             yield BadRecord(str(index), error)
         else:
@@ -199,6 +207,14 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
             yield record
             if isinstance(record, Record) and record.steps.ndim == 2:
                 features = int(record.steps.shape[1])
+
+
+def _not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
+    """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
+    found = json_text.constant(line.decode("utf-8", errors="replace"))
+    if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
+        return json_text.no_constant(found[0], f"at column {found[1] + 1}")
+    return f"not JSON: {error}"
 
 
 def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
@@ -234,16 +250,30 @@ def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
     Raises:
         RecordError: It is none.
     """
-    if not isinstance(fields, dict) or "steps" not in fields:
-        raise RecordError(f'{place}: a record is an object with "steps"')
-    unknown = sorted(set(fields) - {"id", "steps", "label"})
+    if not isinstance(fields, dict):
+        raise RecordError(f'{place}: a record is an object with "steps", this is {options.kind(fields)}')
+    unknown = sorted(set(fields) - FIELDS)
     if unknown:
-        raise RecordError(f"{place}: unknown field {', '.join(unknown)}; there are id, steps and label")
+        named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)
+        raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
+    if "steps" not in fields:
+        raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
     name = fields.get("id")
     if name is not None and not isinstance(name, (str, int)):
         raise RecordError(f"{place}: id must be a string")
     steps = fields["steps"] if isinstance(fields["steps"], np.ndarray) else _steps(kind, place, fields["steps"])
     return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
+
+
+def _meant(name: str, fields: dict[str, Any]) -> str:
+    """Which field an unknown one may stand for: the one that it is spelt like, or that holds such values."""
+    alike = nearest(name, sorted(FIELDS - fields.keys()))
+    if alike:
+        return f" ({alike.removeprefix('; ')})"
+    if isinstance(fields[name], list) and "steps" not in fields:
+        return " (did you mean steps?)"
+    named = isinstance(fields[name], str) or name.lower() in _CALLED_LABEL
+    return " (did you mean label?)" if named and "label" not in fields else ""
 
 
 def _label(label: Any, place: str) -> Label:

@@ -85,11 +85,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def constant(text: str) -> tuple[str, int] | None:
+    """The first NaN or Infinity of a text that stands in no string, and where; None where there is none."""
+    found = next((found for found in _CONSTANT.finditer(text) if found[1]), None)
+    return None if found is None else (found[1], found.start(1))
+
+
+def no_constant(name: str, where: str) -> str:
+    """What is said of a NaN or Infinity."""
+    return f"{name} is not JSON, {where}; a missing value is null"
+
+
 def _no_constant(text: str, name: str) -> None:
     # The reader goes through the text in order, so what stands before the first of them is sound JSON.
-    at = next(found.start(1) for found in _CONSTANT.finditer(text) if found[1])
+    found = constant(text)
+    at = 0 if found is None else found[1]
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(f"{name} is not JSON, at line {line}, column {column}; a missing value is null")
+    raise _not_json(no_constant(name, f"at line {line}, column {column}"))
 
 
 def _int(digits: str) -> int | float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -26,6 +27,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from service.errors import ManifestError, VerificationError
+from service.wrong_values import all_wrong
 
 CONTRACT = 1
 """Version of the contract between exporter and service. A service reads the contract versions it knows."""
@@ -192,10 +194,7 @@ class Manifest(_Part):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(str(place) for place in item['loc']) or 'the whole'}: {item['msg']}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
+            wrong = all_wrong(error.errors(), _known, whole="the whole")
             raise ManifestError(f"{source} is not a manifest of contract version {CONTRACT}: {wrong}") from error
 
     @classmethod
@@ -241,6 +240,12 @@ class Manifest(_Part):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
+
+
+def _known(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys of the table at a place."""
+    tables: dict[object, type[BaseModel]] = {"input": StepInput, "graph": GraphNames, "promises": Promise}
+    return tables.get(place[0], Manifest).model_fields if place else Manifest.model_fields
 
 
 def external_data(graph: bytes) -> list[str]:

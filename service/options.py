@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Problems
+from service.versions import MOST_DIGITS
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()
@@ -80,7 +81,16 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
     return value
 
 
+def _no_output(name: Any) -> str:
+    told = f"the output {name[:40]!r}" if isinstance(name, str) else kind(name)
+    return f"{told} is no output that can be asked for; there is 'attention'"
+
+
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
+    value = document.get("version", _ABSENT)
+    if type(value) is int and 0 < value < 10**MOST_DIGITS:
+        problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
+        return None
     version = _string(document, "version", problems, at)
     if version is not None and not is_version(version):
         problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
@@ -116,5 +126,5 @@ def _outputs(document: Mapping[str, Any], problems: Problems, at: str) -> tuple[
         return ()
     for i, name in enumerate(value):
         if name != "attention":
-            problems.add(f"{at}/outputs/{i}", "is no output that can be asked for; there is 'attention'")
+            problems.add(f"{at}/outputs/{i}", _no_output(name))
     return tuple(value)

@@ -7,11 +7,12 @@ only module that reads the environment.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -24,6 +25,10 @@ from pydantic_settings import (
 
 from service.errors import ConfigurationError
 from service.versions import Policy
+from service.wrong_values import nearest, no_booleans_for_numbers, sentence
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PREFIX = "LENGTHWISE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
@@ -178,16 +183,31 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any) -> Any:
+        return no_booleans_for_numbers(given, {name: field.annotation for name, field in cls.model_fields.items()})
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.max_batch_cost_steps > self.max_queue_cost_steps:
-            raise ValueError("max_queue_cost_steps must be at least max_batch_cost_steps")
-        if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
-            raise ValueError("tls_key_file and tls_client_ca_file need tls_cert_file")
-        ports = [port for port in (self.port, self.grpc_port, self.admin_port) if port is not None]
-        if len(set(ports)) < len(ports):
-            raise ValueError("port, grpc_port and admin_port must differ")
+            raise ValueError(
+                f"{self._told('max_queue_cost_steps')} must be at least {self._told('max_batch_cost_steps')}: a queue "
+                "must hold what one batch may; raise the first or lower the second"
+            )
+        for name in ("tls_key_file", "tls_client_ca_file"):
+            if getattr(self, name) is not None and self.tls_cert_file is None:
+                raise ValueError(f"{name} needs tls_cert_file, the certificate that belongs to it")
+        ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
+        for one, other in itertools.combinations(ports, 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"{self._told(one)} and {self._told(other)} must differ")
         return self
+
+    def _told(self, name: str) -> str:
+        """A field with its value, and whether anybody gave it."""
+        by_default = "" if name in self.model_fields_set else ", the default"
+        return f"{name} ({getattr(self, name)}{by_default})"
 
     @classmethod
     def settings_customise_sources(
@@ -225,9 +245,9 @@ class Settings(BaseSettings):
             if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.removeprefix(PREFIX).lower() not in known
         ]
         if unknown:
-            raise ConfigurationError(
-                f"no option belongs to the variable {', '.join(sorted(unknown))}; `lengthwise serve --help` lists them"
-            )
+            names = [name.upper() for name in cls.model_fields]
+            told = ", ".join(f"{name}{nearest(name.removeprefix(PREFIX), names, PREFIX)}" for name in sorted(unknown))
+            raise ConfigurationError(f"no option belongs to the variable {told}; `lengthwise serve --help` lists them")
         try:
             return cls(**given)
         except ValidationError as error:
@@ -264,13 +284,16 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _sentence(item: Any, given: dict[str, Any]) -> str:
+def _sentence(item: ErrorDetails, given: dict[str, Any]) -> str:
     name = ".".join(str(place) for place in item["loc"])
-    said = str(item["msg"]).removeprefix("Value error, ")
     if not name:
-        return said
-    variable = PREFIX + name.upper()
-    source = variable if variable in os.environ else f"{name} in the configuration file"
+        return sentence(item)
+    variable = PREFIX + str(item["loc"][0]).upper()
+    in_file = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
+    source = variable if variable in os.environ else in_file
     if name in given:
         source = flag(name)
-    return f"{source}: {said} (it is {item['input']!r})"
+    if item["type"] == "extra_forbidden":
+        options = f"{nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
+        return f"no option belongs to the key {source}{options}"
+    return f"{source}: {sentence(item)} (it is {item['input']!r})"

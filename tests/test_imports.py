@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions", "installation", "heads", "recurrent"},
+    {"errors", "versions", "installation", "heads", "recurrent", "wrong_values"},
     {
         "padding",
         "pool",

@@ -21,6 +21,10 @@ CHUNK_BYTES: Final = 33_554_432
 """Bytes of steps past which a chunk takes no further record."""
 
 
+MOST_LISTED: Final = 10
+"""Labels that a message lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A record that the model takes.
@@ -86,17 +90,20 @@ def mislabelled(record: Record, task: Task) -> str | None:
     return None
 
 
-def unknown_labels(record: Record, labels: Sequence[str]) -> str | None:
-    """Which of a record's labels the model does not know, beside those that it does; None where it knows them all."""
+def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
+    """Which of a record's labels is none of a model's, beside those that are; None where all are.
+
+    Args:
+        record: With one label, several or none.
+        labels: The model's.
+        whose: What to call them.
+    """
     several = record.label if isinstance(record.label, tuple) else (record.label,)
     unknown = next((label for label in several if label is not None and label not in labels), None)
-    return None if unknown is None else f"label {unknown!r} is none of the model's {listed(labels)}"
-
-
-def listed(labels: Sequence[str], most: int = 10) -> str:
-    """Labels for a sentence: how many there are, and the first of them."""
-    more = ", ..." if len(labels) > most else ""
-    return f"{len(labels)} labels: {', '.join(map(repr, labels[:most]))}{more}"
+    if unknown is None:
+        return None
+    some = f"these {len(labels)} are" if len(labels) <= MOST_LISTED else f"of these {len(labels)} the first are"
+    return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:MOST_LISTED]))}"
 
 
 def chunked(entries: Iterable[Entry], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:

@@ -32,7 +32,7 @@ def test_targets_follow_the_task() -> None:
     ("bad", "task", "said"),
     [
         (record(label=None), "single-label", "no label"),
-        (record(label="c"), "single-label", "'c' is none of output.labels"),
+        (record(label="c"), "single-label", "'c' is none of output.labels; these 2 are 'a', 'b'$"),
         (record(label=("a",)), "single-label", "wants one label"),
         (record(label="a"), "multi-label", "wants a list of labels"),
         (record(label="a"), "per-step", "wants one label a step"),
@@ -139,3 +139,9 @@ def test_the_order_is_the_seeds() -> None:
 def test_padded_steps_have_no_target() -> None:
     batch = collate([Example(torch.zeros(2, 1), torch.tensor([1, 0])), Example(torch.zeros(1, 1), torch.tensor([1]))])
     assert batch.targets.tolist() == [[1, 0], [1, NO_TARGET]]
+
+
+def test_of_many_labels_the_first_are_listed_and_how_many_there_are() -> None:
+    many = spec(labels=str([f"l{number}" for number in range(200)]))
+    with pytest.raises(ConfigurationError, match=r"of these 200 the first are 'l0', .*, 'l9'$"):
+        examples([record(label="c")], many)

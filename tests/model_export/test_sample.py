@@ -105,7 +105,10 @@ def test_a_class_that_the_data_lacks_is_told_by_name() -> None:
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("quick", r"d.jsonl:3: label 'quick' is none of the model's 3 labels: 'slow', 'mid', 'fast'; .*--labels"),
+        (
+            "quick",
+            r"d.jsonl:3: label 'quick' is none of the model's labels; these 3 are 'slow', 'mid', 'fast': .*--labels",
+        ),
         (("slow",), r"d.jsonl:3: a single-label model wants one label"),
     ],
 )
@@ -202,7 +205,10 @@ def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Pa
     swapped = run(*call, "--labels", "fast,mid,slow")
     assert (swapped.exit_code, "another order" in swapped.stderr) == (1, True), swapped.output
     unnamed = run(*call)
-    assert (unnamed.exit_code, "label 'slow' is none of the model's 3 labels: '0', '1', '2'" in unnamed.stderr) == (
+    assert (
+        unnamed.exit_code,
+        "label 'slow' is none of the model's labels; these 3 are '0', '1', '2'" in unnamed.stderr,
+    ) == (
         2,
         True,
     )

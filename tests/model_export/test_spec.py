@@ -1,9 +1,13 @@
+import datetime
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model_export.errors import SpecError
-from model_export.spec import Spec
+from model_export.spec import TABLES, Spec
 from tests.model_export.specs import spec
 
 SHIPPED = Path("model_export/specs/japanese-vowels.toml")
@@ -58,7 +62,10 @@ def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, ste
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[input]\nfeature = 2", "input.feature: unknown key; known are features, feature_names, "),
+        (
+            "[input]\nfeature = 2",
+            r"input.feature: unknown key; did you mean features\?; known are features, feature_names, ",
+        ),
         (
             "[model]\nconv = [{ channels = 2, size = 3 }]",
             "model.conv.0.size: unknown key; known are channels, kernel, ",
@@ -69,6 +76,55 @@ def test_what_does_not_go_together_is_refused_by_name(model: str, task: str, ste
 def test_an_unknown_key_is_told_beside_those_that_are_known(text: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         Spec.from_toml(text)
+
+
+KEYS = [(*table, key) for table, kind in TABLES.items() for key in kind.model_fields if (*table, key) not in TABLES] + [
+    ("input",),
+    ("model",),
+    ("model", "conv"),
+    ("output",),
+]
+WRONG = [
+    "abc", "", 0, -1, 1.5, True, [0, 1], ["a", 1], [], [[1]], {"a": 1}, [{"a": 1}], math.nan, math.inf, 10**30, None,
+    datetime.date(1979, 5, 27),
+]  # fmt: skip
+STRANGE = re.compile(r"Input|Extra|Tuple|Value error|valid (integer|string|number|boolean|tuple)|pydantic|class '")
+
+
+@pytest.mark.parametrize("key", KEYS, ids=".".join)
+def test_whatever_stands_at_a_key_is_refused_in_plain_words(key: tuple[str, ...]) -> None:
+    said = [refusal(key, value) for value in WRONG]
+    assert any(said)
+    assert [text for text in said if text and (key[-1] not in text or STRANGE.search(text))] == []
+
+
+def refusal(key: tuple[str, ...], value: object) -> str:
+    """Why a spec with a value at a key is refused; nothing where it is not."""
+    table: dict[str, Any] = {"input": {"features": 3}, "model": {}, "output": {"labels": ["x", "y"]}}
+    inner = table if len(key) == 1 else table[key[0]]
+    if key[:-1] == ("model", "conv"):
+        inner = {"channels": 4}
+        table["model"]["conv"] = [inner]
+    inner[key[-1]] = value
+    try:
+        Spec.from_table(table)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
+def test_labels_that_are_numbers_are_told_to_be_strings() -> None:
+    with pytest.raises(SpecError) as caught:
+        Spec.from_toml("[input]\nfeatures = 2\n[output]\nlabels = [0, 1]")
+    assert str(caught.value) == (
+        "spec: output.labels.0: must be a string, in quotes, it is 0; "
+        "output.labels.1: must be a string, in quotes, it is 1"
+    )
+
+
+def test_of_many_wrong_keys_the_first_are_told_and_how_many_more() -> None:
+    with pytest.raises(SpecError, match=r"labels\.9: .*; and 90 more$"):
+        Spec.from_table({"input": {"features": 2}, "output": {"labels": list(range(100))}})
 
 
 def test_every_wrong_key_is_named_in_one_message() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import dataset
+from service import dataset, json_text
 from service.dataset import BadRecord, Record
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, InvalidRequest
 
 
 def lines(tmp_path: Path, *records: object, name: str = "d.jsonl") -> Path:
@@ -74,7 +74,17 @@ def test_tokens_are_whole_numbers(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ([1], "a record is an object"),
         ({"label": "a"}, 'an object with "steps"'),
-        ({"steps": [[1]], "weight": 2}, "unknown field weight"),
+        ({"steps": [[1]], "weight": 2}, "unknown field 'weight'; there are"),
+        ({"values": [[1]]}, r"unknown field 'values' \(did you mean steps\?\); there are id, steps and label"),
+        ({"step": [[1]]}, r"unknown field 'step' \(did you mean steps\?\)"),
+        ({"steps": [[1]], "class": 1}, r"unknown field 'class' \(did you mean label\?\)"),
+        ({"steps": [[1]], "labels": ["a"]}, r"unknown field 'labels' \(did you mean label\?\)"),
+        ({"id": "x"}, "and this one has none"),
+        ([[1]], "this is an array"),
+        ('{"steps": [[NaN]]}', "NaN is not JSON, at column 13; a missing value is null"),
+        ('{"id": "NaN", "steps": [[1], [-Infinity]]}', "-Infinity is not JSON, at column 31; a missing value is null"),
+        ('{"steps": [[1, Infinity]]}', "Infinity is not JSON, at column 16; a missing value is null"),
+        ("{steps: [[NaN]]}", "not JSON: unexpected character"),
         ({"steps": [[1]], "id": [1]}, "id must be a string"),
         ({"steps": [[1]], "label": True}, "a label is a string"),
         ({"steps": [[1]], "label": [1.5]}, "a label is a string"),
@@ -245,3 +255,13 @@ def test_a_path_is_located_as_itself(tmp_path: Path) -> None:
     assert dataset.locate(str(path)) == path
     with pytest.raises(ConfigurationError, match="no such file"):
         dataset.locate(str(tmp_path / "absent.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_a_file_and_the_service_say_the_same_of_what_is_not_json(name: str, tmp_path: Path) -> None:
+    (bad,) = dataset.entries(lines(tmp_path, f'{{"steps": [[{name}]]}}'))
+    assert isinstance(bad, BadRecord)
+    with pytest.raises(InvalidRequest) as refused:
+        json_text.parse(f'{{"steps": [[{name}]]}}'.encode())
+    said = str(bad.error).partition(": ")[2]
+    assert said == refused.value.problems[0].detail.replace("line 1, column", "column")

@@ -85,7 +85,10 @@ async def test_options_stand_in_the_query() -> None:
         ("?timeout_ms=1_000", ["timeout_ms: must be a number of milliseconds, it is a string"]),
         ("?timeout_ms=0", ["timeout_ms: must be finite and above 0"]),
         ("?priority=1.0", ["priority: must be a whole number from 0 to 9"]),
-        ("?outputs=logits", ["outputs/0: is no output that can be asked for; there is 'attention'"]),
+        (
+            "?outputs=logits",
+            ["outputs/0: the output 'logits' is no output that can be asked for; there is 'attention'"],
+        ),
         ("?priority=&timeout_ms=", ["timeout_ms: must be a number", "priority: must be a whole number"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -89,16 +90,68 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
         Settings.load(runners=0)
 
 
-def test_an_unknown_line_of_the_file_is_refused(config: Path):
-    config.write_text("prot = 8000\n")
-    with pytest.raises(ConfigurationError, match="prot in the configuration file"):
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [("prot = 1", "port"), ("max_batch_row = 1", "max_batch_rows"), ("max-wait-ms = 1", "max_wait_ms")],
+)
+def test_an_unknown_line_of_the_file_is_refused_with_the_nearest_that_there_is(line: str, meant: str, config: Path):
+    config.write_text(f"{line}\n")
+    said = rf"no option belongs to the key {line[:-4]} in the configuration file {config}; did you mean {meant}\?; `len"
+    with pytest.raises(ConfigurationError, match=said):
         Settings.load()
 
 
-def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LENGTHWISE_PROT", "8000")
-    with pytest.raises(ConfigurationError, match="LENGTHWISE_PROT; `lengthwise serve --help` lists them"):
+def test_an_unknown_variable_is_refused_with_the_nearest_that_there_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LENGTHWISE_MAX_BATCH_ROW", "8000")
+    said = (
+        r"variable LENGTHWISE_MAX_BATCH_ROW; did you mean LENGTHWISE_MAX_BATCH_ROWS\?; `lengthwise serve --help` lists"
+    )
+    with pytest.raises(ConfigurationError, match=said):
         Settings.load()
+    monkeypatch.delenv("LENGTHWISE_MAX_BATCH_ROW")
+    monkeypatch.setenv("LENGTHWISE_COLOUR", "8000")
+    with pytest.raises(ConfigurationError, match="LENGTHWISE_COLOUR; `lengthwise serve --help` lists them"):
+        Settings.load()
+
+
+WRONG = ['"abc"', '""', "1.5", "-1", "[1]", "{a = 1}", "true", "nan", "inf", "99999999999999999999", "[]", "1979-05-27"]
+STRANGE = re.compile(r"Input|Extra|Tuple|Value error|valid (integer|string|number|boolean|tuple)|pydantic|class '")
+
+
+def refusal(**flags: str) -> str:
+    """Why the settings are refused; nothing where they are not."""
+    try:
+        Settings.load(**flags)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_whatever_stands_at_a_key_of_the_file_is_refused_in_plain_words(name: str, config: Path):
+    said = []
+    for value in WRONG:
+        config.write_text(f"{name} = {value}\n")
+        said.append(refusal())
+    assert any(said)
+    assert [text for text in said if text and (name not in text or STRANGE.search(text))] == []
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_whatever_a_variable_or_a_flag_says_is_refused_in_plain_words(name: str, monkeypatch: pytest.MonkeyPatch):
+    for value in ("", "abc", "1.5", "-1", "[1]", "nan", "inf", "9" * 30, "yes"):
+        by_flag = refusal(**{name: value})
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+        by_variable = refusal()
+        monkeypatch.delenv(PREFIX + name.upper())
+        for said, source in ((by_flag, flag(name)), (by_variable, PREFIX + name.upper())):
+            assert not said or source in said or f"{name} (" in said or said.startswith(f"{name} ")
+            assert not STRANGE.search(said)
+
+
+def test_two_ports_that_are_one_are_named():
+    with pytest.raises(ConfigurationError, match=r"port \(8000, the default\) and admin_port \(8000\) must differ"):
+        Settings.load(admin_port=8000)
 
 
 def test_a_file_that_is_not_there_is_refused(config: Path):
@@ -114,12 +167,15 @@ def test_a_file_that_is_no_toml_is_refused(config: Path, content: bytes):
 
 
 def test_a_queue_that_holds_less_than_a_batch_is_refused():
-    with pytest.raises(ConfigurationError, match="max_queue_cost_steps must be at least max_batch_cost_steps"):
+    said = r"max_queue_cost_steps \(100\) must be at least max_batch_cost_steps \(16384, the default\)"
+    with pytest.raises(ConfigurationError, match=said):
         Settings.load(max_queue_cost_steps=100)
+    with pytest.raises(ConfigurationError, match=r"\(1000000, the default\) must be at least .* \(2000000\)"):
+        Settings.load(max_batch_cost_steps=2_000_000)
 
 
 def test_a_key_without_a_certificate_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigurationError, match="need tls_cert_file"):
+    with pytest.raises(ConfigurationError, match="tls_key_file needs tls_cert_file"):
         Settings.load(tls_key_file=tmp_path / "key.pem")
 
 
