@@ -52,7 +52,7 @@ def serve(**flags: Any) -> None:
     \b
     Example:
       lengthwise serve models --port 8000
-      curl -s localhost:8000/predict --json '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
+      curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
     """  # noqa: D301 - click wants a real backspace
     settings = Settings.load(**flags)
     logs.configure(settings)

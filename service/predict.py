@@ -29,7 +29,7 @@ class Predict(Endpoint):
         """
         if media_type(headers) not in (b"application/json", b"", octets.MEDIA_TYPE):
             raise UnsupportedMedia(
-                "content-type must be application/json, or none (curl: --json, or -H 'content-type: application/json');"
+                "content-type must be application/json, or none (curl: -H 'content-type: application/json');"
                 " for raw steps, application/octet-stream"
             )
 

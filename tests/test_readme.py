@@ -69,13 +69,29 @@ def test_every_target_is_in_the_makefile() -> None:
 
 def test_the_answer_is_the_answer(server: ServerProcess) -> None:
     line = command("curl -s").replace("localhost:8000", f"127.0.0.1:{server.port}")
-    told = orjson.loads(blocks("json")[0])
-    got = orjson.loads(subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, check=True).stdout)
+    written = subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = blocks("json")[0]
+    assert form(written) == form(shown)
+    told, got = orjson.loads(shown), orjson.loads(written)
     for prediction, expected in zip(got.pop("predictions"), told.pop("predictions"), strict=True):
         for name in ("probabilities", "score"):  # other processors round otherwise
             assert prediction.pop(name) == pytest.approx(expected.pop(name), rel=1e-3)
         assert prediction == expected
     assert got == told
+
+
+def form(answer: str) -> list[str]:
+    """What an answer is made of, in its order: each text and sign, and of each number how it is written."""
+    parts = re.findall(r'"[^"]*"|[\[\]{},:]|-?[\d.]+(?:[eE][-+]?\d+)?', answer)
+    return [re.sub(r"(?<=[1-9])\d+|[1-9]", "", part) if part[0].isdigit() else part for part in parts]
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("service/**/*.py")], ids=lambda page: page.name
+)
+def test_no_call_wants_a_newer_curl_than_people_have(page: Path) -> None:
+    # curl --json came with 7.82, of 2022
+    assert not re.search(r"\bcurl\b.* --json\b", page.read_text())
 
 
 def test_every_status_that_it_lists_is_one_that_the_service_answers() -> None:
