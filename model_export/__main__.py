@@ -27,6 +27,7 @@ from model_export.rewrite import rewriting
 from model_export.source import MAX_LENGTH, Scores, brought, built_in, with_threshold
 from model_export.spec import Spec
 from service import dataset
+from service.bench.progress import say, status
 from service.command import Command
 from service.errors import ConfigurationError
 from service.manifest import Precision
@@ -79,6 +80,8 @@ def train(
     Example:
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
     """  # noqa: D301 - click wants a real backspace
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
     if not resume and not overwrite:
         _refuse_to_overwrite(out)
     torch.set_num_threads(threads)
@@ -87,8 +90,13 @@ def train(
     records = list(_records(data, spec.input.kind))
     held_out = examples(_records(test, spec.input.kind), spec) if test else None
     out.mkdir(parents=True, exist_ok=True)
-    with _bar(options, quiet=as_json) as show:
-        result = training.train(spec, records, options, out, resume=resume, on_epoch=show)
+    with _kept_when_interrupted(out, overwrite=overwrite) as done, _bar(options, quiet=as_json) as show:
+
+        def on_epoch(epoch: training.Epoch) -> None:
+            done.append(epoch)
+            show(epoch)
+
+        result = training.train(spec, records, options, out, resume=resume, on_epoch=on_epoch)
     report = metrics.Report(
         spec=spec,
         options=options,
@@ -200,7 +208,7 @@ def export(
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), replace(options, checkpoint=None)
-    with Console(stderr=True, quiet=as_json).status("reading, checking, building, verifying and publishing"):
+    with status(Console(stderr=True, quiet=as_json), "reading, checking, building, verifying and publishing"):
         read = targets.read(target, options)
         _tell(read.notices)
         records = None if data is None else _labelled(data, read.steps.kind, to=precision)
@@ -311,11 +319,11 @@ def check(
     """  # noqa: D301 - click wants a real backspace
     torch.set_num_threads(1)
     served = read = None
-    with Console(stderr=True, quiet=as_json).status("reading the target") as status:
+    with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:
         try:
             read = targets.read(target, options)
             served = None if read.manifest is None else reports.promised(read.manifest)
-            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
+            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     _tell(() if read is None else read.notices)
@@ -363,19 +371,36 @@ def _refuse_to_overwrite(out: Path) -> None:
 
 
 @contextmanager
+def _kept_when_interrupted(out: Path, *, overwrite: bool) -> Iterator[list[training.Epoch]]:
+    """Says after an interruption what is kept, and how to go on; gives the list of the epochs that are done."""
+    done: list[training.Epoch] = []
+    try:
+        yield done
+    except KeyboardInterrupt:
+        how = "--resume in the place of --overwrite" if overwrite else "--resume"
+        epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
+        kept = f"{out} keeps {epochs}: the same command with {how} goes on behind them, and ends in the same weights"
+        click.echo(kept if done else f"no epoch was done, so {out} keeps nothing of this run", err=True)
+        raise
+
+
+@contextmanager
 def _bar(options: training.Options, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
-    """A progress bar; gives what tells it of an epoch."""
+    """Shows each epoch, in a bar or, where there is no terminal, as a line; gives what is to be told of them."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda epoch: say(console, f"epoch {epoch.number + 1} of {options.epochs}: {_figures(epoch)}")
+        return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, quiet=quiet)) as progress:
         task = progress.add_task("", total=options.epochs, figures="")
+        yield lambda epoch: progress.update(task, completed=epoch.number + 1, figures=_figures(epoch))
 
-        def show(epoch: training.Epoch) -> None:
-            figures = f"loss {epoch.training_loss:.4f}"
-            if epoch.validation_accuracy is not None:
-                figures += f"  validation accuracy {epoch.validation_accuracy:.4f}"
-            progress.update(task, completed=epoch.number + 1, figures=figures)
 
-        yield show
+def _figures(epoch: training.Epoch) -> str:
+    """An epoch's loss, and its accuracy where there is a validation split."""
+    accuracy = epoch.validation_accuracy
+    return f"loss {epoch.training_loss:.4f}" + ("" if accuracy is None else f", validation accuracy {accuracy:.4f}")
 
 
 if __name__ == "__main__":

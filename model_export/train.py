@@ -142,6 +142,9 @@ def train(
         run.restore(path, key)
         for epoch in run.progress.epochs:
             on_epoch(epoch)
+    else:  # what an earlier run ended in is none of this one's
+        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     while not run.progress.stops(options):
         epoch = run.epoch()
         run.save(path, key)

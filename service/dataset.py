@@ -198,8 +198,7 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
             else:
                 fields = plain_fields(line, kind, features) or orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            text = line if isinstance(line, bytes) else b""
-            yield BadRecord(str(index), RecordError(f"{place}: {_not_json(text, error)}"))
+            yield BadRecord(str(index), RecordError(f"{place}: {_not_json(error)}"))
         except RecordError as error:
             yield BadRecord(str(index), error)
         else:
@@ -209,9 +208,9 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
                 features = int(record.steps.shape[1])
 
 
-def _not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
+def _not_json(error: orjson.JSONDecodeError) -> str:
     """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
-    found = json_text.constant(line.decode("utf-8", errors="replace"))
+    found = json_text.constant(error.doc)
     if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
         return json_text.no_constant(found[0], f"at column {found[1] + 1}")
     return f"not JSON: {error}"

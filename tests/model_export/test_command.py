@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from model_export.__main__ import main
+from model_export.train import Epoch, Run
 from service.manifest import digest
 from tests.model_export import users_models
 from tests.model_export.specs import separable
@@ -76,6 +78,55 @@ def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> 
 
 def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:
     assert "all 2 epochs, the last one taken" in trained(files, "--validation", "0").stdout
+
+
+def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
+    call = ["train", files / "tiny.toml", files / "train.jsonl", "--out", files / "run"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "model_export", *map(str, call), "--epochs", "100000", "--patience", "100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stderr is not None
+    lines = [started.stderr.readline() for _ in range(2)]
+    assert re.fullmatch(r"epoch 1 of 100000: loss [\d.]+, validation accuracy [\d.]+\n", lines[0])
+    assert lines[1].startswith("epoch 2 of 100000: ")
+    started.send_signal(signal.SIGINT)
+    said = started.stderr.read()
+    started.stderr.close()
+    assert started.wait(60) == 130
+    assert re.search(rf"{files / 'run'} keeps \d+ epochs?: the same command with --resume goes on behind them", said)
+    assert said.endswith("error: interrupted\n")
+
+
+def test_an_interruption_before_the_first_epoch_promises_nothing(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "epoch", interrupted)
+    refused = trained(files)
+    assert (refused.exit_code, "no epoch was done" in refused.stderr) == (130, True)
+    assert not (files / "run" / "state.safetensors").exists()
+
+
+def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained(files).exit_code == 0
+    epoch, done = Run.epoch, []
+
+    def interrupted(run: Run) -> Epoch:
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return epoch(run)
+
+    monkeypatch.setattr(Run, "epoch", interrupted)
+    refused = trained(files, "--seed", "1", "--overwrite")
+    assert "1 epoch: the same command with --resume in the place of --overwrite goes on" in refused.stderr
+    assert not (files / "run" / "model.safetensors").exists()
+    exported = run("export", files / "run", "--out", files / "models" / "m")
+    assert (exported.exit_code, "a training that has not ended" in exported.stderr) == (2, True)
 
 
 def test_training_speaks_json(files: Path) -> None:
