@@ -87,9 +87,12 @@ def train(
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     options = training.Options(**chosen)
-    records = list(_records(data, spec.input.kind))
-    held_out = examples(_records(test, spec.input.kind), spec) if test else None
-    out.mkdir(parents=True, exist_ok=True)
+    records = _some(data, spec.input.kind)
+    held_out = examples(_some(test, spec.input.kind), spec) if test else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
     with _kept_when_interrupted(out, overwrite=overwrite) as done, _bar(options, quiet=as_json) as show:
 
         def on_epoch(epoch: training.Epoch) -> None:
@@ -336,19 +339,21 @@ def check(
     click.get_current_context().exit(report.exit_code(strict=strict))
 
 
-def _records(data: str, kind: dataset.Kind) -> Iterator[dataset.Record]:
-    return dataset.read(dataset.locate(data), kind)
+def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
+    """The records of a file that has any."""
+    records = list(dataset.read(dataset.locate(data), kind))
+    if not records:
+        raise ConfigurationError(f"{data}: there is no record in it")
+    return records
 
 
 def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.Record]:
     """The records of --data.
 
     Raises:
-        ConfigurationError: There are none, or nothing can be told of them.
+        ConfigurationError: There are none, or none has a label and there is no other use for them.
     """
-    records = list(_records(data, kind))
-    if not records:
-        raise ConfigurationError(f"{data}: there is no record in it")
+    records = _some(data, kind)
     if to == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
             f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "

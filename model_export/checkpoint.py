@@ -95,14 +95,16 @@ def weights(path: Path) -> dict[str, Tensor]:
         return read(path)[0]
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if not _is_torchs(path):
             raise CheckpointError(f"{path} is no checkpoint: neither .safetensors nor written by torch.save") from error
-        raise CheckpointError(
-            f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
+            ) from error
+        raise CheckpointError(f"{path} cannot be read as a checkpoint, it may be cut short: {error}") from error
     if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):

@@ -140,6 +140,11 @@ def _kind(text: str) -> Kind:
         return "module"
     if path.suffix == ".py":
         raise ConfigurationError(f"{text} is no target: name what makes the module too, as in {text}:FACTORY")
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
+        raise ConfigurationError(
+            f"{text} holds weights, and not what they are for: name what makes the module too, as in "
+            f"package.module:factory --checkpoint {text}"
+        )
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
 
 
@@ -212,6 +217,8 @@ def _read_onnx(text: str, options: Options) -> Target:
         proto = onnx.load(text)
     except Exception as error:  # protobuf's own kinds, and those of files beside the graph
         raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
+    if not proto.graph.output:
+        raise ConfigurationError(f"{text} holds no graph: it has no output")
     said = Said(
         values=options.values,
         lengths=options.lengths,
@@ -232,6 +239,15 @@ def _read_onnx(text: str, options: Options) -> Target:
 
 def _read_directory(text: str, options: Options) -> Target:
     directory = Path(text)
+    if not (directory / MANIFEST_FILE).exists():
+        inside = sorted(
+            {str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")}
+        )
+        instead = f"; there is {', '.join(inside[:5])}" if inside else ""
+        raise ConfigurationError(
+            f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {checkpoint.WEIGHTS_FILE} (what "
+            f"`lengthwise train` wrote){instead}"
+        )
     manifest = Manifest.read(directory)
     manifest.check_digests(directory)
     _hold_against(text, options, manifest.input, manifest.labels)

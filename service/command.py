@@ -46,7 +46,10 @@ class Command(click.Command):
             # Nothing was judged: whatever code it carries, a 0 above all, is no verdict.
             called = traceback.extract_tb(quitting.__traceback__)[-1]
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a folder that is none
+                place = "" if error.filename is None else f"{error.filename}: "
+                end(f"{place}{error.strerror}", NOT_CHECKED)
             traceback.print_exc()
             end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
         finally:

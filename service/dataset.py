@@ -92,7 +92,7 @@ def locate(name: str) -> Path:
     if not name.startswith("aeon:"):
         path = Path(name)
         if not path.is_file():
-            raise ConfigurationError(f"{name}: there is no such file")
+            raise ConfigurationError(f"{name}: {'it is no file' if path.exists() else 'there is no such file'}")
         return path
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:

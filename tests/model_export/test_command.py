@@ -266,3 +266,52 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "model_export", "--help"], capture_output=True, text=True, check=True
     )
     assert "train" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "tiny.toml", "empty.jsonl", "--out", "o"), "empty.jsonl: there is no record in it"),
+        (
+            ("train", "tiny.toml", "train.jsonl", "--test", "empty.jsonl", "--out", "o"),
+            "empty.jsonl: there is no record",
+        ),
+        (("train", "tiny.toml", "folder", "--out", "o"), "folder: it is no file"),
+        (("train", "tiny.toml", "train.jsonl", "--out", "file/o"), "--out file/o cannot be written: Not a directory"),
+        (
+            ("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume"),
+            "no state to resume from; leave --resume out",
+        ),
+        (("train", "tiny.toml", "train.jsonl", "--out", "o", "--resume", "--overwrite"), "exclude each other"),
+        (("export", "folder", "--out", "m"), "folder is a folder with neither manifest.json"),
+        (("export", "models", "--out", "m"), "; there is models/a/1"),
+        (("check", "folder"), "folder is a folder with neither manifest.json"),
+        (("check", "tiny.toml", "--html", "nowhere/page.html"), "nowhere/page.html: No such file or directory"),
+        (("export", "file", "--out", "m"), "file is no target"),
+        (("export", "file.pt", "--out", "m"), "name what makes the module too"),
+        (("export", "file.onnx", "--out", "m"), "file.onnx cannot be read as ONNX"),
+        (("export", "empty.onnx", "--out", "m"), "empty.onnx holds no graph"),
+        (("export", "absent.safetensors", "--out", "m"), "there is no file absent.safetensors"),
+        (("export", "file.safetensors", "--out", "m"), "file.safetensors cannot be read as safetensors"),
+        (("export", "tiny.toml", "--checkpoint", "file.pt", "--out", "m"), "file.pt is no checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "empty.pt", "--out", "m"), "empty.pt is no checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "folder", "--out", "m"), "a folder without a model.safetensors"),
+        (("export", "tiny.toml", "--data", "absent.jsonl", "--out", "m"), "absent.jsonl: there is no such file"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else " ".join(each),
+)
+def test_a_wrong_path_is_told_in_one_line(
+    words: tuple[str, ...], said: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    for name in ("empty.jsonl", "empty.onnx", "empty.pt"):
+        Path(name).touch()
+    for name in ("file", "file.pt", "file.onnx", "file.safetensors"):
+        Path(name).write_text("hello\n")
+    Path("folder").mkdir()
+    Path("models/a/1").mkdir(parents=True)
+    Path("models/a/1/manifest.json").write_text("{}")
+    refused = run(*words)
+    assert (refused.exit_code, said in refused.stderr) == (2, True), refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "defect" not in refused.stderr
