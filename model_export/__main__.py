@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_export import checkpoint, graph, metrics, targets, trained
 from model_export import export as exporting
+from model_export import graph, metrics, targets, trained
 from model_export import report as reports
 from model_export import train as training
 from model_export.batches import examples
@@ -110,7 +110,7 @@ def train(
     if as_json:
         show_json(report.as_json())
     else:
-        Console().print(report.table(f"{out}/{checkpoint.WEIGHTS_FILE}"))
+        Console().print(report.table(f"{out}/{trained.WEIGHTS_FILE}"))
 
 
 @main.command(cls=Command)
@@ -368,7 +368,7 @@ def _tell(notices: Iterable[str]) -> None:
 
 
 def _refuse_to_overwrite(out: Path) -> None:
-    for name in (checkpoint.WEIGHTS_FILE, checkpoint.STATE_FILE):
+    for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
         if (out / name).exists():
             raise ConfigurationError(
                 f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"

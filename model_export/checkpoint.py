@@ -20,11 +20,6 @@ from torch import Tensor, nn
 
 from model_export.errors import CheckpointError
 
-WEIGHTS_FILE = "model.safetensors"
-"""What a training run ends in, in its folder."""
-STATE_FILE = "state.safetensors"
-"""What an interrupted one goes on from."""
-
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Writes tensors, and beside them in the same file what JSON can hold.

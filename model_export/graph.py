@@ -26,6 +26,7 @@ from model_export.calling import Calling
 from model_export.capture import capture
 from model_export.errors import ExportError
 from model_export.frames import place_in
+from model_export.labels import IN_GRAPH
 from model_export.outputs import Choice, chosen_by
 from model_export.recurrent import TRANSLATIONS
 from service.manifest import CONTRACT, StepInput
@@ -48,7 +49,6 @@ _INSTEAD: Final = {
 }
 """What to write in the place of an operator that the exporter cannot translate."""
 
-_LABELS: Final = "lengthwise.labels"
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_PLACE: Final = 4
 """Where `sequence_lens` stands among the inputs of a recurrent node."""
@@ -90,7 +90,7 @@ def build(
         {
             "lengthwise.contract": str(CONTRACT),
             "lengthwise.name": name,
-            _LABELS: json.dumps(list(labels), ensure_ascii=False),
+            IN_GRAPH: json.dumps(list(labels), ensure_ascii=False),
         }
     )
     promised = {
@@ -103,19 +103,6 @@ def build(
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def labels(proto: onnx.ModelProto) -> tuple[str, ...] | None:
-    """The labels that `build` wrote into a graph, or None for one that was made elsewhere."""
-    for entry in proto.metadata_props:
-        if entry.key == _LABELS:
-            try:
-                found = json.loads(entry.value)
-            except ValueError:
-                return None
-            if isinstance(found, list) and all(isinstance(label, str) for label in found):
-                return tuple(found)
-    return None
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:

@@ -1,11 +1,14 @@
-"""What another precision does to labels: the answers of two graphs to the same sequences, each as it is served."""
+"""The labels that a graph names, and what another precision does to labels: two graphs, the same sequences."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from service import answers
@@ -13,6 +16,22 @@ from service.errors import ConfigurationError
 from service.manifest import Manifest
 from service.padding import Steps, pad
 from service.session import Session
+
+IN_GRAPH: Final = "lengthwise.labels"
+"""Where they stand in a graph's metadata."""
+
+
+def named_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
+    """The labels that an export wrote into a graph, or None for one that was made elsewhere."""
+    for entry in proto.metadata_props:
+        if entry.key == IN_GRAPH:
+            try:
+                found = json.loads(entry.value)
+            except ValueError:
+                return None
+            if isinstance(found, list) and all(isinstance(label, str) for label in found):
+                return tuple(found)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

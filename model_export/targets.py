@@ -21,6 +21,7 @@ from model_export.adopt import Adopted, Said, adopt
 from model_export.calling import Calling, calling_of
 from model_export.errors import CheckpointError, RunError
 from model_export.factory import module_of
+from model_export.labels import named_in
 from model_export.model import SequenceClassifier
 from model_export.options import Options
 from model_export.outputs import Choice, chosen_by
@@ -126,7 +127,7 @@ _SAID: dict[Kind, str] = {
 def _kind(text: str) -> Kind:
     path = Path(text)
     if path.is_dir():
-        held = [name for name in (checkpoint.WEIGHTS_FILE, checkpoint.STATE_FILE) if (path / name).is_file()]
+        held = [name for name in (trained.WEIGHTS_FILE, trained.STATE_FILE) if (path / name).is_file()]
         return "checkpoint" if held and not (path / MANIFEST_FILE).exists() else "directory"
     if path.suffix == ".safetensors":
         if not path.is_file():
@@ -230,7 +231,7 @@ def _read_onnx(text: str, options: Options) -> Target:
     )
     adopted = adopt(proto, said)
     labels = _labels(text, options, adopted.classes)
-    own = graph.labels(proto)
+    own = named_in(proto)
     if own is not None and len(own) == adopted.classes:
         _hold_against(text, options, adopted.steps, own)
         labels = own
@@ -245,7 +246,7 @@ def _read_directory(text: str, options: Options) -> Target:
         )
         instead = f"; there is {', '.join(inside[:5])}" if inside else ""
         raise ConfigurationError(
-            f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {checkpoint.WEIGHTS_FILE} (what "
+            f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {trained.WEIGHTS_FILE} (what "
             f"`lengthwise train` wrote){instead}"
         )
     manifest = Manifest.read(directory)

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from model_export import checkpoint, objective, trained
 from model_export.batches import Example, batches, examples, stratified_split, stratum
-from model_export.checkpoint import STATE_FILE, WEIGHTS_FILE
 from model_export.errors import CheckpointError, SpecError
 from model_export.layers import Standardize
 from model_export.model import SequenceClassifier
 from model_export.objective import Scores
 from model_export.spec import Spec
+from model_export.trained import STATE_FILE, WEIGHTS_FILE
 from service.dataset import Record
 from service.errors import ConfigurationError
 

@@ -19,13 +19,18 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from torch import nn
-
-from model_export import checkpoint
 from model_export.errors import CheckpointError, SpecError
 from model_export.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS_FILE: Final = "model.safetensors"
+"""What a training run ends in, in its folder."""
+STATE_FILE: Final = "state.safetensors"
+"""What an interrupted one goes on from."""
 
 FORMAT: Final = 1
 """Of what `described` writes; a number that is not known here is a later version's."""
@@ -79,15 +84,15 @@ def located(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    file = path / checkpoint.WEIGHTS_FILE
+    file = path / WEIGHTS_FILE
     if file.is_file():
         return file
-    if (path / checkpoint.STATE_FILE).is_file():
+    if (path / STATE_FILE).is_file():
         raise CheckpointError(
-            f"{path} holds a training that has not ended, and no {checkpoint.WEIGHTS_FILE} yet: "
+            f"{path} holds a training that has not ended, and no {WEIGHTS_FILE} yet: "
             f"`lengthwise train ... --out {path} --resume` ends it"
         )
-    raise CheckpointError(f"{path} is a folder without a {checkpoint.WEIGHTS_FILE}: name the checkpoint's file")
+    raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: name the checkpoint's file")
 
 
 def recorded(path: Path) -> Recorded:
@@ -96,10 +101,12 @@ def recorded(path: Path) -> Recorded:
     Raises:
         CheckpointError: It cannot be read, is of a later version, or what it says is malformed.
     """
+    from model_export import checkpoint  # brings torch along, which a graph does without
+
     state = checkpoint.state(path)
     if "run" in state:
         raise CheckpointError(
-            f"{path} is the state of a training, not its result: give {path.with_name(checkpoint.WEIGHTS_FILE)}, which "
+            f"{path} is the state of a training, not its result: give {path.with_name(WEIGHTS_FILE)}, which "
             f"`lengthwise train ... --out {path.parent} --resume` writes at its end"
         )
     if state.get("format", FORMAT) != FORMAT:
@@ -132,6 +139,8 @@ def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
     Raises:
         CheckpointError: It cannot be read, or was trained with another spec; names each key that differs.
     """
+    from model_export import checkpoint
+
     notices = held_against(recorded(path), spec, path)
     checkpoint.load(module, path)
     return notices

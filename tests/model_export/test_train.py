@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_export import checkpoint, train
+from model_export import checkpoint, train, trained
 from model_export.batches import examples
 from model_export.errors import CheckpointError
 from model_export.train import Epoch, Options, Progress
@@ -35,7 +35,7 @@ def stop_after(number: int):
 
 
 def weights(directory: Path) -> bytes:
-    return (directory / checkpoint.WEIGHTS_FILE).read_bytes()
+    return (directory / trained.WEIGHTS_FILE).read_bytes()
 
 
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_a_state_of_another_run_is_not_resumed_and_what_differs_is_named(
 
 def test_a_state_that_does_not_say_its_spec_is_compared_as_a_whole(tmp_path: Path) -> None:
     train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path)
-    tensors, state = checkpoint.read(tmp_path / checkpoint.STATE_FILE)
+    tensors, state = checkpoint.read(tmp_path / trained.STATE_FILE)
     older = {name: state[name] for name in ("run", "best", "epochs")}
-    checkpoint.write(tmp_path / checkpoint.STATE_FILE, tensors, older)
+    checkpoint.write(tmp_path / trained.STATE_FILE, tensors, older)
     train.train(spec(), separable(20), replace(QUICK, epochs=1), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="its spec, its data or its options differ"):
         train.train(spec(), separable(20), QUICK, tmp_path, resume=True)

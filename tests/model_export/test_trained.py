@@ -237,7 +237,7 @@ def test_a_policy_that_differs_is_exported_with_a_warning(files: Path, tmp_path:
 @pytest.mark.parametrize(
     ("held", "said"),
     [
-        ((), "is no model directory|cannot be read"),
+        ((), r"a folder with neither manifest\.json"),
         (("state.safetensors",), "a training that has not ended"),
     ],
 )
