@@ -188,6 +188,9 @@ def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
     assert (target.kind, len(target.labels)) == ("directory", 9)
     with pytest.raises(ConfigurationError, match="--labels"):
         targets.read(str(BUNDLED), Options(labels=("a",)))
+    with pytest.raises(ConfigurationError, match=r"a folder with neither manifest\.json"):
+        targets.read(str(tmp_path), Options())
+    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ManifestError):
         targets.read(str(tmp_path), Options())
 
