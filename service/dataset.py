@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from service import json_text, options
 from service.errors import ConfigurationError, RecordError, how_to_install
-from service.json_lines import LONG_LINE_BYTES, Kind, LongLine, plain_fields
+from service.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
+from service.json_lines import Kind as Kind
 from service.padding import Steps
 from service.wrong_values import nearest
 

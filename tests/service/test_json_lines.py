@@ -108,7 +108,7 @@ def test_a_line_read_in_pieces_is_the_record_that_it_is_as_a_whole(
         ('{"id":"long","steps":[%s,[1]]}', "step 40 has 1 features, step 0 has 2"),
         ('{"id":"long","steps":[%s,[1,1e39]]}', "step 40 holds a number that is not finite as float32"),
         ('{"id":"long","steps":[%s]', "not JSON"),
-        ('{"id":"long","steps":[%s],"values":1}', "unknown field values"),
+        ('{"id":"long","steps":[%s],"values":1}', "unknown field 'values'"),
     ],
 )
 def test_what_is_wrong_with_a_long_line_is_said_with_its_step_and_the_next_line_is_read(
