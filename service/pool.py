@@ -2,8 +2,10 @@
 
 Urgency is arrival, with a head start for priority. Only the `HORIZON` most urgent stand in the order by width, so that
 a plan costs the same however much waits, and what it leaves waiting is bounded; the others are brought near as these
-run or are withdrawn. Removing is cheap: a heap keeps what was removed until it comes to the top, or until there is too
-much of it.
+run or are withdrawn.
+
+Removing is cheap: the orders hold numbers of arrival, and keep that of what left until it comes to the front or until
+there are too many such numbers. What left is itself let go of at once: it holds its steps, which may be megabytes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 HORIZON: Final = 2048
 """How many of the most urgent sequences a plan chooses from."""
@@ -23,6 +25,8 @@ MAX_PRIORITY: Final = 9
 _FORGOTTEN: Final = 64
 """How many removed sequences an order may hold beside as many again as wait."""
 _URGENCY: Final = itemgetter(0)
+Number: TypeAlias = int
+"""A sequence's place in the order of arrival; by it the pool knows it."""
 _NEVER: Final = float("inf")
 
 
@@ -35,6 +39,7 @@ class Waiting:
         deadline: When its answer is worthless, in seconds of the caller's clock.
         priority: 0 to 9, higher first.
         urgency: Set by the pool: its number in order of arrival, less the head start of its priority. Lower is sooner.
+        number: Set by the pool: its number in order of arrival.
         waits: Set by the pool: whether it is still in it.
     """
 
@@ -42,11 +47,12 @@ class Waiting:
     deadline: float = float("inf")
     priority: int = 0
     urgency: int = field(default=0, init=False)
+    number: Number = field(default=0, init=False)
     waits: bool = field(default=False, init=False)
 
 
 class _Line:
-    """What waits, in one order: entries that compare, each with the sequence last.
+    """What waits, in one order: each as its place in that order, and its number.
 
     Nearly everything comes in order and goes in order, which a list does faster than a heap.
     """
@@ -54,9 +60,13 @@ class _Line:
     __slots__ = ("_entries",)
 
     def __init__(self) -> None:
-        self._entries: list[Any] = []
+        self._entries: list[tuple[float, Number]] = []
 
-    def add(self, entry: tuple[Any, ...]) -> None:
+    def __len__(self) -> int:
+        """How many it holds, of what waits and of what left."""
+        return len(self._entries)
+
+    def add(self, entry: tuple[float, Number]) -> None:
         """Lets one stand in line."""
         entries = self._entries
         if entries and entry < entries[-1]:
@@ -64,22 +74,22 @@ class _Line:
         else:
             entries.append(entry)
 
-    def first(self) -> Waiting | None:
-        """The first that waits, or None where nothing does; lets go of what was removed before it."""
+    def first(self, waiting: Mapping[Number, Waiting]) -> Waiting | None:
+        """The first that waits, or None where nothing does; lets go of what left before it."""
         entries = self._entries
-        for place, entry in enumerate(entries):
-            waiting: Waiting = entry[-1]
-            if waiting.waits:
+        for place, (_, number) in enumerate(entries):
+            found = waiting.get(number)
+            if found is not None:
                 if place:
                     del entries[:place]
-                return waiting
+                return found
         entries.clear()
         return None
 
-    def forget(self, most: int) -> None:
-        """Lets go of all that was removed, where it and what waits are more than so many."""
+    def forget(self, waiting: Mapping[Number, Waiting], most: int) -> None:
+        """Lets go of all that left, where it and what waits are more than so many."""
         if len(self._entries) > most:
-            self._entries = [entry for entry in self._entries if entry[-1].waits]
+            self._entries = [entry for entry in self._entries if entry[1] in waiting]
 
 
 class Pool:
@@ -93,49 +103,44 @@ class Pool:
         self.horizon = horizon
         self.left_out = 0
         self._arrivals = 0
-        self._size = 0
+        self._waiting: dict[Number, Waiting] = {}
         self._near = 0
         self._by_width: dict[int, list[tuple[int, int, Waiting]]] = {}
         self._widths: list[int] = []
         self._urgent = _Line()
         self._deadlines = _Line()
-        self._far: list[tuple[int, int, Waiting]] = []
+        self._far: list[tuple[int, Number]] = []
         self._last_near = 0  # the greatest urgency that was ever near
 
     def __len__(self) -> int:
         """How many wait."""
-        return self._size
+        return len(self._waiting)
 
     def __iter__(self) -> Iterator[Waiting]:
-        """All that wait, the nearest widths first, in no promised order."""
-        for width in self._widths:
-            for _, _, waiting in self._by_width[width]:
-                yield waiting
-        for _, _, waiting in self._far:
-            if waiting.waits:
-                yield waiting
+        """All that wait, in order of arrival."""
+        return iter(self._waiting.values())
 
     def add(self, waiting: Waiting) -> None:
         """Lets one more wait."""
         self._arrivals += 1
         if not self._arrivals % _FORGOTTEN:
             self._forget()
+        waiting.number = self._arrivals
         waiting.urgency = self._arrivals - PRIORITY_HEAD_START * waiting.priority
         waiting.waits = True
-        self._size += 1
-        entry = (waiting.urgency, self._arrivals, waiting)
+        self._waiting[waiting.number] = waiting
         # What is more urgent than one that came near must not stand behind it; nothing in `_far` is.
         if self._near < self.horizon or waiting.urgency < self._last_near:
-            self._bring_near(entry)
+            self._bring_near(waiting)
         else:
-            heapq.heappush(self._far, entry)
+            heapq.heappush(self._far, (waiting.urgency, waiting.number))
 
     def remove(self, waiting: Waiting) -> bool:
         """Takes one out because nobody wants its answer any more. False if it did not wait."""
         if not waiting.waits:
             return False
         waiting.waits = False
-        self._size -= 1
+        del self._waiting[waiting.number]
         group = self._by_width.get(waiting.width, [])
         place = _place(group, waiting)
         if place < len(group):
@@ -167,18 +172,18 @@ class Pool:
             del group[:count]
         for waiting in taken:
             waiting.waits = False
-        self._size -= len(taken)
+            del self._waiting[waiting.number]
         self._near -= len(taken)
         self._tidy()
         return taken
 
     def most_urgent(self) -> Waiting | None:
         """The one that the next plan is made for, or None where nothing waits."""
-        return self._urgent.first()
+        return self._urgent.first(self._waiting)
 
     def earliest_deadline(self) -> Waiting | None:
         """The one whose deadline comes first, or None where nothing waits."""
-        return self._deadlines.first()
+        return self._deadlines.first(self._waiting)
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
         """The widths that are near around one, ascending, and how many of each.
@@ -227,8 +232,8 @@ class Pool:
         """How many of one width are near."""
         return len(self._by_width[width])
 
-    def _bring_near(self, entry: tuple[int, int, Waiting]) -> None:
-        waiting = entry[2]
+    def _bring_near(self, waiting: Waiting) -> None:
+        entry = (waiting.urgency, waiting.number, waiting)
         self._near += 1
         self._last_near = max(self._last_near, waiting.urgency)
         group = self._by_width.get(waiting.width)
@@ -239,9 +244,9 @@ class Pool:
             group.append(entry)
         else:
             insort(group, entry)
-        self._urgent.add(entry)
+        self._urgent.add(entry[:2])
         if waiting.deadline != _NEVER:
-            self._deadlines.add((waiting.deadline, entry[1], waiting))
+            self._deadlines.add((waiting.deadline, waiting.number))
 
     def _forget_width(self, width: int) -> None:
         """Nothing of a width is near any more."""
@@ -250,17 +255,17 @@ class Pool:
     def _tidy(self) -> None:
         """Brings the most urgent of the far near."""
         while self._near < self.horizon and self._far:
-            entry = heapq.heappop(self._far)
-            if entry[2].waits:
-                self._bring_near(entry)
+            waiting = self._waiting.get(heapq.heappop(self._far)[1])
+            if waiting is not None:
+                self._bring_near(waiting)
 
     def _forget(self) -> None:
-        """Lets go of what was removed, once it is most of an order: until then it is passed over."""
+        """Lets go of the numbers of what left, once they are most of an order: until then they are passed over."""
         most = 2 * self._near + _FORGOTTEN
-        self._urgent.forget(most)
-        self._deadlines.forget(most)
-        if len(self._far) > 2 * (self._size - self._near) + _FORGOTTEN:
-            self._far = [entry for entry in self._far if entry[2].waits]
+        self._urgent.forget(self._waiting, most)
+        self._deadlines.forget(self._waiting, most)
+        if len(self._far) > 2 * (len(self._waiting) - self._near) + _FORGOTTEN:
+            self._far = [entry for entry in self._far if entry[1] in self._waiting]
             heapq.heapify(self._far)
 
 

@@ -184,18 +184,41 @@ class Tracked(Waiting):
     """One that can be seen to be gone."""
 
 
-def test_what_ran_behind_one_that_waits_long_is_let_go():
+@pytest.mark.parametrize("horizon", [2, 2048], ids=["far", "near"])
+@pytest.mark.parametrize("order", [1, -1], ids=["first to last", "last to first"])
+def test_what_is_withdrawn_is_let_go_at_once_though_nobody_looks(horizon: int, order: int) -> None:
+    pool = Pool(horizon)
+    waits = [Tracked(4 * (i % 3), deadline=i % 5) for i in range(60)]
+    gone = [weakref.ref(waiting) for waiting in waits]
+    list(map(pool.add, waits))
+    while waits:
+        pool.remove(waits.pop(0 if order == 1 else -1))
+        assert sum(one() is not None for one in gone) == len(waits)
+    assert len(pool) == 0
+
+
+def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
     pool = Pool()
     pool.add(Waiting(8, deadline=0.0, priority=9))  # the most urgent and the first deadline, but of another width
-    gone = []
-    for _ in range(2000):
+    for _ in range(200):
         waiting = Tracked(4, deadline=9.0)
-        gone.append(weakref.ref(waiting))
+        gone = weakref.ref(waiting)
         pool.add(waiting)
         assert pool.take({4: 1}, anchor=waiting) == [waiting]
-    del waiting
-    assert sum(one() is not None for one in gone) < 200
+        del waiting
+        assert gone() is None
     assert len(pool) == 1
+
+
+def test_the_orders_forget_the_numbers_of_what_left():
+    pool = Pool()
+    pool.add(Waiting(8, deadline=0.0, priority=9))
+    for _ in range(2000):
+        waiting = Waiting(4, deadline=9.0)
+        pool.add(waiting)
+        pool.take({4: 1}, anchor=waiting)
+    assert len(pool._urgent) < 200
+    assert len(pool._deadlines) < 200
 
 
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
