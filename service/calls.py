@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Problem
+from service.errors import InvalidRequest, Problem
 from service.manifest import Manifest
 from service.padding import Steps
 
@@ -21,6 +21,8 @@ MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
 MAX_PRIORITY = 9
 MAX_ID_CHARACTERS = 256
+MOST_PROBLEMS = 100_000
+"""Past so many the rest of a body is not read: to count them takes no longer than to parse the body."""
 
 
 class Described(Protocol):
@@ -104,7 +106,8 @@ def fitted(
     """The item of a sequence; of one past the model's max length, what the model's policy keeps of it.
 
     Policy `head` keeps the first `max_length` of the kept steps and `tail` the last, as if the others had been masked;
-    `window` keeps all (they are split where they are queued), and `reject` has refused before.
+    `window` keeps all (they are split where they are queued), and `reject` has refused before. What is kept is a copy:
+    a view would keep the whole sequence in memory for as long as it waits.
 
     Args:
         steps: The kept steps, `[length, features]` or `[length]`.
@@ -116,8 +119,30 @@ def fitted(
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
         places = np.arange(sent, dtype=np.intp) if kept is None else kept
-        return Item(steps[part], sent, places[part], id)
+        return Item(steps[part].copy(), sent, places[part].copy(), id)
     return Item(steps, sent, kept, id)
+
+
+def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
+    """Items that are views of a tensor, as copies where what it is a part of is more than twice as much.
+
+    Args:
+        items: Some may be copies already.
+        tensor: What the others are views of.
+
+    Returns:
+        The items, and how many bytes they keep in memory beside their own steps.
+    """
+    owner: Any = tensor
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    if isinstance(owner, memoryview):  # it may show a part of its object only
+        owner = owner.obj
+    owned = owner.nbytes if isinstance(owner, np.ndarray) else memoryview(owner).nbytes
+    shared = sum([item.steps.nbytes for item in items if item.steps.base is not None])
+    if 2 * shared < owned:
+        return [item if item.steps.base is None else item._replace(steps=item.steps.copy()) for item in items], 0
+    return items, owned - shared
 
 
 class Call(NamedTuple, Generic[M_co]):
@@ -130,6 +155,8 @@ class Call(NamedTuple, Generic[M_co]):
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
         pointer: Where an item stands in the body as sent, with `{}` for its place among the items.
+        width: Steps that the answer has for each item; 0 where it has as many as each item was sent with.
+        beside_bytes: What the items keep in memory beside their own steps, where these are views of something larger.
     """
 
     model: M_co
@@ -138,18 +165,53 @@ class Call(NamedTuple, Generic[M_co]):
     timeout_ms: float | None = None
     priority: int = 0
     pointer: str = "/sequences/{}"
+    width: int = 0
+    beside_bytes: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What its sequences keep in memory."""
+        held = self.beside_bytes
+        for item in self.items:
+            held += item.steps.nbytes
+            if item.kept is not None:
+                held += item.kept.nbytes
+        return held
 
 
 @dataclass(slots=True)
 class Problems:
-    """Collects what is wrong with a body: keeps the first, counts all."""
+    """Collects what is wrong with a body: keeps the first, counts the others, and at `MOST_PROBLEMS` reads no further.
+
+    To make a pointer and a sentence takes longer than to read a right value, so where problems may be many, they are
+    made only while `listing`, and the others are counted with `count`.
+    """
 
     listed: int = 20
     found: list[Problem] = field(default_factory=list)
     total: int = 0
 
+    @property
+    def listing(self) -> bool:
+        """Whether the next one will be told, and not just counted."""
+        return self.total < self.listed
+
     def add(self, pointer: str, detail: str) -> None:
-        """Notes one; `pointer` is an RFC 6901 pointer into the body as sent."""
-        self.total += 1
-        if len(self.found) < self.listed:
+        """Notes one; `pointer` is an RFC 6901 pointer into the body as sent.
+
+        Raises:
+            InvalidRequest: With it there are `MOST_PROBLEMS`.
+        """
+        if self.total < self.listed:
             self.found.append(Problem(pointer, detail))
+        self.count()
+
+    def count(self) -> None:
+        """Counts one that is not told any more. Raises as `add` does."""
+        self.total += 1
+        if self.total >= MOST_PROBLEMS:
+            raise self.refusal()
+
+    def refusal(self) -> InvalidRequest:
+        """The error that tells them."""
+        return InvalidRequest(self.found, total=self.total, more=self.total >= MOST_PROBLEMS)

@@ -18,6 +18,7 @@ LengthwiseError
     ├── InferenceFailed      500    the runtime failed; only this batch is affected
     └── Refused                     nothing is wrong with the request itself; says why, as a closed set of reasons
         ├── QueueFull        429    reason queue_full; comes with the seconds to wait
+        ├── InflightFull     503    reason inflight_full: too many bytes of bodies and answers are in hand
         ├── NotReady         503    reason not_ready: starting, or no good model
         ├── Draining         503    reason draining: shutting down
         └── DeadlineExceeded 504    reason deadline
@@ -97,15 +98,17 @@ class InvalidRequest(RequestError):
     Args:
         problems: The first of them, in body order.
         total: How many there are in all; the number of `problems` unless more were found than are listed.
+        more: Whether there may be still more: the rest was not read.
     """
 
     status = 422
     title = "Invalid request"
 
-    def __init__(self, problems: Sequence[Problem], *, total: int | None = None) -> None:
+    def __init__(self, problems: Sequence[Problem], *, total: int | None = None, more: bool = False) -> None:
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
-        super().__init__(self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body")
+        detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
+        super().__init__(f"at least {detail}; the rest was not read" if more else detail)
 
 
 class Unauthorized(RequestError):
@@ -162,6 +165,14 @@ class QueueFull(Refused):
     status = 429
     title = "Queue full"
     reason = "queue_full"
+
+
+class InflightFull(Refused):
+    """The bodies and answers in hand leave no room for this call's bytes."""
+
+    status = 503
+    title = "Too many bytes in flight"
+    reason = "inflight_full"
 
 
 class NotReady(Refused):

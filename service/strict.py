@@ -35,6 +35,8 @@ from service.padding import Steps
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
+"""The least number that rounds to infinity: half a step past the largest."""
 _ABSENT: Final = object()
 
 
@@ -75,7 +77,8 @@ def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int,
         form: How the body is laid out.
 
     Raises:
-        InvalidRequest: With the first 20 problems, in body order, and their number.
+        InvalidRequest: With the first 20 problems, in body order, and their number; past `MOST_PROBLEMS` no more are
+            looked for.
         TooLarge: More than `max_sequences`.
         RequestError: The model is not known, or not ready.
     """
@@ -105,12 +108,12 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
     if not asked.named:  # whose sequences they are is not known, so they cannot be judged
-        raise InvalidRequest(problems.found, total=problems.total)
+        raise problems.refusal()
     try:
         model = catalog.find(asked.model, asked.version)
     except RequestError:
         if problems.total:
-            raise InvalidRequest(problems.found, total=problems.total) from None
+            raise problems.refusal() from None
         raise
     manifest = model.manifest
     attention = "attention" in asked.outputs
@@ -120,7 +123,7 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
     if isinstance(sequences, list):
         items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
-        raise InvalidRequest(problems.found, total=problems.total)
+        raise problems.refusal()
     return Call(
         model,
         [item for item in items if item is not None],
@@ -191,32 +194,35 @@ def _values(
             f"{kind(steps[kept[0]])}; a level of brackets may be missing",
         )
         return array
+    bare = features == 1
     for row, place in enumerate(kept):
         step = steps[place]
-        if features == 1 and not isinstance(step, list):
+        alone = bare and not isinstance(step, list)
+        if alone:
             step = [step]
-        pointer = f"{at}/{place}"
-        if not isinstance(step, list):
-            problems.add(pointer, f"a step must be an array of {features} numbers, it is {kind(step)}")
-            continue
-        if len(step) != features:
-            problems.add(pointer, f"the model takes {features} features a step, this one has {len(step)}")
+        if not isinstance(step, list) or len(step) != features:
+            if problems.listing:
+                problems.add(f"{at}/{place}", _no_step(step, features))
+            else:
+                problems.count()
             continue
         numbers = []
         for i, value in enumerate(step):
-            where = pointer if features == 1 and not isinstance(steps[place], list) else f"{pointer}/{i}"
             if value is None:
-                if refuses and (feature_mask is None or feature_mask[i]):
-                    problems.add(where, refuses_missing(manifest))
                 numbers.append(math.nan)
-            elif type(value) is not float and type(value) is not int:
-                problems.add(where, f"must be a number or null, it is {kind(value)}")
-                break
-            elif not abs(value) <= FLOAT32_MAX and not _rounds_to_finite(value):
-                problems.add(where, "is beyond the range of float32")
-                break
-            else:
+                if not refuses or (feature_mask is not None and not feature_mask[i]):
+                    continue
+            elif (type(value) is float or type(value) is int) and (
+                abs(value) <= FLOAT32_MAX or _rounds_to_finite(value)
+            ):
                 numbers.append(float(value))
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{place}" if alone else f"{at}/{place}/{i}", _no_number(value, manifest))
+            else:
+                problems.count()
+            if value is not None:
+                break
         else:
             array[row] = numbers
     if feature_mask is not None and len(feature_mask) == features:
@@ -232,13 +238,31 @@ def _tokens(
     array = np.zeros(len(kept), dtype=np.int64)
     for row, place in enumerate(kept):
         token = steps[place]
-        if type(token) is not int:
-            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
-        elif not 0 <= token < vocabulary:
+        if type(token) is int and 0 <= token < vocabulary:
+            array[row] = token
+        elif not problems.listing:
+            problems.count()
+        elif type(token) is int:
             problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
         else:
-            array[row] = token
+            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
     return array
+
+
+def _no_step(step: Any, features: int) -> str:
+    """What is said of a step that is none of the model's."""
+    if not isinstance(step, list):
+        return f"a step must be an array of {features} numbers, it is {kind(step)}"
+    return f"the model takes {features} features a step, this one has {len(step)}"
+
+
+def _no_number(value: Any, manifest: Manifest) -> str:
+    """What is said of a value that is none the model takes."""
+    if value is None:
+        return refuses_missing(manifest)
+    if type(value) is float or type(value) is int:
+        return "is beyond the range of float32"
+    return f"must be a number or null, it is {kind(value)}"
 
 
 def _mask(
@@ -256,10 +280,15 @@ def _mask(
     elif count is not None and len(mask) != count:
         problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
     else:
-        wrong = [(i, entry) for i, entry in enumerate(mask) if not isinstance(entry, bool)]
-        for i, entry in wrong:
-            problems.add(f"{at}/{i}", f"must be true or false, it is {kind(entry)}")
-        if not wrong:
+        before = problems.total
+        for i, entry in enumerate(mask):
+            if isinstance(entry, bool):
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{i}", f"must be true or false, it is {kind(entry)}")
+            else:
+                problems.count()
+        if problems.total == before:
             return mask
     return None
 
@@ -278,11 +307,8 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
 
 
 def _rounds_to_finite(value: float) -> bool:
-    """Whether a number just past float32's largest still rounds to it."""
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return False
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(np.float32(value)))
+    """Whether a number just past float32's largest still rounds to it, by way of float64."""
+    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
 
 
 def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:
@@ -290,8 +316,12 @@ def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, 
         return
     detail = f"unknown field; known are {', '.join(sorted(known))}"
     for name in value:
-        if name not in known:
+        if name in known:
+            continue
+        if problems.listing:
             problems.add(_child(pointer, name), detail)
+        else:
+            problems.count()
 
 
 def _child(pointer: str, name: str) -> str:

@@ -1,8 +1,9 @@
 """The Open Inference Protocol's tensors, and the sequences in them: what its REST and its gRPC form share.
 
 Its tensors are rectangles, so sequences come padded: `values [rows, width, features]` (or `tokens [rows, width]`) with
-`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is. A request of one
-row needs no lengths. Answers are rectangles again, of the width that was sent, with zeros past each length.
+`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is; a width that no
+sequence of the model may have is refused as too large. A request of one row needs no lengths. Answers are rectangles
+again, of the width that was sent, with zeros past each length.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from service import options, requested
 from service.answers import Answer
-from service.calls import Call, Item, Problems, fitted, unfit
-from service.errors import InvalidRequest, TooLarge
+from service.calls import Call, Item, Problems, compact, fitted, unfit
+from service.errors import TooLarge
 from service.manifest import Manifest
 from service.serving import Served
 
@@ -101,13 +102,11 @@ class Asked:
     Attributes:
         call: Its sequences.
         outputs: Names of the tensors that it wants, in order.
-        width: That of the tensors sent.
         classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
     """
 
     call: Call[Served]
     outputs: tuple[str, ...]
-    width: int
     classes: Mapping[str, int]
 
 
@@ -164,7 +163,8 @@ def read(
 
     Raises:
         InvalidRequest: With everything that is wrong.
-        TooLarge: More rows than `max_sequences`, or classes of more of them than are written.
+        TooLarge: More rows than `max_sequences`, classes of more of them than are written, or a rectangle wider than any
+            sequence of the model.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
@@ -188,7 +188,7 @@ def read(
     if steps is not None and rectangle is not None and (lengths is None or ends is not None):
         items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
     if problems.total or steps is None or rectangle is None:
-        raise InvalidRequest(problems.found, total=problems.total)
+        raise problems.refusal()
     rows, width = rectangle.shape[:2]
     written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
     most = requested.MOST_CLASSIFICATIONS
@@ -196,8 +196,9 @@ def read(
         raise TooLarge(f"a request may ask for {most} classifications, this one asks for {written}")
     names = tuple(wanted) or tuple(known)
     place = f"{steps.pointer}: row {{}}"
-    call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place)
-    return Asked(call, names, width, classes)
+    items, beside = compact(items, rectangle)
+    call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
+    return Asked(call, names, classes)
 
 
 def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
@@ -239,7 +240,7 @@ def _rectangle(rows: Sequence[NDArray[Any]], asked: Asked) -> NDArray[Any]:
     """Rows with a time axis, at the steps sent; zeros (or empty texts) everywhere else."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
-    made: NDArray[Any] = np.full((len(rows), asked.width, *first.shape[1:]), blank, dtype=first.dtype)
+    made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
     for row, entries, item in zip(made, rows, asked.call.items, strict=True):
         row[slice(len(entries)) if item.kept is None else item.kept] = entries
     return made
@@ -369,6 +370,8 @@ def _items(
     if len(ends) != rows:
         problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(ends)}")
         return []
+    if manifest.long == "reject" and max(ends) <= manifest.max_length < width:
+        raise TooLarge(f"a width of {width} steps; the model {manifest.key} takes at most {manifest.max_length}")
     items = []
     for i, (row, end) in enumerate(zip(rectangle, ends, strict=True)):
         if not 1 <= end <= width:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -554,3 +555,24 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
     assert len(finished) == len(set(finished)), "a request was finished twice"
     for one in lanes:
         assert (len(one.pool), one.cost_steps, one.inflight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("count", [1, 60])
+async def test_the_steps_of_what_is_withdrawn_are_let_go_at_once_though_nobody_asks_again(count: int) -> None:
+    gate = Gate()
+    one = lane(gate)
+    async with running(one) as batcher:
+        first = batcher.submit(one, [sequence(0)], answers)
+        await asyncio.to_thread(gate.entered.wait, PATIENCE_SECONDS)
+        sequences = [sequence(number) for number in range(count)]
+        gone = [weakref.ref(steps) for steps in sequences]
+        tickets = [batcher.submit(one, [steps], answers) for steps in sequences]  # each of a caller of its own
+        tickets.append(batcher.submit(one, sequences, answers))  # and all of one
+        del sequences
+        for ticket in tickets:
+            batcher.withdraw(ticket, DeadlineExceeded("gone"))
+            assert isinstance(ticket.future.exception(), DeadlineExceeded)
+        del ticket, tickets
+        assert [steps() for steps in gone] == [None] * count
+        gate.open.set()
+        assert await first.future == [0]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import json_text, strict
+from service import calls, json_text, strict
 from service.calls import Call
 from service.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
 from service.manifest import Manifest
@@ -321,3 +321,52 @@ def test_a_refusal_does_not_hold_the_document(body: bytes) -> None:
     assert error.__context__ is None
     frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     assert not {"_call", "parse"} & set(frames)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pointer"),
+    [
+        ("[1]", "/sequences/0/0"),
+        ("[[]]", "/sequences/0/0"),
+        ('[1, "a"]', "/sequences/0/0/1"),
+        ("[1, null]", "/sequences/0/0/1"),
+        ("[1e999, 1]", "/sequences/0/0/0"),
+        ("{}", "/sequences/0/1"),
+    ],
+)
+def test_all_that_is_wrong_is_counted_and_only_the_first_is_put_in_words(
+    steps: str, pointer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worded: list[str] = []
+    for name in ("_no_step", "_no_number"):
+        make = getattr(strict, name)
+        monkeypatch.setattr(strict, name, lambda *given, make=make: worded.append("") or make(*given))
+    first = "[1, 2]," if steps == "{}" else ""
+    error = problems(b'{"sequences": [[%s%s]]}' % (first.encode(), b",".join([steps.encode()] * 900)), manifest())
+    assert (error.total, len(error.problems), len(worded)) == (900, 20, 20)
+    assert error.problems[0].pointer == pointer
+
+
+def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_PROBLEMS", 100)
+    error = problems(b'{"sequences": [[' + b",".join([b"[1]"] * 900) + b"]]}", manifest())
+    assert (error.total, error.detail) == (100, "at least 100 things are wrong with the body; the rest was not read")
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        (3.4028235677973366e38, False),
+        (3.4028235677973362e38, True),
+        (-3.4028235677973362e38, True),
+        (2**128 - 2**103, False),
+        (2**128 - 2**103 - 1, False),
+        (2**128 - 2**104, True),
+        (10**390, False),
+        (float("inf"), False),
+    ],
+)
+def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
+    with np.errstate(over="ignore"):
+        rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
+    assert strict._rounds_to_finite(value) == fits == bool(rounded)

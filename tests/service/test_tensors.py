@@ -72,7 +72,7 @@ def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padd
         forms.append(numbers)  # type: ignore[arg-type]
     for form in forms:
         asked = read(of, values(form, shape, name=name, datatype=datatype), lengths(*ends))
-        assert asked.width == width
+        assert asked.call.width == width
         for item, row, end in zip(asked.call.items, rectangle, ends, strict=True):
             assert item.sent == end
             assert np.array_equal(item.steps, row[:end])
@@ -358,3 +358,49 @@ def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:
     octets = np.ones((1, 2, 2), dtype="<f4").tobytes()
     steps: Steps = read(manifest(), values(octets, (1, 2, 2))).call.items[0].steps
     assert np.shares_memory(steps, np.frombuffer(octets, "<f4"))
+
+
+@pytest.mark.parametrize("end", [1, 40, 60, 100])
+@pytest.mark.parametrize("rules", [manifest(), manifest(long="window", max_length=30), manifest(max_length=100)])
+def test_what_is_cut_off_stays_in_memory_only_where_it_is_the_lesser_part(end: int, rules: Manifest) -> None:
+    octets = np.ones((1, 100, 2), dtype="<f4").tobytes()
+    call = read(rules, values(octets, (1, 100, 2)), lengths(end)).call
+    steps: Steps = call.items[0].steps
+    kept = np.shares_memory(steps, np.frombuffer(octets, "<f4"))
+    assert kept == (end >= 50)
+    assert call.held_bytes == (len(octets) if kept else steps.nbytes)
+
+
+@pytest.mark.parametrize("form", ["octets", "memoryview", "numbers"])
+def test_a_part_of_a_larger_body_is_copied_where_the_body_is_more_than_twice_as_much(form: str) -> None:
+    octets = b"x" * 5000 + np.ones((2, 10, 2), dtype="<f4").tobytes()
+    data: Any = {"octets": octets[5000:], "memoryview": memoryview(octets)[5000:], "numbers": [1.0] * 40}[form]
+    call = read(manifest(), values(data, (2, 10, 2)), lengths(10, 10)).call
+    assert [item.steps.nbytes for item in call.items] == [80, 80]
+    assert call.held_bytes == 160
+
+
+@pytest.mark.parametrize("policy", ["head", "tail"])
+def test_what_a_policy_leaves_out_is_not_kept(policy: Any) -> None:
+    octets = np.ones((1, 100, 2), dtype="<f4").tobytes()
+    call = read(manifest(long=policy, max_length=70), values(octets, (1, 100, 2))).call
+    assert call.items[0].steps.shape == (70, 2)
+    assert not np.shares_memory(call.items[0].steps, np.frombuffer(octets, "<f4"))
+    assert call.held_bytes == 70 * 8 + 70 * 8  # and the places of the steps kept
+
+
+def test_what_waits_beside_what_a_policy_cut_is_a_copy_too() -> None:
+    octets = np.ones((2, 100, 2), dtype="<f4").tobytes()
+    call = read(manifest(long="head", max_length=30), values(octets, (2, 100, 2)), lengths(100, 1)).call
+    assert not any(np.shares_memory(item.steps, np.frombuffer(octets, "<f4")) for item in call.items)
+    assert call.held_bytes == 30 * 8 + 30 * 8 + 8
+
+
+def test_a_width_that_no_sequence_of_the_model_may_have_is_too_large() -> None:
+    octets = np.ones((2, 11, 2), dtype="<f4").tobytes()
+    with pytest.raises(TooLarge, match="a width of 11 steps; the model sums/1 takes at most 10"):
+        read(manifest(max_length=10), values(octets, (2, 11, 2)), lengths(10, 1))
+    assert wrong(manifest(max_length=10), values(octets, (2, 11, 2)), lengths(11, 1)) == [
+        "/inputs/0: row 0: 11 steps; the model sums/1 takes at most 10"
+    ]
+    assert read(manifest(max_length=10, long="tail"), values(octets, (2, 11, 2)), lengths(10, 1)).call.width == 11
