@@ -6,16 +6,23 @@ Everything is row by row: no figure of one row depends on another, so scoring ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calls import Call
 from service.manifest import Manifest
 from service.padding import Steps
 from service.session import Outputs
 
 Floats = NDArray[np.float32]
+
+
+NUMBER_BYTES: Final = 16
+"""What a number takes in an answer: float32, and its text with a comma."""
+ENTRY_BYTES: Final = 128
+"""What an entry of an answer, or a step of a per-step head's, takes beside its numbers: names, labels, lengths."""
 
 
 class Answer(NamedTuple):
@@ -34,8 +41,26 @@ class Answer(NamedTuple):
     windows: list[dict[str, Any]] | None = None
 
 
+def bytes_of(call: Call[Any]) -> int:
+    """About how many bytes a call's answer will take, at most, as JSON, which is the longest form."""
+    manifest: Manifest = call.model.manifest
+    items = call.items
+    rows = len(items)
+    entries = rows
+    if manifest.long == "window":
+        entries += sum([len(item.steps) // manifest.max_length for item in items])
+    numbers = 0
+    if call.attention or manifest.task == "per-step":
+        steps = rows * call.width or sum([item.sent for item in items])
+        if call.attention:
+            numbers = steps
+        if manifest.task == "per-step":
+            entries = steps
+    return entries * ENTRY_BYTES + (entries * manifest.classes + numbers) * NUMBER_BYTES
+
+
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
-    """The answer of each row; None where its logits are not finite.
+    """The answer of each row; None where its logits are not finite. Its attention may not be: see `with_attention`.
 
     Args:
         outputs: `logits [rows, classes]` (per-step: `[rows, width, classes]`), `attention [rows, width]` or None.
@@ -64,6 +89,17 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
     if finite is None:
         return answers
     return [answer if good else None for answer, good in zip(answers, finite, strict=True)]
+
+
+def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
+    """The answers for a caller who asked for the attention; None in the place of one whose attention is not finite.
+
+    Whoever did not ask has his answer all the same: what his company asked for must not change it.
+    """
+    return [
+        None if answer is None or (answer.attention is not None and not np.isfinite(answer.attention).all()) else answer
+        for answer in answers
+    ]
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:

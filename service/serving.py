@@ -289,6 +289,8 @@ def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
     Raises:
         InvalidRequest: With the pointers of those that are not finite.
     """
+    if call.attention:
+        found = answers.with_attention(found)
     if None in found:
         bad = [i for i, answer in enumerate(found) if answer is None]
         raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))

@@ -140,7 +140,7 @@ def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
         return Batch(batch.rows, batch.cost, batch.valid_steps, time.thread_time() - started)
 
     try:
-        found = model.answer(batch, attention)
+        found = answers.with_attention(model.answer(batch, attention))
     except Exception:  # onnxruntime's errors have no common base
         if len(rows) == 1:
             log.debug("a sequence of %d steps failed", len(rows[0].steps), exc_info=True)

@@ -28,6 +28,8 @@ from service.settings import Settings
 
 NOT_FINITE = -999.0
 """A sequence that starts with it gets logits that are not finite."""
+BLIND = -998.0
+"""A sequence that starts with it gets attention that is not finite."""
 
 
 def manifest(
@@ -92,7 +94,7 @@ class Sums:
             if means[0] == NOT_FINITE:
                 figure = figure * np.nan
             logits.append((figure * np.arange(3)).astype(np.float32))
-            attention[row, :length] = 1 / length
+            attention[row, :length] = np.nan if means[0] == BLIND else 1 / length
         return Outputs(np.stack(logits), attention if "attention" in outputs else None)
 
 
@@ -140,10 +142,10 @@ def samples(exposition: str) -> dict[str, float]:
 
 
 def idle(figures: dict[str, float]) -> bool:
-    """Whether nothing waits and nothing runs, by the gauges of every model."""
+    """Whether nothing waits, nothing runs and nothing is in hand, by the gauges of every model."""
     names = ("lengthwise_queue_cost_steps", "lengthwise_queue_sequences", "lengthwise_inflight_batches")
     gauges = {name: value for name, value in figures.items() if name.startswith(names)}
-    return len(gauges) >= len(names) and not any(gauges.values())
+    return len(gauges) >= len(names) and not any(gauges.values()) and not figures.get("lengthwise_inflight_bytes")
 
 
 @asynccontextmanager

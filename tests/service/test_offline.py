@@ -111,6 +111,15 @@ def test_an_answer_that_is_not_finite_is_that_sequences_own():
     assert isinstance(third, Answer)
 
 
+@pytest.mark.parametrize("attention", [True, False])
+def test_attention_that_is_not_finite_is_no_answer_to_who_wants_it(attention: bool):
+    chunk = items(3, 3)
+    chunk[0].steps[0] = numpy_models.BLIND
+    ((first, second),) = answered(numpy_models.model(numpy_models.manifest()), chunk, attention=attention)
+    assert (first == NOT_FINITE) == attention
+    assert isinstance(second, Answer)
+
+
 def test_a_sequence_for_which_the_model_fails_fails_alone():
     def before(batch: PaddedBatch) -> None:
         if (batch.steps == 7).any():
