@@ -11,6 +11,7 @@ and shutdown go on as they are.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from functools import partial
@@ -20,10 +21,13 @@ from typing import Final
 from service import endpoint as endpoints
 from service.answers import Answer
 from service.body import ClientLeft, headers_of
+from service.calls import Call
 from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, Encode, Endpoint, Received
 from service.errors import InferenceFailed, RequestError
+from service.inflight import Hold
 from service.lanes import Ticket, Timing
 from service.problems import CLOSE
+from service.serving import Served
 from service.shortcut import ShortcutProtocol
 
 log = logging.getLogger("lengthwise.direct")
@@ -53,6 +57,7 @@ class Direct:
         protocol: Whose connection it is.
         endpoint: What it is for.
         headers: By lower-case name.
+        expected: Bytes of the body that is still to come.
 
     Attributes:
         response_complete: For uvicorn: whether the next request may begin.
@@ -62,7 +67,9 @@ class Direct:
 
     __slots__ = (
         "_account",
+        "_decoding",
         "_endpoint",
+        "_hold",
         "_protocol",
         "_ticket",
         "disconnected",
@@ -72,12 +79,17 @@ class Direct:
         "response_started",
     )
 
-    def __init__(self, protocol: ShortcutProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, protocol: ShortcutProtocol, endpoint: Endpoint, headers: dict[bytes, bytes], expected: int = 0
+    ) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self.headers = headers
         self._account = endpoint.account(headers)
+        self._hold = Hold(endpoint.serving.inflight)
+        self._hold.holds(expected)
         self._ticket: Ticket[Answer | None] | None = None
+        self._decoding: asyncio.Task[None] | None = None
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
@@ -100,15 +112,37 @@ class Direct:
         """The body is here: decodes it, and asks."""
         if self.response_complete:
             return
-        endpoint, account, headers = self._endpoint, self._account, self.headers
+        endpoint, headers = self._endpoint, self.headers
         try:
             endpoint.admit(headers)
+            self._hold.set(len(body))
             started = time.monotonic()
-            call, encode = endpoint.decode(Received({}, headers, body))
-            finish = partial(self._finish, encode, account.decoded(call, started))
-            self._ticket = endpoint.serving.ask(call, account.arrived, finish, self, account.trace)
+            request = Received({}, headers, body)
+            found = endpoint.decode_quickly(request)
+            if found is None:
+                self._decoding = asyncio.ensure_future(self._decode_in_thread(request, started))
+            else:
+                self._ask(*found, started)
         except Exception as error:  # a refusal is told; of anything else nothing may reach the client
             self.set_exception(error)
+
+    def _ask(self, call: Call[Served], encode: Encode, started: float) -> None:
+        """Queues what was decoded."""
+        finish = partial(self._finish, encode, self._account.decoded(call, started))
+        self._ticket = self._endpoint.ask(call, finish, self._account, self._hold, self)
+
+    async def _decode_in_thread(self, request: Received, started: float) -> None:
+        """Decodes a body that would hold the event loop for too long; a client that leaves meanwhile asks nothing."""
+        endpoint = self._endpoint
+        deadline = self._account.arrived + endpoint.serving.settings.default_timeout_ms / 1000
+        try:
+            found = await endpoint.decode_in_thread(request, deadline)
+            if not self.response_complete:
+                self._ask(*found, started)
+        except Exception as error:  # as above
+            self.set_exception(error)
+        finally:
+            self._decoding = None
 
     def refused(self, status: int) -> None:
         """The connection ends with that status, which the protocol has written itself."""
@@ -166,6 +200,7 @@ class Direct:
             return
         self.response_complete = self.response_started = True
         self._ticket = None
+        self._hold.close()
         ended = time.monotonic()
         try:
             if response is not None and not self.disconnected:
@@ -183,6 +218,7 @@ class DirectPath:
     """
 
     def __init__(self, endpoint: Endpoint, path: bytes) -> None:
+        self.inflight = endpoint.serving.inflight
         self.max_bytes = min(LARGE_BODY_BYTES, endpoint.serving.settings.max_body_bytes)
         self._endpoint = endpoint
         self._path = path
@@ -192,7 +228,10 @@ class DirectPath:
         if url != self._path or method != b"POST":
             return None
         headers = headers_of(raw)
-        return Direct(protocol, self._endpoint, headers) if ordinary(headers, self.max_bytes) else None
+        # Where there is no room for it, it is refused before its body is read, which Direct does not.
+        if not ordinary(headers, min(self.max_bytes, self.inflight.free)):
+            return None
+        return Direct(protocol, self._endpoint, headers, int(headers[b"content-length"]))
 
     def again(self, protocol: ShortcutProtocol, headers: dict[bytes, bytes]) -> Direct:
         """See `service.shortcut.Shortcut`."""

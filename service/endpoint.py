@@ -13,18 +13,20 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
 from service import problems
 from service.accounts import Account
-from service.answers import Answer
-from service.body import ClientLeft, headers_of, read_body
+from service.answers import Answer, bytes_of
+from service.body import ClientLeft, Inflating, headers_of, is_packed, read_body
 from service.calls import Call
-from service.errors import InferenceFailed, RequestError
-from service.lanes import Ticket, Timing
+from service.errors import DeadlineExceeded, InferenceFailed, RequestError
+from service.inflight import Hold
+from service.lanes import Ticket, Timing, Waiter
 from service.protocol import REFUSED
 from service.serving import Served, Serving
 
@@ -32,8 +34,13 @@ log = logging.getLogger("lengthwise.endpoint")
 
 LARGE_BODY_BYTES: Final = 65_536
 """Bodies past it are decoded in a thread, so that the event loop is not held for milliseconds."""
+CAREFUL_BYTES: Final = 4096
+"""The same for bodies that the fast reader leaves to the careful one, which takes many times as long."""
+TENSORS_BYTES: Final = 32_768
+"""The same for tensors, whose JSON only Python's reader reads."""
 LARGE_BODIES_AT_ONCE: Final = 2
-"""The careful reader may need forty times a body's size, so few large bodies are read at once; the others wait."""
+"""The careful reader may need forty times a body's size, so few bodies are decoded in threads at once; the others wait,
+and the deadline of each counts while it does."""
 JSON: Final = (b"content-type", b"application/json")
 
 CLIENT_LEFT: Final = 499
@@ -105,27 +112,67 @@ class Endpoint(ABC):
             RequestError: It is wrong, or its model is not served.
         """
 
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """The same where it takes no longer than the event loop can spare; None where a thread has to do it.
+
+        Raises:
+            RequestError: As `decode` does.
+        """
+        return self.decode(request) if len(request.body) <= CAREFUL_BYTES else None
+
+    async def decode_in_thread(self, request: Received, deadline: float) -> tuple[Call[Served], Encode]:
+        """The same in a thread, when one of the few places for that is free.
+
+        Args:
+            request: What to decode.
+            deadline: How long it may wait for a place, on the clock of `time.monotonic`.
+
+        Raises:
+            DeadlineExceeded: It waited until then.
+            RequestError: As `decode` does.
+        """
+        async with place(self._large_bodies, deadline):
+            return await asyncio.to_thread(self.decode, request)
+
+    def ask(
+        self,
+        call: Call[Served],
+        finish: Callable[[list[Answer], Timing], Any],
+        account: Account,
+        hold: Hold,
+        waiter: Waiter | None = None,
+    ) -> Ticket[Answer | None]:
+        """Queues a call, for whose sequences and answer there has to be room; see `Serving.ask`.
+
+        Raises:
+            InflightFull: There is none now.
+            RequestError: It cannot be queued.
+        """
+        hold.set(call.held_bytes + bytes_of(call))
+        return self.serving.ask(call, account.arrived, finish, waiter, account.trace)
+
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """Status, body and headers of a refusal."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every path out of it closes its account once."""
+        hold = Hold(self.serving.inflight)
+        try:
+            await self._respond(scope, receive, send, hold)
+        finally:
+            hold.close()
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, hold: Hold) -> None:
         headers = headers_of(scope["headers"])
         account = self.account(headers)
         status, refused, timing = 200, None, None
         try:
             self.admit(headers)
-            body = await read_body(receive, headers, self.serving.settings.max_body_bytes)
-            started = time.monotonic()
-            request = Received(scope, headers, body)
-            if len(body) > LARGE_BODY_BYTES:
-                async with self._large_bodies:
-                    call, encode = await asyncio.to_thread(self.decode, request)
-            else:
-                call, encode = self.decode(request)
-            decoded = account.decoded(call, started)
-            payload, made, timing = await self._answer(call, encode, account, receive)
+            call, encode, decoded = await self._read(scope, receive, headers, account, hold)
+            payload, made, timing = await self._answer(call, encode, account, hold, receive)
+            del call, encode
+            hold.holds(len(payload))
             extra = [*made, server_timing(decoded, timing)]
         except (ClientLeft, asyncio.CancelledError) as left:
             account.close(scope.get("extensions", {}).get(REFUSED, {"status": CLIENT_LEFT})["status"])
@@ -136,9 +183,11 @@ class Endpoint(ABC):
         except RequestError as error:
             refused = error.with_traceback(None)  # as above
             status, payload, extra = self.refuse(error)
+            hold.close()
         except Exception:  # nothing of it may reach the client
             log.exception("request %s failed", account.request_id.decode())
             status, payload, extra = self.refuse(InferenceFailed("the request could not be answered"))
+            hold.close()
         account.close(status, refused, timing)
         if self.serving.batcher.draining and problems.CLOSE not in extra:
             extra.append(problems.CLOSE)
@@ -155,8 +204,40 @@ class Endpoint(ABC):
         )
         await send({"type": "http.response.body", "body": payload})
 
+    async def _read(
+        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: Account, hold: Hold
+    ) -> tuple[Call[Served], Encode, float]:
+        """What is asked, and the seconds that decoding took. The body is let go of with the end of this.
+
+        Raises:
+            ClientLeft: The client closed the connection.
+            RequestError: The body is wrong, too large or too late, or there is no room for it.
+        """
+        settings = self.serving.settings
+        deadline = account.arrived + settings.default_timeout_ms / 1000  # its own stands in the body, if anywhere
+        body = await read_body(receive, headers, settings.max_body_bytes, hold, late_at=deadline)
+        started = time.monotonic()
+        if is_packed(headers):
+            inflating = Inflating(body, settings.max_body_bytes, hold)
+            inflated = inflating.at_once()
+            if inflated is None:
+                async with place(self._large_bodies, deadline):
+                    started = time.monotonic()
+                    body = await inflating.inflated()
+                    del inflating
+                    hold.holds(len(body))
+                    call, encode = await asyncio.to_thread(self.decode, Received(scope, headers, body))
+                return call, encode, account.decoded(call, started)
+            body = inflated
+            hold.holds(len(body))
+        request = Received(scope, headers, body)
+        found = self.decode_quickly(request)
+        if found is None:
+            found = await self.decode_in_thread(request, deadline)
+        return *found, account.decoded(found[0], started)
+
     async def _answer(
-        self, call: Call[Served], encode: Encode, account: Account, receive: Receive
+        self, call: Call[Served], encode: Encode, account: Account, hold: Hold, receive: Receive
     ) -> tuple[bytes, Headers, Timing]:
         """The answer, unless the client leaves first.
 
@@ -167,7 +248,7 @@ class Endpoint(ABC):
         def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Headers, Timing]:
             return *encode(answers), timing
 
-        ticket = self.serving.ask(call, account.arrived, finish, trace=account.trace)
+        ticket = self.ask(call, finish, account, hold)
         watch = asyncio.ensure_future(self._watch(receive, ticket))
         try:
             answer: tuple[bytes, Headers, Timing] = await ticket.future
@@ -183,6 +264,28 @@ class Endpoint(ABC):
         while (await receive())["type"] != "http.disconnect":
             pass
         self.serving.batcher.withdraw(ticket, ClientLeft())
+
+
+@asynccontextmanager
+async def place(places: asyncio.Semaphore, deadline: float) -> AsyncIterator[None]:
+    """One of few places, as soon as one is free.
+
+    Args:
+        places: All of them.
+        deadline: How long to wait, on the clock of `time.monotonic`.
+
+    Raises:
+        DeadlineExceeded: None was free until then.
+    """
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await places.acquire()
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the body could be read") from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def media_type(headers: dict[bytes, bytes]) -> bytes:

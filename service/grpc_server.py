@@ -1,8 +1,9 @@
 """The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
 
-A call's own deadline counts like `timeout_ms`, and a caller who cancels is one who left. A refusal has the code of its
-HTTP status (`CODES`), and is counted by that status. This is the only module that knows gRPC; it needs the extra
-`grpc`, so it is imported only where a port for it is set.
+A message is received when there is room for it: the call is taken as a stream of one message, which gRPC receives when
+it is asked for, and `service.receiving` says when. A call's own deadline counts like `timeout_ms`, and a caller who
+cancels is one who left. A refusal has the code of its HTTP status (`CODES`), and is counted by that status. This is the
+only module that knows gRPC; it needs the extra `grpc`, so it is imported only where a port for it is set.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,20 +24,25 @@ from grpc_reflection.v1alpha import reflection
 
 from service import inventory, kserve, messages, model_config, statistics
 from service.accounts import Account
-from service.answers import Answer
+from service.answers import Answer, bytes_of
 from service.body import ClientLeft, too_large
 from service.calls import Call
-from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, request_id_of
+from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, TENSORS_BYTES, place, request_id_of
 from service.errors import (
     ConfigurationError,
     DeadlineExceeded,
     Forbidden,
     InferenceFailed,
+    InflightFull,
+    InvalidRequest,
+    Problem,
     RequestError,
 )
+from service.inflight import Hold
 from service.keys import Keys
 from service.lanes import Timing
 from service.open_inference import open_inference_pb2 as pb
+from service.receiving import Receiving
 from service.serving import Served, Serving
 from service.settings import Settings
 
@@ -57,8 +64,17 @@ CODES: Final = {
 """gRPC's code for the HTTP status of a refusal."""
 _LONGEST_DETAILS: Final = 2000
 """Details travel in a header, which has few kilobytes."""
+_STREAMS: Final = 8
+"""Streams of requests at once, which only reflection has."""
 _LAST_WORDS_SECONDS: Final = 1.0
 """How long an answer that is made may take to leave, when the server stops."""
+_WINDOW_BYTES: Final = 65_535
+"""What a caller may send of a message before it is asked for: HTTP/2's own default."""
+_CALLS_OF_A_CONNECTION: Final = 256
+_COPIES_DECODING: Final = 3
+"""Of a message while it is decoded: as it came, as protocol buffers have it, and its elements."""
+_CALLS: Final = 4096
+"""Most calls at once, over all connections; further ones are refused unread."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -74,6 +90,7 @@ class GrpcServer:
     def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
         self._serving = serving
         self._large_bodies = large_bodies
+        self._receiving = Receiving(serving.inflight, serving.settings.max_body_bytes)
         self._health = _Health(serving)
         self._server: grpc.aio.Server | None = None
 
@@ -95,9 +112,16 @@ class GrpcServer:
             ("grpc.max_receive_message_length", settings.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+            ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+            ("grpc.http2.bdp_probe", 0),  # it would let each caller send megabytes ahead
         ]
         keys = self._serving.keys
-        server = grpc.aio.server(options=options, interceptors=() if keys is None else (_Gate(keys),))
+        interceptors: list[grpc.aio.ServerInterceptor] = [_Small(self._receiving, self._serving)]
+        if keys is not None:
+            interceptors.insert(0, _Gate(keys))
+        server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=_CALLS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -144,7 +168,7 @@ class GrpcServer:
             for name, (request, answer) in methods.items()
         }
         # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
         return handlers
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
@@ -185,8 +209,15 @@ class GrpcServer:
         if self._serving.settings.admin_port is not None:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
 
-    async def _infer(self, body: bytes, context: Context) -> bytes:
-        """One inference call; every path out of it closes its account once."""
+    async def _infer(self, _: object, context: Context) -> bytes:
+        """One inference call; every path out of it closes its account once, and gives back what it held."""
+        hold = Hold(self._serving.inflight)
+        try:
+            return await self._respond(context, hold)
+        finally:
+            hold.close()
+
+    async def _respond(self, context: Context, hold: Hold) -> bytes:
         headers = _headers(context)
         account = self._serving.accounts.open(INFER, request_id_of(headers.get(b"x-request-id")), headers)
         request_id = account.request_id.decode()
@@ -195,15 +226,10 @@ class GrpcServer:
         try:
             if self._serving.keys is not None:
                 self._serving.keys.check(headers.get(b"authorization"))
-            started = time.monotonic()
-            if len(body) > LARGE_BODY_BYTES:
-                async with self._large_bodies:
-                    call, encode = await asyncio.to_thread(messages.decode, body, self._serving)
-            else:
-                call, encode = messages.decode(body, self._serving)
-            account.decoded(call, started)
+            call, encode = await self._read(context, account, hold)
             context.set_trailing_metadata((("x-request-id", request_id),))
-            answer, timing = await self._answer(_within(call, context, account.arrived), encode, account)
+            answer, timing = await self._answer(_within(call, context, account.arrived), encode, account, hold)
+            hold.holds(len(answer))
             return answer
         except asyncio.CancelledError:  # the caller left, or its deadline passed there before it did here
             late = context.time_remaining() == 0
@@ -219,12 +245,40 @@ class GrpcServer:
         _refuse(context, error, ("x-request-id", request_id))
         return b""  # nobody gets it
 
-    async def _answer(self, call: Call[Served], encode: messages.Encode, account: Account) -> tuple[bytes, Timing]:
+    async def _read(self, context: Context, account: Account, hold: Hold) -> tuple[Call[Served], messages.Encode]:
+        """What is asked. The message is let go of with the end of this.
+
+        Raises:
+            RequestError: It is wrong or too late, or there is no room for it.
+        """
+        remaining = context.time_remaining()
+        seconds = self._serving.settings.default_timeout_ms / 1000
+        deadline = account.arrived + (seconds if remaining is None else min(seconds, remaining))
+        async with self._receiving.one(hold, deadline):
+            # Not by the iterator that is given beside the context: it would be left in a circle with the message.
+            body = await context.read()
+        if not isinstance(body, bytes):
+            raise InvalidRequest([Problem("", "the call has no message")])
+        hold.holds(len(body))
+        started = time.monotonic()
+        if len(body) > TENSORS_BYTES:
+            async with place(self._large_bodies, deadline):
+                hold.set(_COPIES_DECODING * len(body))
+                call, encode = await asyncio.to_thread(messages.decode, body, self._serving)
+        else:
+            call, encode = messages.decode(body, self._serving)
+        account.decoded(call, started)
+        return call, encode
+
+    async def _answer(
+        self, call: Call[Served], encode: messages.Encode, account: Account, hold: Hold
+    ) -> tuple[bytes, Timing]:
         """The answer's bytes, written by the runner thread that computed them, and where the time went."""
 
         def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
             return encode(answers), timing
 
+        hold.set(call.held_bytes + bytes_of(call))
         ticket = self._serving.ask(call, account.arrived, finish, trace=account.trace)
         try:
             answer: tuple[bytes, Timing] = await ticket.future
@@ -252,6 +306,64 @@ class _Gate(grpc.aio.ServerInterceptor):
         return handler
 
 
+class _Small(grpc.aio.ServerInterceptor):
+    """The calls that are no inference: what they send is small, and received when there is room for it."""
+
+    def __init__(self, receiving: Receiving, serving: Serving) -> None:
+        self._receiving = receiving
+        self._serving = serving
+        self._streams = asyncio.Semaphore(_STREAMS)
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method == f"/{INFER}":
+            return handler
+        if handler.request_streaming:  # reflection's: a message at a time, for as long as the caller likes
+            return grpc.stream_stream_rpc_method_handler(
+                partial(self._stream, handler), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.response_streaming:
+            answer = partial(self._answer, handler.unary_stream, handler.request_deserializer)
+            return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
+        answer = partial(self._answer, handler.unary_unary, handler.request_deserializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+
+    async def _answer(
+        self,
+        answer: Callable[[Any, Context], Awaitable[Any]],
+        deserialized: Callable[[bytes], Any] | None,
+        _: object,
+        context: Context,
+    ) -> Any:
+        """Receives the one message of a call, and has it answered."""
+        hold = Hold(self._serving.inflight)
+        try:
+            seconds = self._serving.settings.default_timeout_ms / 1000
+            async with self._receiving.one(hold, time.monotonic() + seconds):
+                body = await context.read()
+            if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES:
+                raise too_large(LARGE_BODY_BYTES)
+            if not isinstance(body, bytes):
+                raise InvalidRequest([Problem("", "the call has no message")])
+        except RequestError as error:
+            _refuse(context, error.with_traceback(None))
+            return None
+        finally:
+            hold.close()
+        return await answer(body if deserialized is None else deserialized(body), context)
+
+    async def _stream(self, handler: Any, messages_sent: Any, context: Context) -> None:
+        """A stream of requests, of which there are few at once."""
+        if self._streams.locked():
+            _refuse(context, InflightFull("too many streams are open", retry_after_seconds=1))
+            return
+        async with self._streams:
+            async for response in handler.stream_stream(messages_sent, context):
+                await context.write(response)
+
+
 class _Health(health.aio.HealthServicer):
     """gRPC's health service: a check says how it is at that moment, whoever watches is told by `tell`."""
 
@@ -277,8 +389,6 @@ def _answering(
 
     async def handle(body: bytes, context: Context) -> Message | None:
         try:
-            if len(body) > LARGE_BODY_BYTES:
-                raise too_large(LARGE_BODY_BYTES)
             made = answer(messages.parsed(kind, body))
             return made if isinstance(made, Message) else await made
         except RequestError as error:

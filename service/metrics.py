@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-REASONS = ("queue_full", "deadline", "draining", "not_ready")
+REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
 """Statuses that stand at 0 from the start: a counter that appears with its first failure has no rate then."""
 
@@ -222,11 +222,16 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the figures of all models are held against; without it an alert would have to repeat the options."""
+    """The process's own figures: what it holds for all models, and what it may hold.
+
+    Without the bounds an alert would have to repeat the options.
+    """
 
     runners: int
     max_queue_cost_steps: int
     refused_models: int
+    inflight_bytes: int
+    max_inflight_bytes: int
 
 
 class Metrics(Collector):
@@ -346,6 +351,8 @@ class Metrics(Collector):
             ("runners", "Threads that run batches."),
             ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
             ("refused_models", "Versions in the repository that failed their proof and are not served."),
+            ("inflight_bytes", "Bytes of bodies and answers in hand: read, inflated, waiting, being written."),
+            ("max_inflight_bytes", "Most bytes of bodies and answers that may be in hand."),
         ):
             yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))
 

@@ -11,7 +11,16 @@ from typing import Any
 from service import octets, problems, wire
 from service.answers import Answer
 from service.calls import Call
-from service.endpoint import JSON, Encode, Endpoint, Headers, Received, media_type
+from service.endpoint import (
+    CAREFUL_BYTES,
+    JSON,
+    LARGE_BODY_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
 from service.errors import RequestError, UnsupportedMedia
 from service.serving import Served
 
@@ -41,6 +50,16 @@ class Predict(Endpoint):
             octets.check_beside_json(query)
         call = wire.decode(request.body, self.serving, max_sequences=self.serving.settings.max_sequences)
         return call, partial(encode, call)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`; of a longer body only the ordinary form, and that of octets, are quick."""
+        if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
+            if media_type(request.headers) == octets.MEDIA_TYPE:
+                return self.decode(request)
+            limit = self.serving.settings.max_sequences
+            call = wire.decode_ordinary(request.body, self.serving, max_sequences=limit)
+            return None if call is None else (call, partial(encode, call))
+        return super().decode_quickly(request)
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """See `Endpoint`."""

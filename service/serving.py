@@ -19,6 +19,7 @@ from service.answers import Answer
 from service.batcher import Batcher
 from service.calls import Call
 from service.errors import InvalidRequest, NotReady, Problem
+from service.inflight import Inflight
 from service.keys import Keys
 from service.lanes import Lane, Ticket, Timing, Waiter
 from service.manifest import GRAPH_FILE
@@ -73,6 +74,7 @@ class Serving:
         accounts: What is noted of each inference call.
         keys: Who may call; None for everybody.
         choice: Where models run, and why there.
+        inflight: How many bytes of bodies and answers are in hand.
         runners: Threads that run batches.
 
     Raises:
@@ -105,6 +107,7 @@ class Serving:
         aliases = (triton_metrics.families,) if settings.triton_metrics else ()
         self.metrics = Metrics(self._gauges, self._bounds, *aliases)
         access = AccessLog(settings.access_log) if settings.access_log else None
+        self.inflight = Inflight(settings.max_inflight_bytes)
         self.accounts = Accounts(self.metrics.unknown, access, tracer)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
@@ -256,7 +259,13 @@ class Serving:
 
     def _bounds(self) -> Bounds:
         settings = self.settings
-        return Bounds(self.runners, settings.max_queue_cost_steps, len(self.repository.refused))
+        return Bounds(
+            runners=self.runners,
+            max_queue_cost_steps=settings.max_queue_cost_steps,
+            refused_models=len(self.repository.refused),
+            inflight_bytes=self.inflight.bytes,
+            max_inflight_bytes=self.inflight.max_bytes,
+        )
 
 
 def _labels(metrics: ModelMetrics) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from service.errors import ConfigurationError
+from service.inflight import LEAST_BODIES
 from service.versions import Policy
 from service.wrong_values import nearest, no_booleans_for_numbers, sentence
 
@@ -152,6 +153,11 @@ class Settings(BaseSettings):
         1_000_000, ge=1, description="Most padded steps that may wait; past it, requests get 429."
     )
     max_body_bytes: int = Field(16_777_216, ge=1, description="Largest body, after inflating; past it, 413.")
+    max_inflight_bytes: int = Field(
+        268_435_456,
+        ge=1,
+        description="Most bytes of bodies and answers in hand at once, over all calls; past it, 503.",
+    )
     max_sequences: int = Field(1024, ge=1, description="Most sequences in one request; past it, 413.")
     default_timeout_ms: float = Field(
         30_000, gt=0, le=86_400_000, allow_inf_nan=False, description="Deadline of a request that names none."
@@ -194,6 +200,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{self._told('max_queue_cost_steps')} must be at least {self._told('max_batch_cost_steps')}: a queue "
                 "must hold what one batch may; raise the first or lower the second"
+            )
+        if self.max_inflight_bytes < LEAST_BODIES * self.max_body_bytes:
+            raise ValueError(
+                f"{self._told('max_inflight_bytes')} must be at least {LEAST_BODIES} times "
+                f"{self._told('max_body_bytes')}: the largest body takes up to that much when it is read"
             )
         for name in ("tls_key_file", "tls_client_ca_file"):
             if getattr(self, name) is not None and self.tls_cert_file is None:

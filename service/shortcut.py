@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.heads import KnownHead
+from service.inflight import Hold, Inflight
 from service.protocol import BoundedProtocol
 
 
@@ -41,6 +42,8 @@ class Shortcut(Protocol):
 
     max_bytes: int
     """The largest body that it takes."""
+    inflight: Inflight
+    """Where answers are counted that their clients do not read."""
 
     def take(
         self, protocol: ShortcutProtocol, method: bytes, url: bytes, raw: list[tuple[bytes, bytes]]
@@ -79,6 +82,7 @@ class ShortcutProtocol(BoundedProtocol):
     def __init__(self, *, shortcut: Shortcut, **options: Any) -> None:
         super().__init__(**options)
         self._shortcut = shortcut
+        self._unwritten = Hold(shortcut.inflight)
         self._exchange: Exchange | None = None
         self._body: list[bytes] = []  # of the exchange's request, while it is read
         self._known: KnownHead | None = None
@@ -96,6 +100,7 @@ class ShortcutProtocol(BoundedProtocol):
             exchange.disconnected = True
             exchange.set()
         super().connection_lost(exc)
+        self._unwritten.close()
         if exchange is not None and exchange.response_complete:  # each knows the other: neither would be let go of
             self._exchange = None
             self.cycle = cast("RequestResponseCycle", None)
@@ -174,9 +179,21 @@ class ShortcutProtocol(BoundedProtocol):
         if self.transport.is_closing():
             return
         self.transport.write(response)
+        if self.flow.write_paused:
+            self._unwritten.holds(self.transport.get_write_buffer_size())
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read: what it has yet to read is in hand."""
+        super().pause_writing()
+        self._unwritten.holds(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all."""
+        self._unwritten.close()
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         """The next request may begin; a timer that still runs for the connection's end is left to run."""

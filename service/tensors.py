@@ -163,8 +163,8 @@ def read(
 
     Raises:
         InvalidRequest: With everything that is wrong.
-        TooLarge: More rows than `max_sequences`, classes of more of them than are written, or a rectangle wider than any
-            sequence of the model.
+        TooLarge: More rows than `max_sequences`, a rectangle wider than any sequence of the model, or more
+            classifications than are written.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)

@@ -19,7 +19,16 @@ from starlette.routing import Route
 from service import kserve, wire
 from service.answers import Answer
 from service.calls import Call
-from service.endpoint import JSON, Encode, Endpoint, Headers, Received, media_type
+from service.endpoint import (
+    CAREFUL_BYTES,
+    JSON,
+    LARGE_BODY_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
 from service.errors import RequestError, UnsupportedMedia
 from service.serving import Served, Serving
 from service.strict import Form
@@ -54,10 +63,20 @@ class PredictV1(Endpoint):
 
     def decode(self, request: Received) -> tuple[Call[Served], Encode]:
         """See `Endpoint`."""
-        served = kserve.find(self.serving, request.scope["path_params"]["model"], None)
         limit = self.serving.settings.max_sequences
-        call = wire.decode(request.body, _Only(served), max_sequences=limit, form=INSTANCES)
+        call = wire.decode(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
         return call, partial(_encode, call)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`; of a longer body only the ordinary form is quick."""
+        if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
+            limit = self.serving.settings.max_sequences
+            call = wire.decode_ordinary(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
+            return None if call is None else (call, partial(_encode, call))
+        return super().decode_quickly(request)
+
+    def _catalog(self, request: Received) -> _Only:
+        return _Only(kserve.find(self.serving, request.scope["path_params"]["model"], None))
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """See `Endpoint`."""

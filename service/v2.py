@@ -19,10 +19,21 @@ from starlette.routing import Route
 
 from service import inventory, json_text, kserve, model_config, requested, statistics, tensors
 from service.answers import Answer
-from service.body import ClientLeft, headers_of, read_body
+from service.body import ClientLeft, Inflating, headers_of, is_packed, read_body
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
-from service.endpoint import CLIENT_LEFT, JSON, LARGE_BODY_BYTES, Encode, Endpoint, Headers, Received, media_type
+from service.endpoint import (
+    CLIENT_LEFT,
+    JSON,
+    LARGE_BODY_BYTES,
+    TENSORS_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
 from service.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
+from service.inflight import Hold
 from service.manifest import Manifest
 from service.options import kind
 from service.serving import Served, Serving
@@ -83,6 +94,10 @@ class Infer(Endpoint):
         said = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
         binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
         return asked.call, partial(_encode, asked, binary, identifier)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`."""
+        return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """See `Endpoint`."""
@@ -296,7 +311,11 @@ def _object(document: dict[str, Any], name: str, at: str, problems: Problems) ->
 
 def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems: Problems) -> None:
     for name in document:
-        if name not in fields:
+        if name in fields:
+            continue
+        if not problems.listing:
+            problems.count()
+        else:
             problems.add(f"{at}/{name}", f"unknown field; known are {', '.join(sorted(fields))}")
 
 
@@ -320,8 +339,16 @@ async def _document(serving: Serving, request: Request) -> Any:
         RequestError: It is too large, or no JSON.
     """
     most = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
-    body = await read_body(request.receive, headers_of(request.scope["headers"]), most)
-    return json_text.parse(body) if body.strip() else {}
+    headers = headers_of(request.scope["headers"])
+    hold = Hold(serving.inflight)
+    try:
+        body = await read_body(request.receive, headers, most, hold)
+        if is_packed(headers):
+            inflating = Inflating(body, most, hold)
+            body = inflating.at_once() or await inflating.inflated()
+        return json_text.parse(body) if body.strip() else {}
+    finally:
+        hold.close()
 
 
 def _found(serving: Serving, request: Request) -> Served:

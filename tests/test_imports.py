@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"errors", "versions", "installation", "heads", "recurrent", "wrong_values"},
+    {"inflight"},
     {
         "padding",
         "pool",
@@ -29,7 +30,7 @@ FLOORS = [
         "provider",
         "placement",
     },
-    {"device_memory", "shortcut", "json_text"},
+    {"device_memory", "shortcut", "json_text", "receiving"},
     {"binding"},
     {"plan", "session", "sequences", "calls", "logs", "triton_metrics"},
     {"buckets"},

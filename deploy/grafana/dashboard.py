@@ -150,6 +150,15 @@ PANELS = (
         "short",
     ),
     Panel(
+        "Bytes in hand",
+        [
+            (f"lengthwise_inflight_bytes{{{OF_JOB}}}", "{{instance}}"),
+            (f"max(lengthwise_max_inflight_bytes{{{OF_JOB}}})", "bound"),
+        ],
+        "bytes",
+        "Bodies and answers that are read, inflated, waiting or written, and the most that may be held.",
+    ),
+    Panel(
         "Runners busy",
         [
             (

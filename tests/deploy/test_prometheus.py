@@ -25,7 +25,7 @@ def _rules(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _exported() -> set[str]:
-    metrics = Metrics(dict, lambda: Bounds(1, 1, 0))
+    metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1))
     metrics.model("m", "1", {"provider": "p", "digest": "d"})
     return set(re.findall(r"^# TYPE (\S+) ", metrics.text().decode(), re.MULTILINE))
 

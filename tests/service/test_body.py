@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import time
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import body
-from service.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from service.errors import DeadlineExceeded, InflightFull, InvalidRequest, TooLarge, UnsupportedMedia
+from service.inflight import Hold, Inflight
 
 MEBIBYTE = 1 << 20
 
@@ -35,7 +37,17 @@ class Arriving:
 
 async def read(*parts: bytes | None, limit: int = 1000, **headers: str) -> bytes:
     named = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
-    return await body.read_body(Arriving(parts), named, limit)  # type: ignore[arg-type]
+    return await body.read_body(Arriving(parts), named, limit, hold())  # type: ignore[arg-type]
+
+
+def hold(most: int = 100 * MEBIBYTE) -> Hold:
+    """What one call holds, of so many bytes for all."""
+    return Hold(Inflight(most))
+
+
+def inflate(packed: bytes, limit: int) -> bytes:
+    """The inflated body, made by pieces."""
+    return asyncio.run(body.Inflating(packed, limit, hold()).inflated())
 
 
 async def test_a_body_in_parts_is_put_together() -> None:
@@ -46,7 +58,7 @@ async def test_a_body_of_one_message_is_taken_as_it_is() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"abc"}
 
-    assert await body.read_body(receive, {}, 3) == b"abc"  # type: ignore[arg-type]
+    assert await body.read_body(receive, {}, 3, hold()) == b"abc"  # type: ignore[arg-type]
 
 
 async def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not() -> None:
@@ -58,7 +70,7 @@ async def test_a_body_as_large_as_the_limit_is_read_and_one_byte_more_is_not() -
 async def test_a_length_past_the_limit_is_refused_before_the_body_is_read() -> None:
     arriving = Arriving([b"x"])
     with pytest.raises(TooLarge):
-        await body.read_body(arriving, {b"content-length": b"1001"}, 1000)  # type: ignore[arg-type]
+        await body.read_body(arriving, {b"content-length": b"1001"}, 1000, hold())  # type: ignore[arg-type]
     assert arriving.taken == 0
 
 
@@ -71,7 +83,7 @@ async def test_an_absurd_length_is_refused_at_once(announced: str) -> None:
 async def test_a_body_without_end_is_refused_at_the_limit() -> None:
     arriving = Arriving(b"x" * 600 for _ in range(10**9))
     with pytest.raises(TooLarge):
-        await body.read_body(arriving, {}, 1000)  # type: ignore[arg-type]
+        await body.read_body(arriving, {}, 1000, hold())  # type: ignore[arg-type]
     assert arriving.taken == 1200
 
 
@@ -81,7 +93,7 @@ async def test_a_body_that_trickles_in_takes_no_more_memory_than_it_has_bytes() 
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         arriving = Arriving(bytes([i % 7, 1]) for i in range(30_000))
-        assert len(await body.read_body(arriving, {}, MEBIBYTE)) == 60_000  # type: ignore[arg-type]
+        assert len(await body.read_body(arriving, {}, MEBIBYTE, hold())) == 60_000  # type: ignore[arg-type]
         assert tracemalloc.get_traced_memory()[1] - before < MEBIBYTE // 2
     finally:
         tracemalloc.stop()
@@ -105,27 +117,82 @@ async def test_another_encoding_than_gzip_is_unsupported(encoding: str) -> None:
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=4))
 def test_gzip_members_inflate_to_what_they_hold(members: list[bytes]) -> None:
-    assert body.inflate(b"".join(map(gzip.compress, members)), 1200) == b"".join(members)
+    assert inflate(b"".join(map(gzip.compress, members)), 1200) == b"".join(members)
 
 
-async def test_a_gzip_body_is_inflated() -> None:
-    assert await read(gzip.compress(b"abc" * 300), content_encoding=" GZIP") == b"abc" * 300
+def test_a_packed_body_is_known_by_its_header() -> None:
+    assert body.is_packed({b"content-encoding": b" GZIP"})
+    assert not body.is_packed({b"content-encoding": b"identity"})
+    assert not body.is_packed({})
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(0, True), (1, True), (60_000, True), (65_537, False), (10**6, False)])
+def test_a_gzip_body_of_one_piece_is_inflated_at_once_and_a_larger_one_in_a_thread(size: int, at_once: bool) -> None:
+    held = hold()
+    inflating = body.Inflating(gzip.compress(bytes(size)), 10**6, held)
+    assert inflating.at_once() == (bytes(size) if at_once else None)
+    if not at_once:
+        assert asyncio.run(inflating.inflated()) == bytes(size)
+
+
+def test_a_gzip_body_holds_what_it_inflates_to_before_it_does() -> None:
+    held = hold(8 * MEBIBYTE)
+    inflating = body.Inflating(gzip.compress(bytes(20 * MEBIBYTE)), 100 * MEBIBYTE, held)
+    with pytest.raises(InflightFull):
+        asyncio.run(beside(held, 2 * MEBIBYTE, inflating))
+    assert 4 * MEBIBYTE < held.size <= 6 * MEBIBYTE
+    assert inflating._size <= held.size
+
+
+async def beside(held: Hold, others: int, inflating: body.Inflating) -> bytes:
+    """Inflates while other calls hold so many bytes."""
+    held._inflight.bytes += others
+    return await inflating.inflated()
+
+
+async def test_a_body_is_counted_as_it_comes_and_refused_where_there_is_no_room() -> None:
+    held = hold(1000)
+    seen: list[int] = []
+
+    class Watched(Arriving):
+        async def __call__(self) -> dict[str, Any]:
+            seen.append(held.size)
+            return await super().__call__()
+
+    assert len(await body.read_body(Watched([b"x" * 300] * 2), {}, 900, held)) == 600  # type: ignore[arg-type]
+    assert seen == [0, 300, 600]
+    held._inflight.bytes += 300
+    with pytest.raises(InflightFull):
+        await body.read_body(Watched([b"x" * 300]), {}, 900, held)  # type: ignore[arg-type]
+    assert held.size == 600
+
+
+@pytest.mark.parametrize(("others", "late"), [(0, False), (600, True)])
+async def test_a_late_body_is_read_on_where_there_is_room_and_not_where_others_need_it(others: int, late: bool) -> None:
+    held = hold(1000)
+    held._inflight.bytes += others
+    arriving = Arriving([b"ab", b"cd"])
+    if late:
+        with pytest.raises(DeadlineExceeded):
+            await body.read_body(arriving, {}, 900, held, late_at=time.monotonic() - 1)  # type: ignore[arg-type]
+    else:
+        assert await body.read_body(arriving, {}, 900, held, late_at=time.monotonic() - 1) == b"abcd"  # type: ignore[arg-type]
 
 
 def test_a_gzip_body_larger_than_a_slice_is_inflated() -> None:
     noise = bytes((i * i * 2_654_435_761 >> 16) & 255 for i in range(200_000))
-    assert body.inflate(gzip.compress(noise) + gzip.compress(noise), 400_000) == noise * 2
+    assert inflate(gzip.compress(noise) + gzip.compress(noise), 400_000) == noise * 2
 
 
 def test_the_inflated_size_counts_against_the_limit() -> None:
-    assert len(body.inflate(gzip.compress(bytes(1000)), 1000)) == 1000
+    assert len(inflate(gzip.compress(bytes(1000)), 1000)) == 1000
     with pytest.raises(TooLarge):
-        body.inflate(gzip.compress(bytes(1001)), 1000)
+        inflate(gzip.compress(bytes(1001)), 1000)
 
 
 def test_members_that_fit_alone_do_not_fit_together() -> None:
     with pytest.raises(TooLarge):
-        body.inflate(gzip.compress(bytes(600)) * 2, 1000)
+        inflate(gzip.compress(bytes(600)) * 2, 1000)
 
 
 def test_a_bomb_is_refused_without_being_held() -> None:
@@ -134,7 +201,7 @@ def test_a_bomb_is_refused_without_being_held() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(TooLarge):
-            body.inflate(bomb, MEBIBYTE)
+            inflate(bomb, MEBIBYTE)
         assert tracemalloc.get_traced_memory()[1] < 5 * MEBIBYTE
     finally:
         tracemalloc.stop()
@@ -143,12 +210,12 @@ def test_a_bomb_is_refused_without_being_held() -> None:
 def test_a_body_of_empty_members_costs_no_more_than_another() -> None:
     begun = time.process_time()
     with pytest.raises(InvalidRequest, match="more than 1024 members"):
-        body.inflate(gzip.compress(b"") * 200_000, MEBIBYTE)
+        inflate(gzip.compress(b"") * 200_000, MEBIBYTE)
     assert time.process_time() - begun < 1  # quadratic, it was five
 
 
 def test_as_many_members_as_the_limit_are_read() -> None:
-    assert body.inflate(gzip.compress(b"a") * body.MAX_GZIP_MEMBERS, 2000) == b"a" * body.MAX_GZIP_MEMBERS
+    assert inflate(gzip.compress(b"a") * body.MAX_GZIP_MEMBERS, 2000) == b"a" * body.MAX_GZIP_MEMBERS
 
 
 @pytest.mark.parametrize(
@@ -168,11 +235,11 @@ def test_as_many_members_as_the_limit_are_read() -> None:
 )
 def test_a_damaged_gzip_body_is_invalid(packed: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as caught:
-        body.inflate(packed, 1000)
+        inflate(packed, 1000)
     assert [problem.pointer for problem in caught.value.problems] == [""]
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_inflated_or_refused(packed: bytes) -> None:
     with contextlib.suppress(InvalidRequest, TooLarge):
-        assert len(body.inflate(packed, 1000)) <= 1000
+        assert len(inflate(packed, 1000)) <= 1000

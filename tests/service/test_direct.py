@@ -20,17 +20,17 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service import protocol
+from service import protocol, strict, wire
 from service.accounts import Account
 from service.calls import Call
 from service.direct import Direct, DirectPath
-from service.endpoint import LARGE_BODY_BYTES, Received
+from service.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
 from service.lanes import Entry, Ticket
 from service.padding import PaddedBatch
 from service.protocol import BoundedProtocol
 from service.shortcut import ShortcutProtocol
 from tests.service.bad_bodies import BAD_BODIES
-from tests.service.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
+from tests.service.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
 BAD = orjson.dumps({"sequences": [[[1]]]})
@@ -378,6 +378,33 @@ async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> Non
         assert (await second.ask(GOOD))[0] == 200
 
 
+@pytest.mark.parametrize("asked", [True, False])
+async def test_attention_that_is_not_finite_is_422_with_its_pointer_for_who_asked_for_it(asked: bool) -> None:
+    body = {"sequences": [[[1, 3]], [[BLIND, BLIND]]]} | ({"outputs": ["attention"]} if asked else {})
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        for headers in ([], ["content-encoding: identity"]):  # past ASGI, and through it
+            status, _, answer = await line.ask(orjson.dumps(body), *headers)
+            assert status == (422 if asked else 200)
+            if asked:
+                assert [problem["pointer"] for problem in orjson.loads(answer)["errors"]] == ["/sequences/1"]
+
+
+async def test_attention_that_a_neighbour_asked_for_costs_nobody_else_his_answer() -> None:
+    async with held() as (made, release, running):
+        first, asking, other = [await made.line() for _ in range(3)]
+        first.send(GOOD)
+        await running.wait()
+        asking.send(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}))
+        other.send(orjson.dumps({"sequences": [[[BLIND, BLIND]]]}))
+        lane = made.service.serving.served[0].lane
+        async with asyncio.timeout(20):
+            while len(lane.pool) < 2:
+                await asyncio.sleep(0.001)
+        release.set()
+        assert [(await line.answer())[0] for line in (first, asking, other)] == [200, 200, 200]
+
+
 async def test_logits_that_are_not_finite_are_422_with_their_pointer(service: Service) -> None:
     async with net(service) as made:
         body = orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]})
@@ -665,3 +692,81 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_from(service:
         assert answered < sent
         connection = next(iter(made.state.connections), None)
         assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
+
+
+LONG = orjson.dumps({"sequences": [{"steps": [[1, 3]] * 2000, "step_mask": [True] * 2000}]})
+"""A good body that only the careful reader reads, and that is not short."""
+ORDINARY = orjson.dumps({"sequences": [[[1, 3]] * 6000]})
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+@pytest.mark.parametrize(
+    ("body", "status", "beside"),
+    [
+        (GOOD, 200, False),
+        (BAD, 422, False),
+        (ORDINARY, 200, False),
+        (LONG, 200, True),
+        (orjson.dumps({"sequences": [[[1]] * 9000]}), 422, True),
+        (b'{"sequences":[' + b",".join([b"[[]]"] * 1020) + b"]}", 422, True),
+    ],
+    ids=["good", "bad", "ordinary", "long", "long and bad", "short steps"],
+)
+async def test_what_takes_the_careful_reader_long_is_read_beside_the_event_loop(
+    body: bytes, status: int, beside: bool, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: set[str] = set()
+    for module, name in ((strict, "read"), (wire, "_fast")):
+        function = getattr(module, name)
+
+        def watched(*given: Any, function: Any = function, name: str = name, **options: Any) -> Any:
+            if name == "read" or len(given[0]) < CAREFUL_BYTES:
+                readers.add(threading.current_thread().name)
+            return function(*given, **options)
+
+        monkeypatch.setattr(module, name, watched)
+    async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
+        line = await made.line()
+        assert (await line.ask(body))[0] == status
+        assert (await line.ask(GOOD))[0] == 200
+        assert made.by_asgi == (0 if direct else 2)
+        assert idle(await service.figures())
+    assert (len(readers - {threading.main_thread().name}) > 0) == beside
+
+
+@pytest.mark.parametrize("how", ["leaves", "is late"])
+async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the_loop(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, release, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+    read = strict.read
+
+    def slow(*given: Any, **options: Any) -> Any:
+        loop.call_soon_threadsafe(reading.set)
+        release.wait(20)
+        return read(*given, **options)
+
+    monkeypatch.setattr(strict, "read", slow)
+    rules, patience = manifest(max_length=10_000), {"default_timeout_ms": 100} if how == "is late" else {}
+    async with serving(model(rules), **patience) as service, net(service) as made:
+        lines = [await made.line() for _ in range(3)]
+        for line in lines:
+            line.send(LONG)
+        await reading.wait()
+        if how == "leaves":
+            for line in lines:
+                line.writer.transport.abort()
+            async with asyncio.timeout(20):
+                while made.state.connections:
+                    await asyncio.sleep(0.001)
+            assert service.serving.inflight.bytes == 0
+        else:
+            assert (await lines[2].answer())[0] == 504  # the others have the places
+        release.set()
+        if how == "is late":
+            assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
+        async with asyncio.timeout(20):
+            while service.app.predict._large_bodies._value < LARGE_BODIES_AT_ONCE:
+                await asyncio.sleep(0.001)
+        assert idle(await service.figures())
+        assert service.serving.batcher.unanswered == 0

@@ -39,7 +39,7 @@ from service.padding import PaddedBatch
 from service.repository import Model
 from service.serving import Serving
 from service.settings import Settings
-from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
+from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
 Code = grpc.StatusCode
@@ -190,6 +190,7 @@ def parameter(name: str, **choice: Any) -> dict[str, Any]:
         (request(values=PADDED * np.nan), Code.INVALID_ARGUMENT, 400, "/inputs/0: row 0: step 0 lacks a value"),
         (request(values=PADDED[:, :, :1] * 0 + NOT_FINITE), Code.INVALID_ARGUMENT, 400, "/inputs/0/shape: must be"),
         (request(values=PADDED * 0 + NOT_FINITE), Code.INVALID_ARGUMENT, 400, "/inputs/0: row 0: the model's answer"),
+        (request(values=PADDED * 0 + BLIND), Code.INVALID_ARGUMENT, 400, "/inputs/0: row 0: the model's answer"),
         (request(**parameter("priority", int64_param=10)), Code.INVALID_ARGUMENT, 400, "/parameters/priority: must be"),
         (request(**parameter("timeout_ms", string_param="1")), Code.INVALID_ARGUMENT, 400, "/parameters/timeout_ms: "),
         (request(**parameter("timeout_ms", double_param=1e-300)), Code.DEADLINE_EXCEEDED, 504, "the deadline had "),

@@ -38,6 +38,8 @@ FAMILIES = {
     "runners": frozenset(),
     "max_queue_cost_steps": frozenset(),
     "refused_models": frozenset(),
+    "inflight_bytes": frozenset(),
+    "max_inflight_bytes": frozenset(),
 }
 """Every family without the prefix and, of counters, without `_total`; and its labels."""
 
@@ -45,7 +47,7 @@ INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00"}
 
 
 def metrics() -> Metrics:
-    return Metrics(lambda: {("m", "1"): Gauges(12, 3, 1, True)}, lambda: Bounds(2, 1000, 0))
+    return Metrics(lambda: {("m", "1"): Gauges(12, 3, 1, True)}, lambda: Bounds(2, 1000, 0, 300, 4000))
 
 
 def used() -> Metrics:
@@ -87,7 +89,7 @@ def test_every_reason_is_there_before_it_occurs_and_no_other():
         for (name, labels), count in samples(made).items()
         if name == "lengthwise_rejected_total" and ("model", "m") in labels
     }
-    assert reasons == dict.fromkeys(("queue_full", "deadline", "draining", "not_ready"), 0.0)
+    assert reasons == dict.fromkeys(("queue_full", "inflight_full", "deadline", "draining", "not_ready"), 0.0)
     assert set(REASONS) == set(reasons)
     with pytest.raises(KeyError):
         made.unknown.request(400, 0.1, "bad_mood")
@@ -110,7 +112,7 @@ def test_a_call_for_nothing_that_is_served_has_empty_labels():
 
 def test_gauges_are_read_at_each_scrape():
     held = {("m", "1"): Gauges(12, 3, 1, True)}
-    made = Metrics(lambda: held, lambda: Bounds(2, 1000, 4))
+    made = Metrics(lambda: held, lambda: Bounds(2, 1000, 4, 300, 4000))
     assert [value(made, name) for name in ("queue_cost_steps", "queue_sequences", "inflight_batches", "ready")] == [
         12,
         3,

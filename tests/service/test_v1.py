@@ -12,7 +12,7 @@ from service import wire
 from service.errors import RequestError
 from service.v1 import INSTANCES
 from tests.service.bad_bodies import BAD_BODIES
-from tests.service.numpy_models import MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
+from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
 
 
 async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx.Response:
@@ -75,6 +75,13 @@ async def test_the_model_stands_in_the_path_alone() -> None:
         ({}, "sums", {"content_type": "text/plain"}, 415, "content-type must be application/json, or none"),
         ({"instances": [[[1, 3]]], "timeout_ms": 1e-300}, "sums", {}, 504, "the deadline had passed when the request "),
         ({"instances": [[[1, 3]], [[NOT_FINITE] * 2]]}, "sums", {}, 400, "/instances/1: the model's answer to this "),
+        (
+            {"instances": [[[BLIND] * 2]], "outputs": ["attention"]},
+            "sums",
+            {},
+            400,
+            "/instances/0: the model's answer ",
+        ),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_by_its_status(

@@ -19,7 +19,7 @@ from service.errors import InvalidRequest, TooLarge
 from service.repository import Refusal
 from service.settings import bundled_models
 from service.v2 import Infer
-from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
 ENDS = np.array([1, 2], dtype="<i4")
@@ -293,10 +293,11 @@ async def test_what_cannot_be_answered_is_refused_by_its_status(
     assert f'code="{status}"' in counted[0]
 
 
-async def test_an_answer_that_is_not_finite_names_its_row() -> None:
+@pytest.mark.parametrize("bad", [NOT_FINITE, BLIND], ids=["logits", "attention"])
+async def test_an_answer_that_is_not_finite_names_its_row(bad: float) -> None:
     async with serving(model(manifest())) as service:
         made = request()
-        made["inputs"][0]["data"][4:6] = [NOT_FINITE, NOT_FINITE]
+        made["inputs"][0]["data"][4:6] = [bad, bad]
         answer = await infer(service, made)
     assert answer.json() == {"error": "/inputs/0: row 1: the model's answer to this sequence is not finite"}
 

@@ -1,0 +1,187 @@
+"""Memory under many bodies at once: what is sent, inflated, waiting or left unread is bound for all callers together.
+
+Each attack would take most of a gigabyte if every body had only its own limit. The server may hold 32 MiB of bodies,
+and what its reader, its runtime and the allocator take beside that is allowed for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import orjson
+import pytest
+
+from service.bench.launch import free_port
+from service.grpc_server import SERVICE
+from service.open_inference import open_inference_pb2 as pb
+from tests.service.numpy_models import idle
+from tests.service.server_process import ServerProcess, Wire, started
+
+pytestmark = pytest.mark.long
+
+MEBIBYTE = 1 << 20
+BODY_BYTES = 4 * MEBIBYTE
+BOUND_BYTES = 32 * MEBIBYTE
+BESIDE_BYTES = 160 * MEBIBYTE
+"""What two large bodies take while they are read, what the kernel and the parser read ahead, what is not given back."""
+MANY = 200
+STEP = [0.5] * 12
+SMALL = {"sequences": [[STEP]], "timeout_ms": 1000}
+"""Its deadline ends its wait for company where there is one."""
+GOOD = orjson.dumps({"sequences": [[STEP]]})
+WHOLE = GOOD + b" " * (BODY_BYTES - len(GOOD))
+
+
+def resident_bytes(server: ServerProcess) -> int:
+    """What the process holds now."""
+    return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+
+
+class Attacked:
+    """A server, what it held before the attack, and its gRPC port."""
+
+    def __init__(self, server: ServerProcess, grpc_port: int) -> None:
+        self.server = server
+        self.grpc_port = grpc_port
+        assert server.predict(SMALL).status_code == 200
+        self.before = resident_bytes(server)
+
+    def stays_within_the_bound(self) -> None:
+        """Its peak was near the bound, it answers, and in the end nothing is in hand."""
+        assert self.server.peak_bytes() - self.before < BOUND_BYTES + BESIDE_BYTES
+        deadline = time.monotonic() + 60
+        while not (idle(figures := self.server.figures()) and figures["lengthwise_inflight_bytes"] == 0):
+            assert time.monotonic() < deadline, figures
+            time.sleep(0.05)
+        assert self.server.predict(SMALL).status_code == 200
+
+
+@pytest.fixture
+def attacked(request: pytest.FixtureRequest) -> Iterator[Attacked]:
+    options = list(getattr(request, "param", ()))
+    port = free_port()
+    bounds = ["--max-body-bytes", str(BODY_BYTES), "--max-inflight-bytes", str(BOUND_BYTES), "--grpc-port", str(port)]
+    with started("--runners", "1", *bounds, *options) as server:
+        yield Attacked(server, port)
+
+
+def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
+    lines = [b"POST %s HTTP/1.1" % path, b"host: x", b"content-length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def at_once(count: int, action: Callable[[], int]) -> list[int]:
+    """What so many threads come to that do the same at once."""
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(action())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def asked(server: ServerProcess, request: bytes) -> int:
+    """The status of a request on a connection of its own; 0 where it ended without an answer."""
+    with server.connect() as wire, contextlib.suppress(ConnectionError):
+        wire.socket.settimeout(120)
+        wire.send(request)
+        return wire.answer()[0]
+    return 0
+
+
+def test_bodies_that_inflate_take_turns(attacked: Attacked) -> None:
+    request = post(b"/predict", gzip.compress(WHOLE), b"content-encoding: gzip")
+    assert len(request) < 10_000
+    statuses = at_once(MANY, lambda: asked(attacked.server, request))
+    assert set(statuses) <= {200, 503, 504}
+    assert 200 in statuses
+    attacked.stays_within_the_bound()
+
+
+@pytest.mark.parametrize(
+    "path", [b"/predict", b"/v1/models/japanese-vowels:predict", b"/v2/models/japanese-vowels/infer"]
+)
+def test_bodies_that_come_at_once_are_refused_past_the_bound(attacked: Attacked, path: bytes) -> None:
+    statuses = at_once(MANY, lambda: asked(attacked.server, post(path, WHOLE)))
+    assert set(statuses) <= {0, 200, 400, 422, 503, 504}
+    attacked.stays_within_the_bound()
+
+
+def test_bodies_that_never_end_are_refused_past_the_bound_and_others_are_answered(attacked: Attacked) -> None:
+    wires: list[Wire] = []
+    for _ in range(MANY):
+        wires.append(attacked.server.connect())
+        with contextlib.suppress(OSError):
+            wires[-1].socket.settimeout(5)
+            wires[-1].send(post(b"/predict", WHOLE)[:-MEBIBYTE])
+    figures = attacked.server.figures()
+    assert figures["lengthwise_inflight_bytes"] <= BOUND_BYTES
+    assert figures['lengthwise_rejected_total{model="",reason="inflight_full",version=""}'] > MANY // 2
+    for wire in wires:
+        wire.__exit__()
+    attacked.stays_within_the_bound()
+
+
+@pytest.mark.parametrize("attacked", [("--max-wait-ms", "60000")], indirect=True)
+def test_a_step_that_waits_keeps_its_own_bytes_only_and_is_let_go_when_its_caller_leaves(attacked: Attacked) -> None:
+    values = np.zeros((1, 1024, 12), dtype="<f4")
+    tensors = [
+        {
+            "name": "values",
+            "datatype": "FP32",
+            "shape": values.shape,
+            "parameters": {"binary_data_size": values.nbytes},
+        },
+        {"name": "lengths", "datatype": "INT32", "shape": [1], "parameters": {"binary_data_size": 4}},
+    ]
+    head = orjson.dumps({"inputs": tensors})
+    head += b" " * (3 * MEBIBYTE - len(head))  # what is kept of such a body is a thousandth
+    body = head + values.tobytes() + (1).to_bytes(4, "little")
+    request = post(b"/v2/models/japanese-vowels/infer", body, b"inference-header-content-length: %d" % len(head))
+    wires = [attacked.server.connect() for _ in range(60)]
+    for wire in wires:
+        wire.send(request)
+        wire_waits(attacked.server, wires.index(wire) + 1)
+    assert attacked.server.figures()["lengthwise_inflight_bytes"] < 60 * 32_768  # with room for the answers
+    for wire in wires:
+        wire.__exit__()
+    attacked.stays_within_the_bound()
+
+
+def wire_waits(server: ServerProcess, count: int) -> None:
+    """Returns once so many sequences wait."""
+    deadline = time.monotonic() + 60
+    while server.figures()['lengthwise_queue_sequences{model="japanese-vowels",version="1"}'] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_messages_over_grpc_take_turns(attacked: Attacked) -> None:
+    steps = (BODY_BYTES - 1000) // 48
+    message = pb.ModelInferRequest(
+        model_name="japanese-vowels",
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="values", datatype="FP32", shape=[1, steps, 12])],
+        raw_input_contents=[bytes(steps * 48)],
+    ).SerializeToString()
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.insecure_channel(f"127.0.0.1:{attacked.grpc_port}", options=options) for _ in range(4)]
+    calls = [channel.unary_unary(f"/{SERVICE}/ModelInfer") for channel in channels]
+    futures = [calls[i % 4].future(message, timeout=60) for i in range(MANY)]
+    codes = {future.code() for future in futures}
+    assert codes <= {
+        grpc.StatusCode.INVALID_ARGUMENT,  # more steps than the model takes
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+    assert grpc.StatusCode.INVALID_ARGUMENT in codes
+    for channel in channels:
+        channel.close()
+    attacked.stays_within_the_bound()

@@ -1,0 +1,579 @@
+"""One bound over the bytes of all calls, by every protocol, and every byte of it given back once."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import orjson
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import answers, grpc_server, receiving
+from service.calls import Call
+from service.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
+from service.errors import ConfigurationError, InflightFull, TooLarge
+from service.grpc_server import SERVICE, GrpcServer
+from service.inflight import Hold, Inflight
+from service.manifest import Manifest
+from service.padding import PaddedBatch
+from service.repository import Model
+from service.settings import Settings
+from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+from tests.service.test_direct import Line, Net, net
+from tests.service.test_grpc_server import request as message
+
+MEBIBYTE = 1 << 20
+GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+PADDED = GOOD + b" " * LARGE_BODY_BYTES
+V1 = orjson.dumps({"instances": [[[1, 3]]]})
+V2: dict[str, Any] = {
+    "inputs": [
+        {"name": "values", "datatype": "FP32", "shape": [2, 2, 2], "data": [1, 3, 7, 7, 0, 0, -2, 0]},
+        {"name": "lengths", "datatype": "INT32", "shape": [2], "data": [1, 2]},
+    ]
+}
+OCTETS = np.ones((3, 2), dtype="<f4").tobytes()
+
+
+# What one call holds
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), max_size=60))
+def test_what_is_held_is_the_sum_of_what_each_call_holds_and_never_past_the_bound(steps: list[tuple[int, int]]) -> None:
+    inflight = Inflight(100)
+    holds = [Hold(inflight) for _ in range(3)]
+    for which, size in steps:
+        if which == 3:
+            holds[size % 3].close()
+            holds[size % 3].close()
+        else:
+            before = holds[which].size
+            try:
+                holds[which].set(size)
+            except InflightFull:
+                assert inflight.bytes - before + size > 100
+                assert holds[which].size == before
+        assert inflight.bytes == sum(hold.size for hold in holds) <= 100
+        assert inflight.free == 100 - inflight.bytes
+    for hold in holds:
+        hold.close()
+    assert inflight.bytes == 0
+
+
+def test_a_call_that_alone_is_more_than_the_bound_is_too_large_and_one_that_shrinks_is_never_refused() -> None:
+    inflight = Inflight(100)
+    hold = Hold(inflight)
+    with pytest.raises(TooLarge, match="101 bytes"):
+        hold.set(101)
+    hold.holds(130)  # it is there already
+    hold.set(120)
+    assert inflight.bytes == 120
+    with pytest.raises(InflightFull) as refused:
+        Hold(inflight).grow(1)
+    assert refused.value.retry_after_seconds == 1
+
+
+def test_a_bound_that_the_largest_body_does_not_fit_into_is_a_wrong_option() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load(max_inflight_bytes=MEBIBYTE)
+    assert "max_inflight_bytes (1048576) must be at least 4 times max_body_bytes (16777216, the default)" in str(
+        raised.value
+    )
+    with pytest.raises(ConfigurationError, match=r"\(268435456, the default\) must"):
+        Settings.load(max_body_bytes=536_870_912)
+
+
+@pytest.mark.parametrize(
+    ("rules", "attention"),
+    [
+        (MANIFESTS["refuses missing"], False),
+        (MANIFESTS["refuses missing"], True),
+        (manifest(task="per-step"), True),
+        (manifest(max_length=4, long="window"), True),
+        (manifest(task="multi-label"), False),
+    ],
+)
+async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, attention: bool) -> None:
+    asked: list[Call[Any]] = []
+    async with serving(model(rules)) as service:
+        ask = service.serving.ask
+
+        def watched(call: Call[Any], *args: Any, **options: Any) -> Any:
+            asked.append(call)
+            return ask(call, *args, **options)
+
+        service.serving.ask = watched  # type: ignore[method-assign]
+        sequences = [[[0.1 * i, i / 7] for i in range(length)] for length in (1, 3, 17)]
+        body = {"sequences": sequences} | ({"outputs": ["attention"]} if attention else {})
+        found = await service.predict(body)
+    assert found.status_code == 200
+    head = len(asked[0].model.manifest.answer_head)
+    assert len(found.content) - head <= answers.bytes_of(asked[0])
+
+
+# Refused where there is no room, by every protocol
+
+
+async def _predict(service: Service) -> httpx.Response:
+    return await service.predict(GOOD)
+
+
+async def _octets(service: Service) -> httpx.Response:
+    headers = {"content-type": "application/octet-stream", "x-lengthwise-shape": "3,2"}
+    return await service.client.post("/predict", content=OCTETS, headers=headers)
+
+
+async def _v1(service: Service) -> httpx.Response:
+    return await service.client.post("/v1/models/sums:predict", content=V1)
+
+
+async def _v2(service: Service) -> httpx.Response:
+    return await service.client.post("/v2/models/sums/infer", json=V2)
+
+
+async def _v2_binary(service: Service) -> httpx.Response:
+    data = np.ones((1, 2, 2), dtype="<f4").tobytes()
+    tensor = {"name": "values", "datatype": "FP32", "shape": [1, 2, 2], "parameters": {"binary_data_size": len(data)}}
+    head = orjson.dumps({"inputs": [tensor]})
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    return await service.client.post("/v2/models/sums/infer", content=head + data, headers=headers)
+
+
+PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
+    "predict": _predict,
+    "octets": _octets,
+    "v1": _v1,
+    "v2": _v2,
+    "v2 binary": _v2_binary,
+}
+
+
+@pytest.mark.parametrize("ask", PROTOCOLS.values(), ids=PROTOCOLS)
+async def test_a_call_without_room_is_refused_told_when_to_come_back_and_counted(
+    ask: Callable[[Service], Awaitable[httpx.Response]],
+) -> None:
+    async with serving(model(manifest())) as service:
+        inflight = service.serving.inflight
+        inflight.bytes += inflight.max_bytes
+        answer = await ask(service)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        figures = await service.figures()
+        assert figures["lengthwise_inflight_bytes"] == figures["lengthwise_max_inflight_bytes"] == inflight.max_bytes
+        assert (
+            sum(n for name, n in figures.items() if "rejected_total" in name and 'reason="inflight_full"' in name) == 1
+        )
+        inflight.bytes -= inflight.max_bytes
+        assert (await ask(service)).status_code == 200
+        assert idle(await service.figures())
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "in two"])
+async def test_past_asgi_a_call_without_room_is_refused_and_the_connection_goes_on(whole: bool) -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        inflight = service.serving.inflight
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200  # its head is known from here on
+        inflight.bytes += inflight.max_bytes
+        if whole:
+            status, headers, _ = await line.ask(GOOD)
+        else:
+            line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+            line.writer.write(GOOD[:5])
+            await line.writer.drain()
+            status, headers, _ = await line.answer()
+            line.writer.write(GOOD[5:])
+        assert (status, headers["retry-after"]) == (503, "1")
+        inflight.bytes -= inflight.max_bytes
+        assert (await line.ask(GOOD))[0] == 200
+        assert idle(await service.figures())
+
+
+async def test_a_body_past_asgi_is_counted_before_it_is_there() -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n")
+        await until(lambda: service.serving.inflight.bytes == 5000)
+        assert made.by_asgi == 0
+        line.writer.close()
+        await until(lambda: service.serving.inflight.bytes == 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once that is so."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+# What waits, and what is not read
+
+
+@asynccontextmanager
+async def held(
+    rules: Manifest | None = None, **options: Any
+) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
+    """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(30)
+
+    async with serving(model(rules or manifest(), wait), **options) as service, net(service) as made:
+        try:
+            yield made, release, running
+        finally:
+            release.set()
+
+
+async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_inflated() -> None:
+    packed = gzip.compress(GOOD + b" " * (4 * MEBIBYTE))
+    async with serving(model(manifest())) as service:
+        places = service.app.predict._large_bodies
+        for _ in range(LARGE_BODIES_AT_ONCE):
+            await places.acquire()
+        waiting = [asyncio.ensure_future(service.predict(packed, content_encoding="gzip")) for _ in range(20)]
+        await until(lambda: service.serving.inflight.bytes >= 20 * len(packed))
+        await asyncio.sleep(0.05)
+        assert service.serving.inflight.bytes < 20 * (len(packed) + 3 * LARGE_BODY_BYTES)
+        for _ in range(LARGE_BODIES_AT_ONCE):
+            places.release()
+        assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+        assert idle(await service.figures())
+
+
+@pytest.mark.parametrize("body", [PADDED, gzip.compress(PADDED)], ids=["plain", "gzip"])
+async def test_the_deadline_of_a_body_counts_while_it_waits_for_a_place(body: bytes) -> None:
+    async with serving(model(manifest()), default_timeout_ms=50) as service:
+        places = service.app.predict._large_bodies
+        for _ in range(LARGE_BODIES_AT_ONCE):
+            await places.acquire()
+        encoding = {} if body is PADDED else {"content_encoding": "gzip"}
+        answer = await service.predict(body, **encoding)
+        assert answer.status_code == 504
+        figures = await service.figures()
+        assert figures['lengthwise_rejected_total{model="",reason="deadline",version=""}'] == 1
+        assert idle(figures)
+
+
+async def test_a_bomb_that_would_fill_the_bound_is_refused_while_it_is_inflated() -> None:
+    packed = gzip.compress(GOOD + b" " * (15 * MEBIBYTE))
+    async with serving(model(manifest()), max_inflight_bytes=64 * MEBIBYTE) as service:
+        inflight = service.serving.inflight
+        inflight.bytes += 60 * MEBIBYTE
+        answer = await service.predict(packed, content_encoding="gzip")
+        assert answer.status_code == 503
+        inflight.bytes -= 60 * MEBIBYTE
+        assert (await service.predict(packed, content_encoding="gzip")).status_code == 200
+        assert idle(await service.figures())
+
+
+async def test_what_waits_is_counted_by_what_it_keeps_in_memory() -> None:
+    async with held() as (made, release, running):
+        first, second = await made.line(), await made.line()
+        first.send(GOOD)
+        await running.wait()
+        before = made.service.serving.inflight.bytes
+        second.send(orjson.dumps({"sequences": [[[1, 3]] * 100]}))
+        lane = made.service.serving.served[0].lane
+        await until(lambda: len(lane.pool) == 1)
+        assert 800 <= made.service.serving.inflight.bytes - before < 1200  # 200 numbers, and some room for the answer
+        release.set()
+        assert [(await line.answer())[0] for line in (first, second)] == [200, 200]
+        assert idle(await made.service.figures())
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["late", "never"])
+async def test_an_answer_that_nobody_reads_is_counted_until_it_is_read_or_its_connection_ends(read: bool) -> None:
+    rules = manifest(task="per-step", max_length=100_000)
+    async with serving(model(rules)) as service, net(service) as made:
+        body = orjson.dumps({"sequences": [[[1, 3]] * 5000]})
+        line = await made.line()
+        line.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(40):
+            line.send(body)
+        await until(lambda: bool(made.state.connections))
+        (connection,) = made.state.connections
+        await until(lambda: connection.flow.write_paused and not service.serving.batcher.unanswered)
+        inflight = service.serving.inflight
+        assert inflight.bytes >= connection.transport.get_write_buffer_size() > 65_536
+        if read:
+            line.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            for _ in range(40):
+                assert (await line.answer())[0] == 200
+        else:
+            line.writer.transport.abort()
+        await until(lambda: inflight.bytes == 0)
+
+
+async def test_an_answer_larger_than_the_bound_is_refused_before_it_is_made() -> None:
+    rules = manifest(task="per-step", features=1, max_length=65_536)
+    rows, width = 64, 16_384
+    data = bytes(4 * rows * width) + np.array([width] + [1] * (rows - 1), dtype="<i4").tobytes()
+    tensors = [
+        {
+            "name": "values",
+            "datatype": "FP32",
+            "shape": [rows, width, 1],
+            "parameters": {"binary_data_size": 4 * rows * width},
+        },
+        {"name": "lengths", "datatype": "INT32", "shape": [rows], "parameters": {"binary_data_size": 4 * rows}},
+    ]
+    head = orjson.dumps({"inputs": tensors})
+    ran: list[PaddedBatch] = []
+    async with serving(model(rules, ran.append), max_inflight_bytes=64 * MEBIBYTE) as service:
+        headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+        answer = await service.client.post("/v2/models/sums/infer", content=head + data, headers=headers)
+        assert (answer.status_code, ran) == (413, [])
+        assert "its answer included" in answer.json()["error"]
+        assert idle(await service.figures())
+
+
+# gRPC
+
+
+@asynccontextmanager
+async def listening(*models: Model, **options: Any) -> AsyncIterator[tuple[Service, Any]]:
+    """A service, and what calls it over gRPC."""
+    async with serving(*models, **options) as service:
+        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        port = await server.start("127.0.0.1", 0)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield service, channel
+        finally:
+            await server.stop()
+
+
+async def test_over_grpc_a_call_without_room_is_unavailable_and_counted() -> None:
+    async with listening(model(manifest())) as (service, channel):
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        inflight = service.serving.inflight
+        inflight.bytes += inflight.max_bytes
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(message().SerializeToString())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("grpc-retry-pushback-ms", "1000") in tuple(raised.value.trailing_metadata())
+        figures = await service.figures()
+        assert figures['lengthwise_rejected_total{model="",reason="inflight_full",version=""}'] == 1
+        inflight.bytes -= inflight.max_bytes
+        await call(message().SerializeToString())
+        assert idle(await service.figures())
+
+
+async def test_over_grpc_slow_messages_make_way_for_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.2)
+    async with listening(model(manifest()), max_inflight_bytes=128 * MEBIBYTE) as (service, channel):
+        places = 128 // receiving.SHARE // 32
+        slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer")() for _ in range(3 * places)]
+        await until(lambda: service.serving.inflight.bytes == places * 32 * MEBIBYTE)
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        async with asyncio.timeout(20):
+            await call(message().SerializeToString())
+        codes = {await one.code() for one in slow[:places]}
+        assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        for one in slow:
+            one.cancel()
+        await until(lambda: service.serving.inflight.bytes == 0)
+
+
+async def test_over_grpc_a_message_that_nobody_waits_behind_may_come_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.0)
+    async with listening(model(manifest())) as (service, channel):
+        slow = channel.stream_unary(f"/{SERVICE}/ModelInfer")()
+        await until(lambda: service.serving.inflight.bytes > 0)
+        await asyncio.sleep(0.05)
+        await slow.write(message().SerializeToString())
+        await slow.done_writing()
+        await slow
+        assert idle(await service.figures())
+
+
+async def test_over_grpc_a_call_without_a_message_is_refused() -> None:
+    async with listening(model(manifest())) as (service, channel):
+        empty = channel.stream_unary(f"/{SERVICE}/ModelInfer")()
+        await empty.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await empty
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert idle(await service.figures())
+
+
+async def test_over_grpc_there_are_no_more_calls_at_once_than_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "_CALLS", 2)
+    async with listening(model(manifest())) as (service, channel):
+        slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer")() for _ in range(2)]
+        await until(lambda: service.serving.inflight.bytes > 32 * MEBIBYTE)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary(f"/{SERVICE}/ModelInfer")(message().SerializeToString())
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for one in slow:
+            one.cancel()
+        await until(lambda: service.serving.inflight.bytes == 0)
+
+
+async def test_over_grpc_there_are_no_more_connections_than_are_bound() -> None:
+    async with serving(model(manifest()), max_connections=2) as service:
+        server = GrpcServer(service.serving, asyncio.Semaphore(2))
+        port = await server.start("127.0.0.1", 0)
+        channels = [
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(4)
+        ]
+        try:
+            calls = [one.unary_unary(f"/{SERVICE}/ModelInfer") for one in channels]
+            asked = [call(message().SerializeToString(), timeout=3) for call in calls]
+            codes = sorted([(await one.code()).name for one in asked])
+            assert codes.count("OK") == 2
+        finally:
+            for one in channels:
+                await one.close()
+            await server.stop()
+
+
+@pytest.mark.parametrize("method", [f"{SERVICE}/ServerLive", "grpc.health.v1.Health/Check"])
+async def test_over_grpc_other_calls_are_received_when_there_is_room_too(method: str) -> None:
+    async with listening(model(manifest())) as (service, channel):
+        call = channel.unary_unary(f"/{method}")
+        await call(b"")
+        inflight = service.serving.inflight
+        inflight.bytes += inflight.max_bytes
+        for body in (b"", bytes(8 * MEBIBYTE)):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(body)
+            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        inflight.bytes -= inflight.max_bytes
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(bytes(8 * MEBIBYTE))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert inflight.bytes == 0
+
+
+async def test_over_grpc_few_streams_of_requests_are_open_at_once() -> None:
+    async with listening(model(manifest())) as (_, channel):
+        call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        streams = [call() for _ in range(grpc_server._STREAMS)]
+        for stream in streams:
+            await stream.write(listing)
+            assert await stream.read()
+        assert await call().code() is grpc.StatusCode.UNAVAILABLE
+        for stream in streams:
+            stream.cancel()
+
+
+# Chaos
+
+
+SEQUENCES = orjson.dumps({"sequences": [[[1, 3]] * 9] * 5})
+BODIES = [
+    GOOD,
+    SEQUENCES,
+    PADDED,
+    b"{",
+    b'{"sequences": [[[1]]]}',
+    orjson.dumps({"sequences": [[[NOT_FINITE, 1]]]}),
+    orjson.dumps({"sequences": [[[1, 3]]], "timeout_ms": 0.001}),
+    orjson.dumps({"sequences": [[[1, 3]]], "timeout_ms": 2}),
+    orjson.dumps({"sequences": [[[1, 3]]], "model": "none"}),
+    orjson.dumps({"sequences": [{"steps": [[1, 3]] * 300, "step_mask": [True] * 299 + [False]}]}),
+    orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}),
+    b"[" * 5000,
+    orjson.dumps({"sequences": [[["a"]] * 3000]}),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_after_chaos_over_every_protocol_nothing_is_held(seed: int) -> None:
+    draw = random.Random(seed)
+    failing = threading.Event()
+
+    def run(_: PaddedBatch) -> None:
+        if draw.random() < 0.05 or failing.is_set():
+            raise RuntimeError("chaos")
+
+    async with (
+        listening(
+            model(manifest(), run),
+            runners=2,
+            max_body_bytes=MEBIBYTE,
+            max_inflight_bytes=4 * MEBIBYTE,
+            max_queue_cost_steps=20_000,
+        ) as (service, channel),
+        net(service) as made,
+    ):
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+
+        async def past_asgi() -> None:
+            line: Line = await made.line()
+            for _ in range(draw.randrange(1, 4)):
+                body = draw.choice(BODIES)
+                if draw.random() < 0.3:
+                    line.send(gzip.compress(body), "content-encoding: gzip")
+                else:
+                    line.send(body)
+            how = draw.random()
+            if how < 0.3:  # leaves, at some moment
+                await asyncio.sleep(draw.random() * 0.01)
+                line.writer.transport.abort()
+                return
+            if how < 0.4:  # leaves within a body
+                line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 90000\r\n\r\n" + b" " * 70_000)
+                await asyncio.sleep(draw.random() * 0.01)
+                line.writer.transport.abort()
+                return
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await line.answer()
+
+        async def by_asgi() -> None:
+            asked = asyncio.ensure_future(draw.choice(list(PROTOCOLS.values()))(service))
+            if draw.random() < 0.3:
+                await asyncio.sleep(draw.random() * 0.005)
+                asked.cancel()
+            with suppress(asyncio.CancelledError):
+                await asked
+
+        async def by_grpc() -> None:
+            values = np.ones((2, draw.choice([2, 9000]), 2), dtype="<f4")
+            asked = call(message(values=values).SerializeToString(), timeout=draw.choice([None, 0.001, 5]))
+            if draw.random() < 0.3:
+                await asyncio.sleep(draw.random() * 0.005)
+                asked.cancel()
+            with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+                await asked
+
+        for _ in range(6):
+            async with asyncio.timeout(60):
+                await asyncio.gather(*[draw.choice([past_asgi, by_asgi, by_grpc])() for _ in range(40)])
+        inflight = service.serving.inflight
+        await until(lambda: not service.serving.batcher.unanswered and not made.state.tasks)
+        for line in made.lines:
+            line.writer.transport.abort()
+        await until(lambda: inflight.bytes == 0)
+        assert idle(await service.figures())
+        assert (await service.predict(GOOD)).status_code in (200, 500)
+
+
+async def test_after_a_drain_that_ends_early_nothing_is_held() -> None:
+    async with held(drain_seconds=0.1) as (made, release, running):
+        lines = [await made.line() for _ in range(5)]
+        for line in lines:
+            line.send(GOOD)
+        await running.wait()
+        stopping = asyncio.ensure_future(made.service.serving.stop())
+        statuses = {(await line.answer())[0] for line in lines}
+        release.set()
+        await stopping
+        assert statuses == {503}
+        assert made.service.serving.inflight.bytes == 0
