@@ -83,6 +83,7 @@ class ShortcutProtocol(BoundedProtocol):
         super().__init__(**options)
         self._shortcut = shortcut
         self._unwritten = Hold(shortcut.inflight)
+        self._ahead = Hold(shortcut.inflight)  # bodies of requests that wait for the one before them
         self._exchange: Exchange | None = None
         self._body: list[bytes] = []  # of the exchange's request, while it is read
         self._known: KnownHead | None = None
@@ -101,6 +102,7 @@ class ShortcutProtocol(BoundedProtocol):
             exchange.set()
         super().connection_lost(exc)
         self._unwritten.close()
+        self._ahead.close()
         if exchange is not None and exchange.response_complete:  # each knows the other: neither would be let go of
             self._exchange = None
             self.cycle = cast("RequestResponseCycle", None)
@@ -152,6 +154,8 @@ class ShortcutProtocol(BoundedProtocol):
         exchange = self._current()
         if exchange is None:
             super().on_body(body)
+            if self.pipeline:
+                self._ahead.holds(self._ahead.size + len(body))
         elif not self._refused:
             self._body.append(body)
 
@@ -198,6 +202,8 @@ class ShortcutProtocol(BoundedProtocol):
     def on_response_complete(self) -> None:
         """The next request may begin; a timer that still runs for the connection's end is left to run."""
         self._answered_at = self.loop.time()
+        if self._ahead.size and len(self.pipeline) <= 1:  # the last of them begins, and counts its own
+            self._ahead.close()
         if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
             super().on_response_complete()
             return

@@ -317,6 +317,25 @@ async def test_an_answer_that_nobody_reads_is_counted_until_it_is_read_or_its_co
         await until(lambda: inflight.bytes == 0)
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_bodies_behind_a_request_that_waits_are_counted(answered: bool) -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        inflight = made.service.serving.inflight
+        before = inflight.bytes
+        for _ in range(10):
+            line.send(GOOD + b" " * 3000)
+        await until(lambda: inflight.bytes - before >= 10 * 3000)
+        release.set()
+        if answered:
+            assert [(await line.answer())[0] for _ in range(11)] == [200] * 11
+        else:
+            line.writer.transport.abort()
+        await until(lambda: inflight.bytes == 0)
+
+
 async def test_an_answer_larger_than_the_bound_is_refused_before_it_is_made() -> None:
     rules = manifest(task="per-step", features=1, max_length=65_536)
     rows, width = 64, 16_384
