@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from service.errors import DeadlineExceeded, InvalidRequest, Problem, TooLarge, UnsupportedMedia
 from service.inflight import Hold
@@ -26,8 +26,42 @@ _PIECES_AT_ONCE: Final = 32
 """How many pieces a thread inflates before the event loop counts the next ones."""
 
 
+CLIENT_LEFT: Final = 499
+"""The status that a call counts with of which nothing left."""
+OUTCOME: Final = "lengthwise.outcome"
+"""ASGI extension: the request's `Outcome`."""
+
+
 class ClientLeft(Exception):
     """The client closed the connection before its answer was there."""
+
+
+class Outcome:
+    """What became of the answer to a request that came through ASGI.
+
+    Attributes:
+        answered: The connection has taken the whole answer.
+        refused: The status that the connection told in the answer's place; None where it told none.
+    """
+
+    __slots__ = ("answered", "refused")
+
+    def __init__(self) -> None:
+        self.answered = False
+        self.refused: int | None = None
+
+
+def told(scope: Scope, status: int) -> int:
+    """The status that a client was told: its answer's own, or the connection's refusal, or `CLIENT_LEFT` for neither.
+
+    Args:
+        scope: ASGI's.
+        status: The answer's.
+    """
+    outcome: Outcome | None = scope.get("extensions", {}).get(OUTCOME)
+    if outcome is None or outcome.answered:
+        return status
+    return outcome.refused or CLIENT_LEFT
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

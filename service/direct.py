@@ -20,9 +20,9 @@ from typing import Final
 
 from service import endpoint as endpoints
 from service.answers import Answer
-from service.body import ClientLeft, headers_of
+from service.body import CLIENT_LEFT, ClientLeft, headers_of
 from service.calls import Call
-from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, Encode, Endpoint, Received
+from service.endpoint import LARGE_BODY_BYTES, Encode, Endpoint, Received
 from service.errors import InferenceFailed, RequestError
 from service.inflight import Hold
 from service.lanes import Ticket, Timing
@@ -202,11 +202,15 @@ class Direct:
         self._ticket = None
         self._hold.close()
         ended = time.monotonic()
+        left = response is None  # the protocol has told the status, or nobody is there to be told
         try:
             if response is not None and not self.disconnected:
-                self._protocol.answered(response, keep_alive=self.keep_alive)
+                left = self._protocol.answered(response, keep_alive=self.keep_alive)
         finally:  # whoever waits for the answer waits for no figure
-            self._account.close(status, error, timing, ended)
+            if left:
+                self._account.close(status, error, timing, ended)
+            else:
+                self._account.close(CLIENT_LEFT, ended=ended)
 
 
 class DirectPath:

@@ -22,12 +22,11 @@ from starlette.types import Receive, Scope, Send
 from service import problems
 from service.accounts import Account
 from service.answers import Answer, bytes_of
-from service.body import ClientLeft, Inflating, headers_of, is_packed, read_body
+from service.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, told
 from service.calls import Call
 from service.errors import DeadlineExceeded, InferenceFailed, RequestError
 from service.inflight import Hold
 from service.lanes import Ticket, Timing, Waiter
-from service.protocol import REFUSED
 from service.serving import Served, Serving
 
 log = logging.getLogger("lengthwise.endpoint")
@@ -43,7 +42,6 @@ LARGE_BODIES_AT_ONCE: Final = 2
 and the deadline of each counts while it does."""
 JSON: Final = (b"content-type", b"application/json")
 
-CLIENT_LEFT: Final = 499
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
@@ -175,7 +173,7 @@ class Endpoint(ABC):
             hold.holds(len(payload))
             extra = [*made, server_timing(decoded, timing)]
         except (ClientLeft, asyncio.CancelledError) as left:
-            account.close(scope.get("extensions", {}).get(REFUSED, {"status": CLIENT_LEFT})["status"])
+            account.close(told(scope, CLIENT_LEFT))
             if isinstance(left, asyncio.CancelledError):
                 raise
             left.with_traceback(None)  # which holds this frame, which holds the body and what holds it
@@ -188,21 +186,28 @@ class Endpoint(ABC):
             log.exception("request %s failed", account.request_id.decode())
             status, payload, extra = self.refuse(InferenceFailed("the request could not be answered"))
             hold.close()
-        account.close(status, refused, timing)
         if self.serving.batcher.draining and problems.CLOSE not in extra:
             extra.append(problems.CLOSE)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    *extra,
-                    (b"content-length", str(len(payload)).encode()),
-                    (b"x-request-id", account.request_id),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": payload})
+        ended = time.monotonic()
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        *extra,
+                        (b"content-length", str(len(payload)).encode()),
+                        (b"x-request-id", account.request_id),
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": payload})
+        finally:  # only now it is known whether it left
+            left = told(scope, status)
+            if left == status:
+                account.close(status, refused, timing, ended)
+            else:
+                account.close(left, ended=ended)
 
     async def _read(
         self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: Account, hold: Hold

@@ -25,9 +25,9 @@ from grpc_reflection.v1alpha import reflection
 from service import inventory, kserve, messages, model_config, statistics
 from service.accounts import Account
 from service.answers import Answer, bytes_of
-from service.body import ClientLeft, too_large
+from service.body import CLIENT_LEFT, ClientLeft, too_large
 from service.calls import Call
-from service.endpoint import CLIENT_LEFT, LARGE_BODY_BYTES, TENSORS_BYTES, place, request_id_of
+from service.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, place, request_id_of
 from service.errors import (
     ConfigurationError,
     DeadlineExceeded,

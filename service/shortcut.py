@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from service.heads import KnownHead
 from service.inflight import Hold, Inflight
-from service.protocol import BoundedProtocol
+from service.protocol import ENDED, IDLE, BoundedProtocol
 
 
 class Exchange(Protocol):
@@ -22,6 +20,11 @@ class Exchange(Protocol):
     headers: dict[bytes, bytes]
     keep_alive: bool
     disconnected: bool
+    response_started: bool
+
+    @property
+    def message_event(self) -> Exchange:
+        """Itself: its `set` is called when the connection is lost."""
 
     @property
     def response_complete(self) -> bool:
@@ -95,31 +98,25 @@ class ShortcutProtocol(BoundedProtocol):
         return self._lines.of(self.server_state.default_headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells an exchange that nobody waits for its answer any more."""
-        exchange = self._exchange
-        if exchange is not None and not exchange.response_complete:
-            exchange.disconnected = True
-            exchange.set()
+        """Lets go of the exchange, which knows the connection as the connection knows it."""
         super().connection_lost(exc)
         self._unwritten.close()
         self._ahead.close()
-        if exchange is not None and exchange.response_complete:  # each knows the other: neither would be let go of
-            self._exchange = None
-            self.cycle = cast("RequestResponseCycle", None)
+        self._exchange = None
 
     def data_received(self, data: bytes) -> None:
         """Knows a request by the head of the one before it, or has it parsed, and remembers its head."""
-        whole = not self._in_message
+        whole = self._reading is IDLE
         if whole and self._known is not None and self._is_known(self._known, data):
             return
         before = self._exchange
         super().data_received(data)
-        if whole and not self._in_message and self._exchange is not before and self._exchange is not None:
+        if whole and self._reading is IDLE and self._exchange is not before and self._exchange is not None:
             self._known = KnownHead.of(data, self._exchange.headers)
 
     def _is_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether a whole request came that has the head of one before; it is taken then, past the parser."""
-        if self._refused or not self.cycle.response_complete or self.transport.is_closing():
+        if self._owes() or self.transport.is_closing():
             return False
         body = known.body(data, self._shortcut.max_bytes)
         if body is None:
@@ -132,8 +129,7 @@ class ShortcutProtocol(BoundedProtocol):
 
     def _begin(self) -> None:
         """Takes the request where its connection is free and stays open, and the shortcut wants it."""
-        free = self.cycle is None or self.cycle.response_complete
-        if free and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
+        if not self._owes() and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
             exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
             if exchange is not None:
                 self._body.clear()
@@ -142,21 +138,20 @@ class ShortcutProtocol(BoundedProtocol):
         super()._begin()
 
     def _stand_in(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+        self._exchange = self._front = exchange
         self.cycle = exchange  # type: ignore[assignment]  # what uvicorn asks of a cycle, an exchange answers
 
     def _current(self) -> Exchange | None:
         """The exchange of the request that is being read or answered; None where it goes through ASGI."""
         return self._exchange if self._exchange is cast("object", self.cycle) else None
 
-    def on_body(self, body: bytes) -> None:
-        """Hands a part of the body on, unless the request was refused."""
-        exchange = self._current()
-        if exchange is None:
-            super().on_body(body)
+    def _take(self, body: bytes) -> None:
+        """A part of the body of a request that is being read."""
+        if self._current() is None:
+            super()._take(body)
             if self.pipeline:
                 self._ahead.holds(self._ahead.size + len(body))
-        elif not self._refused:
+        else:
             self._body.append(body)
 
     def _complete(self) -> None:
@@ -169,25 +164,23 @@ class ShortcutProtocol(BoundedProtocol):
             self._body.clear()
             exchange.run(body)
 
-    def _break_off(self, status: int) -> None:
-        """Ends a request of which not all has come."""
-        exchange = self._current()
-        if exchange is None:
-            super()._break_off(status)
-        else:
-            self._write_refusal(status)
-            exchange.refused(status)
+    def answered(self, response: bytes, *, keep_alive: bool) -> bool:
+        """Writes an exchange's whole response; the next request may begin.
 
-    def answered(self, response: bytes, *, keep_alive: bool) -> None:
-        """Writes an exchange's whole response; the next request may begin."""
-        if self.transport.is_closing():
-            return
+        Returns:
+            Whether the connection took it.
+        """
+        if self.transport.is_closing() or self.flow.lost():
+            return False
         self.transport.write(response)
+        if self.transport.is_closing():  # the client was found to be gone
+            return False
         if self.flow.write_paused:
             self._unwritten.holds(self.transport.get_write_buffer_size())
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
+        return True
 
     def pause_writing(self) -> None:
         """The client does not read: what it has yet to read is in hand."""
@@ -204,12 +197,16 @@ class ShortcutProtocol(BoundedProtocol):
         self._answered_at = self.loop.time()
         if self._ahead.size and len(self.pipeline) <= 1:  # the last of them begins, and counts its own
             self._ahead.close()
-        if self.timeout_keep_alive_task is None or self.pipeline or self.transport.is_closing():
+        if (
+            self.timeout_keep_alive_task is None
+            or self.pipeline
+            or self._reading is ENDED
+            or self.transport.is_closing()
+        ):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        if not self.flow.write_paused:
-            self.flow.resume_reading()
+        self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
         """Ends a connection on which nothing was asked for long enough.
@@ -217,7 +214,7 @@ class ShortcutProtocol(BoundedProtocol):
         A request whose head is known leaves the timer of the answer before it as it is, so it may come too soon.
         """
         self.timeout_keep_alive_task = None
-        if self.cycle is None or not self.cycle.response_complete:
+        if self.cycle is None or self._owes():
             return  # the connection is gone, or the answer will set another
         left = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if left > 0:

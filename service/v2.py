@@ -19,10 +19,9 @@ from starlette.routing import Route
 
 from service import inventory, json_text, kserve, model_config, requested, statistics, tensors
 from service.answers import Answer
-from service.body import ClientLeft, Inflating, headers_of, is_packed, read_body
+from service.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
 from service.calls import MAX_ID_CHARACTERS, Call, Problems
 from service.endpoint import (
-    CLIENT_LEFT,
     JSON,
     LARGE_BODY_BYTES,
     TENSORS_BYTES,

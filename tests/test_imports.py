@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions", "installation", "heads", "recurrent", "wrong_values"},
+    {"errors", "versions", "installation", "heads", "recurrent", "wrong_values", "framing", "unread"},
     {"inflight"},
     {
         "padding",
@@ -24,15 +24,14 @@ FLOORS = [
         "metrics",
         "problems",
         "body",
-        "protocol",
         "keys",
         "access",
         "provider",
         "placement",
     },
-    {"device_memory", "shortcut", "json_text", "receiving"},
-    {"binding"},
-    {"plan", "session", "sequences", "calls", "logs", "triton_metrics"},
+    {"device_memory", "cycle", "json_text", "receiving"},
+    {"binding", "protocol"},
+    {"shortcut", "plan", "session", "sequences", "calls", "logs", "triton_metrics"},
     {"buckets"},
     {"answers", "golden", "kept_costs", "options", "lanes", "proof"},
     {"strict", "execution", "tracing", "kept_promises"},
@@ -54,7 +53,7 @@ ONLY_IN = {
     "onnxruntime": {"installation", "session"},
     "fastapi": {"app", "health"},
     "grpc": {"grpc_server"},
-    "uvicorn": {"server", "protocol", "shortcut"},
+    "uvicorn": {"server", "protocol", "cycle"},
     "simdjson": {"wire"},
     "prometheus_client": {"metrics", "triton_metrics", "exposition"},
     "opentelemetry": {"tracing"},

@@ -53,6 +53,8 @@ async def served(*, header_timeout_seconds: float = 30.0, max_connections: int =
     finally:
         for writer in writers:
             writer.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
         server.close()
         await server.wait_closed()
 

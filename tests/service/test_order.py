@@ -1,0 +1,418 @@
+"""Several requests on one connection: the order of their answers, what is counted, and how the connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from service import protocol, unread
+from service.protocol import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
+from tests.service.numpy_models import Service, manifest, model, serving
+from tests.service.test_direct import Line, Net, held, net
+
+GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+V1 = "/v1/models/sums:predict"
+WAYS = pytest.mark.parametrize("way", ["direct", "asgi", "v1"])
+"""Past ASGI, through it, and another protocol."""
+
+
+def request(way: str, *headers: str, body: bytes | None = None) -> bytes:
+    """A good inference call."""
+    path = V1 if way == "v1" else "/predict"
+    if body is None:
+        body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    if way == "asgi":
+        lines.append("origin: http://x")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def path_of(way: str) -> bytes:
+    return V1.encode() if way == "v1" else b"/predict"
+
+
+def chunked(way: str, trailers: bytes = b"", *, end: bytes = b"\r\n") -> bytes:
+    """A good inference call whose body is one chunk, with trailers."""
+    body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
+    return CHUNKED % path_of(way) + b"%x\r\n%s\r\n0\r\n" % (len(body), body) + trailers + end
+
+
+async def counts(service: Service, total: int) -> dict[str, float]:
+    """How many calls have which code, once there are that many."""
+    async with asyncio.timeout(30):
+        while True:
+            found: dict[str, float] = {}
+            for name, value in (await service.figures()).items():
+                if name.startswith("lengthwise_requests_total") and value:
+                    code = name.split('code="')[1][:3]
+                    found[code] = found.get(code, 0) + value
+            if sum(found.values()) >= total:
+                return found
+            await asyncio.sleep(0)
+
+
+async def rest_of(line: Line) -> bytes:
+    """Everything until the connection ends."""
+    async with asyncio.timeout(30):
+        return await line.reader.read()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(model(manifest())) as made:
+        yield made
+
+
+@pytest.fixture
+async def made(service: Service) -> AsyncIterator[Net]:
+    async with net(service) as found:
+        yield found
+
+
+def connection_of(made: Net) -> Any:
+    (connection,) = made.state.connections
+    return connection
+
+
+BROKEN = {
+    "a malformed chunk": CHUNKED % b"/predict" + b"ZZ\r\n",
+    "no request": b"nonsense\r\n\r\n",
+    "no host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "a bad path": b"GET :// HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a large head": b"GET /livez HTTP/1.1\r\nhost: x\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n",
+    "large trailers": chunked("direct", b"a: b\r\n" * 6000),
+}
+
+
+@WAYS
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+async def test_a_refusal_comes_behind_the_answer_to_the_request_before_it(made: Net, way: str, broken: bytes) -> None:
+    line = await made.line()
+    line.writer.write(request(way, "x-request-id: first") + request(way, "x-request-id: second") + broken)
+    for name in ("first", "second"):
+        status, headers, _ = await line.answer()
+        assert (status, headers["x-request-id"]) == (200, name)
+    assert (await line.answer())[0] in (400, 431)
+    assert await rest_of(line) == b""
+
+
+@WAYS
+async def test_a_malformed_body_is_counted_as_what_it_was_told_alone_and_behind_another(made: Net, way: str) -> None:
+    for before in (b"", request(way)):
+        line = await made.line()
+        line.writer.write(before + CHUNKED % path_of(way) + b"ZZ\r\n")
+        if before:
+            assert (await line.answer())[0] == 200
+        assert (await line.answer())[0] == 400
+        assert await rest_of(line) == b""
+    assert await counts(made.service, 3) == {"200": 1, "400": 2}
+
+
+async def test_a_request_that_has_its_answer_gets_no_other_when_its_body_turns_out_malformed(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("good-key-of-sixteen\n")
+    async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(CHUNKED % b"/predict")
+        assert (await line.answer())[0] == 401
+        line.writer.write(b"ZZ\r\n")
+        assert await rest_of(line) == b""
+        headers = {"authorization": "Bearer good-key-of-sixteen"}
+        figures = (await service.client.get("/metrics", headers=headers)).text
+        assert 'code="401",model="",version=""} 1.0' in figures
+        assert 'code="400",model="",version=""} 1.0' not in figures
+
+
+@WAYS
+@pytest.mark.parametrize("count", [MAX_PIPELINED + 2, MAX_PIPELINED + 3, 3 * MAX_PIPELINED])
+async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(made: Net, way: str, count: int) -> None:
+    line = await made.line()
+    line.writer.write(b"".join(request(way, f"x-request-id: {number}") for number in range(count)))
+    told = []
+    for _ in range(min(count, MAX_PIPELINED + 2)):
+        status, headers, _ = await line.answer()
+        assert status == 200
+        told.append(headers["x-request-id"])
+    assert told == [str(number) for number in range(len(told))]
+    if count > len(told):
+        assert headers["connection"] == "close"
+        assert await rest_of(line) == b""
+    assert await counts(made.service, len(told)) == {"200": len(told)}
+
+
+# Trailers
+
+
+@WAYS
+async def test_trailers_are_no_headers(tmp_path: Path, way: str) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("good-key-of-sixteen\n")
+    async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
+        line = await made.line()
+        line.writer.write(chunked(way, b"authorization: Bearer good-key-of-sixteen\r\nx-request-id: mine\r\n"))
+        line.writer.write(request(way))  # nor are they those of the next request
+        line.writer.write(request(way, "authorization: Bearer good-key-of-sixteen"))
+        for status in (401, 401, 200):
+            told, headers, _ = await line.answer()
+            assert told == status
+            assert headers["x-request-id"] != "mine"
+
+
+@pytest.mark.parametrize("path", [b"/predict", V1.encode(), b"/livez", b"/metrics", b"/nowhere"])
+@pytest.mark.parametrize("endless", [b"a:b\r\n", b"a", b"\r\n"], ids=["many", "one value", "empty lines"])
+async def test_trailers_that_never_end_are_ended(made: Net, path: bytes, endless: bytes) -> None:
+    line = await made.line()
+    line.writer.write(CHUNKED % path + b"0\r\n" + (b"a: " if endless == b"a" else b""))
+    piece = endless * (4096 // len(endless))
+    if endless == b"\r\n":
+        line.writer.write(b"\r\n")  # the end: what follows are lines before the next request
+    sent = 0
+    while not all(connection._reading is ENDED for connection in made.state.connections):
+        assert sent < 4 * MAX_HEADER_BYTES
+        line.writer.write(piece)
+        sent += len(piece)
+        with suppress(ConnectionError):
+            await line.writer.drain()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("head", "trailers", "status"),
+    [(20_000, 10_000, 200), (20_000, 20_000, 431), (1000, 30_000, 200), (100, 33_000, 431)],
+)
+async def test_head_and_trailers_are_bounded_together(made: Net, head: int, trailers: int, status: int) -> None:
+    line = await made.line()
+    sent = chunked("direct", b"t: " + b"t" * trailers + b"\r\n")
+    line.writer.write(sent.replace(b"host: x", b"host: x\r\nh: " + b"h" * head))
+    assert (await line.answer())[0] == status
+
+
+# Bodies that are slow
+
+
+async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    async with held() as (made, release, running):
+        line = await made.line()
+        body = GOOD + b" " * 300_000
+        line.writer.write(request("direct", "x-request-id: first"))
+        await running.wait()
+        line.writer.write(request("asgi", "x-request-id: second", body=body)[:-290_000])
+        connection = connection_of(made)
+        looks = 0
+        check = connection._check_body
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            check()
+
+        monkeypatch.setattr(connection, "_check_body", counted)
+        async with asyncio.timeout(30):
+            while looks < 4:
+                await asyncio.sleep(0.01)
+        release.set()
+        assert (await line.answer())[1]["x-request-id"] == "first"
+        monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 30)
+        line.writer.write(body[-290_000:])
+        status, headers, _ = await line.answer()
+        assert (status, headers["x-request-id"]) == (200, "second")
+
+
+async def test_a_body_that_drips_behind_another_request_is_408_behind_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.writer.write(request("direct") + request("asgi")[:-5])
+        await running.wait()
+        release.set()
+        assert (await line.answer())[0] == 200
+        assert (await line.answer())[0] == 408
+        assert await rest_of(line) == b""
+        assert await counts(made.service, 2) == {"200": 1, "408": 1}
+
+
+# Clients that send no more, that left, that do not read
+
+
+@WAYS
+async def test_a_client_that_sends_no_more_is_answered(made: Net, way: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way, "x-request-id: first") + request(way, "x-request-id: second"))
+    line.writer.write_eof()
+    for name in ("first", "second"):
+        status, headers, _ = await line.answer()
+        assert (status, headers["x-request-id"]) == (200, name)
+    assert await rest_of(line) == b""
+    assert await counts(made.service, 2) == {"200": 2}
+
+
+@WAYS
+async def test_a_client_that_sends_no_more_before_its_answer_is_there_gets_it(way: str) -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.writer.write(request(way))
+        line.writer.write_eof()
+        await running.wait()
+        async with asyncio.timeout(30):
+            while connection_of(made)._reading is not ENDED:
+                await asyncio.sleep(0)
+        release.set()
+        assert (await line.answer())[0] == 200
+        assert await rest_of(line) == b""
+
+
+@WAYS
+async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_before(made: Net, way: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way) + request(way)[:-3])
+    line.writer.write_eof()
+    assert (await line.answer())[0] == 200
+    assert await rest_of(line) == b""
+    assert await counts(made.service, 2) == {"200": 1, "499": 1}
+
+
+@WAYS
+async def test_a_client_that_sends_no_more_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(protocol, "HALF_CLOSED_SECONDS", 0.05)
+    async with held() as (made, _, running):
+        first, line = await made.line(), await made.line()
+        first.writer.write(request("direct"))
+        await running.wait()
+        line.writer.write(request(way))
+        line.writer.write_eof()
+        assert await counts(made.service, 1) == {"499": 1}
+        assert await rest_of(line) == b""
+
+
+@WAYS
+async def test_whoever_leaves_with_requests_behind_the_first_is_counted_once_and_as_gone(way: str) -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.writer.write(request(way) * 3)
+        await running.wait()
+        connection = line.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        line.writer.transport.abort()
+        await asyncio.sleep(0)
+        release.set()
+        assert await counts(made.service, 1) == {"499": 1}
+
+
+@WAYS
+async def test_an_answer_that_the_connection_cannot_take_is_not_counted_as_given(way: str) -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.writer.write(request(way))
+        await running.wait()
+        connection_of(made).transport.close()
+        release.set()
+        assert await counts(made.service, 1) == {"499": 1}
+
+
+def large_answer(way: str) -> bytes:
+    """A request whose answer is larger than what sockets hold here."""
+    steps = [[[1, 3]]] * 500
+    body = orjson.dumps({"instances": steps}) if way == "v1" else orjson.dumps({"sequences": steps})
+    return request(way, body=body)
+
+
+async def narrow(made: Net) -> socket.socket:
+    """A connection whose sockets hold little."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", made.port))
+    async with asyncio.timeout(30):
+        while not made.state.connections:
+            await asyncio.sleep(0)
+    there = connection_of(made).transport.get_extra_info("socket")
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return client
+
+
+async def unread_there(made: Net) -> Any:
+    """The connection, once answers wait in it."""
+    async with asyncio.timeout(30):
+        while not any(c.transport.get_write_buffer_size() for c in made.state.connections):
+            await asyncio.sleep(0.01)
+    return next(c for c in made.state.connections if c.transport.get_write_buffer_size())
+
+
+async def gone(made: Net) -> None:
+    async with asyncio.timeout(30):
+        while made.state.connections:
+            await asyncio.sleep(0.01)
+
+
+@WAYS
+async def test_whoever_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, made: Net, way: str) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.2)
+    with await narrow(made) as client:
+        await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
+        await unread_there(made)
+        await gone(made)
+
+
+async def test_whoever_leaves_a_little_unread_is_cut_off_too(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
+    with await narrow(made) as client:
+        connection = connection_of(made)
+        while not connection.transport.get_write_buffer_size():
+            await loop.sock_sendall(client, request("direct"))
+            await asyncio.sleep(0.001)
+        assert not connection.flow.write_paused  # less than what pauses
+        while connection._owes():
+            await asyncio.sleep(0.001)
+        connection.timeout_keep_alive = 0
+        connection.timeout_keep_alive_handler()
+        assert connection.transport.is_closing()
+        await gone(made)
+
+
+async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.4)
+    loop = asyncio.get_running_loop()
+    with await narrow(made) as client:
+        await loop.sock_sendall(client, large_answer("asgi") * 10)
+        connection = await unread_there(made)
+        looks = 0
+        look = unread.unread_bytes
+
+        def counted(transport: asyncio.Transport) -> int:
+            nonlocal looks
+            looks += 1
+            return look(transport)
+
+        monkeypatch.setattr(unread, "unread_bytes", counted)
+        while looks < 12:  # three times as long as it may take nothing
+            assert await loop.sock_recv(client, 2048)
+            await asyncio.sleep(0.005)
+        assert connection in made.state.connections
+    await gone(made)
+
+
+@WAYS
+async def test_what_nobody_reads_does_not_hold_the_end_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, made: Net, way: str
+) -> None:
+    monkeypatch.setattr(protocol, "PARTING_SECONDS", 0.2)
+    with await narrow(made) as client:
+        await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
+        (await unread_there(made)).shutdown()
+        await gone(made)
