@@ -9,7 +9,7 @@ with `disconnected`, `response_complete`, `waiting_for_100_continue` and `messag
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -77,10 +77,11 @@ class Cycle(RequestResponseCycle):
         outcome: What became of the answer; the same object is the scope's extension.
     """
 
+    flow: Flow
+
     def __init__(self, *, outcome: Outcome, **options: Any) -> None:
         super().__init__(**options)
         self.outcome = outcome
-        self.flow: Flow = cast("Flow", self.flow)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Writes a part of the answer; a connection that is closing takes none, and none passes for written then."""

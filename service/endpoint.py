@@ -203,11 +203,11 @@ class Endpoint(ABC):
             )
             await send({"type": "http.response.body", "body": payload})
         finally:  # only now it is known whether it left
-            left = told(scope, status)
-            if left == status:
+            given = told(scope, status)
+            if given == status:
                 account.close(status, refused, timing, ended)
             else:
-                account.close(left, ended=ended)
+                account.close(given, ended=ended)
 
     async def _read(
         self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: Account, hold: Hold

@@ -227,8 +227,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head is there: from here on the body is watched."""
         if self._reading is ENDED:
             return
-        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):
-            self._declines_upgrade = True
+        if self.parser.should_upgrade():
+            if any(name == b"upgrade" for name, _ in self.headers):
+                self._declines_upgrade = True
+            else:
+                self._refuse(400, "CONNECT is for proxies")
             return
         self._stop_timer()
         self._head_bytes = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
@@ -237,6 +240,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif (why := fault(self.parser.get_http_version(), self.headers)) is not None:
             self._refuse(400, why)
         elif len(self.pipeline) > MAX_PIPELINED:
+            self.cycle.keep_alive = False  # the last answer says that it is the last
             self._refuse(_SILENT)
         else:
             self._begin()
@@ -349,8 +353,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.discard()
         if not self._owes() or self._front is self._broken:
             self._end()
-        elif status == _SILENT and self._broken is None:
-            self.cycle.keep_alive = False  # so the last answer says that it is the last
 
     def _end(self) -> None:
         """Every earlier request has its answer: says the last word, and ends the connection."""

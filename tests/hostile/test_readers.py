@@ -1,0 +1,106 @@
+"""Clients that do not read what they asked for: they lose their connections, and nobody else does."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.unread import PARTING_SECONDS, PATIENCE_SECONDS
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, narrow, open_files, resident_bytes, stuff, unharmed, until
+from tests.service.server_process import ServerProcess, request, started
+
+pytestmark = pytest.mark.long
+
+MOST = 5
+WAYS = {
+    "past ASGI": request(GOOD),
+    "through ASGI": request(GOOD, origin="http://x"),
+    "not found": b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    keys = tmp_path / "keys"
+    keys.write_text(KEY + "\n")
+    with started("--api-keys-file", str(keys), "--max-connections", str(MOST)) as process:
+        yield process
+
+
+@pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
+def test_whoever_does_not_read_loses_the_connection_and_others_get_it(server: ServerProcess, piece: bytes) -> None:
+    files = open_files(server)
+    wires = [narrow(server.port) for _ in range(MOST)]
+    try:
+        for wire in wires:
+            stuff(wire, piece)  # nobody sent a key: each is told 401, until nothing moves
+        began = time.monotonic()
+        until(lambda: answered(server), "no place is free", 3 * PATIENCE_SECONDS + 30)
+        print(f"served again after {time.monotonic() - began:.1f} s")
+    finally:
+        for wire in wires:
+            wire.socket.close()
+    until(lambda: open_files(server) <= files, "files stay open")
+
+
+def answered(server: ServerProcess) -> bool:
+    """Whether somebody else is served."""
+    with server.connect() as wire:
+        wire.send(request(GOOD, authorization=f"Bearer {KEY}"))
+        return wire.answer()[0] == 200
+
+
+def test_whoever_does_not_read_does_not_hold_the_exit(server: ServerProcess) -> None:
+    wires = [narrow(server.port) for _ in range(MOST)]
+    for wire in wires:
+        stuff(wire, request(GOOD))
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    print(f"ended after {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 5 * PARTING_SECONDS
+    for wire in wires:
+        wire.socket.close()
+
+
+def test_the_memory_of_large_answers_that_nobody_reads_is_let_go_of() -> None:
+    large = {"sequences": [[[0.5] * 12]] * 1024, "outputs": ["attention"]}
+    with started() as server, unharmed(server, growth_bytes=128 * MEBIBYTE, longest_seconds=20):
+        wires = [narrow(server.port) for _ in range(20)]
+        before = resident_bytes(server)
+        for wire in wires:
+            stuff(wire, request(large))
+        held = resident_bytes(server)
+        print(f"held {(held - before) / MEBIBYTE:.1f} MiB")
+        for wire in wires:  # each is cut off: what it has not read does not come
+            until(lambda wire=wire: ended(wire.socket), "the connection stays", 3 * PATIENCE_SECONDS + 30)
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the peer has ended a connection of which nothing is read."""
+    established = 1  # the first byte of TCP_INFO is the state
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != established
+
+
+def test_a_slow_reader_of_large_answers_gets_all_of_them() -> None:
+    large = {"sequences": [[[0.5] * 12]] * 1024}
+    count = 60
+    with started() as server, narrow(server.port) as wire:
+        sender = threading.Thread(target=wire.send, args=(request(large) * count,))
+        sender.start()
+        began, got = time.monotonic(), b""
+        while time.monotonic() - began < 2 * PATIENCE_SECONDS:  # more than nothing, and far less than it could
+            got += wire.socket.recv(1024)
+            time.sleep(0.05)
+        print(f"read {len(got)} bytes in {time.monotonic() - began:.0f} s")
+        while got.count(b"HTTP/1.1 200") < count or not got.endswith(b"]}"):
+            part = wire.socket.recv(65_536)
+            assert part, "the connection ended"
+            got += part
+        sender.join()

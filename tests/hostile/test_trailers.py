@@ -1,0 +1,96 @@
+"""Trailers without an end, on every path and port, with a key and without: they cost next to nothing."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from service.bench.launch import free_port
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, payload, push, unharmed
+from tests.service.server_process import ServerProcess, Wire, request, started
+
+AUTHORIZED = ("authorization", f"Bearer {KEY}")
+MUCH = 20 * MEBIBYTE
+ENDLESS = {"many trailers": (b"", b"a:b\r\n" * 4000), "one value": (b"a: ", b"a" * 20_000)}
+endless = pytest.mark.parametrize(("first", "piece"), ENDLESS.values(), ids=ENDLESS.keys())
+
+
+@pytest.fixture(scope="module")
+def admin_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, admin_port: int) -> Iterator[ServerProcess]:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(KEY + "\n")
+    with started("--api-keys-file", str(keys), "--admin-port", str(admin_port)) as process:
+        yield process
+
+
+def opened(path: str, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: x", "transfer-encoding: chunked", *headers, "", ""]
+    return "\r\n".join(lines).encode() + b"%x\r\n%s\r\n0\r\n" % (len(payload()), payload())
+
+
+@endless
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/japanese-vowels:predict", "/livez", "/metrics", "/nowhere"])
+@pytest.mark.parametrize("key", [KEY, None], ids=["with a key", "without"])
+def test_trailers_without_an_end_are_cut_off(
+    server: ServerProcess, path: str, key: str | None, first: bytes, piece: bytes
+) -> None:
+    with unharmed(server, AUTHORIZED), server.connect() as wire:
+        wire.send(opened(path, *([f"authorization: Bearer {key}"] if key else [])) + first)
+        assert push(wire, piece, MUCH) < MUCH
+
+
+@endless
+def test_trailers_without_an_end_are_cut_off_at_the_admin_port(
+    server: ServerProcess, admin_port: int, first: bytes, piece: bytes
+) -> None:
+    with (
+        unharmed(server, AUTHORIZED),
+        Wire(socket.create_connection(("127.0.0.1", admin_port), 60)) as wire,
+    ):
+        wire.send(opened("/healthz") + first)
+        assert push(wire, piece, MUCH) < MUCH
+
+
+@pytest.mark.long
+@endless
+def test_trailers_without_an_end_are_cut_off_within_tls(tmp_path: Path, first: bytes, piece: bytes) -> None:
+    authority = trustme.CA()
+    certificate = tmp_path / "server.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    server = ServerProcess("--tls-cert-file", str(certificate))
+    try:
+        server.wait_for("is ready on")
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+
+        def connect() -> Wire:
+            plain = socket.create_connection(("127.0.0.1", server.port), 60)
+            return Wire(context.wrap_socket(plain, server_hostname="localhost"))
+
+        server.connect = connect  # type: ignore[method-assign]
+        with unharmed(server), connect() as wire:
+            wire.send(opened("/predict") + first)
+            assert push(wire, piece, MUCH) < MUCH
+    finally:
+        server.kill()
+
+
+def test_a_key_among_the_trailers_is_none(server: ServerProcess) -> None:
+    trailers = f"authorization: Bearer {KEY}\r\nx-request-id: mine\r\n\r\n".encode()
+    for path in ("/predict", "/v1/models/japanese-vowels:predict", "/metrics"):
+        with server.connect() as wire:
+            wire.send(opened(path) + trailers)
+            status, headers, _ = wire.answer()
+            assert (status, headers.get("x-request-id") == "mine") == (401, False)
+            wire.send(request(GOOD, authorization=f"Bearer {KEY}"))
+            assert wire.answer()[0] == 200
