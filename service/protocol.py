@@ -50,6 +50,8 @@ MAX_PIPELINED: Final = 64
 HALF_CLOSED_SECONDS: Final = 2.0
 LINGER_SECONDS: Final = 2.0
 """How long a refused client has to read why, and to stop sending."""
+MOST_DISCARDED_BYTES: Final = 1 << 20
+"""How much it may send meanwhile."""
 _BODY_PERIOD_SECONDS: Final = 10.0
 _SILENT: Final = 0
 """In the place of a status: the connection ends without a word."""
@@ -126,6 +128,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses what came, and watches what is still to come."""
         if self._reading is ENDED or self.transport.is_closing():
+            self._discard(data)
             return
         self._unparsed_bytes += len(data)
         self._period_bytes += len(data)
@@ -137,6 +140,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._watch_body()
             elif self._reading is HEAD or (self._reading is IDLE and self._unparsed_bytes):
                 self._start_timer(self._header_timeout, self._head_is_late)
+
+    def _discard(self, data: bytes) -> None:
+        """Throws away what comes behind a refusal; whoever goes on for long does not listen."""
+        self._unparsed_bytes += len(data)
+        if self._unparsed_bytes > MOST_DISCARDED_BYTES and not self._owes() and not self.transport.is_closing():
+            self._close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # what it returns is asyncio's
         """The client sends no more: what it asked is answered for a while, unless it has left altogether."""

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,13 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize("piece", WAYS.values(), ids=WAYS.keys())
 def test_whoever_does_not_read_loses_the_connection_and_others_get_it(server: ServerProcess, piece: bytes) -> None:
     files = open_files(server)
-    wires = [narrow(server.port) for _ in range(MOST)]
-    try:
+    with ExitStack() as stack:
+        wires = [stack.enter_context(narrow(server.port)) for _ in range(MOST)]
         for wire in wires:
             stuff(wire, piece)  # nobody sent a key: each is told 401, until nothing moves
         began = time.monotonic()
         until(lambda: answered(server), "no place is free", 3 * PATIENCE_SECONDS + 30)
         print(f"served again after {time.monotonic() - began:.1f} s")
-    finally:
-        for wire in wires:
-            wire.socket.close()
     until(lambda: open_files(server) <= files, "files stay open")
 
 
@@ -57,22 +55,20 @@ def answered(server: ServerProcess) -> bool:
 
 
 def test_whoever_does_not_read_does_not_hold_the_exit(server: ServerProcess) -> None:
-    wires = [narrow(server.port) for _ in range(MOST)]
-    for wire in wires:
-        stuff(wire, request(GOOD))
-    began = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(60) == 0
-    print(f"ended after {time.monotonic() - began:.1f} s")
-    assert time.monotonic() - began < 5 * PARTING_SECONDS
-    for wire in wires:
-        wire.socket.close()
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            stuff(stack.enter_context(narrow(server.port)), request(GOOD))
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+        print(f"ended after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < 5 * PARTING_SECONDS
 
 
 def test_the_memory_of_large_answers_that_nobody_reads_is_let_go_of() -> None:
     large = {"sequences": [[[0.5] * 12]] * 1024, "outputs": ["attention"]}
-    with started() as server, unharmed(server, growth_bytes=128 * MEBIBYTE, longest_seconds=20):
-        wires = [narrow(server.port) for _ in range(20)]
+    with started() as server, unharmed(server, growth_bytes=128 * MEBIBYTE, longest_seconds=20), ExitStack() as stack:
+        wires = [stack.enter_context(narrow(server.port)) for _ in range(20)]
         before = resident_bytes(server)
         for wire in wires:
             stuff(wire, request(large))

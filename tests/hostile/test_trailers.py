@@ -15,7 +15,7 @@ from tests.hostile.watched import GOOD, KEY, MEBIBYTE, payload, push, unharmed
 from tests.service.server_process import ServerProcess, Wire, request, started
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
-MUCH = 20 * MEBIBYTE
+MUCH = 40 * MEBIBYTE
 ENDLESS = {"many trailers": (b"", b"a:b\r\n" * 4000), "one value": (b"a: ", b"a" * 20_000)}
 endless = pytest.mark.parametrize(("first", "piece"), ENDLESS.values(), ids=ENDLESS.keys())
 
@@ -38,6 +38,14 @@ def opened(path: str, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"%x\r\n%s\r\n0\r\n" % (len(payload()), payload())
 
 
+def cut_off(wire: Wire) -> bool:
+    """Whether the connection ends, behind the refusal or behind an answer that needed no body."""
+    statuses = []
+    while (status := wire.answer()[0]) != 0:
+        statuses.append(status)
+    return statuses[-1:] in ([], [431]) or statuses in ([200], [401], [404], [405])
+
+
 @endless
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/japanese-vowels:predict", "/livez", "/metrics", "/nowhere"])
 @pytest.mark.parametrize("key", [KEY, None], ids=["with a key", "without"])
@@ -46,7 +54,8 @@ def test_trailers_without_an_end_are_cut_off(
 ) -> None:
     with unharmed(server, AUTHORIZED), server.connect() as wire:
         wire.send(opened(path, *([f"authorization: Bearer {key}"] if key else [])) + first)
-        assert push(wire, piece, MUCH) < MUCH
+        push(wire, piece, MUCH)
+        assert cut_off(wire)
 
 
 @endless
@@ -58,7 +67,8 @@ def test_trailers_without_an_end_are_cut_off_at_the_admin_port(
         Wire(socket.create_connection(("127.0.0.1", admin_port), 60)) as wire,
     ):
         wire.send(opened("/healthz") + first)
-        assert push(wire, piece, MUCH) < MUCH
+        push(wire, piece, MUCH)
+        assert cut_off(wire)
 
 
 @pytest.mark.long
@@ -80,7 +90,8 @@ def test_trailers_without_an_end_are_cut_off_within_tls(tmp_path: Path, first: b
         server.connect = connect  # type: ignore[method-assign]
         with unharmed(server), connect() as wire:
             wire.send(opened("/predict") + first)
-            assert push(wire, piece, MUCH) < MUCH
+            push(wire, piece, MUCH)
+            assert cut_off(wire)
     finally:
         server.kill()
 

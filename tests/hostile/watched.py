@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -62,13 +62,14 @@ class Bystander:
 
     def _ask(self) -> None:
         with self._server.connect() as wire:
-            while not self._over.wait(0.01):
+            while True:
                 started = time.monotonic()
                 wire.send(self._request)
                 status, _, _ = wire.answer()
                 self.seconds.append(time.monotonic() - started)
                 if status != 200:
                     self.wrong.append(status)
+                if status != 200 or self._over.wait(0.01):
                     return
 
     def __enter__(self) -> Bystander:
@@ -135,23 +136,20 @@ def narrow(port: int) -> Wire:
 def push(wire: Wire, piece: bytes, most_bytes: int) -> int:
     """Sends a piece again and again, until the server ends the connection: how many bytes went out."""
     sent = 0
-    try:
+    with suppress(OSError):
         while sent < most_bytes:
             wire.send(piece)
             sent += len(piece)
-    except OSError:
-        pass
     return sent
 
 
 def stuff(wire: Wire, piece: bytes) -> None:
-    """Sends a piece again and again until nothing moves any more."""
+    """Sends a piece again and again until nothing moves any more, or the server has heard enough."""
     wire.socket.settimeout(0.5)
-    try:
+    with suppress(OSError):
         while True:
             wire.socket.sendall(piece)
-    except TimeoutError:
-        wire.socket.settimeout(60)
+    wire.socket.settimeout(60)
 
 
 def calls_of(server: ServerProcess, **headers: str) -> dict[str, float]:
