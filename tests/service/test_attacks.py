@@ -137,6 +137,8 @@ TWO_ENDS = {
     "a length in hexadecimal": [b"content-length: 0x5"],
     "an unknown coding": [b"transfer-encoding: xchunked"],
     "chunks that are not last": [b"transfer-encoding: chunked, identity"],
+    "chunks of something packed": [b"transfer-encoding: gzip, chunked"],
+    "two hosts": [b"host: y", b"content-length: 5"],
     "two codings": [CHUNKED, b"transfer-encoding: identity"],
     "a space before the colon": [b"transfer-encoding : chunked"],
     "a folded header": [b"x-a: b\r\n content-length: 5"],

@@ -197,6 +197,38 @@ async def test_head_and_trailers_are_bounded_together(made: Net, head: int, trai
     assert (await line.answer())[0] == status
 
 
+# Heads that two programs could read differently
+
+AMBIGUOUS = {
+    "no host": ("host: x", "x-no: host"),
+    "two hosts": ("host: x", "host: x\r\nhost: y"),
+    "a packed body in chunks": ("content-length", "transfer-encoding: gzip, chunked\r\nx-length"),
+    "two encodings": ("host: x", "host: x\r\ncontent-encoding: gzip\r\ncontent-encoding: identity"),
+    "two types": ("host: x", "host: x\r\ncontent-type: text/plain\r\ncontent-type: application/json"),
+    "two keys": ("host: x", "host: x\r\nauthorization: Bearer a\r\nauthorization: Bearer b"),
+}
+
+
+@WAYS
+@pytest.mark.parametrize(("plain", "odd"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_an_ambiguous_head_is_400_and_ends_the_connection(made: Net, way: str, plain: str, odd: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way) + request(way).replace(plain.encode(), odd.encode(), 1) + request(way))
+    assert (await line.answer())[0] == 200
+    assert (await line.answer())[0] == 400
+    assert await rest_of(line) == b""
+    assert await counts(made.service, 1) == {"200": 1}
+
+
+@WAYS
+async def test_a_tunnel_is_refused(made: Net, way: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way) + request(way).replace(b"POST", b"CONNECT", 1))
+    assert (await line.answer())[0] == 200
+    assert (await line.answer())[0] == 400
+    assert await rest_of(line) == b""
+
+
 # Bodies that are slow
 
 
