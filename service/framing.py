@@ -27,6 +27,7 @@ GIVEN_ONCE: Final = frozenset(
 )
 """Headers of which a second one would decide who calls, or how the body is read."""
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_BLANKS: Final = b" \t"
 _PERIOD_SECONDS: Final = 1.0
 
 
@@ -44,15 +45,17 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
             if name in seen and name in GIVEN_ONCE:
                 return f"{name.decode()} was given twice"
             seen.add(name)
+    if version not in ("1.0", "1.1"):
+        return "this is not HTTP/1.0 or HTTP/1.1"
     host = values.get(b"host")
     if host is None:
         if version != "1.0":
             return "host is missing"
-    elif _HOST.fullmatch(host) is None:
+    elif _HOST.fullmatch(host.strip(_BLANKS)) is None:
         return "host is not the name of a host"
     coding = values.get(b"transfer-encoding")
     if coding is not None:
-        if coding.lower() != b"chunked":
+        if coding.strip(_BLANKS).lower() != b"chunked":
             return "transfer-encoding must be chunked, or none"
         if version == "1.0":
             return "HTTP/1.0 has no transfer-encoding"

@@ -122,6 +122,7 @@ class ShortcutProtocol(BoundedProtocol):
         if body is None:
             return False
         self._stop_timer()
+        self._unparsed_bytes = 0
         exchange = self._shortcut.again(self, known.headers)
         self._stand_in(exchange)
         exchange.run(body)

@@ -5,6 +5,7 @@ The server is one process behind a real socket; after each attack it answers the
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hmac
 import json
@@ -14,6 +15,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +269,59 @@ def test_a_head_too_large_is_refused(server: ServerProcess) -> None:
     with server.connect() as wire:
         wire.send(post(b"/predict", BODY, b"x-large: " + b"a" * 40_000))
         assert wire.answer()[0] == 431
+
+
+@pytest.mark.parametrize("trailers", [b"a:b\r\n" * 10_000, b"a: " + b"a" * MEBIBYTE], ids=["many", "one value"])
+@pytest.mark.parametrize("path", [b"/predict", b"/livez"])
+def test_trailers_without_an_end_are_ended_at_the_bound_of_a_head(
+    server: ServerProcess, path: bytes, trailers: bytes
+) -> None:
+    with server.connect() as wire:
+        wire.send(b"POST %s HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n0\r\n" % (path, CHUNKED) + trailers)
+        assert wire.answer()[0] in (405, 422, 431)  # the answer itself, where it needed no more
+        assert wire.answer()[0] in (0, 431)
+        assert wire.answer()[0] == 0
+
+
+def test_headers_among_the_trailers_are_none(server: ServerProcess) -> None:
+    with server.connect() as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n%x\r\n%s\r\n0\r\n" % (CHUNKED, len(BODY), BODY))
+        wire.send(b"x-request-id: mine\r\ncontent-encoding: br\r\n\r\n")
+        status, headers, _ = wire.answer()
+    assert (status, headers["x-request-id"] == "mine") == (200, False)
+
+
+@pytest.mark.parametrize(
+    "broken", [b"POST /predict HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"\r\n\r\nZZ\r\n", b"no\r\n\r\n"]
+)
+def test_a_broken_request_is_not_told_in_the_place_of_the_one_before_it(server: ServerProcess, broken: bytes) -> None:
+    with server.connect() as wire:
+        wire.send(post(b"/predict") + broken)
+        assert [wire.answer()[0] for _ in range(3)] == [200, 400, 0]
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"content-type", b"content-encoding", b"host"])
+def test_a_header_that_decides_is_not_given_twice(server: ServerProcess, name: bytes) -> None:
+    value = b"application/json" if name == b"content-type" else b"identity"
+    with server.connect() as wire:
+        wire.send(post(b"/predict", BODY, *[name + b": " + value] * 2))
+        assert [wire.answer()[0] for _ in range(2)] == [400, 0]
+
+
+async def test_answers_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.1)
+    async with served(max_connections=1) as talk:
+        _, writer = await talk()
+        writer.transport.pause_reading()
+        size = 0
+        with suppress(ConnectionError):
+            while not writer.transport.is_closing():
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 60)
+                size += 1
+                await asyncio.wait_for(writer.drain(), 30)
+        reader, other = await talk()
+        other.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await answer(reader))[0] == 200
 
 
 # What is echoed and logged

@@ -16,11 +16,14 @@ TAKEN = {
     "a host with a port": ("1.1", [(b"host", b"[::1]:8000")]),
     "no host in HTTP/1.0": ("1.0", []),
     "chunks": ("1.1", [HOST, (b"transfer-encoding", b"chunked")]),
+    "blanks around": ("1.1", [(b"host", b"x \t"), (b"transfer-encoding", b" chunked ")]),
     "chunks in capitals": ("1.1", [HOST, (b"transfer-encoding", b"Chunked")]),
     "another header twice": ("1.1", [HOST, (b"accept", b"a"), (b"accept", b"b")]),
 }
 REFUSED = {
     "no host": ("1.1", []),
+    "HTTP/2.0": ("2.0", [HOST]),
+    "HTTP/0.9": ("0.9", [HOST]),
     "two hosts": ("1.1", [HOST, HOST]),
     "two hosts in HTTP/1.0": ("1.0", [HOST, (b"host", b"y")]),
     "a host with a space": ("1.1", [(b"host", b"a b")]),

@@ -149,6 +149,19 @@ async def test_past_the_longest_pipeline_the_accepted_requests_are_answered(made
     assert await counts(made.service, len(told)) == {"200": len(told)}
 
 
+async def test_empty_lines_between_known_requests_do_not_add_up(made: Net) -> None:
+    line = await made.line()
+    for _ in range(20):
+        line.writer.write(request("direct"))
+        assert (await line.answer())[0] == 200
+        line.writer.write(b"\r\n" * 1000)
+        await line.writer.drain()
+        connection = connection_of(made)
+        async with asyncio.timeout(30):
+            while connection._unparsed_bytes < 2000:
+                await asyncio.sleep(0)
+
+
 # Trailers
 
 
