@@ -66,6 +66,11 @@ async def rest_of(line: Line) -> bytes:
         return await line.reader.read()
 
 
+@pytest.fixture(autouse=True)
+def _half_closed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HALF_CLOSED_SECONDS", 60)  # a busy machine may take long to answer
+
+
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
     async with serving(model(manifest())) as made:
