@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.unread import PARTING_SECONDS, PATIENCE_SECONDS
-from tests.hostile.watched import GOOD, KEY, MEBIBYTE, narrow, open_files, resident_bytes, stuff, unharmed, until
+from tests.hostile.watched import GOOD, KEY, MEBIBYTE, STEP, narrow, open_files, resident_bytes, stuff, unharmed, until
 from tests.service.server_process import ServerProcess, request, started
 
 pytestmark = pytest.mark.long
@@ -21,8 +21,7 @@ pytestmark = pytest.mark.long
 MOST = 5
 WAYS = {
     "past ASGI": request(GOOD),
-    "through ASGI": request(GOOD, origin="http://x"),
-    "not found": b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n",
+    "through ASGI": request({"sequences": [[STEP]] * 1024}, origin="http://x", authorization=f"Bearer {KEY}"),
 }
 
 
@@ -40,7 +39,7 @@ def test_whoever_does_not_read_loses_the_connection_and_others_get_it(server: Se
     with ExitStack() as stack:
         wires = [stack.enter_context(narrow(server.port)) for _ in range(MOST)]
         for wire in wires:
-            stuff(wire, piece)  # nobody sent a key: each is told 401, until nothing moves
+            stuff(wire, piece)  # past ASGI without a key: each is told 401, until nothing moves
         began = time.monotonic()
         until(lambda: answered(server), "no place is free", 3 * PATIENCE_SECONDS + 30)
         print(f"served again after {time.monotonic() - began:.1f} s")
