@@ -29,11 +29,11 @@ from rich.table import Table
 
 from service.cost import CostTable
 from service.errors import ManifestError, ModelError
+from service.judging import measure_cost
 from service.lanes import TURN_SECONDS
 from service.manifest import Manifest
 from service.plan import BatchLimits, Cost, plan
 from service.pool import Pool, Waiting
-from service.repository import measure_cost
 from service.runners import ONE_CORE_INLINE_SECONDS
 from service.session import Session
 

@@ -225,6 +225,7 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
         golden=promises.HEADROOM * (manifest.from_fp32 or 0.0),
     )
     versions = {**{name: metadata.version(name) for name in ("torch", "onnx")}, "onnxruntime": RUNTIME_VERSION}
+    versions[promises.KERNELS] = session.kernels
     finished = manifest.model_copy(
         update={
             "host_nodes": host_nodes(proved.graph, manifest.graph.lengths),

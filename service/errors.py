@@ -6,8 +6,9 @@ LengthwiseError
 │   └── RecordError                 one record of a data file is wrong
 ├── ModelError                      a model directory that must not be served       exit 1
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
-│   └── VerificationError           its digests, its golden sequences or its proof do not hold
-│       └── PromiseBroken           company moves an answer by more than was promised
+│   ├── VerificationError           its digests, its golden sequences or its proof do not hold
+│   │   └── PromiseBroken           company moves an answer by more than was promised
+│   └── NotJudged                   it could not be judged, for a reason that need not be its own: tried again later
 └── RequestError                    a request that gets no answer: has a status, a title, maybe a wait
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     ├── Unauthorized         401    no key, or a wrong one
@@ -65,6 +66,10 @@ class VerificationError(ModelError):
 
 class PromiseBroken(VerificationError):
     """Company moves an answer by more than was promised for the device that it runs on."""
+
+
+class NotJudged(ModelError):
+    """A model could not be judged, and whatever stood in the way may be gone at the next look."""
 
 
 class RequestError(LengthwiseError):

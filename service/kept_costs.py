@@ -13,8 +13,9 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from service import files
 from service.cost import CostTable
 from service.manifest import GRAPH_FILE, Manifest
 from service.plan import BatchLimits
@@ -23,6 +24,8 @@ from service.session import CPU, RUNTIME_VERSION, Session
 log = logging.getLogger("lengthwise.costs")
 
 FILE = "costs.json"
+MOST_BYTES: Final = 2**24
+"""Largest file of this kind that is read."""
 _METHOD = 2
 """Of measuring; a table that was measured by another is measured anew."""
 
@@ -45,16 +48,37 @@ def read(
     directory: Path, wanted: dict[str, str | int], *, clock: Callable[[], float] = time.thread_time
 ) -> CostTable | None:
     """The table that was kept under these conditions, or None; serving learns by `clock`."""
-    path = directory / FILE
+    return of(content(directory, FILE), wanted, clock=clock, source=str(directory / FILE))
+
+
+def of(
+    kept: bytes | None,
+    wanted: dict[str, str | int],
+    *,
+    clock: Callable[[], float] = time.thread_time,
+    source: str = FILE,
+) -> CostTable | None:
+    """The same of the file's content; None where there is no file."""
+    if kept is None:
+        return None
     try:
-        kept: Any = json.loads(path.read_bytes())
-        if kept["conditions"] != wanted:
+        told: Any = json.loads(kept)
+        if told["conditions"] != wanted:
             return None
-        return CostTable.from_json(kept["table"], clock=clock)
+        return CostTable.from_json(told["table"], clock=clock)
+    except Exception as error:  # no digest vouches for it: whatever is in it, the costs can be measured
+        log.warning("%s is passed over, the costs are measured: %.200r", source, error)
+        return None
+
+
+def content(directory: Path, name: str) -> bytes | None:
+    """The content of a file that no digest vouches for; None where there is none that can be read."""
+    try:
+        return files.read(directory / name, MOST_BYTES)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning("%s is passed over, the costs are measured: %r", path, error)
+    except (OSError, MemoryError) as error:
+        log.warning("%s is passed over: %.200r", directory / name, error)
         return None
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.kept_costs import processor
+from service.kept_costs import content, processor
 from service.manifest import GRAPH_FILE, Manifest, Promise
-from service.proof import Case
 from service.session import RUNTIME_VERSION, Session
 
 log = logging.getLogger("lengthwise.promises")
@@ -37,20 +36,32 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
 
 def read(directory: Path, wanted: dict[str, str]) -> Promise | None:
     """The promise that was kept under these conditions, or None."""
-    for entry in _entries(directory):
+    return of(content(directory, FILE), wanted, source=str(directory / FILE))
+
+
+def of(kept: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
+    """The same of the file's content; None where there is no file."""
+    for entry in _entries(kept, source):
         if entry["conditions"] == wanted:
             return Promise.model_validate(entry["promise"])
     return None
 
 
-def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Case]) -> Path:
+def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> Path:
     """Keeps a promise beside those of other devices; whoever reads sees the old file or the new one.
+
+    Args:
+        directory: The model's.
+        under: The conditions.
+        promise: What holds under them.
+        cases: What was measured, as `Case.as_json` writes it.
 
     Raises:
         OSError: The directory cannot be written.
     """
-    others = [entry for entry in _entries(directory) if entry["conditions"] != under]
-    new = {"conditions": under, "promise": promise.model_dump(), "cases": [case.as_json() for case in cases]}
+    before = _entries(content(directory, FILE), str(directory / FILE))
+    others = [entry for entry in before if entry["conditions"] != under]
+    new = {"conditions": under, "promise": promise.model_dump(), "cases": list(cases)}
     path = directory / FILE
     aside = path.with_suffix(f".{os.getpid()}")
     aside.write_text(json.dumps({"promises": [*others, new]}, indent=1, allow_nan=False) + "\n")
@@ -58,17 +69,17 @@ def write(directory: Path, under: dict[str, str], promise: Promise, cases: Seque
     return path
 
 
-def _entries(directory: Path) -> list[dict[str, Any]]:
+def _entries(kept: bytes | None, source: str) -> list[dict[str, Any]]:
     """The entries of the file; none where there is none, or one that cannot be read."""
-    path = directory / FILE
+    if kept is None:
+        return []
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_bytes())["promises"]
+        entries: list[dict[str, Any]] = json.loads(kept)["promises"]
         for entry in entries:
             entry["conditions"].items()
             Promise.model_validate(entry["promise"])
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        log.warning("%s is passed over, the model is proved anew: %r", path, error)
+        json.dumps(entries, allow_nan=False)
+    except Exception as error:  # no digest vouches for it: whatever is in it, the model can be proved
+        log.warning("%s is passed over, the model is proved anew: %.200r", source, error)
         return []
     return entries

@@ -15,18 +15,18 @@ read it, and none of them reads the graph.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
+from service import files, onnx_graph
 from service.errors import ManifestError, VerificationError
+from service.files import digest as digest
 from service.wrong_values import all_wrong
 
 CONTRACT = 1
@@ -37,8 +37,15 @@ MANIFEST_FILE = "manifest.json"
 VERIFICATION_FILE = "verification.json"
 GOLDEN_FILE = "golden.npz"
 
+MOST_MANIFEST_BYTES: Final = 2**26
+"""Largest manifest that is read: a hundred thousand labels are a few megabytes."""
+MOST_BYTES: Final = 2**36
+"""Most bytes of graph, weights and proof that are read, unless somebody says less."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A model's name: also a folder, a URL segment and a metric label, so its alphabet is small."""
+
+_NAME: Final = TypeAdapter(Name)
 
 Task = Literal["single-label", "multi-label", "per-step"]
 LongPolicy = Literal["reject", "head", "tail", "window"]
@@ -206,7 +213,7 @@ class Manifest(_Part):
         """
         path = directory / MANIFEST_FILE
         try:
-            text = path.read_bytes()
+            text = files.read(path, MOST_MANIFEST_BYTES)
         except OSError as error:
             raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
         return cls.from_json(text, source=str(path))
@@ -215,31 +222,77 @@ class Manifest(_Part):
         """Compares every file that the manifest names with its digest.
 
         Raises:
-            VerificationError: A file is missing, changed, or outside the directory; the graph has no digest, or takes
-                weights from a file that has none.
+            VerificationError: As `checked` says.
+        """
+        self.checked(directory)
+
+    def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
+        """Reads what a model is made of, each file once, and compares every file that has a digest with it.
+
+        Args:
+            directory: The model's.
+            most_bytes: Of all that is read and kept.
+
+        Returns:
+            The content of the graph, the verification, the golden sequences (where they have digests) and of the files
+            that the graph takes weights from, by name: what was compared is what may be used. A file of weights stands
+            under the graph's own name of it.
+
+        Raises:
+            VerificationError: A file is missing, changed, too large, no plain file, or outside the directory; the graph
+                has no digest, or takes weights from a file that has none.
         """
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
-        root = directory.resolve()
-        known: set[str] = set()
-        for name, expected in self.digests.items():
-            try:
-                path = (root / name).resolve()
-                if not path.is_relative_to(root):
-                    raise VerificationError(f"{self.key}: {name} lies outside the model directory")
-                if not path.is_file():
-                    raise VerificationError(f"{self.key}: {name} is missing from {directory}")
-                found = digest(path)
-            except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a loop of links
-                raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
-            if found != expected:
-                raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
-            known.add(os.path.normpath(name))
-        for location in external_data((root / GRAPH_FILE).read_bytes()):
-            if os.path.normpath(location) not in known:
+        contents = {GRAPH_FILE: self._checked(directory, GRAPH_FILE, self.digests[GRAPH_FILE], most_bytes)}
+        left = most_bytes - len(contents[GRAPH_FILE])
+        locations = {name: os.path.normpath(name) for name in external_data(contents[GRAPH_FILE])}
+        known = {os.path.normpath(name) for name in self.digests}
+        for location, name in locations.items():
+            if name not in known:
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
+        kept = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
+        found: dict[str, bytes] = {}
+        for name, expected in self.digests.items():
+            if name == GRAPH_FILE:
+                continue
+            keep = os.path.normpath(name) in kept
+            content = self._checked(directory, name, expected, left if keep else most_bytes, keep=keep)
+            if keep:
+                found[os.path.normpath(name)] = content
+                left -= len(content)
+        contents |= {name: found.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests}
+        return contents | {location: found.get(name, b"") for location, name in locations.items()}
+
+    def _checked(self, directory: Path, name: str, expected: str, most_bytes: int, *, keep: bool = True) -> bytes:
+        """A file that has its digest: its content, or nothing where that is not to be kept."""
+        try:
+            root = directory.resolve()
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise VerificationError(f"{self.key}: {name} lies outside the model directory")
+            content = files.read(path, most_bytes) if keep else b""
+            found = files.digest_of(content) if keep else files.digest(path, most_bytes)
+        except FileNotFoundError as error:
+            raise VerificationError(f"{self.key}: {name} is missing from {directory}") from error
+        except OSError as error:
+            raise VerificationError(f"{self.key}: {name!r} cannot be read: {error.strerror}") from error
+        except (ValueError, RuntimeError) as error:  # a name that no file can have, a loop of links
+            raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
+        if found != expected:
+            raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
+        return content
+
+
+def is_name(text: str) -> bool:
+    """Whether a model can have that name."""
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
@@ -249,19 +302,8 @@ def _known(place: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def external_data(graph: bytes) -> list[str]:
-    """The files that a graph takes weights from, as it names them.
-
-    onnx keeps each name as the value of an entry with the key `location`; in the encoding of protocol buffers that is
-    the key's field, then the value's: its tag, its length in one byte or two, its bytes.
-    """
-    found = set()
-    for entry in re.finditer(rb"\n\x08location\x12([\x00-\x7f]|[\x80-\xff].)", graph, re.DOTALL):
-        size = entry[1][0] & 0x7F | (entry[1][1] << 7 if len(entry[1]) == 2 else 0)
-        found.add(graph[entry.end() : entry.end() + size].decode(errors="replace"))
-    return sorted(found)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, as `sha256:<hex>`."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    """The files that a graph takes weights from, as it names them; none of what is no graph."""
+    try:
+        return sorted(onnx_graph.read(graph).locations)
+    except ValueError:  # onnxruntime says what is wrong with it, and is given no file
+        return []

@@ -5,8 +5,9 @@
 
 The exporter's proof is of the device that exported. On a device of another kind the service proves the graph itself
 before it answers anything: the same bits are promised where no case moved one, else twice the largest difference seen.
-A promise of the CPU is taken for every processor, and proved anew on one where the golden sequences do not keep it;
-the device's own promise is never made weaker: a model that breaks it is not served.
+A promise of the CPU is taken for every processor, and proved anew where the golden sequences do not keep it, and where
+other kernels run its recurrent layers than did for the exporter: with other instructions, or onnxruntime's own. The
+device's own promise is never made weaker: a model that breaks it is not served.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from service import golden, kept_promises
 from service.errors import PromiseBroken, VerificationError
@@ -37,6 +38,9 @@ _REMEDY: Final = (
     f"where its driver or libraries are others now, remove {kept_promises.FILE} from the model directory: it is then "
     "proved anew"
 )
+
+KERNELS: Final = "recurrent_kernels"
+"""The entry of a manifest's `made` that says whose kernels ran recurrent layers in the exporter's proof."""
 
 HEADROOM: Final = 2.0
 """What is promised, times what was seen: other sequences round otherwise than those of the proof."""
@@ -78,21 +82,25 @@ def promise(cases: Sequence[Case], seen: Sequence[Difference] = (), *, golden: f
     return Promise(provider=moved[0].provider, bits=bits, tolerance=HEADROOM * largest, seen=largest, golden=golden)
 
 
-def held(directory: Path, session: Session, expected: Golden, manifest: Manifest, *, tf32: bool = False) -> Promise:
+def held(
+    session: Session, expected: Golden, manifest: Manifest, kept: bytes | None, *, tf32: bool = False
+) -> tuple[Promise, list[Case]]:
     """The promise under which a model is served here, seen to hold of its golden sequences.
 
     Args:
-        directory: The model's; a new promise is kept there.
         session: Runs the graph.
         expected: The golden sequences.
         manifest: The model's.
+        kept: The content of the model's `promises.json`, where it has one.
         tf32: Whether the session rounds the factors of float32 products.
+
+    Returns:
+        The promise, and the cases of its proof where it is a new one, to be kept.
 
     Raises:
         VerificationError: No promise can be made here, or the one that was made is broken; says what moved and how far.
     """
-    under = kept_promises.conditions(manifest, session)
-    own = kept_promises.read(directory, under)
+    own = kept_promises.of(kept, kept_promises.conditions(manifest, session))
     known = own or manifest.promise(session.provider)
     if known is not None:
         try:
@@ -105,15 +113,43 @@ def held(directory: Path, session: Session, expected: Golden, manifest: Manifest
                 raise
             log.warning("%s; it is proved anew on this processor", broken)
         else:
-            return known
+            if own is not None or not _of_other_kernels(manifest, session):
+                return known, []
     found, cases = prove(session, expected, manifest, apart=APART_TF32 if tf32 else APART[manifest.precision])
-    kept = "the same bits" if found.bits else f"answers within {found.tolerance:.3g}"
-    log.info("%s is proved on %s: %s alone and in company", manifest.key, session.provider, kept)
+    what = "the same bits" if found.bits else f"answers within {found.tolerance:.3g}"
+    log.info(
+        "%s is proved on %s (recurrent kernels: %s): %s alone and in company",
+        manifest.key,
+        session.provider,
+        session.kernels,
+        what,
+    )
+    return found, cases
+
+
+def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
+    """Keeps a new promise in the model's directory, where that can be written: the next start need not prove it.
+
+    Args:
+        directory: The model's.
+        session: Where the promise holds.
+        manifest: The model's.
+        promise: What was proved.
+        cases: What was measured, as `Case.as_json` writes it.
+    """
     try:
-        kept_promises.write(directory, under, found, cases)
+        kept_promises.write(directory, kept_promises.conditions(manifest, session), promise, cases)
     except OSError as error:
         log.info("the proof cannot be kept in %s, and is made at every start: %s", directory, error.strerror)
-    return found
+
+
+def _of_other_kernels(manifest: Manifest, session: Session) -> bool:
+    """Whether other kernels run the recurrent layers than did when the manifest's promise was measured.
+
+    The bits of one kernel say nothing of those of another. A manifest that does not say whose they were is older than
+    the entry.
+    """
+    return session.provider == CPU and session.recurrent and session.kernels != manifest.made.get(KERNELS)
 
 
 def prove(

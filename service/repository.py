@@ -1,39 +1,41 @@
 """The models that are served: which are good, and which one a request means.
 
-A model directory is served only after its own proof: its manifest is read, its digests are compared, its recorded
-verification is looked through, its graph is loaded, its golden sequences are run, and its costs are measured (`load`).
+A model directory is served only after its own proof (`load`): its files are read once and compared with their digests,
+and what was read is judged (`service.judging`), in a process of its own where a service loads it.
 A `Repository` is what came of a folder at one moment. It is never changed, only replaced, as a whole: `scan` makes the
 next one. The highest version of a name is its default, and a repository with one name needs no name in a request.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from service import answers, buckets, golden, kept_costs, kept_promises, promises
+from service import answers, buckets, judging, kept_costs, kept_promises, promises
 from service.answers import Answer
 from service.buckets import BucketedCosts, Buckets
-from service.cost import CostTable, measure
-from service.errors import ModelError, ModelNotFound, NotReady, VerificationError
-from service.manifest import GOLDEN_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, Promise
-from service.padding import PaddedBatch, Steps, pad, rounded_width
+from service.cost import CostTable
+from service.errors import ModelError, ModelNotFound, NotReady
+from service.judging import Judge, ModelFiles
+from service.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest, Promise
+from service.padding import PaddedBatch
 from service.plan import BatchLimits
 from service.provider import CPU, Device
 from service.session import Output, Session
+from service.settings import bundled_models
+from service.stopping import Stopping
 from service.versions import Key
 
 Look = tuple[tuple[str, int, int, int], ...]
 """How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
 
+MOST_NESTED: Final = 32
+"""How deep folders in a model directory are looked into."""
 WARM_UP: Final = 25
 """How much longer than measuring the warm-up of a device may take: 10 s at the start, 4 s beside others that serve."""
 
@@ -53,6 +55,7 @@ class Model:
         promise: What holds here of a sequence alone and in company; None where nothing was proved.
         buckets: The shapes that its batches have; None where any will do.
         graph_bytes: Of the graph's files; what it counts for where memory is bounded.
+        steady: Whether the time of a run follows from the shape of its batch.
     """
 
     manifest: Manifest
@@ -61,6 +64,7 @@ class Model:
     graph_bytes: int = 0
     promise: Promise | None = None
     buckets: Buckets | None = None
+    steady: bool = True
 
     @property
     def key(self) -> Key:
@@ -106,6 +110,7 @@ class Repository:
         looks: How the directory of each version in `models` and `refused` looked when it was judged. A version that
             looks otherwise is judged again, and one that is not here.
         reason: Why the folder has nothing that could be served, or None where it has a version at all.
+        passed: Names of folders that were passed over: they cannot be read, or no model can have such a name.
     """
 
     models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
@@ -113,6 +118,7 @@ class Repository:
     unloaded: frozenset[str] = frozenset()
     looks: Mapping[Key, Look] = field(default_factory=dict)
     reason: str | None = None
+    passed: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -183,45 +189,54 @@ class Repository:
 
 
 def load(
-    directory: Path, limits: BatchLimits, *, budget_seconds: float = 1.0, devices: Sequence[Device] = (CPU,)
+    directory: Path,
+    limits: BatchLimits,
+    *,
+    budget_seconds: float = 1.0,
+    devices: Sequence[Device] = (CPU,),
+    judge: Judge = judging.judge,
+    most_bytes: int = MOST_BYTES,
+    stopping: Stopping | None = None,
 ) -> Model:
     """One model directory, proved and measured.
+
+    Its files are read once: what was held against its digests is what is judged, and what is opened.
 
     Args:
         directory: Holds the model.
         limits: What one batch may be; bounds what is measured.
         budget_seconds: Time to spend on measuring; on devices more, see `WARM_UP`.
         devices: Where it runs.
+        judge: Judges it, in this process or in another.
+        most_bytes: Of its files.
+        stopping: Whether to end early.
 
     Raises:
         ModelError: It must not be served; says why.
+        Stopped: It was stopped.
     """
-    manifest = Manifest.read(directory)
-    if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
+    files = ModelFiles.read(directory, most_bytes=most_bytes)
+    manifest = files.manifest
+    judged = judge(files, limits, budget_seconds, devices, stopping or Stopping())
+    session = judged.session or files.open(devices)
+    if session.kernels != judged.kernels:
         raise ModelError(
-            f"the manifest is of {manifest.key}, the folder says {directory.parent.name}/{directory.name}: give the "
-            "folder its name back, or export under the other name"
+            f"{manifest.key}: it was proved with the recurrent kernels of {judged.kernels}, and those of "
+            f"{session.kernels} would serve it"
         )
-    manifest.check_digests(directory)
-    _check_verification(directory, manifest)
-    session = Session.load(directory, manifest, devices=devices)
-    expected = golden.Golden.read(directory / GOLDEN_FILE, manifest)
+    if judged.cases and not directory.is_relative_to(bundled_models()):  # what is installed stays as it is
+        promises.keep(directory, session, manifest, judged.promise, judged.cases)
     try:
-        promise = promises.held(directory, session, expected, manifest, tf32=devices[0].tf32)
-        limits = limits.at_most(manifest.max_batch_rows)
-        under = kept_costs.conditions(manifest, session, limits)
-        cost = kept_costs.read(directory, under, clock=session.clock) or measure_cost(
-            session, manifest, limits, budget_seconds=budget_seconds
-        )
+        cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
         shapes = None
         if session.bound:
-            shapes = _warmed(session, cost, manifest, limits, seconds=WARM_UP * budget_seconds)
+            shapes = _warmed(
+                session, cost, manifest, limits.at_most(manifest.max_batch_rows), seconds=WARM_UP * budget_seconds
+            )
             cost = BucketedCosts(cost, shapes)
-        return Model(manifest, session, cost, graph_bytes(look(directory)), promise, shapes)
-    except ModelError:
-        raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
+    return Model(manifest, session, cost, graph_bytes(look(directory)), judged.promise, shapes, judged.steady)
 
 
 def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
@@ -241,35 +256,12 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
     return chosen
 
 
-def measure_cost(
-    session: Session, manifest: Manifest, limits: BatchLimits, *, budget_seconds: float = 1.0
-) -> CostTable:
-    """The cost table of a session, measured with sequences of zeros: padding, run and scoring."""
-    multiple = manifest.width_multiple
-
-    def run(rows: int, width: int) -> None:
-        tokens = manifest.input.kind == "tokens"
-        length = min(width, manifest.max_length)
-        shape = (length,) if tokens else (length, manifest.input.features or 1)
-        steps: Steps = np.zeros(shape, dtype=np.int64) if tokens else np.zeros(shape, dtype=np.float32)
-        batch = pad([steps] * rows, multiple=multiple)
-        answers.score(session.run(batch), batch.lengths, manifest)
-
-    return measure(
-        run,
-        max_rows=limits.rows,
-        max_width=rounded_width(manifest.max_length, multiple),
-        max_cost_steps=limits.cost_steps,
-        multiple=multiple,
-        budget_seconds=budget_seconds,
-        clock=session.clock,
-    )
-
-
 def look(directory: Path) -> Look:
     """How a model directory looks from outside; empty where it is gone."""
     seen = []
-    for folder, _, names in os.walk(directory):
+    for folder, inside, names in os.walk(directory):
+        if folder.count(os.sep) - str(directory).count(os.sep) >= MOST_NESTED:
+            inside.clear()
         for name in names:
             path = Path(folder, name)
             with suppress(OSError):  # it went away meanwhile, or is a link to nowhere: `load` says so if it matters
@@ -281,22 +273,3 @@ def look(directory: Path) -> Look:
 def graph_bytes(seen: Look) -> int:
     """Bytes of the graph's files among those of a model directory: all but those that describe and prove it."""
     return sum(size for name, size, *_ in seen if name not in _ABOUT_THE_GRAPH)
-
-
-def _check_verification(directory: Path, manifest: Manifest) -> None:
-    """Looks through the recorded proof: it must be there, be the one that was published, and hold.
-
-    Raises:
-        VerificationError: It does not.
-    """
-    if VERIFICATION_FILE not in manifest.digests or GOLDEN_FILE not in manifest.digests:
-        raise VerificationError(f"{manifest.key}: the manifest has no digest of {VERIFICATION_FILE} or {GOLDEN_FILE}")
-    try:
-        recorded: Any = json.loads((directory / VERIFICATION_FILE).read_bytes())
-        failed = [str(case["name"]) for case in recorded["cases"] if case["holds"] is not True]
-        count = len(recorded["cases"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise VerificationError(f"{manifest.key}: {VERIFICATION_FILE} cannot be read: {error!r}") from error
-    if failed or not count:
-        what = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"
-        raise VerificationError(f"{manifest.key}: the recorded proof does not hold: {what}")

@@ -9,16 +9,19 @@ being copied is refused until it is whole, and a bad version never costs a good 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from service import repository
-from service.errors import ConfigurationError, ModelError
-from service.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
+from service import judging, repository
+from service.errors import ConfigurationError, ModelError, NotJudged
+from service.judging import Judge
+from service.manifest import GRAPH_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, is_name
 from service.plan import BatchLimits
 from service.provider import CPU, Device
 from service.repository import Look, Model, Refusal, Repository, graph_bytes, look
+from service.stopping import Stopped, Stopping
 from service.versions import Key, Policy, is_version
 
 log = logging.getLogger("lengthwise.scan")
@@ -39,8 +42,13 @@ def scan(
     before: Repository | None = None,
     again: str | None = None,
     devices: Sequence[Device] = (CPU,),
+    judge: Judge = judging.judge,
+    most_bytes: int = MOST_BYTES,
+    stopping: Stopping | None = None,
 ) -> Repository:
     """What is served of a folder now.
+
+    Whatever is wrong with one directory, and whatever it raises, is the refusal of that version alone.
 
     Args:
         folder: Holds `NAME/VERSION/` directories.
@@ -51,12 +59,21 @@ def scan(
         before: What the last scan found.
         again: A name whose refused versions are judged again though they look as they did.
         devices: Where models run.
+        judge: Judges what is new.
+        most_bytes: Of the files of one version.
+        stopping: Whether to end early: looked at before each version, and while one is judged.
 
     Raises:
         ConfigurationError: The folder cannot be read.
+        Stopped: It was stopped.
     """
-    before = before or Repository()
-    found = versions(folder)
+    before, stopping = before or Repository(), stopping or Stopping()
+    found, passed = _versions(folder)
+    for name, why in sorted(passed.items()):
+        if name not in before.passed:
+            log.error("the folder %s of the model repository is passed over: %s", ascii(name), why)
+    # Of a name whose folder cannot be read at the moment, what runs goes on.
+    found |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in found if key.name not in before.unloaded)
     running = {model.key: model for model in before if model.key in set(wanted)}
     known = {refusal.path: refusal.reason for refusal in before.refused}
@@ -64,7 +81,20 @@ def scan(
     refused = {str(key): NAMED_AND_ABSENT for key in policy.absent(found) if key.name not in before.unloaded}
     looks: dict[Key, Look] = {}
     budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
+
+    def load(key: Key) -> Model:
+        return repository.load(
+            found[key],
+            limits,
+            budget_seconds=budget_seconds,
+            devices=devices,
+            judge=judge,
+            most_bytes=most_bytes,
+            stopping=stopping,
+        )
+
     for place, key in enumerate(wanted):
+        stopping.check()
         if policy.one and any(other.name == key.name for other in taken):
             continue
         staying = [running[k] for k in wanted[place + 1 :] if k in running and not (policy.one and k.name == key.name)]
@@ -74,8 +104,9 @@ def scan(
         elif (reason := _no_room(graph_bytes(seen), [*taken.values(), *staying], max_model_bytes)) is not None:
             model = runs  # looked at again next time: there may be room then
         else:
-            looks[key] = seen
-            model, reason = _judged(found[key], runs, limits, budget_seconds, devices)
+            model, reason, final = _judged(key, found[key], runs, load)
+            if final:
+                looks[key] = seen
         if model is not None:
             taken[key] = model
         if reason is not None:
@@ -85,7 +116,8 @@ def scan(
     if nothing is not None and nothing != before.reason:
         log.error("nothing is served of %s: %s", folder, nothing)
     refusals = [Refusal(path, reason) for path, reason in sorted(refused.items())]
-    return Repository.of(taken.values(), refusals, before.unloaded, looks, nothing)
+    found_now = Repository.of(taken.values(), refusals, before.unloaded, looks, nothing)
+    return replace(found_now, passed=frozenset(passed))
 
 
 def versions(folder: Path) -> dict[Key, Path]:
@@ -94,12 +126,35 @@ def versions(folder: Path) -> dict[Key, Path]:
     Raises:
         ConfigurationError: The folder cannot be read.
     """
+    return _versions(folder)[0]
+
+
+def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
+    """Every version, and each name that cannot be looked into or cannot be a model's, with the reason."""
     try:
-        names = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        inside = [path for name in names for path in _listed(name)]
+        names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    return {Key(path.parent.name, int(path.name)): path for path in inside if is_version(path.name) and path.is_dir()}
+    found: dict[Key, Path] = {}
+    passed: dict[str, str] = {}
+    for name in names:
+        try:
+            if not _is_folder(name):
+                continue
+            inside = {int(path.name): path for path in _listed(name) if is_version(path.name) and _is_folder(path)}
+        except OSError as error:
+            passed[name.name] = f"it cannot be read: {error.strerror}"
+            continue
+        if inside and not is_name(name.name):
+            passed[name.name] = "no model can have that name"
+        else:
+            found |= {Key(name.name, version): path for version, path in inside.items()}
+    return found, passed
+
+
+def _keys(before: Repository) -> Iterable[Key]:
+    """What was served or refused."""
+    return {*(model.key for model in before), *(refusal.key for refusal in before.refused)}
 
 
 def _why_nothing(folder: Path) -> str:
@@ -107,18 +162,26 @@ def _why_nothing(folder: Path) -> str:
     inside = _listed(folder)
     if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
         hint = "it looks like one version of a model: serve the folder two levels above it"
-    elif any(is_version(path.name) and path.is_dir() for path in inside):
+    elif any(is_version(path.name) and _is_folder(path) for path in inside):
         hint = "it looks like one model with its versions: serve the folder above it"
     else:
         hint = "VERSION is a whole number from 1, as in vowels/1; 'lengthwise export' makes such a folder"
     return f"the model repository holds no NAME/VERSION folder; {hint}"
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one; what cannot be looked at is taken for one, and says why itself."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
+
+
 def _listed(folder: Path) -> list[Path]:
     """What is in a folder; nothing where it has just gone away."""
     try:
         return list(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -131,18 +194,30 @@ def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | No
 
 
 def _judged(
-    directory: Path, runs: Model | None, limits: BatchLimits, budget_seconds: float, devices: Sequence[Device]
-) -> tuple[Model | None, str | None]:
-    """The model of a directory, or the one that runs and why the directory's own must not be served."""
+    key: Key, directory: Path, runs: Model | None, load: Callable[[Key], Model]
+) -> tuple[Model | None, str | None, bool]:
+    """The model of a directory, or the one that runs and why the directory's own must not be served.
+
+    The last value is whether that stays so until the directory changes.
+    """
     try:
         if runs is not None:
             manifest = Manifest.read(directory)
             if manifest == runs.manifest:  # the same files again, if their digests hold
                 manifest.check_digests(directory)
-                return runs, None
-        return repository.load(directory, limits, budget_seconds=budget_seconds, devices=devices), None
+                return runs, None, True
+        return load(key), None, True
+    except NotJudged as error:
+        return runs, str(error), False
     except ModelError as error:
-        return runs, str(error)
+        return runs, str(error), True
+    except Stopped:
+        raise
+    except MemoryError:
+        return runs, f"{key}: there is not enough memory to read it", False
+    except Exception as error:  # whatever a directory makes of what reads it, it must not cost another its place
+        log.exception("%s made what reads it fail", key)
+        return runs, f"{key}: it makes what reads it fail: {type(error).__name__}: {str(error)[:500]}", True
 
 
 def _tell(

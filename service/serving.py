@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
-from service import answers, plain, recurrent, triton_metrics
+from service import answers, judging, plain, recurrent, triton_metrics
 from service.access import AccessLog
 from service.accounts import Accounts
 from service.answers import Answer
@@ -20,6 +20,8 @@ from service.batcher import Batcher
 from service.calls import Call
 from service.errors import InvalidRequest, NotReady, Problem
 from service.inflight import Inflight
+from service.judge_process import JudgeProcess
+from service.judging import Judge
 from service.keys import Keys
 from service.lanes import Lane, Ticket, Timing, Waiter
 from service.manifest import GRAPH_FILE
@@ -29,7 +31,7 @@ from service.plan import BatchLimits
 from service.provider import choose
 from service.repository import Model, Repository
 from service.scan import scan
-from service.settings import Settings, available_cores
+from service.settings import Settings, available_cores, bundled_models
 from service.shelf import Rescan, Shelf
 from service.versions import Policy
 
@@ -109,6 +111,11 @@ class Serving:
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.accounts = Accounts(self.metrics.unknown, access, tracer)
+        # Whoever can change the bundled models can change the program too.
+        in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
+        self._judge: Judge = judging.judge
+        if not in_process:
+            self._judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
         self._started = False
@@ -229,6 +236,9 @@ class Serving:
             before=before,
             again=again,
             devices=self.choice.devices,
+            judge=self._judge,
+            most_bytes=settings.judge_memory_bytes,
+            stopping=self.shelf.stopping,
         )
 
     def _take_in(self, model: Model) -> Served:

@@ -9,8 +9,9 @@ session each, with slots for the batches in flight, and a batch takes the slot t
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -51,6 +52,23 @@ _ELEMENTS = {
 }
 
 
+_NO_FOLDER = f"{os.devnull}/none"
+"""A folder that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What sessions are made of.
+
+    Attributes:
+        graph: The file, or the graph's bytes.
+        weights: What is in the files beside it, by name.
+    """
+
+    graph: Path | bytes
+    weights: Mapping[str, bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What a graph answers for one padded batch.
@@ -72,8 +90,9 @@ class Session:
     """One graph on one provider.
 
     Args:
-        graph: The file, or the graph's bytes.
+        graph: The file, or the graph's bytes. What is given as bytes takes nothing from any file.
         manifest: What the graph's inputs and outputs mean.
+        weights: Contents of the files that a graph given as bytes takes weights from, by its names of them.
         threads: Threads inside one run. Serving uses 1 and runs several batches at once instead.
         devices: Where it runs: the CPU, or devices of one kind.
 
@@ -81,6 +100,7 @@ class Session:
         provider: The devices' label, which manifests and cost tables name.
         kernels: Whose kernels run recurrent layers: the instruction set of those of `service.recurrent`, or
             "onnxruntime".
+        recurrent: Whether there may be a recurrent layer in it.
         clock: What a run's cost is measured by: the processor time of the thread that runs it, or, where a device does
             the work, the time on the wall.
 
@@ -95,14 +115,18 @@ class Session:
         graph: Path | bytes,
         manifest: Manifest,
         *,
+        weights: Mapping[str, bytes] | None = None,
         threads: int = 1,
         devices: Sequence[Device] = (PROCESSOR,),
     ) -> None:
         self._manifest = manifest
         self._names = manifest.graph
-        opened = [_opened(graph, manifest, threads, device) for device in devices]
+        source = _Source(graph, weights or {})
+        self._weights = source.weights  # onnxruntime may go on reading there
+        opened = [_opened(source, manifest, threads, device) for device in devices]
         self._sessions = [session for session, _ in opened]
         self.kernels = opened[0][1]
+        self.recurrent = _is_recurrent(graph)
         self._session = self._sessions[0]
         self._check(manifest)
         self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
@@ -243,17 +267,16 @@ class Session:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 
-def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+def _opened(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
     """Onnxruntime's session of a graph on one device, nothing of it elsewhere; and whose recurrent kernels it has."""
     if onnxruntime is None:
         check_packages(find())
     provider = device.provider
-    source = graph if isinstance(graph, bytes) else str(graph)
     try:
         session = _made(source, _options(threads, provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if provider is not PROCESSOR.provider:
+    if provider != PROCESSOR.provider:
         if session.get_providers()[0] != provider.execution_provider:
             raise ModelError(
                 f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
@@ -262,7 +285,7 @@ def _opened(graph: Path | bytes, manifest: Manifest, threads: int, device: Devic
         placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
     # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
     wanted = device.recurrent_kernels and manifest.missing != "handled"
-    if wanted and recurrent.INSTRUCTION_SETS and _is_recurrent(graph):
+    if wanted and recurrent.INSTRUCTION_SETS and _is_recurrent(source.graph):
         try:
             return _with_recurrent_kernels(source, manifest, threads, device)
         except Exception as error:  # whatever it is, the graph is good without them
@@ -276,7 +299,7 @@ def _is_recurrent(graph: Path | bytes) -> bool:
     return b"LSTM" in data or b"GRU" in data
 
 
-def _with_recurrent_kernels(source: str | bytes, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
     """The session of a graph, known to be good, in the kernels of `service.recurrent`; and their instruction set.
 
     It has run once: of its own operators onnxruntime infers shapes, which some graphs live by; of these it does not.
@@ -312,11 +335,25 @@ def _options(threads: int, provider: Provider) -> Any:
     return options
 
 
-def _made(source: str | bytes, options: Any, device: Device) -> Any:
+def _made(source: _Source, options: Any, device: Device) -> Any:
     """A session on that device, or where onnxruntime's own rules put it."""
     named = (device.provider.execution_provider, device.options)
+    graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
+    if isinstance(graph, bytes):
+        # Weights are in the graph or among those given here: a file of that name elsewhere is not to be found.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    if source.weights:
+        if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+            raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")
+        contents = list(source.weights.values())
+        options.add_external_initializers_from_files_in_memory(
+            list(source.weights), contents, [len(content) for content in contents]
+        )
     # Its fallback opens the session on the CPU where the provider fails, and prints a line about it.
-    return onnxruntime.InferenceSession(source, options, providers=[named], enable_fallback=0)
+    session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=0)
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for that fallback alone, for as long as the session
+    return session
 
 
 def _is_device_memory(info: Any) -> bool:

@@ -115,6 +115,24 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How often to look for new, changed and vanished versions; 0: only on SIGHUP and load calls.",
     )
+    judge_in_process: bool = Field(
+        False,
+        description="Whether new versions are judged in the serving process, which a bad graph may then end; by "
+        "default each is judged in a process of its own.",
+    )
+    judge_timeout_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Longest that judging one version may take; past it, the version is refused.",
+    )
+    judge_memory_bytes: int = Field(
+        4 * 2**30,
+        ge=2**20,
+        description="Most memory that judging one version may take, its files included; past it, the version is "
+        "refused.",
+    )
     grpc_port: Port | None = Field(None, description="Port for gRPC, by custom 8001; off unless given. Extra: grpc.")
     admin_port: Port | None = Field(
         None, description="Port for /metrics, /healthz and admin calls, which then are nowhere else; off unless given."
@@ -288,6 +306,13 @@ def traces_exporter() -> str | None:
             break
     endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     return "otlp" if named or any(os.environ.get(variable) for variable in endpoints) else None
+
+
+def passed_to_children() -> dict[str, str]:
+    """The variables that a process needs which runs models, and none that may hold a secret."""
+    passed = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+    prefixes = ("CUDA_", "NVIDIA_")
+    return {name: text for name, text in os.environ.items() if name in passed or name.startswith(prefixes)}
 
 
 def flag(name: str) -> str:

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from service.errors import ConfigurationError, ModelNotFound, RequestError
 from service.repository import Model, Refusal, Repository
+from service.stopping import Stopped, Stopping
 
 log = logging.getLogger("lengthwise.shelf")
 
+R = TypeVar("R")
 S = TypeVar("S")
 
 Rescan = Callable[[Repository, str | None], Repository]
@@ -73,6 +77,12 @@ class Shelf(Generic[S]):
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._stopping = Stopping()
+
+    @property
+    def stopping(self) -> Stopping:
+        """Whether looking is to end early: once the shelf is closed."""
+        return self._stopping
 
     @property
     def repository(self) -> Repository:
@@ -102,7 +112,8 @@ class Shelf(Generic[S]):
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
-        """Looks no more. What is served stays."""
+        """Looks no more; a look that goes on ends as soon as it sees that. What is served stays."""
+        self._stopping.stop()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
@@ -168,11 +179,20 @@ class Shelf(Generic[S]):
                 await self.refresh()
             except ConfigurationError as error:
                 log.error("%s; what is served stays as it is", error)
+            except Stopped:
+                return
             except Exception:  # whatever is wrong with one look must not be the end of looking
                 log.exception("the repository could not be looked through; what is served stays as it is")
 
     async def _look(self, before: Repository, again: str | None = None) -> None:
-        await self._change(await asyncio.to_thread(self._rescan, before, again))
+        try:
+            found = await _in_thread_of_its_own(lambda: self._rescan(before, again))
+        except (ConfigurationError, Stopped):
+            raise
+        except Exception as error:
+            log.exception("the repository could not be looked through")
+            raise ConfigurationError("the model repository could not be looked through; the log says why") from error
+        await self._change(found)
 
     async def _change(self, found: Repository) -> None:
         before = self._now.served
@@ -186,3 +206,33 @@ class Shelf(Generic[S]):
                 self._let_go(gone)
         for listener in self.listeners:
             await listener()
+
+
+async def _in_thread_of_its_own(function: Callable[[], R]) -> R:
+    """What a function returns or raises that runs in a thread which the end of the process does not wait for.
+
+    The event loop's own threads are waited for, and a folder may be one that nobody can read to the end.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[R] = loop.create_future()
+
+    def run() -> None:
+        try:
+            tell: Callable[[], None] = partial(_settle, done, function(), None)
+        except BaseException as error:
+            tell = partial(_settle, done, None, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell)
+
+    threading.Thread(target=run, name="rescan", daemon=True).start()
+    return await done
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Completes a future, unless it was cancelled."""
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)

@@ -13,7 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"errors", "versions", "installation", "heads", "recurrent", "wrong_values", "framing", "unread"},
+    {
+        "errors",
+        "versions",
+        "installation",
+        "heads",
+        "recurrent",
+        "wrong_values",
+        "framing",
+        "unread",
+        "files",
+        "onnx_graph",
+        "stopping",
+    },
     {"inflight"},
     {
         "padding",
@@ -28,6 +40,7 @@ FLOORS = [
         "access",
         "provider",
         "placement",
+        "data_dependence",
     },
     {"device_memory", "cycle", "json_text", "receiving"},
     {"binding", "protocol"},
@@ -36,7 +49,8 @@ FLOORS = [
     {"answers", "golden", "kept_costs", "options", "lanes", "proof"},
     {"strict", "execution", "tracing", "kept_promises"},
     {"promises", "plain", "runners", "requested"},
-    {"wire", "repository", "accounts", "batcher"},
+    {"judging"},
+    {"wire", "repository", "accounts", "batcher", "judge_process", "judge_child"},
     {"scan", "shelf"},
     {"serving"},
     {"endpoint", "tensors"},

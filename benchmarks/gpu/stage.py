@@ -18,11 +18,12 @@ from service.bench.workload import Input, draw_lengths, make_sequences
 from service.buckets import BucketedCosts
 from service.errors import VerificationError
 from service.installation import find
+from service.judging import measure_cost
 from service.manifest import GRAPH_FILE, Manifest
 from service.padding import Steps
 from service.plan import BatchLimits
 from service.provider import CPU, Device, choose
-from service.repository import WARM_UP, Model, load, measure_cost
+from service.repository import WARM_UP, Model, load
 from service.session import Session
 
 Precision = Literal["fp32", "tf32", "fp16"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import repository
+from service import judging
 from service.golden import Golden
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
 from service.plan import BatchLimits
@@ -22,8 +22,8 @@ LIMITS = BatchLimits(rows=4, cost_steps=256)
 
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has costs measured in no time: a load then takes some ten milliseconds."""
-    measure = repository.measure_cost
-    monkeypatch.setattr(repository, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
+    measure = judging.measure_cost
+    monkeypatch.setattr(judging, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
 
 
 def place(folder: Path, name: str = "vowels", version: int = 1, **fields: Any) -> Path:

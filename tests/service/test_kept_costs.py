@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from service import kept_costs, repository
+from service import judging, kept_costs, repository
 from service.__main__ import main
 from service.cost import CostTable
 from service.manifest import Manifest
@@ -105,7 +105,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     def measure_cost(*arguments: object, **options: object) -> CostTable:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(repository, "measure_cost", measure_cost)
+    monkeypatch.setattr(judging, "measure_cost", measure_cost)
     assert repository.load(directory, limits).cost.to_json() == TABLE.to_json()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import kept_promises, promises, repository
+from service import judging, kept_promises, promises, repository
 from service.errors import VerificationError
 from service.manifest import Manifest, Promise
 from service.padding import PaddedBatch
@@ -54,7 +54,7 @@ def load(
             off = np.float32(everywhere + (company if batch.rows > 1 else 0.0))
             return Outputs(found.logits + off, found.attention)
 
-    monkeypatch.setattr(repository, "Session", Elsewhere)
+    monkeypatch.setattr(judging, "Session", Elsewhere)
     return repository.load(directory, LIMITS)
 
 
@@ -163,6 +163,8 @@ def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolera
 
 
 def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
+    made = {promises.KERNELS: Session.load(directory, Manifest.read(directory)).kernels}
+    model_directories.sign(directory, made=made)
     model = repository.load(directory, LIMITS)
     assert model.promise == Manifest.read(directory).promise(CPU)
     assert not (directory / kept_promises.FILE).exists()

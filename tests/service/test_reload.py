@@ -63,7 +63,9 @@ async def started(serving: Serving) -> AsyncIterator[Service]:
 
 def served_from(folder: Path, **options: Any) -> Any:
     """A service of a repository on disk."""
-    return started(Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options)))
+    return started(
+        Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True, "judge_in_process": True} | options))
+    )
 
 
 async def call(service: Service, name: str, change: str, body: Any = None) -> httpx.Response:

@@ -13,12 +13,13 @@ from service.answers import Answer
 from service.batcher import Batcher
 from service.cost import CostTable
 from service.errors import ManifestError, ModelError
+from service.judging import measure_cost
 from service.lanes import Lane, Timing
 from service.manifest import GraphNames, Manifest, StepInput
 from service.metrics import ModelMetrics
 from service.padding import Steps, pad
 from service.plan import BatchLimits
-from service.repository import Model, measure_cost
+from service.repository import Model
 from service.session import CPU, Session, feed
 from service.settings import bundled_models
 from tests.service.fake_device import ONE

@@ -1,0 +1,174 @@
+"""Judging in a process of its own: the side of the process that serves.
+
+    files, limits, devices ──stdin──> a fresh interpreter (`service.judge_child`) ──stdout──> Judged, or why not
+                                           │ ends by itself: the signal is the reason
+                                           │ takes too long, or the service stops: it is killed
+
+A graph may end the process that runs it, hang it, or take all of its memory. Here that is the refusal of one version.
+The process gets what was read of the model, so it judges the very bytes that will be opened; of the environment it gets
+what running models needs, and no open file. It never outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.errors import ModelError, NotJudged, VerificationError
+from service.judging import Judged, ModelFiles
+from service.plan import BatchLimits
+from service.provider import Device
+from service.settings import flag, passed_to_children
+from service.stopping import Stopping
+
+log = logging.getLogger("lengthwise.judging")
+
+NICER: Final = 5
+"""How much lower the priority of judging is than that of serving: about a third of its share of a busy core."""
+_FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+"""Ends that are not the graph's doing: somebody wanted it, or the system needed the memory."""
+_LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the process is to do.
+
+    Attributes:
+        files: The model's.
+        limits: What one batch may be.
+        budget_seconds: Time to spend on measuring.
+        devices: Where the model runs.
+        memory_bytes: Most memory to take, besides that of the interpreter and its libraries.
+    """
+
+    files: ModelFiles
+    limits: BatchLimits
+    budget_seconds: float
+    devices: tuple[Device, ...]
+    memory_bytes: int
+
+
+class JudgeProcess:
+    """Judges each model in a process of its own; a `Judge`.
+
+    Args:
+        timeout_seconds: Longest that it may take.
+        memory_bytes: Most memory that it may take.
+        nicer: How much lower its priority is.
+    """
+
+    def __init__(self, timeout_seconds: float, memory_bytes: int, *, nicer: int = NICER) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._memory_bytes = memory_bytes
+        self._nicer = nicer
+
+    def __call__(
+        self,
+        files: ModelFiles,
+        limits: BatchLimits,
+        budget_seconds: float,
+        devices: Sequence[Device],
+        stopping: Stopping,
+    ) -> Judged:
+        """Judges a model.
+
+        Raises:
+            ModelError: It must not be served; says why.
+            NotJudged: The process could not be started, or was ended from outside.
+            Stopped: It was stopped.
+        """
+        key = files.manifest.key
+        task = Task(files, limits, budget_seconds, tuple(devices), self._memory_bytes)
+        try:
+            process = self._started()
+        except OSError as error:
+            raise NotJudged(
+                f"{key}: no process can be started to judge it: {error.strerror}; where that is not to be had, "
+                f"{flag('judge_in_process')} judges in the process that serves"
+            ) from error
+        with process, stopping.ending(process.kill):
+            try:
+                told, said = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise ModelError(
+                    f"{key}: judging it timed out after {self._timeout_seconds:g} s ({_LIMITS[1]}): its graph hangs, "
+                    "or is far too slow"
+                ) from error
+            finally:
+                process.kill()
+        stopping.check()
+        return self._judged(key, process.returncode, told, said)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The process, which waits for its task."""
+        # As `multiprocessing` does it: whatever this process can import, that one can.
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        arguments = [str(os.getpid()), str(self._nicer), str(self._timeout_seconds)]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{__package__}.judge_child", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={
+                **passed_to_children(),
+                "PYTHONPATH": path,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+        )
+
+    def _judged(self, key: str, code: int, told: bytes, said: bytes) -> Judged:
+        """What the process said of the model."""
+        answer = _read(told)
+        for level, name, text in answer.get("log", ()):
+            logging.getLogger(str(name)).log(int(level), "%s", text)
+        if code == 0 and "judged" in answer:
+            try:
+                return Judged.from_json(answer["judged"])
+            except Exception as error:
+                raise ModelError(f"{key}: the process that judged it gave no sense: {error}") from error
+        last = said.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        if answer.get("memory") or (code and "bad_alloc" in last):
+            raise ModelError(
+                f"{key}: judging it ran out of memory: it takes more than {self._memory_bytes} bytes ({_LIMITS[0]})"
+            )
+        if "refused" in answer:
+            if answer.get("trace"):
+                log.error("%s: judging it failed\n%s", key, answer["trace"])
+            kind = VerificationError if answer.get("kind") == "VerificationError" else ModelError
+            raise kind(str(answer["refused"]))
+        log.error("%s: the process that judged it ended with %s\n%s", key, code, said.decode(errors="replace")[-4000:])
+        if code in _FROM_OUTSIDE:
+            raise NotJudged(
+                f"{key}: the process that judged it was ended from outside, by {_name(code)}; where nobody did that, "
+                f"the machine ran out of memory ({_LIMITS[0]} bounds what it takes)"
+            )
+        how = f"was ended by {_name(code)}" if code < 0 else f"ended with code {code}"
+        raise ModelError(f"{key}: the process that judged it {how}: its graph ends the process that runs it. {last}")
+
+
+def _read(told: bytes) -> dict[str, Any]:
+    """The answer of the process; empty where it gave none."""
+    try:
+        answer = json.loads(told)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _name(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

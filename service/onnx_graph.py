@@ -1,0 +1,201 @@
+"""What the service has to know of a graph before it is run: its nodes, and the files that it takes weights from.
+
+Serving has no `onnx` package. An ONNX file is a message of protocol buffers, and this module reads the few fields that
+are needed of it, by their numbers in `onnx.proto`; it skips the weights themselves. Fields may stand in any order, and
+a message that stands there twice counts as one with the fields of both, as protocol buffers have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+_MOST_NESTED: Final = 64
+"""Graphs inside graphs. Onnxruntime's own reader of protocol buffers ends at 100 messages."""
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(slots=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        operator: Its type.
+        inputs: The names of what it takes; an empty one is an input that is left out.
+        outputs: The names of what it makes.
+        graphs: The graphs inside it: branches, or the body of a loop.
+    """
+
+    operator: str = ""
+    domain: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Graph:
+    """Nodes, in an order in which they can be run.
+
+    Attributes:
+        functions: Functions of the model that nodes may call by their names; in the outermost graph only.
+        locations: The files that weights are taken from, as the graph names them; in the outermost graph only.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    functions: list[Graph] = field(default_factory=list)
+    locations: set[str] = field(default_factory=set)
+
+    def walk(self) -> Iterator[Node]:
+        """Every node, also those of the functions and of the graphs inside of nodes."""
+        for node in self.nodes:
+            yield node
+            for inner in node.graphs:
+                yield from inner.walk()
+        for function in self.functions:
+            yield from function.walk()
+
+
+def read(model: bytes) -> Graph:
+    """Reads an ONNX file (`ModelProto`).
+
+    Raises:
+        ValueError: The bytes are no message of protocol buffers, or are nested too deeply.
+    """
+    graph = Graph()
+    for number, value in _fields(memoryview(model)):
+        if number == 7 and isinstance(value, memoryview):
+            _read_graph(value, graph, graph.locations, 0)
+        elif number == 25 and isinstance(value, memoryview):
+            function = Graph()
+            _read_function(value, function, graph.locations)
+            graph.functions.append(function)
+        elif number == 20 and isinstance(value, memoryview):  # training, which is never run: its files count
+            for part, inner in _fields(value):
+                if part in (1, 2) and isinstance(inner, memoryview):
+                    _read_graph(inner, Graph(), graph.locations, 1)
+    return graph
+
+
+def _read_graph(message: memoryview, graph: Graph, locations: set[str], depth: int) -> None:
+    """Adds a `GraphProto` to a graph."""
+    if depth > _MOST_NESTED:
+        raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
+    for number, value in _fields(message):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            graph.nodes.append(_node(value, locations, depth))
+        elif number == 5:
+            _read_tensor(value, locations)
+        elif number == 15:
+            _read_sparse(value, locations)
+
+
+def _read_function(message: memoryview, function: Graph, locations: set[str]) -> None:
+    """Adds a `FunctionProto` to a graph."""
+    for number, value in _fields(message):
+        if number == 7 and isinstance(value, memoryview):
+            function.nodes.append(_node(value, locations, 0))
+        elif number == 11 and isinstance(value, memoryview):
+            _read_attribute(value, Node(), locations, 0)
+
+
+def _node(message: memoryview, locations: set[str], depth: int) -> Node:
+    """A `NodeProto`."""
+    node = Node()
+    for number, value in _fields(message):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            node.inputs.append(_text(value))
+        elif number == 2:
+            node.outputs.append(_text(value))
+        elif number == 4:
+            node.operator = _text(value)
+        elif number == 7:
+            node.domain = _text(value)
+        elif number == 5:
+            _read_attribute(value, node, locations, depth)
+    return node
+
+
+def _read_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
+    """Adds the graphs of an `AttributeProto` to its node, and looks for weights in its tensors."""
+    one: Graph | None = None
+    for number, value in _fields(message):
+        if not isinstance(value, memoryview):
+            continue
+        if number in (5, 10):
+            _read_tensor(value, locations)
+        elif number in (22, 23):
+            _read_sparse(value, locations)
+        elif number == 6:
+            if one is None:  # what stands there twice counts as one
+                one = Graph()
+                node.graphs.append(one)
+            _read_graph(value, one, locations, depth + 1)
+        elif number == 11:
+            several = Graph()
+            node.graphs.append(several)
+            _read_graph(value, several, locations, depth + 1)
+
+
+def _read_sparse(message: memoryview, locations: set[str]) -> None:
+    """Looks for weights in a `SparseTensorProto`."""
+    for number, value in _fields(message):
+        if number in (1, 2) and isinstance(value, memoryview):
+            _read_tensor(value, locations)
+
+
+def _read_tensor(message: memoryview, locations: set[str]) -> None:
+    """Adds the files that a `TensorProto` takes its weights from: its entries with the key `location`."""
+    for number, value in _fields(message):
+        if number == 13 and isinstance(value, memoryview):
+            entry: dict[int, list[bytes]] = {1: [], 2: []}
+            for part, content in _fields(value):
+                if part in entry and isinstance(content, memoryview):
+                    entry[part].append(bytes(content))
+            if b"location" in entry[1]:
+                locations.update(content.decode(errors="replace") for content in entry[2])
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The fields of a message, each with its number: bytes, or an integer."""
+    place, end = 0, len(message)
+    while place < end:
+        tag, place = _varint(message, place)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, place = _varint(message, place)
+            yield number, value
+            continue
+        if kind == _BYTES:
+            size, place = _varint(message, place)
+        elif kind in (_FIXED32, _FIXED64):
+            size = 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError("it is no message of protocol buffers that ONNX knows")
+        if size > end - place:
+            raise ValueError("it is cut off")
+        yield number, message[place : place + size]
+        place += size
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """The number that begins at a place, and the place behind it."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            raise ValueError("it is cut off")
+        byte = message[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, place
+    raise ValueError("it has a number of more than ten bytes")
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).decode(errors="replace")
