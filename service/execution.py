@@ -151,6 +151,8 @@ class Execution:
         with self._lock:
             lane.inflight -= 1
             lane.used_seconds += charged
+            if lane.first_runs and results is not None:
+                lane.first_runs -= 1
             for row, entry in enumerate(entries):
                 ticket = entry.ticket
                 ticket.queue_seconds = max(ticket.queue_seconds, start - entry.arrival)

@@ -27,6 +27,8 @@ TURN_SECONDS: Final = 0.02
 SHARED_TURN_SECONDS: Final = 0.002
 """The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
 nearly all that batching can."""
+FIRST_RUNS: Final = 4
+"""How many batches of a model runners run before the event loop may: its costs were measured with zeros only."""
 _USED: Final = attrgetter("used_seconds")
 _WOKEN_LATE_SECONDS: Final = 0.005
 """How late a busy machine may wake a runner that waited for company: nobody's deadline is missed for that."""
@@ -53,6 +55,7 @@ class Lane(Generic[R]):
         limits: What one batch may be.
         multiple: Widths are multiples of it.
         buckets: The shapes that batches have; None where any will do.
+        steady: Whether a run's time follows from its batch's shape; the event loop runs no others.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Lane(Generic[R]):
         *,
         multiple: int = 4,
         buckets: Buckets | None = None,
+        steady: bool = True,
     ) -> None:
         self.name = name
         self.run = run
@@ -79,7 +83,10 @@ class Lane(Generic[R]):
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
+        self.steady = steady
+        self.first_runs = FIRST_RUNS  # so many of its first batches are still to come
         self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
+        self.pause_seconds = 0.0  # how long that was from the run that was its reason
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
         """The limits with these of the time; kept, as there are only a few of them."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from service.execution import Execution, Outcomes, Taken
+from service.execution import Execution, Outcomes, Ran, Taken
 from service.lanes import Entry, Lane
 
 INLINE_SECONDS: Final = 0.001
@@ -27,10 +27,14 @@ INLINE_SECONDS: Final = 0.001
 ONE_CORE_INLINE_SECONDS: Final = 0.004
 """The same where the loop and the runner share one core."""
 HELD_FACTOR: Final = 8
-"""How many times longer than it may a run has held the event loop when its model is left to the runners for a while:
-costs are learned a few percent a batch, and one that is far slower than was measured would hold it for all of these."""
+"""How many times longer than the event loop may be held a run took, that was predicted to be shorter, when its model is
+left to the runners for a while: costs are learned a few percent a batch, and one that is far slower than was measured
+would hold the loop for all of these."""
 HELD_PAUSE: Final = 100
-"""How long that while is, in times of that run: the event loop is held for a hundredth of the time at most."""
+"""How long that while is at least, in times of that run: the event loop is held for a hundredth of the time at most."""
+LONGEST_PAUSE_SECONDS: Final = 3600.0
+_FORGOTTEN: Final = 10
+"""After how many such whiles without a slow run the next one counts as the first; until then each doubles."""
 
 AWAKE_SECONDS: Final = 0.0001
 """How long the event loop looks for another request, when it has run all that waited, before it sleeps. To be woken
@@ -107,6 +111,7 @@ class Runners:
         if not self._idle:
             return
         short = self._one_core or (len(entries) == 1 and lane.cost.predict(1, entries[0].width) <= INLINE_SECONDS)
+        short = short and lane.steady and not lane.first_runs
         if self._idle == self.count and short and not self._patient and self._loop is not None:
             # In its next turn: whatever else has arrived by then is queued too, and shares the batch.
             self._ask_turn(self._loop.call_soon)
@@ -142,6 +147,7 @@ class Runners:
             if taken is None:
                 return
             ran = self._execution.run(taken)
+            self._watch(ran)
             self._execution.count(ran)
             if ran.outcomes and self._loop is not None:
                 with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
@@ -182,8 +188,7 @@ class Runners:
                 return
             taken = self._queue.take(lane, seconds=self._inline_seconds)
         ran = self._execution.run(taken)
-        if ran.effort > HELD_FACTOR * self._inline_seconds:
-            lane.runners_until = self._clock() + HELD_PAUSE * ran.effort
+        self._watch(ran)
         if self._loop is not None:
             self._loop.call_soon(self._execution.count, ran)  # when the answers are on their way
         self._queue.settle_all(ran.outcomes)
@@ -198,9 +203,28 @@ class Runners:
             _give_way()
             loop.call_soon(self._stay_awake, loop)
 
+    def _watch(self, ran: Ran) -> None:
+        """Leaves a model to the runners for a while, if its run was far slower than its costs say, wherever it ran."""
+        if ran.effort <= HELD_FACTOR * self._inline_seconds:
+            return
+        lane, now = ran.taken.lane, self._clock()
+        if lane.cost.predict(len(ran.taken.entries), ran.taken.width) > self._inline_seconds:
+            return
+        ago = now - lane.runners_until
+        longer = 0.0 if ago >= _FORGOTTEN * lane.pause_seconds else lane.pause_seconds
+        if ago >= 0:  # not while it is the runners' anyway
+            longer *= 2
+        lane.pause_seconds = min(max(HELD_PAUSE * ran.effort, longer), LONGEST_PAUSE_SECONDS)
+        lane.runners_until = now + lane.pause_seconds
+
     def _fits_loop(self, lane: Lane[Any]) -> bool:
-        """Whether a lane's next batch is short enough for the event loop."""
-        return lane.runners_until <= self._clock() and lane.fits(self._inline_seconds)
+        """Whether a lane's next batch is one for the event loop: surely short."""
+        return (
+            lane.steady
+            and not lane.first_runs
+            and lane.runners_until <= self._clock()
+            and lane.fits(self._inline_seconds)
+        )
 
 
 def _give_way() -> None:

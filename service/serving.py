@@ -61,6 +61,7 @@ class Served:
             limits,
             multiple=model.manifest.width_multiple,
             buckets=model.buckets,
+            steady=model.steady,
         )
 
 

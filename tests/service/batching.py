@@ -36,10 +36,20 @@ def answers(results: list[int], timing: Timing) -> list[int]:
     return list(results)
 
 
-def lane(run: Any = names, *, seconds: float = 0.01, name: str = "m/1", **limits: int) -> Lane[int]:
+def lane(
+    run: Any = names,
+    *,
+    seconds: float = 0.01,
+    name: str = "m/1",
+    steady: bool = True,
+    first_runs: int = 0,
+    **limits: int,
+) -> Lane[int]:
     """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
-    return Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits))
+    made: Lane[int] = Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
+    made.first_runs = first_runs
+    return made
 
 
 @asynccontextmanager

@@ -9,9 +9,17 @@ import weakref
 
 import pytest
 
+from service.batcher import Batcher
+from service.lanes import FIRST_RUNS
 from service.padding import PaddedBatch
 from service.runners import Runners
 from tests.service.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+
+
+async def at_rest(batcher: Batcher) -> None:
+    """Returns when every runner waits: an answer is there a little before."""
+    while batcher._runners._idle < batcher._runners.count:
+        await asyncio.sleep(0)
 
 
 async def test_short_work_at_rest_runs_on_the_event_loop():
@@ -94,6 +102,76 @@ async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_on
         now[0] = 101.0
         assert await outcome(batcher.submit(only, [sequence(3)], answers)) == [3]
     assert threads == [True, False, False, True]
+
+
+@pytest.mark.parametrize("one_core", [False, True])
+async def test_a_model_whose_time_depends_on_values_never_runs_on_the_event_loop(one_core: bool):
+    threads: list[threading.Thread] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        threads.append(threading.current_thread())
+        return names(batch, attention)
+
+    looping = lane(run, seconds=1e-6, steady=False)
+    async with running(looping, one_core=one_core) as batcher:
+        for number in range(20):
+            assert await outcome(batcher.submit(looping, [sequence(number)], answers)) == [number]
+    assert len(threads) == 20
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("one_core", [False, True])
+async def test_the_first_runs_of_a_model_are_the_runners(one_core: bool):
+    on_the_loop: list[bool] = []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        on_the_loop.append(threading.current_thread() is threading.main_thread())
+        return names(batch, attention)
+
+    new = lane(run, seconds=1e-6, first_runs=FIRST_RUNS)
+    async with running(new, one_core=one_core) as batcher:
+        for number in range(FIRST_RUNS + 1):
+            assert await outcome(batcher.submit(new, [sequence(number)], answers)) == [number]
+            await at_rest(batcher)
+    assert on_the_loop == [False] * FIRST_RUNS + [True]
+
+
+async def test_a_model_that_is_slow_in_a_runner_does_not_get_to_the_event_loop():
+    effort, on_the_loop = [0.0], []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        on_the_loop.append(threading.current_thread() is threading.main_thread())
+        effort[0] += 1.0
+        return names(batch, attention)
+
+    new = lane(run, seconds=1e-6, first_runs=1)
+    new.cost.clock = lambda: effort[0]
+    async with running(new, clock=lambda: 0.0) as batcher:
+        for number in range(3):
+            assert await outcome(batcher.submit(new, [sequence(number)], answers)) == [number]
+    assert on_the_loop == [False, False, False]
+
+
+async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_the_runners_for_longer():
+    effort, now, on_the_loop = [0.0], [0.0], []
+
+    def run(batch: PaddedBatch, attention: bool) -> list[int]:
+        on_the_loop.append(threading.current_thread() is threading.main_thread())
+        effort[0] += 1.0 if on_the_loop[-1] else 0.0
+        return names(batch, attention)
+
+    only = lane(run, seconds=1e-6)
+    only.cost.clock = lambda: effort[0]
+    async with running(only, clock=lambda: now[0]) as batcher:
+        for at, held in [(0, True), (99, False), (101, True), (300, False), (302, True), (700, False), (703, True)]:
+            now[0] = at
+            assert await outcome(batcher.submit(only, [sequence(at)], answers)) == [at]
+            assert on_the_loop.pop() is held
+            await at_rest(batcher)
+        assert only.pause_seconds == 800
+        now[0] = 703 + 800 + 10 * 800 + 1  # long enough ago to be forgotten
+        assert await outcome(batcher.submit(only, [sequence(0)], answers)) == [0]
+        assert only.pause_seconds == 100
 
 
 async def test_short_work_of_two_models_at_once_is_all_done():

@@ -1,0 +1,276 @@
+"""Judging in a process of its own: what a graph does to it, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from service import judge_process, judging, repository
+from service.errors import ModelError, NotJudged, VerificationError
+from service.judge_process import JudgeProcess
+from service.judging import ModelFiles
+from service.plan import BatchLimits
+from service.provider import CPU
+from service.scan import scan
+from service.stopping import Stopped, Stopping
+from service.versions import Policy
+from tests.service import hostile_models
+from tests.service.hostile_models import place_graph
+from tests.service.model_directories import BUNDLED, LIMITS, place, tamper_with_golden
+
+PATIENCE_SECONDS = 60.0
+MEBIBYTE = 2**20
+
+Started = list[subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The processes that were started to judge."""
+    started: Started = []
+    start = JudgeProcess._started
+
+    def watched(self: JudgeProcess) -> subprocess.Popen[bytes]:
+        started.append(start(self))
+        return started[-1]
+
+    monkeypatch.setattr(JudgeProcess, "_started", watched)
+    return started
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Waits for something that no event tells of."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not asked for its end does not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@contextmanager
+def judging_endlessly(folder: Path, processes: Started, stopping: Stopping) -> Iterator[list[BaseException]]:
+    """A thread that judges a graph without an end; in the list is what that raised, after the block."""
+    directory, raised = place_graph(folder, hostile_models.endless), []
+
+    def judge() -> None:
+        try:
+            repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=judge)
+    thread.start()
+    try:
+        until(lambda: bool(processes))
+        yield raised
+    finally:
+        stopping.stop()
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    directory = place(tmp_path, max_length=64)
+    there = repository.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
+    assert len(processes) == 1
+    assert "vowels/1 is proved on CPUExecutionProvider" in caplog.text
+    (directory / "promises.json").unlink()
+    here = repository.load(directory, LIMITS, budget_seconds=0.01)
+    assert len(processes) == 1
+    assert there.promise == here.promise
+    assert there.steady
+    assert there.cost.rows.tolist() == here.cost.rows.tolist()
+    assert there.cost.widths.tolist() == here.cost.widths.tolist()
+    assert there.session.kernels == here.session.kernels
+    assert there.cost.clock is there.session.clock
+
+
+def test_a_promise_that_was_proved_there_is_kept(tmp_path: Path, processes: Started):
+    directory = place(tmp_path, max_length=64)
+    first = repository.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
+    (entry,) = json.loads((directory / "promises.json").read_text())["promises"]
+    assert entry["promise"] == (first.promise.model_dump() if first.promise else None)
+    assert entry["cases"]
+
+
+def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):
+    directory = place(tmp_path)
+    tamper_with_golden(directory)
+    with pytest.raises(VerificationError, match="differs from its stored logits by"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+
+
+def test_a_graph_that_ends_its_process_is_refused_with_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    directory = place_graph(tmp_path, hostile_models.rows_chosen_by_lengths)
+    with pytest.raises(ModelError, match=r"bad/1: the process that judged it was ended by SIG(ABRT|SEGV): its graph"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+
+
+def test_a_graph_that_hangs_is_refused_with_the_time(tmp_path: Path, processes: Started):
+    directory = place_graph(tmp_path, hostile_models.endless)
+    with pytest.raises(ModelError, match=r"bad/1: judging it timed out after 2 s \(--judge-timeout-seconds\)"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
+    assert not is_there(processes[0].pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
+def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tmp_path: Path):
+    directory = place_graph(tmp_path, hostile_models.greedy)
+    said = rf"ran out of memory: it takes more than {256 * MEBIBYTE} bytes \(--judge-memory-bytes\)"
+    with pytest.raises(ModelError, match=said):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 256 * MEBIBYTE))
+
+
+def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
+    directory = place(tmp_path)
+    os.truncate(directory / "model.onnx", 2**40)
+    with pytest.raises(VerificationError, match=rf"'model.onnx' cannot be read: it has {2**40} bytes, and at most"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), most_bytes=2**30)
+    assert not processes
+
+
+def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_judges_again(
+    tmp_path: Path, processes: Started
+):
+    with judging_endlessly(tmp_path / "models", processes, Stopping()) as raised:
+        os.kill(processes[0].pid, signal.SIGKILL)
+        until(lambda: bool(raised))
+    assert isinstance(raised[0], NotJudged)
+    assert "ended from outside, by SIGKILL" in str(raised[0])
+
+    def ended(*_: object) -> judging.Judged:
+        raise NotJudged("bad/1: ended from outside")
+
+    def looked(judge: judging.Judge, before: repository.Repository) -> repository.Repository:
+        return scan(tmp_path / "models", LIMITS, policy=Policy(), judge=judge, before=before)
+
+    first = looked(ended, repository.Repository())
+    assert [refusal.reason for refusal in first.refused] == ["bad/1: ended from outside"]
+    judged = []
+
+    def bad(*_: object) -> judging.Judged:
+        judged.append(1)
+        raise ModelError("bad/1: it is bad")
+
+    second = looked(bad, first)
+    assert [refusal.reason for refusal in second.refused] == ["bad/1: it is bad"]
+    assert looked(bad, second).refused == second.refused
+    assert judged == [1]
+
+
+def test_a_stop_ends_the_process_within_a_second(tmp_path: Path, processes: Started):
+    stopping = Stopping()
+    with judging_endlessly(tmp_path, processes, stopping) as raised:
+        before = time.monotonic()
+        stopping.stop()
+        until(lambda: bool(raised))
+        took = time.monotonic() - before
+    assert isinstance(raised[0], Stopped)
+    assert took < 1
+    assert not is_there(processes[0].pid)
+
+
+def test_a_stop_that_came_before_starts_nothing_that_lasts(tmp_path: Path, processes: Started):
+    stopping = Stopping()
+    stopping.stop()
+    with pytest.raises(Stopped):
+        repository.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+    assert not any(is_there(process.pid) for process in processes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
+    tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "secret").write_text("secret")
+    monkeypatch.setenv("LENGTHWISE_API_KEYS_FILE", "a-secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    with (tmp_path / "secret").open() as secret:
+        os.set_inheritable(secret.fileno(), True)
+        with judging_endlessly(tmp_path, processes, Stopping()):
+            about = Path(f"/proc/{processes[0].pid}")
+            until(lambda: "1000" in (about / "oom_score_adj").read_text())  # it has begun
+            assert b"a-secret" not in (about / "environ").read_bytes()
+            held = {os.readlink(file) for file in (about / "fd").iterdir()}
+            nice = int((about / "stat").read_text().rpartition(")")[2].split()[16])
+    assert str(tmp_path / "secret") not in held
+    assert not [file for file in held if file.startswith("socket:")]
+    assert nice == os.nice(0) + judge_process.NICER
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end it at its time only")
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
+    directory = place_graph(tmp_path, hostile_models.endless)
+    program = (
+        "import sys; from pathlib import Path; from service import judge_process, repository;"
+        "from service.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
+        "def watched(self):\n"
+        "    process = start(self); print(process.pid, flush=True); return process\n"
+        "judge_process.JudgeProcess._started = watched\n"
+        "repository.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        until(lambda: "judge_child" in Path(f"/proc/{pid}/cmdline").read_text())
+        until(lambda: "1000" in Path(f"/proc/{pid}/oom_score_adj").read_text())
+        assert is_there(pid)
+        parent.kill()
+    until(lambda: not is_there(pid))
+
+
+def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    with pytest.raises(NotJudged, match=r"no process can be started .* --judge-in-process judges in the process"):
+        repository.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (b"", "ended with code 0"),
+        (b"[1]", "ended with code 0"),
+        (b"[" * 100_000, "ended with code 0"),
+        (b'{"judged": {}}', "gave no sense"),
+        (b'{"judged": {"promise": {}}}', "gave no sense"),
+    ],
+)
+def test_an_answer_without_sense_is_a_refusal(told: bytes, said: str):
+    with pytest.raises(ModelError, match=said):
+        JudgeProcess(1, 1)._judged("m/1", 0, told, b"")
+
+
+def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_path: Path):
+    directory = place(tmp_path, max_length=64)
+
+    def judge(files: ModelFiles, *arguments: object) -> judging.Judged:
+        (directory / "model.onnx").write_bytes(b"another graph")
+        return judging.Judged(**{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU,), Stopping())), "session": None})
+
+    model = repository.load(directory, LIMITS, judge=judge)
+    good = repository.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
+    assert model.session.kernels == good.session.kernels
+    with pytest.raises(VerificationError, match="is not the file that was published"):
+        repository.load(directory, LIMITS)
+
+
+def vars_of(judged: judging.Judged) -> dict[str, object]:
+    return {name: getattr(judged, name) for name in judging.Judged.__slots__}
