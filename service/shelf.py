@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from service.errors import ConfigurationError, ModelNotFound, RequestError
+from service.errors import ConfigurationError, Draining, ModelNotFound, RequestError
 from service.repository import Model, Refusal, Repository
 from service.stopping import Stopped, Stopping
 
@@ -108,7 +108,10 @@ class Shelf(Generic[S]):
             ConfigurationError: The folder cannot be read.
         """
         self._loop = asyncio.get_running_loop()
-        await self.refresh()
+        try:
+            await self.refresh()
+        except Draining:  # it was closed meanwhile
+            raise asyncio.CancelledError from None
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -179,7 +182,7 @@ class Shelf(Generic[S]):
                 await self.refresh()
             except ConfigurationError as error:
                 log.error("%s; what is served stays as it is", error)
-            except Stopped:
+            except Draining:
                 return
             except Exception:  # whatever is wrong with one look must not be the end of looking
                 log.exception("the repository could not be looked through; what is served stays as it is")
@@ -187,8 +190,10 @@ class Shelf(Generic[S]):
     async def _look(self, before: Repository, again: str | None = None) -> None:
         try:
             found = await _in_thread_of_its_own(lambda: self._rescan(before, again))
-        except (ConfigurationError, Stopped):
+        except ConfigurationError:
             raise
+        except Stopped as stopped:
+            raise Draining("the server is shutting down", retry_after_seconds=1) from stopped
         except Exception as error:
             log.exception("the repository could not be looked through")
             raise ConfigurationError("the model repository could not be looked through; the log says why") from error

@@ -1,0 +1,191 @@
+"""A service whose repository has models that do harm: it goes on answering, starts, and ends in time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.manifest import MANIFEST_FILE
+from tests.service import hostile_models
+from tests.service.hostile_models import Made, place_graph
+from tests.service.model_directories import place
+from tests.service.server_process import ServerProcess, started
+from tests.service.test_odd_directories import encrypted, text_for_lengths, trillions_of_steps
+
+PATIENCE_SECONDS = 60.0
+BODY = {"sequences": [[[0.5] * 12] * 3], "model": "vowels"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place(tmp_path / "models", max_length=64)
+    return tmp_path / "models"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.service.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
+
+
+def serve(folder: Path, *options: str) -> tuple[str, ...]:
+    return (str(folder), "--runners", "1", "--admin-calls", "--max-batch-rows", "4", *options)
+
+
+def reason(server: ServerProcess, path: str) -> str:
+    """Why a version is not served."""
+    entries = server.client.post("/v2/repository/index").json()
+    return str(next(each["reason"] for each in entries if f"{each['name']}/{each['version']}" == path))
+
+
+@contextmanager
+def asked_all_the_while(server: ServerProcess) -> Iterator[Counter[int]]:
+    """Asks one request after the other while the block runs, and counts the answers."""
+    codes: Counter[int] = Counter()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                codes[server.predict(BODY).status_code] += 1
+            except Exception:
+                codes[0] += 1
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield codes
+    finally:
+        done.set()
+        thread.join(PATIENCE_SECONDS)
+
+
+def load(server: ServerProcess, name: str) -> tuple[int, str]:
+    answer = server.client.post(f"/v2/repository/models/{name}/load")
+    return answer.status_code, str(answer.json().get("error", ""))
+
+
+def test_a_graph_that_ends_its_process_does_not_end_the_service_it_is_dropped_into(folder: Path) -> None:
+    with started(*serve(folder)) as server:
+        place_graph(folder, hostile_models.rows_chosen_by_lengths)
+        with asked_all_the_while(server) as codes:
+            status, error = load(server, "bad")
+        assert (status, "the process that judged it was ended by SIG" in error) == (400, True), error
+        assert set(codes) == {200}
+        assert "was ended by SIG" in reason(server, "bad/1")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (hostile_models.rows_chosen_by_lengths, "the process that judged it was ended by SIG"),
+        (hostile_models.rows_chosen_by_values, "decides how many rows its LSTM gets"),
+        (hostile_models.endless, "judging it timed out after 20 s"),
+        (hostile_models.greedy, "judging it ran out of memory"),
+    ],
+)
+@pytest.mark.parametrize("when", ["at the start", "at a reload"])
+def test_a_graph_that_does_harm_is_refused_while_the_service_answers(
+    folder: Path, made: Made, said: str, when: str
+) -> None:
+    options = ("--judge-timeout-seconds", "20", "--judge-memory-bytes", str(2**29))
+    if when == "at the start":
+        place_graph(folder, made)
+    with started(*serve(folder, *options)) as server:
+        assert server.predict(BODY).status_code == 200
+        if when == "at a reload":
+            place_graph(folder, made)
+            place(folder, version=2, max_length=64)
+            with asked_all_the_while(server) as codes:
+                server.process.send_signal(signal.SIGHUP)
+                server.wait_for("vowels/2 is ready on")
+                assert load(server, "vowels") == (200, "")  # one change at a time: that one is made
+            assert set(codes) == {200}
+            assert server.predict(BODY).json()["version"] == "2"
+        assert said in reason(server, "bad/1")
+        assert said in load(server, "bad")[1]
+        assert server.get("/readyz").status_code == 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [(), ("--judge-in-process",)], ids=["in a process", "in the service"])
+@pytest.mark.parametrize("spoil", [text_for_lengths, trillions_of_steps, encrypted], ids=lambda spoil: spoil.__name__)
+def test_odd_golden_sequences_keep_no_service_from_starting_or_reloading(
+    folder: Path, options: tuple[str, ...], spoil: Callable[[Path], None]
+) -> None:
+    spoil(place(folder, "bad", max_length=64))
+    with started(*serve(folder, *options)) as server:
+        assert server.predict(BODY).status_code == 200
+        status, error = load(server, "bad")
+        assert (status, "golden.npz" in error) == (400, True), error
+        place(folder, version=2, max_length=64)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("vowels/2 is ready on")
+        assert load(server, "vowels") == (200, "")
+        assert server.predict(BODY).json()["version"] == "2"
+
+
+@pytest.mark.parametrize("when", ["at the start", "at a reload"])
+def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, when: str) -> None:
+    options = serve(folder, "--drain-seconds", "2", "--judge-timeout-seconds", "600")
+    place_graph(folder, hostile_models.endless, "hanging") if when == "at the start" else None
+    server = ServerProcess(*options)
+    try:
+        if when == "at a reload":
+            server.wait_for("vowels/1 is ready on")
+            place_graph(folder, hostile_models.endless, "hanging")
+            server.process.send_signal(signal.SIGHUP)
+        else:
+            server.wait_for("listening on")
+        children = Path(f"/proc/{server.process.pid}/task")
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not (pids := judging(children)):
+            assert time.monotonic() < end, server.text
+            time.sleep(0.01)
+        before = time.monotonic()
+        server.terminate()
+        assert server.end() == 0, server.text
+        assert time.monotonic() - before < 20  # the drain's two seconds and a busy machine; judging has ten minutes
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    finally:
+        server.kill()
+
+
+def judging(tasks: Path) -> list[int]:
+    """The processes that judge for a service."""
+    pids = [int(pid) for task in tasks.glob("*/children") for pid in task.read_text().split()]
+    return [pid for pid in pids if b"judge_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_pipe_in_the_place_of_a_manifest_holds_neither_start_nor_end(folder: Path) -> None:
+    (folder / "x" / "1").mkdir(parents=True)
+    os.mkfifo(folder / "x" / "1" / MANIFEST_FILE)
+    with started(*serve(folder, "--drain-seconds", "1", "--judge-in-process")) as server:
+        assert server.predict(BODY).status_code == 200
+        assert "it is not a plain file" in reason(server, "x/1")
+        server.terminate()
+        assert server.end() == 0
+
+
+@pytest.mark.long
+def test_many_versions_that_are_being_judged_hold_no_end(folder: Path) -> None:
+    for number in range(30):
+        shutil.copytree(folder / "vowels", folder / f"copy-{number}")
+    server = ServerProcess(*serve(folder, "--drain-seconds", "2", "--judge-in-process"))
+    try:
+        server.wait_for("copy-0/1: ")
+        before = time.monotonic()
+        server.terminate()
+        assert server.end() == 0, server.text
+        assert time.monotonic() - before < 20
+    finally:
+        server.kill()

@@ -1,0 +1,466 @@
+"""One odd directory costs no other its place: whatever stands where a file should is the refusal of that version."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import files, golden, judging, kept_costs, kept_promises, promises, recurrent, repository
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from service.repository import Repository
+from service.scan import scan
+from service.versions import Policy
+from tests.service.model_directories import LIMITS, measure_quickly, place, sign
+
+VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
+UNVOUCHED = (kept_costs.FILE, kept_promises.FILE)
+MOST_BYTES = 2**30
+SMALL: dict[str, Any] = {
+    "max_length": 64,
+    "made": {promises.KERNELS: next(iter(recurrent.INSTRUCTION_SETS), recurrent.ONNXRUNTIME)},
+}
+"""Of a model that is quickly judged: its promise was proved in the kernels that run it here."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a good model, `good/1`."""
+    measure_quickly(monkeypatch)
+    place(tmp_path / "models", "good", **SMALL)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def bad(folder: Path) -> Path:
+    """A version beside it, to be spoilt."""
+    return place(folder, "bad", **SMALL)
+
+
+def look(folder: Path, before: Repository | None = None) -> Repository:
+    """Scans, with the model that was good before served on."""
+    return scan(folder, LIMITS, policy=Policy.parse("all"), before=before, most_bytes=MOST_BYTES)
+
+
+def served(found: Repository) -> list[str]:
+    return [str(model.key) for model in found]
+
+
+def reasons(found: Repository) -> dict[str, str]:
+    return {refusal.path: refusal.reason for refusal in found.refused}
+
+
+# What stands in the place of a file
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def open_socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # the name of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def own_device(path: Path) -> None:
+    try:
+        os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # as /dev/zero
+    except PermissionError:
+        pytest.skip("only root may make devices")
+
+
+def nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def outside(path: Path) -> None:
+    other = path.parents[3] / "outside"
+    other.write_bytes(b"{}")
+    path.symlink_to(other)
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+    (path / "inner").write_text("inner")
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**42)
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def deep(path: Path) -> None:
+    path.write_text("[" * 200_000)
+
+
+def nothing(path: Path) -> None:
+    """There is no such file."""
+
+
+ODD = [pipe, open_socket, device, own_device, nowhere, itself, outside, directory, huge, empty, noise, deep, nothing]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
+@pytest.mark.parametrize("name", [MANIFEST_FILE, *VOUCHED])
+def test_whatever_stands_in_the_place_of_a_file_is_the_refusal_of_its_version(
+    folder: Path, bad: Path, name: str, odd: Callable[[Path], None]
+) -> None:
+    digests = json.loads((bad / MANIFEST_FILE).read_text())["digests"]
+    (bad / name).unlink()
+    odd(bad / name)
+    if name != MANIFEST_FILE and odd in (empty, noise, deep):  # their digests can be right
+        digests[name] = files.digest(bad / name)
+        made = json.loads((bad / MANIFEST_FILE).read_text()) | {"digests": digests}
+        (bad / MANIFEST_FILE).write_text(json.dumps(made))
+    found = look(folder)
+    assert served(found) == ["good/1"]
+    assert list(reasons(found)) == ["bad/1"]
+    assert reasons(found)["bad/1"]
+    again = look(folder, found)  # nor a later look
+    assert served(again) == ["good/1"]
+    assert reasons(again) == reasons(found)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
+@pytest.mark.parametrize("name", UNVOUCHED)
+def test_whatever_stands_in_the_place_of_a_kept_file_is_passed_over(
+    folder: Path, bad: Path, name: str, odd: Callable[[Path], None]
+) -> None:
+    odd(bad / name)
+    found = look(folder)
+    assert served(found) == ["bad/1", "good/1"]
+    assert found.refused == ()
+
+
+def matching(**table: Any) -> Callable[[Path], str]:
+    """A cost table under the right conditions."""
+
+    def written(directory: Path) -> str:
+        model = repository.load(directory, LIMITS, budget_seconds=0.01)
+        under = kept_costs.conditions(model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows))
+        return json.dumps({"conditions": under, "table": {"rows": [1], "widths": [4], "seconds": [[1.0]]} | table})
+
+    return written
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        matching(rows=[10**30]),
+        matching(widths=[10**30]),
+        matching(rows=[1e400]),
+        matching(rows=[[1]]),
+        matching(rows=["1"]),
+        matching(rows=None),
+        matching(seconds=[[float("nan")]]),
+        matching(seconds=[[10**400]]),
+        matching(seconds=[["x"]]),
+        matching(seconds=[[[1.0]]]),
+        matching(seconds={}),
+        lambda _: '{"conditions": ' + "9" * 5000 + "}",
+        lambda _: "1",
+        lambda _: "null",
+        lambda _: '"text"',
+        lambda _: '{"promises": [{"conditions": [], "promise": 1}]}',
+        lambda _: '{"promises": [{"conditions": {}, "promise": {"provider": "x", "bits": true, "tolerance": 1e400}}]}',
+        lambda _: '{"promises": {"a": 1}}',
+        lambda _: '{"promises": [[]]}',
+        lambda _: '{"promises": [null]}',
+    ],
+)
+@pytest.mark.parametrize("name", UNVOUCHED)
+def test_a_kept_file_of_any_content_is_passed_over(
+    folder: Path, bad: Path, name: str, written: Callable[[Path], str]
+) -> None:
+    (bad / name).write_text(written(bad))
+    found = look(folder)
+    assert served(found) == ["bad/1", "good/1"]
+    assert found.refused == ()
+
+
+# Golden sequences
+
+
+def rewritten(directory: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], **how: Any) -> None:
+    """Writes the archive anew, with its right digest."""
+    with zipfile.ZipFile(directory / GOLDEN_FILE) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(directory / GOLDEN_FILE, "w", **how) as archive:
+        for name, content in change(members).items():
+            archive.writestr(name, content)
+    sign(directory)
+
+
+def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    """An array of that shape that holds nothing."""
+    file = io.BytesIO()
+    golden.npy.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def text_for_lengths(directory: Path) -> None:
+    rewritten(directory, lambda members: members | {"lengths.npy": b"hello"})
+
+
+def trillions_of_steps(directory: Path) -> None:
+    rewritten(directory, lambda members: members | {"steps.npy": header((10**12, 12))})
+
+
+def negative_steps(directory: Path) -> None:
+    rewritten(directory, lambda members: members | {"steps.npy": header((-1, -12)) + bytes(48)})
+
+
+def header_of_a_call(directory: Path) -> None:
+    said = b"\x93NUMPY\x01\x00\x20\x00" + b"__import__('os').abort()".ljust(31) + b"\n"
+    rewritten(directory, lambda members: members | {"steps.npy": said})
+
+
+def header_that_is_deep(directory: Path) -> None:
+    said = b"(" * 9000
+    rewritten(
+        directory, lambda members: members | {"steps.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said}
+    )
+
+
+def bomb(directory: Path) -> None:
+    size = golden.MOST_BYTES + 12 * 4
+    rewritten(
+        directory,
+        lambda members: members | {"steps.npy": header((size // 48, 12)) + bytes(size)},
+        compression=zipfile.ZIP_DEFLATED,
+    )
+
+
+def of_objects(directory: Path) -> None:
+    rewritten(directory, lambda members: members | {"steps.npy": header((1, 12), "|O") + b"\x80\x04N."})
+
+
+def twice(directory: Path) -> None:
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(directory / GOLDEN_FILE, "a") as archive:
+        archive.writestr("steps.npy", b"hello")
+    sign(directory)
+
+
+def patched(directory: Path, local: int, central: int, value: bytes) -> None:
+    """Changes a field of every entry, in its own header and in the list of all."""
+    content = bytearray((directory / GOLDEN_FILE).read_bytes())
+    for sign_of, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        place = content.find(sign_of)
+        while place >= 0:
+            content[place + offset : place + offset + len(value)] = value
+            place = content.find(sign_of, place + 4)
+    (directory / GOLDEN_FILE).write_bytes(content)
+    sign(directory)
+
+
+def encrypted(directory: Path) -> None:
+    patched(directory, 6, 8, b"\x01\x00")
+
+
+def of_an_unknown_compression(directory: Path) -> None:
+    patched(directory, 8, 10, b"\x63\x00")
+
+
+def of_false_sizes(directory: Path) -> None:
+    patched(directory, 22, 24, b"\xff\xff\xff\x7f")
+
+
+def cut_in_half(directory: Path) -> None:
+    path = directory / GOLDEN_FILE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    sign(directory)
+
+
+GOLDEN = [
+    text_for_lengths,
+    trillions_of_steps,
+    negative_steps,
+    header_of_a_call,
+    header_that_is_deep,
+    bomb,
+    of_objects,
+    twice,
+    encrypted,
+    of_an_unknown_compression,
+    of_false_sizes,
+    cut_in_half,
+]
+
+
+@pytest.mark.parametrize("spoil", GOLDEN, ids=lambda spoil: spoil.__name__)
+def test_golden_sequences_that_are_none_are_the_refusal_of_their_version(
+    folder: Path, bad: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(bad)
+    found = look(folder)
+    assert served(found) == ["good/1"]
+    assert "golden.npz" in reasons(found)["bad/1"]
+
+
+# What the manifest says
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_length": 2**40},
+        {"max_length": 10**30},
+        {"width_multiple": 2**62},
+        {"labels": [f"label {number}" for number in range(100_000)]},
+        {"made": {"number": 10**100}},
+        {"made": {"text": "\ud800"}},
+        {"host_nodes": ["a\nb"]},
+        {"promises": [{"provider": "CPUExecutionProvider", "bits": True, "tolerance": 0, "golden": 1e308}]},
+        {"graph": {"sequences": "", "lengths": ""}},
+        {"input": {"kind": "values", "features": 10**15}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_manifest_that_asks_for_the_absurd_costs_no_other_its_place(
+    folder: Path, bad: Path, fields: dict[str, Any]
+) -> None:
+    sign(bad, **fields)
+    found = look(folder)
+    assert "good/1" in served(found)
+
+
+@pytest.mark.parametrize("raised", [RecursionError("deep"), MemoryError(), RuntimeError("odd"), KeyError("x")])
+def test_whatever_judging_raises_is_the_refusal_of_one_version(
+    folder: Path, bad: Path, raised: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def judge(read: judging.ModelFiles, *arguments: Any) -> judging.Judged:
+        if read.manifest.name == "bad":
+            raise raised
+        return judging.judge(read, *arguments)
+
+    found = scan(folder, LIMITS, policy=Policy(), judge=judge)
+    assert served(found) == ["good/1"]
+    assert reasons(found)["bad/1"].startswith("bad/1: ")
+    if not isinstance(raised, MemoryError):
+        assert type(raised).__name__ in caplog.text
+        assert "Traceback" in caplog.text
+
+
+# Folders
+
+
+def test_names_that_no_model_can_have_are_passed_over_with_a_word(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (b"\xff", b"a b", "m\u00e4rz".encode(), b"line\nbreak", b"a" * 200, b"lost+found"):
+        os.makedirs(os.path.join(os.fsencode(folder), name, b"1" if name != b"lost+found" else b"other"))
+    found = look(folder)
+    assert served(found) == ["good/1"]
+    assert found.refused == ()
+    passed = [line for line in caplog.messages if "is passed over" in line]
+    assert len(passed) == 5
+    assert any("'line\\nbreak'" in line for line in passed)
+    caplog.clear()
+    look(folder, found)
+    assert not [line for line in caplog.messages if "is passed over" in line]
+
+
+def test_a_name_whose_folder_cannot_be_read_costs_no_other_its_place_and_keeps_what_runs(
+    folder: Path, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = look(folder)
+    assert served(before) == ["bad/1", "good/1"]
+    iterdir = Path.iterdir
+
+    def refused(self: Path) -> Any:
+        if self.name == "bad":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert served(look(folder)) == ["good/1"]
+    assert served(look(folder, before)) == ["bad/1", "good/1"]
+
+
+def test_a_version_of_many_folders_in_each_other_is_looked_into_so_far_only(folder: Path, bad: Path) -> None:
+    inner = bad
+    for _ in range(3 * repository.MOST_NESTED):
+        inner = inner / "d"
+        inner.mkdir()
+        (inner / "file").touch()
+    deepest = max(name.count("/") for name, *_ in repository.look(bad))
+    assert deepest == repository.MOST_NESTED
+    assert served(look(folder)) == ["bad/1", "good/1"]
+
+
+def test_a_link_to_nowhere_or_to_itself_in_the_place_of_a_folder_is_no_version(folder: Path) -> None:
+    (folder / "a").symlink_to("nowhere")
+    (folder / "b").symlink_to("b")
+    (folder / "good" / "2").symlink_to("2")
+    (folder / "good" / "3").symlink_to("nowhere")
+    os.mkfifo(folder / "good" / "4")
+    found = look(folder)
+    assert served(found) == ["good/1"]
+    assert found.refused == ()
+
+
+# Weights
+
+
+def test_weights_beside_the_graph_are_read_once_with_their_digest(folder: Path, bad: Path) -> None:
+    import onnx
+    from onnx import external_data_helper
+
+    graph = onnx.load(bad / GRAPH_FILE)
+    expected = repository.load(bad, LIMITS)
+    blob = b""
+    for tensor in graph.graph.initializer:
+        if len(tensor.raw_data) > 100:
+            external_data_helper.set_external_data(tensor, "w/a.bin", offset=len(blob), length=len(tensor.raw_data))
+            blob += tensor.raw_data
+            tensor.ClearField("raw_data")
+    (bad / "w").mkdir()
+    (bad / "w" / "a.bin").write_bytes(blob)
+    (bad / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    sign(bad)
+    made = json.loads((bad / MANIFEST_FILE).read_text())
+    assert "takes weights from 'w/a.bin'" in reasons(look(folder))["bad/1"]
+    made["digests"]["w/a.bin"] = files.digest(bad / "w" / "a.bin")
+    (bad / MANIFEST_FILE).write_text(json.dumps(made))
+    found = look(folder)
+    assert served(found) == ["bad/1", "good/1"]
+    (bad / "w" / "a.bin").unlink()  # it was read, and is not read again
+    batch = judging.pad([judging._constant(expected.manifest, 0.25, 7)])
+    ran = found.find("bad", None).session.run(batch).logits
+    assert ran.tobytes() == expected.session.run(batch).logits.tobytes()
+
+
+def test_a_manifest_is_read_within_a_bound(bad: Path) -> None:
+    os.truncate(bad / MANIFEST_FILE, 2**40)
+    with pytest.raises(Exception, match="it has 1099511627776 bytes"):
+        Manifest.read(bad)
