@@ -26,16 +26,22 @@ from service.errors import ModelError, NotJudged, VerificationError
 from service.judging import Judged, ModelFiles
 from service.plan import BatchLimits
 from service.provider import Device
-from service.settings import flag, passed_to_children
+from service.settings import flag, memory_left_bytes, passed_to_children
 from service.stopping import Stopping
 
 log = logging.getLogger("lengthwise.judging")
 
 NICER: Final = 5
 """How much lower the priority of judging is than that of serving: about a third of its share of a busy core."""
+SHARE_OF_MEMORY: Final = 0.8
+"""Most that judging may take of the memory that the container has left."""
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 """Ends that are not the graph's doing: somebody wanted it, or the system needed the memory."""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
+
+
+class _OutOfMemory(Exception):
+    """Judging met the bound on its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,10 @@ class JudgeProcess:
             Stopped: It was stopped.
         """
         key = files.manifest.key
-        task = Task(files, limits, budget_seconds, tuple(devices), self._memory_bytes)
+        left = memory_left_bytes()
+        # Where a container's memory is used up, the system may end all that is in it.
+        most = self._memory_bytes if left is None else min(self._memory_bytes, int(SHARE_OF_MEMORY * left))
+        task = Task(files, limits, budget_seconds, tuple(devices), most)
         try:
             process = self._started()
         except OSError as error:
@@ -107,7 +116,17 @@ class JudgeProcess:
             finally:
                 process.kill()
         stopping.check()
-        return self._judged(key, process.returncode, told, said)
+        try:
+            return self._judged(key, process.returncode, told, said)
+        except _OutOfMemory as error:
+            if most < self._memory_bytes:
+                raise NotJudged(
+                    f"{key}: judging it ran out of memory: it takes more than {most} bytes, which is most of what the "
+                    "container has left"
+                ) from error
+            raise ModelError(
+                f"{key}: judging it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
+            ) from error
 
     def _started(self) -> subprocess.Popen[bytes]:
         """The process, which waits for its task."""
@@ -140,9 +159,7 @@ class JudgeProcess:
                 raise ModelError(f"{key}: the process that judged it gave no sense: {error}") from error
         last = said.decode(errors="replace").strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
-            raise ModelError(
-                f"{key}: judging it ran out of memory: it takes more than {self._memory_bytes} bytes ({_LIMITS[0]})"
-            )
+            raise _OutOfMemory
         if "refused" in answer:
             if answer.get("trace"):
                 log.error("%s: judging it failed\n%s", key, answer["trace"])

@@ -58,6 +58,30 @@ def _cgroup_quota(root: Path) -> float | None:
         return None
 
 
+def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that this process's cgroup, v2 or v1, may still take; None where nothing bounds it.
+
+    Files that were read and can be forgotten count as free.
+    """
+    for limit, used, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most, taken = int((root / limit).read_text()), int((root / used).read_text())
+            lines = (line.split() for line in (root / statistics).read_text().splitlines())
+            forgettable = next((int(number) for name, number in lines if name == cached), 0)
+        except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
+            continue
+        return max(0, most - taken + forgettable)
+    return None
+
+
 def bundled_models() -> Path:
     """The model repository that ships with the package."""
     return Path(str(files("service") / "models"))

@@ -23,6 +23,7 @@ from service.judging import ModelFiles
 from service.plan import BatchLimits
 from service.provider import CPU
 from service.scan import scan
+from service.settings import memory_left_bytes
 from service.stopping import Stopped, Stopping
 from service.versions import Policy
 from tests.service import hostile_models
@@ -137,6 +138,40 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
     said = rf"ran out of memory: it takes more than {256 * MEBIBYTE} bytes \(--judge-memory-bytes\)"
     with pytest.raises(ModelError, match=said):
         repository.load(directory, LIMITS, judge=JudgeProcess(600, 256 * MEBIBYTE))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
+def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 320 * MEBIBYTE)
+    directory = place_graph(tmp_path, hostile_models.greedy)
+    with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, which is most of what"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        ({"memory.max": "1000", "memory.current": "600", "memory.stat": "anon 1\ninactive_file 50\n"}, 450),
+        ({"memory.max": "max", "memory.current": "600", "memory.stat": ""}, None),
+        ({"memory.max": "100", "memory.current": "600", "memory.stat": ""}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "600",
+                "memory/memory.stat": "total_inactive_file 1\n",
+            },
+            401,
+        ),
+        ({}, None),
+    ],
+)
+def test_the_memory_that_a_container_has_left_is_read(tmp_path: Path, written: dict[str, str], left: int | None):
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_left_bytes(tmp_path) == left
 
 
 def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
