@@ -78,7 +78,7 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
     inside = [node for node in graph.walk() if node.operator in ending]
     outside = [node for node in graph.nodes if node.operator in ending]
     if len(inside) > len(outside) or graph.functions:  # in a loop, a branch or a function: not followed there
-        return None if has_steady_time(graph) else inside[0].operator
+        return inside[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
     known = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
     for node in graph.nodes:
         taken = [known.get(name, _NOTHING) for name in node.inputs]
@@ -120,11 +120,10 @@ def _made(node: Node, taken: list[_Depends], captured: list[_Depends]) -> _Depen
     if node.operator in _SHAPED_AS_FIRST:
         return _Depends(content or shape, selects or shape, _same_shape(node, taken))
     if node.graphs:
-        # What a loop or a branch makes may be of any shape, where numbers decide how often or which.
+        # What is made may be of any shape where numbers decide how often a loop turns, or which branch is taken.
+        decides = {"Scan": False, "If": bool(taken) and taken[0].content}.get(node.operator, content)
         counts = any(inner.operator in _COUNTING for graph in node.graphs for inner in graph.walk())
-        return _Depends(content, selects, shape or content or (counts and selects))
-    if node.operator in ("Loop", "Scan", "If", "SequenceMap"):
-        return _Depends(content, selects, True)
+        return _Depends(content, selects, shape or decides or (counts and selects))
     said = [taken[place] for place in _SHAPED_BY.get(node.operator, ()) if place < len(taken)]
     return _Depends(content, selects, shape or any(one.content for one in said))
 

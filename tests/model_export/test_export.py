@@ -91,6 +91,7 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: export
     manifest.check_digests(published.directory)
     assert [promise.bits for promise in manifest.promises] == [True]
     assert manifest.made["torch"] == torch.__version__
+    assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
 
 
 def test_verification_lists_every_case_with_its_figure(published: export.Published) -> None:

@@ -53,6 +53,13 @@ DEPENDENT: dict[str, Sequence[NodeProto]] = {
         node("MatMul", "b w", "c"),
         node("Add", "c d", "x"),
     ],
+    "a branch that the values decide": [
+        node("ReduceMax", "values", "condition"),
+        branching("x", node("Squeeze", "values", "inside")),
+    ],
+    "a loop that the values may end": [
+        helper.make_node("Loop", ["turns", "", "values"], ["x"], body=helper.make_graph([], "body", [], []))
+    ],
     "a branch that selects": [branching("x", node("Compress", "values condition", "inside"))],
 }
 
@@ -77,6 +84,13 @@ SAFE: dict[str, Sequence[NodeProto]] = {
         node("ConstantOfShape", "size", "nothing"),
         node("ScatterND", "nothing places steps", "x"),
     ],
+    "a branch that a shape decides": [
+        node("Shape", "values", "condition"),
+        branching("x", node("Squeeze", "values", "inside")),
+    ],
+    "a scan over the steps": [
+        helper.make_node("Scan", ["values"], ["x"], num_scan_inputs=1, body=helper.make_graph([], "body", [], []))
+    ],
     "values where a mask is": [node("Where", "mask values zero", "x")],
 }
 
@@ -91,7 +105,8 @@ def test_a_selection_behind_the_recurrent_layer_is_not_refused() -> None:
 
 
 def test_a_recurrent_layer_inside_a_branch_is_refused_where_anything_selects() -> None:
-    assert operator_without_rows(branching("y", LSTM)) == "LSTM"
+    assert operator_without_rows(branching("y", LSTM)) is None
+    assert operator_without_rows(node("NonZero", "values", "places"), branching("y", LSTM)) == "LSTM"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from service.judge_process import JudgeProcess
+from service.judging import judge as judge_here
 from service.manifest import MANIFEST_FILE
+from service.serving import Serving
+from service.settings import Settings
 from tests.service import hostile_models
 from tests.service.hostile_models import Made, place_graph
 from tests.service.model_directories import place
@@ -158,6 +162,24 @@ def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, whe
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     finally:
         server.kill()
+
+
+def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: Path) -> None:
+    def judge(**options: object) -> object:
+        return Serving(Settings(**options))._judge  # type: ignore[arg-type]
+
+    assert judge() is judge_here
+    assert judge(models=folder, judge_in_process=True) is judge_here
+    assert isinstance(judge(models=folder), JudgeProcess)
+
+
+def test_the_bundled_model_answers_after_little_work() -> None:
+    with started("--runners", "1") as server:
+        assert server.predict({"sequences": [[[0.5] * 12] * 3]}).status_code == 200
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        own, of_children = (sum(map(int, fields[place : place + 2])) for place in (11, 13))
+    assert own / os.sysconf("SC_CLK_TCK") < 4  # about 1.7 s, on a processor that a busy machine slows
+    assert of_children == 0
 
 
 def judging(tasks: Path) -> list[int]:

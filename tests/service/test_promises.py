@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import judging, kept_promises, promises, repository
+from service import judging, kept_promises, promises, recurrent, repository
 from service.errors import VerificationError
 from service.manifest import Manifest, Promise
 from service.padding import PaddedBatch
+from service.provider import CPU as CPU_DEVICE
+from service.provider import PLAIN_CPU
 from service.repository import Model
 from service.session import CPU, Outputs, Session
 from tests.service import model_directories
@@ -168,6 +170,30 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
     model = repository.load(directory, LIMITS)
     assert model.promise == Manifest.read(directory).promise(CPU)
     assert not (directory / kept_promises.FILE).exists()
+
+
+@pytest.mark.skipif(not recurrent.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
+@pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])
+def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_that_serve(
+    directory: Path, of_the_exporter: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {} if of_the_exporter is None else {promises.KERNELS: of_the_exporter}
+    model_directories.sign(directory, made=made)
+    found = [repository.load(directory, LIMITS, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU)]
+    kernels = [model.session.kernels for model in found]
+    assert kernels == [recurrent.INSTRUCTION_SETS[0], recurrent.ONNXRUNTIME]
+    assert [entry["conditions"]["recurrent_kernels"] for entry in kept(directory)] == kernels
+    prove_nothing(monkeypatch)
+    again = [repository.load(directory, LIMITS, devices=(device,)).promise for device in (CPU_DEVICE, PLAIN_CPU)]
+    assert again == [model.promise for model in found]
+
+
+def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> None:
+    before = repository.look(model_directories.BUNDLED)
+    promise = repository.load(model_directories.BUNDLED, LIMITS).promise
+    assert promise is not None
+    assert promise.bits
+    assert repository.look(model_directories.BUNDLED) == before
 
 
 def test_promises_of_several_devices_are_kept_beside_each_other(

@@ -303,6 +303,41 @@ async def test_a_look_that_fails_is_not_the_last(error: Exception, said: str, ca
     assert "what is served stays as it is" in caplog.text
 
 
+@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), RecursionError()])
+async def test_a_load_whose_look_fails_is_refused_in_the_protocols_form(error: Exception) -> None:
+    found = Next(model(manifest()))
+
+    def fail() -> None:
+        raise error
+
+    async with started(Serving(Settings(runners=1, admin_calls=True), found)) as service:
+        found.before = fail
+        answer = await call(service, "sums", "load")
+        assert (answer.status_code, answer.json()) == (503, {"error": "the model repository cannot be read"})
+        assert await version(service, SUMS) == "1"
+
+
+async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
+    looking, ended = threading.Event(), threading.Event()
+    found = Next(model(manifest()))
+    serving = Serving(Settings(runners=1, admin_calls=True), found)
+
+    def look() -> None:
+        looking.set()
+        with serving.shelf.stopping.ending(ended.set):
+            assert ended.wait(PATIENCE_SECONDS)
+        serving.shelf.stopping.check()
+
+    async with started(serving) as service:
+        found.before = look
+        loading = asyncio.create_task(call(service, "sums", "load"))
+        assert await asyncio.to_thread(looking.wait, PATIENCE_SECONDS)
+        assert [thread.daemon for thread in threading.enumerate() if thread.name == "rescan"] == [True]
+        await serving.stop()
+        answer = await loading
+        assert (answer.status_code, answer.json()) == (503, {"error": "the server is shutting down"})
+
+
 def test_asking_before_the_start_is_no_error() -> None:
     Serving(Settings(runners=1), Next()).shelf.ask()
 
