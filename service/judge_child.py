@@ -31,13 +31,14 @@ _LATER_SECONDS: Final = 5
 
 def main() -> None:
     """Does the task on stdin."""
-    parent, nicer, timeout_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    parent, nicer, memory_bytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    timeout_seconds = float(sys.argv[4])
     _die_with(parent, timeout_seconds)
     _be_modest(nicer)
     # What libraries print to stdout must not stand in the answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
-        answer = _answer(sys.stdin.buffer.read())
+        answer = _answer(memory_bytes)
         out.write(json.dumps(answer).encode())
 
 
@@ -53,8 +54,8 @@ class _Kept(logging.Handler):
         self.lines.append((record.levelno, record.name, record.getMessage()))
 
 
-def _answer(given: bytes) -> dict[str, Any]:
-    """The answer to a task."""
+def _answer(memory_bytes: int) -> dict[str, Any]:
+    """The answer to the task on stdin, in so much memory more than the interpreter and the libraries take."""
     kept = _Kept()
     logging.getLogger("lengthwise").addHandler(kept)
     logging.getLogger("lengthwise").setLevel(logging.INFO)
@@ -64,9 +65,8 @@ def _answer(given: bytes) -> dict[str, Any]:
         from service.errors import ModelError
         from service.stopping import Stopping
 
-        task = pickle.loads(given)
-        del given
-        _bound_memory(task.memory_bytes)
+        _bound_memory(memory_bytes)
+        task = pickle.loads(sys.stdin.buffer.read())
         try:
             judged = judging.judge(task.files, task.limits, task.budget_seconds, task.devices, Stopping())
             answer["judged"] = judged.to_json()

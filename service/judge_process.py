@@ -53,14 +53,12 @@ class Task:
         limits: What one batch may be.
         budget_seconds: Time to spend on measuring.
         devices: Where the model runs.
-        memory_bytes: Most memory to take, besides that of the interpreter and its libraries.
     """
 
     files: ModelFiles
     limits: BatchLimits
     budget_seconds: float
     devices: tuple[Device, ...]
-    memory_bytes: int
 
 
 class JudgeProcess:
@@ -96,9 +94,9 @@ class JudgeProcess:
         left = memory_left_bytes()
         # Where a container's memory is used up, the system may end all that is in it.
         most = self._memory_bytes if left is None else min(self._memory_bytes, int(SHARE_OF_MEMORY * left))
-        task = Task(files, limits, budget_seconds, tuple(devices), most)
+        task = Task(files, limits, budget_seconds, tuple(devices))
         try:
-            process = self._started()
+            process = self._started(most)
         except OSError as error:
             raise NotJudged(
                 f"{key}: no process can be started to judge it: {error.strerror}; where that is not to be had, "
@@ -128,11 +126,11 @@ class JudgeProcess:
                 f"{key}: judging it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
             ) from error
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        """The process, which waits for its task."""
+    def _started(self, memory_bytes: int) -> subprocess.Popen[bytes]:
+        """The process, which waits for its task, and may take so much memory."""
         # As `multiprocessing` does it: whatever this process can import, that one can.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-        arguments = [str(os.getpid()), str(self._nicer), str(self._timeout_seconds)]
+        arguments = [str(os.getpid()), str(self._nicer), str(memory_bytes), str(self._timeout_seconds)]
         return subprocess.Popen(
             [sys.executable, "-P", "-m", f"{__package__}.judge_child", *arguments],
             stdin=subprocess.PIPE,

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     )
     judge_memory_bytes: int = Field(
         4 * 2**30,
-        ge=2**20,
+        ge=2**26,
         description="Most memory that judging one version may take, its files included; past it, the version is "
         "refused.",
     )

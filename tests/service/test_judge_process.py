@@ -28,7 +28,7 @@ from service.stopping import Stopped, Stopping
 from service.versions import Policy
 from tests.service import hostile_models
 from tests.service.hostile_models import place_graph
-from tests.service.model_directories import BUNDLED, LIMITS, place, tamper_with_golden
+from tests.service.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
 
 PATIENCE_SECONDS = 60.0
 MEBIBYTE = 2**20
@@ -42,8 +42,8 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     started: Started = []
     start = JudgeProcess._started
 
-    def watched(self: JudgeProcess) -> subprocess.Popen[bytes]:
-        started.append(start(self))
+    def watched(self: JudgeProcess, *arguments: int) -> subprocess.Popen[bytes]:
+        started.append(start(self, *arguments))
         return started[-1]
 
     monkeypatch.setattr(JudgeProcess, "_started", watched)
@@ -174,6 +174,16 @@ def test_the_memory_that_a_container_has_left_is_read(tmp_path: Path, written: d
     assert memory_left_bytes(tmp_path) == left
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
+def test_the_files_of_a_model_count_as_memory_that_judging_takes(tmp_path: Path):
+    directory = place(tmp_path)
+    with (directory / "verification.json").open("a") as file:
+        file.write(" " * 64 * MEBIBYTE)
+    sign(directory)
+    with pytest.raises(ModelError, match="ran out of memory"):
+        repository.load(directory, LIMITS, judge=JudgeProcess(600, 64 * MEBIBYTE))
+
+
 def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
     directory = place(tmp_path)
     os.truncate(directory / "model.onnx", 2**40)
@@ -257,8 +267,8 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; from service import judge_process, repository;"
         "from service.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
-        "def watched(self):\n"
-        "    process = start(self); print(process.pid, flush=True); return process\n"
+        "def watched(*arguments):\n"
+        "    process = start(*arguments); print(process.pid, flush=True); return process\n"
         "judge_process.JudgeProcess._started = watched\n"
         "repository.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
     )
