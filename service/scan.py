@@ -104,7 +104,7 @@ def scan(
         elif (reason := _no_room(graph_bytes(seen), [*taken.values(), *staying], max_model_bytes)) is not None:
             model = runs  # looked at again next time: there may be room then
         else:
-            model, reason, final = _judged(key, found[key], runs, load)
+            model, reason, final = _judged(key, found[key], runs, load, most_bytes)
             if final:
                 looks[key] = seen
         if model is not None:
@@ -194,7 +194,7 @@ def _no_room(needed: int, others: Iterable[Model], most: int | None) -> str | No
 
 
 def _judged(
-    key: Key, directory: Path, runs: Model | None, load: Callable[[Key], Model]
+    key: Key, directory: Path, runs: Model | None, load: Callable[[Key], Model], most_bytes: int
 ) -> tuple[Model | None, str | None, bool]:
     """The model of a directory, or the one that runs and why the directory's own must not be served.
 
@@ -204,7 +204,7 @@ def _judged(
         if runs is not None:
             manifest = Manifest.read(directory)
             if manifest == runs.manifest:  # the same files again, if their digests hold
-                manifest.check_digests(directory)
+                manifest.checked(directory, most_bytes=most_bytes)
                 return runs, None, True
         return load(key), None, True
     except NotJudged as error:

@@ -371,6 +371,14 @@ def test_whatever_judging_raises_is_the_refusal_of_one_version(
         assert "Traceback" in caplog.text
 
 
+def test_a_model_that_runs_is_not_replaced_by_one_too_large_to_be_read(folder: Path, bad: Path) -> None:
+    before = look(folder)
+    os.truncate(bad / GRAPH_FILE, 2 * MOST_BYTES)
+    found = look(folder, before)
+    assert served(found) == ["bad/1", "good/1"]
+    assert "at most" in reasons(found)["bad/1"]
+
+
 # Folders
 
 
