@@ -527,10 +527,12 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
                 shutil.rmtree(folder / "vowels" / str(present[-1]))
                 aside.rename(folder / "vowels" / str(present[-1]))
             elif kind == "unload":
-                await call(service, "vowels", "unload")
-                await call(service, "vowels", "load")
+                assert (await call(service, "vowels", "unload")).status_code == 200
+                loaded = await call(service, "vowels", "load")
+                assert loaded.status_code in (200, 400), loaded.text  # 400 where the highest version is a broken one
             await service.serving.shelf.refresh()
-            assert present[-1] in service.serving.repository.models["vowels"]
+            found = service.serving.repository
+            assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.looks), found)
         end.set()
         await asyncio.gather(*tasks)
         figures = await service.figures()
