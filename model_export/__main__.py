@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from model_export import export as exporting
-from model_export import graph, metrics, targets
+from model_export import graph, metrics, missing, targets
 from model_export import report as reports
 from model_export import train as training
 from model_export.batches import examples
@@ -208,12 +208,15 @@ def export(
                 max_length=max_length or MAX_LENGTH,
                 multi_label=multi_label,
                 scores=scores,
+                missing=options.missing,
                 opset=opset,
                 tolerance=tolerance or 0.0,
                 seed=seed,
             )
         if threshold is not None:
             source = with_threshold(source, threshold)
+        for notice in source.notices:
+            click.echo(f"notice: {notice}", err=True)
         weights = source.manifest.made.get("weights")
         if weights is not None:
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
@@ -299,6 +302,8 @@ def check(
             read = targets.read(target, options)
             served = None if read.manifest is None else reports.promised(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
+            if options.missing == "handled":
+                missing.require(read, max_length=report.max_length or max_length, seed=seed)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     if page is not None:

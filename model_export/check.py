@@ -10,19 +10,31 @@ and its answer must not. Where it does, `leaks` finds the operator at which it b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export.answered import First
+from model_export.axes import Geometry
 from model_export.errors import RunError, UncheckableError
 from model_export.leaks import Leak, Moved, locate
 from model_export.recording import Answer, Subject
 from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
-from model_export.trials import Change, Sampler, Sizes, Trial, base_sequences, lone_trials, sizes_apart_from, trials
-from service.padding import Steps, pad
+from model_export.trials import (
+    Change,
+    Sampler,
+    Sizes,
+    Trial,
+    base_sequences,
+    geometry,
+    lone_trials,
+    sizes_apart_from,
+    trials,
+)
+from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 
@@ -37,6 +49,9 @@ _MOST_ALONE: Final = 48
 
 _MOST_NAMED: Final = 5
 """Trials that the reason names."""
+
+_SMALLEST_TABLE: Final = 4
+"""A weight of fewer entries is no table of positions: that many classes or features many models have."""
 
 _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
@@ -64,6 +79,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """The batches that really ran, and whose answers were compared: each number of rows, width and length once."""
+
+    rows: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, batches: Iterable[Geometry]) -> Ran:
+        """What these batches come to."""
+        seen = list(batches)
+        return cls(
+            rows=tuple(sorted({batch.rows for batch in seen})),
+            widths=tuple(sorted({batch.width for batch in seen})),
+            lengths=tuple(sorted({length for batch in seen for length in batch.lengths})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of a check.
 
@@ -76,6 +110,7 @@ class Report:
         notes: What else should be known: lengths at which the model raises, how wide it can go.
         max_length: The widest batch that ran, of those that were to.
         tolerance: How far an answer may move; what lies below is rounding.
+        ran: The batches that the trials ran.
     """
 
     verdict: Verdict
@@ -85,6 +120,7 @@ class Report:
     notes: tuple[str, ...] = ()
     max_length: int | None = None
     tolerance: float = ROUNDING
+    ran: Ran = Ran()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
@@ -126,11 +162,12 @@ class _Check:
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.moved: list[Moved] = []
+        self.ran: list[Geometry] = []
 
     def report(self) -> Report:
         """Runs everything and judges."""
         narrowest, widest = self._span()
-        sizes = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=widest)
+        sizes = self._sizes(narrowest, widest)
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
@@ -140,6 +177,9 @@ class _Check:
         if finite:
             moved_trials = [moved.trial for moved in finite]
             refuse_other_contracts(self.subject, first, moved_trials, sizes, self.sampler, self.tolerance)
+            self._note_other_readings(first, finite)
+        else:
+            self._require_that_it_could_show(first)
         self._note_a_fast_path(first)
         self.progress("where it begins")
         leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
@@ -150,39 +190,142 @@ class _Check:
         elif self.moved:
             verdict, reason = "warning", f"only what is not finite, or overflows, reaches an answer: {names}"
         else:
-            verdict, reason = "sound", f"no answer changed in {len(self.outcomes)} trials"
-        return Report(verdict, reason, leaks, tuple(self.outcomes), tuple(self.notes), widest, self.tolerance)
+            ran = [outcome for outcome in self.outcomes if outcome.difference is not None]
+            raised = len(self.outcomes) - len(ran)
+            verdict, reason = "sound", f"no answer changed in {len(ran)} trials"
+            reason += f"; {raised} raised, at lengths that the model does not take" if raised else ""
+        return Report(
+            verdict,
+            reason,
+            leaks,
+            tuple(self.outcomes),
+            tuple(self.notes),
+            widest,
+            self.tolerance,
+            Ran.of(self.ran),
+        )
 
     def _span(self) -> tuple[int, int]:
-        """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for."""
+        """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for.
+
+        Raises:
+            UncheckableError: It raises before the widths that the trials take, and no table of positions says why.
+        """
         self.progress(f"a sequence of {self.max_length} steps")
         tried = (width for width in _WIDTHS if width <= self.max_length)
-        good = next((width for width in tried if self._takes(width)), None)
+        good = next((width for width in tried if self._raised_at(width) is None), None)
         if good is None:
             return 1, self.max_length
         narrowest, bad = 1 if good <= _WIDTHS[0] else good, self.max_length
-        if good == bad or self._takes(bad):
+        error = None if good == bad else self._raised_at(bad)
+        if error is None:
             return narrowest, self.max_length
         while bad - good > 1:
             middle = (good + bad) // 2
-            good, bad = (middle, bad) if self._takes(middle) else (good, middle)
-        self.notes.append(f"the model raises past a width of {good}")
+            raised = self._raised_at(middle)
+            if raised is None:
+                good = middle
+            else:
+                bad, error = middle, raised
+        wanted = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=self.max_length)
+        if good < wanted.wider and not _is_table_of(good, self.subject.sizes):
+            raise UncheckableError(
+                f"the model raises past a width of {good}, so that the trials of up to {wanted.wider} steps cannot be "
+                f"run: {error}. If {good} is its longest sequence, say --max-length {good}"
+            )
+        self.notes.append(f"the model raises past a width of {good}: {error}")
         return narrowest, good
 
-    def _takes(self, width: int) -> bool:
-        rows = [self.sampler.sequence(width), self.sampler.sequence(max(width - 1, 1))]
-        return runs(self.subject, pad(rows, width=width))
+    def _sizes(self, narrowest: int, widest: int) -> Sizes:
+        """The sizes of the trials' batches; a few steps of padding even where the longest sequence is very short."""
+        sizes = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=widest)
+        rounded = rounded_width(sizes.longest + 1)
+        if sizes.width > sizes.longest or self._raised_at(rounded) is not None:
+            return sizes
+        return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
+
+    def _raised_at(self, width: int) -> RunError | None:
+        """What the model raises for a batch of two rows of a width; None where it takes it."""
+        longest = min(width, self.max_length)
+        rows = [self.sampler.sequence(longest), self.sampler.sequence(max(longest - 1, 1))]
+        try:
+            self.subject.answer(pad(rows, width=width))
+        except RunError as error:
+            return error
+        return None
+
+    def _answer(self, batch: PaddedBatch) -> Answer:
+        """Answers one of the batches that are compared."""
+        answer = self.subject.answer(batch)
+        self.ran.append(geometry(batch))
+        return answer
+
+    def _require_that_it_could_show(self, first: First) -> None:
+        """Refuses to call sound what could not have leaked: nothing was varied, or no answer follows its sequence.
+
+        Raises:
+            UncheckableError: So it is.
+        """
+        ran = Ran.of(self.ran)
+        if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, self.max_length):
+            raise UncheckableError(
+                f"nothing could be varied: {said(ran.rows)} rows, widths of {said(ran.widths)} and sequences of "
+                f"{said(ran.lengths)} steps are all that ran"
+            )
+        others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
+        replaced = pad([others.sequence(len(steps)) for steps in first.sequences], width=first.batch.width)
+        moved = first.moved_by_again(self.subject.answer(replaced))
+        if moved <= self.tolerance:
+            raise UncheckableError(
+                f"the answers do not depend on the sequences: others of the same lengths move them by {moved:.2g}, and "
+                f"up to {self.tolerance:.2g} is let be, so that a leak could not be seen. A last layer of zeros, a "
+                "forgotten input, or a --tolerance that is too large"
+            )
+
+    def _note_other_readings(self, first: First, finite: Sequence[Moved]) -> None:
+        """Says so where the model does not leak when it is called in another way.
+
+        Raises:
+            UncheckableError: That way is one in which no model is served.
+        """
+        for other in self.subject.others():
+            try:
+                again = First(first.sequences, first.batch, other.subject.answer(first.batch))
+                answers = [other.subject.answer(moved.trial.batch) for moved in finite if moved.base is first.batch]
+                last = other.subject.answer(first.with_last_steps_moved(self.subject.steps.vocabulary))
+                trials_of = [moved.trial for moved in finite if moved.base is first.batch]
+                is_sound = all(
+                    again.moved_by(answer, row, place) <= self.tolerance
+                    for trial, answer in zip(trials_of, answers, strict=True)
+                    for row, place in trial.rows
+                )
+                # A reading under which a model looks at less than the whole sequence cannot be the right one.
+                is_sound = is_sound and all(
+                    again.moved_by(last, row, row) > self.tolerance for row in range(first.batch.rows)
+                )
+            except (RunError, IndexError):  # answers of another shape have no such rows
+                continue
+            if is_sound and answers and other.is_option:
+                self.notes.append(f"none of these trials moves an answer {other.runs}")
+            elif is_sound and answers and "share" in other.runs:
+                raise UncheckableError(f"the model is sound only {other.runs}")
 
     def _first(self, sizes: Sizes) -> First:
         self.progress("the first batch, twice")
         sequences = base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
         try:
-            first = First(sequences, batch, self.subject.answer(batch))
+            first = First(sequences, batch, self._answer(batch))
         except RunError as error:
             self.progress("sizes at which the model runs")
             raise why_it_raises(self.subject, sequences, sizes.width, error) from error
-        if not np.isfinite(first.answer.logits).all():
+        shape = first.answer.logits.shape
+        if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
+            raise UncheckableError(
+                f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, and no "
+                "[rows, classes] or [rows, width, classes]: name the one that is the answer with --output"
+            )
+        if not np.isfinite(_at_valid_steps(first.answer.logits, batch)).all():
             raise UncheckableError(
                 "the answers to finite sequences are not finite: train the model, or give its weights"
             )
@@ -219,7 +362,14 @@ class _Check:
         lengths = np.unique(np.linspace(1, sizes.width, min(sizes.width, _MOST_ALONE)).round().astype(int))[::-1]
         sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
         batch = pad(sequences, width=sizes.wider)
-        together = First(sequences, batch, self.subject.answer(batch))
+        together = First(sequences, batch, self._answer(batch))
+        rows = [
+            np.isfinite(row[: len(steps)] if row.ndim == 2 else row).all()
+            for row, steps in zip(together.answer.logits, sequences, strict=True)
+        ]
+        if not all(rows):
+            bad = sorted(len(steps) for steps, finite in zip(sequences, rows, strict=True) if not finite)
+            raise UncheckableError(f"the answers to finite sequences of {said(bad)} steps are not finite")
         raised = {
             len(sequence): error
             for sequence, trial in zip(sequences, lone_trials(sequences), strict=True)
@@ -238,7 +388,7 @@ class _Check:
         """Runs a trial and judges it; gives what it raised, where it may."""
         self.progress(trial.name)
         try:
-            answer = self.subject.answer(trial.batch)
+            answer = self._answer(trial.batch)
         except RunError as error:
             self.outcomes.append(Outcome(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
             if trial.change in ("padding", "neighbours", "poison"):
@@ -280,6 +430,27 @@ def _beside(first: First, long: Steps) -> Trial:
     return Trial(
         f"beside a sequence of {len(long)} steps", "company", pad([long, first.sequences[row]], multiple=1), ((row, 1),)
     )
+
+
+def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:
+    """Logits without those at padding, where there is one for each step."""
+    return logits[step_mask(batch.lengths, batch.width)] if logits.ndim == 3 else logits
+
+
+def _is_table_of(width: int, sizes: frozenset[int]) -> bool:
+    """Whether a weight has as many entries as the widest batch has steps, or as many with a token or two in front."""
+    return width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))
+
+
+def said(sizes: Sequence[int]) -> str:
+    """Sizes for people: those in a row as `1 to 5`."""
+    parts: list[list[int]] = []
+    for size in sizes:
+        if parts and size == parts[-1][-1] + 1:
+            parts[-1].append(size)
+        else:
+            parts.append([size])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
 def _first_of(names: list[str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx
 
-from model_export import labels, package, precision
+from model_export import labels, missing, package, precision
 from model_export.host_nodes import host_nodes
 from model_export.source import Source
 from service import golden, promises, proof
@@ -139,6 +139,8 @@ def prove(
     cases = proof.verify(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
     )
+    if manifest.missing == "handled":
+        cases += _takes_missing_values(data, manifest, seed)
     bad = promises.failures(cases, tolerance=tolerance, apart=apart)
     if bad:
         worst = max(bad, key=lambda case: case.relative)
@@ -147,6 +149,32 @@ def prove(
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
     return Proved(graph, manifest, cases)
+
+
+def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
+    """The cases that hold a model to `missing: "handled"`.
+
+    Raises:
+        VerificationError: It makes no sense of missing values.
+    """
+    # As a model that refuses NaN it runs in the kernels that make no number of it, where an installation has them.
+    for policy in ("refuse", "handled"):
+        session = Session(data, manifest.model_copy(update={"missing": policy}))
+        found = list(
+            missing.cases(
+                lambda batch, session=session: session.run(batch).logits,
+                manifest.input,
+                max_length=manifest.max_length,
+                seed=seed,
+                provider=session.provider,
+            )
+        )
+        why = missing.why_not(found)
+        if why is not None:
+            raise VerificationError(
+                f"{manifest.key}: --missing handled does not hold: {why}; leave it out, and missing values are refused"
+            )
+    return found
 
 
 def at_precision(

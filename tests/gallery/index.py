@@ -273,7 +273,6 @@ ONNX_LEAKING = (
         second="mask",
         values="input_ids",
         second_name="attention_mask",
-        named=True,
     ),
 )
 
@@ -308,7 +307,6 @@ ONNX_SOUND = (
         second="mask",
         values="input_ids",
         second_name="attention_mask",
-        named=True,
     ),
 )
 

@@ -43,7 +43,7 @@ def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output
             values, fill = torch.randn(rows, width, steps.features), 3.0
         with plain_path(), torch.no_grad():
             mask = torch.arange(width) < lengths[:, None]
-            answer = calling(module, values, mask if calling.second == "mask" else lengths)
+            answer = calling.call(module, calling.given(values, lengths, mask))
             expected = calling.rows_first(chosen_by(output)(answer)["logits"]).numpy()
         wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
         wider[:, :width] = values

@@ -443,9 +443,10 @@ def test_a_model_of_which_only_the_answers_show_that_it_takes_nan_gets_none_at_i
     tmp_path: Path, published: dict[str, Published]
 ) -> None:
     target = published["fp32"].directory / "model.onnx"
-    code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", "--max-length", 20)
+    handled = ("--max-length", 20, "--missing", "handled")
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output
-    code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", "--max-length", 20)
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "2").missing) == (0, "refuse"), output
     assert "missing values are refused at int8" in output
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from model_export import targets
 from model_export.__main__ import main
 from model_export.errors import CheckpointError, SpecError, UncheckableError
+from model_export.factory import module_of
 from model_export.options import Options
 from service.errors import ConfigurationError, ManifestError
 from service.padding import pad
@@ -101,7 +102,7 @@ def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
 
 
 def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
-    module = targets.module_of("users:make")
+    module = module_of("users:make")
     torch.nn.init.zeros_(module.head.weight)
     torch.nn.init.ones_(module.head.bias)
     save_file(module.state_dict(), folder / "weights.safetensors")

@@ -1,0 +1,83 @@
+"""Targets that are made in torch: a spec of the built-in architecture, and a module of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from model_export import checkpoint, graph
+from model_export.calling import Calling, calling_of
+from model_export.factory import module_of
+from model_export.model import SequenceClassifier
+from model_export.options import Options
+from model_export.outputs import Choice, chosen_by
+from model_export.spec import Spec
+from model_export.step_inputs import read_steps
+from model_export.targets import Kind, Target, hold_against, labels_of
+from model_export.trace_torch import TorchSubject
+from service.manifest import GraphNames, StepInput
+
+
+def read_spec(text: str, options: Options) -> Target:
+    """The built-in architecture that a spec describes."""
+    spec = Spec.read(Path(text))
+    torch.manual_seed(0)
+    model = SequenceClassifier(spec).eval()
+    if options.checkpoint is not None:
+        checkpoint.load(model, options.checkpoint)
+    steps = spec.manifest(name="model", version=1).input
+    hold_against(text, options, steps, spec.output.labels)
+    per_step = spec.output.task == "per-step"
+    target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
+    return dataclasses.replace(target, checkpoint=options.checkpoint)
+
+
+def read_module(text: str, options: Options) -> Target:
+    """A user's module: how it is called is read off its signature, what a step is off its layers."""
+    module = module_of(text)
+    if options.checkpoint is not None:
+        checkpoint.load(module, options.checkpoint)
+    calling = calling_of(
+        module,
+        second=options.second,
+        time_first=options.time_first,
+        channels_first=options.channels_first,
+        numbers=options.features is not None,
+    )
+    choose = chosen_by(options.output)
+    found = read_steps(text, module, options, calling, choose)
+    labels = labels_of(text, options, found.shape[-1])
+    target = _of_module(
+        text, "module", module, found.steps, found.calling, choose, labels, per_step=len(found.shape) == 3
+    )
+    return dataclasses.replace(target, checkpoint=options.checkpoint)
+
+
+def _of_module(
+    text: str,
+    kind: Kind,
+    module: nn.Module,
+    steps: StepInput,
+    calling: Calling,
+    choose: Choice,
+    labels: tuple[str, ...],
+    per_step: bool,
+) -> Target:
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        return graph.build(module, steps, name=name, labels=labels, calling=calling, choose=choose, opset=opset)
+
+    return Target(
+        text=text,
+        kind=kind,
+        steps=steps,
+        subject=TorchSubject(module, steps, calling=calling, choose=choose),
+        labels=labels,
+        per_step=per_step,
+        names=GraphNames(sequences=steps.kind),
+        build=build,
+        framework=True,
+    )
