@@ -105,7 +105,8 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
     outputs = [_value(value) for value in graph.graph.output]
     logits = _logits(outputs, said.output)
     _refuse_unreadable(inputs, said)
-    names = [names for names in _candidates(inputs, logits, said) if _agrees(names, inputs, logits)]
+    candidates = dict.fromkeys(_candidates(inputs, logits, said))
+    names = [names for names in candidates if _agrees(names, inputs, logits)]
     _refuse_frozen(names, inputs)
     running = []
     for candidate in names:

@@ -10,6 +10,7 @@ and its answer must not. Where it does, `leaks` finds the operator at which it b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -22,7 +23,7 @@ from model_export.axes import Geometry
 from model_export.errors import RunError, UncheckableError
 from model_export.leaks import Leak, Moved, locate
 from model_export.recording import Answer, Subject
-from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
+from model_export.refusals import lengths_may_not_differ, refuse_other_contracts, runs, why_it_raises, why_it_raises_for
 from model_export.trials import (
     Change,
     Sampler,
@@ -228,7 +229,10 @@ class _Check:
             else:
                 bad, error = middle, raised
         wanted = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=self.max_length)
-        if good < wanted.wider and not _is_table_of(good, self.subject.sizes):
+        if good < wanted.wider and not _is_table_of(good, self.subject.sizes, error):
+            alike = pad([self.sampler.sequence(bad)] * 2, width=bad)
+            if runs(self.subject, alike):
+                raise lengths_may_not_differ(2, error)
             raise UncheckableError(
                 f"the model raises past a width of {good}, so that the trials of up to {wanted.wider} steps cannot be "
                 f"run: {error}. If {good} is its longest sequence, say --max-length {good}"
@@ -437,9 +441,13 @@ def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[
     return logits[step_mask(batch.lengths, batch.width)] if logits.ndim == 3 else logits
 
 
-def _is_table_of(width: int, sizes: frozenset[int]) -> bool:
-    """Whether a weight has as many entries as the widest batch has steps, or as many with a token or two in front."""
-    return width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))
+def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
+    """Whether a table of positions ends at a width: an index or a size does not fit, and a weight has that many entries.
+
+    A token or two in front of the steps take their places in it.
+    """
+    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
+    return does_not_fit and width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))
 
 
 def said(sizes: Sequence[int]) -> str:

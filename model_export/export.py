@@ -32,8 +32,8 @@ from service.manifest import (
     Precision,
     digest,
 )
-from service.padding import Steps
-from service.proof import Case, Reference
+from service.padding import PaddedBatch, Steps
+from service.proof import Case, Logits, Reference
 from service.sequences import draw
 from service.session import RUNTIME_VERSION, Session
 
@@ -160,15 +160,12 @@ def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Ca
     # As a model that refuses NaN it runs in the kernels that make no number of it, where an installation has them.
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
-        found = list(
-            missing.cases(
-                lambda batch, session=session: session.run(batch).logits,
-                manifest.input,
-                max_length=manifest.max_length,
-                seed=seed,
-                provider=session.provider,
-            )
-        )
+
+        def run(batch: PaddedBatch, session: Session = session) -> Logits:
+            return session.run(batch).logits
+
+        longest, provider = manifest.max_length, session.provider
+        found = list(missing.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
         why = missing.why_not(found)
         if why is not None:
             raise VerificationError(

@@ -98,6 +98,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
             for mine, other in _aligned(before.operations, after.operations)
         ]
+        pairing = replace(pairing, chunks=_chunks(pairs, pairing))
         # Rows that were sorted and never put back differ from the batch's order alone.
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
@@ -166,6 +167,20 @@ def _shapes_in_a_larger_batch(
         if len(mine.outputs) == len(other.outputs)
     }
     return geometry(larger), shapes
+
+
+def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
+    """The sizes of the chunks that the model cuts sequences into, as far as a larger batch shows them."""
+    if pairing.larger is None:
+        return frozenset()
+    batches = (pairing.before, pairing.larger)
+    return frozenset(
+        size
+        for pair in pairs
+        for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
+        if larger is not None and len(larger) == mine.ndim
+        for size in axes.chunks_in((mine.shape, larger), batches)
+    )
 
 
 def _leading(

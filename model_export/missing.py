@@ -8,7 +8,7 @@ answer must move; and where this package's own recurrent kernels run, which make
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -162,7 +162,7 @@ class _Trial:
         if behind.any():
             yield "changing the steps behind", behind
 
-    def _with_null(self, steps: NDArray[np.float32], feature: int) -> PaddedBatch:
+    def _with_null(self, steps: NDArray[Any], feature: int) -> PaddedBatch:
         values = steps.copy()
         values[(*self._place, feature)] = np.nan
         return PaddedBatch(values, self._batch.lengths)

@@ -42,10 +42,7 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     if len(good) == 1:
         return _frozen("rows", good[0], error)
     if len(sequences) in good:
-        return UncheckableError(
-            f"the model takes {len(sequences)} rows of one length, and raises where the lengths differ within a batch: "
-            f"{error}"
-        )
+        return lengths_may_not_differ(len(sequences), error)
     sampler = Sampler(subject.steps, seed=0)
     good = widths_at_which_it_runs(subject, sampler, rows=len(sequences))
     if len(good) == 1:
@@ -59,6 +56,13 @@ def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, erro
     ran = f"; it runs at widths of {_listed(good)}" if good else ""
     return UncheckableError(
         f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
+    )
+
+
+def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
+    """What is said of a model that runs where so many rows are of one length, and raises where they are not."""
+    return UncheckableError(
+        f"the model takes {rows} rows of one length, and raises where the lengths differ within a batch: {error}"
     )
 
 

@@ -132,6 +132,8 @@ def brought(
     """
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
+    if missing == "handled" and target.steps.kind == "tokens":
+        raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
     _require_sound(judged, target.text)
     task = _task(target, multi_label=multi_label)
@@ -279,7 +281,7 @@ _MAY_TAKE_NAN: Final = (
 
 
 def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
-    """Whether a model seems to take NaN: its graph asks for it, or in torch, which keeps NaN, its answers are finite."""
+    """Whether a model seems to take NaN: its graph asks for it, or torch, which keeps NaN, gives finite answers."""
     if batch.steps.ndim == 2:
         return False
     if not target.framework:

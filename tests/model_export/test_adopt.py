@@ -29,9 +29,12 @@ def sound(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in ONNX_SOUND if not exhibit.named], ids=lambda one: one.name)
 def test_inputs_are_read_off_a_graph(exhibit) -> None:
     output = None if exhibit.output is None else str(exhibit.output)
-    adopted = adopt(exhibit.make(), Said(output=output))
+    said = Said(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
+    adopted = adopt(exhibit.make(), said if exhibit.channels_said else Said(output=output))
     assert adopted.names.sequences == exhibit.values
-    assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name}
+    assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name, exhibit.third} - {None}
+    assert adopted.names.channels_first == exhibit.channels_first
+    assert adopted.names.features_axis == (not exhibit.raw)
     assert adopted.names.time_first == exhibit.time_first
     assert adopted.per_step == exhibit.per_step
     assert adopted.steps.features == exhibit.features
