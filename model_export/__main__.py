@@ -1,4 +1,7 @@
-"""The commands `train`, `export` and `check`: `python -m model_export`, and the second half of `lengthwise`."""
+"""The commands `train`, `export` and `check`: `python -m model_export`, and the second half of `lengthwise`.
+
+What a command needs is imported where it begins: torch takes seconds, and help, or the check of a graph, needs none.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_export import export as exporting
-from model_export import graph, metrics, missing, targets
-from model_export import report as reports
-from model_export import train as training
-from model_export.batches import examples
-from model_export.check import Report
-from model_export.check import check as judge
 from model_export.command import options_of, show_json
-from model_export.errors import UncheckableError
-from model_export.options import Options, target_options
-from model_export.rewrite import rewriting
-from model_export.source import MAX_LENGTH, Scores, brought, built_in, with_threshold
-from model_export.spec import Spec
-from service import dataset
+from model_export.options import HIGHEST_OPSET, OPSET, Options, target_options
+from model_export.training_options import Options as TrainingOptions
 from service.command import Command
-from service.errors import ConfigurationError
 from service.manifest import Precision
+
+if TYPE_CHECKING:
+    from model_export import train as training
+    from model_export.source import Scores
+    from service import dataset
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -44,7 +37,7 @@ def main() -> None:
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
 @click.option("--test", help="A file that is only scored, at the very end: nothing is chosen on it.")
-@options_of(training.Options)
+@options_of(TrainingOptions)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
 @click.option("--overwrite", is_flag=True, help="Start anew where --out holds a run, which is then lost.")
@@ -79,11 +72,19 @@ def train(
     Example:
       lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
     """  # noqa: D301 - click wants a real backspace
+    import torch
+    from rich.console import Console
+
+    from model_export import metrics
+    from model_export import train as training
+    from model_export.batches import examples
+    from model_export.spec import Spec
+
     if not resume and not overwrite:
         _refuse_to_overwrite(out)
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
-    options = training.Options(**chosen)
+    options = TrainingOptions(**chosen)
     records = list(_records(data, spec.input.kind))
     held_out = examples(_records(test, spec.input.kind), spec) if test else None
     out.mkdir(parents=True, exist_ok=True)
@@ -133,9 +134,9 @@ def train(
 )
 @click.option(
     "--opset",
-    default=graph.OPSET,
+    default=OPSET,
     show_default=True,
-    type=click.IntRange(graph.OPSET, graph.HIGHEST_OPSET),
+    type=click.IntRange(OPSET, HIGHEST_OPSET),
     help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
 )
 @click.option(
@@ -187,6 +188,16 @@ def export(
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
+    import torch
+    from rich.console import Console
+
+    from model_export import export as exporting
+    from model_export import targets
+    from model_export.rewrite import rewriting
+    from model_export.source import MAX_LENGTH, brought, built_in, with_threshold
+    from model_export.spec import Spec
+    from service.errors import ConfigurationError
+
     torch.set_num_threads(1)
     if data is not None and precision == "fp32":
         raise ConfigurationError("--data compares labels with those in fp32: say --precision fp16 or int8 too")
@@ -295,11 +306,22 @@ def check(
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
     """  # noqa: D301 - click wants a real backspace
-    torch.set_num_threads(1)
+    from rich.console import Console
+
+    from model_export import missing, targets
+    from model_export import report as reports
+    from model_export.check import Report
+    from model_export.check import check as judge
+    from model_export.errors import UncheckableError
+
     served = None
     with Console(stderr=True, quiet=as_json).status("reading the target") as status:
         try:
             read = targets.read(target, options)
+            if read.framework:
+                import torch
+
+                torch.set_num_threads(1)
             served = None if read.manifest is None else reports.promised(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=status.update)
             if options.missing == "handled":
@@ -316,10 +338,15 @@ def check(
 
 
 def _records(data: str, kind: dataset.Kind) -> Iterator[dataset.Record]:
+    from service import dataset
+
     return dataset.read(dataset.locate(data), kind)
 
 
 def _refuse_to_overwrite(out: Path) -> None:
+    from model_export import train as training
+    from service.errors import ConfigurationError
+
     for name in (training.WEIGHTS_FILE, training.STATE_FILE):
         if (out / name).exists():
             raise ConfigurationError(
@@ -328,8 +355,11 @@ def _refuse_to_overwrite(out: Path) -> None:
 
 
 @contextmanager
-def _bar(options: training.Options, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
+def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
     """A progress bar; gives what tells it of an epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, quiet=quiet)) as progress:
         task = progress.add_task("", total=options.epochs, figures="")

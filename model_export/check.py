@@ -442,7 +442,7 @@ def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[
 
 
 def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
-    """Whether a table of positions ends at a width: an index or a size does not fit, and a weight has that many entries.
+    """Whether a table of positions ends at a width: an index or a size does not fit, a weight has that many entries.
 
     A token or two in front of the steps take their places in it.
     """

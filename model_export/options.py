@@ -17,6 +17,13 @@ Second = Literal["lengths", "mask", "padding-mask", "both"]
 """What a model takes beside the steps."""
 
 
+HIGHEST_OPSET: Final = 20
+"""Past it LSTM and GRU have schemas for which onnxruntime's CUDA provider has no kernel: they would move to the CPU."""
+
+OPSET: Final = 18
+"""What the exporter writes without converting anything."""
+
+
 def _said(help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"help": help_text, "type": kind}
 

@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from model_export import checkpoint, graph
+from model_export import checkpoint
 from model_export.calling import Calling, calling_of
 from model_export.factory import module_of
 from model_export.model import SequenceClassifier
@@ -68,6 +68,8 @@ def _of_module(
     per_step: bool,
 ) -> Target:
     def build(name: str, opset: int) -> onnx.ModelProto:
+        from model_export import graph  # torch's exporter, which a check does without
+
         return graph.build(module, steps, name=name, labels=labels, calling=calling, choose=choose, opset=opset)
 
     return Target(
