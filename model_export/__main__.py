@@ -329,7 +329,9 @@ def check(
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     if page is not None:
-        page.write_text(reports.as_page(report, target), encoding="utf-8")
+        from model_export.page import as_page
+
+        page.write_text(as_page(report, target), encoding="utf-8")
     if as_json:
         show_json(reports.as_json(report))
     else:

@@ -458,7 +458,8 @@ def said(sizes: Sequence[int]) -> str:
             parts[-1].append(size)
         else:
             parts.append([size])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+    shown = (f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
+    return ", ".join(shown)
 
 
 def _first_of(names: list[str]) -> str:

@@ -40,10 +40,17 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole."""
+    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole.
+
+    Attributes:
+        operator: Its name.
+        along: How far it moved.
+        place: The line that calls it, where there are lines.
+    """
 
     operator: str
     along: tuple[float, ...]
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,4 +273,4 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spre
         along = axes.along_steps(mine, other, pairing, row, larger)
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
-        yield Spread(pair.before.operator, tuple(along))
+        yield Spread(pair.before.operator, tuple(along), pair.before.place)
