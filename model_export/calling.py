@@ -144,10 +144,13 @@ def calling_of(
     shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
     steps = _steps_among(named, numbers=numbers) if named else None
     others = [each for each in named if each is not steps]
+    if second is not None and not others and any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return Calling(second=second, time_first=time_first, channels_first=channels_first)
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so that it cannot know where a sequence ends: give it "
             "`lengths` ([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument"
+            + ("; if it takes one behind *, say which with --second" if len(parameters) > len(named) else "")
         )
     chosen = _said(others, second, shown) if second is not None else _read(others, shown)
     left = [each.name for each in others if each not in chosen.values() and each.default is each.empty]

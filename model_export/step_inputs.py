@@ -18,7 +18,7 @@ from model_export.conventions import other_callings
 from model_export.errors import RunError
 from model_export.options import Options
 from model_export.outputs import Choice
-from model_export.refusals import widths_at_which_it_runs
+from model_export.refusals import runs, widths_at_which_it_runs
 from model_export.trace_torch import TorchSubject
 from model_export.trials import Sampler
 from service.errors import ConfigurationError
@@ -84,7 +84,9 @@ def read_steps(text: str, module: nn.Module, options: Options, calling: Calling,
     _refuse_other_callings(text, module, candidates, calling, choose, error)
     for steps in candidates:
         subject = TorchSubject(module, steps, calling=calling, choose=choose)
-        if said or widths_at_which_it_runs(subject, Sampler(steps, seed=0)):
+        sampler = Sampler(steps, seed=0)
+        takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
+        if said or takes_one_row or widths_at_which_it_runs(subject, sampler):
             # The check itself finds out which sizes run, and says it better.
             return Found(steps, calling, (0, options.classes or len(options.labels or ()) or 1))
     tried = ", ".join(map(_as_option, candidates[:4]))

@@ -38,7 +38,7 @@ def read_spec(text: str, options: Options) -> Target:
 
 def read_module(text: str, options: Options) -> Target:
     """A user's module: how it is called is read off its signature, what a step is off its layers."""
-    module = module_of(text)
+    module = _unwrapped(module_of(text))
     if options.checkpoint is not None:
         checkpoint.load(module, options.checkpoint)
     calling = calling_of(
@@ -55,6 +55,16 @@ def read_module(text: str, options: Options) -> Target:
         text, "module", module, found.steps, found.calling, choose, labels, per_step=len(found.shape) == 3
     )
     return dataclasses.replace(target, checkpoint=options.checkpoint)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` or `DataParallel` was given: what they wrap it in computes the same."""
+    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
+        inside = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
+        if not isinstance(inside, nn.Module):
+            break
+        module = inside
+    return module
 
 
 def _of_module(

@@ -81,6 +81,16 @@ def test_both_goes_by_the_names() -> None:
         calling_of(taking("x, lengths, mask"), second="lengths")
 
 
+def test_arguments_behind_a_star_are_given_by_place_where_they_are_said() -> None:
+    class Starred(nn.Module):
+        def forward(self, *inputs):
+            return inputs
+
+    assert calling_of(Starred(), second="mask") == Calling("mask")
+    with pytest.raises(UncheckableError, match="say which with --second"):
+        calling_of(Starred())
+
+
 def test_embeddings_are_the_steps_where_steps_are_numbers() -> None:
     signature = "input_ids=None, attention_mask=None, inputs_embeds=None"
     expected = (("mask", "attention_mask"), ("steps", "inputs_embeds"))

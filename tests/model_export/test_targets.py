@@ -57,6 +57,26 @@ def text():
     return "a model"
 
 
+class Compiled(nn.Module):  # as torch.compile wraps a module
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = Last()
+
+    def forward(self, *args, **kwargs):
+        return self._orig_mod(*args, **kwargs)
+
+
+def parallel():
+    return nn.DataParallel(Last())
+
+
+class OneRow(Last):
+    def forward(self, x, lengths):
+        if x.size(0) != 1:
+            raise ValueError("one at a time")
+        return super().forward(x, lengths)
+
+
 either = Either()
 number = 7
 
@@ -93,6 +113,16 @@ def test_a_factory_below_the_working_directory_gives_a_target(folder: Path) -> N
 def test_a_factory_may_be_named_by_its_file_a_class_or_an_attribute(folder: Path) -> None:
     for text in ("users.py:make", "users:Last", "users:Namespace.make", f"{folder}/users.py:Last"):
         assert targets.read(text, Options()).steps.features == 3
+
+
+def test_what_wraps_a_module_is_taken_off(folder: Path) -> None:
+    for text in ("users:Compiled", "users:parallel"):
+        assert targets.read(text, Options()).steps.features == 3
+
+
+def test_a_module_of_one_row_is_left_to_the_check(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "users:OneRow"])
+    assert (result.exit_code, "rows is frozen at 1" in " ".join(result.stdout.split())) == (2, True), result.output
 
 
 def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
