@@ -310,9 +310,9 @@ def check(
 
     from model_export import missing, targets
     from model_export import report as reports
-    from model_export.check import Report
     from model_export.check import check as judge
     from model_export.errors import UncheckableError
+    from model_export.verdict import Report
 
     served = None
     with Console(stderr=True, quiet=as_json).status("reading the target") as status:

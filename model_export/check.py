@@ -10,10 +10,8 @@ and its answer must not. Where it does, `leaks` finds the operator at which it b
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,29 +19,13 @@ from numpy.typing import NDArray
 from model_export.answered import First
 from model_export.axes import Geometry
 from model_export.errors import RunError, UncheckableError
-from model_export.leaks import Leak, Moved, locate
+from model_export.leaks import Moved, locate
+from model_export.limits import Limits
 from model_export.recording import Answer, Subject
-from model_export.refusals import lengths_may_not_differ, refuse_other_contracts, runs, why_it_raises, why_it_raises_for
-from model_export.trials import (
-    Change,
-    Sampler,
-    Sizes,
-    Trial,
-    base_sequences,
-    geometry,
-    lone_trials,
-    sizes_apart_from,
-    trials,
-)
-from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
-
-Verdict = Literal["sound", "leak", "warning", "uncheckable"]
-
-ROUNDING: Final = 1e-5
-"""What sums in another order may differ by, relative to the largest value where that is above 1."""
-
-_WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
-"""Widths to try a model with, until one runs: most take the first; what pools often wants more, small tables less."""
+from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
+from model_export.trials import Sampler, Sizes, Trial, base_sequences, geometry, lone_trials, trials
+from model_export.verdict import ROUNDING, Outcome, Ran, Report, Verdict, said
+from service.padding import PaddedBatch, Steps, pad, step_mask
 
 _MOST_ALONE: Final = 48
 """Lengths that are tried alone."""
@@ -51,83 +33,10 @@ _MOST_ALONE: Final = 48
 _MOST_NAMED: Final = 5
 """Trials that the reason names."""
 
-_SMALLEST_TABLE: Final = 4
-"""A weight of fewer entries is no table of positions: that many classes or features many models have."""
-
 _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one trial showed.
-
-    Attributes:
-        name: The trial's.
-        change: What kind of change it is.
-        difference: The largest, in units of max(1, largest value); None where the model raised.
-        passed: Whether that is within the tolerance.
-        raised: What the model said when it raised.
-    """
-
-    name: str
-    change: Change
-    difference: float | None
-    passed: bool
-    raised: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """The batches that really ran, and whose answers were compared: each number of rows, width and length once."""
-
-    rows: tuple[int, ...] = ()
-    widths: tuple[int, ...] = ()
-    lengths: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, batches: Iterable[Geometry]) -> Ran:
-        """What these batches come to."""
-        seen = list(batches)
-        return cls(
-            rows=tuple(sorted({batch.rows for batch in seen})),
-            widths=tuple(sorted({batch.width for batch in seen})),
-            lengths=tuple(sorted({length for batch in seen for length in batch.lengths})),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The outcome of a check.
-
-    Attributes:
-        verdict: `leak` for a difference that finite values, width or neighbours show; `warning` where only NaN, Inf or
-            1e30 in the padding does.
-        reason: A sentence.
-        leaks: Where they begin.
-        trials: Everything that was tried.
-        notes: What else should be known: lengths at which the model raises, how wide it can go.
-        max_length: The widest batch that ran, of those that were to.
-        tolerance: How far an answer may move; what lies below is rounding.
-        ran: The batches that the trials ran.
-    """
-
-    verdict: Verdict
-    reason: str
-    leaks: tuple[Leak, ...] = ()
-    trials: tuple[Outcome, ...] = ()
-    notes: tuple[str, ...] = ()
-    max_length: int | None = None
-    tolerance: float = ROUNDING
-    ran: Ran = Ran()
-
-    def exit_code(self, *, strict: bool = False) -> int:
-        """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
-        if self.verdict == "uncheckable":
-            return 2
-        return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
 
 
 def check(
@@ -167,8 +76,10 @@ class _Check:
 
     def report(self) -> Report:
         """Runs everything and judges."""
-        narrowest, widest = self._span()
-        sizes = self._sizes(narrowest, widest)
+        self.progress(f"a sequence of {self.max_length} steps")
+        limits = Limits.of(self.subject, self.sampler, self.max_length)
+        widest, sizes = limits.widest, limits.sizes
+        self.notes += [] if limits.note is None else [limits.note]
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
@@ -205,58 +116,6 @@ class _Check:
             self.tolerance,
             Ran.of(self.ran),
         )
-
-    def _span(self) -> tuple[int, int]:
-        """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for.
-
-        Raises:
-            UncheckableError: It raises before the widths that the trials take, and no table of positions says why.
-        """
-        self.progress(f"a sequence of {self.max_length} steps")
-        tried = (width for width in _WIDTHS if width <= self.max_length)
-        good = next((width for width in tried if self._raised_at(width) is None), None)
-        if good is None:
-            return 1, self.max_length
-        narrowest, bad = 1 if good <= _WIDTHS[0] else good, self.max_length
-        error = None if good == bad else self._raised_at(bad)
-        if error is None:
-            return narrowest, self.max_length
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            raised = self._raised_at(middle)
-            if raised is None:
-                good = middle
-            else:
-                bad, error = middle, raised
-        wanted = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=self.max_length)
-        if good < wanted.wider and not _is_table_of(good, self.subject.sizes, error):
-            alike = pad([self.sampler.sequence(bad)] * 2, width=bad)
-            if runs(self.subject, alike):
-                raise lengths_may_not_differ(2, error)
-            raise UncheckableError(
-                f"the model raises past a width of {good}, so that the trials of up to {wanted.wider} steps cannot be "
-                f"run: {error}. If {good} is its longest sequence, say --max-length {good}"
-            )
-        self.notes.append(f"the model raises past a width of {good}: {error}")
-        return narrowest, good
-
-    def _sizes(self, narrowest: int, widest: int) -> Sizes:
-        """The sizes of the trials' batches; a few steps of padding even where the longest sequence is very short."""
-        sizes = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=widest)
-        rounded = rounded_width(sizes.longest + 1)
-        if sizes.width > sizes.longest or self._raised_at(rounded) is not None:
-            return sizes
-        return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
-
-    def _raised_at(self, width: int) -> RunError | None:
-        """What the model raises for a batch of two rows of a width; None where it takes it."""
-        longest = min(width, self.max_length)
-        rows = [self.sampler.sequence(longest), self.sampler.sequence(max(longest - 1, 1))]
-        try:
-            self.subject.answer(pad(rows, width=width))
-        except RunError as error:
-            return error
-        return None
 
     def _answer(self, batch: PaddedBatch) -> Answer:
         """Answers one of the batches that are compared."""
@@ -439,27 +298,6 @@ def _beside(first: First, long: Steps) -> Trial:
 def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:
     """Logits without those at padding, where there is one for each step."""
     return logits[step_mask(batch.lengths, batch.width)] if logits.ndim == 3 else logits
-
-
-def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
-    """Whether a table of positions ends at a width: an index or a size does not fit, a weight has that many entries.
-
-    A token or two in front of the steps take their places in it.
-    """
-    does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
-    return does_not_fit and width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))
-
-
-def said(sizes: Sequence[int]) -> str:
-    """Sizes for people: those in a row as `1 to 5`."""
-    parts: list[list[int]] = []
-    for size in sizes:
-        if parts and size == parts[-1][-1] + 1:
-            parts[-1].append(size)
-        else:
-            parts.append([size])
-    shown = (f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
-    return ", ".join(shown)
 
 
 def _first_of(names: list[str]) -> str:

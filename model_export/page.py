@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from model_export.check import Outcome, Report
 from model_export.leaks import Leak, Spread
 from model_export.report import kinds, number, rounding, what_ran
+from model_export.verdict import Outcome, Report
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">

@@ -13,10 +13,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from model_export.check import Outcome, Report, Verdict, said
 from model_export.frames import shown
 from model_export.leaks import Leak
 from model_export.trials import CHANGES
+from model_export.verdict import Outcome, Report, Verdict, said
 from service.manifest import Manifest
 
 _STYLES: Final[dict[Verdict, str]] = {

@@ -12,17 +12,18 @@ import onnx
 import torch
 
 from model_export import checkpoint, graph
-from model_export.check import Report
 from model_export.check import check as judge
 from model_export.errors import ExportError, RunError
 from model_export.layers import Standardize
 from model_export.missing import looks_for_nan
 from model_export.model import SequenceClassifier
+from model_export.options import OPSET
 from model_export.recording import Answer, Subject
 from model_export.refusals import runs
 from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
+from model_export.verdict import Report
 from service.errors import ConfigurationError, VerificationError
 from service.manifest import Manifest, MissingPolicy, Task, digest
 from service.padding import PaddedBatch, pad, step_mask
@@ -60,7 +61,7 @@ def built_in(
     *,
     max_length: int | None = None,
     multi_label: bool = False,
-    opset: int = graph.OPSET,
+    opset: int = OPSET,
     tolerance: float | None = None,
 ) -> Source:
     """The built-in architecture, with trained weights or, without any, with those it begins with.
@@ -109,7 +110,7 @@ def brought(
     multi_label: bool = False,
     scores: Scores | None = None,
     missing: MissingPolicy | None = None,
-    opset: int = graph.OPSET,
+    opset: int = OPSET,
     tolerance: float = 0.0,
     seed: int = 0,
 ) -> Source:
@@ -285,7 +286,7 @@ def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
     if batch.steps.ndim == 2:
         return False
     if not target.framework:
-        return looks_for_nan(target.build("", graph.OPSET))
+        return looks_for_nan(target.build("", OPSET))
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
     try:

@@ -10,9 +10,10 @@ from torch import nn
 
 from model_export.__main__ import main
 from model_export.calling import Calling
-from model_export.check import Report, check
+from model_export.check import check
 from model_export.outputs import chosen_by
 from model_export.trace_torch import TorchSubject
+from model_export.verdict import Report
 from service.manifest import StepInput
 
 STEPS = StepInput(features=3)

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from model_export.causes import Cause
-from model_export.check import Outcome, Ran, Report
 from model_export.frames import Place
 from model_export.leaks import Leak, Spread
 from model_export.report import as_json, on_terminal, promised
+from model_export.verdict import Outcome, Ran, Report
 from service.manifest import Manifest, Promise
 
 LEAK = Leak(
