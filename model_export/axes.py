@@ -22,6 +22,8 @@ Array = NDArray[Any]
 _MOST_READINGS: Final = 96
 _LARGEST_SHIFT: Final = 8
 """How many steps a padding, a class token or a convolution may add or take and still be known as an axis of steps."""
+_LARGEST_PADDING: Final = 64
+"""Likewise, where all of them are put in front, all behind, or half of them each."""
 _STRIDES: Final = (2, 3, 4)
 """How many steps a pooling may make one of."""
 
@@ -245,6 +247,22 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
             yield size
 
 
+def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
+    """The sizes of chunks, by an axis padded to whole chunks in one tensor, and one of their number in another.
+
+    Args:
+        tensors: Of each tensor its shape in each of the batches.
+        batches: These, of widths that make different numbers of chunks.
+    """
+    axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1}
+    for wholes, counts in itertools.product(axes, axes):
+        size, rest = divmod(wholes[0], counts[0])
+        if size < 2 or rest or any(whole != size * count for whole, count in zip(wholes, counts, strict=True)):
+            continue
+        if all(count == -(-batch.width // size) for count, batch in zip(counts, batches, strict=True)):
+            yield size
+
+
 def _holds_chunks(count: int, size: int, batch: Geometry) -> bool:
     """Whether there are as many chunks as a batch has, of one row or of all of them."""
     chunks = -(-batch.width // size)
@@ -350,6 +368,8 @@ def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_R
         added = size - _Steps(cut).size(batch)
         if 0 < added <= _LARGEST_SHIFT:
             yield from ((_Steps(cut, shift, added - shift),) for shift in range(added + 1))
+        elif _LARGEST_SHIFT < added <= _LARGEST_PADDING:
+            yield from ((_Steps(cut, shift, added - shift),) for shift in (0, added, added // 2))
         elif -_LARGEST_SHIFT <= added < 0:
             yield (_Steps(cut, added),)
         strides = (*_STRIDES, *(chunk for chunk in sorted(chunks) if chunk not in _STRIDES))

@@ -22,8 +22,10 @@ from model_export.recording import Operation, Recording, Subject
 from model_export.trials import CHANGES, Change, Trial, geometry
 from service.padding import PaddedBatch, pad
 
-_MORE_ROWS, _LONGER, _WIDER = 2, 3, 7
+_MORE_ROWS, _LONGER = 2, 3
 """By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
+_WIDER = (41, 7)
+"""And by how much it is wider: by more than most models' chunks, or by as much as fits into a small table."""
 
 MOST_PICTURED: Final = 400
 """Operators in a picture of a leak; a longer run is shown up to here."""
@@ -163,10 +165,14 @@ def _shapes_in_a_larger_batch(
 ) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
     """The shapes of the first run's outputs, by operation, in a batch that is larger in every way."""
     rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
-    larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + _WIDER)
-    try:
-        recording = subject.record(larger)
-    except RunError:
+    for wider in _WIDER:
+        larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
+        try:
+            recording = subject.record(larger)
+            break
+        except RunError:
+            continue
+    else:
         return None, {}
     shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
         id(mine): tuple(value.shape for _, value in other.outputs)
@@ -181,13 +187,14 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
     if pairing.larger is None:
         return frozenset()
     batches = (pairing.before, pairing.larger)
-    return frozenset(
-        size
+    tensors = [
+        (mine.shape, larger)
         for pair in pairs
         for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
         if larger is not None and len(larger) == mine.ndim
-        for size in axes.chunks_in((mine.shape, larger), batches)
-    )
+    ]
+    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
+    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
 
 
 def _leading(

@@ -155,6 +155,7 @@ TORCH_LEAKING = (
         "channels_first_global_mean", "mean", features=5, second="mask", channels_first=True, channels_said=True
     ),
     _torch_leak("chunk_means", "mean", features=4),
+    _torch_leak("chunks_into_features", "lstm", features=5),
     _torch_leak("cross_batch_norm", "mean", features=10),
     _torch_leak("final_hidden_unpacked", "gru", features=20),
     _torch_leak("flip_for_reverse", "flip", features=5),
@@ -176,6 +177,7 @@ TORCH_LEAKING = (
     _torch_leak("median_baseline", "median", features=2, second="mask"),
     _torch_leak("mha_without_mask", "blocks.0.attn", "multi_head_attention", "scaled_dot", features=6, second="mask"),
     _torch_leak("one_step_too_far", "clamp", "getitem", "index", features=4),
+    _torch_leak("padded_in_front", "gru", features=5),
     _torch_leak("padded_to_chunks", "lstm", features=6),
     _torch_leak("padding_mask_ignored_by_pool", "max", features=6, second="padding-mask", named=True),
     _torch_leak("padding_idx_with_positions", "sum", vocabulary=50, second="mask"),
