@@ -62,7 +62,7 @@ _MOVES: Final = frozenset(
 def described(manifest: Manifest, precision: Precision) -> Manifest:
     """The manifest of the same model at that precision.
 
-    A graph of which only the answers show that it takes NaN is not given any at int8: a NaN that reaches a quantised
+    A graph of which the caller says that it takes NaN itself is not given any at int8: a NaN that reaches a quantised
     layer spoils the scale of all its activations. What the built-in layers put in its place never gets there.
     """
     changed: dict[str, object] = {"precision": precision}
