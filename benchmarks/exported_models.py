@@ -89,7 +89,12 @@ def models(only: str = "") -> Iterator[Model]:
 def _of_gallery(exhibit: Exhibit) -> Model:
     output = None if exhibit.output is None else str(exhibit.output)
     said = Options(
-        features=exhibit.features, vocabulary=exhibit.vocabulary, output=output, time_first=exhibit.time_first
+        features=exhibit.features,
+        vocabulary=exhibit.vocabulary,
+        output=output,
+        time_first=exhibit.time_first,
+        channels_first=exhibit.channels_first,
+        second=exhibit.second if exhibit.named else None,
     )
     target = targets.read(exhibit.target, said)
     run = run_of(exhibit)

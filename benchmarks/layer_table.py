@@ -34,12 +34,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model_export.answered import First
 from model_export.calling import Calling, step_mask
-from model_export.check import ROUNDING
 from model_export.command import show_json
 from model_export.errors import RunError
 from model_export.outputs import chosen_by
 from model_export.trace_torch import TorchSubject
 from model_export.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
+from model_export.verdict import ROUNDING
 from service.command import Command
 from service.manifest import StepInput
 from service.padding import pad

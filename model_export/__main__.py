@@ -1,4 +1,7 @@
-"""The commands `train`, `export` and `check`: `python -m model_export`, and the second half of `lengthwise`."""
+"""The commands `train`, `export` and `check`: `python -m model_export`, and the second half of `lengthwise`.
+
+What a command needs is imported where it begins: torch takes seconds, and help, or the check of a graph, needs none.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_export import export as exporting
-from model_export import graph, metrics, targets, trained
-from model_export import report as reports
-from model_export import train as training
-from model_export.batches import examples
-from model_export.check import Report
-from model_export.check import check as judge
 from model_export.command import options_of, show_json
-from model_export.errors import UncheckableError
-from model_export.options import Options, target_options
-from model_export.rewrite import rewriting
-from model_export.source import MAX_LENGTH, Scores, brought, built_in, with_threshold
-from model_export.spec import Spec
-from service import dataset
-from service.bench.progress import say, status
+from model_export.options import HIGHEST_OPSET, OPSET, Options, target_options
+from model_export.training_options import Options as TrainingOptions
 from service.command import Command
-from service.errors import ConfigurationError
 from service.manifest import Precision
+
+if TYPE_CHECKING:
+    from model_export import train as training
+    from model_export.source import Scores
+    from service import dataset
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,7 +37,7 @@ def main() -> None:
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
 @click.option("--test", help="A file that is only scored, at the very end: nothing is chosen on it.")
-@options_of(training.Options)
+@options_of(TrainingOptions)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
 @click.option("--overwrite", is_flag=True, help="Start anew where --out holds a run, which is then lost.")
@@ -82,11 +74,20 @@ def train(
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    import torch
+    from rich.console import Console
+
+    from model_export import metrics, trained
+    from model_export import train as training
+    from model_export.batches import examples
+    from model_export.spec import Spec
+    from service.errors import ConfigurationError
+
     if not resume and not overwrite:
         _refuse_to_overwrite(out)
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
-    options = training.Options(**chosen)
+    options = TrainingOptions(**chosen)
     records = _some(data, spec.input.kind)
     held_out = examples(_some(test, spec.input.kind), spec) if test else None
     try:
@@ -144,9 +145,9 @@ def train(
 )
 @click.option(
     "--opset",
-    default=graph.OPSET,
+    default=OPSET,
     show_default=True,
-    type=click.IntRange(graph.OPSET, graph.HIGHEST_OPSET),
+    type=click.IntRange(OPSET, HIGHEST_OPSET),
     help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
 )
 @click.option(
@@ -206,6 +207,15 @@ def export(
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
+    import torch
+    from rich.console import Console
+
+    from model_export import export as exporting
+    from model_export import targets, trained
+    from model_export.rewrite import rewriting
+    from model_export.source import MAX_LENGTH, brought, built_in, with_threshold
+    from service.bench.progress import status
+
     torch.set_num_threads(1)
     if target is None:
         if options.checkpoint is None:
@@ -230,12 +240,15 @@ def export(
                 max_length=max_length or MAX_LENGTH,
                 multi_label=multi_label,
                 scores=scores,
+                missing=options.missing,
                 opset=opset,
                 tolerance=tolerance or 0.0,
                 seed=seed,
             )
         if threshold is not None:
             source = with_threshold(source, threshold)
+        for notice in source.notices:
+            click.echo(f"notice: {notice}", err=True)
         weights = source.manifest.made.get("weights")
         if weights is not None:
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
@@ -320,18 +333,34 @@ def check(
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
     """  # noqa: D301 - click wants a real backspace
-    torch.set_num_threads(1)
+    from rich.console import Console
+
+    from model_export import missing, targets
+    from model_export import report as reports
+    from model_export.check import check as judge
+    from model_export.errors import UncheckableError
+    from model_export.verdict import Report
+    from service.bench.progress import status
+
     served = read = None
     with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:
         try:
             read = targets.read(target, options)
+            if read.framework:
+                import torch
+
+                torch.set_num_threads(1)
             served = None if read.manifest is None else reports.promised(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
+            if options.missing == "handled":
+                missing.require(read, max_length=report.max_length or max_length, seed=seed)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     _tell(() if read is None else read.notices)
     if page is not None:
-        page.write_text(reports.as_page(report, target), encoding="utf-8")
+        from model_export.page import as_page
+
+        page.write_text(as_page(report, target), encoding="utf-8")
     if as_json:
         show_json(reports.as_json(report))
     else:
@@ -341,6 +370,9 @@ def check(
 
 def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
     """The records of a file that has any."""
+    from service import dataset
+    from service.errors import ConfigurationError
+
     records = list(dataset.read(dataset.locate(data), kind))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
@@ -353,6 +385,8 @@ def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.R
     Raises:
         ConfigurationError: There are none, or none has a label and there is no other use for them.
     """
+    from service.errors import ConfigurationError
+
     records = _some(data, kind)
     if to == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
@@ -368,6 +402,9 @@ def _tell(notices: Iterable[str]) -> None:
 
 
 def _refuse_to_overwrite(out: Path) -> None:
+    from model_export import trained
+    from service.errors import ConfigurationError
+
     for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
         if (out / name).exists():
             raise ConfigurationError(
@@ -390,8 +427,13 @@ def _kept_when_interrupted(out: Path, *, overwrite: bool) -> Iterator[list[train
 
 
 @contextmanager
-def _bar(options: training.Options, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
+def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
     """Shows each epoch, in a bar or, where there is no terminal, as a line; gives what is to be told of them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from service.bench.progress import say
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda epoch: say(console, f"epoch {epoch.number + 1} of {options.epochs}: {_figures(epoch)}")

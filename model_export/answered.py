@@ -50,3 +50,11 @@ class First:
         steps = self.batch.steps
         moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
         return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
+
+    def with_last_steps_moved(self, vocabulary: int | None) -> PaddedBatch:
+        """The same batch with another last valid step in each row; of tokens, the next of so many ids."""
+        steps = self.batch.steps.copy()
+        for row, length in enumerate(self.batch.lengths):
+            last = steps[row, length - 1]
+            steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
+        return PaddedBatch(steps, self.batch.lengths)

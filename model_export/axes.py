@@ -22,6 +22,10 @@ Array = NDArray[Any]
 _MOST_READINGS: Final = 96
 _LARGEST_SHIFT: Final = 8
 """How many steps a padding, a class token or a convolution may add or take and still be known as an axis of steps."""
+_LARGEST_PADDING: Final = 64
+"""Likewise, where all of them are put in front, all behind, or half of them each."""
+_STRIDES: Final = (2, 3, 4)
+"""How many steps a pooling may make one of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Pairing:
         known_sizes: Sizes that the model's weights have: an axis of such a size is taken for nothing else.
         larger: The sizes of a batch that is larger in every way, where that ran too.
         may_be_sorted: Whether a tensor's rows may stand sorted by length, the longest first, as packing sorts them.
+        chunks: Numbers of steps that the model cuts its sequences into.
     """
 
     before: Geometry
@@ -71,6 +76,7 @@ class Pairing:
     known_sizes: frozenset[int] = frozenset()
     larger: Geometry | None = None
     may_be_sorted: bool = True
+    chunks: frozenset[int] = frozenset()
 
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
@@ -123,6 +129,7 @@ class _Steps:
         after: So many were put behind.
         stride: So many became one.
         up: Whether a part of `stride` steps that was left over became one too.
+        whole: Their number was rounded up to a multiple of it, padding put behind.
     """
 
     cut: bool = False
@@ -130,9 +137,10 @@ class _Steps:
     after: int = 0
     stride: int = 1
     up: bool = False
+    whole: int = 1
 
     def size(self, batch: Geometry) -> int:
-        steps = batch.longest if self.cut else batch.width
+        steps = -(-(batch.longest if self.cut else batch.width) // self.whole) * self.whole
         return (-(-steps // self.stride) if self.up else steps // self.stride) + self.shift + self.after
 
     def valid(self, length: int) -> slice:
@@ -162,6 +170,7 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int,
     """
     if before.ndim != after.ndim:
         return float("inf")
+    before, after, larger = _without_chunks(before, after, larger, pairing)
     found = []
     for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MOST_READINGS):
         for rows in pairing.orders:
@@ -206,6 +215,7 @@ def along_steps(
     """
     if before.ndim != after.ndim:
         return None
+    before, after, larger = _without_chunks(before, after, larger, pairing)
     for reading in _readings(before.shape, after.shape, pairing, larger):
         steps = [place for place, part in enumerate(reading) if isinstance(part, _Steps)]
         rows = [place for place, part in enumerate(reading) if isinstance(part, _Rows)]
@@ -219,6 +229,69 @@ def along_steps(
         shared = min(len(first), len(second))
         return [gap(one, other) for one, other in zip(first[:shared], second[:shared], strict=True)]
     return None
+
+
+def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
+    """The sizes of the chunks that one tensor's steps are cut into, by two axes `[chunks, steps of one]` side by side.
+
+    Args:
+        shapes: Its shape in each of the batches.
+        batches: These, of widths that make different numbers of chunks.
+    """
+    for place in range(len(shapes[0]) - 1):
+        sizes = {shape[place + 1] for shape in shapes}
+        size = next(iter(sizes))
+        if len(sizes) > 1 or size < 2 or len({shape[place] for shape in shapes}) == 1:
+            continue
+        if all(_holds_chunks(shape[place], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
+            yield size
+
+
+def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
+    """The sizes of chunks, by an axis padded to whole chunks in one tensor, and one of their number in another.
+
+    Args:
+        tensors: Of each tensor its shape in each of the batches.
+        batches: These, of widths that make different numbers of chunks.
+    """
+    axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1}
+    for wholes, counts in itertools.product(axes, axes):
+        size, rest = divmod(wholes[0], counts[0])
+        if size < 2 or rest or any(whole != size * count for whole, count in zip(wholes, counts, strict=True)):
+            continue
+        if all(count == -(-batch.width // size) for count, batch in zip(counts, batches, strict=True)):
+            yield size
+
+
+def _holds_chunks(count: int, size: int, batch: Geometry) -> bool:
+    """Whether there are as many chunks as a batch has, of one row or of all of them."""
+    chunks = -(-batch.width // size)
+    return count in (chunks, batch.rows * chunks)
+
+
+def _without_chunks(
+    before: Array, after: Array, larger: tuple[int, ...] | None, pairing: Pairing
+) -> tuple[Array, Array, tuple[int, ...] | None]:
+    """Two tensors whose chunks are laid side by side again, `[chunks, steps of one]` as one axis of steps."""
+    if not pairing.chunks or before.ndim != after.ndim:
+        return before, after, larger
+    for place in range(before.ndim - 1):
+        size = before.shape[place + 1]
+        if size not in pairing.chunks or after.shape[place + 1] != size:
+            continue
+        if _holds_chunks(before.shape[place], size, pairing.before) and _holds_chunks(
+            after.shape[place], size, pairing.after
+        ):
+            shapes = [_merged(shape, place) for shape in (before.shape, after.shape)]
+            if larger is not None and len(larger) == before.ndim:
+                larger = _merged(larger, place)
+            return before.reshape(shapes[0]), after.reshape(shapes[1]), larger
+    return before, after, larger
+
+
+def _merged(shape: Sequence[int], place: int) -> tuple[int, ...]:
+    """A shape with an axis and the one behind it as one."""
+    return (*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :])
 
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
@@ -258,8 +331,12 @@ def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -
         if pairing.is_same_rows:
             yield (_Other(sizes[0]),)
         return
-    found = [reading for reading in _compound(sizes[0], batches[0]) if _fits(reading, sizes, batches)]
+    compound = _compound(sizes[0], batches[0], pairing.chunks)
+    found = [reading for reading in compound if _fits(reading, sizes, batches)]
+    whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
     yield from found
+    if whole is not None and not found:
+        yield whole
     if same and not found:
         yield (_Other(sizes[0]),)
 
@@ -270,9 +347,18 @@ def _fits(reading: _Reading, sizes: Sequence[int], batches: Sequence[Geometry]) 
     )
 
 
-def _compound(size: int, batch: Geometry) -> Iterator[_Reading]:
+def _rounded_up(size: int, batch: Geometry) -> Iterator[_Reading]:
+    """Steps padded to whole chunks; to one chunk of a fixed length as well."""
+    for cut in (False, True):
+        if size > _Steps(cut).size(batch):
+            chunks = [chunk for chunk in range(2, size + 1) if size % chunk == 0]
+            yield from ((part,) for chunk in chunks if (part := _Steps(cut, whole=chunk)).size(batch) == size)
+
+
+def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_Reading]:
     """Rows or steps merged with each other or with something else, in any order; then padded, convolved and pooled."""
     merged: list[_Reading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
+    merged += [(_Rows(), _Steps(whole=chunk)) for chunk in chunks]
     for parts in merged:
         whole = math.prod(part.size(batch) for part in parts)
         if size % whole == 0:
@@ -282,9 +368,12 @@ def _compound(size: int, batch: Geometry) -> Iterator[_Reading]:
         added = size - _Steps(cut).size(batch)
         if 0 < added <= _LARGEST_SHIFT:
             yield from ((_Steps(cut, shift, added - shift),) for shift in range(added + 1))
+        elif _LARGEST_SHIFT < added <= _LARGEST_PADDING:
+            yield from ((_Steps(cut, shift, added - shift),) for shift in (0, added, added // 2))
         elif -_LARGEST_SHIFT <= added < 0:
             yield (_Steps(cut, added),)
-        yield from ((_Steps(cut, stride=stride, up=up),) for stride in (2, 3, 4) for up in (False, True))
+        strides = (*_STRIDES, *(chunk for chunk in sorted(chunks) if chunk not in _STRIDES))
+        yield from ((_Steps(cut, stride=stride, up=up),) for stride in strides for up in (False, True))
 
 
 def _shared(

@@ -92,7 +92,7 @@ def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Br
             ends = torch.tensor(lengths)
             # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
             with contextlib.suppress(Exception, SystemExit):
-                calling(model, sequences, ends if calling.second == "lengths" else step_mask(ends, shape[1]))
+                calling.call(model, calling.given(sequences, ends, step_mask(ends, shape[1])))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
@@ -115,9 +115,9 @@ class _Traced(nn.Module):
         torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
         ends = lengths.long()
         self._trace.begin(sequences, ends)
-        mask = step_mask(ends, sequences.shape[1]) if self._calling.second == "mask" else None
-        with OpenSizes(sequences, ends, mask, self._trace.branches):
-            answer = self._calling(self.model, sequences, ends if mask is None else mask)
+        given = self._calling.given(sequences, ends, step_mask(ends, sequences.shape[1]))
+        with OpenSizes(sequences, ends, given, self._trace.branches):
+            answer = self._calling.call(self.model, given)
         outputs = self._choose(answer)
         outputs["logits"] = self._calling.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)

@@ -10,27 +10,22 @@ and its answer must not. Where it does, `leaks` finds the operator at which it b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export.answered import First
+from model_export.axes import Geometry
 from model_export.errors import RunError, UncheckableError
-from model_export.leaks import Leak, Moved, locate
+from model_export.leaks import Moved, locate
+from model_export.limits import Limits
 from model_export.recording import Answer, Subject
 from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
-from model_export.trials import Change, Sampler, Sizes, Trial, base_sequences, lone_trials, sizes_apart_from, trials
-from service.padding import Steps, pad
-
-Verdict = Literal["sound", "leak", "warning", "uncheckable"]
-
-ROUNDING: Final = 1e-5
-"""What sums in another order may differ by, relative to the largest value where that is above 1."""
-
-_WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
-"""Widths to try a model with, until one runs: most take the first; what pools often wants more, small tables less."""
+from model_export.trials import Sampler, Sizes, Trial, base_sequences, geometry, lone_trials, trials
+from model_export.verdict import ROUNDING, Outcome, Ran, Report, Verdict, said
+from service.padding import PaddedBatch, Steps, pad, step_mask
 
 _MOST_ALONE: Final = 48
 """Lengths that are tried alone."""
@@ -42,55 +37,6 @@ _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one trial showed.
-
-    Attributes:
-        name: The trial's.
-        change: What kind of change it is.
-        difference: The largest, in units of max(1, largest value); None where the model raised.
-        passed: Whether that is within the tolerance.
-        raised: What the model said when it raised.
-    """
-
-    name: str
-    change: Change
-    difference: float | None
-    passed: bool
-    raised: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The outcome of a check.
-
-    Attributes:
-        verdict: `leak` for a difference that finite values, width or neighbours show; `warning` where only NaN, Inf or
-            1e30 in the padding does.
-        reason: A sentence.
-        leaks: Where they begin.
-        trials: Everything that was tried.
-        notes: What else should be known: lengths at which the model raises, how wide it can go.
-        max_length: The widest batch that ran, of those that were to.
-        tolerance: How far an answer may move; what lies below is rounding.
-    """
-
-    verdict: Verdict
-    reason: str
-    leaks: tuple[Leak, ...] = ()
-    trials: tuple[Outcome, ...] = ()
-    notes: tuple[str, ...] = ()
-    max_length: int | None = None
-    tolerance: float = ROUNDING
-
-    def exit_code(self, *, strict: bool = False) -> int:
-        """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
-        if self.verdict == "uncheckable":
-            return 2
-        return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
 
 
 def check(
@@ -126,11 +72,14 @@ class _Check:
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.moved: list[Moved] = []
+        self.ran: list[Geometry] = []
 
     def report(self) -> Report:
         """Runs everything and judges."""
-        narrowest, widest = self._span()
-        sizes = sizes_apart_from(self.subject.sizes, shortest=narrowest, longest_allowed=widest)
+        self.progress(f"a sequence of {self.max_length} steps")
+        limits = Limits.of(self.subject, self.sampler, self.max_length)
+        widest, sizes = limits.widest, limits.sizes
+        self.notes += [] if limits.note is None else [limits.note]
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
@@ -140,6 +89,9 @@ class _Check:
         if finite:
             moved_trials = [moved.trial for moved in finite]
             refuse_other_contracts(self.subject, first, moved_trials, sizes, self.sampler, self.tolerance)
+            self._note_other_readings(first, finite)
+        else:
+            self._require_that_it_could_show(first)
         self._note_a_fast_path(first)
         self.progress("where it begins")
         leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
@@ -150,39 +102,93 @@ class _Check:
         elif self.moved:
             verdict, reason = "warning", f"only what is not finite, or overflows, reaches an answer: {names}"
         else:
-            verdict, reason = "sound", f"no answer changed in {len(self.outcomes)} trials"
-        return Report(verdict, reason, leaks, tuple(self.outcomes), tuple(self.notes), widest, self.tolerance)
+            ran = [outcome for outcome in self.outcomes if outcome.difference is not None]
+            raised = len(self.outcomes) - len(ran)
+            verdict, reason = "sound", f"no answer changed in {len(ran)} trials"
+            reason += f"; {raised} raised, at lengths that the model does not take" if raised else ""
+        return Report(
+            verdict,
+            reason,
+            leaks,
+            tuple(self.outcomes),
+            tuple(self.notes),
+            widest,
+            self.tolerance,
+            Ran.of(self.ran),
+        )
 
-    def _span(self) -> tuple[int, int]:
-        """The narrowest batch that the model is sure to take, and the widest up to the longest that was asked for."""
-        self.progress(f"a sequence of {self.max_length} steps")
-        tried = (width for width in _WIDTHS if width <= self.max_length)
-        good = next((width for width in tried if self._takes(width)), None)
-        if good is None:
-            return 1, self.max_length
-        narrowest, bad = 1 if good <= _WIDTHS[0] else good, self.max_length
-        if good == bad or self._takes(bad):
-            return narrowest, self.max_length
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if self._takes(middle) else (good, middle)
-        self.notes.append(f"the model raises past a width of {good}")
-        return narrowest, good
+    def _answer(self, batch: PaddedBatch) -> Answer:
+        """Answers one of the batches that are compared."""
+        answer = self.subject.answer(batch)
+        self.ran.append(geometry(batch))
+        return answer
 
-    def _takes(self, width: int) -> bool:
-        rows = [self.sampler.sequence(width), self.sampler.sequence(max(width - 1, 1))]
-        return runs(self.subject, pad(rows, width=width))
+    def _require_that_it_could_show(self, first: First) -> None:
+        """Refuses to call sound what could not have leaked: nothing was varied, or no answer follows its sequence.
+
+        Raises:
+            UncheckableError: So it is.
+        """
+        ran = Ran.of(self.ran)
+        if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, self.max_length):
+            raise UncheckableError(
+                f"nothing could be varied: {said(ran.rows)} rows, widths of {said(ran.widths)} and sequences of "
+                f"{said(ran.lengths)} steps are all that ran"
+            )
+        others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
+        replaced = pad([others.sequence(len(steps)) for steps in first.sequences], width=first.batch.width)
+        moved = first.moved_by_again(self.subject.answer(replaced))
+        if moved <= self.tolerance:
+            raise UncheckableError(
+                f"the answers do not depend on the sequences: others of the same lengths move them by {moved:.2g}, and "
+                f"up to {self.tolerance:.2g} is let be, so that a leak could not be seen. A last layer of zeros, a "
+                "forgotten input, or a --tolerance that is too large"
+            )
+
+    def _note_other_readings(self, first: First, finite: Sequence[Moved]) -> None:
+        """Says so where the model does not leak when it is called in another way.
+
+        Raises:
+            UncheckableError: That way is one in which no model is served.
+        """
+        for other in self.subject.others():
+            try:
+                again = First(first.sequences, first.batch, other.subject.answer(first.batch))
+                answers = [other.subject.answer(moved.trial.batch) for moved in finite if moved.base is first.batch]
+                last = other.subject.answer(first.with_last_steps_moved(self.subject.steps.vocabulary))
+                trials_of = [moved.trial for moved in finite if moved.base is first.batch]
+                is_sound = all(
+                    again.moved_by(answer, row, place) <= self.tolerance
+                    for trial, answer in zip(trials_of, answers, strict=True)
+                    for row, place in trial.rows
+                )
+                # A reading under which a model looks at less than the whole sequence cannot be the right one.
+                is_sound = is_sound and all(
+                    again.moved_by(last, row, row) > self.tolerance for row in range(first.batch.rows)
+                )
+            except (RunError, IndexError):  # answers of another shape have no such rows
+                continue
+            if is_sound and answers and other.is_option:
+                self.notes.append(f"none of these trials moves an answer {other.runs}")
+            elif is_sound and answers and "share" in other.runs:
+                raise UncheckableError(f"the model is sound only {other.runs}")
 
     def _first(self, sizes: Sizes) -> First:
         self.progress("the first batch, twice")
         sequences = base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
         try:
-            first = First(sequences, batch, self.subject.answer(batch))
+            first = First(sequences, batch, self._answer(batch))
         except RunError as error:
             self.progress("sizes at which the model runs")
             raise why_it_raises(self.subject, sequences, sizes.width, error) from error
-        if not np.isfinite(first.answer.logits).all():
+        shape = first.answer.logits.shape
+        if shape[:-1] not in ((batch.rows,), (batch.rows, batch.width)):
+            raise UncheckableError(
+                f"the output is {list(shape)} for {batch.rows} rows and a width of {batch.width}, and no "
+                "[rows, classes] or [rows, width, classes]: name the one that is the answer with --output"
+            )
+        if not np.isfinite(_at_valid_steps(first.answer.logits, batch)).all():
             raise UncheckableError(
                 "the answers to finite sequences are not finite: train the model, or give its weights"
             )
@@ -219,7 +225,14 @@ class _Check:
         lengths = np.unique(np.linspace(1, sizes.width, min(sizes.width, _MOST_ALONE)).round().astype(int))[::-1]
         sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
         batch = pad(sequences, width=sizes.wider)
-        together = First(sequences, batch, self.subject.answer(batch))
+        together = First(sequences, batch, self._answer(batch))
+        rows = [
+            np.isfinite(row[: len(steps)] if row.ndim == 2 else row).all()
+            for row, steps in zip(together.answer.logits, sequences, strict=True)
+        ]
+        if not all(rows):
+            bad = sorted(len(steps) for steps, finite in zip(sequences, rows, strict=True) if not finite)
+            raise UncheckableError(f"the answers to finite sequences of {said(bad)} steps are not finite")
         raised = {
             len(sequence): error
             for sequence, trial in zip(sequences, lone_trials(sequences), strict=True)
@@ -238,7 +251,7 @@ class _Check:
         """Runs a trial and judges it; gives what it raised, where it may."""
         self.progress(trial.name)
         try:
-            answer = self.subject.answer(trial.batch)
+            answer = self._answer(trial.batch)
         except RunError as error:
             self.outcomes.append(Outcome(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
             if trial.change in ("padding", "neighbours", "poison"):
@@ -280,6 +293,11 @@ def _beside(first: First, long: Steps) -> Trial:
     return Trial(
         f"beside a sequence of {len(long)} steps", "company", pad([long, first.sequences[row]], multiple=1), ((row, 1),)
     )
+
+
+def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:
+    """Logits without those at padding, where there is one for each step."""
+    return logits[step_mask(batch.lengths, batch.width)] if logits.ndim == 3 else logits
 
 
 def _first_of(names: list[str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx
 
-from model_export import labels, package, precision, sample
+from model_export import labels, missing, package, precision, sample
 from model_export.host_nodes import host_nodes
 from model_export.sample import Sample
 from model_export.source import Source
@@ -34,8 +34,8 @@ from service.manifest import (
     Precision,
     digest,
 )
-from service.padding import Steps
-from service.proof import Case, Reference
+from service.padding import PaddedBatch, Steps
+from service.proof import Case, Logits, Reference
 from service.sequences import draw
 from service.session import RUNTIME_VERSION, Session
 
@@ -152,6 +152,8 @@ def prove(
     cases = proof.verify(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
     )
+    if manifest.missing == "handled":
+        cases += _takes_missing_values(data, manifest, seed)
     bad = promises.failures(cases, tolerance=tolerance, apart=apart)
     if bad:
         worst = max(bad, key=lambda case: case.relative)
@@ -160,6 +162,29 @@ def prove(
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
     return Proved(graph, manifest, cases)
+
+
+def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
+    """The cases that hold a model to `missing: "handled"`.
+
+    Raises:
+        VerificationError: It makes no sense of missing values.
+    """
+    # As a model that refuses NaN it runs in the kernels that make no number of it, where an installation has them.
+    for policy in ("refuse", "handled"):
+        session = Session(data, manifest.model_copy(update={"missing": policy}))
+
+        def run(batch: PaddedBatch, session: Session = session) -> Logits:
+            return session.run(batch).logits
+
+        longest, provider = manifest.max_length, session.provider
+        found = list(missing.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
+        why = missing.why_not(found)
+        if why is not None:
+            raise VerificationError(
+                f"{manifest.key}: --missing handled does not hold: {why}; leave it out, and missing values are refused"
+            )
+    return found
 
 
 def at_precision(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from model_export.objective import Scores
 from model_export.train import Progress
 from service.manifest import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREY = "#3465a4", "#e08214", "#888888"
 
@@ -18,7 +19,7 @@ _BLUE, _ORANGE, _GREY = "#3465a4", "#e08214", "#888888"
 def learning_curve(progress: Progress, path: Path) -> None:
     """Draws losses and validation accuracy over the epochs; the best epoch is marked."""
     numbers = [epoch.number + 1 for epoch in progress.epochs]
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = _figure(figsize=(8, 3.2), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     losses.plot(numbers, [epoch.training_loss for epoch in progress.epochs], color=_BLUE, label="training")
     if progress.epochs[-1].validation_loss is not None:
@@ -38,7 +39,7 @@ def confusion_matrix(scores: Scores, labels: Sequence[str], task: Task, path: Pa
     columns = ["hit", "false alarm", "miss", "rightly not"] if task == "multi-label" else list(labels)
     shares = [[count / max(sum(row), 1) for count in row] for row in scores.confusion]
     size = max(3.5, 1.5 + 0.45 * len(labels))
-    figure = Figure(figsize=(size, size), layout="constrained")
+    figure = _figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
@@ -52,7 +53,15 @@ def confusion_matrix(scores: Scores, labels: Sequence[str], task: Task, path: Pa
     _save(figure, path)
 
 
+def _figure(**options: Any) -> Figure:
+    from matplotlib.figure import Figure  # a second of processor time, which only drawing is worth
+
+    return Figure(**options)
+
+
 def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     # No pyplot: it keeps every figure, and wants a display
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120)

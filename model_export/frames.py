@@ -6,6 +6,8 @@ is neither torch's, nor this package's, nor anything else's that was installed?
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import linecache
 import os
 import re
@@ -13,6 +15,7 @@ import site
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -48,33 +51,75 @@ def shown(file: str) -> str:
     return file if relative.startswith("..") else relative
 
 
-_PACKAGE: Final = tuple(
-    str(Path(file).resolve().parent) + os.sep for file in (__file__, service.__file__) if file is not None
-)
-_INSTALLED: Final = tuple(
-    {
-        folder + os.sep
-        for folder in (
-            *(sysconfig.get_path(name) for name in ("purelib", "platlib")),
-            *site.getsitepackages(),
-            site.getusersitepackages(),
-        )
-    }
-)
-_PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_OWN: Final = str(Path(__file__).parent) + os.sep
+
+_MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
+"""Packages whose lines are never the user's, wherever they are installed."""
 
 
-_MACHINERY: Final = frozenset({"torch", "onnx", "onnxscript", "onnx_ir", "numpy"})
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Where code lies that is not the user's own, each folder with a separator behind it.
+
+    Attributes:
+        machinery: This package's, and those of the libraries that it works with.
+        installed: Those that packages are installed in.
+        python: Those of Python's own library.
+    """
+
+    machinery: tuple[str, ...]
+    installed: tuple[str, ...]
+    python: tuple[str, ...]
 
 
+@functools.cache
+def _folders() -> _Folders:
+    """The folders that this process imports from: by way of PYTHONPATH, `pip --target`, a .pth file or a link too."""
+    own = [str(Path(file).parent) for file in (__file__, service.__file__) if file is not None]
+    libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
+    sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
+    beside = [os.path.dirname(folder) for folder in libraries]
+    installed = [*sites, site.getusersitepackages(), *beside, *filter(_is_installed_in, sys.path)]
+    here = os.getcwd()
+    return _Folders(
+        machinery=_with_separators([*own, *libraries]),
+        installed=_with_separators(folder for folder in installed if os.path.abspath(folder) != here),
+        python=_with_separators(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")),
+    )
+
+
+def _folders_of_package(name: str) -> list[str]:
+    """Where a package's modules lie, imported or not; none where it is not installed."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a stand-in without a spec
+        return []
+    return [] if spec is None else list(spec.submodule_search_locations or ())
+
+
+def _is_installed_in(folder: str) -> bool:
+    """Whether an installer put packages into a folder: it leaves a `.dist-info` for each."""
+    try:
+        return any(name.endswith(".dist-info") for name in os.listdir(folder or os.curdir))
+    except OSError:
+        return False
+
+
+def _with_separators(folders: Iterable[str]) -> tuple[str, ...]:
+    """Folders as they are called and as they are without links, each with a separator behind it."""
+    named = [name for folder in folders for name in (os.path.abspath(folder), os.path.realpath(folder))]
+    return tuple(dict.fromkeys(name + os.sep for name in named))
+
+
+@functools.lru_cache(maxsize=4096)
 def _belongs_to(file: str) -> int:
     """How near a file is to the user: 2 their own, 1 a package they installed, 0 Python, torch or this package."""
-    if file.startswith(("<", *_PACKAGE)):
+    folders = _folders()
+    if file.startswith(("<", *folders.machinery)):
         return 0
-    for installed in _INSTALLED:
-        if file.startswith(installed):
-            return int(file[len(installed) :].split(os.sep)[0] not in _MACHINERY)
-    return 0 if file.startswith(_PYTHON) else 2
+    if file.startswith(folders.installed):
+        return 1
+    return 0 if file.startswith(folders.python) else 2
 
 
 def is_users(file: str, *, installed: bool = False) -> bool:
@@ -99,7 +144,7 @@ def current_place() -> Place | None:
         calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     calls.reverse()
-    below = next((index for index, call in enumerate(calls) if call[0].startswith(_PACKAGE)), 0)
+    below = next((index for index, call in enumerate(calls) if call[0].startswith(_OWN)), 0)
     return _innermost(calls[below:])
 
 

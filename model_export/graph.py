@@ -27,15 +27,10 @@ from model_export.capture import capture
 from model_export.errors import ExportError
 from model_export.frames import place_in
 from model_export.labels import IN_GRAPH
+from model_export.options import HIGHEST_OPSET, OPSET
 from model_export.outputs import Choice, chosen_by
 from model_export.recurrent import TRANSLATIONS
 from service.manifest import CONTRACT, StepInput
-
-HIGHEST_OPSET: Final = 20
-"""Past it LSTM and GRU have schemas for which onnxruntime's CUDA provider has no kernel: they would move to the CPU."""
-
-OPSET: Final = 18
-"""What the exporter writes without converting anything."""
 
 BUILT_IN_NODES: Final = 60
 """No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""

@@ -22,8 +22,10 @@ from model_export.recording import Operation, Recording, Subject
 from model_export.trials import CHANGES, Change, Trial, geometry
 from service.padding import PaddedBatch, pad
 
-_MORE_ROWS, _LONGER, _WIDER = 2, 3, 7
+_MORE_ROWS, _LONGER = 2, 3
 """By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
+_WIDER = (41, 7)
+"""And by how much it is wider: by more than most models' chunks, or by as much as fits into a small table."""
 
 MOST_PICTURED: Final = 400
 """Operators in a picture of a leak; a longer run is shown up to here."""
@@ -40,10 +42,17 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole."""
+    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole.
+
+    Attributes:
+        operator: Its name.
+        along: How far it moved.
+        place: The line that calls it, where there are lines.
+    """
 
     operator: str
     along: tuple[float, ...]
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
             for mine, other in _aligned(before.operations, after.operations)
         ]
+        pairing = replace(pairing, chunks=_chunks(pairs, pairing))
         # Rows that were sorted and never put back differ from the batch's order alone.
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
@@ -155,10 +165,14 @@ def _shapes_in_a_larger_batch(
 ) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
     """The shapes of the first run's outputs, by operation, in a batch that is larger in every way."""
     rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
-    larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + _WIDER)
-    try:
-        recording = subject.record(larger)
-    except RunError:
+    for wider in _WIDER:
+        larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
+        try:
+            recording = subject.record(larger)
+            break
+        except RunError:
+            continue
+    else:
         return None, {}
     shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
         id(mine): tuple(value.shape for _, value in other.outputs)
@@ -166,6 +180,21 @@ def _shapes_in_a_larger_batch(
         if len(mine.outputs) == len(other.outputs)
     }
     return geometry(larger), shapes
+
+
+def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
+    """The sizes of the chunks that the model cuts sequences into, as far as a larger batch shows them."""
+    if pairing.larger is None:
+        return frozenset()
+    batches = (pairing.before, pairing.larger)
+    tensors = [
+        (mine.shape, larger)
+        for pair in pairs
+        for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
+        if larger is not None and len(larger) == mine.ndim
+    ]
+    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
+    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
 
 
 def _leading(
@@ -251,4 +280,4 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spre
         along = axes.along_steps(mine, other, pairing, row, larger)
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
-        yield Spread(pair.before.operator, tuple(along))
+        yield Spread(pair.before.operator, tuple(along), pair.before.place)

@@ -13,7 +13,8 @@ from rich.table import Table
 from model_export import figures
 from model_export.objective import Scores
 from model_export.spec import Spec
-from model_export.train import Options, Result
+from model_export.train import Result
+from model_export.training_options import Options
 
 METRICS_FILE = "metrics.json"
 CURVE_FILE = "learning_curve.png"

@@ -7,11 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import click
 
-from model_export.calling import Second
+from service.manifest import MissingPolicy
+
+Second = Literal["lengths", "mask", "padding-mask", "both"]
+"""What a model takes beside the steps."""
+
+
+HIGHEST_OPSET: Final = 20
+"""Past it LSTM and GRU have schemas for which onnxruntime's CUDA provider has no kernel: they would move to the CPU."""
+
+OPSET: Final = 18
+"""What the exporter writes without converting anything."""
 
 
 def _said(help_text: str, kind: Any = str) -> dict[str, Any]:
@@ -43,14 +53,26 @@ class Options:
     lengths: str | None = field(default=None, metadata=_said("ONNX: the name of the input that holds the lengths."))
     mask: str | None = field(default=None, metadata=_said("ONNX: the name of the input that holds the mask."))
     time_first: bool = field(default=False, metadata={"help": "Steps come before rows: [width, rows, features]."})
+    channels_first: bool = field(
+        default=False, metadata={"help": "Features come before steps: [rows, features, width]."}
+    )
     second: Second | None = field(
         default=None,
         metadata=_said(
-            "What a torch module's second argument is; a mask is true at valid steps.",
-            click.Choice(["lengths", "mask"]),
+            "What it takes beside the steps: a mask is true at valid steps, a padding-mask at padding; both: lengths "
+            "and a mask.",
+            click.Choice(get_args(Second)),
         ),
     )
     output: str | None = field(default=None, metadata=_said("Which of several outputs, by name or by place."))
+    missing: MissingPolicy | None = field(
+        default=None,
+        metadata=_said(
+            "What a model of yours does with a missing value (NaN at a valid step); without it: refuse. handled: it "
+            "takes NaN itself, and is held to that.",
+            click.Choice(["refuse", "handled"]),
+        ),
+    )
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:

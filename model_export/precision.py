@@ -30,8 +30,6 @@ import onnx
 import onnx_ir as ir
 from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from model_export.errors import ExportError
 from service.manifest import Manifest, Precision
@@ -64,7 +62,7 @@ _MOVES: Final = frozenset(
 def described(manifest: Manifest, precision: Precision) -> Manifest:
     """The manifest of the same model at that precision.
 
-    A graph of which only the answers show that it takes NaN is not given any at int8: a NaN that reaches a quantised
+    A graph of which the caller says that it takes NaN itself is not given any at int8: a NaN that reaches a quantised
     layer spoils the scale of all its activations. What the built-in layers put in its place never gets there.
     """
     changed: dict[str, object] = {"precision": precision}
@@ -169,6 +167,9 @@ def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     """The weighted products quantised dynamically."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # sympy and more, for int8 alone
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
     unfit = [node for node in model.graph.node if node.op_type in ("GRU", "RNN")]
     if unfit:
         raise ExportError(

@@ -42,19 +42,35 @@ def shape_of_answer(
     session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
 ) -> tuple[int, ...] | None:
     """The shape of the logits, rows first, for a small batch; None where this reading cannot be the right one."""
-    lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
-    if steps.kind == "tokens":
-        values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
-    else:
-        values = np.zeros((rows, width, steps.features or 0), dtype=np.float32)
     try:
-        (answer,) = session.run([names.logits], feed(names, PaddedBatch(values, lengths)))
+        (answer,) = session.run([names.logits], feed(names, _batch(steps, rows, width)))
     except Exception:  # onnxruntime raises its own kinds for shapes that do not fit, and this is how they are found
         return None
     shape = tuple(int(size) for size in answer.shape)
     if names.time_first and len(shape) == 3:
         shape = (shape[1], shape[0], shape[2])
+    if names.classes_first and len(shape) == 3:
+        shape = (shape[0], shape[2], shape[1])
     return shape if shape[:-1] in ((rows,), (rows, width)) else None
+
+
+def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> str | None:
+    """What onnxruntime says to a small batch in this reading; None where it runs."""
+    try:
+        session.run([names.logits], feed(names, _batch(steps, _ROWS, _WIDTH)))
+    except Exception as error:  # as above
+        return str(error).strip().split("\n")[0]
+    return None
+
+
+def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
+    """Zeros, or the second token again and again, of lengths that differ."""
+    lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
+    if steps.kind == "tokens":
+        values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
+    else:
+        values = np.zeros((rows, width, steps.features or 0), dtype=np.float32)
+    return PaddedBatch(values, lengths)
 
 
 def refuse_frozen_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:

@@ -5,7 +5,7 @@ A model of any source is a `Subject`: it answers a batch, and it records how. Wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,3 +95,21 @@ class Subject(Protocol):
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch, and gives every operator that reached the answer."""
+
+    def others(self) -> Iterator[OtherReading]:
+        """The same model, called in the other ways that may be meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherReading:
+    """A model, called in another way.
+
+    Attributes:
+        subject: It.
+        runs: When this way is right, and what to say then: the end of a sentence.
+        is_option: Whether an option says it.
+    """
+
+    subject: Subject
+    runs: str
+    is_option: bool = True

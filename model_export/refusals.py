@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from service.padding import PaddedBatch, Steps, pad
 
 _MOST_ROWS, _LARGEST_WIDTH = 64, 128
 """How far a frozen axis is searched for."""
+_LARGEST_SUGGESTED, _MOST_SUGGESTED = 8192, 64
+"""Likewise, among the widths that the sizes of weights suggest."""
+_MOST_NAMED = 8
 
 
 def runs(subject: Subject, batch: PaddedBatch) -> bool:
@@ -28,26 +32,69 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
 
 
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> UncheckableError:
-    """Why not even the first batch runs: a frozen axis, or whatever the model says."""
+    """Why not even the first batch runs: a frozen axis, lengths that differ, or whatever the model says."""
     if runs(subject, pad(sequences, multiple=1)):
         return UncheckableError(
             f"the model raises where a batch is wider than its longest sequence ({error}): take the width from the "
             "tensor (x.size(1)) and not from lengths.max(), and give pad_packed_sequence total_length=x.size(1)"
         )
-    for axis, batches in (
-        ("rows", ((size, pad([sequences[0]] * size, width=width)) for size in range(1, _MOST_ROWS + 1))),
-        (
-            "width",
-            ((size, pad([steps[:size] for steps in sequences], width=size)) for size in range(1, _LARGEST_WIDTH + 1)),
-        ),
-    ):
-        good = [size for size, batch in batches if runs(subject, batch)]
-        if len(good) == 1:
-            return UncheckableError(
-                f"the model takes batches of one size only: {axis} is frozen at {good[0]} ({error}); make it from the "
-                "tensor's own shape"
-            )
-    return UncheckableError(f"the model raises for a batch of {len(sequences)} rows: {error}")
+    good = [size for size in range(1, _MOST_ROWS + 1) if runs(subject, pad([sequences[0]] * size, width=width))]
+    if len(good) == 1:
+        return _frozen("rows", good[0], error)
+    if len(sequences) in good:
+        return lengths_may_not_differ(len(sequences), error)
+    sampler = Sampler(subject.steps, seed=0)
+    good = widths_at_which_it_runs(subject, sampler, rows=len(sequences))
+    if len(good) == 1:
+        return _frozen("width", good[0], error)
+    common = math.gcd(*good)
+    if common > 1 and len(good) > 2:
+        return UncheckableError(
+            f"the model runs only at widths that are multiples of {common}, and raises at {width} ({error}): pad to "
+            "whole chunks in forward, so that it takes every width"
+        )
+    ran = f"; it runs at widths of {_listed(good)}" if good else ""
+    return UncheckableError(
+        f"the model raises for a batch of {len(sequences)} rows and a width of {width}{ran}: {error}"
+    )
+
+
+def lengths_may_not_differ(rows: int, error: RunError) -> UncheckableError:
+    """What is said of a model that runs where so many rows are of one length, and raises where they are not."""
+    return UncheckableError(
+        f"the model takes {rows} rows of one length, and raises where the lengths differ within a batch: {error}"
+    )
+
+
+def widths_at_which_it_runs(subject: Subject, sampler: Sampler, *, rows: int = 2) -> list[int]:
+    """The widths up to a bound at which full rows run, and beyond it those that its weights' sizes suggest.
+
+    A module that flattens all steps has a layer of width x channels inputs.
+    """
+    sizes = sorted(subject.sizes)
+    suggested = {
+        large // small * times
+        for large in sizes
+        for small in sizes
+        for times in (1, 2, 4)
+        if large % small == 0 and _LARGEST_WIDTH < large // small * times <= _LARGEST_SUGGESTED
+    }
+    return [
+        size
+        for size in (*range(1, _LARGEST_WIDTH + 1), *sorted(suggested)[:_MOST_SUGGESTED])
+        if runs(subject, pad([sampler.sequence(size)] * rows, width=size))
+    ]
+
+
+def _frozen(axis: str, size: int, error: RunError) -> UncheckableError:
+    return UncheckableError(
+        f"the model takes batches of one size only: {axis} is frozen at {size} ({error}); make it from the tensor's "
+        "own shape"
+    )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:_MOST_NAMED])) + (", ..." if len(sizes) > _MOST_NAMED else "")
 
 
 def why_it_raises_for(first: First, trial: Trial, error: RunError) -> UncheckableError:

@@ -16,9 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from model_export import axes
-from model_export.check import ROUNDING
 from model_export.source import Source
 from model_export.trials import Sampler
+from model_export.verdict import ROUNDING
 from service import promises, proof
 from service.manifest import Manifest
 from service.padding import pad

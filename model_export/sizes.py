@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from model_export.calling import Role
 from model_export.frames import current_place
 from model_export.substitutes import LOOP, OpenRange, is_open, refused
 
@@ -37,6 +38,8 @@ Branches = Mapping[tuple[str, int], bool]
 
 _COPIES: Final = frozenset({"to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as"})
 _AS_FLOATS: Final = frozenset({"float", "bool", "byte", "type_as"})
+_INVERTED: Final = frozenset({"__invert__", "bitwise_not", "logical_not"})
+_EQUAL: Final = frozenset({"__eq__", "eq"})
 _LARGEST: Final = frozenset({"max", "amax"})
 _MADE_OF_SIZES: Final = frozenset(
     {"arange", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
@@ -47,15 +50,16 @@ _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolis
 class OpenSizes(TorchFunctionMode):
     """What a traced module's calls of torch pass through."""
 
-    def __init__(self, sequences: Tensor, lengths: Tensor, mask: Tensor | None, branches: Branches) -> None:
-        """Takes the traced batch: `[rows, width, ...]`, int64 `[rows]` and, where there is one, `[rows, width]`."""
+    def __init__(self, sequences: Tensor, lengths: Tensor, given: Mapping[Role, Tensor], branches: Branches) -> None:
+        """Takes the traced batch, `[rows, width, ...]` and int64 `[rows]`, and what the module is called with."""
         super().__init__()
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
-        # The tensors that are, in whatever type, the lengths, the mask and the longest length.
+        # The tensors that are, in whatever type, the lengths, a mask, a padding mask and the longest length.
         self._as_lengths = _Known([lengths])
-        self._as_mask = _Known([] if mask is None else [mask])
+        self._as_mask = _Known([given["mask"]] if "mask" in given else [])
+        self._as_padding_mask = _Known([given["padding-mask"]] if "padding-mask" in given else [])
         self._as_longest = _Known([])
 
     def __torch_function__(
@@ -98,8 +102,14 @@ class OpenSizes(TorchFunctionMode):
             for known in (self._as_lengths, self._as_longest):
                 if first in known:
                     known.add(answer)
-        if name in _COPIES | _AS_FLOATS and first in self._as_mask:
-            self._as_mask.add(answer)
+        for known, inverted in (
+            (self._as_mask, self._as_padding_mask),
+            (self._as_padding_mask, self._as_mask),
+        ):
+            if first in known and name in _COPIES | _AS_FLOATS:
+                known.add(answer)
+            elif first in known and (name in _INVERTED or (name in _EQUAL and _is_zero(args[1:]))):
+                inverted.add(answer)
         if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
             self._as_longest.add(answer)
 
@@ -172,6 +182,10 @@ def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a `clamp` only holds lengths at 1 or more, where they are anyway."""
     bounds = [*args[1:], *kwargs.values()]
     return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
+
+
+def _is_zero(args: Sequence[Any]) -> bool:
+    return len(args) == 1 and isinstance(args[0], bool | int | float) and args[0] == 0
 
 
 def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

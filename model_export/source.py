@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import numpy as np
 import onnx
 import torch
 
 from model_export import graph, trained
-from model_export.check import Report
 from model_export.check import check as judge
-from model_export.errors import ExportError
+from model_export.errors import ExportError, RunError
 from model_export.layers import Standardize
+from model_export.missing import looks_for_nan
 from model_export.model import SequenceClassifier
+from model_export.options import OPSET
 from model_export.recording import Answer, Subject
 from model_export.refusals import runs
 from model_export.sample import UNTRAINED
 from model_export.spec import Spec
 from model_export.targets import Target
 from model_export.trials import Sampler
+from model_export.verdict import Report
 from service.errors import ConfigurationError, VerificationError
 from service.manifest import Manifest, MissingPolicy, Task, digest
 from service.padding import PaddedBatch, pad, step_mask
@@ -44,12 +46,14 @@ class Source:
         build: Makes the graph; told the manifest with name and version.
         reference: The model in its own framework, or None where the graph is all there is.
         tolerance: What company may move an answer by, beyond rounding; None asks for the same bits.
+        notices: What the caller may want to say as well.
     """
 
     manifest: Manifest
     build: Callable[[Manifest], onnx.ModelProto]
     reference: Reference | None
     tolerance: float | None = None
+    notices: tuple[str, ...] = ()
 
 
 def built_in(
@@ -58,7 +62,7 @@ def built_in(
     *,
     max_length: int | None = None,
     multi_label: bool = False,
-    opset: int = graph.OPSET,
+    opset: int = OPSET,
     tolerance: float | None = None,
 ) -> Source:
     """The built-in architecture, with trained weights or, without any, with those it begins with.
@@ -106,7 +110,8 @@ def brought(
     max_length: int,
     multi_label: bool = False,
     scores: Scores | None = None,
-    opset: int = graph.OPSET,
+    missing: MissingPolicy | None = None,
+    opset: int = OPSET,
     tolerance: float = 0.0,
     seed: int = 0,
 ) -> Source:
@@ -117,6 +122,7 @@ def brought(
         max_length: The longest sequence to promise; less where the model raises before.
         multi_label: Whether each class is judged by itself, so that any number may be assigned.
         scores: What its output is; None to find out.
+        missing: What it does with NaN at valid steps; None refuses it.
         opset: Of the graph, where one is built.
         tolerance: What company may move an answer by, beyond rounding.
         seed: Decides the sequences that it is checked with.
@@ -128,6 +134,8 @@ def brought(
     """
     if target.kind == "directory":
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
+    if missing == "handled" and target.steps.kind == "tokens":
+        raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
     _require_sound(judged, target.text)
     task = _task(target, multi_label=multi_label)
@@ -151,7 +159,7 @@ def brought(
         task=task,
         scores=scores or _found_scores(answer, batch, task),
         max_length=longest,
-        missing=_missing(target.subject, batch),
+        missing=missing or "refuse",
         graph=names,
         width_multiple=_width_multiple(target.subject, sampler, longest),
         made=made,
@@ -164,7 +172,8 @@ def brought(
     def reference(batch: PaddedBatch) -> Logits:
         return target.subject.answer(batch).logits
 
-    return Source(manifest, build, reference if target.framework else None, tolerance)
+    notices = (_MAY_TAKE_NAN,) if missing is None and _may_take_nan(target, batch) else ()
+    return Source(manifest, build, reference if target.framework else None, tolerance, notices)
 
 
 def with_threshold(source: Source, threshold: float) -> Source:
@@ -267,12 +276,23 @@ def _found_scores(answer: Answer, batch: PaddedBatch, task: Task) -> Scores:
     return "probabilities" if within and rows.shape[1] > 1 else "logits"
 
 
-def _missing(subject: Subject, batch: PaddedBatch) -> MissingPolicy:
-    """Whether the model itself handles NaN at valid steps: all its answers stay finite."""
+_MAY_TAKE_NAN: Final = (
+    "missing values will be refused; the model seems to take NaN itself: if it is meant to, say --missing handled, and "
+    "it is held to that"
+)
+
+
+def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
+    """Whether a model seems to take NaN: its graph asks for it, or torch, which keeps NaN, gives finite answers."""
     if batch.steps.ndim == 2:
-        return "refuse"
+        return False
+    if not target.framework:
+        return looks_for_nan(target.build("", OPSET))
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
-    logits = subject.answer(PaddedBatch(steps, batch.lengths)).logits
+    try:
+        logits = target.subject.answer(PaddedBatch(steps, batch.lengths)).logits
+    except RunError:
+        return False
     valid = step_mask(batch.lengths, batch.width)
-    return "handled" if np.isfinite(logits[valid] if logits.ndim == 3 else logits).all() else "refuse"
+    return bool(np.isfinite(logits[valid] if logits.ndim == 3 else logits).all())

@@ -7,32 +7,22 @@ off it is said with options; what contradicts it is an error that names both.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx
-import torch
-from torch import nn
 
-from model_export import checkpoint, graph, trained
+from model_export import trained
 from model_export.adopt import Adopted, Said, adopt
-from model_export.calling import Calling, calling_of
-from model_export.errors import CheckpointError, RunError
-from model_export.factory import module_of
 from model_export.labels import named_in
-from model_export.model import SequenceClassifier
 from model_export.options import Options
-from model_export.outputs import Choice, chosen_by
 from model_export.recording import Subject
 from model_export.spec import Spec
 from model_export.trace_onnx import OnnxSubject
-from model_export.trace_torch import TorchSubject
-from model_export.trials import Sampler
 from service.errors import ConfigurationError
 from service.manifest import GRAPH_FILE, MANIFEST_FILE, GraphNames, Manifest, StepInput
-from service.padding import pad
 
 Kind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
 
@@ -45,10 +35,12 @@ FORMS = (
 _APPLY: dict[Kind, frozenset[str]] = {
     "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
     "module": frozenset(
-        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "second", "output"}
+        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
+        | {"output", "missing"}
     ),
     "onnx": frozenset(
-        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "output"}
+        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
+        | {"second", "output", "missing"}
     ),
     "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
     "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
@@ -105,14 +97,17 @@ def read(text: str, options: Options) -> Target:
         given = getattr(options, field.name)
         if given not in (None, False) and field.name not in _APPLY[kind]:
             raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
-    readers: dict[Kind, Callable[[str, Options], Target]] = {
-        "spec": _read_spec,
-        "checkpoint": _read_checkpoint,
-        "module": _read_module,
-        "onnx": _read_onnx,
-        "directory": _read_directory,
-    }
-    return readers[kind](text, options)
+    if kind == "onnx":
+        return _read_onnx(text, options)
+    if kind == "directory":
+        return _read_directory(text, options)
+    from model_export import torch_targets  # brings torch along, which a graph does without
+
+    if kind == "module":
+        return torch_targets.read_module(text, options)
+    if kind == "checkpoint":
+        return torch_targets.read_checkpoint(text, options)
+    return torch_targets.read_spec(text, options)
 
 
 _SAID: dict[Kind, str] = {
@@ -149,70 +144,6 @@ def _kind(text: str) -> Kind:
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
 
 
-def _read_spec(text: str, options: Options) -> Target:
-    return _of_spec(text, options, Spec.read(Path(text)), options.checkpoint)
-
-
-def _read_checkpoint(text: str, options: Options) -> Target:
-    path = trained.located(Path(text))
-    spec = trained.recorded(path).spec
-    if spec is None:
-        raise CheckpointError(
-            f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
-            f"--checkpoint {path} --out ...`; for a module of yours, package.module:factory --checkpoint {path}"
-        )
-    return _of_spec(text, options, spec, path)
-
-
-def _of_spec(text: str, options: Options, spec: Spec, weights: Path | None) -> Target:
-    torch.manual_seed(0)
-    model = SequenceClassifier(spec).eval()
-    notices = [] if weights is None else trained.load(model, spec, weights)
-    steps = spec.manifest(name="model", version=1).input
-    _hold_against(text, options, steps, spec.output.labels)
-    per_step = spec.output.task == "per-step"
-    target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
-    return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
-
-
-def _read_module(text: str, options: Options) -> Target:
-    module = module_of(text)
-    if options.checkpoint is not None:
-        checkpoint.load(module, options.checkpoint)
-    calling = calling_of(module, second=options.second, time_first=options.time_first)
-    choose = chosen_by(options.output)
-    steps, shape = _read_steps(text, module, options, calling, choose)
-    labels = _labels(text, options, shape[-1])
-    target = _of_module(text, "module", module, steps, calling, choose, labels, per_step=len(shape) == 3)
-    return dataclasses.replace(target, checkpoint=options.checkpoint)
-
-
-def _of_module(
-    text: str,
-    kind: Kind,
-    module: nn.Module,
-    steps: StepInput,
-    calling: Calling,
-    choose: Choice,
-    labels: tuple[str, ...],
-    per_step: bool,
-) -> Target:
-    def build(name: str, opset: int) -> onnx.ModelProto:
-        return graph.build(module, steps, name=name, labels=labels, calling=calling, choose=choose, opset=opset)
-
-    return Target(
-        text=text,
-        kind=kind,
-        steps=steps,
-        subject=TorchSubject(module, steps, calling=calling, choose=choose),
-        labels=labels,
-        per_step=per_step,
-        names=GraphNames(sequences=steps.kind),
-        build=build,
-        framework=True,
-    )
-
-
 def _read_onnx(text: str, options: Options) -> Target:
     try:
         proto = onnx.load(text)
@@ -225,15 +156,17 @@ def _read_onnx(text: str, options: Options) -> Target:
         lengths=options.lengths,
         mask=options.mask,
         time_first=options.time_first,
+        channels_first=options.channels_first,
+        second=options.second,
         output=options.output,
         features=options.features,
         vocabulary=options.vocabulary,
     )
     adopted = adopt(proto, said)
-    labels = _labels(text, options, adopted.classes)
+    labels = labels_of(text, options, adopted.classes)
     own = named_in(proto)
     if own is not None and len(own) == adopted.classes:
-        _hold_against(text, options, adopted.steps, own)
+        hold_against(text, options, adopted.steps, own)
         labels = own
     return _of_graph(text, "onnx", adopted, labels)
 
@@ -251,7 +184,7 @@ def _read_directory(text: str, options: Options) -> Target:
         )
     manifest = Manifest.read(directory)
     manifest.check_digests(directory)
-    _hold_against(text, options, manifest.input, manifest.labels)
+    hold_against(text, options, manifest.input, manifest.labels)
     adopted = Adopted(
         onnx.load(directory / GRAPH_FILE),
         manifest.input,
@@ -279,7 +212,7 @@ def _of_graph(text: str, kind: Kind, adopted: Adopted, labels: tuple[str, ...]) 
     )
 
 
-def _hold_against(text: str, options: Options, steps: StepInput, labels: Sequence[str]) -> None:
+def hold_against(text: str, options: Options, steps: StepInput, labels: Sequence[str]) -> None:
     """Compares what was said with what the target says itself."""
     for flag, said, own in (
         ("features", options.features, steps.features),
@@ -291,58 +224,9 @@ def _hold_against(text: str, options: Options, steps: StepInput, labels: Sequenc
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which says {own}")
 
 
-def _labels(text: str, options: Options, classes: int) -> tuple[str, ...]:
+def labels_of(text: str, options: Options, classes: int) -> tuple[str, ...]:
     """The names that were given, or numbers."""
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
             raise ConfigurationError(f"--{flag} names {said} classes, {text} answers {classes}")
     return options.labels or tuple(map(str, range(classes)))
-
-
-def _read_steps(
-    text: str, module: nn.Module, options: Options, calling: Calling, choose: Choice
-) -> tuple[StepInput, tuple[int, ...]]:
-    """What one step is, and the shape of an answer: as said, or by what the module's layers take and run with."""
-    if options.features is not None and options.vocabulary is not None:
-        raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    if options.features is not None:
-        candidates = [StepInput(features=options.features)]
-    elif options.vocabulary is not None:
-        candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
-    else:
-        candidates = list(dict.fromkeys(_likely_steps(module)))
-    running, errors = [], []
-    for steps in candidates:
-        subject = TorchSubject(module, steps, calling=calling, choose=choose)
-        sampler = Sampler(steps, seed=0)
-        batch = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
-        try:
-            running.append((steps, subject.answer(batch).logits.shape))
-        except RunError as error:
-            errors.append(error)
-    if len(running) == 1:
-        return running[0]
-    if running:
-        said = (
-            f"--features {steps.features}" if steps.features else f"--vocabulary {steps.vocabulary}"
-            for steps, _ in running
-        )
-        raise ConfigurationError(f"{text} runs with {' and with '.join(said)}: say which it is")
-    if options.features is not None or options.vocabulary is not None:
-        # The check itself finds out which sizes run, and says it better.
-        return candidates[0], (0, options.classes or len(options.labels or ()) or 1)
-    raise ConfigurationError(
-        f"{text}: what one step is cannot be read off the module; say --features N or --vocabulary N"
-        + (f" ({errors[0]})" if errors else "")
-    )
-
-
-def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
-    """What the module's layers take, in their order."""
-    for part in module.modules():
-        if isinstance(part, nn.Embedding):
-            yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
-        for name in ("in_features", "input_size", "in_channels", "num_features"):
-            size = getattr(part, name, None)
-            if isinstance(size, int) and size > 0:
-                yield StepInput(features=size)

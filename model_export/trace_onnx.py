@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from model_export.adopt import Adopted
 from model_export.errors import RunError
 from model_export.probing import open_session
-from model_export.recording import Answer, Operation, Recording
+from model_export.recording import Answer, Operation, OtherReading, Recording
 from service.padding import PaddedBatch
 from service.session import feed
 
@@ -60,6 +61,25 @@ class OnnxSubject:
             inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
         return self._answer(inputs)
 
+    def others(self) -> Iterator[OtherReading]:
+        """The same graph, its inputs read in the other ways that may be meant."""
+        names = self._adopted.names
+        if names.mask is not None:
+            marks: Literal["valid", "padding"] = "padding" if names.mask_marks == "valid" else "valid"
+            second = "padding-mask" if marks == "padding" else "mask"
+            where = "padding" if marks == "padding" else "valid steps"
+            yield self._read_as(
+                {"mask_marks": marks}, f"where its mask is 1 at {where}: if that is meant, say --second {second}"
+            )
+        if not names.channels_first and not names.time_first:
+            yield self._read_as(
+                {"time_first": True}, "where steps are [width, rows, features]: if that is meant, say --time-first"
+            )
+
+    def _read_as(self, names: dict[str, Any], runs: str) -> OtherReading:
+        read = replace(self._adopted, names=self._adopted.names.model_copy(update=names))
+        return OtherReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+
     def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what every node computed on the way."""
         if self._recorder is None:
@@ -103,6 +123,8 @@ class OnnxSubject:
 
     def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
         logits, *attention = self._run(self._session, self._outputs, inputs)
+        if self._adopted.names.classes_first and self._adopted.per_step:
+            logits = logits.swapaxes(1, 2)
         if self._adopted.names.time_first:
             logits = logits.swapaxes(0, 1) if self._adopted.per_step else logits
             attention = [weights.T for weights in attention]

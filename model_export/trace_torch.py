@@ -24,11 +24,12 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from model_export.calling import Calling, plain_path
+from model_export.calling import Calling, Role, plain_path, step_mask
+from model_export.conventions import other_callings
 from model_export.errors import RunError
 from model_export.frames import Place, current_place, said, users_place
 from model_export.outputs import Choice
-from model_export.recording import Answer, Operation, Recording
+from model_export.recording import Answer, Operation, OtherReading, Recording
 from service.manifest import StepInput
 from service.padding import PaddedBatch
 
@@ -50,20 +51,21 @@ class TorchSubject:
 
     @property
     def sizes(self) -> frozenset[int]:
-        """The sizes of its parameters and buffers."""
-        tensors = [*self._module.parameters(), *self._module.buffers()]
+        """The sizes of its parameters and buffers, and of tensors that it holds without having registered them."""
+        held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+        tensors = [*self._module.parameters(), *self._module.buffers(), *held]
         return frozenset(size for tensor in tensors for size in tensor.shape)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
         """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
         with plain_path():
-            return _answer(self._run(*self._inputs(batch, left=left)))
+            return _answer(self._run(self._inputs(batch, left=left)))
 
     def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
         """Answers a batch as torch does by itself: nested tensors hold no padding where it takes its fast path."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _answer(self._run(*self._inputs(batch)))
+            return _answer(self._run(self._inputs(batch)))
 
     def answer_left(self, batch: PaddedBatch) -> Answer:
         """Answers a batch whose sequences stand at the end of their rows."""
@@ -73,21 +75,26 @@ class TorchSubject:
         """Answers a batch, and gives what it called on the way."""
         recorder, inputs = _Recorder(self._module), self._inputs(batch)
         with plain_path(), recorder.listening():
-            outputs = self._run(*inputs)
+            outputs = self._run(inputs)
         return recorder.recording(outputs.values())
 
-    def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> tuple[Tensor, Tensor]:
-        """The steps, in a copy (a module may write into what it is given), and the lengths or the mask."""
-        steps, lengths = torch.tensor(batch.steps), torch.tensor(batch.lengths).long()
-        if self._calling.second == "lengths":
-            return steps, lengths
-        place = torch.arange(batch.width)
-        return steps, place >= batch.width - lengths.unsqueeze(1) if left else place < lengths.unsqueeze(1)
+    def others(self) -> Iterator[OtherReading]:
+        """The same module, called in the other ways that may be meant."""
+        for other in other_callings(self._calling):
+            if self.steps.kind == "values" or not other.calling.channels_first:
+                subject = TorchSubject(self._module, self.steps, calling=other.calling, choose=self._choose)
+                yield OtherReading(subject, other.runs, other.is_option)
 
-    def _run(self, steps: Tensor, second: Tensor) -> dict[str, Tensor]:
+    def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
+        """What the module is called with; the steps in a copy, as a module may write into what it is given."""
+        lengths = torch.tensor(batch.lengths).long()
+        valid = step_mask(lengths, batch.width)
+        return self._calling.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+
+    def _run(self, given: dict[Role, Tensor]) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
-                outputs = self._choose(self._calling(self._module, steps, second))
+                outputs = self._choose(self._calling.call(self._module, given))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
             raise RunError(said(error), users_place(error)) from error
         outputs["logits"] = self._calling.rows_first(outputs["logits"])

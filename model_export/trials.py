@@ -78,7 +78,7 @@ def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowe
     if len(steps) >= 3:
         # The shortest that leave something between one another, for a small model of long steps to stay quick.
         return Sizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
-    longest = max(longest_allowed - 2, 1)
+    longest = max(longest_allowed - 2, min(2, longest_allowed))
     width = max(longest_allowed - 1, longest)
     return Sizes(rows, longest, width, max(longest_allowed, width))
 

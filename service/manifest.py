@@ -94,7 +94,22 @@ class StepInput(_Part):
 class GraphNames(_Part):
     """The graph's own names and forms of what the service gives it and takes from it.
 
-    One of `lengths` and `mask` is set, or both where the graph wants both. A mask is 1 (or true) at valid steps.
+    One of `lengths` and `mask` is set, or both where the graph wants both. All orders of axes that are not said are
+    `[rows, width, ...]`.
+
+    Attributes:
+        sequences: The input with the steps.
+        lengths: The input with the lengths, `[rows]`.
+        lengths_type: Its element type.
+        mask: The input with the mask, `[rows, width]`.
+        mask_type: Its element type.
+        mask_marks: Where the mask is 1 (or true): at valid steps, or at padding.
+        time_first: Steps go in as `[width, rows, features]`, the mask as `[width, rows]`.
+        channels_first: Steps go in as `[rows, features, width]`.
+        features_axis: False where steps of one feature go in without that axis, as `[rows, width]`.
+        logits: The output with the answers.
+        classes_first: Answers for each step come out as `[rows, classes, width]`.
+        attention: The output with the attention weights, `[rows, width]`.
     """
 
     sequences: str = "values"
@@ -102,8 +117,12 @@ class GraphNames(_Part):
     lengths_type: Literal["int32", "int64"] = "int32"
     mask: str | None = None
     mask_type: Literal["bool", "int32", "int64", "float32"] = "bool"
+    mask_marks: Literal["valid", "padding"] = "valid"
     time_first: bool = False
+    channels_first: bool = False
+    features_axis: bool = True
     logits: str = "logits"
+    classes_first: bool = False
     attention: str | None = None
 
     @model_validator(mode="after")
@@ -111,6 +130,17 @@ class GraphNames(_Part):
         if self.lengths is None and self.mask is None:
             raise ValueError("graph: one of 'lengths' and 'mask' must be named")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_order_of_axes(self) -> Self:
+        if self.channels_first and (self.time_first or not self.features_axis):
+            raise ValueError("graph: 'channels_first' fits neither 'time_first' nor steps without 'features_axis'")
+        return self
+
+    @property
+    def open_axes(self) -> tuple[int, int]:
+        """Which axes of the steps are the rows and the width."""
+        return (1, 0) if self.time_first else (0, 2) if self.channels_first else (0, 1)
 
 
 class Promise(_Part):
@@ -166,6 +196,14 @@ class Manifest(_Part):
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: every label may stand there once")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_have_the_axes_that_the_graph_wants(self) -> Self:
+        if not self.graph.features_axis and self.input.features != 1:
+            raise ValueError("graph.features_axis: steps go in without that axis where they have one feature only")
+        if self.graph.channels_first and self.input.kind == "tokens":
+            raise ValueError("graph.channels_first: token ids have no axis of features")
         return self
 
     @property

@@ -28,10 +28,10 @@ Reference = Callable[[PaddedBatch], Logits]
 """What a graph was made from: logits `[rows, classes]`, or `[rows, width, classes]`, of a padded batch."""
 
 Varied = Literal[
-    "reference", "company", "width", "padding", "neighbours", "order", "threads", "attention", "at padding"
+    "reference", "company", "width", "padding", "neighbours", "order", "threads", "attention", "at padding", "missing"
 ]
 
-_NOT_COMPANY: tuple[Varied, ...] = ("reference", "attention", "at padding")
+_NOT_COMPANY: tuple[Varied, ...] = ("reference", "attention", "at padding", "missing")
 """What is measured besides a sequence alone against the same in company."""
 
 EXTREMES = {"NaN": math.nan, "Inf": math.inf, "-Inf": -math.inf, "1e30": 1e30, "-1e30": -1e30}
@@ -49,7 +49,8 @@ class Case:
         name: What was done, for people.
         varied: What was varied.
         difference: The largest absolute difference of a logit or an attention weight at a valid step; infinite where
-            an answer was not finite.
+            an answer was not finite. Of `missing`, which the exporter alone measures, the share of a change that is
+            left beside a missing value: there an answer must move.
         relative: The largest of the rows' differences, each divided by max(1, the row's largest |logit|).
         bits: Whether no bit differed.
         provider: Where it ran.

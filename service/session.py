@@ -179,11 +179,8 @@ class Session:
                 self._free.put(slot)
         else:
             results = self._session.run([self._outputs[output] for output in wanted], inputs)
-        if self._names.time_first:
-            results = [
-                np.ascontiguousarray(result.swapaxes(0, 1)) if output in self._along_steps else result
-                for output, result in zip(wanted, results, strict=True)
-            ]
+        if self._names.time_first or self._names.classes_first:
+            results = [self._rows_first(output, result) for output, result in zip(wanted, results, strict=True)]
         return Outputs(**dict(zip(wanted, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
@@ -235,13 +232,28 @@ class Session:
         axes: Shape = (batch.rows, batch.width) if output in self._along_steps else (batch.rows,)
         if self._names.time_first:
             axes = axes[::-1]
-        return (*axes, self._manifest.classes) if output == "logits" else axes
+        if output != "logits":
+            return axes
+        if self._are_classes_first(output):
+            return (batch.rows, self._manifest.classes, batch.width)
+        return (*axes, self._manifest.classes)
+
+    def _are_classes_first(self, output: Output) -> bool:
+        return self._names.classes_first and output == "logits" and output in self._along_steps
+
+    def _rows_first(self, output: Output, result: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An output `[rows, ...]` or `[rows, width, ...]`, from the graph's own order of axes."""
+        if output not in self._along_steps:
+            return result
+        if self._are_classes_first(output):
+            return np.ascontiguousarray(result.swapaxes(1, 2))
+        return np.ascontiguousarray(result.swapaxes(0, 1)) if self._names.time_first else result
 
     def _check(self, manifest: Manifest) -> None:
         """Holds the graph's inputs and outputs against the manifest."""
         names = manifest.graph
         tokens = manifest.input.kind == "tokens"
-        expected = {names.sequences: ("int64" if tokens else "float32", 2 if tokens else 3)}
+        expected = {names.sequences: ("int64", 2) if tokens else ("float32", 3 if names.features_axis else 2)}
         if names.lengths is not None:
             expected[names.lengths] = (names.lengths_type, 1)
         if names.mask is not None:
@@ -254,11 +266,13 @@ class Session:
                 f"{manifest.key}: the graph's inputs are {_said(found)}, the manifest says {_said(expected)}"
             )
         steps = self._session.get_inputs()[[*found].index(names.sequences)]
-        if any(isinstance(size, int) for size in steps.shape[:2]):
-            raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {steps.shape[:2]}")
-        if not tokens and isinstance(steps.shape[2], int) and steps.shape[2] != manifest.input.features:
+        opened = [steps.shape[axis] for axis in names.open_axes]
+        if any(isinstance(size, int) for size in opened):
+            raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {opened}")
+        features = None if tokens or not names.features_axis else steps.shape[1 if names.channels_first else 2]
+        if isinstance(features, int) and features != manifest.input.features:
             raise ManifestError(
-                f"{manifest.key}: the graph wants {steps.shape[2]} features a step, the manifest says "
+                f"{manifest.key}: the graph wants {features} features a step, the manifest says "
                 f"{manifest.input.features}"
             )
         named = {names.logits} | ({names.attention} if names.attention else set())
@@ -372,15 +386,24 @@ def _placed(session: Any) -> list[placement.Node]:
 
 def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
     """The graph's inputs for a batch, under the graph's own names and in its own forms."""
-    steps: NDArray[Any] = batch.steps
     inputs: dict[str, NDArray[Any]] = {}
     if names.mask is not None:
-        mask = step_mask(batch.lengths, batch.width).astype(names.mask_type, copy=False)
+        valid = step_mask(batch.lengths, batch.width)
+        mask = (valid if names.mask_marks == "valid" else ~valid).astype(names.mask_type, copy=False)
         inputs[names.mask] = np.ascontiguousarray(mask.T) if names.time_first else mask
     if names.lengths is not None:
         inputs[names.lengths] = batch.lengths.astype(names.lengths_type, copy=False)
-    inputs[names.sequences] = np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
+    inputs[names.sequences] = _arranged(names, batch.steps)
     return inputs
+
+
+def _arranged(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
+    """Steps `[rows, width, ...]` in the graph's own order of axes."""
+    if not names.features_axis:
+        steps = steps[:, :, 0]
+    if names.channels_first:
+        return np.ascontiguousarray(steps.swapaxes(1, 2))
+    return np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
 
 
 def _said(inputs: dict[str, tuple[str, int]]) -> str:

@@ -39,7 +39,12 @@ class Exhibit:
         features: Numbers a step, or None for a token model.
         vocabulary: Number of token ids, for a token model.
         second: What the model takes beside the steps; None where it takes neither, or does not say which.
+        third: The mask, for one that takes lengths and a mask.
+        arguments: The names by which it is called, the steps first, where that is not by place.
         time_first: Steps come as `[width, rows, features]`.
+        channels_first: Steps come as `[rows, features, width]`, and answers a step as `[rows, classes, width]`.
+        channels_said: That has to be said: it cannot be read off a graph.
+        raw: Steps come as `[rows, width]`, without the axis of their one feature.
         output: The name or index of the logits where the model answers with several.
         per_step: The logits are `[rows, width, classes]`.
         shortest: The module raises for a lone sequence shorter than this.
@@ -55,8 +60,13 @@ class Exhibit:
     operator: tuple[str, ...] = ()
     features: int | None = None
     vocabulary: int | None = None
-    second: Literal["lengths", "mask"] | None = "lengths"
+    second: Literal["lengths", "mask", "padding-mask", "both"] | None = "lengths"
+    third: str | None = None
+    arguments: tuple[str, ...] = ()
     time_first: bool = False
+    channels_first: bool = False
+    channels_said: bool = False
+    raw: bool = False
     output: str | int | None = None
     per_step: bool = False
     shortest: int = 1
@@ -103,11 +113,14 @@ class Exhibit:
             said["--vocabulary"] = self.vocabulary
         if self.output is not None:
             said["--output"] = self.output
-        if self.named and self.is_torch:
+        if self.second == "padding-mask" or (self.named and self.is_torch):
             said["--second"] = self.second
         elif self.named:
             said |= {"--values": self.values, f"--{self.second}": self.second_name}
-        return [str(word) for option in said.items() for word in option] + ["--time-first"] * self.time_first
+        if self.channels_said and not self.is_torch:
+            said["--features"] = self.features
+        flags = ["--time-first"] * self.time_first + ["--channels-first"] * self.channels_said
+        return [str(word) for option in said.items() for word in option] + flags
 
     def make(self) -> Any:
         """The model: a torch module, in training mode as its factory leaves it, or a `ModelProto`."""
@@ -138,6 +151,11 @@ TORCH_LEAKING = (
     _torch_leak("bilstm_unpacked", "lstm", features=12),
     _torch_leak("conv_reads_padding", "conv1", features=3),
     _torch_leak("conv_without_remask", "convs.1", features=6),
+    _torch_leak(
+        "channels_first_global_mean", "mean", features=5, second="mask", channels_first=True, channels_said=True
+    ),
+    _torch_leak("chunk_means", "mean", features=4),
+    _torch_leak("chunks_into_features", "lstm", features=5),
     _torch_leak("cross_batch_norm", "mean", features=10),
     _torch_leak("final_hidden_unpacked", "gru", features=20),
     _torch_leak("flip_for_reverse", "flip", features=5),
@@ -159,6 +177,9 @@ TORCH_LEAKING = (
     _torch_leak("median_baseline", "median", features=2, second="mask"),
     _torch_leak("mha_without_mask", "blocks.0.attn", "multi_head_attention", "scaled_dot", features=6, second="mask"),
     _torch_leak("one_step_too_far", "clamp", "getitem", "index", features=4),
+    _torch_leak("padded_in_front", "gru", features=5),
+    _torch_leak("padded_to_chunks", "lstm", features=6),
+    _torch_leak("padding_mask_ignored_by_pool", "max", features=6, second="padding-mask", named=True),
     _torch_leak("padding_idx_with_positions", "sum", vocabulary=50, second="mask"),
     _torch_leak("pooled_in_pairs", "max_pool", features=4),
     _torch_leak("position_over_longest", "max", "div", features=2, named=True),
@@ -194,20 +215,30 @@ TORCH_SOUND = (
     _torch_sound("causal_decoder", "warning", features=4),
     _torch_sound("causal_tcn", features=4),
     _torch_sound("cell_loop", features=4, second="mask"),
+    _torch_sound("channels_first_fcn", features=5, second="mask", channels_first=True, channels_said=True),
+    _torch_sound(
+        "channels_first_tagger", features=4, second="mask", channels_first=True, channels_said=True, per_step=True
+    ),
     _torch_sound("cnn_lstm", features=9),
     _torch_sound("deep_sets", features=10),
     _torch_sound("dict_output", features=6, output="mortality"),
+    _torch_sound("hugging_face_encoder", second="mask", vocabulary=70, arguments=("input_ids", "attention_mask")),
+    _torch_sound("keyword_lengths", features=6, arguments=("x", "seq_lengths")),
     _torch_sound("last_valid_step", features=6),
     _torch_sound("learned_initial_state", features=5),
+    _torch_sound("lengths_and_mask", features=5, second="both"),
     _torch_sound("logsumexp_pool", features=7),
+    _torch_sound("mask_before_steps", features=4, second="mask", arguments=("x", "mask")),
     _torch_sound("masked_batchnorm", features=5),
     _torch_sound("masked_layers", features=3, second="mask"),
     _torch_sound("masked_max", features=8),
     _torch_sound("masked_mean", "warning", features=3, second="mask"),
     _torch_sound("packed_bilstm", features=12),
     _torch_sound("packed_data_linear", features=5),
+    _torch_sound("padding_mask_encoder", "warning", features=6, second="padding-mask", named=True),
     _torch_sound("projected_lstm", features=6),
     _torch_sound("query_pooling", "warning", features=5, second="mask"),
+    _torch_sound("raw_samples", features=1, raw=True),
     _torch_sound("relu_rnn", features=4),
     _torch_sound("reversed_by_length", features=5),
     _torch_sound("running_average", features=3),
@@ -236,13 +267,22 @@ def _torch_refused(name: str, *reason: str, **said: Any) -> Exhibit:
 
 
 TORCH_REFUSED = (
+    _torch_refused("channels_first_unsaid", "--channels-first", features=4, second="mask"),
+    _torch_refused("chunks_of_eight", "multiples of 8", features=3, second="mask"),
+    _torch_refused("double_weights", "float64", features=4, second="mask"),
     _torch_refused("dropout_always_on", "twice", "same answer", features=6, second="mask"),
+    _torch_refused("float_mask_wanted", "mask = mask.to(x.dtype)", features=4, second="mask"),
     _torch_refused("frozen_rows", "rows", "batch", features=5),
     _torch_refused("frozen_width", "width", features=4, second="mask"),
+    _torch_refused("last_layer_of_zeros", "do not depend on the sequences", features=5),
     _torch_refused("left_padding", "left", features=5),
+    _torch_refused("no_axis_of_rows", "no [rows, classes]", features=5, second="mask"),
     _torch_refused("no_lengths", "length", "mask", features=7, second=None),
+    _torch_refused("one_length_a_batch", "lengths differ", features=4),
     _torch_refused("order_demanded", "order", "sorted", features=6),
+    _torch_refused("share_of_the_longest", "shares of the", features=4),
     _torch_refused("which_way_round", "pad", "--second", features=6, second=None),
+    _torch_refused("wide_of_one", "past a width of 1", features=4),
 )
 
 
@@ -254,6 +294,15 @@ ONNX_LEAKING = (
     _onnx_leak("backward_cumulative_sum", "future", features=3, per_step=True),
     _onnx_leak(
         "final_state_time_first", "gru_0", features=5, time_first=True, values="frames", second_name="frame_lengths"
+    ),
+    _onnx_leak(
+        "channels_first_mean",
+        "gap/mean",
+        features=5,
+        second="mask",
+        values="x",
+        second_name="mask",
+        channels_first=True,
     ),
     _onnx_leak("guessed_lengths", "count_used", features=4),
     _onnx_leak("instance_norm", "inorm", features=4, second="mask", values="series", second_name="valid_mask"),
@@ -273,7 +322,6 @@ ONNX_LEAKING = (
         second="mask",
         values="input_ids",
         second_name="attention_mask",
-        named=True,
     ),
 )
 
@@ -284,8 +332,21 @@ def _onnx_sound(name: str, verdict: Verdict = "sound", **said: Any) -> Exhibit:
 
 ONNX_SOUND = (
     _onnx_sound("bool_mask_mean", features=4, second="mask", second_name="mask"),
+    _onnx_sound(
+        "channels_first_fcn",
+        "warning",
+        features=4,
+        second="mask",
+        values="signal",
+        second_name="signal_mask",
+        channels_first=True,
+    ),
+    _onnx_sound(
+        "channels_first_tagger", features=5, values="x", channels_first=True, channels_said=True, per_step=True
+    ),
     _onnx_sound("float_mask_attention", "warning", features=5, second="mask", values="features", second_name="mask"),
     _onnx_sound("gru_time_first", features=4, time_first=True, values="input", second_name="input_lengths"),
+    _onnx_sound("lengths_and_mask", features=4, second="both", third="mask"),
     _onnx_sound("lstm_int64_lengths", features=6),
     _onnx_sound(
         "mask_time_first",
@@ -298,6 +359,15 @@ ONNX_SOUND = (
     ),
     _onnx_sound("masked_max", features=5, second="mask", second_name="mask"),
     _onnx_sound("packed_bilstm_attention", features=7, values="x", second_name="lens"),
+    _onnx_sound(
+        "padding_mask_max",
+        features=6,
+        second="padding-mask",
+        values="src",
+        second_name="src_key_padding_mask",
+        named=True,
+    ),
+    _onnx_sound("raw_samples", features=1, raw=True, values="wave", second_name="wave_lengths"),
     _onnx_sound("remasked_convolutions", features=3, values="input_1", second_name="input_2"),
     _onnx_sound("reversed_by_length", features=3, values="x", second_name="seq_len"),
     _onnx_sound("self_attention", "warning", features=6, values="src", second_name="src_lengths"),
@@ -308,7 +378,6 @@ ONNX_SOUND = (
         second="mask",
         values="input_ids",
         second_name="attention_mask",
-        named=True,
     ),
 )
 
@@ -325,5 +394,8 @@ ONNX_REFUSED = (
     _onnx_refused("longest_first", "order", "sorted"),
     _onnx_refused("never_twice_the_same", "twice", "same answer"),
     _onnx_refused("no_second_input", "length", "mask", second=None),
+    _onnx_refused("shares_of_the_longest", "shares of the longest", second=None),
+    _onnx_refused("token_types", "token_type_ids", second=None),
+    _onnx_refused("which_way_round", "--second padding-mask", second=None),
     _onnx_refused("two_sensors", "accelerometer", "gyroscope", features=3, values="accelerometer"),
 )

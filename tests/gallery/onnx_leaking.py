@@ -316,3 +316,22 @@ def backward_cumulative_sum() -> ModelProto:
         {"kernel": w.normal(3, 2), "axis": scalar(1, np.int64), "axes12": integers(1, 2)},
         producer="skl2onnx",
     )
+
+
+def channels_first_mean() -> ModelProto:
+    """Steps as [rows, features, width], and a mean over the width."""
+    w = Weights(65)
+    return model(
+        "resnet (float[N,5,T] x, bool[N,T] mask) => (float[N,3] logits)",
+        """
+        [float_mask] f = Cast <to = 1> (mask)
+        [unsqueeze] m = Unsqueeze (f, axis1)
+        [masked] z = Mul (x, m)
+        [conv] c = Conv (z, k)
+        [relu] r = Relu (c)
+        ["gap/mean"] p = ReduceMean <axes = [2], keepdims = 0> (r)
+        [dense] logits = MatMul (p, V)
+        """,
+        {"axis1": integers(1), "k": w.normal(8, 5, 1), "V": w.normal(8, 3)},
+        producer="pytorch",
+    )

@@ -152,3 +152,62 @@ def two_sensors() -> ModelProto:
         w.recurrent(4, 6, 6) | {"axis0": integers(0), "V": w.normal(6, 2)},
         producer="onnxscript",
     )
+
+
+def which_way_round() -> ModelProto:
+    """A mask whose name says neither that it is true at padding, nor at valid steps."""
+    w = Weights(66)
+    return model(
+        "encoder (float[N,T,4] values, bool[N,T] pad_mask) => (float[N,2] logits)",
+        """
+        [unsqueeze] m = Unsqueeze (pad_mask, axis2)
+        [fill] f = Where (m, nothing, values)
+        [sum] s = ReduceSum <keepdims = 0> (f, axis1)
+        [dense] logits = MatMul (s, V)
+        """,
+        {"axis1": integers(1), "axis2": integers(2), "nothing": scalar(0.0), "V": w.normal(4, 2)},
+        producer="pytorch",
+    )
+
+
+def token_types() -> ModelProto:
+    """Takes which of two texts each token is of."""
+    w = Weights(67)
+    return model(
+        "bert (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, "
+        "int64[batch,sequence] token_type_ids) => (float[batch,2] logits)",
+        """
+        [words] e = Gather (table, input_ids)
+        [types] t = Gather (kinds, token_type_ids)
+        [both] h = Add (e, t)
+        [float_mask] f = Cast <to = 1> (attention_mask)
+        [unsqueeze] m = Unsqueeze (f, axis2)
+        [masked] z = Mul (h, m)
+        [sum] s = ReduceSum <keepdims = 0> (z, axis1)
+        [dense] logits = MatMul (s, V)
+        """,
+        {
+            "table": w.normal(20, 4),
+            "kinds": w.normal(2, 4),
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "V": w.normal(4, 2),
+        },
+        producer="optimum",
+    )
+
+
+def shares_of_the_longest() -> ModelProto:
+    """Takes its lengths as shares of the longest, in float32."""
+    w = Weights(68)
+    return model(
+        "speech (float[N,T,4] values, float[N] wav_lens) => (float[N,2] logits)",
+        """
+        [sum] s = ReduceSum <keepdims = 0> (values, axis1)
+        [column] c = Unsqueeze (wav_lens, axis1)
+        [mean] p = Div (s, c)
+        [dense] logits = MatMul (p, V)
+        """,
+        {"axis1": integers(1), "V": w.normal(4, 2)},
+        producer="pytorch",
+    )

@@ -342,3 +342,120 @@ def mask_time_first() -> ModelProto:
         },
         producer="cntk",
     )
+
+
+def channels_first_fcn() -> ModelProto:
+    """Steps as [rows, features, width], as convolutional code has them."""
+    w = Weights(60)
+    return model(
+        "fcn (float[batch,4,time] signal, float[batch,time] signal_mask) => (float[batch,3] logits)",
+        """
+        [unsqueeze] m = Unsqueeze (signal_mask, axis1)
+        [mask_0] x0 = Mul (signal, m)
+        [conv_0] c0 = Conv <pads = [3, 3]> (x0, k0, b0)
+        [relu_0] r0 = Relu (c0)
+        [mask_1] x1 = Mul (r0, m)
+        [conv_1] c1 = Conv <pads = [1, 1]> (x1, k1, b1)
+        [relu_1] r1 = Relu (c1)
+        [mask_2] x2 = Mul (r1, m)
+        [total] t = ReduceSum <keepdims = 0> (x2, axis2)
+        [count] n = ReduceSum <keepdims = 0> (m, axis2)
+        [mean] p = Div (t, n)
+        [dense] logits = MatMul (p, V)
+        """,
+        {
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "k0": w.normal(8, 4, 7),
+            "b0": w.normal(8),
+            "k1": w.normal(6, 8, 3),
+            "b1": w.normal(6),
+            "V": w.normal(6, 3),
+        },
+        producer="pytorch",
+    )
+
+
+def channels_first_tagger() -> ModelProto:
+    """Answers each step, with the classes before the steps; the number of features stands nowhere."""
+    w = Weights(61)
+    return model(
+        "tagger (float[batch,channels,time] x, int64[batch] lengths) => (float[batch,3,time] logits)",
+        """
+        [conv] c = Conv (x, k, b)
+        [tanh] t = Tanh (c)
+        [head] logits = Conv (t, v)
+        """,
+        {"k": w.normal(6, 5, 1), "b": w.normal(6), "v": w.normal(3, 6, 1)},
+        producer="pytorch",
+    )
+
+
+def padding_mask_max() -> ModelProto:
+    """A mask that is true at padding."""
+    w = Weights(62)
+    return model(
+        "encoder (float[N,T,6] src, bool[N,T] src_key_padding_mask) => (float[N,2] logits)",
+        """
+        [linear] h = MatMul (src, W)
+        [unsqueeze] m = Unsqueeze (src_key_padding_mask, axis2)
+        [fill] f = Where (m, lowest, h)
+        [max] p = ReduceMax <axes = [1], keepdims = 0> (f)
+        [dense] logits = MatMul (p, V)
+        """,
+        {
+            "W": w.normal(6, 8),
+            "axis2": integers(2),
+            "lowest": scalar(np.finfo(np.float32).min),
+            "V": w.normal(8, 2),
+        },
+        producer="pytorch",
+    )
+
+
+def raw_samples() -> ModelProto:
+    """One number a step, without an axis for it."""
+    w = Weights(63)
+    return model(
+        "wave (float[N,T] wave, int32[N] wave_lengths) => (float[N,2] logits)",
+        """
+        [time_first] t = Transpose <perm = [1, 0]> (wave)
+        [unsqueeze] x = Unsqueeze (t, axis2)
+        [gru] y, y_h = GRU <hidden_size = 6, linear_before_reset = 1> (x, W, R, B, wave_lengths)
+        [last] h = Squeeze (y_h, axis0)
+        [dense] logits = MatMul (h, V)
+        """,
+        w.recurrent(3, 1, 6) | {"axis0": integers(0), "axis2": integers(2), "V": w.normal(6, 2)},
+        producer="pytorch",
+    )
+
+
+def lengths_and_mask() -> ModelProto:
+    """A recurrent layer by the lengths, an attention by the mask."""
+    w = Weights(64)
+    return model(
+        "both (float[N,T,4] values, int64[N] lengths, bool[N,T] mask) => (float[N,3] logits)",
+        """
+        [lens] n = Cast <to = 6> (lengths)
+        [time_first] x = Transpose <perm = [1, 0, 2]> (values)
+        [lstm] y = LSTM <hidden_size = 6> (x, W, R, B, n)
+        [one_direction] s = Squeeze (y, axis1)
+        [rows_first] h = Transpose <perm = [1, 0, 2]> (s)
+        [score] e = MatMul (h, U)
+        [unsqueeze] m = Unsqueeze (mask, axis2)
+        [fill] f = Where (m, e, lowest)
+        [softmax] a = Softmax <axis = 1> (f)
+        [weigh] g = Mul (a, h)
+        [pool] p = ReduceSum <keepdims = 0> (g, axis1)
+        [dense] logits = MatMul (p, V)
+        """,
+        w.recurrent(4, 4, 6)
+        | {
+            "axis1": integers(1),
+            "axis2": integers(2),
+            "U": w.normal(6, 1),
+            "lowest": scalar(np.finfo(np.float32).min),
+            "V": w.normal(6, 3),
+        },
+        producer="pytorch",
+    )

@@ -53,9 +53,11 @@ def test_a_leaking_graph_has_a_node_of_the_expected_name(exhibit: Exhibit) -> No
 
 @pytest.mark.parametrize("exhibit", TORCH_LEAKING + TORCH_SOUND, ids=str)
 def test_the_second_argument_is_named_for_what_it_is_or_has_to_be_said(exhibit: Exhibit) -> None:
-    name = [*inspect.signature(exhibit.make().forward).parameters][1]
-    read = "lengths" if "len" in name else "mask" if "mask" in name else None
-    assert exhibit.named == (read != exhibit.second)
+    names = exhibit.arguments[1:] or [*inspect.signature(exhibit.make().forward).parameters][1:]
+    taken = names if exhibit.second == "both" else names[:1]
+    read = {"lengths" if "len" in name else "mask" if "mask" in name and "pad" not in name else None for name in taken}
+    means = {"lengths", "mask"} if exhibit.second == "both" else {exhibit.second}
+    assert exhibit.named == (read != means)
 
 
 @pytest.mark.parametrize("exhibits", [TORCH_LEAKING, TORCH_SOUND, TORCH_REFUSED], ids=lambda room: room[0].room)

@@ -76,6 +76,7 @@ def test_the_same_batch_gets_another_answer(name: str) -> None:
 @pytest.mark.parametrize("exhibit", TORCH_REFUSED, ids=str)
 def test_the_second_argument_of_a_refused_module_says_what_it_is_where_it_is_no_fault(exhibit: Exhibit) -> None:
     second = [*inspect.signature(exhibit.make().forward).parameters][1:]
+    second = ["lengths"] if second == ["lens"] else second
     assert second == {"no_lengths": [], "which_way_round": ["padding_mask"]}.get(exhibit.name, second)
     assert exhibit.second is None or exhibit.second.removesuffix("gths") in second[0]
 
@@ -90,3 +91,38 @@ def test_a_graph_of_two_sensors_could_read_its_steps_from_either() -> None:
         for node in REFUSED["onnx_refused/two_sensors"].make().graph.input
     }
     assert shapes == {"accelerometer": ["N", "T", 3], "gyroscope": ["N", "T", 3], "lengths": ["N"]}
+
+
+@pytest.mark.parametrize(("name", "unit"), [("torch_refused/chunks_of_eight", 8)])
+def test_a_model_of_whole_chunks_runs_at_their_widths_alone(name: str, unit: int) -> None:
+    model = run_of(REFUSED[name])
+    for width in (2 * unit, 3 * unit):
+        model(*ragged(REFUSED[name], width))
+    for width in (2 * unit + 1, 3 * unit - 1):
+        with pytest.raises(RAISED):
+            model(*ragged(REFUSED[name], width))
+
+
+def test_a_model_of_one_length_a_batch_raises_for_two() -> None:
+    exhibit = REFUSED["torch_refused/one_length_a_batch"]
+    model = run_of(exhibit)
+    batch, lengths = ragged(exhibit)
+    model(batch[:1].repeat(3, axis=0), lengths[:1].repeat(3))
+    with pytest.raises(NotImplementedError):
+        model(batch, lengths)
+
+
+def test_a_last_layer_of_zeros_hides_a_leak() -> None:
+    exhibit = REFUSED["torch_refused/last_layer_of_zeros"]
+    model = run_of(exhibit)
+    batch, lengths = ragged(exhibit)
+    assert np.array_equal(model(batch, lengths), model(batch + 1, lengths))
+
+
+def test_lengths_as_shares_are_what_one_model_takes() -> None:
+    exhibit = REFUSED["torch_refused/share_of_the_longest"]
+    model = run_of(exhibit)
+    batch, lengths = ragged(exhibit, 11)
+    with pytest.raises(IndexError):
+        model(batch, lengths)
+    assert np.isfinite(model(batch, (lengths / batch.shape[1]).astype(np.float32))).all()

@@ -50,17 +50,33 @@ def junk(exhibit: Exhibit) -> Callable[[tuple[int, ...]], Array]:
     return lambda shape: rng.normal(scale=3.0, size=shape)
 
 
+def laid_out(exhibit: Exhibit, batch: Array) -> Array:
+    """Steps `[rows, width, features]` in the model's own order of axes."""
+    if exhibit.raw:
+        batch = batch[:, :, 0]
+    order = (0, 2, 1) if exhibit.channels_first else (1, 0, 2)[: batch.ndim]
+    return batch.transpose(order).copy() if exhibit.channels_first or exhibit.time_first else batch.copy()
+
+
+def rows_first(exhibit: Exhibit, logits: Array) -> Array:
+    """Answers, those for each step as `[rows, width, classes]`."""
+    return logits.swapaxes(1, 2) if exhibit.channels_first and exhibit.per_step else logits
+
+
 def torch_model(exhibit: Exhibit) -> Model:
     module = exhibit.make().eval()
 
     def run(batch: Array, lengths: Array) -> Array:
-        steps = torch.from_numpy(batch.swapaxes(0, 1).copy() if exhibit.time_first else batch)
-        second = torch.from_numpy(lengths)
-        if exhibit.second == "mask":
-            second = torch.arange(batch.shape[1]) < second[:, None]
+        steps = torch.from_numpy(laid_out(exhibit, batch))
+        ends = torch.from_numpy(lengths)
+        mask = torch.arange(batch.shape[1]) < ends[:, None]
+        seconds = {"lengths": [ends], "mask": [mask], "padding-mask": [~mask], "both": [ends, mask]}
+        given = [steps, *seconds[exhibit.second]]
         with torch.no_grad():
-            answer = module(steps, second)
-        return (answer if exhibit.output is None else answer[exhibit.output]).numpy()
+            named = dict(zip(exhibit.arguments, given, strict=True)) if exhibit.arguments else {}
+            answer = module(**named) if named else module(*given)
+        logits = getattr(answer, "logits", answer)
+        return rows_first(exhibit, (logits if exhibit.output is None else answer[exhibit.output]).numpy())
 
     return run
 
@@ -75,15 +91,17 @@ def onnx_model(exhibit: Exhibit) -> Model:
     outputs = None if exhibit.output is None else [exhibit.output]
 
     def run(batch: Array, lengths: Array) -> Array:
-        feed = {exhibit.values: batch}
-        if exhibit.second == "lengths":
+        mask = np.arange(batch.shape[1]) < lengths[:, None]
+        feed = {exhibit.values: laid_out(exhibit, batch)}
+        if exhibit.second in ("lengths", "both"):
             feed[exhibit.second_name] = lengths
-        elif exhibit.second == "mask":
-            feed[exhibit.second_name] = np.arange(batch.shape[1]) < lengths[:, None]
-        if exhibit.time_first:
-            feed = {name: array.swapaxes(0, 1) if array.ndim > 1 else array for name, array in feed.items()}
+        elif exhibit.second in ("mask", "padding-mask"):
+            mask = ~mask if exhibit.second == "padding-mask" else mask
+            feed[exhibit.second_name] = mask.T if exhibit.time_first else mask
+        if exhibit.third is not None:
+            feed[exhibit.third] = mask
         feed = {name: np.ascontiguousarray(array, dtype=types[name]) for name, array in feed.items()}
-        return session.run(outputs, feed)[0]
+        return rows_first(exhibit, session.run(outputs, feed)[0])
 
     return run
 

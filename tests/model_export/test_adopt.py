@@ -29,9 +29,12 @@ def sound(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in ONNX_SOUND if not exhibit.named], ids=lambda one: one.name)
 def test_inputs_are_read_off_a_graph(exhibit) -> None:
     output = None if exhibit.output is None else str(exhibit.output)
-    adopted = adopt(exhibit.make(), Said(output=output))
+    said = Said(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
+    adopted = adopt(exhibit.make(), said if exhibit.channels_said else Said(output=output))
     assert adopted.names.sequences == exhibit.values
-    assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name}
+    assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name, exhibit.third} - {None}
+    assert adopted.names.channels_first == exhibit.channels_first
+    assert adopted.names.features_axis == (not exhibit.raw)
     assert adopted.names.time_first == exhibit.time_first
     assert adopted.per_step == exhibit.per_step
     assert adopted.steps.features == exhibit.features
@@ -67,14 +70,30 @@ def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> 
     assert logits[0].all()
 
 
+def test_hugging_faces_names_are_one_reading() -> None:
+    adopted = adopt(sound("token_mean"), Said())
+    assert (adopted.names.sequences, adopted.names.mask, adopted.names.time_first) == (
+        "input_ids",
+        "attention_mask",
+        False,
+    )
+    assert adopted.steps.vocabulary == 40
+
+
 def test_two_token_like_inputs_are_not_guessed_between() -> None:
+    names = {"input_ids": "first", "attention_mask": "second"}
+    nameless = sound("token_mean")
+    for node in nameless.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    for value in nameless.graph.input:
+        value.name = names[value.name]
     with pytest.raises(ConfigurationError, match="can be read in several ways") as caught:
-        adopt(sound("token_mean"), Said())
-    assert "--values input_ids --mask attention_mask" in str(caught.value)
-    assert "--values attention_mask --mask input_ids" in str(caught.value)
-    named = adopt(sound("token_mean"), Said(values="input_ids"))
-    assert (named.names.sequences, named.names.mask) == ("input_ids", "attention_mask")
-    assert named.steps.vocabulary == 40
+        adopt(nameless, Said())
+    assert "--values first --mask second" in str(caught.value)
+    assert "--values second --mask first" in str(caught.value)
+    named = adopt(nameless, Said(values="first"))
+    assert (named.names.sequences, named.names.mask) == ("first", "second")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +103,8 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
         ("g (float[N,30,4] x, int32[N] n) => (float[N,2] logits)", "frozen: width at 30"),
         ("g (float[1,T,4] x, int32[1] n) => (float[1,2] logits)", "frozen: rows at 1"),
         ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "a sequence is one input"),
-        ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "name them with --values"),
+        ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "shares of the longest"),
+        ("g (float[N,T,4] x, bool[N] n) => (float[N,2] logits)", "name them with --values"),
         ("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits, float[N] other)", None),
     ],
 )

@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -12,7 +13,7 @@ from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from model_export import graph
-from model_export.calling import Calling, plain_path
+from model_export.calling import Calling, calling_of, plain_path
 from model_export.errors import ExportError
 from model_export.outputs import chosen_by
 from service.manifest import StepInput
@@ -54,7 +55,7 @@ def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output
             values, fill = torch.randn(rows, width, steps.features), 3.0
         with plain_path(), torch.no_grad():
             mask = torch.arange(width) < lengths[:, None]
-            answer = calling(module, values, mask if calling.second == "mask" else lengths)
+            answer = calling.call(module, calling.given(values, lengths, mask))
             expected = calling.rows_first(chosen_by(output)(answer)["logits"]).numpy()
         wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
         wider[:, :width] = values
@@ -79,9 +80,13 @@ def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph(exhibit: Exhi
         steps = StepInput(kind="tokens", vocabulary=exhibit.vocabulary)
     else:
         steps = StepInput(features=exhibit.features)
-    calling = Calling(exhibit.second, time_first=exhibit.time_first)
     output = None if exhibit.output is None else str(exhibit.output)
     module = exhibit.make().eval()
+    said = calling_of(
+        module, second=exhibit.second, time_first=exhibit.time_first, channels_first=exhibit.channels_first
+    )
+    classes_first = exhibit.channels_first and exhibit.per_step
+    calling = replace(said, features_axis=not exhibit.raw, classes_first=classes_first)
     assert worst(module, exported(module, calling, steps, output), calling, steps, output) < 1e-5
 
 

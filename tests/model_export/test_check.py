@@ -10,9 +10,10 @@ from torch import nn
 
 from model_export.__main__ import main
 from model_export.calling import Calling
-from model_export.check import Report, check
+from model_export.check import check
 from model_export.outputs import chosen_by
 from model_export.trace_torch import TorchSubject
+from model_export.verdict import Report
 from service.manifest import StepInput
 
 STEPS = StepInput(features=3)
@@ -391,3 +392,143 @@ def test_attention_is_an_answer_as_well() -> None:
     report = judged(Attends())
     assert report.verdict == "leak"
     assert report.leaks[0].operator == "softmax"
+
+
+def test_a_sound_report_lists_what_really_ran() -> None:
+    ran = judged(Base()).ran
+    assert {1, 2, 7} <= set(ran.rows)
+    assert 1024 in ran.widths
+    assert {1, 2, 3, 1024} <= set(ran.lengths)
+    seen = set()
+
+    class Watched(Base):
+        def forward(self, x, lengths):
+            answer = super().forward(x, lengths)
+            seen.update((x.size(0), x.size(1), int(length)) for length in lengths)
+            return answer
+
+    ran = judged(Watched()).ran
+    rows, widths, lengths = (set(sizes) for sizes in zip(*seen, strict=True))
+    assert (set(ran.rows) <= rows, set(ran.widths) <= widths, set(ran.lengths) <= lengths) == (True, True, True)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 12])
+def test_a_model_that_raises_before_the_trials_widths_is_not_called_sound(most: int) -> None:
+    report = judged(Refuses(lambda x, lengths: x.size(1) > most))
+    assert (report.verdict, report.exit_code()) == ("uncheckable", 2)
+    assert f"past a width of {most}" in report.reason
+    assert "not this one" in report.reason
+    assert f"--max-length {most}" in report.reason
+
+
+@pytest.mark.parametrize("most", [3, 6, 12])
+def test_it_is_judged_where_the_caller_says_that_it_ends_there(most: int) -> None:
+    report = judged(Refuses(lambda x, lengths: x.size(1) > most), max_length=most)
+    assert report.verdict == "sound"
+    assert max(report.ran.widths) == most
+    assert len(report.ran.lengths) > 1
+
+
+def test_a_table_that_ends_past_the_trials_keeps_its_exception_beside_the_note() -> None:
+    (note,) = judged(Positions(40)).notes
+    assert "past a width of 40: " in note
+    assert "index out of range" in note
+
+
+def test_a_limit_past_the_trials_is_a_note_with_the_exception() -> None:
+    report = judged(Refuses(lambda x, lengths: x.size(1) > 100))
+    assert report.verdict == "sound"
+    assert "not this one" in report.notes[0]
+    assert report.max_length == max(report.ran.widths) == 100
+
+
+@pytest.mark.parametrize(
+    ("unwanted", "why"),
+    [
+        (lambda x, lengths: x.size(1) % 2, "multiples of 2"),
+        (lambda x, lengths: x.size(1) % 16, "multiples of 16"),
+        (lambda x, lengths: x.size(1) % 32, "multiples of 32"),
+        (lambda x, lengths: len(set(lengths.tolist())) > 1, "lengths differ"),
+        (lambda x, lengths: len(lengths) > 1, "rows is frozen at 1"),
+        (lambda x, lengths: len(lengths) == 1, "a batch of one row"),
+    ],
+)
+def test_a_model_that_takes_some_sizes_alone_is_told_which(unwanted, why: str) -> None:
+    report = judged(Refuses(unwanted))
+    assert report.verdict == "uncheckable"
+    assert why in report.reason
+    assert "not this one" in report.reason
+
+
+class Ignores(Base):
+    def pool(self, h, valid, lengths):
+        return super().pool(torch.zeros_like(h), valid, lengths)
+
+
+class LengthsAlone(Base):
+    def pool(self, h, valid, lengths):
+        return super().pool(torch.ones_like(h), valid, lengths) * lengths[:, None]
+
+
+class Faint(Base):
+    """A mean that reads padding, whose answer nothing moves by more than rounding."""
+
+    def pool(self, h, valid, lengths):
+        return 1e-7 * h.mean(1)
+
+
+@pytest.mark.parametrize("kind", [Ignores, LengthsAlone, Faint])
+def test_a_model_that_could_not_show_a_leak_is_not_called_sound(kind: type[nn.Module]) -> None:
+    report = judged(kind())
+    assert report.verdict == "uncheckable"
+    assert "do not depend on the sequences" in report.reason
+
+
+def test_a_tolerance_that_hides_every_answer_is_not_called_sound() -> None:
+    assert "--tolerance that is too large" in judged(Base(), tolerance=100.0).reason
+
+
+def test_answers_that_are_not_finite_for_some_lengths_alone_cannot_be_judged() -> None:
+    class Undefined(Base):
+        def pool(self, h, valid, lengths):
+            return torch.where(lengths[:, None] == 2, torch.nan, super().pool(h, valid, lengths))
+
+    report = judged(Undefined())
+    assert report.verdict == "uncheckable"
+    assert "of 2 steps are not finite" in report.reason
+
+
+def test_an_output_without_an_axis_of_rows_is_no_answer() -> None:
+    class Whole(Base):
+        def pool(self, h, valid, lengths):
+            return super().pool(h, valid, lengths).mean(0, keepdim=True)
+
+    report = judged(Whole())
+    assert report.verdict == "uncheckable"
+    assert "[1, 2] for 7 rows" in report.reason
+
+
+def test_another_reading_that_does_not_leak_is_said() -> None:
+    class Inverted(Base):
+        def forward(self, x, mask):
+            return super().forward(x.masked_fill(mask[..., None], 0.0), (~mask).sum(1))
+
+        def pool(self, h, valid, lengths):
+            return super().pool(h, valid, lengths)
+
+    subject = TorchSubject(Inverted(), STEPS, calling=Calling("mask"), choose=chosen_by(None))
+    report = check(subject)
+    assert report.verdict != "sound"
+    subject = TorchSubject(Inverted(), STEPS, calling=Calling("padding-mask"), choose=chosen_by(None))
+    assert check(subject).verdict == "sound"
+
+
+def test_lengths_as_shares_are_told_from_a_leak() -> None:
+    class Shares(Base):
+        def forward(self, x, lens):
+            valid = torch.arange(x.size(1)) < (lens * x.size(1)).round()[:, None]
+            return self.head(self.pool(torch.tanh(self.step(x)), valid, valid.sum(1)))
+
+    report = judged(Shares())
+    assert report.verdict == "uncheckable"
+    assert "shares of the width" in report.reason

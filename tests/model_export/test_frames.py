@@ -1,10 +1,16 @@
 import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from model_export import frames
 from model_export.frames import current_place, is_users, shown, users_place
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_torch_python_and_this_package_are_not_the_users() -> None:
@@ -51,3 +57,61 @@ def test_paths_are_shown_from_the_working_directory_where_they_lie_below_it(monk
     monkeypatch.chdir(tmp_path)
     assert shown(str(tmp_path / "net.py")) == "net.py"
     assert shown(torch.__file__) == torch.__file__
+
+
+PROBE = """
+import sys, library, torchlike
+from model_export import frames
+frames._MACHINERY = (*frames._MACHINERY, "torchlike")
+print(frames._belongs_to(torchlike.__file__), frames._belongs_to(library.__file__), frames._belongs_to({users!r}))
+print([word for word in (frames.is_users(library.__file__), frames.is_users(library.__file__, installed=True))])
+"""
+
+
+@pytest.mark.parametrize("way", ["PYTHONPATH", "a .pth file", "a link"])
+def test_libraries_are_known_wherever_they_are_imported_from(way: str, tmp_path) -> None:
+    target = tmp_path / "target"
+    for name in ("torchlike", "library"):
+        (target / name).mkdir(parents=True)
+        (target / name / "__init__.py").write_text("")
+        (target / f"{name}-1.0.dist-info").mkdir()
+    begin, folder = "", target
+    if way == "a link":
+        folder = tmp_path / "linked"
+        folder.symlink_to(target)
+    if way == "a .pth file":
+        (tmp_path / "extra").mkdir()
+        (tmp_path / "extra" / "more.pth").write_text(f"{target}\n")
+        begin = f"import site; site.addsitedir({str(tmp_path / 'extra')!r})\n"
+    users = tmp_path / "users.py"
+    users.write_text("")
+    told = subprocess.run(
+        [sys.executable, "-c", begin + PROBE.format(users=str(users))],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{'' if begin else folder}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split("\n")[:2] == ["0 1 2", "[False, True]"]
+
+
+def test_torch_by_way_of_a_link_outside_the_environment_is_not_the_users(tmp_path) -> None:
+    (tmp_path / "torch").symlink_to(os.path.dirname(torch.__file__))
+    (tmp_path / "users.py").write_text(
+        "import torch\n\n\ndef run():\n    return torch.nn.functional.cross_entropy(torch.ones(2, 3), torch.ones(5))\n"
+    )
+    code = (
+        "import torch, users\nfrom model_export.frames import users_place\nassert torch.__file__.startswith("
+        f"{str(tmp_path)!r}), torch.__file__\ntry:\n    users.run()\nexcept Exception as error:\n"
+        "    print(users_place(error))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "users.py:5"

@@ -445,13 +445,13 @@ def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path)
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
-def test_a_model_of_which_only_the_answers_show_that_it_takes_nan_gets_none_at_int8(
-    tmp_path: Path, published: dict[str, Published]
-) -> None:
-    target = published["fp32"].directory / "model.onnx"
-    code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", "--max-length", 20)
+def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> None:
+    described = spec(step='features = 3\nmax_length = 30\nmissing = "zero"')
+    target = export.export(built_in(described, None), tmp_path / "filled").directory / "model.onnx"
+    handled = ("--max-length", 20, "--missing", "handled")
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output
-    code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", "--max-length", 20)
+    code, output = run(target, "--out", tmp_path / "m", "--precision", "int8", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "2").missing) == (0, "refuse"), output
     assert "missing values are refused at int8" in output
 

@@ -1,6 +1,5 @@
 import json
 import math
-import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -10,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from model_export.causes import Cause
-from model_export.check import Outcome, Report
 from model_export.frames import Place
 from model_export.leaks import Leak, Spread
-from model_export.report import as_json, as_page, on_terminal, promised
+from model_export.report import as_json, on_terminal, promised
+from model_export.verdict import Outcome, Ran, Report
 from service.manifest import Manifest, Promise
 
 LEAK = Leak(
@@ -38,6 +37,7 @@ REPORT = Report(
     (Outcome("padded wider", "width", 0.25, False), Outcome("alone, 1 step", "company", None, True, "too short")),
     ("the model raises past a width of 40",),
     40,
+    ran=Ran((1, 7), (1, 2, 3, 23), (1, 2)),
 )
 NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
 
@@ -79,6 +79,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
     ]
     assert told["trials"][1] == {"name": "alone, 1 step", "difference": None, "passed": True, "raised": "too short"}
     assert (told["notes"], told["max_length"]) == (["the model raises past a width of 40"], 40)
+    assert told["ran"] == {"rows": [1, 7], "widths": [1, 2, 3, 23], "lengths": [1, 2]}
 
 
 def test_a_node_has_no_file_and_no_line() -> None:
@@ -98,6 +99,7 @@ def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
         "h.sum(1) / lengths[:, None]",
         "note: the model raises past a width of 40",
         "moved",
+        "ran: 1, 7 rows, widths of 1 to 3, 23, sequences of 1, 2 steps",
     ):
         assert part in told
 
@@ -162,29 +164,3 @@ def test_a_manifest_without_promises_promises_nothing() -> None:
 
 def test_a_report_without_trials_is_its_verdict() -> None:
     assert terminal(Report("uncheckable", "no lengths")).strip() == "uncheckable  net:make: no lengths"
-
-
-def test_the_page_draws_operators_down_and_steps_along() -> None:
-    page = as_page(REPORT, "net:make <v1>")
-    assert "net:make &lt;v1&gt;" in page
-    assert "&lt;all&gt;" in page
-    assert page.count('class="first"') == 1
-    assert "the row ends here, after 2 steps" in page
-    assert "…" + "x" * 47 in page
-    # The first operator is clean for two steps, then moves a little, and by more than can be told.
-    assert page.count('<rect class="moved"') == 3
-    assert 'fill-opacity="1.0"' in page
-    assert "<tr class=moved>" in page
-
-
-def test_the_end_of_a_long_row_is_said_within_the_picture() -> None:
-    leak = replace(LEAK, spread=(Spread("pool: mean", (0.3,) * 30),), length=30)
-    page = as_page(Report("leak", "why", (leak,)), "net:make")
-    ((place, words),) = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">([^<]+)<', page)
-    (width,) = re.findall(r'<svg width="(\d+)"', page)
-    assert 11 * len(words) < int(place) <= int(width)
-
-
-def test_a_page_without_leaks_has_no_picture() -> None:
-    assert "<svg" not in as_page(Report("sound", "nothing moved"), "net:make")
-    assert "<svg" not in as_page(Report("leak", "why", (NODE,)), "net:make")

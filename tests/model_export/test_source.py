@@ -27,9 +27,9 @@ def _one_thread() -> None:
 def module(
     name: str, *, max_length: int = 64, multi_label: bool = False, scores: Scores | None = None, **options: object
 ) -> Source:
-    said = {"features": 3} | options
-    target = targets.read(f"tests.model_export.users_models:{name}", Options(**said))
-    return brought(target, max_length=max_length, multi_label=multi_label, scores=scores)
+    said = Options(**({"features": 3} | options))
+    target = targets.read(f"tests.model_export.users_models:{name}", said)
+    return brought(target, max_length=max_length, multi_label=multi_label, scores=scores, missing=said.missing)
 
 
 def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
@@ -110,9 +110,12 @@ def test_what_is_said_of_the_task_must_fit() -> None:
         with_threshold(module("mean"), 0.3)
 
 
-def test_a_module_that_answers_in_spite_of_nan_handles_missing_values() -> None:
-    assert module("filling").manifest.missing == "handled"
+def test_missing_values_are_refused_unless_the_caller_says_that_they_are_handled() -> None:
+    assert module("filling").manifest.missing == "refuse"
+    assert "--missing handled" in module("filling").notices[0]
+    assert module("filling", missing="handled").manifest.missing == "handled"
     assert module("mean").manifest.missing == "refuse"
+    assert module("mean").notices == ()
 
 
 def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:

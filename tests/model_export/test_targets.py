@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from model_export import targets
 from model_export.__main__ import main
 from model_export.errors import CheckpointError, SpecError, UncheckableError
+from model_export.factory import module_of
 from model_export.options import Options
 from service.errors import ConfigurationError, ManifestError
 from service.padding import pad
@@ -56,6 +57,26 @@ def text():
     return "a model"
 
 
+class Compiled(nn.Module):  # as torch.compile wraps a module
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = Last()
+
+    def forward(self, *args, **kwargs):
+        return self._orig_mod(*args, **kwargs)
+
+
+def parallel():
+    return nn.DataParallel(Last())
+
+
+class OneRow(Last):
+    def forward(self, x, lengths):
+        if x.size(0) != 1:
+            raise ValueError("one at a time")
+        return super().forward(x, lengths)
+
+
 either = Either()
 number = 7
 
@@ -94,6 +115,16 @@ def test_a_factory_may_be_named_by_its_file_a_class_or_an_attribute(folder: Path
         assert targets.read(text, Options()).steps.features == 3
 
 
+def test_what_wraps_a_module_is_taken_off(folder: Path) -> None:
+    for text in ("users:Compiled", "users:parallel"):
+        assert targets.read(text, Options()).steps.features == 3
+
+
+def test_a_module_of_one_row_is_left_to_the_check(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "users:OneRow"])
+    assert (result.exit_code, "rows is frozen at 1" in " ".join(result.stdout.split())) == (2, True), result.output
+
+
 def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
     batch = pad([torch.ones(4, 3).numpy()])
     first, again = (targets.read("users:make", Options()).subject.answer(batch).logits for _ in range(2))
@@ -101,7 +132,7 @@ def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
 
 
 def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
-    module = targets.module_of("users:make")
+    module = module_of("users:make")
     torch.nn.init.zeros_(module.head.weight)
     torch.nn.init.ones_(module.head.bias)
     save_file(module.state_dict(), folder / "weights.safetensors")

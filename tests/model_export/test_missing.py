@@ -1,0 +1,117 @@
+"""`--missing handled` is held to what it says: what stands beside a null must count."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export.__main__ import main
+from model_export.missing import cases, looks_for_nan, why_not
+from service.manifest import VERIFICATION_FILE, Manifest, StepInput
+from service.padding import PaddedBatch, step_mask
+from service.session import CPU
+from tests.gallery.onnx_models import Weights, integers, model, scalar
+
+
+def recurrent(kind: str, features: int, *, fills: bool) -> onnx.ModelProto:
+    """An LSTM or a GRU over steps, one value of which may be NaN; with `fills`, it puts 0 in the place of NaN."""
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    last, state = ("y, h, c", "h") if kind == "LSTM" else ("y, h", "h")
+    attributes = "<hidden_size = 6, linear_before_reset = 1>" if kind == "GRU" else "<hidden_size = 6>"
+    filled = "[asks] absent = IsNaN (x)\n[fill] known = Where (absent, nothing, x)\n" if fills else ""
+    body = f"""{filled}
+[turn] t = Transpose <perm = [1, 0, 2]> ({"known" if fills else "x"})
+[rnn] {last} = {kind} {attributes} (t, W, R, B, n)
+[squeeze] last = Squeeze ({state}, first)
+[head] logits = MatMul (last, V)"""
+    weights = Weights(3).recurrent(gates, features, 6)
+    made = {"nothing": scalar(0.0), "first": integers(0), "V": Weights(4).normal(6, 2)} | weights
+    return model(
+        f"g (float[N,T,{features}] x, int32[N] n) => (float[N,2] logits)", body, made, producer="test", opset=17
+    )
+
+
+def exported(graph: onnx.ModelProto, folder: Path, *more: str) -> Result:
+    (folder / "g.onnx").write_bytes(graph.SerializeToString())
+    words = ["export", str(folder / "g.onnx"), "--out", str(folder / "m" / "1"), "--max-length", "20", *more]
+    return CliRunner().invoke(main, words)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("features", [1, 6])
+def test_a_recurrent_kernel_that_makes_a_number_of_nan_does_not_handle_it(
+    kind: str, features: int, tmp_path: Path
+) -> None:
+    graph = recurrent(kind, features, fills=False)
+    assert exported(graph, tmp_path).exit_code == 0
+    assert Manifest.read(tmp_path / "m" / "1").missing == "refuse"
+    (tmp_path / "said").mkdir()
+    result = exported(graph, tmp_path / "said", "--missing", "handled")
+    assert result.exit_code == 1
+    assert "--missing handled does not hold" in result.output
+    assert not (tmp_path / "said" / "m").exists()
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("features", [1, 6])
+def test_a_graph_that_fills_its_gaps_handles_them_where_that_is_said(kind: str, features: int, tmp_path: Path) -> None:
+    graph = recurrent(kind, features, fills=True)
+    result = exported(graph, tmp_path, "--missing", "handled")
+    assert result.exit_code == 0, result.output
+    assert Manifest.read(tmp_path / "m" / "1").missing == "handled"
+    told = json.loads((tmp_path / "m" / "1" / VERIFICATION_FILE).read_text())
+    assert {case["varied"] for case in told["cases"] if "a null of feature 0" in case["name"]} == {"missing"}
+    (tmp_path / "not_said").mkdir()
+    result = exported(graph, tmp_path / "not_said")
+    assert (result.exit_code, "say --missing handled" in result.output) == (0, True)
+    assert Manifest.read(tmp_path / "not_said" / "m" / "1").missing == "refuse"
+
+
+def test_a_check_holds_a_model_to_it_as_well(tmp_path: Path) -> None:
+    for fills, code in ((True, 0), (False, 2)):
+        path = tmp_path / f"{fills}.onnx"
+        path.write_bytes(recurrent("LSTM", 6, fills=fills).SerializeToString())
+        result = CliRunner().invoke(main, ["check", str(path), "--missing", "handled"])
+        assert result.exit_code == code, result.output
+    assert "--missing handled" in result.output
+
+
+def test_a_null_that_eats_its_step_is_seen_in_any_model() -> None:
+    def run(batch: PaddedBatch, *, eats: bool) -> np.ndarray:
+        absent = np.isnan(batch.steps)
+        values = np.where(absent.any(2, keepdims=True) if eats else absent, 0.0, batch.steps)
+        valid = step_mask(batch.lengths, batch.width)
+        return (values * valid[..., None]).sum(1).astype(np.float32)
+
+    for eats in (True, False):
+        found = list(
+            cases(
+                lambda batch, eats=eats: run(batch, eats=eats),
+                StepInput(features=4),
+                max_length=30,
+                seed=0,
+                provider=CPU,
+            )
+        )
+        assert (why_not(found) is None) is not eats
+    assert why_not([]) is None
+
+
+def test_a_graph_that_asks_for_nan_is_known() -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+    weights = [numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")]
+    plain = helper.make_model(
+        helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [value], [out], weights)
+    )
+    assert not looks_for_nan(plain)
+    assert looks_for_nan(recurrent("GRU", 2, fills=True))
+
+
+@pytest.mark.parametrize("word", ["zero", "mean"])
+def test_other_policies_are_those_of_a_spec(word: str, tmp_path: Path) -> None:
+    assert exported(recurrent("GRU", 2, fills=True), tmp_path, "--missing", word).exit_code == 2

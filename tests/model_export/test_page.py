@@ -1,0 +1,92 @@
+import re
+from dataclasses import replace
+
+from model_export.frames import Place
+from model_export.leaks import Spread
+from model_export.page import as_page
+from model_export.verdict import Outcome, Report
+from tests.model_export.test_report import LEAK, NODE, REPORT, SOUND
+
+CALL = Place("models/net.py", 9, "n = lengths.cpu()", "forward")
+
+
+def test_operators_run_down_and_steps_along() -> None:
+    page = as_page(REPORT, "net:make <v1>")
+    assert "net:make &lt;v1&gt;" in page
+    assert "&lt;all&gt;" in page
+    assert page.count('class="first"') == 1
+    assert "the sequence ends here, after 2 steps" in page
+    assert "x" * 47 + "…" in page
+    # The first operator is clean for two steps, then moves a little, and by more than can be told.
+    assert page.count('<rect class="moved"') == 3
+    assert 'fill-opacity="1.0"' in page
+    assert "<tr class=moved>" in page
+
+
+def test_the_picture_is_as_wide_as_the_page_however_few_the_steps() -> None:
+    for steps in (1, 4, 200):
+        leak = replace(LEAK, spread=(Spread("rnn: lstm", (0.5,) * steps),), length=1)
+        page = as_page(Report("leak", "why", (leak,)), "net:make")
+        assert re.findall(r'<svg width="(\d+)"', page) == ["1050"]
+        (right,) = {
+            round(float(x) + float(width))
+            for x, width in re.findall(r'<rect[^>]* x="([^"]+)"[^>]* width="([^"]+)"', page)
+        }
+        assert 900 < right <= 1050
+
+
+def test_the_end_of_a_long_row_is_said_within_the_picture() -> None:
+    leak = replace(LEAK, spread=(Spread("pool: mean", (0.3,) * 30),), length=30)
+    page = as_page(Report("leak", "why", (leak,)), "net:make")
+    ((place, words),) = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">(the[^<]+)<', page)
+    assert 8 * len(words) < int(place) <= 1050
+
+
+def test_a_bare_function_is_called_by_its_line() -> None:
+    spread = (Spread("cpu", (0.0,), CALL), Spread("rnn: lstm", (0.0, 0.2), CALL), Spread("pool: mean", (0.3,)))
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    assert ">9: n = lengths.cpu()<" in page
+    assert ">cpu<" not in page
+    assert ">rnn: lstm (line 9)<" in page
+
+
+def test_rows_of_zeros_are_told_in_one_line() -> None:
+    still = tuple(Spread(f"layer{number}: linear", (0.0, 0.0)) for number in range(4))
+    spread = (*still, Spread("pool: mean", (0.3,)), *still[:2])
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    assert "4 operators: nothing moved (layer0: linear, layer1: linear" in page
+    assert page.count("<rect") == 1
+
+
+def test_what_is_too_much_for_a_picture_is_counted() -> None:
+    moved = tuple(Spread(f"layer{number}: linear", (0.0, 0.2)) for number in range(80))
+    spread = (*moved[:20], Spread("pool: mean", (0.3,)), *moved)
+    page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
+    assert "14 operators before: no valid step moved" in page
+    assert "57 operators more, up to the answer" in page
+
+
+def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> None:
+    trials = (
+        Outcome("padded wider", "width", 0.25, False),
+        *(Outcome(f"alone, {steps} steps", "company", 0.0, True) for steps in range(2, 31)),
+    )
+    page = as_page(replace(REPORT, trials=trials), "net:make")
+    assert page.index("What was right") < page.index("pool: mean</h2>") < page.index("What was tried")
+    assert "29 of 30 trials</b> moved no answer" in page
+    summary, every = page[page.index("What was tried") :].split("<details>")
+    assert (summary.count("<tr"), every.count("<tr")) == (3, 31)
+    assert "alone, 2 steps, and 28 more" in summary
+
+
+def test_a_page_without_leaks_has_no_picture() -> None:
+    assert "<svg" not in as_page(SOUND, "net:make")
+    assert "<svg" not in as_page(Report("leak", "why", (NODE,)), "net:make")
+
+
+def test_notes_and_what_was_raised_are_on_the_page() -> None:
+    page = as_page(REPORT, "net:make")
+    assert "the model raises past a width of 40" in page
+    assert "too short" in page
+    told = as_page(Report("uncheckable", "it raises: index 3 is out of bounds"), "net:make")
+    assert "index 3 is out of bounds" in told

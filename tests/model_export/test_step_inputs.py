@@ -1,0 +1,159 @@
+"""What one step of a module is, and what is said where it cannot be found out."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from model_export.calling import Calling, calling_of
+from model_export.options import Options
+from model_export.outputs import chosen_by
+from model_export.step_inputs import Found, read_steps
+from service.errors import ConfigurationError
+
+
+class Mean(nn.Module):
+    """A masked mean and a layer over it; what differs is how it is called."""
+
+    def __init__(self, features: int = 4, *, turned: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.out = nn.Linear(features, 3)
+        self.turned = turned
+
+    def forward(self, x, mask):
+        x = x if self.turned is None else self.turned(x)
+        return self.out(x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1) / mask.sum(1, keepdim=True))
+
+
+class Bert(nn.Module):
+    def __init__(self, ids: int, said: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        if said is not None:
+            self.config = SimpleNamespace(vocab_size=said)
+        self.words, self.places, self.kinds = nn.Embedding(ids, 6), nn.Embedding(600, 6), nn.Embedding(2, 6)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, input_ids, attention_mask):
+        h = self.words(input_ids) + self.places(torch.arange(input_ids.size(1))) + self.kinds(input_ids * 0)
+        return self.out((h * attention_mask.unsqueeze(-1)).sum(1))
+
+
+def found(module: nn.Module, calling: Calling | None = None, **options: object) -> Found:
+    said = Options(**options)
+    calling = calling or calling_of(module, second=said.second)
+    return read_steps("net:make", module.eval(), said, calling, chosen_by(None))
+
+
+def test_a_step_is_what_the_first_layer_takes() -> None:
+    assert found(Mean()).steps.features == 4
+    assert found(Mean()).shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "said", "expected"), [(200, 200, 200), (208, 200, 200), (200, None, 200), (90, 500, 90)]
+)
+def test_the_vocabulary_is_the_configurations_or_that_of_the_table_the_ids_go_into(
+    ids: int, said: int | None, expected: int
+) -> None:
+    assert found(Bert(ids, said)).steps.vocabulary == expected
+    assert found(nn.Sequential(Bert(ids, said))[0]).steps.vocabulary == expected
+
+
+def test_raw_samples_have_no_axis_of_features() -> None:
+    raw = Mean(1, turned=lambda x: x.unsqueeze(-1) if x.dim() == 2 else x.squeeze(-1).unsqueeze(-1).unsqueeze(-1))
+    for options in ({}, {"features": 1}):
+        read = found(raw, **options)
+        assert (read.steps.features, read.calling.features_axis) == (1, False)
+    assert found(Mean(1)).calling.features_axis
+
+
+class ChannelsFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, padding=1)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x, mask):
+        return self.out(self.conv(x * mask.unsqueeze(1)).mean(-1))
+
+
+class TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x, mask):
+        return self.out((x * mask.T.unsqueeze(-1)).sum(0))
+
+
+class FloatMask(Mean):
+    def forward(self, x, mask):
+        return self.out((x * (1.0 - (1.0 - mask)).unsqueeze(-1)).sum(1))
+
+
+class Shares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x, lens):
+        return self.out(x[torch.arange(x.size(0)), (lens * x.size(1)).round().long() - 1])
+
+
+@pytest.mark.parametrize(
+    ("module", "helps"),
+    [
+        (ChannelsFirst, "--channels-first"),
+        (TimeFirst, "--time-first"),
+        (FloatMask, r"mask = mask\.to\(x\.dtype\)"),
+        (Shares, "shares of the width"),
+        (lambda: Mean().double(), r"weights of float64.*module\.float\(\)"),
+    ],
+)
+@pytest.mark.parametrize("said", [{}, {"features": 4}])
+def test_what_does_not_run_is_told_what_would_help(module, helps: str, said: dict) -> None:
+    with pytest.raises(ConfigurationError, match=helps) as caught:
+        found(module(), **said)
+    assert "cannot be read off" not in str(caught.value)
+
+
+def test_a_layout_that_was_said_and_is_not_meant_is_told() -> None:
+    module = Mean()
+    with pytest.raises(ConfigurationError, match="leave --channels-first out"):
+        found(module, calling_of(module, channels_first=True))
+
+
+@pytest.mark.parametrize("width", [40, 64, 300])
+def test_a_width_that_is_frozen_is_left_to_the_check(width: int) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = nn.Linear(4, 6)
+            self.out = nn.Linear(6 * width, 3)
+
+        def forward(self, x, mask):
+            return self.out((self.step(x) * mask.unsqueeze(-1)).flatten(1))
+
+    assert found(Flat()).steps.features == 4
+
+
+def test_only_a_module_whose_layers_say_nothing_is_told_that_it_cannot_be_read() -> None:
+    class Bare(nn.Module):
+        def forward(self, x, mask):
+            return x.sum(1)[:, :3]
+
+    with pytest.raises(ConfigurationError, match="cannot be read off the module; say --features N"):
+        found(Bare())
+    assert found(Bare(), features=5).steps.features == 5
+
+    class Broken(Mean):
+        def forward(self, x, mask):
+            raise ValueError("no weights yet")
+
+    with pytest.raises(ConfigurationError, match=r"raises for every batch that was tried.*no weights yet") as caught:
+        found(Broken())
+    assert "cannot be read off" not in str(caught.value)

@@ -1,0 +1,65 @@
+"""What a command imports before it does anything: torch and matplotlib take seconds, and most commands need neither."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.gallery import onnx_sound
+
+ROOT = Path(__file__).parents[1]
+
+PROBE = """
+import json, sys
+import lengthwise
+try:
+    lengthwise.main(json.loads(sys.argv[1]), prog_name="lengthwise")
+except SystemExit as end:
+    code = end.code
+print("\\n" + json.dumps([code, sorted(sys.modules)]))
+"""
+
+NEVER = ("torch", "matplotlib", "sympy", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas", "scipy")
+"""What help and the check of a graph leave alone."""
+
+WITHOUT_A_GRAPH = ("onnx", "fastapi", "uvicorn", "grpc", "rich.syntax")
+"""What help leaves alone besides."""
+
+MOST = 700
+"""Modules that help may import: well under a second of processor time."""
+
+
+def imported(*words: str) -> set[str]:
+    told = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(words)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    code, modules = json.loads(told.stdout.splitlines()[-1])
+    assert code == 0, told.stdout + told.stderr
+    return set(modules)
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in ("serve", "bench", "score", "train", "export", "check"))])
+def test_help_imports_little(words: tuple[str, ...]) -> None:
+    modules = imported(*words, "--help")
+    assert modules.isdisjoint(NEVER + WITHOUT_A_GRAPH)
+    assert len(modules) < MOST
+
+
+def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "g.onnx").write_bytes(onnx_sound.bool_mask_mean().SerializeToString())
+    modules = imported("check", str(tmp_path / "g.onnx"), "--html", str(tmp_path / "page.html"))
+    assert modules.isdisjoint(NEVER)
+    assert "onnx" in modules
+
+
+def test_a_check_of_a_model_directory_needs_no_torch() -> None:
+    modules = imported("check", "service/models/japanese-vowels/1", "--max-length", "40")
+    assert modules.isdisjoint(NEVER)
+
+
+def test_a_check_of_a_module_needs_no_exporter() -> None:
+    modules = imported("check", "examples/masking.py:lengths_given", "--max-length", "40")
+    assert "torch" in modules
+    assert modules.isdisjoint({"matplotlib", "onnx_ir", "onnxscript", "onnxruntime.quantization", "torch.onnx"})
