@@ -97,6 +97,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._patience_seconds = PATIENCE_SECONDS
         self._declines_upgrade = False
 
+    @property
+    def owes(self) -> bool:
+        """Whether a request has begun here that has no answer yet."""
+        return self._reading in (HEAD, BODY) or self._owes()
+
+    def end_unfinished(self) -> None:
+        """Tells whoever has not said all of a request that the server ends."""
+        self._refuse(503, "the server is shutting down")
+
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -393,9 +402,10 @@ class BoundedProtocol(HttpToolsProtocol):
         phrase = HTTPStatus(status).phrase
         body = orjson.dumps({"type": "about:blank", "title": phrase, "status": status, "detail": detail or phrase})
         dates = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
+        again = b"retry-after: 1\r\n" if status == 503 else b""
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\n%scontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (status, phrase.encode(), dates, len(body), body)
+            b"HTTP/1.1 %d %s\r\n%scontent-type: application/problem+json\r\ncontent-length: %d\r\n%s"
+            b"connection: close\r\n\r\n%s" % (status, phrase.encode(), dates, len(body), again, body)
         )
 
     # Timers.

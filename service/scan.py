@@ -120,6 +120,18 @@ def scan(
     return replace(found_now, passed=frozenset(passed))
 
 
+def check_readable(folder: Path) -> None:
+    """Looks whether a folder can be looked through.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    try:
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
+
+
 def versions(folder: Path) -> dict[Key, Path]:
     """Every `NAME/VERSION` directory; what is no positive integer is no version.
 

@@ -13,24 +13,27 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from service import scan
 from service.app import make_admin_app, make_app
 from service.direct import DirectPath
+from service.draining import Connection, Draining
 from service.errors import ConfigurationError
+from service.listener import TOLD, Listener, listening
 from service.protocol import BoundedProtocol
 from service.serving import Serving
 from service.settings import Settings, flag, traces_exporter
 from service.shortcut import Shortcut, ShortcutProtocol
+from service.tls import context
 
 if TYPE_CHECKING:
     from service.tracing import Tracer
@@ -45,23 +48,70 @@ YOUNG_OBJECTS: Final = 10_000
 being 700: hundreds of requests wait at once, none of them is garbage, and to look costs the more, the colder they are.
 No answer, refusal or closed connection leaves a cycle."""
 ADMIN_CONNECTIONS: Final = 32
-_LAST_WORDS_SECONDS: Final = 3
-"""How long connections stay after the drain, for its last answers to get out."""
-_OTHER_FILES: Final = 64
-"""Files that are no callers' connections: listeners, the graph, the log, the event loop's own, the admin port's."""
+_LATE_SECONDS: Final = 1.0
+"""How long connections stay after the drain: those that came last, and the last answers."""
+_LAST_WORDS_SECONDS: Final = 0.2
+"""How long what is said to the last of them may take to leave."""
+LEAST_FILES: Final = 32
+"""Files that the server needs for itself: listeners, the graph, the log, the event loop's own."""
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * TOLD
+"""Files that are no callers' connections: its own, the admin port's, those of callers who are told that there are too
+many."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, with this service's signals.
+class _PortServer(uvicorn.Server):
+    """uvicorn's server on a listener of this service's own.
 
     Args:
         config: uvicorn's.
+        listener: Takes its connections.
+    """
+
+    def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
+        super().__init__(config)
+        self.listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the application, and then takes connections."""
+        await self.lifespan.startup()
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        self.listener.start(
+            partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state),
+            self.server_state.connections,
+        )
+        self.started = True
+
+    def draining(self) -> Draining:
+        """What waits for this server's connections."""
+        connections = cast("set[Connection]", self.server_state.connections)
+        return Draining(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
+
+    async def farewell(self, draining: Draining, seconds: float) -> None:
+        """Takes what is on its way in, and ends every connection; whoever has not said all of a request is told."""
+        clock = asyncio.get_running_loop().time
+        await self.listener.close()
+        await draining.wait(until=clock() + seconds)
+        draining.tell()
+        await draining.wait(until=clock() + _LAST_WORDS_SECONDS)
+        draining.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+
+class Server(_PortServer):
+    """The server of the port that everybody calls, with this service's signals.
+
+    Args:
+        config: uvicorn's.
+        listener: Takes its connections.
         serving: What to drain.
         beside: Serves before this one does, and until it has ended.
     """
 
-    def __init__(self, config: uvicorn.Config, serving: Serving, beside: AdminServer | None = None) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: uvicorn.Config, listener: Listener, serving: Serving, beside: AdminServer | None = None
+    ) -> None:
+        super().__init__(config, listener)
         self._serving = serving
         self._beside = beside
 
@@ -78,12 +128,17 @@ class Server(uvicorn.Server):
             await beside
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains while the connections are still there to be answered; uvicorn would wait for them first."""
+        """Drains: who is there, and who still comes, is answered; then the listener is closed, and the rest ended."""
         left = self._serving.batcher.unanswered
         log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
-        draining = asyncio.create_task(self._serving.stop())
-        await super().shutdown(sockets)
-        await draining
+        draining, there = self.draining(), set(self.server_state.connections)
+        stopping = asyncio.create_task(self._serving.stop())
+        until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
+        await draining.wait(until=until, only=cast("set[Connection]", there))
+        await stopping
+        ended = asyncio.create_task(self.lifespan.shutdown())
+        await self.farewell(draining, _LATE_SECONDS)
+        await ended
         log.info("stopped")
 
     @contextmanager
@@ -109,29 +164,21 @@ class Server(uvicorn.Server):
         self._serving.shelf.ask()
 
 
-class AdminServer(uvicorn.Server):
+class AdminServer(_PortServer):
     """The server of the admin port: in the same event loop, with connections of its own, and without signals.
 
     It is there before the first request and after the last, so a drain can be watched, and callers who take all
     connections of the other port take none of its.
-
-    Args:
-        config: uvicorn's.
-        listener: Its socket.
     """
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
-        super().__init__(config)
-        self._listener = listener
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves the signals to the server that it stands beside."""
         yield
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until it is told to end."""
-        await super().serve(sockets or [self._listener])
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends its connections: the drain is over."""
+        await self.farewell(self.draining(), _LAST_WORDS_SECONDS)
 
 
 def serve(settings: Settings) -> None:
@@ -147,10 +194,14 @@ def serve(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
+    most = _most_connections(settings)
+    scan.check_readable(settings.models)
+    tls = context(settings)
     tracer = wanted_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
-    config = _config(app, settings, settings.max_connections, DirectPath(app.predict, b"/predict"))
+    config = _config(app, settings, most, DirectPath(app.predict, b"/predict"))
+    listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
@@ -160,9 +211,10 @@ def serve(settings: Settings) -> None:
         beside = None
         if settings.admin_port is not None:
             admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS, None)
-            beside = AdminServer(admin, stack.enter_context(_listening(settings, "admin_port")))
-        listener = stack.enter_context(_listening(settings, "port"))
-        server = Server(config, serving, beside)
+            taken = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
+            beside = AdminServer(admin, listener(taken, most=ADMIN_CONNECTIONS))
+        taken = stack.enter_context(listening(settings.host, settings.port, flag("port")))
+        server = Server(config, listener(taken, most=most), serving, beside)
         # The signals are ours from the moment that anybody can connect.
         stack.enter_context(server.capture_signals())
         scheme = "http" if settings.tls_cert_file is None else "https"
@@ -173,8 +225,8 @@ def serve(settings: Settings) -> None:
                 settings.host,
                 settings.admin_port,
             )
-        log.info("listening on %s://%s:%d", scheme, settings.host, listener.getsockname()[1])
-        server.run(sockets=[listener])
+        log.info("listening on %s://%s:%d", scheme, settings.host, taken.getsockname()[1])
+        server.run()
     if failures:
         raise failures[0]
 
@@ -198,59 +250,39 @@ def wanted_tracer() -> Tracer | None:
     return open_tracer(exporter)
 
 
-def _config(app: ASGIApp, settings: Settings, max_connections: int, taken: Shortcut | None) -> uvicorn.Config:
-    """The configuration of one server, loaded.
-
-    Raises:
-        ConfigurationError: The certificates cannot be used.
-    """
+def _config(app: ASGIApp, settings: Settings, most: int, taken: Shortcut | None) -> uvicorn.Config:
+    """The configuration of one server, loaded."""
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", _protocol(settings, max_connections, taken)),
+        http=cast("type[asyncio.Protocol]", _protocol(settings, most, taken)),
         ws="none",
         lifespan="off" if taken is None else "auto",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + _LAST_WORDS_SECONDS,
-        ssl_certfile=settings.tls_cert_file,
-        ssl_keyfile=settings.tls_key_file,
-        ssl_ca_certs=None if settings.tls_client_ca_file is None else str(settings.tls_client_ca_file),
-        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca_file is None else ssl.CERT_REQUIRED,
     )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(f"the TLS files cannot be used: {error}") from error
+    config.load()
     return config
 
 
 def _protocol(settings: Settings, most: int, taken: Shortcut | None) -> Callable[..., BoundedProtocol]:
     """The HTTP protocol with this process's bounds, and its way past ASGI."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files != resource.RLIM_INFINITY:
-        most = max(1, min(most, files - _OTHER_FILES))
     bounds: dict[str, Any] = {"header_timeout_seconds": settings.header_timeout_seconds, "max_connections": most}
     return partial(BoundedProtocol, **bounds) if taken is None else partial(ShortcutProtocol, shortcut=taken, **bounds)
 
 
-@contextmanager
-def _listening(settings: Settings, option: Literal["port", "admin_port"]) -> Iterator[socket.socket]:
-    """The listening socket of an option."""
-    port: int = getattr(settings, option)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {settings.host}:{port}: {error.strerror}; another {flag(option)} may be free"
-            ) from error
-        listener.listen(2048)
-        listener.setblocking(False)
-        yield listener
-    finally:
-        listener.close()
+def _most_connections(settings: Settings) -> int:
+    """How many connections there may be, within the files that this process may open.
+
+    Raises:
+        ConfigurationError: They would not do for the server alone.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return settings.max_connections
+    if files < LEAST_FILES:
+        raise ConfigurationError(
+            f"this process may open {files} files (ulimit -n), and the server alone needs {LEAST_FILES}"
+        )
+    return max(1, min(settings.max_connections, files - _OTHER_FILES))

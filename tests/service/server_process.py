@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,10 +26,11 @@ PATIENCE_SECONDS = 60.0
 
 
 class ServerProcess:
-    """The process, and what it has said."""
+    """The process, and what it has said; over HTTPS where it is said how to verify that."""
 
-    def __init__(self, *arguments: str, **variables: str) -> None:
+    def __init__(self, *arguments: str, verify: ssl.SSLContext | None = None, **variables: str) -> None:
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
         given = [] if "--port" in arguments else ["--port", str(self.port)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve", *arguments, *given],
@@ -41,6 +43,7 @@ class ServerProcess:
             base_url=self.url,
             timeout=PATIENCE_SECONDS,
             trust_env=False,
+            verify=True if verify is None else verify,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
         self.said: list[str] = []
@@ -86,10 +89,6 @@ class ServerProcess:
         self.end()
         assert self.process.stderr is not None
         self.process.stderr.close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
@@ -158,9 +157,9 @@ def request(body: Any, *, close: bool = False, **headers: str) -> bytes:
 
 
 @contextmanager
-def started(*arguments: str, **variables: str) -> Iterator[ServerProcess]:
+def started(*arguments: str, verify: ssl.SSLContext | None = None, **variables: str) -> Iterator[ServerProcess]:
     """A process that serves and has looked at its models, while the block runs."""
-    server = ServerProcess(*arguments, **variables)
+    server = ServerProcess(*arguments, verify=verify, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS

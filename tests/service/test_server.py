@@ -29,6 +29,7 @@ from service.__main__ import main as commands
 from service.app import make_app
 from service.bench.launch import free_port
 from service.errors import ConfigurationError
+from service.listener import Listener
 from service.server import Server, serve
 from service.serving import Serving
 from service.settings import Settings, bundled_models
@@ -436,7 +437,9 @@ def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: py
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     serving = Serving(Settings())
-    server = Server(uvicorn.Config(make_app(serving)), serving)
+    with socket.socket() as unused:
+        listener = Listener(unused, most=1, tls=None, handshake_seconds=1)
+        server = Server(uvicorn.Config(make_app(serving)), listener, serving)
     server.handle_exit(signal.SIGTERM, None)
     assert (server.should_exit, serving.batcher.draining, ended) == (True, True, [])
     server.handle_exit(signal.SIGINT, None)
@@ -445,8 +448,10 @@ def test_the_first_signal_drains_and_the_second_ends_the_process(monkeypatch: py
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "::ffff:zz"])
 def test_an_address_that_cannot_be_had_is_refused(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot listen on"):
+    with pytest.raises(ConfigurationError, match="cannot listen on") as told:
         serve(Settings(host=host))
+    assert "--host must be an address of this machine" in str(told.value)
+    assert "--port" not in str(told.value)
 
 
 def test_a_port_that_is_taken_is_exit_2() -> None:

@@ -13,10 +13,17 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from service.errors import ConfigurationError
 from service.server import serve
-from service.settings import Settings
+from service.settings import Settings, flag
+from service.tls import context
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +87,24 @@ def test_a_client_must_show_a_certificate_where_an_authority_is_named(
             httpx.get(f"{address}/livez", verify=stranger)
 
 
-@pytest.mark.parametrize("text", ["", "no certificate"])
-def test_a_file_that_is_no_certificate_is_named_before_anything_listens(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [None, "", "no certificate"])
+@pytest.mark.parametrize("option", ["tls_cert_file", "tls_key_file", "tls_client_ca_file"])
+def test_a_file_that_cannot_be_used_is_named_with_its_option(
+    option: str, text: str | None, certificate: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.pem"
-    broken.write_text(text)
-    with pytest.raises(ConfigurationError, match="TLS files"):
-        serve(Settings(tls_cert_file=broken))
+    if text is not None:
+        broken.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"{flag(option)} {broken}"):
+        serve(Settings(**{"tls_cert_file": certificate, option: broken}))
+
+
+def test_a_key_that_needs_a_password_is_refused_and_nobody_is_asked_for_it(certificate: Path, tmp_path: Path) -> None:
+    encrypted = tmp_path / "encrypted.pem"
+    key = load_pem_private_key(certificate.read_bytes(), None)
+    encrypted.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")))
+    with pytest.raises(ConfigurationError, match=f"private key in {encrypted} is encrypted"):
+        context(Settings(tls_cert_file=certificate, tls_key_file=encrypted))
 
 
 def test_a_key_without_a_certificate_is_a_wrong_call() -> None:
