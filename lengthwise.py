@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from service.__main__ import main as service_commands
-from service.command import NOT_CHECKED, end
-from service.errors import how_to_install
+from service.command import NOT_CHECKED, check_platform, end
+from service.errors import ConfigurationError, how_to_install
 
 EXPORTER = {
     "train": "Trains the built-in architecture.",
@@ -41,7 +41,10 @@ class Lengthwise(click.Group):
 def _exporter(name: str) -> click.Command:
     """One of the exporter's commands; says which extra brings it where it is not installed."""
     try:
+        check_platform()
         module: Any = importlib.import_module("model_export.__main__")
+    except ConfigurationError as error:
+        end(str(error), NOT_CHECKED)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("model_export", "lengthwise"):

@@ -10,13 +10,15 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 import traceback
 from typing import Any, NoReturn
 
 import click
 
-from service.errors import LengthwiseError, ModelError
+from service.errors import ConfigurationError, LengthwiseError, ModelError
 
 BAD = 1
 NOT_CHECKED = 2
@@ -35,6 +37,7 @@ class Command(click.Command):
         # A terminated process takes the way of an interrupted one, so that what it had begun is removed.
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
+            check_platform()
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
             raise
@@ -54,6 +57,21 @@ class Command(click.Command):
             end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def check_platform() -> None:
+    """Looks whether this system is one that Lengthwise runs on.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    for module in ("fcntl", "resource"):  # what Windows has not
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs ({module})"
+            ) from error
 
 
 def end(message: str, code: int) -> NoReturn:

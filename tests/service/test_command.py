@@ -1,4 +1,5 @@
 import signal
+import subprocess
 import sys
 
 import click
@@ -38,7 +39,8 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
 def test_code_that_quits_in_between_gives_no_verdict(code: int | None) -> None:
     result = CliRunner().invoke(command(SystemExit(code)))
     assert result.exit_code == 2
-    assert f"test_command.py:16 quit with SystemExit({code})" in result.stderr
+    line = command.__code__.co_firstlineno + 3
+    assert f"test_command.py:{line} quit with SystemExit({code})" in result.stderr
 
 
 def test_an_end_of_its_own_keeps_its_exit_code() -> None:
@@ -65,3 +67,13 @@ def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str], mon
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2  # 1 is a verdict: of `check`, that something leaks
     assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in result.stderr
+
+
+@pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
+@pytest.mark.parametrize("absent", ["fcntl", "resource"])
+def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> None:
+    program = f"import sys; sys.modules[{absent!r}] = None; from lengthwise import main; main({call.split()})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Lengthwise runs on Linux, macOS and WSL; ")
