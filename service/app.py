@@ -93,7 +93,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
 
     def started(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not serving.batcher.draining:  # else it was told to end before it had started
             log.error("the service cannot start: %s", error)
             if on_failure is not None:
                 on_failure(error)

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from service import scan
 from service.app import make_admin_app, make_app
 from service.direct import DirectPath
 from service.draining import Connection, Draining
+from service.ending import LastResort, leave_behind
 from service.errors import ConfigurationError
 from service.listener import TOLD, Listener, listening
 from service.protocol import BoundedProtocol
@@ -48,9 +50,11 @@ YOUNG_OBJECTS: Final = 10_000
 being 700: hundreds of requests wait at once, none of them is garbage, and to look costs the more, the colder they are.
 No answer, refusal or closed connection leaves a cycle."""
 ADMIN_CONNECTIONS: Final = 32
+_END_SECONDS: Final = 2.9
+"""How long after the drain the process is there at most."""
 _LATE_SECONDS: Final = 1.0
 """How long connections stay after the drain: those that came last, and the last answers."""
-_LAST_WORDS_SECONDS: Final = 0.2
+_LAST_WORDS_SECONDS: Final = 0.1
 """How long what is said to the last of them may take to leave."""
 LEAST_FILES: Final = 32
 """Files that the server needs for itself: listeners, the graph, the log, the event loop's own."""
@@ -94,8 +98,10 @@ class _PortServer(uvicorn.Server):
         draining.tell()
         await draining.wait(until=clock() + _LAST_WORDS_SECONDS)
         draining.abort()
-        for task in list(self.server_state.tasks):
-            task.cancel()
+        if tasks := list(self.server_state.tasks):
+            _, late = await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
+            for task in late:
+                task.cancel()
 
 
 class Server(_PortServer):
@@ -106,14 +112,21 @@ class Server(_PortServer):
         listener: Takes its connections.
         serving: What to drain.
         beside: Serves before this one does, and until it has ended.
+        last_resort: Told that the end begins.
     """
 
     def __init__(
-        self, config: uvicorn.Config, listener: Listener, serving: Serving, beside: AdminServer | None = None
+        self,
+        config: uvicorn.Config,
+        listener: Listener,
+        serving: Serving,
+        beside: AdminServer | None = None,
+        last_resort: LastResort | None = None,
     ) -> None:
         super().__init__(config, listener)
         self._serving = serving
         self._beside = beside
+        self._last_resort = last_resort
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until a signal."""
@@ -158,6 +171,8 @@ class Server(_PortServer):
             os._exit(128 + sig)  # at once: the runners' threads are inside the runtime
         self._serving.batcher.begin_draining()
         self.should_exit = True
+        if self._last_resort is not None:
+            self._last_resort.begin()
 
     def handle_reload(self, sig: int, frame: FrameType | None) -> None:
         """Looks at the model repository again."""
@@ -205,7 +220,9 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    threads = threading.enumerate()
     with ExitStack() as stack:
+        last_resort = stack.enter_context(LastResort(settings.drain_seconds + _END_SECONDS))
         if tracer is not None:
             stack.callback(tracer.close)
         beside = None
@@ -214,7 +231,7 @@ def serve(settings: Settings) -> None:
             taken = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
             beside = AdminServer(admin, listener(taken, most=ADMIN_CONNECTIONS))
         taken = stack.enter_context(listening(settings.host, settings.port, flag("port")))
-        server = Server(config, listener(taken, most=most), serving, beside)
+        server = Server(config, listener(taken, most=most), serving, beside, last_resort)
         # The signals are ours from the moment that anybody can connect.
         stack.enter_context(server.capture_signals())
         scheme = "http" if settings.tls_cert_file is None else "https"
@@ -229,6 +246,7 @@ def serve(settings: Settings) -> None:
         server.run()
     if failures:
         raise failures[0]
+    leave_behind(threads)
 
 
 def wanted_tracer() -> Tracer | None:

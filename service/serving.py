@@ -149,6 +149,8 @@ class Serving:
 
     async def _stop(self) -> None:
         await self.shelf.close()
+        for listener in self.shelf.listeners:  # whoever watches is told that it is not ready any more
+            await listener()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
 

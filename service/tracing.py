@@ -14,7 +14,9 @@ where the variables `OTEL_*` ask for it.
 
 from __future__ import annotations
 
+import logging
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -30,6 +32,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from service.lanes import Entry, Lane
 
+log = logging.getLogger("lengthwise.tracing")
+
+FLUSH_SECONDS: Final = 1.0
+"""How long the end of the process waits for the last spans to be sent."""
 MOST_LENGTHS: Final = 20
 """How many lengths a span shows."""
 _CARRIED: Final = (b"traceparent", b"tracestate")
@@ -113,8 +119,15 @@ class Tracer:
         span.end(_epoch(ended))
 
     def close(self) -> None:
-        """Sends what has not been sent yet."""
-        self._processor.shutdown()
+        """Sends what has not been sent yet, for `FLUSH_SECONDS` at most: a collector may be gone, or never answer.
+
+        The exporter's own bounds are those of a request and of its repetitions, many seconds long.
+        """
+        sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(FLUSH_SECONDS)
+        if sending.is_alive():
+            log.warning("the last spans are lost: the collector did not take them within %g s", FLUSH_SECONDS)
 
 
 class Trace:

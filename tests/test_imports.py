@@ -27,6 +27,7 @@ FLOORS = [
         "stopping",
         "closing",
         "draining",
+        "ending",
     },
     {"inflight"},
     {

@@ -28,12 +28,15 @@ PATIENCE_SECONDS = 60.0
 class ServerProcess:
     """The process, and what it has said; over HTTPS where it is said how to verify that."""
 
-    def __init__(self, *arguments: str, verify: ssl.SSLContext | None = None, **variables: str) -> None:
+    def __init__(
+        self, *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
         given = [] if "--port" in arguments else ["--port", str(self.port)]
+        limited = [] if files is None else ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", *arguments, *given],
+            [*limited, sys.executable, "-m", "service", "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -157,9 +160,11 @@ def request(body: Any, *, close: bool = False, **headers: str) -> bytes:
 
 
 @contextmanager
-def started(*arguments: str, verify: ssl.SSLContext | None = None, **variables: str) -> Iterator[ServerProcess]:
+def started(
+    *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+) -> Iterator[ServerProcess]:
     """A process that serves and has looked at its models, while the block runs."""
-    server = ServerProcess(*arguments, verify=verify, **variables)
+    server = ServerProcess(*arguments, verify=verify, files=files, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -170,9 +175,9 @@ def started(*arguments: str, verify: ssl.SSLContext | None = None, **variables: 
         server.kill()
 
 
-def exit_of(*arguments: str, **variables: str) -> tuple[int, str]:
+def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:
     """The exit code and the words of a process that does not get to serve."""
-    server = ServerProcess(*arguments, **variables)
+    server = ServerProcess(*arguments, files=files, **variables)
     try:
         return server.end(), server.text
     finally:
