@@ -3,9 +3,12 @@
 | a connection | while the server drains |
 |---|---|
 | is owed an answer | keeps its place until the drain ends; then it is told 503 |
-| says nothing, and is kept alive | is closed after `QUIET_SECONDS`: a busy client asks again sooner, and is told |
+| is new, and has said nothing yet | is closed after `NEW_SECONDS`: whoever connects has something to say |
+| is kept alive, and says nothing | is closed after `QUIET_SECONDS`: a busy client asks again sooner, and is told |
 | does not read what was written | is cut off when nothing of it has left for `UNREAD_SECONDS` |
-| has been told everything | has `QUIET_SECONDS` to end its own side |
+| has been told everything | has `PARTING_SECONDS` to end its own side |
+
+No time is longer than what is left of the drain.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Collection
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-QUIET_SECONDS: Final = 1.0
+NEW_SECONDS: Final = 5.0
+QUIET_SECONDS: Final = 2.0
 UNREAD_SECONDS: Final = 2.0
+PARTING_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.02
 """How often it is looked at: that a client reads, and that a request is arriving, is told by no event."""
 
@@ -25,6 +30,8 @@ class Connection(Protocol):
     """What is asked of a connection."""
 
     transport: asyncio.Transport
+    cycle: Any
+    """The last request and its answer; None where nothing was asked yet."""
 
     @property
     def owes(self) -> bool:
@@ -69,7 +76,7 @@ class Draining:
         for connection in list(self._connections):
             if connection.owes:
                 connection.end_unfinished()
-            else:
+            elif not _arriving(connection.transport):
                 connection.transport.close()
 
     def abort(self) -> None:
@@ -89,20 +96,23 @@ class Draining:
             before, since = self._since.setdefault(connection, (state, now))
             if before != state:
                 self._since[connection] = (state, now)
-            elif unsent:
-                if now - since > UNREAD_SECONDS:
+            elif unsent or closing:
+                if now - since > (UNREAD_SECONDS if unsent else PARTING_SECONDS):
                     transport.abort()
-            elif now - since < QUIET_SECONDS:
-                pass
-            elif closing:
-                transport.abort()
-            elif not owes and not _arriving(transport):
+            elif not owes and now - since > _silence(connection) and not _arriving(transport):
                 transport.close()
         return there
 
 
+def _silence(connection: Connection) -> float:
+    """How long a connection may say nothing."""
+    return NEW_SECONDS if connection.cycle is None else QUIET_SECONDS
+
+
 def _arriving(transport: asyncio.Transport) -> bool:
     """Whether there are bytes that the event loop has not read yet."""
+    if transport.is_closing():
+        return False
     poller = select.poll()
     poller.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poller.poll(0))

@@ -53,7 +53,7 @@ ADMIN_CONNECTIONS: Final = 32
 _END_SECONDS: Final = 2.9
 """How long after the drain the process is there at most."""
 _LATE_SECONDS: Final = 1.0
-"""How long connections stay after the drain: those that came last, and the last answers."""
+"""How long connections stay after a drain that took all of its time: those that came last, and the last answers."""
 _LAST_WORDS_SECONDS: Final = 0.1
 """How long what is said to the last of them may take to leave."""
 LEAST_FILES: Final = 32
@@ -90,11 +90,18 @@ class _PortServer(uvicorn.Server):
         connections = cast("set[Connection]", self.server_state.connections)
         return Draining(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
-    async def farewell(self, draining: Draining, seconds: float) -> None:
-        """Takes what is on its way in, and ends every connection; whoever has not said all of a request is told."""
+    async def farewell(self, draining: Draining, seconds: float, until: float = 0.0) -> None:
+        """Takes what is on its way in, and ends every connection; whoever has not said all of a request is told.
+
+        Args:
+            draining: Waits for them.
+            seconds: How long they have at least.
+            until: How long they have anyway, on the event loop's clock.
+        """
         clock = asyncio.get_running_loop().time
+        until = max(until, clock() + seconds)
         await self.listener.close()
-        await draining.wait(until=clock() + seconds)
+        await draining.wait(until=until)
         draining.tell()
         await draining.wait(until=clock() + _LAST_WORDS_SECONDS)
         draining.abort()
@@ -150,7 +157,7 @@ class Server(_PortServer):
         await draining.wait(until=until, only=cast("set[Connection]", there))
         await stopping
         ended = asyncio.create_task(self.lifespan.shutdown())
-        await self.farewell(draining, _LATE_SECONDS)
+        await self.farewell(draining, _LATE_SECONDS, until)
         await ended
         log.info("stopped")
 
