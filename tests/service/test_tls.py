@@ -108,5 +108,5 @@ def test_a_key_that_needs_a_password_is_refused_and_nobody_is_asked_for_it(certi
 
 
 def test_a_key_without_a_certificate_is_a_wrong_call() -> None:
-    with pytest.raises(ConfigurationError, match="need tls_cert_file"):
+    with pytest.raises(ConfigurationError, match="needs tls_cert_file"):
         Settings.load(tls_key_file="key.pem")
