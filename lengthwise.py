@@ -9,7 +9,7 @@ import click
 
 from service.__main__ import main as service_commands
 from service.command import NOT_CHECKED, check_platform, end
-from service.errors import ConfigurationError, how_to_install
+from service.errors import ConfigurationError
 
 EXPORTER = {
     "train": "Trains the built-in architecture.",
@@ -39,22 +39,12 @@ class Lengthwise(click.Group):
 
 
 def _exporter(name: str) -> click.Command:
-    """One of the exporter's commands; says which extra brings it where it is not installed."""
+    """One of the exporter's commands."""
     try:
         check_platform()
         module: Any = importlib.import_module("model_export.__main__")
     except ConfigurationError as error:
         end(str(error), NOT_CHECKED)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("model_export", "lengthwise"):
-            raise
-        extras = "cpu,export" if missing == "onnxruntime" else "export"
-        end(
-            f"'lengthwise {name}' needs the exporter, which is not installed ({missing} is missing): "
-            + how_to_install(extras),
-            NOT_CHECKED,
-        )
     command: click.Command = module.main.commands[name]
     return command
 

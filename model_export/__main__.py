@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from model_export.command import options_of, show_json
+from model_export.command import ExporterCommand, options_of, show_json
 from model_export.options import HIGHEST_OPSET, OPSET, Options, target_options
 from model_export.training_options import Options as TrainingOptions
-from service.command import Command
 from service.manifest import Precision
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def main() -> None:
     """Trains, exports and checks classifiers of sequences of different lengths."""
 
 
-@main.command(cls=Command)
+@main.command(cls=ExporterCommand)
 @click.argument("spec_file", metavar="SPEC", type=_FILE)
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
@@ -114,7 +113,7 @@ def train(
         Console().print(report.table(f"{out}/{trained.WEIGHTS_FILE}"))
 
 
-@main.command(cls=Command)
+@main.command(cls=ExporterCommand)
 @click.argument("target", required=False)
 @click.option(
     "--out",
@@ -295,7 +294,7 @@ def export(
     )
 
 
-@main.command(cls=Command)
+@main.command(cls=ExporterCommand)
 @click.argument("target")
 @target_options
 @click.option("--max-length", default=1024, show_default=True, type=click.IntRange(1), help="Longest sequence tried.")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from service.command import Command
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+class ExporterCommand(Command):
+    """A command of the exporter. It imports what it needs when it runs, and says which extra brings what is missing."""
+
+    extras: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export"),
+        "onnxruntime": "cpu,export",
+    }
 
 
 def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -14,11 +14,12 @@ import importlib
 import signal
 import sys
 import traceback
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
 
 import click
 
-from service.errors import ConfigurationError, LengthwiseError, ModelError
+from service.errors import ConfigurationError, LengthwiseError, ModelError, how_to_install
 
 BAD = 1
 NOT_CHECKED = 2
@@ -31,6 +32,9 @@ class Ended(SystemExit):
 
 class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code."""
+
+    extras: ClassVar[Mapping[str, str]] = {}
+    """The extras to install for a package that the command imports and that is missing, by the package's name."""
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command."""
@@ -50,6 +54,13 @@ class Command(click.Command):
             called = traceback.extract_tb(quitting.__traceback__)[-1]
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception as error:
+            missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            if missing in self.extras:
+                end(
+                    f"'lengthwise {self.name}' needs the exporter, which is not installed ({missing} is missing): "
+                    + how_to_install(self.extras[missing]),
+                    NOT_CHECKED,
+                )
             if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a folder that is none
                 place = "" if error.filename is None else f"{error.filename}: "
                 end(f"{place}{error.strerror}", NOT_CHECKED)

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 
@@ -73,3 +74,8 @@ def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> 
     if most_bytes is not None and size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most_bytes} are read", str(path))
     return size
+
+
+def bundled_models() -> Path:
+    """The model repository that ships with the package."""
+    return Path(str(resources.files("service") / "models"))

@@ -176,11 +176,14 @@ def _piece(text: bytes, kind: Kind, features: int | None, careful: Careful, befo
 
 
 def _array(steps: bytes, kind: Kind, features: int | None) -> Steps | None:
-    """`[length, features]` float32 or `[length]` int64 of the text of an ordinary list; None of any other."""
+    """`[length, features]` float32 or `[length]` int64 of the text of an ordinary list; None of any other.
+
+    Copied, so that it can be written to, as any other record's steps can.
+    """
     if _native is None or (kind == "values" and features is None):
         return None
     if features is None or kind == "tokens":
         ids = _native.read_tokens(b'{"steps":[%s]}' % steps, b"steps", _MOST, _MOST)
-        return None if ids is None else np.frombuffer(ids, np.int64)
+        return None if ids is None else np.frombuffer(ids, np.int64).copy()
     values = _native.read_values(b'{"steps":[%s]}' % steps, b"steps", features, _MOST)
-    return None if values is None else np.frombuffer(values, np.float32).reshape(-1, features)
+    return None if values is None else np.frombuffer(values, np.float32).reshape(-1, features).copy()

@@ -21,13 +21,13 @@ from service.answers import Answer
 from service.buckets import BucketedCosts, Buckets
 from service.cost import CostTable
 from service.errors import ModelError, ModelNotFound, NotReady
+from service.files import bundled_models
 from service.judging import Judge, ModelFiles
 from service.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest, Promise
 from service.padding import PaddedBatch
 from service.plan import BatchLimits
 from service.provider import CPU, Device
 from service.session import Output, Session
-from service.settings import bundled_models
 from service.stopping import Stopping
 from service.versions import Key
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -24,6 +23,7 @@ from pydantic_settings import (
 )
 
 from service.errors import ConfigurationError
+from service.files import bundled_models as bundled_models
 from service.inflight import LEAST_BODIES
 from service.versions import Policy
 from service.wrong_values import nearest, no_booleans_for_numbers, sentence
@@ -80,11 +80,6 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
             continue
         return max(0, most - taken + forgettable)
     return None
-
-
-def bundled_models() -> Path:
-    """The model repository that ships with the package."""
-    return Path(str(files("service") / "models"))
 
 
 def _listed(given: Any) -> Any:

@@ -60,7 +60,14 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
     assert CliRunner().invoke(terminated).exit_code == 130
 
 
-@pytest.mark.parametrize("arguments", [["check", "model.onnx"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "examples/masking.py:attention_after_lstm"],
+        ["export", "examples/masking.py:attention_after_lstm", "--out", "nowhere"],
+        ["train", "model_export/specs/japanese-vowels.toml", "aeon:JapaneseVowels_TRAIN", "--out", "nowhere"],
+    ],
+)
 def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "model_export.__main__", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
