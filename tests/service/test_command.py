@@ -1,14 +1,16 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from lengthwise import main
 from service.command import Command, end
 from service.errors import ConfigurationError, VerificationError
+
+ROOT = Path(__file__).parents[2]
 
 
 def command(error: BaseException) -> click.Command:
@@ -68,12 +70,11 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
         ["train", "model_export/specs/japanese-vowels.toml", "aeon:JapaneseVowels_TRAIN", "--out", "nowhere"],
     ],
 )
-def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "model_export.__main__", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2  # 1 is a verdict: of `check`, that something leaks
-    assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in result.stderr
+def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> None:
+    program = f"import sys; sys.modules['torch'] = None; from lengthwise import main; main({arguments})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
+    assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in done.stderr
 
 
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
