@@ -27,6 +27,8 @@ from service.padding import pad
 
 _WIDTHS: Final = (7, 8, 64, 515)
 """Widths to try: most models take the first; some want pairs of steps, or a stretch of raw samples."""
+_NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)
+"""What a module raises for reasons of its own, whatever a step is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,13 @@ def read_steps(text: str, module: nn.Module, options: Options, calling: Calling,
         if said or takes_one_row or widths_at_which_it_runs(subject, sampler):
             # The check itself finds out which sizes run, and says it better.
             return Found(steps, calling, (0, options.classes or len(options.labels or ()) or 1))
-    tried = ", ".join(map(_as_option, candidates[:4]))
+    tried = candidates[:4]
+    said_of = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
+    hint = ". If a step is something else, say --features N or --vocabulary N"
+    if isinstance(error.__cause__, _NOT_ABOUT_STEPS):
+        said_of = hint = ""
     raise ConfigurationError(
-        f"{text} raises for every batch that was tried ({tried}): {error}. If a step is something else, say "
-        "--features N or --vocabulary N"
+        f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){said_of}: {error}{hint}"
     )
 
 
@@ -125,19 +130,19 @@ def _each_tried(module: nn.Module, steps: StepInput, calling: Calling, choose: C
             yield Found(steps, calling, shape)
 
 
-def _error_of(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> str:
+def _error_of(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> RunError:
     """What the module says to a small batch of a reading that does not run."""
     sampler = Sampler(steps, seed=0)
     batch = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
     try:
         TorchSubject(module, steps, calling=calling, choose=choose).answer(batch)
     except RunError as error:
-        return str(error)
-    return "it runs at some widths only"
+        return error
+    return RunError("it runs at some widths only")
 
 
 def _refuse_other_callings(
-    text: str, module: nn.Module, candidates: Sequence[StepInput], calling: Calling, choose: Choice, error: str
+    text: str, module: nn.Module, candidates: Sequence[StepInput], calling: Calling, choose: Choice, error: RunError
 ) -> None:
     """Says which other way to call the module runs, where one does.
 

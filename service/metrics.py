@@ -298,7 +298,9 @@ class Metrics(Collector):
         )
         sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
         steps = CounterMetricFamily(
-            "lengthwise_steps", "Steps computed: valid ones, and padding.", labels=[*labels, "kind"]
+            "lengthwise_steps",
+            "Steps of the batches: valid ones, and padding. Recurrent layers on the CPU compute no padding.",
+            labels=[*labels, "kind"],
         )
         failures = CounterMetricFamily(
             "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels

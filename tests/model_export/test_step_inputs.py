@@ -157,3 +157,19 @@ def test_only_a_module_whose_layers_say_nothing_is_told_that_it_cannot_be_read()
     with pytest.raises(ConfigurationError, match=r"raises for every batch that was tried.*no weights yet") as caught:
         found(Broken())
     assert "cannot be read off" not in str(caught.value)
+
+
+class Misspelt(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.out = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x, mask):
+        return self.out(self.mix(x)[0] * valid.unsqueeze(-1)).mean(1)  # noqa: F821
+
+
+def test_what_raises_whatever_a_step_is_gets_no_advice_about_steps() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        found(Misspelt())
+    assert "name 'valid' is not defined" in str(raised.value)
+    assert "--vocabulary" not in str(raised.value)
