@@ -23,7 +23,18 @@ from model_export.leaks import Moved, locate
 from model_export.limits import Limits
 from model_export.recording import Answer, Subject
 from model_export.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
-from model_export.trials import Sampler, Sizes, Trial, base_sequences, geometry, lone_trials, trials
+from model_export.trials import (
+    Sampler,
+    Sizes,
+    Trial,
+    base_sequences,
+    fewer_rows,
+    geometry,
+    lone_trials,
+    odd_batches,
+    padding_changed,
+    trials,
+)
 from model_export.verdict import ROUNDING, Outcome, Ran, Report, Verdict, said
 from service.padding import PaddedBatch, Steps, pad, step_mask
 
@@ -85,6 +96,7 @@ class _Check:
             self._try(first, trial)
         self._try_alone(sizes)
         self._try(first, _beside(first, self.sampler.sequence(widest)))
+        self._try_odd_batches(first, sizes, widest)
         finite = [moved for moved in self.moved if moved.trial.change != "poison"]
         if finite:
             moved_trials = [moved.trial for moved in finite]
@@ -246,6 +258,22 @@ class _Check:
         if raised:
             lengths_said = ", ".join(map(str, sorted(raised)))
             self.notes.append(f"alone at {lengths_said} steps the model raises: {raised[min(raised)]}")
+
+    def _try_odd_batches(self, first: First, sizes: Sizes, widest: int) -> None:
+        """Numbers of rows, lengths and widths that a model may have a path of its own for, each with padding."""
+        for trial in fewer_rows(first.batch):
+            self._try(first, trial)
+        for name, sequences, batch in odd_batches(sizes, widest, self.sampler):
+            try:
+                base = First(sequences, batch, self._answer(batch))
+            except RunError as error:
+                if batch.rows == 1:  # noted where it is alone
+                    continue
+                raise UncheckableError(f"the model raises for a batch {name}: {error}") from error
+            if not np.isfinite(_at_valid_steps(base.answer.logits, batch)).all():
+                raise UncheckableError(f"the answers to finite sequences are not finite in a batch {name}")
+            for trial in padding_changed(name, sequences, batch, self.sampler):
+                self._try(base, trial)
 
     def _try(self, first: First, trial: Trial, *, may_raise: bool = False) -> RunError | None:
         """Runs a trial and judges it; gives what it raised, where it may."""

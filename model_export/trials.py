@@ -29,6 +29,11 @@ POISONS: Final = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30, "
 JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
 """The scale of each junk."""
 
+_MOST_FEWER: Final = 5
+"""Rows in the largest of the batches of fewer rows."""
+_LEFT_OVER: Final = 3
+"""Steps of padding behind the longest sequence that is tried."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -174,6 +179,37 @@ def lone_trials(sequences: Sequence[Steps]) -> Iterator[Trial]:
         yield Trial(
             f"alone, {len(steps)} step{'s' if len(steps) > 1 else ''}", "company", pad([steps], multiple=1), ((row, 0),)
         )
+
+
+def fewer_rows(first: PaddedBatch) -> Iterator[Trial]:
+    """The first rows of the first batch only: numbers of rows that it does not have."""
+    for rows in range(2, min(first.rows, _MOST_FEWER + 1)):
+        batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
+        yield Trial(f"with {rows} rows", "company", batch, tuple((row, row) for row in range(rows)))
+
+
+def odd_batches(sizes: Sizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
+    """Batches of which code has a path of its own, with their sequences: each is padded, unlike a sequence alone.
+
+    One row; rows of one length; sequences as long as the longest that is promised, and half as long.
+    """
+    shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
+    if widest - _LEFT_OVER > sizes.wider:
+        shapes.append((f"of {widest - _LEFT_OVER} steps", [widest - _LEFT_OVER, widest // 2], widest))
+    for name, lengths, width in shapes:
+        if width > max(lengths):
+            sequences = [sampler.sequence(length) for length in lengths]
+            yield name, sequences, pad(sequences, width=width)
+
+
+def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[Trial]:
+    """What is tried with such a batch: other padding, and where it is short, less of it."""
+    same = tuple((row, row) for row in range(base.rows))
+    junk = sampler.fill(base.steps.shape[:2], JUNK["junk"])
+    yield Trial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
+    longest = int(base.lengths.max())
+    if longest + _LEFT_OVER < base.width:  # of many steps, another width is another order of their sums
+        yield Trial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
 
 
 def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:

@@ -143,6 +143,10 @@ def finite_differences(exhibit: Exhibit, model: Model) -> dict[str, float]:
         difference(exhibit, [answer], model(*padded([steps], len(steps) + 4, filled)))
         for steps, answer in zip(rows, expected, strict=True)
     )
+    equally_long = [steps[: min(map(len, rows))] for steps in rows]
+    found["all of one length"] = difference(
+        exhibit, alone(model, equally_long), model(*padded(equally_long, longest, filled))
+    )
     return found
 
 

@@ -172,6 +172,73 @@ def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide
     assert any("alone at 1 steps the model raises" in note and "too short" in note for note in report.notes)
 
 
+class ForgetsTheMask(Base):
+    """Masks nothing in some batches."""
+
+    def forward(self, x, lengths):
+        valid = torch.arange(x.size(1)) < lengths[:, None]
+        if self.forgets(x, lengths):
+            valid = torch.ones_like(valid)
+        return self.head(self.pool(torch.tanh(self.step(x)), valid, lengths))
+
+
+class InABatchOfOneRow(ForgetsTheMask):
+    def forgets(self, x, lengths):
+        return len(x) == 1
+
+
+class InABatchOfThreeRows(ForgetsTheMask):
+    def forgets(self, x, lengths):
+        return len(x) == 3
+
+
+class WhereAllAreEquallyLong(ForgetsTheMask):
+    def forgets(self, x, lengths):
+        return bool((lengths == lengths[0]).all())
+
+
+class PastAWidthOf64(ForgetsTheMask):
+    def forgets(self, x, lengths):
+        return x.size(1) > 64
+
+
+class PastALengthOf64(Base):
+    def pool(self, h, valid, lengths):
+        return super().pool(h, valid | (lengths > 64)[:, None], lengths)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [InABatchOfOneRow, InABatchOfThreeRows, WhereAllAreEquallyLong, PastAWidthOf64, PastALengthOf64],
+    ids=lambda module: module.__name__,
+)
+def test_a_mask_that_is_forgotten_in_some_batches_only_is_a_leak(module: type[nn.Module]) -> None:
+    report = judged(module())
+    assert report.verdict == "leak", report.reason
+    assert report.leaks[0].operator == "sum"
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_model_that_raises_at_some_numbers_of_rows_cannot_be_judged(rows: int) -> None:
+    class NotSoMany(Base):
+        def forward(self, x, lengths):
+            if len(x) == rows:
+                raise ValueError("not so many")
+            return super().forward(x, lengths)
+
+    report = judged(NotSoMany())
+    assert report.verdict == "uncheckable"
+    assert "not so many" in report.reason
+
+
+def test_answers_to_long_sequences_that_are_not_finite_cannot_be_judged() -> None:
+    class Overflows(Base):
+        def pool(self, h, valid, lengths):
+            return super().pool(h, valid, lengths) / (lengths < 200)[:, None]
+
+    assert "not finite" in judged(Overflows()).reason
+
+
 def test_a_number_made_of_the_longest_length_is_a_leak() -> None:
     report = judged(LongestMatters())
     assert report.verdict == "leak"
