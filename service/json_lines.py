@@ -112,8 +112,7 @@ class LongLine:
     def _fields(self, kind: Kind, features: int | None, careful: Careful) -> Any:
         opening = _OPENING.search(self._text)
         if opening is None:
-            while self._has_more:
-                self._read_on()
+            self._read_to_the_end()
             return orjson.loads(self._text)
         is_nested = opening[1] is not None
         head = self._text[: opening.start() + len(_KEY)]
@@ -122,8 +121,7 @@ class LongLine:
         try:
             rest = self._by_pieces(parts, head, kind, features, careful, is_nested=is_nested)
         except orjson.JSONDecodeError:  # not laid out as this class expects: what is left is parsed as a whole
-            while self._has_more:
-                self._read_on()
+            self._read_to_the_end()
             rest = orjson.loads(head + b"[" + self._text)
             if isinstance(rest, dict) and isinstance(rest.get("steps"), list):
                 parts.append(careful(rest["steps"], sum(map(len, parts)), _features(parts)))
@@ -147,17 +145,27 @@ class LongLine:
                 parts.append(_piece(self._text[:cut], kind, features, careful, parts))
                 self._text = self._text[cut + 1 :]
             self._read_on()
-        while self._has_more:  # a label for each step may be long as well
-            self._read_on()
+        self._read_to_the_end()  # a label for each step may be long as well
         last = self._text if end is None else self._text[: end.end() - 1]
         rest = orjson.loads(head + b"null" + self._text[len(last) + 1 :])
         parts.append(_piece(last, kind, features, careful, parts))
         return rest
 
     def _read_on(self) -> None:
+        self._text += self._piece()
+
+    def _read_to_the_end(self) -> None:
+        """All that is left of the line at once: a text that grows piece by piece would be copied each time."""
+        pieces = [self._text]
+        self._text = b""
+        while self._has_more:
+            pieces.append(self._piece())
+        self._text = b"".join(pieces)
+
+    def _piece(self) -> bytes:
         piece = self._file.readline(LONG_LINE_BYTES)
-        self._text += piece
         self._has_more = bool(piece) and not piece.endswith(b"\n")
+        return piece
 
 
 def _features(parts: list[Steps]) -> int | None:
