@@ -61,13 +61,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """What `write` kept beside the tensors; an empty one for a file made elsewhere.
+    """What `write` kept beside the tensors; of a file made elsewhere its labels, where it keeps some as `labels`.
 
     Raises:
         CheckpointError: The file cannot be read.
     """
     if path.suffix != ".safetensors":
-        return {}
+        held = _held(path)
+        beside = isinstance(held, dict) and isinstance(held.get("state_dict"), dict)
+        found = held.get("labels") if beside else None
+        is_list = isinstance(found, list | tuple) and all(isinstance(label, str) for label in found)
+        return {"labels": list(found)} if is_list and found else {}
     try:
         with safe_open(path, framework="pt") as file:
             return _state(file)
@@ -88,8 +92,22 @@ def weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return read(path)[0]
+    held = _held(path)
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise CheckpointError(f"{path} holds no state_dict, neither as a whole nor under the key 'state_dict'")
+    return {str(name): value for name, value in held.items()}
+
+
+def _held(path: Path) -> Any:
+    """What `torch.save` wrote, read as data.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds code.
+    """
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -100,11 +118,6 @@ def weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
             ) from error
         raise CheckpointError(f"{path} cannot be read as a checkpoint, it may be cut short: {error}") from error
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise CheckpointError(f"{path} holds no state_dict, neither as a whole nor under the key 'state_dict'")
-    return {str(name): value for name, value in held.items()}
 
 
 def _is_torchs(path: Path) -> bool:

@@ -66,6 +66,10 @@ def read_module(text: str, options: Options) -> Target:
     choose = chosen_by(options.output)
     found = read_steps(text, module, options, calling, choose)
     labels = labels_of(text, options, found.shape[-1])
+    own = None if options.checkpoint is None else trained.recorded(options.checkpoint).labels
+    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
+        hold_against(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
+        labels = own
     target = _of_module(
         text, "module", module, found.steps, found.calling, choose, labels, per_step=len(found.shape) == 3
     )

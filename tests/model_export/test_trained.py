@@ -14,7 +14,9 @@ from model_export.model import SequenceClassifier
 from model_export.options import Options
 from model_export.source import built_in
 from model_export.spec import Spec
+from service.errors import ConfigurationError
 from service.manifest import Manifest
+from tests.model_export import users_models
 from tests.model_export.specs import separable, spec
 
 SPEC = """
@@ -136,6 +138,23 @@ def test_an_older_checkpoint_has_its_labels_compared_and_the_rest_noticed(tmp_pa
         built_in(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
     (notice,) = trained.load(SequenceClassifier(made(SPEC)), made(SPEC), path)
     assert "its labels only" in notice
+
+
+def test_labels_beside_a_state_dict_are_held_against_the_spec(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.save({"state_dict": SequenceClassifier(made(SPEC)).state_dict(), "labels": ["b", "a"], "epoch": 3}, path)
+    with pytest.raises(CheckpointError, match=r"output\.labels"):
+        built_in(made(SPEC), path)
+    built_in(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
+
+
+def test_labels_beside_a_modules_weights_are_its_labels(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.save({"state_dict": users_models.mean().state_dict(), "labels": ["b", "a"]}, path)
+    target = "tests.model_export.users_models:mean"
+    assert targets.read(target, Options(checkpoint=path, features=3)).labels == ("b", "a")
+    with pytest.raises(ConfigurationError, match="--labels"):
+        targets.read(target, Options(checkpoint=path, features=3, labels=("a", "b")))
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
