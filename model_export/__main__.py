@@ -254,6 +254,8 @@ def export(
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, to=precision, data=records, seed=seed)
+    for told in published.notices:
+        click.echo(f"notice: {told}", err=True)
     if published.manifest.missing != source.manifest.missing:
         click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
     if published.sample is not None:

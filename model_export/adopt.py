@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from model_export.probing import (
     what_it_raises,
     with_int64_tokens,
 )
+from service import data_dependence, onnx_graph
 from service.errors import ConfigurationError
 from service.manifest import GraphNames, StepInput
 
@@ -109,6 +110,7 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
     names = [names for names in candidates if _agrees(names, inputs, logits)]
     _refuse_frozen(names, inputs)
     running = []
+    _refuse_what_ends_the_process(graph, names)
     for candidate in names:
         taken = with_int64_tokens(graph, candidate.sequences)
         session, steps = open_session(taken), _probed(candidate, inputs, said)
@@ -144,6 +146,21 @@ class _Reading:
     names: GraphNames
     graph: onnx.ModelProto
     shape: tuple[int, ...]
+
+
+def _refuse_what_ends_the_process(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
+    """Refuses a graph in which a recurrent layer may get no row at all: onnxruntime ends the process there.
+
+    Raises:
+        UncheckableError: It is one.
+    """
+    ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+    nodes = onnx_graph.read(graph.SerializeToString())
+    for names in candidates:
+        others = [name for name in (names.lengths, names.mask) if name is not None]
+        operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
+        if operator is not None:
+            raise UncheckableError(data_dependence.why_refused(operator))
 
 
 def _with_classes_first(names: GraphNames) -> GraphNames:

@@ -10,7 +10,7 @@ does not hold. A graph of another precision is made of the proved float32 graph,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +21,9 @@ from model_export import labels, missing, package, precision, sample
 from model_export.host_nodes import host_nodes
 from model_export.sample import Sample
 from model_export.source import Source
-from service import golden, promises, proof
+from service import golden, judging, onnx_graph, promises, proof, recurrent
 from service.dataset import Record
-from service.errors import VerificationError
+from service.errors import ModelError, VerificationError
 from service.manifest import (
     CONTRACT,
     GOLDEN_FILE,
@@ -53,6 +53,7 @@ class Published:
         nodes: Of its graph.
         labels: What the precision did to the labels of the data that was given.
         sample: What it answers to the data that was given, where that has labels.
+        notices: What whoever serves it should know.
     """
 
     directory: Path
@@ -61,6 +62,7 @@ class Published:
     nodes: int
     labels: labels.Changes | None = None
     sample: Sample | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def export(
         VerificationError: A case of the proof does not hold, or the data contradicts the order of the labels; nothing
             was published.
         ConfigurationError: The data does not fit the model: its sequences, or their labels.
+        ModelError: A service would refuse it all the same.
     """
     place = package.place(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
@@ -116,9 +119,9 @@ def export(
         if data is not None:
             proved = _held_against(proved, data)
         finished = _write(stage, proved, seed=seed)
-        _load_as_a_service_would(stage, finished)
+        notices = tuple(_load_as_a_service_would(stage, finished))
     return Published(
-        place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample
+        place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample, notices
     )
 
 
@@ -263,10 +266,13 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
     return finished
 
 
-def _load_as_a_service_would(stage: Path, manifest: Manifest) -> None:
-    """Reads the staged directory back.
+def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
+    """Reads the staged directory back, and gives what to tell of services elsewhere.
 
-    Requires: a whole model directory. Ensures: a service that reads it finds what was meant.
+    Requires: a whole model directory. Ensures: a service that reads it finds what was meant, and serves it.
+
+    Raises:
+        ModelError: A service would refuse it.
     """
     found = Manifest.read(stage)
     if found != manifest:
@@ -274,3 +280,9 @@ def _load_as_a_service_would(stage: Path, manifest: Manifest) -> None:
     found.check_digests(stage)
     session = Session.load(stage, found)
     golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, found), found)
+    graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())
+    judging.check_rows(graph, session.kernels, found)
+    try:
+        judging.check_rows(graph, recurrent.ONNXRUNTIME, found)
+    except ModelError as error:
+        yield f"a service without the recurrent kernels of this project will refuse it: {error}"

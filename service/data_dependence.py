@@ -89,6 +89,14 @@ def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], 
     return None
 
 
+def why_refused(operator: str) -> str:
+    """What is said of a graph with such an operator."""
+    return (
+        f"what a caller sends decides how many rows its {operator} gets, and onnxruntime's own {operator} ends the "
+        "process where that is none: keep all rows, and choose among them behind it"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Depends:
     """How a value depends on what a caller sends.

@@ -164,7 +164,7 @@ def judge(
     _check_verification(files.verification, manifest)
     session = files.open(devices)
     graph = _read(files)
-    _check_rows(graph, session, manifest)
+    check_rows(graph, session.kernels, manifest)
     expected = Golden.of(files.golden, manifest)
     try:
         stopping.check()
@@ -242,23 +242,25 @@ def _read(files: ModelFiles) -> Graph:
         raise ModelError(f"{files.manifest.key}: {GRAPH_FILE} cannot be read as ONNX: {error}") from error
 
 
-def _check_rows(graph: Graph, session: Session, manifest: Manifest) -> None:
+def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
     """Refuses a graph in which a caller's values may leave one of onnxruntime's recurrent layers without a row.
+
+    Args:
+        graph: The graph.
+        kernels: Whose kernels run its recurrent layers, as `Session.kernels` says it.
+        manifest: Says what the graph's inputs are.
 
     Raises:
         ModelError: It is one.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
-    if session.kernels == recurrent.ONNXRUNTIME:
+    if kernels == recurrent.ONNXRUNTIME:
         ending |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
     others = [name for name in (names.lengths, names.mask) if name is not None]
     operator = data_dependence.recurrent_without_rows(graph, names.sequences, others, ending)
     if operator is not None:
-        raise ModelError(
-            f"{manifest.key}: what a caller sends decides how many rows its {operator} gets, and onnxruntime's own "
-            f"{operator} ends the process where that is none: keep all rows, and choose among them behind it"
-        )
+        raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 
 def _run_odd_values(session: Session, manifest: Manifest) -> None:

@@ -6,16 +6,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
+from onnx import helper
 
 from model_export import checkpoint, export, graph, package
+from model_export.__main__ import main
 from model_export.errors import CheckpointError, PublishError
 from model_export.model import SequenceClassifier
 from model_export.source import Source, built_in
 from model_export.spec import Spec
-from service import dataset, golden, promises, proof
-from service.errors import VerificationError
+from service import dataset, golden, promises, proof, recurrent
+from service.errors import ModelError, VerificationError
 from service.golden import Golden
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from service.padding import PaddedBatch, pad
 from service.sequences import draw
 from service.session import Session
@@ -23,6 +26,7 @@ from tests.long import long_but
 from tests.model_export import covering
 from tests.model_export.cuda_kernels import strangers
 from tests.model_export.specs import spec
+from tests.service import hostile_models
 
 BUNDLED = Path("service/models/japanese-vowels/1")
 
@@ -232,3 +236,38 @@ def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(package, "_publish", watched)
     export.export(built_in(spec(), None), tmp_path / "tiny")
     assert seen == [False, True]
+
+
+@pytest.mark.parametrize("command", ["check", "export"])
+def test_a_graph_whose_rows_the_values_choose_is_refused_before_it_ends_the_process(
+    tmp_path: Path, command: str
+) -> None:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(hostile_models.model(hostile_models.rows_chosen_by_values))
+    place = ["--out", str(tmp_path / "models" / "rows")] if command == "export" else []
+    result = CliRunner().invoke(main, [command, str(graph), *place])
+    assert result.exit_code == 2
+    assert "what a caller sends decides how many rows its LSTM gets" in " ".join(result.output.split())
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("in_own_kernels", [True, False])
+def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word_where_another_would_not(
+    tmp_path: Path, in_own_kernels: bool
+) -> None:
+    proto = onnx.load_from_string(hostile_models.model(hostile_models.rows_chosen_by_values))
+    (lstm,) = (node for node in proto.graph.node if node.op_type == "LSTM")
+    if in_own_kernels:  # without `clip` the kernels of this project run it, where an installation has them
+        lstm.attribute.remove(next(each for each in lstm.attribute if each.name == "clip"))
+        (chosen,) = (node for node in proto.graph.node if node.op_type == "Cast")
+        chosen.CopyFrom(helper.make_node("Less", ["firsts", "hundred"], ["kept"]))  # of zeros all rows are kept
+        proto.graph.initializer.append(hostile_models.constant("hundred", 100.0, np.float32))
+    manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
+    source = Source(manifest, lambda named: proto, reference=None, tolerance=0.0)
+    if not in_own_kernels or not recurrent.COMPILED:
+        with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
+            export.export(source, tmp_path / "rows")
+        assert not (tmp_path / "rows" / "1").exists()
+    else:
+        (notice,) = export.export(source, tmp_path / "rows").notices
+        assert notice.startswith("a service without the recurrent kernels of this project will refuse it")
