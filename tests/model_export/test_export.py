@@ -261,7 +261,7 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
         lstm.attribute.remove(next(each for each in lstm.attribute if each.name == "clip"))
         (chosen,) = (node for node in proto.graph.node if node.op_type == "Cast")
         chosen.CopyFrom(helper.make_node("Less", ["firsts", "hundred"], ["kept"]))  # of zeros all rows are kept
-        proto.graph.initializer.append(hostile_models.constant("hundred", 100.0, np.float32))
+        proto.graph.initializer.append(hostile_models.constant("hundred", [100.0], np.float32))
     manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
     source = Source(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent.COMPILED:
