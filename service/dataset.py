@@ -310,7 +310,9 @@ def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray
     wanted = len(rows[0]) if features is None else features
     if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
         for step, row in enumerate(rows, first):
-            if not row or len(row) != wanted:
+            if not row:
+                raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
+            if len(row) != wanted:
                 raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {wanted}")
             if not _NUMBERS.issuperset(map(type, row)):
                 raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")

@@ -152,7 +152,12 @@ class LongLine:
         return rest
 
     def _read_on(self) -> None:
-        self._text += self._piece()
+        """Reads a piece; behind a text of which nothing could be taken as much again, lest it be copied each time."""
+        pieces, wanted = [self._text], len(self._text)
+        while self._has_more and (len(pieces) == 1 or wanted > 0):
+            pieces.append(self._piece())
+            wanted -= len(pieces[-1])
+        self._text = b"".join(pieces)
 
     def _read_to_the_end(self) -> None:
         """All that is left of the line at once: a text that grows piece by piece would be copied each time."""

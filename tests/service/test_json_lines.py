@@ -151,15 +151,35 @@ def test_a_line_of_many_megabytes_is_held_as_numbers_only(tmp_path: Path, name: 
     assert shares == sorted(shares)
 
 
-@pytest.mark.parametrize("line", [b'{"values":[%s]}', b'{"steps":[1],"label":[%s]}'], ids=["no steps", "long label"])
+STRINGS = b",".join([b'"a"'] * 2_000_000)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"values":[%s]}' % STRINGS,
+        b'{"steps":[1],"label":[%s]}' % STRINGS,
+        b'{"steps":[[1,%s1]]}' % (b" " * 8_000_000),
+    ],
+    ids=["no steps", "long label", "nothing to cut at"],
+)
 def test_a_long_line_is_not_copied_again_for_each_of_its_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes
 ) -> None:
     monkeypatch.setattr(dataset, "LONG_LINE_BYTES", 256)
     monkeypatch.setattr(json_lines, "LONG_LINE_BYTES", 256)
     path = tmp_path / "d.jsonl"
-    path.write_bytes(line % b",".join([b'"a"'] * 2_000_000))
+    path.write_bytes(line)
     before = time.process_time()
     (found,) = dataset.entries(path)
     assert time.process_time() - before < 10  # copied each time, 8 MB in 31,250 pieces are 125 GB
-    assert isinstance(found, BadRecord) == (b"values" in line)
+    assert isinstance(found, BadRecord) == line.startswith(b'{"values"')
+
+
+@pytest.mark.parametrize(("steps", "step"), [("[]", 0), ("[1,2],[]", 1)])
+def test_a_step_without_features_is_named(tmp_path: Path, steps: str, step: int) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"steps":[' + steps.encode() + b"]}\n")
+    (found,) = dataset.entries(path)
+    assert isinstance(found, BadRecord)
+    assert str(found.error) == f"{path}:1: step {step} has 0 features, and needs at least one"
