@@ -283,6 +283,10 @@ def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())
     judging.check_rows(graph, session.kernels, found)
     try:
+        judging.run_odd_values(session, found)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise VerificationError(f"{manifest.key}: sequences of one value make it fail: {error}") from error
+    try:
         judging.check_rows(graph, recurrent.ONNXRUNTIME, found)
     except ModelError as error:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"

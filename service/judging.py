@@ -170,7 +170,7 @@ def judge(
         stopping.check()
         promise, cases = promises.held(session, expected, manifest, files.promises, tf32=devices[0].tf32)
         stopping.check()
-        _run_odd_values(session, manifest)
+        run_odd_values(session, manifest)
         limits = limits.at_most(manifest.max_batch_rows)
         under = kept_costs.conditions(manifest, session, limits)
         cost = kept_costs.of(files.costs, under, clock=session.clock) or measure_cost(
@@ -263,7 +263,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         raise ModelError(f"{manifest.key}: {data_dependence.why_refused(operator)}")
 
 
-def _run_odd_values(session: Session, manifest: Manifest) -> None:
+def run_odd_values(session: Session, manifest: Manifest) -> None:
     """Runs sequences of one value, alone and together: whatever they answer, they must come through."""
     length = min(5, manifest.max_length)
     sequences = [_constant(manifest, value, length) for value in ODD_VALUES]

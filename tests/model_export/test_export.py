@@ -15,7 +15,7 @@ from model_export.errors import CheckpointError, PublishError
 from model_export.model import SequenceClassifier
 from model_export.source import Source, built_in
 from model_export.spec import Spec
-from service import dataset, golden, promises, proof, recurrent
+from service import dataset, golden, judging, promises, proof, recurrent
 from service.errors import ModelError, VerificationError
 from service.golden import Golden
 from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
@@ -251,23 +251,26 @@ def test_a_graph_whose_rows_the_values_choose_is_refused_before_it_ends_the_proc
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize("in_own_kernels", [True, False])
+@pytest.mark.parametrize(("in_own_kernels", "limit"), [(False, 1e6), (True, 100.0), (True, 1e6)])
 def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word_where_another_would_not(
-    tmp_path: Path, in_own_kernels: bool
+    tmp_path: Path, in_own_kernels: bool, limit: float
 ) -> None:
     proto = onnx.load_from_string(hostile_models.model(hostile_models.rows_chosen_by_values))
     (lstm,) = (node for node in proto.graph.node if node.op_type == "LSTM")
     if in_own_kernels:  # without `clip` the kernels of this project run it, where an installation has them
         lstm.attribute.remove(next(each for each in lstm.attribute if each.name == "clip"))
         (chosen,) = (node for node in proto.graph.node if node.op_type == "Cast")
-        chosen.CopyFrom(helper.make_node("Less", ["firsts", "hundred"], ["kept"]))  # of zeros all rows are kept
-        proto.graph.initializer.append(hostile_models.constant("hundred", [100.0], np.float32))
+        chosen.CopyFrom(helper.make_node("Less", ["firsts", "limit"], ["kept"]))  # of zeros all rows are kept
+        proto.graph.initializer.append(hostile_models.constant("limit", [limit], np.float32))
     manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
     source = Source(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent.COMPILED:
         with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
             export.export(source, tmp_path / "rows")
         assert not (tmp_path / "rows" / "1").exists()
+    elif limit < max(judging.ODD_VALUES):  # then these leave no row, which such kernels refuse
+        with pytest.raises(VerificationError, match="sequences of one value make it fail"):
+            export.export(source, tmp_path / "rows")
     else:
         (notice,) = export.export(source, tmp_path / "rows").notices
         assert notice.startswith("a service without the recurrent kernels of this project will refuse it")
