@@ -25,7 +25,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, cast
 
-from service.closing import gently
 from service.errors import ConfigurationError
 
 log = logging.getLogger("lengthwise.listener")
@@ -162,7 +161,7 @@ class Listener:
             self._pending.pop(taken, None)
             protocol = self._make()
             transport.set_protocol(protocol)
-            protocol.connection_made(gently(transport))
+            protocol.connection_made(transport)
 
         try:
             await loop.connect_accepted_socket(lambda: _Arrival(arrived), taken, ssl=self._tls, **self._bounds)

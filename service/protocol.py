@@ -15,15 +15,15 @@ head or a body is incomplete and is being read, or while bytes stay unread.
 | answers that are not taken (`service.unread`) | the connection is aborted |
 
 Answers keep the order of the requests, and so do refusals: nothing is written in the place of an earlier answer. After
-a refusal nothing more is read; what still comes is thrown away, so that the last answer is not lost to a reset.
-Trailers are never headers: they are counted and dropped. A client that does not read its answers is not read from
-either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends no more, but may still
-read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` for its answers, because nothing tells it from one that has left;
-over TLS it has left.
+a refusal nothing more is parsed, and what still comes is thrown away, so that the last answer is not lost to a reset
+(`service.closing`). Trailers are never headers: they are counted and dropped. A client that does not read its answers
+is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends no more,
+but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` for its answers, because nothing tells it from one
+that has left; over TLS it has left.
 
 Used of uvicorn's private parts (0.54), beside those that `service.cycle` names: the attributes `cycle`, `pipeline`,
 `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`, `_start_asgi_task`
-and `_unset_keepalive_if_required`, and that its server calls `shutdown` on each of `server_state.connections`.
+and `_unset_keepalive_if_required`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,16 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.body import CLIENT_LEFT, OUTCOME, Outcome
+from service.closing import gently
 from service.cycle import Cycle, Flow
 from service.framing import MalformedLog, fault
-from service.unread import PARTING_SECONDS, PATIENCE_SECONDS, UnreadWatch
+from service.unread import PATIENCE_SECONDS, UnreadWatch
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
 HALF_CLOSED_SECONDS: Final = 2.0
-LINGER_SECONDS: Final = 2.0
-"""How long a refused client has to read why, and to stop sending."""
-MOST_DISCARDED_BYTES: Final = 1 << 20
-"""How much it may send meanwhile."""
 _BODY_PERIOD_SECONDS: Final = 10.0
 _SILENT: Final = 0
 """In the place of a status: the connection ends without a word."""
@@ -94,7 +91,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._period_bytes = 0  # since the body was looked at last
         self._timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
-        self._patience_seconds = PATIENCE_SECONDS
         self._declines_upgrade = False
 
     @property
@@ -110,8 +106,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Takes a connection, unless there are too many."""
-        super().connection_made(transport)
-        self.flow: Flow = Flow(transport)
+        super().connection_made(gently(transport))
+        self.flow: Flow = Flow(self.transport)
         if len(self.connections) > self._max_connections:
             self._reading = ENDED
             self._write_refusal(503, "too many connections")
@@ -137,8 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses what came, and watches what is still to come."""
         if self._reading is ENDED or self.transport.is_closing():
-            self._discard(data)
-            return
+            return  # thrown away
         self._unparsed_bytes += len(data)
         self._period_bytes += len(data)
         self._parse(data)
@@ -150,19 +145,15 @@ class BoundedProtocol(HttpToolsProtocol):
             elif self._reading is HEAD or (self._reading is IDLE and self._unparsed_bytes):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
-    def _discard(self, data: bytes) -> None:
-        """Throws away what comes behind a refusal; whoever goes on for long does not listen."""
-        self._unparsed_bytes += len(data)
-        if self._unparsed_bytes > MOST_DISCARDED_BYTES and not self._owes() and not self.transport.is_closing():
-            self._close()
-
     def eof_received(self) -> bool:  # type: ignore[override]  # what it returns is asyncio's
         """The client sends no more: what it asked is answered for a while, unless it has left altogether."""
         if self.transport.is_closing():
             return False
         self.flow.end()
         self._refuse(_SILENT)
-        if not self._owes() or not self.transport.can_write_eof():  # over TLS a connection ends on both sides
+        if self.transport.is_closing() or not self._owes():
+            return False
+        if not self.transport.can_write_eof():  # over TLS a connection ends on both sides
             return False
         self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
         return True
@@ -179,19 +170,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self._unread is not None and not self.transport.is_closing():
             self._unread.stop()
-
-    def shutdown(self) -> None:
-        """The server is about to end: so does the connection, behind the answers that it owes.
-
-        One that owes none is closed, and aborted when what was written stays unread for `PARTING_SECONDS`.
-        """
-        self._patience_seconds = PARTING_SECONDS
-        if self._owes():
-            self.cycle.keep_alive = False
-            if self.flow.write_paused:
-                self._watch_unread()
-        else:
-            self._close()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing was asked for long enough."""
@@ -377,24 +355,18 @@ class BoundedProtocol(HttpToolsProtocol):
         status, detail = self._last_word
         if self._broken is not None:
             self._broken.refused(status or CLIENT_LEFT)
-        if status == _SILENT or not self.transport.can_write_eof():
-            self._write_refusal(status, detail)
-            self._close()
-        else:
-            self._write_refusal(status, detail)
-            self.transport.write_eof()
-            self._start_timer(LINGER_SECONDS, self._close)
-            self._watch_unread()
+        self._write_refusal(status, detail)
+        self._close()
 
     def _close(self) -> None:
-        """Ends the connection as soon as the client has taken what was written, or too little of it for too long."""
+        """Ends the connection when the client has taken what was written (`service.closing`), or too little of it."""
         self.transport.close()
         self._watch_unread()
 
     def _watch_unread(self) -> None:
         if self._unread is None:
             self._unread = UnreadWatch(self.loop, self.transport, self.transport.abort)
-        self._unread.start(self._patience_seconds)
+        self._unread.start(PATIENCE_SECONDS)
 
     def _write_refusal(self, status: int, detail: str) -> None:
         if status == _SILENT:

@@ -21,8 +21,6 @@ except ImportError:  # no such call here: what the kernel took counts as taken
 MIN_READ_BYTES_PER_SECOND: Final = 1024
 PATIENCE_SECONDS: Final = 20.0
 """The longest that a client may take nothing at all."""
-PARTING_SECONDS: Final = 3.0
-"""The same for a client whose server is about to end."""
 _LOOKS: Final = 4
 """How often it is looked at in that time."""
 
@@ -61,11 +59,9 @@ class UnreadWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, patience_seconds: float) -> None:
-        """Watches from now on; one that watches already goes on, with no more patience than that."""
+        """Watches from now on; one that watches already goes on."""
         if self._timer is not None:
-            if patience_seconds >= self._patience:
-                return
-            self.stop()
+            return
         self._patience = self._left = patience_seconds
         self._unread = unread_bytes(self._transport)
         self._timer = self._loop.call_later(self._patience / _LOOKS, self._look)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from service import protocol, unread
+from service import closing, protocol, unread
 from service.protocol import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
 from tests.service.numpy_models import Service, manifest, model, serving
 from tests.service.test_direct import Line, Net, held, net
@@ -335,6 +335,39 @@ async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_befor
 
 
 @WAYS
+async def test_a_client_that_stops_in_the_middle_gives_its_place_back_at_once(
+    monkeypatch: pytest.MonkeyPatch, made: Net, way: str
+) -> None:
+    monkeypatch.setattr(closing, "LINGER_SECONDS", 600)
+    line = await made.line()
+    line.writer.write(request(way)[:-3])
+    line.writer.write_eof()
+    assert await rest_of(line) == b""
+    async with asyncio.timeout(30):
+        while made.state.connections:
+            await asyncio.sleep(0)
+    assert await counts(made.service, 1) == {"499": 1}
+
+
+@WAYS
+async def test_a_refused_client_that_goes_on_sending_is_read_until_it_ends_its_side(made: Net, way: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way) + b"nonsense\r\n\r\n")
+    for _ in range(50):
+        line.writer.write(b"x" * 100_000)
+        await line.writer.drain()
+    assert [(await line.answer())[0], (await line.answer())[0]] == [200, 400]
+    assert await line.reader.read() == b""
+    connection = connection_of(made)
+    assert connection.transport.is_closing()
+    assert not connection.owes
+    line.writer.close()
+    async with asyncio.timeout(30):
+        while made.state.connections:
+            await asyncio.sleep(0)
+
+
+@WAYS
 async def test_a_client_that_sends_no_more_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -455,14 +488,3 @@ async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pyte
             await asyncio.sleep(0.005)
         assert connection in made.state.connections
     await gone(made)
-
-
-@WAYS
-async def test_what_nobody_reads_does_not_hold_the_end_of_the_server(
-    monkeypatch: pytest.MonkeyPatch, made: Net, way: str
-) -> None:
-    monkeypatch.setattr(protocol, "PARTING_SECONDS", 0.2)
-    with await narrow(made) as client:
-        await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
-        (await unread_there(made)).shutdown()
-        await gone(made)
