@@ -57,7 +57,6 @@ class Direct:
         protocol: Whose connection it is.
         endpoint: What it is for.
         headers: By lower-case name.
-        expected: Bytes of the body that is still to come.
 
     Attributes:
         response_complete: For uvicorn: whether the next request may begin.
@@ -79,15 +78,12 @@ class Direct:
         "response_started",
     )
 
-    def __init__(
-        self, protocol: ShortcutProtocol, endpoint: Endpoint, headers: dict[bytes, bytes], expected: int = 0
-    ) -> None:
+    def __init__(self, protocol: ShortcutProtocol, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
         self._protocol = protocol
         self._endpoint = endpoint
         self.headers = headers
         self._account = endpoint.account(headers)
         self._hold = Hold(endpoint.serving.inflight)
-        self._hold.holds(expected)
         self._ticket: Ticket[Answer | None] | None = None
         self._decoding: asyncio.Task[None] | None = None
         self.disconnected = False
@@ -107,6 +103,15 @@ class Direct:
                 self._endpoint.serving.batcher.withdraw(self._ticket, ClientLeft())
             else:
                 self.set_exception(ClientLeft())
+
+    def came(self, size: int) -> None:
+        """A part of the body is here: it is counted, or refused where there is no room for it."""
+        if self.response_complete:
+            return
+        try:
+            self._hold.grow(size)
+        except RequestError as error:
+            self.set_exception(error)
 
     def run(self, body: bytes) -> None:
         """The body is here: decodes it, and asks."""
@@ -232,10 +237,10 @@ class DirectPath:
         if url != self._path or method != b"POST":
             return None
         headers = headers_of(raw)
-        # Where there is no room for it, it is refused before its body is read, which Direct does not.
-        if not ordinary(headers, min(self.max_bytes, self.inflight.free)):
+        # Where there is no room for it, or no key, it is refused before its body is read, which Direct does not.
+        if not ordinary(headers, min(self.max_bytes, self.inflight.free)) or not self._endpoint.knows(headers):
             return None
-        return Direct(protocol, self._endpoint, headers, int(headers[b"content-length"]))
+        return Direct(protocol, self._endpoint, headers)
 
     def again(self, protocol: ShortcutProtocol, headers: dict[bytes, bytes]) -> Direct:
         """See `service.shortcut.Shortcut`."""

@@ -98,6 +98,16 @@ class Endpoint(ABC):
             self.serving.keys.check(headers.get(b"authorization"))
         self.check(headers)
 
+    def knows(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the headers have a key, where keys are set."""
+        if self.serving.keys is None:
+            return True
+        try:
+            self.serving.keys.check(headers.get(b"authorization"))
+        except RequestError:
+            return False
+        return True
+
     def account(self, headers: dict[bytes, bytes]) -> Account:
         """The account of a call that arrives now with these headers."""
         return self.serving.accounts.open(f"POST {self.name}", request_id_of(headers.get(b"x-request-id")), headers)

@@ -30,6 +30,9 @@ class Exchange(Protocol):
     def response_complete(self) -> bool:
         """Whether the next request may begin."""
 
+    def came(self, size: int) -> None:
+        """So many bytes more of the body are here."""
+
     def run(self, body: bytes) -> None:
         """The body is here, as a whole."""
 
@@ -148,10 +151,15 @@ class ShortcutProtocol(BoundedProtocol):
 
     def _take(self, body: bytes) -> None:
         """A part of the body of a request that is being read."""
-        if self._current() is None:
+        exchange = self._current()
+        if exchange is None:
             super()._take(body)
             if self.pipeline:
                 self._ahead.holds(self._ahead.size + len(body))
+            return
+        exchange.came(len(body))
+        if exchange.response_complete:  # there was no room for it: the rest is for nobody
+            self._body.clear()
         else:
             self._body.append(body)
 

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -199,14 +200,52 @@ async def test_past_asgi_a_call_without_room_is_refused_and_the_connection_goes_
         assert idle(await service.figures())
 
 
-async def test_a_body_past_asgi_is_counted_before_it_is_there() -> None:
+HEAD_OF_5000 = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
+
+
+async def test_a_body_past_asgi_is_counted_as_it_comes() -> None:
     async with serving(model(manifest())) as service, net(service) as made:
         line = await made.line()
-        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n")
-        await until(lambda: service.serving.inflight.bytes == 5000)
+        for part, held_then in ((HEAD_OF_5000 + b" ", 1), (b" " * 2000, 2001), (b" " * 2000, 4001)):
+            line.writer.write(part)
+            await until(lambda held_then=held_then: service.serving.inflight.bytes == held_then)
         assert made.by_asgi == 0
         line.writer.close()
         await until(lambda: service.serving.inflight.bytes == 0)
+
+
+async def test_a_body_past_asgi_that_outgrows_the_room_is_refused_and_the_connection_goes_on() -> None:
+    async with serving(model(manifest())) as service, net(service) as made:
+        line, inflight = await made.line(), service.serving.inflight
+        line.writer.write(HEAD_OF_5000 + b" ")
+        await until(lambda: inflight.bytes == 1)
+        inflight.bytes += inflight.max_bytes - 1000
+        line.writer.write(b" " * 2000)
+        status, headers, _ = await line.answer()
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert inflight.bytes == inflight.max_bytes - 1000
+        inflight.bytes = 0
+        line.writer.write(b" " * 2999)
+        assert (await line.ask(GOOD))[0] == 200
+        assert made.by_asgi == 0
+        assert idle(await service.figures())
+
+
+async def test_whoever_only_says_that_a_body_comes_takes_no_room_from_others(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("k" * 40)
+    small = {"max_body_bytes": 100_000, "max_inflight_bytes": 400_000, "api_keys_file": tmp_path / "keys"}
+    known = "authorization: Bearer " + "k" * 40
+    async with serving(model(manifest()), **small) as service, net(service) as made:
+        for key in ("a: b", known):
+            for _ in range(20):
+                line = await made.line()
+                head = f"POST /predict HTTP/1.1\r\nhost: x\r\n{key}\r\ncontent-length: 60000\r\n\r\n"
+                line.writer.write(head.encode())
+                if key != known:  # and without a key not even by sending it
+                    assert (await line.answer())[0] == 401
+                    line.writer.write(b" " * 59_999)
+            assert (await (await made.line()).ask(GOOD, known))[0] == 200
+        assert service.serving.inflight.bytes == 0
 
 
 async def until(condition: Callable[[], bool]) -> None:
