@@ -93,6 +93,7 @@ class ShortcutProtocol(BoundedProtocol):
         self._exchange: Exchange | None = None
         self._body: list[bytes] = []  # of the exchange's request, while it is read
         self._known: KnownHead | None = None
+        self._took = False  # a request of those that came with the last read
         self._answered_at = 0.0
 
     @property
@@ -113,6 +114,7 @@ class ShortcutProtocol(BoundedProtocol):
         if whole and self._known is not None and self._is_known(self._known, data):
             return
         before = self._exchange
+        self._took = False
         super().data_received(data)
         if whole and self._reading is IDLE and self._exchange is not before and self._exchange is not None:
             self._known = KnownHead.of(data, self._exchange.headers)
@@ -132,10 +134,16 @@ class ShortcutProtocol(BoundedProtocol):
         return True
 
     def _begin(self) -> None:
-        """Takes the request where its connection is free and stays open, and the shortcut wants it."""
-        if not self._owes() and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
+        """Takes the request where its connection is free and stays open, and the shortcut wants it.
+
+        Of those that came with one read only the first: a wrong one is answered here and now, and hundreds in a row
+        would hold the event loop. Through ASGI each has a turn of its own.
+        """
+        free = not self._took and not self._owes()
+        if free and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive():
             exchange = self._shortcut.take(self, self.parser.get_method(), self.url, self.headers)
             if exchange is not None:
+                self._took = True
                 self._body.clear()
                 self._stand_in(exchange)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -332,6 +333,22 @@ async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_befor
     assert (await line.answer())[0] == 200
     assert await rest_of(line) == b""
     assert await counts(made.service, 2) == {"200": 1, "499": 1}
+
+
+@WAYS
+async def test_wrong_requests_in_one_read_do_not_hold_the_event_loop_together(made: Net, way: str) -> None:
+    line, loop, answered = await made.line(), asyncio.get_running_loop(), [0]
+
+    def look() -> None:
+        answered.append(made.state.total_requests)
+        ticking[0] = loop.call_soon(look)
+
+    ticking = [loop.call_soon(look)]
+    line.writer.write(request(way, body=b'{"wrong": []}') * MAX_PIPELINED)
+    statuses = [(await line.answer())[0] for _ in range(MAX_PIPELINED)]
+    ticking[0].cancel()
+    assert set(statuses) <= {400, 422}
+    assert max(after - before for before, after in itertools.pairwise(answered)) <= 2
 
 
 @WAYS
