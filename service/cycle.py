@@ -47,11 +47,17 @@ class Flow(FlowControl):
             super().resume_reading()
 
     def lost(self) -> bool:
-        """Whether the client reset the connection while it was not read from, which nobody else is told."""
+        """Whether the client reset the connection while it was not read from, which nobody else is told.
+
+        Such a connection ends: the kernel tells of a reset once, and one that is not read from would stay for ever.
+        """
         if not self.read_paused:
             return False
         connection = self._transport.get_extra_info("socket")
-        return connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        if connection is None or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            return False
+        self._transport.abort()
+        return True
 
     def discard(self) -> None:
         """Reads on whatever happens, for what comes is thrown away.

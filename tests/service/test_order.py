@@ -411,6 +411,10 @@ async def test_whoever_leaves_with_requests_behind_the_first_is_counted_once_and
         await asyncio.sleep(0)
         release.set()
         assert await counts(made.service, 1) == {"499": 1}
+        async with asyncio.timeout(30):
+            while made.state.connections:
+                await asyncio.sleep(0)
+        assert made.service.serving.inflight.bytes == 0
 
 
 @WAYS
