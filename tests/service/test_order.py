@@ -336,6 +336,14 @@ async def test_a_client_that_stops_in_the_middle_is_answered_what_it_asked_befor
 
 
 @WAYS
+async def test_a_client_of_http_1_0_is_told_no_100(made: Net, way: str) -> None:
+    line = await made.line()
+    line.writer.write(request(way, "expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    assert (await line.answer())[0] == 200
+    assert await rest_of(line) == b""
+
+
+@WAYS
 async def test_wrong_requests_in_one_read_do_not_hold_the_event_loop_together(made: Net, way: str) -> None:
     line, loop, answered = await made.line(), asyncio.get_running_loop(), [0]
 
