@@ -72,6 +72,10 @@ class Listener:
         """Connections that were taken and have no protocol yet."""
         return len(self._pending)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._connections) + len(self._pending) >= self._most + TOLD
+
     def start(self, make: Callable[[], asyncio.Protocol], connections: Collection[object]) -> None:
         """Takes connections from now on, on the running event loop.
 
@@ -105,8 +109,8 @@ class Listener:
 
     def _take_some(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_A_TURN):
-            if not self._take(loop):
-                return
+            if not self._take(loop) or (self._tls is not None and self._full):
+                return  # where one took another's place, the other's file is closed only in the turns to come
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Takes a connection; whether there may be another."""
@@ -123,7 +127,7 @@ class Listener:
             loop.remove_reader(self._socket)
             loop.call_later(_NO_FILES_SECONDS, self._go_on, loop)
             return False
-        if len(self._connections) + len(self._pending) >= self._most + TOLD and not self._make_room():
+        if self._full and not self._make_room():
             self._turn_away(taken)
             return True
         taken.setblocking(False)
