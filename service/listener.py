@@ -35,8 +35,6 @@ TOLD: Final = 16
 """Connections past the most that are taken only to be told so."""
 _A_TURN: Final = 32
 """Connections taken before others have their turn."""
-_MOST_LEAVING: Final = 2
-"""Handshakes that were ended and whose files are still open: past them none is taken."""
 _NO_FILES_SECONDS: Final = 0.5
 """How long none is taken when there are no files left for them."""
 _ARRIVING_SECONDS: Final = 0.1
@@ -62,7 +60,6 @@ class Listener:
         self._tls = tls
         self._bounds = {} if tls is None else {"ssl_handshake_timeout": handshake_seconds}
         self._pending: dict[socket.socket, asyncio.Task[None]] = {}
-        self._leaving: set[socket.socket] = set()
         self._connections: Collection[object] = ()
         self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,9 +98,8 @@ class Listener:
             _begin_no_more(self._socket)
             await asyncio.sleep(_ARRIVING_SECONDS)
         self._loop.remove_reader(self._socket)
-        self._leaving.clear()  # from here on all that have come are taken
         while self._take(self._loop):
-            self._leaving.clear()
+            pass
         self._socket.close()
         self._loop = None
 
@@ -114,8 +110,6 @@ class Listener:
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Takes a connection; whether there may be another."""
-        if len(self._leaving) >= _MOST_LEAVING:
-            return False
         try:
             taken, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError):
@@ -144,7 +138,6 @@ class Listener:
             return False
         oldest = next(iter(self._pending))
         del self._pending[oldest]
-        self._leaving.add(oldest)
         with suppress(OSError):  # it has just left
             oldest.shutdown(socket.SHUT_RDWR)
         return True
@@ -173,7 +166,6 @@ class Listener:
             log.debug("a connection ended before its first request: %s", error)
         finally:
             self._pending.pop(taken, None)
-            self._leaving.discard(taken)
 
 
 class _Arrival(asyncio.Protocol):
