@@ -45,6 +45,7 @@ from service.open_inference import open_inference_pb2 as pb
 from service.receiving import Receiving
 from service.serving import Served, Serving
 from service.settings import Settings
+from service.unread import PATIENCE_SECONDS
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -210,12 +211,19 @@ class GrpcServer:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
 
     async def _infer(self, _: object, context: Context) -> bytes:
-        """One inference call; every path out of it closes its account once, and gives back what it held."""
+        """One inference call; every path out of it closes its account once, and gives back what it held.
+
+        What it holds is given back when its answer has left, for which a client has `PATIENCE_SECONDS`.
+        """
         hold = Hold(self._serving.inflight)
-        try:
-            return await self._respond(context, hold)
-        finally:
-            hold.close()
+        context.add_done_callback(lambda _: hold.close())
+        answer = await self._respond(context, hold)
+        hold.holds(len(answer))
+        call = asyncio.current_task()
+        if call is not None:
+            late = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, call.cancel)
+            context.add_done_callback(lambda _: late.cancel())
+        return answer
 
     async def _respond(self, context: Context, hold: Hold) -> bytes:
         headers = _headers(context)
