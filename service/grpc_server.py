@@ -216,13 +216,19 @@ class GrpcServer:
         What it holds is given back when its answer has left, for which a client has `PATIENCE_SECONDS`.
         """
         hold = Hold(self._serving.inflight)
-        context.add_done_callback(lambda _: hold.close())
+        late: asyncio.TimerHandle | None = None
+
+        def ended(_: object) -> None:
+            hold.close()
+            if late is not None:
+                late.cancel()
+
+        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
         answer = await self._respond(context, hold)
         hold.holds(len(answer))
         call = asyncio.current_task()
         if call is not None:
             late = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, call.cancel)
-            context.add_done_callback(lambda _: late.cancel())
         return answer
 
     async def _respond(self, context: Context, hold: Hold) -> bytes:
