@@ -224,7 +224,11 @@ class GrpcServer:
                 late.cancel()
 
         context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
-        answer = await self._respond(context, hold)
+        try:
+            answer = await self._respond(context, hold)
+        except BaseException:
+            hold.close()
+            raise
         hold.holds(len(answer))
         call = asyncio.current_task()
         if call is not None:
