@@ -71,6 +71,7 @@ def test_a_benchmark_runs(line: str) -> None:
 SERVING = (".venv/bin/lengthwise export", ".venv/bin/lengthwise serve", "curl -s")
 
 
+@pytest.mark.long
 def test_a_feature_that_is_missing_is_answered_alike_however_it_is_said_and_unlike_a_zero(tmp_path: Path) -> None:
     ((export,), (serve,), (ask,)) = (beginning(words) for words in SERVING)
     words = shlex.split(export.replace("runs/", f"{tmp_path}/"))[1:]

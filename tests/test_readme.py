@@ -128,6 +128,7 @@ def test_a_leak_is_found_and_pictured(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "leak.html").read_text()
 
 
+@pytest.mark.long
 def test_a_load_is_answered_without_an_error() -> None:
     said = run(command(f"{TOOL} bench").replace("-seconds 5", "-seconds 1"), ROOT)
     assert "padding" in said

@@ -109,6 +109,7 @@ except NotHere as missing:
     assert all(name in done.stdout for name in ("httptools", "uvicorn", "simdjson"))
 
 
+@pytest.mark.long
 def test_placement_tells_a_node_that_is_elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch):
     nodes = [("a", "LSTM", "CPUExecutionProvider"), ("b", "Range", "OtherExecutionProvider")]
     nodes.append(("node_Shape_0", "Shape", "OtherExecutionProvider"))

@@ -92,6 +92,7 @@ def test_a_flood_of_malformed_requests_costs_little_and_writes_a_line_a_second(s
     assert server.text[said:].count("malformed request") <= 2 + time.monotonic() - began
 
 
+@pytest.mark.long
 def test_whoever_leaves_is_counted_as_gone_whether_by_reset_or_by_an_end() -> None:
     with started("--max-wait-ms", "60000", "--default-timeout-ms", "60000") as server:
         for reset in (True, False):

@@ -248,6 +248,7 @@ class MaxPooled(Small):
         return self.last(h.masked_fill(h.isinf(), 0.0).mT, (lengths + 1) // 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     [

@@ -60,6 +60,7 @@ def sentences(count: int, seed: int) -> list[Record]:
     return records
 
 
+@pytest.mark.long
 def test_a_token_model_from_records_to_answers(tmp_path: Path) -> None:
     made = spec('pooling = "max"\nlayers = 1', step="vocabulary = 8\npadding_id = 0")
     session, manifest = served(made, sentences(160, 0), Options(epochs=12, learning_rate=0.02), tmp_path)

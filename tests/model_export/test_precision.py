@@ -66,6 +66,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
 # Served
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_company(
     published: dict[str, Published], to: str, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +301,7 @@ def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
     assert graph.SerializeToString() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
     graph, _ = small_graph()
@@ -397,6 +399,7 @@ def run(*arguments: object) -> tuple[int, str]:
     return answer.exit_code, answer.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", ROUNDED)
 @pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
 def test_every_kind_of_target_is_exported_at_each_precision(

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.bench.launch import free_port
 from service.grpc_server import INFER
 from service.open_inference import open_inference_pb2 as pb
+from tests.long import long_but
 from tests.service.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def hold(outcomes: Outcomes) -> None:
     assert outcomes.counted["after"].keys() <= {"200", "503", "refused"}, outcomes.counted
 
 
-@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("kind", long_but(REQUESTS, lambda kind: kind == next(iter(REQUESTS))))
 def test_nobody_is_reset_at_a_signal(kind: str) -> None:
     with started("--runners", "1", "--drain-seconds", "10") as server:
         outcomes = asyncio.run(round_of(server, REQUESTS[kind], 50, 300))

@@ -488,6 +488,7 @@ async def ask_until(service: Service, end: asyncio.Event, tally: Tally, body: di
             tally.wrong.append(f"{label} from version {found['version']}")
 
 
+@pytest.mark.long
 async def test_nothing_is_lost_while_versions_come_break_change_and_go(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

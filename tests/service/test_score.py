@@ -138,6 +138,7 @@ def test_the_summary_comes_as_json(tmp_path: Path):
     assert found["padding_share"] < 0.25
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not recurrent.INSTRUCTION_SETS, reason="the kernels cannot run here")
 def test_recurrent_layers_run_where_serving_would_run_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     used: list[str] = []
