@@ -12,7 +12,7 @@ ENV PYTHONPATH=/tools
 # run on any processor of its architecture; were one left out, as pip may, the next stage would end.
 FROM tools AS wheel
 WORKDIR /source
-COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE lengthwise.py ./
+COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY service service
 COPY model_export model_export
 RUN SOURCE_DATE_EPOCH=315532800 \
@@ -35,11 +35,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=wheel /wheel /wheel
 COPY deploy/image/assemble.py /build/
 RUN python -m pip install --no-cache-dir --no-compile --no-index --no-deps --target /opt/lengthwise/program /wheel/*.whl \
-    && ls /opt/lengthwise/program/service/_native.*.so /opt/lengthwise/program/service/_recurrent.*.so \
+    && ls /opt/lengthwise/program/lengthwise/decoding/_fast_json.*.so /opt/lengthwise/program/lengthwise/runtime/_recurrent_kernels.*.so \
     && export PYTHONPATH=/opt/lengthwise/program:/opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/program \
-    && mv /opt/lengthwise/program/service/models /models
+    && mv /opt/lengthwise/program/lengthwise/models /models
 
 FROM ${BASE} AS cuda-packages
 COPY deploy/image/cuda.lock /build/

@@ -38,10 +38,10 @@ cover: .venv/.development ## The tests, with branch coverage
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 train: .venv/.development ## Trains the bundled model's spec on its recordings, into runs/vowels
-	$(BIN)/lengthwise train model_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite
+	$(BIN)/lengthwise train model_export/lengthwise_export/specs/japanese-vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels --overwrite
 
 export: .venv/.development ## Exports what make train trained, as the next version of runs/models/vowels
-	$(BIN)/lengthwise export model_export/specs/japanese-vowels.toml --checkpoint runs/vowels/model.safetensors --out runs/models/vowels
+	$(BIN)/lengthwise export model_export/lengthwise_export/specs/japanese-vowels.toml --checkpoint runs/vowels/model.safetensors --out runs/models/vowels
 
 model: .venv/.development ## Trains, exports, verifies and publishes the bundled model anew
 	$(BIN)/python -m benchmarks.bundled_model
@@ -59,10 +59,10 @@ clients: .venv/.development ## Runs KServe's client and NVIDIA's perf_analyzer a
 	$(BIN)/python -m pytest tests/clients -m clients
 
 proto: .venv/.development ## Generates the messages of the gRPC protocol from its .proto
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. service/open_inference/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I service --python_out=service --pyi_out=service service/lengthwise/protocols/open_inference/open_inference.proto
 
 clean: ## Removes what was built
-	rm -rf .venv build dist *.egg-info service/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build dist *.egg-info service/lengthwise/*/_*.so .coverage .mypy_cache .pytest_cache .ruff_cache runs
 
 .venv/bin/python:
 	@echo "making .venv"
@@ -71,21 +71,21 @@ clean: ## Removes what was built
 
 # The modules in C are optional: without a compiler or Python's headers they are left out. With both, one that is
 # missing is a mistake.
-SOURCES_IN_C := $(wildcard service/_*.[ch])
+SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch])
 HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/_native.*.so service/_recurrent.*.so > /dev/null \
+CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so > /dev/null \
 	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
 
 # A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
 .venv/.runtime: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the runtime"
-	@rm -f service/_*.so
+	@rm -f service/lengthwise/*/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
 .venv/.development: pyproject.toml setup.py $(SOURCES_IN_C) | .venv/bin/python
 	@echo "installing the development environment (torch among it: some minutes at first)"
-	@rm -f service/_*.so
+	@rm -f service/lengthwise/*/_*.so
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(CHECK_MODULES_IN_C)
 	@touch $@ .venv/.runtime

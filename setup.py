@@ -18,11 +18,11 @@ LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0
 
 # Optional: without a compiler they are left out, and `lengthwise serve` says so.
 MODULES_IN_C = [
-    Extension("service._native", ["service/_native.c"], optional=True, **LIMITED),
+    Extension("lengthwise.decoding._fast_json", ["service/lengthwise/decoding/_fast_json.c"], optional=True, **LIMITED),
     Extension(
-        "service._recurrent",
-        ["service/_recurrent.c"],
-        depends=["service/_recurrent_cells.h"],
+        "lengthwise.runtime._recurrent_kernels",
+        ["service/lengthwise/runtime/_recurrent_kernels.c"],
+        depends=["service/lengthwise/runtime/_recurrent_cells.h"],
         extra_compile_args=["-O3"],
         optional=True,
         **LIMITED,

@@ -27,7 +27,7 @@ from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
-from service.bench.trial import Load, Trial, prepare
+from lengthwise.bench.trial import Load, Trial, prepare
 
 HERE = Path(__file__).parent
 _HALF_LOAD_CONNECTIONS = 256

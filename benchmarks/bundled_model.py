@@ -16,22 +16,22 @@ import click
 import torch
 from rich.console import Console
 
-from model_export import train
-from model_export.batches import examples
-from model_export.export import export
-from model_export.metrics import Report
-from model_export.source import built_in
-from model_export.spec import Spec
-from service import dataset
-from service.command import Command
-from service.dataset import Record
-from service.errors import VerificationError
-from service.manifest import Manifest
-from service.padding import pad
-from service.session import Session
-from service.settings import bundled_models
+from lengthwise.command import Command
+from lengthwise.decoding import dataset
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import VerificationError
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.candidate import built_in
+from lengthwise_export.export import export
+from lengthwise_export.training import train
+from lengthwise_export.training.batches import examples
+from lengthwise_export.training.metrics import Report
 
-SPEC = Path("model_export/specs/japanese-vowels.toml")
+SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 LEAST_ACCURACY = 0.97
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from benchmarks.workloads import Work
-from service.bench import launch
+from lengthwise.bench import launch
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Contender:
 _SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-level", "warning")
 _MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
 
-SERVICE = Contender("lengthwise", "Lengthwise", ("service", *_SERVE))
+SERVICE = Contender("lengthwise", "Lengthwise", ("lengthwise", *_SERVE))
 # In the kernels that everybody else has: what planning, batching and a short way are worth by themselves.
 SAME_KERNELS = Contender(
-    "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("service", *_SERVE, "--no-recurrent-kernels")
+    "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("lengthwise", *_SERVE, "--no-recurrent-kernels")
 )
 # On skewed lengths 8 and 16 rows are as fast, 64 slower: in order of arrival, large batches are mostly padding.
 ARRIVAL = Contender(

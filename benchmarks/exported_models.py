@@ -24,19 +24,19 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import machine
-from model_export import targets
-from model_export.axes import gap
-from model_export.errors import ExportError
-from model_export.options import Options
-from model_export.source import built_in
-from service.command import Command
-from service.manifest import Manifest
-from service.padding import PaddedBatch, Steps, pad
-from service.sequences import draw
-from service.session import Session
+from lengthwise.command import Command
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise.verification.random_sequences import draw
+from lengthwise_export.candidate import built_in
+from lengthwise_export.checking.axes import gap
+from lengthwise_export.errors import ExportError
+from lengthwise_export.options import Options
+from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.trials import run_of
-from tests.model_export import covering
+from tests.support import covering
 
 RESULTS = Path("benchmarks/results/exported_models.json")
 ROWS = 16

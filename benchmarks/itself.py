@@ -28,12 +28,12 @@ from benchmarks.bench import HERE
 from benchmarks.contenders import ARRIVAL, SERVICE
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import Work, lognormal
-from service.bench import launch
-from service.bench.connection import Target
-from service.bench.load import drive
-from service.bench.schedule import Open
-from service.bench.trial import Load, prepare
-from service.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, make_sequences
+from lengthwise.bench import launch
+from lengthwise.bench.connection import Target
+from lengthwise.bench.load import drive
+from lengthwise.bench.schedule import Open
+from lengthwise.bench.trial import Load, prepare
+from lengthwise.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, make_sequences
 
 _QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
 _ARRIVALS: Final[tuple[Arrivals, ...]] = ("poisson", "constant")

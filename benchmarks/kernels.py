@@ -21,11 +21,11 @@ from rich.progress import track
 
 from benchmarks import machine
 from benchmarks.workloads import lognormal
-from service import recurrent
-from service.manifest import Manifest
-from service.padding import PaddedBatch, Steps, pad
-from service.provider import CPU, PLAIN_CPU
-from service.session import Session
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import CPU, PLAIN_CPU
+from lengthwise.runtime.session import Session
 
 HERE = Path(__file__).parent
 _ROWS = (1, 2, 4, 6, 12, 24, 64)
@@ -49,8 +49,8 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
         for rows in _ROWS
     ]
     found = []
-    for instructions in recurrent.INSTRUCTION_SETS:
-        recurrent.choose(instructions)
+    for instructions in recurrent_kernels.INSTRUCTION_SETS:
+        recurrent_kernels.choose(instructions)
         own = Session.load(work.directory, manifest, devices=(CPU,))
         for rows, lengths, sequences in track(cases, instructions, console=Console(stderr=True)):
             batch = pad(sequences, multiple=manifest.width_multiple)
@@ -126,7 +126,7 @@ def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 )
 def main(seconds: float, seed: int, out: Path) -> None:
     """Measures the recurrent kernels beside onnxruntime's own."""
-    if not recurrent.INSTRUCTION_SETS:
+    if not recurrent_kernels.INSTRUCTION_SETS:
         raise click.ClickException(
             "the kernels cannot run here: they want AVX2 or AVX-512, and a C compiler when the project is installed"
         )

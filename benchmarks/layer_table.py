@@ -32,17 +32,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from model_export.answered import First
-from model_export.calling import Calling, step_mask
-from model_export.command import show_json
-from model_export.errors import RunError
-from model_export.outputs import chosen_by
-from model_export.trace_torch import TorchSubject
-from model_export.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
-from model_export.verdict import ROUNDING
-from service.command import Command
-from service.manifest import StepInput
-from service.padding import pad
+from lengthwise.command import Command
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.answered import First
+from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.checking.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
+from lengthwise_export.checking.verdict import ROUNDING
+from lengthwise_export.command import show_json
+from lengthwise_export.errors import RunError
+from lengthwise_export.tracing.call_signature import Calling, step_mask
+from lengthwise_export.tracing.outputs import chosen_by
 
 LAYERS = Path(__file__).with_name("layers.toml")
 LONGEST = 40

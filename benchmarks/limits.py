@@ -12,16 +12,16 @@ import numpy as np
 
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
-from service.cost import CostTable, measure
-from service.lanes import TURN_SECONDS, Lane
-from service.manifest import Manifest
-from service.metrics import ModelMetrics
-from service.padding import PaddedBatch, Steps, pad, rounded_width
-from service.plan import BatchLimits, plan
-from service.pool import Pool, Waiting
-from service.provider import CPU, PLAIN_CPU
-from service.runners import ONE_CORE_INLINE_SECONDS
-from service.session import Session
+from lengthwise.batching.cost import CostTable, measure
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.batching.queues import TURN_SECONDS, Lane
+from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import CPU, PLAIN_CPU
+from lengthwise.runtime.session import Session
+from lengthwise.telemetry.metrics import ModelMetrics
 
 _MAX_ROWS = 64
 _MAX_COST_STEPS = 16_384

@@ -21,7 +21,7 @@ from rich.progress import track
 
 from benchmarks import exported_models, layer_table, masks, missing_values
 from benchmarks.layer_table import Row
-from service.command import Command
+from lengthwise.command import Command
 
 DOCUMENT = Path("docs/masking.md")
 

@@ -26,15 +26,15 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from model_export import train
-from model_export.model import Answer, SequenceClassifier
-from model_export.spec import Spec
-from service import dataset
-from service.command import Command
-from service.dataset import Record
-from service.padding import Steps, pad
+from lengthwise.command import Command
+from lengthwise.decoding import dataset
+from lengthwise.decoding.dataset import Record
+from lengthwise.padding import Steps, pad
+from lengthwise_export.architecture.model import Answer, SequenceClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training import train
 
-SPEC = Path("model_export/specs/japanese-vowels.toml")
+SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 RESULTS = Path("benchmarks/results/masks.json")
 ROWS = 16
 WIDTH = 58

@@ -28,12 +28,12 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import machine
-from model_export import train
-from model_export.batches import examples
-from model_export.spec import Spec
-from service import dataset
-from service.command import Command
-from service.dataset import Record
+from lengthwise.command import Command
+from lengthwise.decoding import dataset
+from lengthwise.decoding.dataset import Record
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training import train
+from lengthwise_export.training.batches import examples
 
 RESULTS = Path("benchmarks/results/missing_values.json")
 POLICIES: Final = ("zero", "mean", "indicator")

@@ -30,14 +30,14 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.workloads import WORKLOADS, Work
-from service.bench import launch, remote
-from service.bench.connection import Target
-from service.bench.figures import Latency
-from service.bench.load import drive
-from service.bench.schedule import Open
-from service.bench.trial import Load, json_requests, prepare
-from service.bench.workload import arrival_moments
-from service.manifest import MANIFEST_FILE
+from lengthwise.bench import launch, remote
+from lengthwise.bench.connection import Target
+from lengthwise.bench.figures import Latency
+from lengthwise.bench.load import drive
+from lengthwise.bench.schedule import Open
+from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.workload import arrival_moments
+from lengthwise.runtime.manifest import MANIFEST_FILE
 
 RESULTS = Path("benchmarks/results/neighbours.json")
 MOST_RATIO = 3.0

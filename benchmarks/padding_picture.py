@@ -14,11 +14,12 @@ import click
 import matplotlib as mpl
 import numpy as np
 
-from service import answers, dataset
-from service.manifest import Manifest
-from service.padding import PaddedBatch, Steps, pad
-from service.session import Session
-from service.settings import bundled_models
+from lengthwise.decoding import dataset
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime import answers
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

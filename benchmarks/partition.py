@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.cost import CostTable
-from service.padding import Steps, rounded_width
+from lengthwise.batching.cost import CostTable
+from lengthwise.padding import Steps, rounded_width
 
 
 def partition(

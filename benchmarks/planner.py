@@ -1,7 +1,7 @@
 """How long deciding takes, and how close one-batch-at-a-time planning comes to the exact partition.
 
     python -m benchmarks.planner --waiting 64 --waiting 4096 --json
-    python -m benchmarks.planner --model service/models/japanese-vowels/1
+    python -m benchmarks.planner --model service/lengthwise/models/japanese-vowels/1
 
 Everything waits at the start and nothing comes later, so that the cheapest partition is known: the dynamic program over
 all sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over that
@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from service.cost import CostTable
-from service.errors import ManifestError, ModelError
-from service.judging import measure_cost
-from service.lanes import TURN_SECONDS
-from service.manifest import Manifest
-from service.plan import BatchLimits, Cost, plan
-from service.pool import Pool, Waiting
-from service.runners import ONE_CORE_INLINE_SECONDS
-from service.session import Session
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import BatchLimits, Cost, plan
+from lengthwise.batching.queues import TURN_SECONDS
+from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
+from lengthwise.errors import ManifestError, ModelError
+from lengthwise.repository.judging import measure_cost
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
 
 LONGEST = 1024
 _STEADY = 500

@@ -23,13 +23,13 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import machine
-from model_export import labels, precision
-from service import dataset
-from service.command import Command
-from service.manifest import GRAPH_FILE, Manifest, Precision
-from service.padding import Steps, batches, pad
-from service.session import Session
-from service.settings import bundled_models
+from lengthwise.command import Command
+from lengthwise.decoding import dataset
+from lengthwise.padding import Steps, batches, pad
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
+from lengthwise_export.onnx_graphs import labels, precision
 
 RESULTS = Path("benchmarks/results/precision.json")
 DIRECTORY = bundled_models() / "japanese-vowels" / "1"

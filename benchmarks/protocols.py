@@ -31,16 +31,16 @@ from rich.progress import track
 
 from benchmarks import machine
 from benchmarks.processes import cpu_seconds
-from service.bench import launch
-from service.bench.connection import Target
-from service.bench.figures import Latency
-from service.bench.load import ask_each, drive
-from service.bench.schedule import Closed
-from service.bench.workload import Input, json_body, make_sequences
-from service.grpc_server import INFER
-from service.open_inference import open_inference_pb2 as pb
-from service.padding import Steps
-from service.settings import bundled_models
+from lengthwise.bench import launch
+from lengthwise.bench.connection import Target
+from lengthwise.bench.figures import Latency
+from lengthwise.bench.load import ask_each, drive
+from lengthwise.bench.schedule import Closed
+from lengthwise.bench.workload import Input, json_body, make_sequences
+from lengthwise.padding import Steps
+from lengthwise.protocols.grpc_server import INFER
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.settings import bundled_models
 
 RESULTS = Path("benchmarks/results/protocols.json")
 MODEL = "japanese-vowels"
@@ -270,7 +270,7 @@ def compare(
     options = {"runners": "1", "log_level": "error", "grpc_port": str(grpc_port)}
     command = launch.serve_command(bundled_models(), port, options)
     if empty:
-        command[command.index("service")] = "benchmarks.variants"
+        command[command.index("lengthwise")] = "benchmarks.variants"
         command.insert(command.index("serve"), "empty-run")
     found: dict[str, dict[str, Any]] = {}
     with launch.running(command, port, cores=server_cores) as server:

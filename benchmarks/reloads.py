@@ -30,15 +30,15 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import japanese_vowels
-from service.bench import launch, remote
-from service.bench.connection import Target
-from service.bench.load import Measurement, drive
-from service.bench.schedule import Open
-from service.bench.trial import Load, json_requests, prepare
-from service.bench.workload import arrival_moments
-from service.manifest import Manifest
-from service.padding import Steps
-from tests.service.model_directories import BUNDLED, place, tamper_with_golden
+from lengthwise.bench import launch, remote
+from lengthwise.bench.connection import Target
+from lengthwise.bench.load import Measurement, drive
+from lengthwise.bench.schedule import Open
+from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.workload import arrival_moments
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+from tests.support.model_directories import BUNDLED, place, tamper_with_golden
 
 NAME = "vowels"
 RESULTS = Path("benchmarks/results/reloads.json")

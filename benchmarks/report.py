@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, MOSEC_SORTED, NAIVE, SAME_KERNELS, SERVICE, Contender
-from service.bench.plots import save
+from lengthwise.bench.plots import save
 
 Result = dict[str, Any]
 """One workload: `closed[contender][connections]` and `half_load[contender]`, each a list of figures, one a round."""

@@ -24,10 +24,10 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.workloads import WORKLOADS, Work
-from service.bench import launch
-from service.bench.connection import Target
-from service.bench.trial import Load, prepare
-from service.padding import Steps
+from lengthwise.bench import launch
+from lengthwise.bench.connection import Target
+from lengthwise.bench.trial import Load, prepare
+from lengthwise.padding import Steps
 
 RESULTS = Path("benchmarks/results")
 LEAST_RATIO = 1.2
@@ -70,7 +70,7 @@ def served(target: Target, sequences: list[Steps], seconds: float) -> dict[str, 
 
 def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
     """The summary of scoring a file on one core."""
-    command = [sys.executable, "-m", "service", "score", str(file), str(out), "--model", str(work.directory)]
+    command = [sys.executable, "-m", "lengthwise", "score", str(file), str(out), "--model", str(work.directory)]
     made = subprocess.run(
         [*command, "--threads", "1", "--overwrite", "--json"],
         check=True,

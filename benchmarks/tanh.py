@@ -14,7 +14,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-HEADER = Path(__file__).parent.parent / "service" / "_recurrent_cells.h"
+HEADER = Path(__file__).parent.parent / "service" / "lengthwise" / "runtime" / "_recurrent_cells.h"
 BOUND = 9.0
 _DEGREE = 4
 _POINTS = 4000

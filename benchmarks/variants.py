@@ -17,18 +17,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from service import batcher, repository
-from service.cost import CostTable
-from service.errors import ConfigurationError
-from service.manifest import Manifest
-from service.padding import PaddedBatch
-from service.plan import BatchLimits, Cost
-from service.pool import Pool, Waiting
-from service.session import Output, Outputs, Session
+from lengthwise.batching import batcher
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import BatchLimits, Cost
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository import loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Output, Outputs, Session
 
 
 def plan_by_arrival(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
-    """The longest waiting, as many as a batch may hold; stands in for `service.plan.plan`."""
+    """The longest waiting, as many as a batch may hold; stands in for `lengthwise.batching.plan.plan`."""
     chosen: list[Waiting] = []
     width = 0
     while (first := pool.most_urgent()) is not None:
@@ -79,16 +81,16 @@ def _arrival_order() -> None:
 
 
 def _empty_run() -> None:
-    prove = repository.load
+    prove = loading.load
 
     # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
-    def load(directory: Path, limits: BatchLimits, **options: Any) -> repository.Model:
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> Model:
         model = prove(directory, limits, **options)
         table = model.cost
         kept = Fixed(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         return replace(model, session=cast(Session, EmptyRun(model.session, model.manifest)), cost=kept)
 
-    repository.load = load
+    loading.load = load
 
 
 PARTS: dict[str, Callable[[], None]] = {"arrival-order": _arrival_order, "empty-run": _empty_run}
@@ -98,8 +100,8 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
         raise ConfigurationError(f"the first argument is one of {', '.join(PARTS)}")
     PARTS[sys.argv[1]]()
-    sys.argv = ["service", *sys.argv[2:]]
-    runpy.run_module("service", run_name="__main__")
+    sys.argv = ["lengthwise", *sys.argv[2:]]
+    runpy.run_module("lengthwise", run_name="__main__")
 
 
 if __name__ == "__main__":

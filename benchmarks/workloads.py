@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service import dataset
-from service.bench.workload import Input, draw_lengths, make_sequences
-from service.padding import Steps
-from service.settings import bundled_models
+from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.decoding import dataset
+from lengthwise.padding import Steps
+from lengthwise.settings import bundled_models
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "runs" / "bench-models"
@@ -45,7 +45,7 @@ def lognormal(seed: int, count: int) -> Work:
     directory = CACHE / "lognormal" / "1"
     if not directory.is_dir():
         spec = HERE / "specs" / "lognormal.toml"
-        subprocess.run([sys.executable, "-m", "model_export", "export", str(spec), "--out", str(directory)], check=True)
+        subprocess.run([sys.executable, "-m", "lengthwise", "export", str(spec), "--out", str(directory)], check=True)
     random = np.random.default_rng(seed)
     lengths = draw_lengths("lognormal:50,0.7", count, 1024, random)
     title = "lognormal lengths (median 50, sigma 0.7), two-layer BiLSTM of 128 with attention"

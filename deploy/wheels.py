@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES_IN_C = ("service/_native.abi3.so", "service/_recurrent.abi3.so")
+MODULES_IN_C = ("lengthwise/decoding/_fast_json.abi3.so", "lengthwise/runtime/_recurrent_kernels.abi3.so")
 EPOCH_SECONDS = "315532800"  # 1980: the earliest that zip files can hold
 
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from service.manifest import Manifest
-from service.provider import PROVIDERS
-from service.settings import Settings, flag
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import PROVIDERS
+from lengthwise.settings import Settings, flag
 
 TEXT = (Path(__file__).parents[1] / "docs" / "cuda.md").read_text()
 

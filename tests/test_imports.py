@@ -1,4 +1,4 @@
-"""Which room may import which: the directions in which the service is built, held by reading its source."""
+"""Which package may import which: the walls of the house, held by reading its source."""
 
 from __future__ import annotations
 
@@ -6,83 +6,77 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SERVICE = ROOT / "service" / "lengthwise"
+EXPORTER = ROOT / "model_export" / "lengthwise_export"
 
-FLOORS = [
-    {
-        "errors",
-        "versions",
-        "installation",
-        "heads",
-        "recurrent",
-        "wrong_values",
-        "framing",
-        "unread",
-        "files",
-        "onnx_graph",
-        "stopping",
-        "closing",
-        "draining",
-        "ending",
+BELOW = {
+    "lengthwise": {
+        "": set(),
+        "telemetry": set(),
+        "connections": set(),
+        "batching": {"telemetry"},
+        "runtime": set(),
+        "verification": {"runtime"},
+        "repository": {"verification", "runtime", "batching"},
+        "decoding": {"runtime"},
+        "serving": {"repository", "verification", "decoding", "runtime", "batching", "telemetry"},
+        "protocols": {"serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
+        "http": {"protocols", "serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
+        "bench": {"repository", "decoding", "runtime", "batching"},
+        "scoring": {"bench", "repository", "decoding", "runtime", "batching"},
+        "cli": {"bench", "scoring", "http"},
     },
-    {"inflight"},
-    {
-        "padding",
-        "pool",
-        "settings",
-        "manifest",
-        "cost",
-        "metrics",
-        "problems",
-        "body",
-        "keys",
-        "access",
-        "provider",
-        "placement",
-        "data_dependence",
-        "listener",
+    "lengthwise_export": {
+        "": set(),
+        "architecture": set(),
+        "onnx_graphs": set(),
+        "tracing": {"onnx_graphs"},
+        "checking": {"tracing", "onnx_graphs"},
+        "targets": {"checking", "tracing", "onnx_graphs", "architecture"},
+        "training": {"architecture"},
+        "export": {"targets", "checking", "tracing", "onnx_graphs", "architecture"},
+        "cli": {"export", "training", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
     },
-    {"tls", "device_memory", "cycle", "json_text", "receiving"},
-    {"binding", "protocol"},
-    {"shortcut", "plan", "session", "sequences", "calls", "logs", "triton_metrics"},
-    {"buckets"},
-    {"answers", "golden", "kept_costs", "options", "lanes", "proof"},
-    {"strict", "execution", "tracing", "kept_promises"},
-    {"promises", "plain", "runners", "requested"},
-    {"judging"},
-    {"wire", "repository", "accounts", "batcher", "judge_process", "judge_child"},
-    {"scan", "shelf"},
-    {"serving"},
-    {"endpoint", "tensors"},
-    {"octets", "kserve", "inventory", "model_config", "body_documents", "pages"},
-    {"messages", "statistics", "documents"},
-    {"kserve_documents", "predict", "direct", "v1", "v2", "grpc_server", "gate", "health"},
-    {"app"},
-    {"server"},
-]
-"""The rooms that serve, from the ground up. A room imports from floors below its own: never from its own, never from
-above, and nothing from the rooms beside them, which measure."""
+}
+"""The packages, from the ground up, and those below that each may import. Everything may import the modules that lie
+beside the packages (""); a module named here is a room of its own above them."""
+
+MEMBERS = {
+    "lengthwise": {"serving": {"serving"}, "cli": {"cli", "__main__"}},
+    "lengthwise_export": {
+        "export": {"candidate", "export", "missing", "package", "rewrite", "sample"},
+        "cli": {"cli"},
+    },
+}
+"""Modules beside the packages that are above some of them, by the name of their row."""
 
 ONLY_IN = {
-    "onnxruntime": {"installation", "session"},
-    "fastapi": {"app", "health"},
-    "grpc": {"grpc_server"},
-    "uvicorn": {"server", "protocol", "cycle"},
-    "simdjson": {"wire"},
-    "prometheus_client": {"metrics", "triton_metrics", "exposition"},
-    "opentelemetry": {"tracing"},
+    "onnxruntime": {"runtime.installation", "runtime.session"},
+    "fastapi": {"http.app", "http.health"},
+    "grpc": {"protocols.grpc_server"},
+    "uvicorn": {"http.server", "http.connection", "http.cycle"},
+    "simdjson": {"decoding.json_body"},
+    "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
+    "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
 }
-"""Packages that one room knows, or two, and the others do not."""
+"""Packages that one module knows, or few, and the others do not."""
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
+    """Every module that a file imports, wherever in it; without those that only annotations need, if so asked."""
+    tree = ast.parse(path.read_text())
+    checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    skipped = set() if annotations else {id(inner) for node in checked for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -91,56 +85,98 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def rooms_of(path: Path) -> set[str]:
-    """The rooms of the service that a file imports."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("service.")} & {
-        *(file.stem for file in (ROOT / "service").glob("*.py")),
-        "bench",
-        "scoring",
+def modules(folder: Path) -> dict[str, Path]:
+    """The modules of a package by their dotted names in it."""
+    files = (path for path in folder.rglob("*.py") if not path.stem.endswith("_pb2"))
+    return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(files)}
+
+
+def row(package: str, module: str) -> str:
+    """The row of `BELOW` that a module belongs to."""
+    folder, _, rest = module.partition(".")
+    if rest:
+        return folder
+    return next((name for name, members in MEMBERS[package].items() if folder in members), "")
+
+
+CASES = [
+    (package, name, path)
+    for package, folder in (("lengthwise", SERVICE), ("lengthwise_export", EXPORTER))
+    for name, path in modules(folder).items()
+    if not name.endswith("__init__")
+]
+
+
+@pytest.mark.parametrize(("package", "name", "path"), CASES, ids=[f"{case[0]}.{case[1]}" for case in CASES])
+def test_a_module_imports_from_its_own_package_and_from_those_below(package: str, name: str, path: Path) -> None:
+    own = row(package, name)
+    known = modules(SERVICE if package == "lengthwise" else EXPORTER)
+    inside = [imported.removeprefix(f"{package}.") for imported in imports(path, annotations=False)]
+    rows = {row(package, imported) for imported in inside if imported in known}
+    assert rows <= BELOW[package][own] | {own, ""}
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_every_package_has_its_row(package: str) -> None:
+    folder = SERVICE if package == "lengthwise" else EXPORTER
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert packages <= {*BELOW[package]}
+
+
+@pytest.mark.parametrize("folder", [SERVICE, EXPORTER], ids=["lengthwise", "lengthwise_export"])
+def test_no_modules_import_each_other_in_a_circle(folder: Path) -> None:
+    known = modules(folder)
+    below = {
+        name: {
+            part
+            for part in (imported.removeprefix(f"{folder.name}.") for imported in imports(path, annotations=False))
+            if part in known and part != name
+        }
+        for name, path in known.items()
     }
+    TopologicalSorter(below).prepare()
 
 
-SERVICE = sorted((ROOT / "service").rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", SERVICE, ids=[path.stem for path in SERVICE])
+@pytest.mark.parametrize("path", modules(SERVICE).values(), ids=modules(SERVICE))
 def test_the_service_never_imports_the_exporter_or_what_only_it_needs(path: Path) -> None:
     known = {name.split(".")[0] for name in imports(path)}
-    assert not known & {"model_export", "torch", "onnx", "onnxscript", "keras", "lengthwise"}
-
-
-@pytest.mark.parametrize(("floor", "room"), [(i, room) for i, rooms in enumerate(FLOORS) for room in sorted(rooms)])
-def test_a_room_imports_from_below_only(floor: int, room: str) -> None:
-    below = set().union(*FLOORS[:floor])
-    assert rooms_of(ROOT / "service" / f"{room}.py") <= below
+    assert not known & {"lengthwise_export", "torch", "onnx", "onnxscript", "keras"}
 
 
 @pytest.mark.parametrize("package", ONLY_IN)
-def test_few_rooms_know_a_package(package: str) -> None:
-    knowing = {path.stem for path in SERVICE if package in {name.split(".")[0] for name in imports(path)}}
+def test_few_modules_know_a_package(package: str) -> None:
+    knowing = {
+        name for name, path in modules(SERVICE).items() if package in {known.split(".")[0] for known in imports(path)}
+    }
     assert knowing == ONLY_IN[package]
 
 
-def test_one_room_reads_the_environment() -> None:
-    reading = {path.stem for path in SERVICE if "os.environ" in path.read_text() or "getenv" in path.read_text()}
-    assert reading <= {"settings", "launch"}  # launch hands it on to a process, and reads nothing in it
+def test_one_module_reads_the_environment() -> None:
+    reading = {name for name, path in modules(SERVICE).items() if {"os.environ", "getenv"} & {*_words(path)}}
+    assert reading <= {"settings", "bench.launch"}  # launch hands it on to a process, and reads nothing in it
 
 
-def test_the_batcher_knows_neither_the_runtime_nor_http() -> None:
-    known = set(imports(ROOT / "service" / "batcher.py"))
-    assert not {name.split(".")[0] for name in known} & {"onnxruntime", "fastapi", "starlette", "uvicorn"}
-    assert not rooms_of(ROOT / "service" / "batcher.py") & {"session", "wire", "app", "predict"}
+def _words(path: Path) -> Iterator[str]:
+    """The ways to the environment that a file takes."""
+    text = path.read_text()
+    yield from (word for word in ("os.environ", "getenv") if word in text)
 
 
 def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
-    known = set().union(*(rooms_of(path) for path in (ROOT / "model_export").glob("*.py")))
-    assert not known & {"app", "predict", "server", "serving", "batcher", "wire", "strict", "metrics"}
+    known = {name for path in modules(EXPORTER).values() for name in imports(path) if name.startswith("lengthwise.")}
+    rooms = {row("lengthwise", name.removeprefix("lengthwise.")) for name in known}
+    assert not rooms & {"http", "protocols", "serving", "connections", "telemetry"}
+    assert not known & {
+        "lengthwise.batching.batcher",
+        "lengthwise.decoding.json_body",
+        "lengthwise.decoding.validation",
+    }
 
 
 def test_serving_loads_nothing_that_only_the_exporter_needs() -> None:
     program = (
-        "import sys, service.__main__, service.server; "
-        "print([name for name in ('torch', 'onnx', 'model_export', 'matplotlib', 'httpx', 'opentelemetry.sdk') "
+        "import sys, lengthwise.cli, lengthwise.http.server; "
+        "print([name for name in ('torch', 'onnx', 'lengthwise_export', 'matplotlib', 'httpx', 'opentelemetry.sdk') "
         "if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)

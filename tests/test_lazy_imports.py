@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 PROBE = """
 import json, sys
-import lengthwise
+from lengthwise.cli import main
 try:
-    lengthwise.main(json.loads(sys.argv[1]), prog_name="lengthwise")
+    main(json.loads(sys.argv[1]), prog_name="lengthwise")
 except SystemExit as end:
     code = end.code
 print("\\n" + json.dumps([code, sorted(sys.modules)]))
@@ -55,7 +55,7 @@ def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_check_of_a_model_directory_needs_no_torch() -> None:
-    modules = imported("check", "service/models/japanese-vowels/1", "--max-length", "40")
+    modules = imported("check", "service/lengthwise/models/japanese-vowels/1", "--max-length", "40")
     assert modules.isdisjoint(NEVER)
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from benchmarks import layer_table, masking
 from benchmarks.layer_table import Figures, Row
-from model_export.__main__ import main as lengthwise
-from tests.service.server_process import started
+from lengthwise_export.cli import main as lengthwise
+from tests.support.server_process import started
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "masking.md").read_text()

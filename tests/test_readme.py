@@ -12,9 +12,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from model_export.spec import Spec
-from service import errors
-from tests.service.server_process import ServerProcess, started
+from lengthwise import errors
+from lengthwise_export.architecture.spec import Spec
+from tests.support.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

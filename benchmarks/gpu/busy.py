@@ -18,7 +18,7 @@ from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk
 from benchmarks.gpu.stage import DISTRIBUTIONS, Stage
 from benchmarks.gpu.throughput import LIMITS, in_flight
-from service.padding import Steps
+from lengthwise.padding import Steps
 
 
 def measure(stage: Stage, figures: Figures) -> None:

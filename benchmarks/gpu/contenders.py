@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks.gpu.packed import Packed
 from benchmarks.gpu.stage import Precision, Stage
 from benchmarks.partition import partition
-from service.cost import CostTable
-from service.padding import PaddedBatch, Steps, pad
-from service.session import Session
+from lengthwise.batching.cost import CostTable
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime.session import Session
 
 B = TypeVar("B")
 

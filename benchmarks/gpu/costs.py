@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import Stage
-from service.cost import CostTable
-from service.cost import measure as measure_table
-from service.padding import PaddedBatch, rounded_width
-from service.session import Session
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost import measure as measure_table
+from lengthwise.padding import PaddedBatch, rounded_width
+from lengthwise.runtime.session import Session
 
 MAX_COST_STEPS = 131_072
 

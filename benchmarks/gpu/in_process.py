@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher
-from service.lanes import Lane
-from service.metrics import ModelMetrics
-from service.padding import Steps
-from service.plan import BatchLimits
-from service.repository import Model
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import Lane
+from lengthwise.padding import Steps
+from lengthwise.repository.model import Model
+from lengthwise.telemetry.metrics import ModelMetrics
 
 _DRAIN_SECONDS = 20.0
 

@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.parity import Row, compared, rows
 from benchmarks.gpu.stage import Graph, Stage
-from service.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
-from service.plan import BatchLimits
-from service.session import Session
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width, step_mask
+from lengthwise.runtime.session import Session
 
 JUNK = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30}
 

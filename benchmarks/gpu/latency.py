@@ -21,7 +21,7 @@ from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk, feed
 from benchmarks.gpu.stage import DISTRIBUTIONS, Stage
 from benchmarks.gpu.throughput import LIMITS
-from service.padding import Steps
+from lengthwise.padding import Steps
 
 _OVERTIME_SECONDS = 5.0
 _PEERS: dict[str, Callable[[Stage], Sequence[contenders.Peer[Any]]]] = {

@@ -11,9 +11,9 @@ from benchmarks.gpu.device import memory_reader
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.sections import NotHere
 from benchmarks.gpu.stage import Stage
-from service.metrics import ModelMetrics
-from service.padding import Steps
-from service.plan import BatchLimits
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.padding import Steps
+from lengthwise.telemetry.metrics import ModelMetrics
 
 
 def measure(stage: Stage, figures: Figures) -> None:

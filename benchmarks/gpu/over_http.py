@@ -32,8 +32,8 @@ def measure(stage: Stage, figures: Figures) -> None:
     if missing:
         raise NotHere(f"the service over HTTP wants {', '.join(missing)}; without it, `throughput` says what it takes")
     # Only here: they want packages that a bare machine may not have.
-    from service.bench import launch
-    from service.bench.trial import Load, prepare
+    from lengthwise.bench import launch
+    from lengthwise.bench.trial import Load, prepare
 
     sequences = stage.sequences(DISTRIBUTIONS[0], stage.pick(1000, 20))
     options = {"provider": stage.provider, "log_level": "warning"}

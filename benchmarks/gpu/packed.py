@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.device import module
 from benchmarks.gpu.stage import ROOT, WEIGHTS, Precision, Stage
-from service.padding import Steps, pad
+from lengthwise.padding import Steps, pad
 
 SPEC = ROOT / "benchmarks" / "specs" / "lognormal.toml"
 
@@ -39,9 +39,9 @@ class Packed:
     def __init__(self, stage: Stage, precision: Precision) -> None:
         import torch
 
-        from model_export import checkpoint, layers
-        from model_export.model import SequenceClassifier
-        from model_export.spec import Spec
+        from lengthwise_export.architecture import checkpoint, layers
+        from lengthwise_export.architecture.model import SequenceClassifier
+        from lengthwise_export.architecture.spec import Spec
 
         self._torch, self._layers, self._precision = torch, layers, precision
         self._device = torch.device(stage.provider)

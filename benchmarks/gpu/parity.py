@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu import packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import Graph, Stage
-from service.padding import PaddedBatch, Steps, pad
-from service.session import Outputs, Session
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime.session import Outputs, Session
 
 _ROWS = 16
 _EDGES = (1, 2, 3, 4, 5, 7, 8, 127, 128, 129, 1024)

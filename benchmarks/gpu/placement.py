@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.gpu.device import module
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import Graph, Stage
-from service.errors import ModelError
-from service.manifest import GRAPH_FILE
+from lengthwise.errors import ModelError
+from lengthwise.runtime.manifest import GRAPH_FILE
 
 _BEYOND_OPSET = 22
 

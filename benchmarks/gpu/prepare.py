@@ -26,7 +26,7 @@ def prepare(models: Path) -> Iterator[str]:
     for folder, options in EXPORTS.items():
         directory = models / folder / "1"
         shutil.rmtree(directory, ignore_errors=True)  # what an earlier exporter made may lack what is asked for now
-        command = [sys.executable, "-m", "model_export", "export", str(SPEC), "--checkpoint", str(weights), *options]
+        command = [sys.executable, "-m", "lengthwise", "export", str(SPEC), "--checkpoint", str(weights), *options]
         done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {said[-1] if said else done}"
@@ -36,9 +36,9 @@ def write_weights(path: Path) -> None:
     """The weights that the spec begins with, as the exporter would draw them."""
     import torch
 
-    from model_export import checkpoint
-    from model_export.model import SequenceClassifier
-    from model_export.spec import Spec
+    from lengthwise_export.architecture import checkpoint
+    from lengthwise_export.architecture.model import SequenceClassifier
+    from lengthwise_export.architecture.spec import Spec
 
     torch.manual_seed(0)
     model = SequenceClassifier(Spec.read(SPEC))

@@ -13,18 +13,19 @@ import numpy as np
 
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.in_process import Desk
-from service import buckets
-from service.bench.workload import Input, draw_lengths, make_sequences
-from service.buckets import BucketedCosts
-from service.errors import VerificationError
-from service.installation import find
-from service.judging import measure_cost
-from service.manifest import GRAPH_FILE, Manifest
-from service.padding import Steps
-from service.plan import BatchLimits
-from service.provider import CPU, Device, choose
-from service.repository import WARM_UP, Model, load
-from service.session import Session
+from lengthwise.batching import buckets
+from lengthwise.batching.buckets import BucketedCosts
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.errors import VerificationError
+from lengthwise.padding import Steps
+from lengthwise.repository.judging import measure_cost
+from lengthwise.repository.loading import WARM_UP, load
+from lengthwise.repository.model import Model
+from lengthwise.runtime.installation import find
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.provider import CPU, Device, choose
+from lengthwise.runtime.session import Session
 
 Precision = Literal["fp32", "tf32", "fp16"]
 Graph = Literal["fp32", "tf32", "fp16", "bundled", "bundled tf32"]
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "runs" / "gpu-models"
 """Where `--prepare` puts the graphs, and where they are looked for."""
 FOLDERS: dict[Graph, str] = {"fp32": "lognormal", "tf32": "lognormal", "fp16": "lognormal-fp16"}
-BUNDLED = ROOT / "service" / "models" / "japanese-vowels"
+BUNDLED = ROOT / "service" / "lengthwise" / "models" / "japanese-vowels"
 WEIGHTS = "lognormal.safetensors"
 DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zipf:1.2,500")
 """Of lengths, as `lengthwise bench --lengths` takes them."""

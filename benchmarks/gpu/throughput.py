@@ -15,9 +15,9 @@ from benchmarks.gpu import contenders, costs, packed
 from benchmarks.gpu.device import module
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
-from service.manifest import GRAPH_FILE
-from service.padding import Steps
-from service.plan import BatchLimits
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import GRAPH_FILE
 
 Run = Callable[[Sequence[Steps], float], dict[str, float]]
 """One measurement with some sequences, for some seconds: `sequences_per_second`, and what the batches were."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 
 
 class Graph:

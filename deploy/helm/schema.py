@@ -1,6 +1,6 @@
 """Writes the options of the service into the chart's schema of values: `python deploy/helm/schema.py`.
 
-The rest of the file is written by hand; `settings` is made of `service.settings`, so that an option that the service
+The rest of the file is written by hand; `settings` is made of `lengthwise.settings`, so that an option that the service
 does not know, and a value out of its bounds, is refused before anything is installed.
 """
 
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.settings import Settings
+from lengthwise.settings import Settings
 
 FILE = Path(__file__).resolve().parent / "lengthwise" / "values.schema.json"
 OF_THE_CHART = {"host", "port", "models", "drain_seconds"}

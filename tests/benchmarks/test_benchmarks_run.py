@@ -15,7 +15,7 @@ from rich.progress import Progress
 from benchmarks import bench, itself, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.workloads import japanese_vowels
-from service.bench.trial import Load, Trial
+from lengthwise.bench.trial import Load, Trial
 
 TINY = bench.Plan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
 

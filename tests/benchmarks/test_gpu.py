@@ -18,13 +18,13 @@ from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.prepare import prepare
 from benchmarks.gpu.sections import SECTIONS
 from benchmarks.gpu.stage import Stage
-from service import repository
-from service.errors import ModelError, VerificationError
-from service.metrics import ModelMetrics
-from service.padding import Steps
-from service.plan import BatchLimits
-from service.provider import Device
-from tests.service.fake_device import ONE
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ModelError, VerificationError
+from lengthwise.padding import Steps
+from lengthwise.repository import loading
+from lengthwise.runtime.provider import Device
+from lengthwise.telemetry.metrics import ModelMetrics
+from tests.support.fake_device import ONE
 
 NOT_ON_A_BARE_MACHINE = (
     "click",
@@ -221,7 +221,7 @@ def test_a_model_that_the_service_refuses_is_measured_and_that_is_told(
     def refuse(*_: object, **__: object) -> None:
         raise VerificationError("its proof does not hold here")
 
-    monkeypatch.setattr(repository.promises, "held", refuse)
+    monkeypatch.setattr(loading.promises, "held", refuse)
     figures = Figures()
     desk = on_a_fake_device.desk("fp32", BatchLimits(), figures)
     assert desk.model.promise is None

@@ -14,12 +14,12 @@ import pytest
 from benchmarks.gpu import busy, contenders, device, isolation, latency, memory, parity, summary, throughput
 from benchmarks.gpu.figures import Figures, plain
 from benchmarks.limits import partition
-from service.bench.workload import draw_lengths
-from service.cost import CostTable
-from service.manifest import Manifest, StepInput
-from service.padding import PaddedBatch, pad, step_mask
-from service.plan import BatchLimits
-from service.session import Outputs
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.bench.workload import draw_lengths
+from lengthwise.padding import PaddedBatch, pad, step_mask
+from lengthwise.runtime.manifest import Manifest, StepInput
+from lengthwise.runtime.session import Outputs
 
 TABLE = CostTable([1, 4, 5, 8, 64], [4, 400], np.array([[6, 204], [7, 208], [11, 408], [12, 416], [100, 3300]]) / 1e6)
 

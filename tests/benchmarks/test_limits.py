@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.limits import Graph, partition, planned
 from benchmarks.workloads import japanese_vowels
-from service.cost import CostTable
-from service.manifest import Manifest, StepInput
+from lengthwise.batching.cost import CostTable
+from lengthwise.runtime.manifest import Manifest, StepInput
 
 MANIFEST = Manifest(name="m", version=1, input=StepInput(features=1), labels=("a",))
 # A start-up time, a price a padded step, and rows that come four at a time.

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import neighbours, protocols, reloads
 from benchmarks.protocols import FORMS, Load
 from benchmarks.workloads import japanese_vowels
-from service.padding import Steps
+from lengthwise.padding import Steps
 
 TINY = Load(at_once=2, seconds=0.2, warmup_seconds=0.0, rounds=1)
 CORES = sorted(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from benchmarks import precision
-from service import dataset
+from lengthwise.decoding import dataset
 
 DOCUMENT = Path("docs/precision.md")
 

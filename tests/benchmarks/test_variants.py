@@ -10,12 +10,12 @@ import pytest
 from benchmarks import variants
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workloads import japanese_vowels
-from service.cost import CostTable
-from service.errors import ConfigurationError
-from service.padding import pad
-from service.plan import BatchLimits
-from service.pool import Pool, Waiting
-from service.repository import load
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise.repository.loading import load
 
 COST = CostTable([1], [4], np.array([[1.0]]))
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bench.launch import free_port
-from tests.service.server_process import started
+from lengthwise.bench.launch import free_port
+from tests.support.server_process import started
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "runs" / "clients" / "kserve"

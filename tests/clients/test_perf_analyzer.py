@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.launch import free_port
-from tests.service.server_process import started
+from lengthwise.bench.launch import free_port
+from tests.support.server_process import started
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "runs" / "clients" / "perf_analyzer"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from service.bench.launch import free_port, running, serve_command
+from lengthwise.bench.launch import free_port, running, serve_command
 from tests.deploy.live import asked, found, prometheus, until
 from tests.deploy.tools import DEPLOY, ROOT, loaded
 

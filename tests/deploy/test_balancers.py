@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bench.exposition import Samples
-from service.bench.launch import free_port, serve_command
+from lengthwise.bench.exposition import Samples
+from lengthwise.bench.launch import free_port, serve_command
 from tests.deploy.live import answers, started, until
 from tests.deploy.tools import DEPLOY, PIP, program, run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.launch import free_port, running, serve_command
+from lengthwise.bench.launch import free_port, running, serve_command
 from tests.deploy.tools import program, run
 
 pytestmark = pytest.mark.deploy

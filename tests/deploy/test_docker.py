@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bench.launch import free_port
+from lengthwise.bench.launch import free_port
 from tests.deploy.container import CERTIFICATES, FOLDER, base_archive
 from tests.deploy.live import started, until
 from tests.deploy.tools import ROOT, program, run

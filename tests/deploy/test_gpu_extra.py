@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.bench.launch import free_port
-from service.installation import ask_driver
+from lengthwise.bench.launch import free_port
+from lengthwise.runtime.installation import ask_driver
 from tests.deploy.tools import ROOT, run
 
 pytestmark = [

@@ -22,9 +22,9 @@ import pytest
 import trustme
 import yaml
 
-from service import recurrent
-from service.bench.exposition import Samples
-from service.bench.launch import free_port
+from lengthwise.bench.exposition import Samples
+from lengthwise.bench.launch import free_port
+from lengthwise.runtime import recurrent_kernels
 from tests.deploy.container import BASE, HARDENED, LIMITS, Engine, engine
 from tests.deploy.live import answers, started, until
 from tests.deploy.tools import DEPLOY, ROOT, objects
@@ -168,7 +168,7 @@ def test_it_is_found_healthy_behind_tls_with_keys_and_certificates_of_clients(bu
 
 def _repository(folder: Path) -> Path:
     """A model repository with a good version and, beside it, one that cannot pass its proof."""
-    shutil.copytree(ROOT / "service" / "models", folder)
+    shutil.copytree(ROOT / "service" / "lengthwise" / "models", folder)
     shutil.copytree(folder / "japanese-vowels" / "1", folder / "japanese-vowels" / "2")
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -278,10 +278,13 @@ def test_it_stays_within_its_memory_limit_under_load(built: Engine) -> None:
 
 
 def test_its_modules_in_c_run_on_this_processor(built: Engine) -> None:
-    asked = "from service import plain, recurrent; print(plain.COMPILED, *recurrent.INSTRUCTION_SETS)"
+    asked = (
+        "from lengthwise.decoding import fast_json; from lengthwise.runtime import recurrent_kernels; "
+        "print(fast_json.COMPILED, *recurrent_kernels.INSTRUCTION_SETS)"
+    )
     with _served(built) as (name, _):
-        said = built.run("exec", name, "python", "-c", asked).split()[-1 - len(recurrent.INSTRUCTION_SETS) :]
-    assert said == ["True", *recurrent.INSTRUCTION_SETS]
+        said = built.run("exec", name, "python", "-c", asked).split()[-1 - len(recurrent_kernels.INSTRUCTION_SETS) :]
+    assert said == ["True", *recurrent_kernels.INSTRUCTION_SETS]
 
 
 def test_past_its_memory_limit_it_is_killed(built: Engine) -> None:

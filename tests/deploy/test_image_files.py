@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from tests.deploy.tools import DEPLOY, ROOT, program, run
-from tests.service.small_server import SmallServer, serving
+from tests.support.small_server import SmallServer, serving
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IMAGE = DEPLOY / "image"

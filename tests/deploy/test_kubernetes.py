@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from lengthwise.settings import Settings
 from tests.deploy.tools import (
     DEPLOY,
     NPM,

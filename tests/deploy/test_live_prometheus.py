@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from service.bench.launch import free_port, running, serve_command
+from lengthwise.bench.launch import free_port, running, serve_command
 from tests.deploy.live import asked, found, prometheus, until
 from tests.deploy.tools import DEPLOY, chart_engine, loaded, objects
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.metrics import Bounds, Metrics
+from lengthwise.telemetry.metrics import Bounds, Metrics
 from tests.deploy.tools import DEPLOY, ROOT, as_literal, loaded, node_packages, program, run, typescript
 
 RULES = DEPLOY / "prometheus" / "rules"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-from service.bench.launch import free_port
+from lengthwise.bench.launch import free_port
 from tests.deploy.container import engine
 from tests.deploy.live import answers, started, until
 from tests.deploy.test_kubernetes import CHART

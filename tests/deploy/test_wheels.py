@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bench.launch import free_port, running
+from lengthwise.bench.launch import free_port, running
 from tests.deploy.tools import DEPLOY, ROOT, loaded, run
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -78,7 +78,10 @@ def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path
     )
     assert set(of_source) == set(of_checkout)
     libraries = {name for name in of_source if name.endswith(".so")}
-    assert libraries == {"service/_native.abi3.so", "service/_recurrent.abi3.so"}
+    assert libraries == {
+        "service/lengthwise/decoding/_fast_json.abi3.so",
+        "service/lengthwise/runtime/_recurrent_kernels.abi3.so",
+    }
     assert {name for name in of_source if of_source[name] != of_checkout[name]} <= libraries
     assert set(pure) == set(of_source) - libraries
 
@@ -115,7 +118,10 @@ def test_it_serves_in_an_environment_that_has_nothing_else(
     programs = tmp_path / "venv" / "bin"
     wanted = f"lengthwise[cpu] @ {made[kind].as_uri()}"
     run([programs / "python", "-m", "pip", "install", "--quiet", wanted], seconds=500, cwd=tmp_path)
-    asked = "from service import plain, recurrent; print(plain.COMPILED, recurrent.COMPILED)"
+    asked = (
+        "from lengthwise.decoding import fast_json; from lengthwise.runtime import recurrent_kernels; "
+        "print(fast_json.COMPILED, recurrent_kernels.COMPILED)"
+    )
     assert run([programs / "python", "-P", "-c", asked], cwd=tmp_path).split() == [str(kind != "pure")] * 2
     # What messages tell the user to do adds to the installed package; no index has to know it.
     run([programs / "python", "-m", "pip", "install", "--quiet", "--no-index", "lengthwise[docs]"], cwd=tmp_path)

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks import machine
 from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS, Report, fuzz
-from tests.service.numpy_models import model, serving
+from tests.support.numpy_models import model, serving
 
 RESULTS = Path("benchmarks/results/fuzz.json")
 

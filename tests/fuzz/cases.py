@@ -19,9 +19,9 @@ from typing import Any, Final
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from service.manifest import Manifest
-from service.open_inference import open_inference_pb2 as pb
-from tests.service.numpy_models import manifest
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.runtime.manifest import Manifest
+from tests.support.numpy_models import manifest
 
 MODELS: Final = (
     manifest(name="refuses"),

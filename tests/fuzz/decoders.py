@@ -17,16 +17,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from service import kserve, messages
-from service.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Call, unfit
-from service.endpoint import Endpoint, Received
-from service.errors import RequestError
-from service.predict import Predict
-from service.v1 import PredictV1
-from service.v2 import Infer
+from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Call, unfit
+from lengthwise.errors import RequestError
+from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.protocols.endpoint import Endpoint, Received
+from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.v2 import Infer
 from tests.fuzz import cases
 from tests.fuzz.cases import Case, Cases
-from tests.service.numpy_models import Service
+from tests.support.numpy_models import Service
 
 LONGEST_SECONDS: Final = 1.0
 """Of processor time, for a body of at most 64 KiB."""
@@ -55,7 +55,7 @@ def _endpoint(kind: type[Endpoint]) -> Decode:
 
 async def _message(service: Service, case: Case) -> str:
     try:
-        call, _ = messages.decode(case.body, service.serving)
+        call, _ = grpc_codec.decode(case.body, service.serving)
     except RequestError as error:
         return _told(error, *kserve.refusal(error)[:2])
     return _valid(call)

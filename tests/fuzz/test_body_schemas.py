@@ -15,16 +15,16 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from jsonschema import Draft202012Validator
 
-from service import kserve
-from service.endpoint import Endpoint, Received
-from service.errors import RequestError
-from service.manifest import Manifest
-from service.predict import Predict
-from service.v1 import PredictV1
-from service.v2 import Infer
+from lengthwise.errors import RequestError
+from lengthwise.protocols import kserve
+from lengthwise.protocols.endpoint import Endpoint, Received
+from lengthwise.protocols.predict import Predict
+from lengthwise.protocols.v1 import PredictV1
+from lengthwise.protocols.v2 import Infer
+from lengthwise.runtime.manifest import Manifest
 from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS
-from tests.service.numpy_models import manifest, model, serving
+from tests.support.numpy_models import manifest, model, serving
 
 PATHS: dict[str, type[Endpoint]] = {
     "/predict": Predict,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.cases import MODELS, Case, cases
 from tests.fuzz.decoders import DECODERS, Decoder, fuzz
-from tests.service.numpy_models import Service, model, serving
+from tests.support.numpy_models import Service, model, serving
 
 BODIES = 300
 

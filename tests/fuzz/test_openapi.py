@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.server_process import started
+from tests.support.server_process import started
 
 KEY = "a-key-of-many-characters"
 SETTINGS = """

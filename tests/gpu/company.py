@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.padding import Steps, pad
-from service.repository import Model
+from lengthwise.padding import Steps, pad
+from lengthwise.repository.model import Model
 
 
 def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:

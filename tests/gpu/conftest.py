@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from service import provider
-from service.errors import ConfigurationError
-from service.manifest import Manifest
-from service.provider import Choice
-from service.session import Session
-from tests.service.model_directories import BUNDLED
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime import provider
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import Choice
+from lengthwise.runtime.session import Session
+from tests.support.model_directories import BUNDLED
 
 
 @pytest.fixture(scope="session")

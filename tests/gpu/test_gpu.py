@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from service import repository
-from service.errors import ModelError
-from service.manifest import Manifest
-from service.padding import PaddedBatch, pad
-from service.plan import BatchLimits
-from service.provider import Choice, choose
-from service.repository import Model
-from service.session import Session
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ModelError
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.repository import loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import Choice, choose
+from lengthwise.runtime.session import Session
 from tests.gpu.company import hold_to_its_promise, sequences
-from tests.service.model_directories import BUNDLED, place
-from tests.service.server_process import started
+from tests.support.model_directories import BUNDLED, place
+from tests.support.server_process import started
 
 LIMITS = BatchLimits(64, 16_384)
 ROUNDING = 1e-4
@@ -34,7 +34,7 @@ ROUNDING = 1e-4
 def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The bundled model as the service loads it on all GPUs: proved there, measured, warmed up."""
     directory = place(tmp_path_factory.mktemp("models"))
-    return repository.load(directory, LIMITS, devices=choice.devices)
+    return loading.load(directory, LIMITS, devices=choice.devices)
 
 
 def test_every_node_of_the_bundled_model_but_its_shapes_is_on_the_gpu(on_gpu: Session, choice: Choice) -> None:

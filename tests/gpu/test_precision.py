@@ -8,18 +8,19 @@ import numpy as np
 import onnx
 import pytest
 
-from model_export import precision
-from model_export.host_nodes import host_nodes
-from service import kept_promises, promises, repository
-from service.errors import ModelError
-from service.manifest import GRAPH_FILE, Manifest
-from service.padding import pad
-from service.plan import BatchLimits
-from service.provider import Choice
-from service.repository import Model
-from service.session import Session
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ModelError
+from lengthwise.padding import pad
+from lengthwise.repository import loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.provider import Choice
+from lengthwise.runtime.session import Session
+from lengthwise.verification import kept_promises, promises
+from lengthwise_export.onnx_graphs import precision
+from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
 from tests.gpu.company import hold_to_its_promise, sequences
-from tests.service.model_directories import BUNDLED, place, sign
+from tests.support.model_directories import BUNDLED, place, sign
 
 
 def half(folder: Path) -> Path:
@@ -34,7 +35,7 @@ def half(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The model at fp16 as the service loads it on all GPUs: every node is there, or the load would be refused."""
-    return repository.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
+    return loading.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
 
 
 def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(served: Model, on_cpu: Session) -> None:
@@ -58,9 +59,9 @@ def test_at_fp16_attention_at_padding_is_exactly_nothing(served: Model) -> None:
 
 def test_the_gpus_promise_is_kept_for_the_next_start(choice: Choice, tmp_path: Path) -> None:
     directory = half(tmp_path)
-    first = repository.load(directory, BatchLimits(4, 256), devices=choice.devices)
+    first = loading.load(directory, BatchLimits(4, 256), devices=choice.devices)
     assert (directory / kept_promises.FILE).is_file()
-    assert repository.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
+    assert loading.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
 
 
 def test_a_quantised_layer_is_refused_by_its_name(manifest: Manifest, choice: Choice) -> None:

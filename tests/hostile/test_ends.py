@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from service.protocol import MAX_PIPELINED
+from lengthwise.http.connection import MAX_PIPELINED
 from tests.hostile.watched import GOOD, STEP, calls_of, payload, unharmed, until
-from tests.service.server_process import ServerProcess, Wire, request, started
+from tests.support.server_process import ServerProcess, Wire, request, started
 
 V1 = orjson.dumps({"instances": GOOD["sequences"]})
 WAYS = {

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from service.bench.launch import free_port
-from service.grpc_server import SERVICE
-from service.open_inference import open_inference_pb2 as pb
-from tests.service.server_process import PATIENCE_SECONDS, ServerProcess, started
+from lengthwise.bench.launch import free_port
+from lengthwise.protocols.grpc_server import SERVICE
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
 
 CALLS = 8
 ROWS = 1024

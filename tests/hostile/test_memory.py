@@ -18,11 +18,11 @@ import numpy as np
 import orjson
 import pytest
 
-from service.bench.launch import free_port
-from service.grpc_server import SERVICE
-from service.open_inference import open_inference_pb2 as pb
-from tests.service.numpy_models import idle
-from tests.service.server_process import ServerProcess, Wire, started
+from lengthwise.bench.launch import free_port
+from lengthwise.protocols.grpc_server import SERVICE
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support.numpy_models import idle
+from tests.support.server_process import ServerProcess, Wire, started
 
 pytestmark = pytest.mark.long
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hostile.pipelines import KEY, Report, parsed, run
 from tests.hostile.watched import open_files, processor_seconds, until
-from tests.service.server_process import ServerProcess, started
+from tests.support.server_process import ServerProcess, started
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from service.draining import UNREAD_SECONDS
-from service.unread import PATIENCE_SECONDS
+from lengthwise.connections.draining import UNREAD_SECONDS
+from lengthwise.connections.unread import PATIENCE_SECONDS
 from tests.hostile.watched import GOOD, KEY, MEBIBYTE, STEP, narrow, open_files, resident_bytes, stuff, unharmed, until
-from tests.service.server_process import ServerProcess, request, started
+from tests.support.server_process import ServerProcess, request, started
 
 pytestmark = pytest.mark.long
 

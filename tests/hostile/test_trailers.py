@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from service.bench.launch import free_port
+from lengthwise.bench.launch import free_port
 from tests.hostile.watched import GOOD, KEY, MEBIBYTE, payload, push, unharmed
-from tests.service.server_process import ServerProcess, Wire, request, started
+from tests.support.server_process import ServerProcess, Wire, request, started
 
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
 MUCH = 40 * MEBIBYTE

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import orjson
 
-from tests.service.server_process import ServerProcess, Wire, request
+from tests.support.server_process import ServerProcess, Wire, request
 
 MEBIBYTE = 1 << 20
 STEP = [0.5] * 12

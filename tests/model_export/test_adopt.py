@@ -2,14 +2,14 @@ import numpy as np
 import onnx
 import pytest
 
-from model_export.adopt import Said, adopt
-from model_export.errors import UncheckableError
-from model_export.trace_onnx import OnnxSubject
-from service.errors import ConfigurationError
-from service.manifest import Manifest
-from service.padding import pad
-from service.provider import PLAIN_CPU
-from service.session import Session
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import Session
+from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.adopt import Said, adopt
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
 

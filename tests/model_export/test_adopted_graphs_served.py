@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from model_export.__main__ import main
-from service.manifest import GRAPH_FILE, Manifest
-from service.padding import pad
-from service.provider import PLAIN_CPU
-from service.session import Session
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import Session
+from lengthwise_export.cli import main
 from tests.gallery.index import ONNX_SOUND, Exhibit
 from tests.gallery.trials import onnx_model
-from tests.service.server_process import started
+from tests.support.server_process import started
 
 # int64 lengths; a float mask; time first; channels first; a mask that is true at padding; raw samples; lengths and a
 # mask; answers a step with the classes before the steps; Hugging Face's names

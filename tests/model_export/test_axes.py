@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.axes import Geometry, Pairing, along_steps, difference, gap, padding_of
+from lengthwise_export.checking.axes import Geometry, Pairing, along_steps, difference, gap, padding_of
 
 LENGTHS = (11, 8, 6, 5, 1)
 ROWS = len(LENGTHS)

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.batches import NO_TARGET, Example, batches, collate, examples, stratified_split, stratum
-from service.dataset import Label, Record
-from service.errors import ConfigurationError
-from tests.model_export.specs import spec
+from lengthwise.decoding.dataset import Label, Record
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.training.batches import NO_TARGET, Example, batches, collate, examples, stratified_split, stratum
+from tests.support.specs import spec
 
 
 def record(length: int = 3, label: Label = "a", *, features: int = 3) -> Record:

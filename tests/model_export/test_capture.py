@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from model_export import graph
-from model_export.calling import Calling, calling_of, plain_path
-from model_export.errors import ExportError
-from model_export.outputs import chosen_by
-from service.manifest import StepInput
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.errors import ExportError
+from lengthwise_export.tracing import graph
+from lengthwise_export.tracing.call_signature import Calling, calling_of, plain_path
+from lengthwise_export.tracing.outputs import chosen_by
 from tests.gallery.index import TORCH_SOUND, Exhibit
-from tests.long import long_but
+from tests.support.long import long_but
 
 STEPS = StepInput(features=4)
 IN_EVERY_RUN = {

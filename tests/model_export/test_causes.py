@@ -1,7 +1,7 @@
 import pytest
 
-from model_export.causes import explain
-from model_export.trials import CHANGES
+from lengthwise_export.checking.causes import explain
+from lengthwise_export.checking.trials import CHANGES
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from model_export.__main__ import main
-from model_export.calling import Calling
-from model_export.check import check
-from model_export.outputs import chosen_by
-from model_export.trace_torch import TorchSubject
-from model_export.verdict import Report
-from service.manifest import StepInput
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.check import check
+from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.checking.verdict import Report
+from lengthwise_export.cli import main
+from lengthwise_export.tracing.call_signature import Calling
+from lengthwise_export.tracing.outputs import chosen_by
 
 STEPS = StepInput(features=3)
 
@@ -303,7 +303,7 @@ def test_strict_makes_a_warning_bad() -> None:
 
 
 def test_a_bundled_model_directory_is_sound() -> None:
-    directory = Path(__file__).parents[2] / "service" / "models" / "japanese-vowels" / "1"
+    directory = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"
     result = CliRunner().invoke(main, ["check", str(directory), "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)

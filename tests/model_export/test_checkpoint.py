@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from model_export import checkpoint
-from model_export.errors import CheckpointError
+from lengthwise_export.architecture import checkpoint
+from lengthwise_export.errors import CheckpointError
 
 
 class Trap:

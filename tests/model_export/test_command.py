@@ -9,11 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from model_export.__main__ import main
-from model_export.train import Epoch, Run
-from service.manifest import digest
-from tests.model_export import users_models
-from tests.model_export.specs import separable
+from lengthwise.runtime.manifest import digest
+from lengthwise_export.cli import main
+from lengthwise_export.training.train import Epoch, Run
+from tests.support import users_models
+from tests.support.specs import separable
 
 SPEC = '[input]\nfeatures = 3\n[model]\nhidden = 8\nlayers = 1\n[output]\nlabels = ["a", "b"]\n'
 
@@ -83,7 +83,7 @@ def test_training_says_that_without_validation_the_last_epoch_counts(files: Path
 def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
     call = ["train", files / "tiny.toml", files / "train.jsonl", "--out", files / "run"]
     started = subprocess.Popen(
-        [sys.executable, "-m", "model_export", *map(str, call), "--epochs", "100000", "--patience", "100000"],
+        [sys.executable, "-m", "lengthwise", *map(str, call), "--epochs", "100000", "--patience", "100000"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -162,7 +162,7 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
 
 @pytest.mark.parametrize(
     ("target", "weights"),
-    [("tiny.toml", "untrained"), ("tests.model_export.users_models:mean", "the factory's own")],
+    [("tiny.toml", "untrained"), ("tests.support.users_models:mean", "the factory's own")],
 )
 def test_an_export_without_weights_says_so_in_its_last_line_and_in_the_manifest(
     files: Path, target: str, weights: str
@@ -177,7 +177,7 @@ def test_an_export_with_weights_says_whose_and_no_more(files: Path) -> None:
     torch.manual_seed(0)
     weights = files / "mine.pt"
     torch.save(users_models.mean().state_dict(), weights)
-    factory = "tests.model_export.users_models:mean"
+    factory = "tests.support.users_models:mean"
     result = run("export", factory, "--checkpoint", weights, "--out", files / "models" / "m", "--max-length", "64")
     assert "the weights are" not in result.output
     made = json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]
@@ -186,7 +186,7 @@ def test_an_export_with_weights_says_whose_and_no_more(files: Path) -> None:
 
 
 def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
-    factory = "tests.model_export.users_models:mean"
+    factory = "tests.support.users_models:mean"
     result = run(
         "export", factory, "--out", files / "models" / "mine", "--max-length", "64", "--labels", "no,yes", "--json"
     )
@@ -195,7 +195,7 @@ def test_a_users_module_is_exported_by_its_factory(files: Path) -> None:
 
 
 def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) -> None:
-    factory, out = "tests.model_export.users_models:sigmoid", files / "models" / "mine"
+    factory, out = "tests.support.users_models:sigmoid", files / "models" / "mine"
     command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
     unsure = run(*command)
     assert unsure.exit_code == 2
@@ -207,14 +207,14 @@ def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) 
 
 
 def test_a_users_module_that_leaks_is_exit_1(files: Path) -> None:
-    result = run("export", "tests.model_export.users_models:leaking", "--out", files / "models" / "mine")
+    result = run("export", "tests.support.users_models:leaking", "--out", files / "models" / "mine")
     assert result.exit_code == 1
     assert "It begins at" in result.stderr
     assert not (files / "models").exists()
 
 
 def test_a_published_directory_is_nothing_to_export(files: Path) -> None:
-    result = run("export", "service/models/japanese-vowels/1", "--out", files / "models" / "mine")
+    result = run("export", "service/lengthwise/models/japanese-vowels/1", "--out", files / "models" / "mine")
     assert result.exit_code == 2
     assert "is published already" in result.stderr
 
@@ -230,11 +230,11 @@ def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
 
 
 def test_a_check_of_a_directory_tells_its_promise_and_every_trial_on_request() -> None:
-    short = " ".join(run("check", "service/models/japanese-vowels/1").stdout.split())
+    short = " ".join(run("check", "service/lengthwise/models/japanese-vowels/1").stdout.split())
     assert "the manifest promises the same bits" in short
     assert "alone, 1 step" not in short
-    assert "alone, 1 step " in run("check", "service/models/japanese-vowels/1", "--verbose").stdout
-    assert len(json.loads(run("check", "service/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
+    assert "alone, 1 step " in run("check", "service/lengthwise/models/japanese-vowels/1", "--verbose").stdout
+    assert len(json.loads(run("check", "service/lengthwise/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
 
 
 def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
@@ -262,9 +262,7 @@ def test_help_names_the_keys_page_and_who_normalises() -> None:
 
 
 def test_the_package_runs_as_a_module() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-m", "model_export", "--help"], capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-m", "lengthwise", "--help"], capture_output=True, text=True, check=True)
     assert "train" in answer.stdout
 
 

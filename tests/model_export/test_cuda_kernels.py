@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from service.manifest import GRAPH_FILE
-from service.settings import bundled_models
-from tests.model_export.cuda_kernels import strangers
+from lengthwise.runtime.manifest import GRAPH_FILE
+from lengthwise.settings import bundled_models
+from tests.support.cuda_kernels import strangers
 
 
 @pytest.fixture

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from model_export import train
-from model_export.export import export
-from model_export.source import built_in
-from model_export.spec import Spec
-from model_export.train import Options
-from service import dataset
-from service.dataset import Record
-from service.manifest import Manifest
-from service.padding import Steps, pad
-from service.session import Session
-from tests.model_export.specs import spec
-from tests.service.server_process import started
+from lengthwise.decoding import dataset
+from lengthwise.decoding.dataset import Record
+from lengthwise.padding import Steps, pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.candidate import built_in
+from lengthwise_export.export import export
+from lengthwise_export.training import train
+from lengthwise_export.training.train import Options
+from tests.support.server_process import started
+from tests.support.specs import spec
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_gestures_of_29_to_361_steps_from_records_to_answers(tmp_path: Path) -> None:
-    made = Spec.read(Path("model_export/specs/pickup-gesture.toml"))
+    made = Spec.read(Path("model_export/lengthwise_export/specs/pickup-gesture.toml"))
     records = list(dataset.read(dataset.locate("aeon:PickupGestureWiimoteZ_TRAIN")))
     options = Options(epochs=3, batch_rows=5, validation=0.0)
     session, manifest = served(made, records, options, tmp_path)

@@ -9,26 +9,30 @@ import torch
 from click.testing import CliRunner
 from onnx import helper
 
-from model_export import checkpoint, export, graph, package
-from model_export.__main__ import main
-from model_export.errors import CheckpointError, PublishError
-from model_export.model import SequenceClassifier
-from model_export.source import Source, built_in
-from model_export.spec import Spec
-from service import dataset, golden, judging, promises, proof, recurrent
-from service.errors import ModelError, VerificationError
-from service.golden import Golden
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
-from service.padding import PaddedBatch, pad
-from service.sequences import draw
-from service.session import Session
-from tests.long import long_but
-from tests.model_export import covering
-from tests.model_export.cuda_kernels import strangers
-from tests.model_export.specs import spec
-from tests.service import hostile_models
+from lengthwise.decoding import dataset
+from lengthwise.errors import ModelError, VerificationError
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.repository import judging
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
+from lengthwise.runtime.session import Session
+from lengthwise.verification import golden, promises, proof
+from lengthwise.verification.golden import Golden
+from lengthwise.verification.random_sequences import draw
+from lengthwise_export import export, package
+from lengthwise_export.architecture import checkpoint
+from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.candidate import Source, built_in
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError, PublishError
+from lengthwise_export.tracing import graph
+from tests.support import covering, hostile_models
+from tests.support.cuda_kernels import strangers
+from tests.support.long import long_but
+from tests.support.specs import spec
 
-BUNDLED = Path("service/models/japanese-vowels/1")
+BUNDLED = Path("service/lengthwise/models/japanese-vowels/1")
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +211,7 @@ def test_the_bundled_model_passes_its_own_proof() -> None:
 
 
 def test_the_bundled_model_is_what_the_shipped_spec_describes() -> None:
-    shipped = Spec.read(Path("model_export/specs/japanese-vowels.toml"))
+    shipped = Spec.read(Path("model_export/lengthwise_export/specs/japanese-vowels.toml"))
     manifest = Manifest.read(BUNDLED)
     expected = shipped.manifest(name="japanese-vowels", version=1, mean=manifest.input.mean, std=manifest.input.std)
     found = manifest.model_copy(update={"host_nodes": (), "promises": (), "digests": {}, "made": {}})
@@ -265,7 +269,7 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
         proto.graph.initializer.append(hostile_models.constant("limit", [limit], np.float32))
     manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
     source = Source(manifest, lambda named: proto, reference=None, tolerance=0.0)
-    if not in_own_kernels or not recurrent.COMPILED:
+    if not in_own_kernels or not recurrent_kernels.COMPILED:
         with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
             export.export(source, tmp_path / "rows")
         assert not (tmp_path / "rows" / "1").exists()

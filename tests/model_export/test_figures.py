@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from model_export import figures
-from model_export.objective import Scores
-from model_export.train import Epoch, Progress
+from lengthwise_export.training import figures
+from lengthwise_export.training.objective import Scores
+from lengthwise_export.training.train import Epoch, Progress
 
 PNG = b"\x89PNG"
 

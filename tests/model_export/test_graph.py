@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from model_export import graph
-from model_export.calling import Calling
-from model_export.errors import ExportError
-from service.manifest import StepInput
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.errors import ExportError
+from lengthwise_export.tracing import graph
+from lengthwise_export.tracing.call_signature import Calling
 
 STEPS = StepInput(features=5)
 LABELS = ("low", "high", "ä")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_export import layers
+from lengthwise_export.architecture import layers
 
 LENGTHS = torch.tensor([5, 1, 3, 7])
 WIDTH, FEATURES = 9, 4

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from model_export.model import SequenceClassifier
-from tests.model_export.specs import spec
+from lengthwise_export.architecture.model import SequenceClassifier
+from tests.support.specs import spec
 
 CONV = 'conv = [{channels = 5, kernel = 3}, {channels = 4, kernel = 2, norm = "none"}]'
 

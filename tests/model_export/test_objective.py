@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model_export import objective
-from model_export.batches import NO_TARGET, Example
+from lengthwise_export.training import objective
+from lengthwise_export.training.batches import NO_TARGET, Example
 
 
 def test_a_padded_step_counts_in_no_loss() -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from model_export.errors import ExportError
-from model_export.outputs import chosen_by
+from lengthwise_export.errors import ExportError
+from lengthwise_export.tracing.outputs import chosen_by
 
 LOGITS, ATTENTION, STATE = torch.ones(3, 2), torch.ones(3, 7), torch.ones(1, 3, 4)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from model_export import package
-from model_export.errors import PublishError
-from service import scan
-from service.versions import Key
+from lengthwise.repository import scan
+from lengthwise.versions import Key
+from lengthwise_export import package
+from lengthwise_export.errors import PublishError
 
 
 def publish(out: Path, content: str = "x") -> package.Place:

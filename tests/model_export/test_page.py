@@ -1,10 +1,10 @@
 import re
 from dataclasses import replace
 
-from model_export.frames import Place
-from model_export.leaks import Spread
-from model_export.page import as_page
-from model_export.verdict import Outcome, Report
+from lengthwise_export.checking.leaks import Spread
+from lengthwise_export.checking.page import as_page
+from lengthwise_export.checking.verdict import Outcome, Report
+from lengthwise_export.tracing.source_lines import Place
 from tests.model_export.test_report import LEAK, NODE, REPORT, SOUND
 
 CALL = Place("models/net.py", 9, "n = lengths.cpu()", "forward")

@@ -15,24 +15,27 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from model_export import export, precision, targets
-from model_export.__main__ import main
-from model_export.errors import ExportError
-from model_export.export import Published
-from model_export.options import Options
-from model_export.source import built_in
-from service import promises, proof, repository
-from service.errors import VerificationError
-from service.manifest import VERIFICATION_FILE, Manifest, Precision
-from service.padding import pad, step_mask
-from service.plan import BatchLimits
-from service.proof import Case
-from service.sequences import draw
-from service.session import CPU, Session
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import VerificationError
+from lengthwise.padding import pad, step_mask
+from lengthwise.repository import loading
+from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
+from lengthwise.runtime.session import CPU, Session
+from lengthwise.verification import promises, proof
+from lengthwise.verification.proof import Case
+from lengthwise.verification.random_sequences import draw
+from lengthwise_export import export
+from lengthwise_export.candidate import built_in
+from lengthwise_export.cli import main
+from lengthwise_export.errors import ExportError
+from lengthwise_export.export import Published
+from lengthwise_export.onnx_graphs import precision
+from lengthwise_export.options import Options
+from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
-from tests.long import long_but
-from tests.model_export.specs import spec
-from tests.service import model_directories, numpy_models
+from tests.support import model_directories, numpy_models
+from tests.support.long import long_but
+from tests.support.specs import spec
 
 ROUNDED: tuple[Precision, ...] = ("fp16", "int8")
 
@@ -72,7 +75,7 @@ async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_com
     published: dict[str, Published], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)
-    model = repository.load(published[to].directory, BatchLimits(rows=16))
+    model = loading.load(published[to].directory, BatchLimits(rows=16))
     lengths = np.random.default_rng(0).integers(1, 60, 40)
     bodies = [
         {"sequences": [steps.tolist()], "outputs": ["attention"]} for steps in draw(model.manifest, lengths.tolist(), 1)
@@ -417,7 +420,7 @@ def test_every_kind_of_target_is_exported_at_each_precision(
     assert code == 0, output
     assert {"fp16": "fp16 within", "int8": "int8, one sequence at a time, within"}[to] in output
     directory = tmp_path / "models" / "m" / "1"
-    assert repository.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
+    assert loading.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
 
 
 def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from model_export.causes import Cause
-from model_export.frames import Place
-from model_export.leaks import Leak, Spread
-from model_export.report import as_json, on_terminal, promised
-from model_export.verdict import Outcome, Ran, Report
-from service.manifest import Manifest, Promise
+from lengthwise.runtime.manifest import Manifest, Promise
+from lengthwise_export.checking.causes import Cause
+from lengthwise_export.checking.leaks import Leak, Spread
+from lengthwise_export.checking.report import as_json, on_terminal, promised
+from lengthwise_export.checking.verdict import Outcome, Ran, Report
+from lengthwise_export.tracing.source_lines import Place
 
 LEAK = Leak(
     operator="pool: mean",
@@ -153,12 +153,12 @@ def test_what_is_rounding_is_said_where_there_is_some() -> None:
 )
 def test_a_directory_is_told_with_its_promise(multiple: int, promises: tuple[Promise, ...], said: str) -> None:
     update = {"width_multiple": multiple, "promises": promises}
-    manifest = Manifest.read(Path("service/models/japanese-vowels/1")).model_copy(update=update)
+    manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update=update)
     assert said in " ".join(terminal(SOUND, served=promised(manifest)).split())
 
 
 def test_a_manifest_without_promises_promises_nothing() -> None:
-    manifest = Manifest.read(Path("service/models/japanese-vowels/1")).model_copy(update={"promises": ()})
+    manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update={"promises": ()})
     assert promised(manifest) is None
 
 

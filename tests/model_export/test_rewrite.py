@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import pytest
 
-from model_export import rewrite
-from model_export.rewrite import rewriting, with_sums_as_products
-from model_export.source import Source
-from service.manifest import GraphNames, Manifest, StepInput
-from service.padding import pad
-from service.session import Session
+from lengthwise.padding import pad
+from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.runtime.session import Session
+from lengthwise_export import rewrite
+from lengthwise_export.candidate import Source
+from lengthwise_export.rewrite import rewriting, with_sums_as_products
 from tests.gallery.onnx_models import Weights, integers, model
 
 MANIFEST = Manifest(

@@ -10,16 +10,16 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from model_export import sample
-from model_export.__main__ import main
-from model_export.export import export
-from model_export.source import built_in
-from service.dataset import Label, Record
-from service.errors import ConfigurationError, VerificationError
-from service.manifest import Manifest, StepInput, Task
-from service.padding import PaddedBatch
-from service.session import Outputs, Session
-from tests.model_export.specs import spec
+from lengthwise.decoding.dataset import Label, Record
+from lengthwise.errors import ConfigurationError, VerificationError
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.manifest import Manifest, StepInput, Task
+from lengthwise.runtime.session import Outputs, Session
+from lengthwise_export import sample
+from lengthwise_export.candidate import built_in
+from lengthwise_export.cli import main
+from lengthwise_export.export import export
+from tests.support.specs import spec
 
 LABELS = ("slow", "mid", "fast")
 

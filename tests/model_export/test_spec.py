@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from model_export.errors import SpecError
-from model_export.spec import TABLES, Spec
-from tests.model_export.specs import spec
+from lengthwise_export.architecture.spec import TABLES, Spec
+from lengthwise_export.errors import SpecError
+from tests.support.specs import spec
 
-SHIPPED = Path("model_export/specs/japanese-vowels.toml")
+SHIPPED = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
 
 
 def test_a_spec_needs_only_its_steps_and_its_labels() -> None:

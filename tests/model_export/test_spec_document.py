@@ -1,4 +1,4 @@
-"""docs/spec.md says every key of a spec, with the type and the default that `model_export.spec` has."""
+"""docs/spec.md says every key of a spec, with the type and the default that `architecture.spec` has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from model_export.spec import TABLES, Spec
+from lengthwise_export.architecture.spec import TABLES, Spec
 
 DOCUMENT = Path("docs/spec.md").read_text()
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from model_export.calling import Calling, calling_of
-from model_export.options import Options
-from model_export.outputs import chosen_by
-from model_export.step_inputs import Found, read_steps
-from service.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.options import Options
+from lengthwise_export.targets.step_inputs import Found, read_steps
+from lengthwise_export.tracing.call_signature import Calling, calling_of
+from lengthwise_export.tracing.outputs import chosen_by
 
 
 class Mean(nn.Module):

@@ -6,16 +6,16 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from model_export import targets
-from model_export.__main__ import main
-from model_export.errors import CheckpointError, SpecError, UncheckableError
-from model_export.factory import module_of
-from model_export.options import Options
-from service.errors import ConfigurationError, ManifestError
-from service.padding import pad
+from lengthwise.errors import ConfigurationError, ManifestError
+from lengthwise.padding import pad
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
+from lengthwise_export.options import Options
+from lengthwise_export.targets import targets
+from lengthwise_export.targets.factory import module_of
 from tests.gallery.index import ONNX_SOUND
 
-BUNDLED = Path(__file__).parents[2] / "service" / "models" / "japanese-vowels" / "1"
+BUNDLED = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"
 
 MODULE = """
 import torch

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from model_export import checkpoint, train, trained
-from model_export.batches import examples
-from model_export.errors import CheckpointError
-from model_export.train import Epoch, Options, Progress
-from service.dataset import Record
-from service.errors import ConfigurationError
-from tests.model_export.specs import separable, spec
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.training import train
+from lengthwise_export.training.batches import examples
+from lengthwise_export.training.train import Epoch, Options, Progress
+from tests.support.specs import separable, spec
 
 QUICK = Options(epochs=4, batch_rows=8, learning_rate=0.02)
 

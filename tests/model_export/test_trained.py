@@ -7,17 +7,18 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from model_export import checkpoint, targets, trained
-from model_export.__main__ import main
-from model_export.errors import CheckpointError
-from model_export.model import SequenceClassifier
-from model_export.options import Options
-from model_export.source import built_in
-from model_export.spec import Spec
-from service.errors import ConfigurationError
-from service.manifest import Manifest
-from tests.model_export import users_models
-from tests.model_export.specs import separable, spec
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Manifest
+from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.candidate import built_in
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.options import Options
+from lengthwise_export.targets import targets
+from tests.support import users_models
+from tests.support.specs import separable, spec
 
 SPEC = """
 [input]
@@ -151,7 +152,7 @@ def test_labels_beside_a_state_dict_are_held_against_the_spec(tmp_path: Path) ->
 def test_labels_beside_a_modules_weights_are_its_labels(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save({"state_dict": users_models.mean().state_dict(), "labels": ["b", "a"]}, path)
-    target = "tests.model_export.users_models:mean"
+    target = "tests.support.users_models:mean"
     assert targets.read(target, Options(checkpoint=path, features=3)).labels == ("b", "a")
     with pytest.raises(ConfigurationError, match="--labels"):
         targets.read(target, Options(checkpoint=path, features=3, labels=("a", "b")))

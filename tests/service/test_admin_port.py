@@ -19,14 +19,14 @@ import httpx
 import orjson
 import pytest
 
-from service.app import make_admin_app
-from service.bench.launch import free_port
-from service.errors import ConfigurationError
-from service.server import ADMIN_CONNECTIONS, serve
-from service.settings import Settings
-from tests.service.numpy_models import manifest, model, samples, serving
-from tests.service.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
+from lengthwise.bench.launch import free_port
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import make_admin_app
+from lengthwise.http.server import ADMIN_CONNECTIONS, serve
+from lengthwise.settings import Settings
 from tests.service.test_grpc_server import listening
+from tests.support.numpy_models import manifest, model, samples, serving
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import answers
-from service.answers import Answer
-from service.session import Outputs
-from tests.service.numpy_models import manifest
+from lengthwise.runtime import answers
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.session import Outputs
+from tests.support.numpy_models import manifest
 
 LENGTHS = np.array([2, 1], dtype=np.int32)
 

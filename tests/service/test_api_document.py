@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from service import __main__, errors, options, pages
-from service.app import make_app
-from service.bench.launch import free_port
-from service.grpc_server import CODES
-from service.serving import Serving
-from service.settings import Settings
-from tests.service.server_process import ServerProcess, started
+from lengthwise import cli, errors
+from lengthwise.bench.launch import free_port
+from lengthwise.decoding import options
+from lengthwise.http import pages
+from lengthwise.http.app import make_app
+from lengthwise.protocols.grpc_server import CODES
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from tests.support.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
@@ -133,5 +135,5 @@ def test_every_status_is_in_the_document_with_its_code_in_grpc() -> None:
 
 
 def test_every_option_of_serve_that_is_named_is_one() -> None:
-    known = {option for parameter in __main__.serve.params for option in parameter.opts}
+    known = {option for parameter in cli.serve.params for option in parameter.opts}
     assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", DOCUMENT)) - {"--json", "--data-binary"} <= known

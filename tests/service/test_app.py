@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from service.app import make_app
-from service.errors import ConfigurationError
-from service.repository import Refusal, Repository
-from service.serving import Serving
-from service.settings import Settings
-from tests.service.numpy_models import manifest, model, repository, samples, serving
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import make_app
+from lengthwise.repository.contents import Refusal, Repository
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from tests.support.numpy_models import manifest, model, repository, samples, serving
 
 GETS = ["/", "/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json"]
 

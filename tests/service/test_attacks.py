@@ -24,16 +24,18 @@ import orjson
 import pytest
 from onnx import external_data_helper
 
-from service import messages, protocol, repository
-from service.errors import InvalidRequest, ModelError, Unauthorized
-from service.keys import Keys
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
-from service.padding import PaddedBatch
-from service.plan import BatchLimits
-from service.settings import bundled_models
-from tests.service.numpy_models import idle, manifest, model, serving
-from tests.service.server_process import ServerProcess, started
+from lengthwise.api_keys import Keys
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import InvalidRequest, ModelError, Unauthorized
+from lengthwise.http import connection
+from lengthwise.padding import PaddedBatch
+from lengthwise.protocols import grpc_codec
+from lengthwise.repository import loading
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
+from lengthwise.settings import bundled_models
 from tests.service.test_protocol import answer, served
+from tests.support.numpy_models import idle, manifest, model, serving
+from tests.support.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[2]
 STEP = [0.5] * 12
@@ -217,7 +219,7 @@ async def test_a_message_of_millions_of_empty_tensors_is_refused_before_they_are
     async with serving(model(manifest())) as service:
         started = time.process_time()
         with pytest.raises(InvalidRequest, match="may have 256 inputs, outputs and parameters"):
-            messages.decode(message, service.serving)
+            grpc_codec.decode(message, service.serving)
         assert time.process_time() - started < 0.5
 
 
@@ -250,7 +252,7 @@ async def test_a_head_that_trickles_in_is_ended_in_time() -> None:
 
 
 async def test_a_body_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
     async with served() as talk:
         reader, writer = await talk()
         writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
@@ -309,7 +311,7 @@ def test_a_header_that_decides_is_not_given_twice(server: ServerProcess, name: b
 
 
 async def test_answers_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.1)
     async with served(max_connections=1) as talk:
         _, writer = await talk()
         writer.transport.pause_reading()
@@ -433,7 +435,7 @@ def refusal(directory: Path) -> str:
     made["digests"] = {name: digest(directory / name) for name in made["digests"]}
     path.write_text(json.dumps(made))
     with pytest.raises(ModelError) as raised:
-        repository.load(directory, BatchLimits(4, 1024))
+        loading.load(directory, BatchLimits(4, 1024))
     return str(raised.value)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from service import batcher as batcher_module
-from service.batcher import Batcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
-from service.lanes import Timing
-from service.padding import PaddedBatch
-from tests.service.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+from lengthwise.batching import batcher as batcher_module
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.queues import Timing
+from lengthwise.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
+from lengthwise.padding import PaddedBatch
+from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
 
 FOREVER = float("inf")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from service.bench.command import bench, rates_of
-from service.bench.launch import Served
-from service.errors import ConfigurationError
-from service.settings import bundled_models
-from tests.service.small_server import Reply, SmallServer, serving
+from lengthwise.bench.command import bench, rates_of
+from lengthwise.bench.launch import Served
+from lengthwise.errors import ConfigurationError
+from lengthwise.settings import bundled_models
+from tests.support.small_server import Reply, SmallServer, serving
 
 FEW = ("--request-count", "6", "--warmup-seconds", "0", "--distinct", "3", "--concurrency", "2")
 
@@ -125,8 +125,8 @@ def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(
         with serving(SmallServer()) as target:
             yield Served(target)
 
-    monkeypatch.setattr("service.bench.command.served", pretended)
-    monkeypatch.setattr("service.bench.command.available_cores", lambda: 1)
+    monkeypatch.setattr("lengthwise.bench.command.served", pretended)
+    monkeypatch.setattr("lengthwise.bench.command.available_cores", lambda: 1)
     result = CliRunner().invoke(bench, [str(where), *FEW, "--tune", "--json", "--serve", "max-batch-rows=8"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

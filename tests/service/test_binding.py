@@ -10,14 +10,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from service.binding import Slot
-from service.device_memory import Buffer, HostMemory
-from service.manifest import GRAPH_FILE, Manifest
-from service.padding import PaddedBatch
-from service.provider import PLAIN_CPU
-from service.session import Session, feed
-from service.settings import bundled_models
-from tests.service.fake_device import ONE, TWO
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.binding import Slot
+from lengthwise.runtime.device_memory import Buffer, HostMemory
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import Session, feed
+from lengthwise.settings import bundled_models
+from tests.support.fake_device import ONE, TWO
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 MANIFEST = Manifest.read(BUNDLED)

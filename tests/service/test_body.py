@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import body
-from service.errors import DeadlineExceeded, InflightFull, InvalidRequest, TooLarge, UnsupportedMedia
-from service.inflight import Hold, Inflight
+from lengthwise.errors import DeadlineExceeded, InflightFull, InvalidRequest, TooLarge, UnsupportedMedia
+from lengthwise.inflight import Hold, Inflight
+from lengthwise.protocols import body
 
 MEBIBYTE = 1 << 20
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
-from service.cost import CostTable, grid
-from service.padding import rounded_width
-from service.plan import BatchLimits, plan
-from service.pool import Pool, Waiting
+from lengthwise.batching.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
+from lengthwise.batching.cost import CostTable, grid
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import BatchLimits, plan
+from lengthwise.padding import rounded_width
 
 LONGEST = 1024
 FEW = BatchLimits(64, 16_384)

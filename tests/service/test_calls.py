@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.calls import Problems, fitted, refuses_missing, unfit
-from tests.service.numpy_models import manifest
+from lengthwise.decoding.calls import Problems, fitted, refuses_missing, unfit
+from tests.support.numpy_models import manifest
 
 STEPS = np.arange(5, dtype=np.int64)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from service import closing
-from service.closing import gently
+from lengthwise.connections import closing
+from lengthwise.connections.closing import gently
 
 ANSWER = b"an answer" * 1000
 

@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from service.command import Command, end
-from service.errors import ConfigurationError, VerificationError
+from lengthwise.command import Command, end
+from lengthwise.errors import ConfigurationError, VerificationError
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,11 +67,17 @@ def test_a_terminated_command_ends_as_an_interrupted_one() -> None:
     [
         ["check", "examples/masking.py:attention_after_lstm"],
         ["export", "examples/masking.py:attention_after_lstm", "--out", "nowhere"],
-        ["train", "model_export/specs/japanese-vowels.toml", "aeon:JapaneseVowels_TRAIN", "--out", "nowhere"],
+        [
+            "train",
+            "model_export/lengthwise_export/specs/japanese-vowels.toml",
+            "aeon:JapaneseVowels_TRAIN",
+            "--out",
+            "nowhere",
+        ],
     ],
 )
 def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> None:
-    program = f"import sys; sys.modules['torch'] = None; from lengthwise import main; main({arguments})"
+    program = f"import sys; sys.modules['torch'] = None; from lengthwise.cli import main; main({arguments})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
     assert "torch is missing): pip install 'lengthwise[export]', or in a checkout: make install" in done.stderr
@@ -80,7 +86,7 @@ def test_a_command_of_the_exporter_says_what_brings_it(arguments: list[str]) -> 
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])
 @pytest.mark.parametrize("absent", ["fcntl", "resource"])
 def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> None:
-    program = f"import sys; sys.modules[{absent!r}] = None; from lengthwise import main; main({call.split()})"
+    program = f"import sys; sys.modules[{absent!r}] = None; from lengthwise.cli import main; main({call.split()})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.connection import Connection, ConnectionLostError, Target
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.errors import ConfigurationError
-from service.settings import Settings
-from tests.service.numpy_models import manifest, model, serving
-from tests.service.server_process import request, started
+from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings
+from tests.support.numpy_models import manifest, model, serving
+from tests.support.server_process import request, started
 
 PAGE = "https://page.example"
 GOOD: dict[str, Any] = {"sequences": [[[1, 3]]]}

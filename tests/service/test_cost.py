@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from service.cost import Column, CostTable, grid, measure, rows_grid
-from tests.service.costs import linear_table
+from lengthwise.batching.cost import Column, CostTable, grid, measure, rows_grid
+from tests.support.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from service.bench import cost_report
-from service.cost import CostTable
+from lengthwise.batching.cost import CostTable
+from lengthwise.bench import cost_report
 
 COST = CostTable([1, 2], [4, 8], np.array([[4e-6, 8e-6], [4e-6, 16e-6]]))
 

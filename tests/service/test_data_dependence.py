@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 from onnx import NodeProto, helper
 
-from service import onnx_graph
-from service.data_dependence import ENDS_WITHOUT_ROWS, has_steady_time, recurrent_without_rows
-from service.onnx_graph import Graph
-from service.settings import bundled_models
-from tests.service import hostile_models
-from tests.service.hostile_models import Made
+from lengthwise.runtime import onnx_graph
+from lengthwise.runtime.data_dependence import ENDS_WITHOUT_ROWS, has_steady_time, recurrent_without_rows
+from lengthwise.runtime.onnx_graph import Graph
+from lengthwise.settings import bundled_models
+from tests.support import hostile_models
+from tests.support.hostile_models import Made
 
 LSTM = helper.make_node("LSTM", ["x", "W", "R", "", "lengths"], ["y"], hidden_size=2)
 

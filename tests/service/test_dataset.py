@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import dataset, json_text
-from service.dataset import BadRecord, Record
-from service.errors import ConfigurationError, InvalidRequest
+from lengthwise.decoding import dataset, json_text
+from lengthwise.decoding.dataset import BadRecord, Record
+from lengthwise.errors import ConfigurationError, InvalidRequest
 
 
 def lines(tmp_path: Path, *records: object, name: str = "d.jsonl") -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import device_memory
-from service.device_memory import CudaMemory, HostMemory
-from service.errors import ModelError
-from service.provider import CPU, PROVIDERS, Device
+from lengthwise.errors import ModelError
+from lengthwise.runtime import device_memory
+from lengthwise.runtime.device_memory import CudaMemory, HostMemory
+from lengthwise.runtime.provider import CPU, PROVIDERS, Device
 
 
 class FakeRuntime:

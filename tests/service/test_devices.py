@@ -16,18 +16,19 @@ import httpx
 import numpy as np
 import pytest
 
-from service import buckets, repository
-from service.app import make_app
-from service.binding import Slot
-from service.buckets import BucketedCosts
-from service.errors import ConfigurationError
-from service.padding import pad
-from service.plan import BatchLimits
-from service.provider import PLAIN_CPU, Choice
-from service.serving import Serving
-from service.settings import Settings
-from tests.service.fake_device import ELSEWHERE, ONE, TWO
-from tests.service.model_directories import measure_quickly, place
+from lengthwise.batching import buckets
+from lengthwise.batching.buckets import BucketedCosts
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import make_app
+from lengthwise.padding import pad
+from lengthwise.repository import loading
+from lengthwise.runtime.binding import Slot
+from lengthwise.runtime.provider import PLAIN_CPU, Choice
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from tests.support.fake_device import ELSEWHERE, ONE, TWO
+from tests.support.model_directories import measure_quickly, place
 
 LIMITS = BatchLimits(16, 512)
 """Small, so that all shapes are warmed up soon."""
@@ -48,7 +49,7 @@ def directory(folder: Path) -> Path:
 async def serving_on(
     devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    monkeypatch.setattr("service.serving.choose", lambda *_, **__: Choice(tuple(devices), "a test asked for it"))
+    monkeypatch.setattr("lengthwise.serving.choose", lambda *_, **__: Choice(tuple(devices), "a test asked for it"))
     serving = Serving(Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options))
     await serving.start()
     try:
@@ -145,7 +146,7 @@ def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
         seen.append((wanted, options))
         return Choice()
 
-    monkeypatch.setattr("service.serving.choose", choose)
+    monkeypatch.setattr("lengthwise.serving.choose", choose)
     Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))
     Serving(Settings(recurrent_kernels=False))
     assert seen == [
@@ -160,15 +161,15 @@ def test_cuda_where_it_cannot_be_had_ends_the_start():
 
 
 def test_a_model_whose_nodes_would_run_elsewhere_is_not_served(folder: Path):
-    with pytest.raises(repository.ModelError, match=r"has no kernel for .*node_\w+ \("):
-        repository.load(directory(folder), LIMITS, devices=[ELSEWHERE])
+    with pytest.raises(loading.ModelError, match=r"has no kernel for .*node_\w+ \("):
+        loading.load(directory(folder), LIMITS, devices=[ELSEWHERE])
 
 
 def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_before_it_is_ready(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.INFO, logger="lengthwise")
-    model = repository.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
+    model = loading.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
     assert model.buckets is not None
     assert isinstance(model.cost, BucketedCosts)
     assert model.cost.clock is time.perf_counter
@@ -177,12 +178,12 @@ def test_a_model_on_a_device_is_measured_by_the_clock_and_warmed_up_before_it_is
 
 
 def test_a_batch_after_the_warm_up_allocates_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    model = repository.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
+    model = loading.load(directory(folder), LIMITS, budget_seconds=2.0, devices=TWO)
 
     def asked(*_: Any) -> Any:
         raise AssertionError("a buffer was made")
 
-    monkeypatch.setattr("service.device_memory.HostMemory.on_host", asked)
+    monkeypatch.setattr("lengthwise.runtime.device_memory.HostMemory.on_host", asked)
     assert model.buckets is not None
     random = np.random.default_rng(0)
     for rows, width in model.buckets.shapes()[::7]:
@@ -191,6 +192,6 @@ def test_a_batch_after_the_warm_up_allocates_nothing(folder: Path, monkeypatch: 
 
 
 def test_a_model_on_the_cpu_takes_any_shape_and_its_costs_are_those_of_the_thread(folder: Path):
-    model = repository.load(directory(folder), LIMITS)
+    model = loading.load(directory(folder), LIMITS)
     assert model.buckets is None
     assert model.cost.clock is time.thread_time

@@ -9,11 +9,13 @@ from fastapi.openapi.utils import get_openapi
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from service import documents, pages, wire
-from service.errors import RequestError
-from service.manifest import Manifest
-from tests.service.bad_bodies import BAD_BODIES
-from tests.service.numpy_models import MANIFESTS, OneModel, manifest, model, serving
+from lengthwise.decoding import json_body
+from lengthwise.errors import RequestError
+from lengthwise.http import pages
+from lengthwise.protocols import documents
+from lengthwise.runtime.manifest import Manifest
+from tests.support.bad_bodies import BAD_BODIES
+from tests.support.numpy_models import MANIFESTS, OneModel, manifest, model, serving
 
 KINDS = [*MANIFESTS.values(), manifest(long="tail", max_length=1), manifest(task="per-step")]
 IDS = [*MANIFESTS, "one step", "per step"]
@@ -118,7 +120,7 @@ async def test_a_refusal_is_as_the_document_says() -> None:
 def test_an_example_uses_what_the_model_knows_of_its_features() -> None:
     kind = manifest().model_copy(update={"input": manifest().input.model_copy(update={"mean": (1.004, -2.0)})})
     assert documents.example(kind)["sequences"][0] == [[1.0, -2.0], [1.0, -2.0]]
-    assert wire.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind), max_sequences=1).items
+    assert json_body.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind), max_sequences=1).items
 
 
 async def test_without_models_the_document_is_valid_and_tells_what_is_common_to_all() -> None:

@@ -16,11 +16,11 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.bench.launch import free_port
-from service.grpc_server import INFER
-from service.open_inference import open_inference_pb2 as pb
-from tests.long import long_but
-from tests.service.server_process import ServerProcess, started
+from lengthwise.bench.launch import free_port
+from lengthwise.protocols.grpc_server import INFER
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support.long import long_but
+from tests.support.server_process import ServerProcess, started
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 200

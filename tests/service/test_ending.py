@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from service import ending
-from service.ending import LastResort, leave_behind
-from service.settings import bundled_models
-from tests.service.model_directories import place
-from tests.service.server_process import ServerProcess, request, started
+from lengthwise.http import ending
+from lengthwise.http.ending import LastResort, leave_behind
+from lengthwise.settings import bundled_models
+from tests.support.model_directories import place
+from tests.support.server_process import ServerProcess, request, started
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP]]}

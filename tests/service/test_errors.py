@@ -3,9 +3,9 @@ from __future__ import annotations
 import inspect
 import re
 
-from service import errors
-from service.errors import LengthwiseError, Refused, RequestError
-from service.metrics import REASONS
+from lengthwise import errors
+from lengthwise.errors import LengthwiseError, Refused, RequestError
+from lengthwise.telemetry.metrics import REASONS
 
 TREE = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LengthwiseError)}
 

@@ -6,8 +6,8 @@ import numpy as np
 import orjson
 import pytest
 
-from service.bench.expected import Expected, scores, whole
-from service.errors import ConfigurationError
+from lengthwise.bench.expected import Expected, scores, whole
+from lengthwise.errors import ConfigurationError
 
 
 def body(*probabilities: list[float], **fields: str) -> bytes:

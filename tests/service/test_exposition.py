@@ -6,7 +6,7 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from service.bench.exposition import Samples
+from lengthwise.bench.exposition import Samples
 
 
 def page() -> tuple[CollectorRegistry, Counter, Histogram]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from service.bench.exposition import Samples
-from service.bench.figures import Figures, Latency, figures, table
-from service.bench.load import Measurement
+from lengthwise.bench.exposition import Samples
+from lengthwise.bench.figures import Figures, Latency, figures, table
+from lengthwise.bench.load import Measurement
 
 
 def measurement(

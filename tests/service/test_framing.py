@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from service import framing
-from service.framing import GIVEN_ONCE, MalformedLog, fault
+from lengthwise.http import framing
+from lengthwise.http.framing import GIVEN_ONCE, MalformedLog, fault
 
 HOST = (b"host", b"x")
 TAKEN = {

@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import golden
-from service.errors import PromiseBroken, VerificationError
-from service.golden import Golden
-from service.manifest import GraphNames, Manifest, Promise, StepInput
-from service.padding import PaddedBatch
-from service.session import CPU, Outputs, Session
+from lengthwise.errors import PromiseBroken, VerificationError
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput
+from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.verification import golden
+from lengthwise.verification.golden import Golden
 
 
 class Sums(Session):

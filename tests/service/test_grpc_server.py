@@ -26,20 +26,20 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import messages
-from service.accounts import Account
-from service.app import make_app
-from service.bench.launch import free_port
-from service.calls import Call
-from service.errors import ConfigurationError, InvalidRequest, TooLarge
-from service.grpc_server import SERVICE, GrpcServer
-from service.lanes import Entry, Ticket
-from service.open_inference import open_inference_pb2 as pb
-from service.padding import PaddedBatch
-from service.repository import Model
-from service.serving import Serving
-from service.settings import Settings
-from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
+from lengthwise.batching.queues import Entry, Ticket
+from lengthwise.bench.launch import free_port
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
+from lengthwise.http.app import make_app
+from lengthwise.padding import PaddedBatch
+from lengthwise.protocols import grpc_codec
+from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.repository.model import Model
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from lengthwise.telemetry.call_record import Account
+from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
 Code = grpc.StatusCode
@@ -290,7 +290,7 @@ async def test_a_defect_of_the_service_is_internal_and_says_nothing_of_why(
 ) -> None:
     async with listening(model(manifest())) as caller:
         with monkeypatch.context() as broken:
-            broken.setattr(messages.tensors, "read", None)
+            broken.setattr(grpc_codec.tensors, "read", None)
             error = await caller.refused("ModelInfer", request(), metadata=(("x-request-id", "mine"),))
         assert (error.code(), error.details()) == (Code.INTERNAL, "the request could not be answered")
         assert "request mine failed" in caplog.text
@@ -357,13 +357,13 @@ async def test_a_call_that_is_cancelled_in_the_queue_is_not_run_and_counts_as_le
 
 async def test_a_large_message_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     readers: list[str] = []
-    read = messages.tensors.read
+    read = grpc_codec.tensors.read
 
     def watched(*args: Any, **options: Any) -> Any:
         readers.append(threading.current_thread().name)
         return read(*args, **options)
 
-    monkeypatch.setattr(messages.tensors, "read", watched)
+    monkeypatch.setattr(grpc_codec.tensors, "read", watched)
     long = np.ones((9, 1000, 2), "<f4")
     async with listening(model(manifest(max_length=1000))) as caller:
         await caller.call("ModelInfer", request(values=long, ends=np.full(9, 1000, "<i4")))
@@ -726,7 +726,7 @@ async def test_a_port_that_cannot_be_had_ends_the_service() -> None:
 
 
 def test_without_the_extra_a_port_for_grpc_is_a_wrong_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "service.grpc_server", None)
+    monkeypatch.setitem(sys.modules, "lengthwise.protocols.grpc_server", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[grpc\]', or in a checkout: make install"):
         make_app(Serving(Settings(grpc_port=8001)))
 
@@ -770,17 +770,19 @@ def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: st
     whole = request().SerializeToString()
     for message in (body, whole[:cut] + body + whole[cut + len(body) :]):
         with contextlib.suppress(InvalidRequest, TooLarge):
-            call, _ = messages.decode(message, catalog)
+            call, _ = grpc_codec.decode(message, catalog)
             assert call.items
 
 
 def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
-    proto = "service/open_inference/open_inference.proto"
+    proto = "lengthwise/protocols/open_inference/open_inference.proto"
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", f"--python_out={tmp_path}", proto], cwd=ROOT, check=True
+        [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", f"--python_out={tmp_path}", proto],
+        cwd=ROOT / "service",
+        check=True,
     )
     published, made = (
         next(line for line in (folder / proto.replace(".proto", "_pb2.py")).read_text().splitlines() if "b'" in line)
-        for folder in (ROOT, tmp_path)
+        for folder in (ROOT / "service", tmp_path)
     )
     assert published == made, "make proto"

@@ -20,19 +20,20 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import answers, grpc_server, receiving
-from service.calls import Call
-from service.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
-from service.errors import ConfigurationError, InflightFull, TooLarge
-from service.grpc_server import SERVICE, GrpcServer
-from service.inflight import Hold, Inflight
-from service.manifest import Manifest
-from service.padding import PaddedBatch
-from service.repository import Model
-from service.settings import Settings
-from tests.service.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
-from tests.service.test_direct import Line, Net, net
+from lengthwise.decoding import calls
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import ConfigurationError, InflightFull, TooLarge
+from lengthwise.inflight import Hold, Inflight
+from lengthwise.padding import PaddedBatch
+from lengthwise.protocols import grpc_server, receiving
+from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
+from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.settings import Settings
+from tests.service.test_fast_request import Line, Net, net
 from tests.service.test_grpc_server import request as message
+from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 MEBIBYTE = 1 << 20
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
@@ -120,7 +121,7 @@ async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, att
         found = await service.predict(body)
     assert found.status_code == 200
     head = len(asked[0].model.manifest.answer_head)
-    assert len(found.content) - head <= answers.bytes_of(asked[0])
+    assert len(found.content) - head <= calls.answer_bytes(asked[0])
 
 
 # Refused where there is no room, by every protocol

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from service.installation import Gpu, ask_driver, find, missing_libraries
-from service.settings import bundled_models
+from lengthwise.runtime.installation import Gpu, ask_driver, find, missing_libraries
+from lengthwise.settings import bundled_models
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,8 +111,8 @@ def test_what_is_installed_here_is_found_and_no_gpu_is_asked_for_it(monkeypatch:
 
 
 def test_without_onnxruntime_nothing_is_found_and_nothing_fails(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("service.installation.onnxruntime", None)
-    monkeypatch.setattr("service.installation.PACKAGES", ("no-such-package",))
+    monkeypatch.setattr("lengthwise.runtime.installation.onnxruntime", None)
+    monkeypatch.setattr("lengthwise.runtime.installation.PACKAGES", ("no-such-package",))
     found = find()
     assert not found.module
     assert found.packages == {}
@@ -125,7 +125,10 @@ WITHOUT = "import sys; sys.modules['onnxruntime'] = None; sys.argv = ['lengthwis
 
 def without_onnxruntime(*call: str) -> subprocess.CompletedProcess[str]:
     """The command in an environment that has no onnxruntime, and no package that would bring it."""
-    program = WITHOUT + "import service.installation as i; i.PACKAGES = (); lengthwise.main()"
+    program = (
+        WITHOUT
+        + "import lengthwise.runtime.installation as i; i.PACKAGES = (); from lengthwise.cli import main; main()"
+    )
     return subprocess.run([sys.executable, "-c", program, *call], capture_output=True, text=True, cwd=ROOT, check=False)
 
 

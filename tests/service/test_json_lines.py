@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import dataset, json_lines
-from service.dataset import BadRecord, Record
+from lengthwise.decoding import dataset, json_lines
+from lengthwise.decoding.dataset import BadRecord, Record
 
 NUMBERS = st.one_of(
     st.integers(-(2**63), 2**63 - 1),

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from service import judge_process, judging, repository
-from service.errors import ModelError, NotJudged, VerificationError
-from service.judge_process import JudgeProcess
-from service.judging import ModelFiles
-from service.plan import BatchLimits
-from service.provider import CPU
-from service.scan import scan
-from service.settings import memory_left_bytes
-from service.stopping import Stopped, Stopping
-from service.versions import Policy
-from tests.service import hostile_models
-from tests.service.hostile_models import place_graph
-from tests.service.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.errors import ModelError, NotJudged, VerificationError
+from lengthwise.repository import contents, judge_process, judging, loading
+from lengthwise.repository.judge_process import JudgeProcess
+from lengthwise.repository.judging import ModelFiles
+from lengthwise.repository.scan import scan
+from lengthwise.runtime.provider import CPU
+from lengthwise.settings import memory_left_bytes
+from lengthwise.stopping import Stopped, Stopping
+from lengthwise.versions import Policy
+from tests.support import hostile_models
+from tests.support.hostile_models import place_graph
+from tests.support.model_directories import BUNDLED, LIMITS, place, sign, tamper_with_golden
 
 PATIENCE_SECONDS = 60.0
 MEBIBYTE = 2**20
@@ -72,7 +72,7 @@ def judging_endlessly(folder: Path, processes: Started, stopping: Stopping) -> I
 
     def judge() -> None:
         try:
-            repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+            loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
         except BaseException as error:
             raised.append(error)
 
@@ -90,11 +90,11 @@ def judging_endlessly(folder: Path, processes: Started, stopping: Stopping) -> I
 def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     directory = place(tmp_path, max_length=64)
-    there = repository.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
+    there = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     assert len(processes) == 1
     assert "vowels/1 is proved on CPUExecutionProvider" in caplog.text
     (directory / "promises.json").unlink()
-    here = repository.load(directory, LIMITS, budget_seconds=0.01)
+    here = loading.load(directory, LIMITS, budget_seconds=0.01)
     assert len(processes) == 1
     assert there.promise == here.promise
     assert there.steady
@@ -106,7 +106,7 @@ def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started
 
 def test_a_promise_that_was_proved_there_is_kept(tmp_path: Path, processes: Started):
     directory = place(tmp_path, max_length=64)
-    first = repository.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
+    first = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     (entry,) = json.loads((directory / "promises.json").read_text())["promises"]
     assert entry["promise"] == (first.promise.model_dump() if first.promise else None)
     assert entry["cases"]
@@ -116,19 +116,19 @@ def test_a_model_that_is_refused_there_has_its_reason_here(tmp_path: Path):
     directory = place(tmp_path)
     tamper_with_golden(directory)
     with pytest.raises(VerificationError, match="differs from its stored logits by"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 def test_a_graph_that_ends_its_process_is_refused_with_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory = place_graph(tmp_path, hostile_models.rows_chosen_by_lengths)
     with pytest.raises(ModelError, match=r"bad/1: the process that judged it was ended by SIG(ABRT|SEGV): its graph"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 def test_a_graph_that_hangs_is_refused_with_the_time(tmp_path: Path, processes: Started):
     directory = place_graph(tmp_path, hostile_models.endless)
     with pytest.raises(ModelError, match=r"bad/1: judging it timed out after 2 s \(--judge-timeout-seconds\)"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
+        loading.load(directory, LIMITS, judge=JudgeProcess(2, 2**30))
     assert not is_there(processes[0].pid)
 
 
@@ -137,7 +137,7 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
     directory = place_graph(tmp_path, hostile_models.greedy)
     said = rf"ran out of memory: it takes more than {256 * MEBIBYTE} bytes \(--judge-memory-bytes\)"
     with pytest.raises(ModelError, match=said):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 256 * MEBIBYTE))
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 256 * MEBIBYTE))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
@@ -147,7 +147,7 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
     monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 320 * MEBIBYTE)
     directory = place_graph(tmp_path, hostile_models.greedy)
     with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, which is most of what"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_the_files_of_a_model_count_as_memory_that_judging_takes(tmp_path: Path)
         file.write(" " * 64 * MEBIBYTE)
     sign(directory)
     with pytest.raises(ModelError, match="ran out of memory"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 64 * MEBIBYTE))
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 64 * MEBIBYTE))
 
 
 def test_a_file_larger_than_judging_may_take_is_refused_unread(tmp_path: Path, processes: Started):
     directory = place(tmp_path)
     os.truncate(directory / "model.onnx", 2**40)
     with pytest.raises(VerificationError, match=rf"'model.onnx' cannot be read: it has {2**40} bytes, and at most"):
-        repository.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), most_bytes=2**30)
+        loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), most_bytes=2**30)
     assert not processes
 
 
@@ -204,10 +204,10 @@ def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_j
     def ended(*_: object) -> judging.Judged:
         raise NotJudged("bad/1: ended from outside")
 
-    def looked(judge: judging.Judge, before: repository.Repository) -> repository.Repository:
+    def looked(judge: judging.Judge, before: contents.Repository) -> contents.Repository:
         return scan(tmp_path / "models", LIMITS, policy=Policy(), judge=judge, before=before)
 
-    first = looked(ended, repository.Repository())
+    first = looked(ended, contents.Repository())
     assert [refusal.reason for refusal in first.refused] == ["bad/1: ended from outside"]
     judged = []
 
@@ -237,7 +237,7 @@ def test_a_stop_that_came_before_starts_nothing_that_lasts(tmp_path: Path, proce
     stopping = Stopping()
     stopping.stop()
     with pytest.raises(Stopped):
-        repository.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+        loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
     assert not any(is_there(process.pid) for process in processes)
 
 
@@ -265,12 +265,12 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
-        "import sys; from pathlib import Path; from service import judge_process, repository;"
-        "from service.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
+        "import sys; from pathlib import Path; from lengthwise.repository import judge_process, loading;"
+        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
         "def watched(*arguments):\n"
         "    process = start(*arguments); print(process.pid, flush=True); return process\n"
         "judge_process.JudgeProcess._started = watched\n"
-        "repository.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
+        "loading.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -285,7 +285,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
 def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
     with pytest.raises(NotJudged, match=r"no process can be started .* --judge-in-process judges in the process"):
-        repository.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
+        loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
 
 
 @pytest.mark.parametrize(
@@ -310,11 +310,11 @@ def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_p
         (directory / "model.onnx").write_bytes(b"another graph")
         return judging.Judged(**{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU,), Stopping())), "session": None})
 
-    model = repository.load(directory, LIMITS, judge=judge)
-    good = repository.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
+    model = loading.load(directory, LIMITS, judge=judge)
+    good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)
     assert model.session.kernels == good.session.kernels
     with pytest.raises(VerificationError, match="is not the file that was published"):
-        repository.load(directory, LIMITS)
+        loading.load(directory, LIMITS)
 
 
 def vars_of(judged: judging.Judged) -> dict[str, object]:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from service.judge_process import JudgeProcess
-from service.judging import judge as judge_here
-from service.manifest import MANIFEST_FILE
-from service.serving import Serving
-from service.settings import Settings
-from tests.service import hostile_models
-from tests.service.hostile_models import Made, place_graph
-from tests.service.model_directories import place
-from tests.service.server_process import ServerProcess, started
+from lengthwise.repository.judge_process import JudgeProcess
+from lengthwise.repository.judging import judge as judge_here
+from lengthwise.runtime.manifest import MANIFEST_FILE
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
 from tests.service.test_odd_directories import encrypted, text_for_lengths, trillions_of_steps
+from tests.support import hostile_models
+from tests.support.hostile_models import Made, place_graph
+from tests.support.model_directories import place
+from tests.support.server_process import ServerProcess, started
 
 PATIENCE_SECONDS = 60.0
 BODY = {"sequences": [[[0.5] * 12] * 3], "model": "vowels"}
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.service.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("tests.support.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
 
 
 def serve(folder: Path, *options: str) -> tuple[str, ...]:

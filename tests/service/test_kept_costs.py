@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from service import judging, kept_costs, repository
-from service.__main__ import main
-from service.cost import CostTable
-from service.manifest import Manifest
-from service.plan import BatchLimits
-from service.provider import CPU
-from service.session import Session
-from service.settings import bundled_models
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.cli import main
+from lengthwise.repository import judging, kept_costs, loading
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.provider import CPU
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
 
 TABLE = CostTable([1, 8], [4, 16], np.array([[1.0, 3.0], [4.0, 9.0]]))
 UNDER: dict[str, str | int] = {"processor": "one", "max_batch_rows": 8}
@@ -98,7 +98,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
 ) -> None:
     directory = models / "japanese-vowels" / "1"
     limits = BatchLimits(rows=8, cost_steps=64)
-    measured = repository.load(directory, limits)
+    measured = loading.load(directory, limits)
     under = kept_costs.conditions(measured.manifest, measured.session, limits)
     kept_costs.write(directory, under, TABLE)
 
@@ -106,7 +106,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
         raise AssertionError("measured")
 
     monkeypatch.setattr(judging, "measure_cost", measure_cost)
-    assert repository.load(directory, limits).cost.to_json() == TABLE.to_json()
+    assert loading.load(directory, limits).cost.to_json() == TABLE.to_json()
 
 
 def test_bench_keeps_the_table_that_it_shows(models: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.connection import Target
-from service.bench.launch import Running, free_port, running, serve_command, served
-from service.bench.remote import get
-from service.errors import ConfigurationError
-from service.manifest import Manifest, StepInput
+from lengthwise.bench.connection import Target
+from lengthwise.bench.launch import Running, free_port, running, serve_command, served
+from lengthwise.bench.remote import get
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Manifest, StepInput
 
 # Ignores the request to end for long enough to be noticed, when it is told to be stubborn.
 SERVER = """
@@ -71,14 +71,14 @@ def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
 
 
 def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, silent_port: int):
-    monkeypatch.setattr("service.bench.launch._READY_SECONDS", 0.2)
+    monkeypatch.setattr("lengthwise.bench.launch._READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(ConfigurationError, match="was not ready within"), running(command, silent_port):
         pass
 
 
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("service.bench.launch._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("lengthwise.bench.launch._STOP_SECONDS", 0.1)
     port = free_port()
     with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as server:
         pass
@@ -88,7 +88,7 @@ def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_command_of_serve_names_repository_port_and_options():
     command = serve_command(Path("models"), 8123, {"max_batch_rows": "32"})
-    expected = "-m service serve models --host 127.0.0.1 --port 8123 --max-batch-rows 32"
+    expected = "-m lengthwise serve models --host 127.0.0.1 --port 8123 --max-batch-rows 32"
     assert " ".join(command[1:]) == expected
     assert "models" not in serve_command(None, 8123, {})
 
@@ -103,7 +103,7 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
         commands.append(command)
         yield Running(Target("127.0.0.1", port), 0)
 
-    monkeypatch.setattr("service.bench.launch.running", pretended)
+    monkeypatch.setattr("lengthwise.bench.launch.running", pretended)
     directory = tmp_path / "models" / "m" / "3"
     directory.mkdir(parents=True)
     manifest = Manifest(name="m", version=3, input=StepInput(features=1), labels=("a",))

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import trustme
 
-from service import listener as listeners
-from service.bench.launch import free_port
-from service.errors import ConfigurationError
-from service.listener import TOLD, Listener, listening
-from tests.service.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
+from lengthwise.bench.launch import free_port
+from lengthwise.connections import listener as listeners
+from lengthwise.connections.listener import TOLD, Listener, listening
+from lengthwise.errors import ConfigurationError
+from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 
 GOOD = {"sequences": [[[0.5] * 12]]}
 FILES = 200

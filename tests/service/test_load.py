@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.bench import load as load_module
-from service.bench.connection import Connection, ConnectionLostError, Target
-from service.bench.load import Measurement, ask_each, drive
-from service.bench.schedule import Closed, Open
-from service.errors import ConfigurationError
-from tests.service.small_server import Reply, SmallServer, serving
+from lengthwise.bench import load as load_module
+from lengthwise.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.load import Measurement, ask_each, drive
+from lengthwise.bench.schedule import Closed, Open
+from lengthwise.errors import ConfigurationError
+from tests.support.small_server import Reply, SmallServer, serving
 
 
 def requests_for(target: Target, count: int, *, size: int = 1) -> list[bytes]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from service import logs
-from service.settings import Settings
+from lengthwise import logs
+from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.test")
 

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from service.errors import ManifestError, VerificationError
-from service.manifest import GraphNames, Manifest, Promise, StepInput, digest
+from lengthwise.errors import ManifestError, VerificationError
+from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput, digest
 
 LEAST: dict[str, Any] = {
     "name": "m",

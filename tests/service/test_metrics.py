@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
+from lengthwise.telemetry.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
 
 OWN = frozenset({"model", "version"})
 FAMILIES = {
@@ -158,7 +158,7 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 def test_the_directory_of_many_processes_changes_nothing_and_stays_empty(variable: str, tmp_path: Path):
     program = (
-        "from tests.service.test_metrics import used; from service.bench import exposition; "
+        "from tests.service.test_metrics import used; from lengthwise.bench import exposition; "
         "import sys; sys.stdout.buffer.write(used().text())"
     )
     done = subprocess.run(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.manifest import Manifest
-from tests.service.numpy_models import MANIFESTS, manifest, model, serving
+from lengthwise.runtime.manifest import Manifest
+from tests.support.numpy_models import MANIFESTS, manifest, model, serving
 
 
 async def config(*manifests: Manifest, path: str = "sums", **options: Any) -> dict[str, Any]:

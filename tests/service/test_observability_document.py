@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.logs import JsonLines
-from tests.service.numpy_models import manifest, model, serving
+from lengthwise.logs import JsonLines
+from tests.support.numpy_models import manifest, model, serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
 

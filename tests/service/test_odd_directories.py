@@ -15,19 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import files, golden, judging, kept_costs, kept_promises, promises, recurrent, repository
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
-from service.repository import Repository
-from service.scan import scan
-from service.versions import Policy
-from tests.service.model_directories import LIMITS, measure_quickly, place, sign
+from lengthwise import files
+from lengthwise.repository import judging, kept_costs, loading
+from lengthwise.repository.contents import Repository
+from lengthwise.repository.scan import scan
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest
+from lengthwise.verification import golden, kept_promises, promises
+from lengthwise.versions import Policy
+from tests.support.model_directories import LIMITS, measure_quickly, place, sign
 
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
 UNVOUCHED = (kept_costs.FILE, kept_promises.FILE)
 MOST_BYTES = 2**30
 SMALL: dict[str, Any] = {
     "max_length": 64,
-    "made": {promises.KERNELS: next(iter(recurrent.INSTRUCTION_SETS), recurrent.ONNXRUNTIME)},
+    "made": {promises.KERNELS: next(iter(recurrent_kernels.INSTRUCTION_SETS), recurrent_kernels.ONNXRUNTIME)},
 }
 """Of a model that is quickly judged: its promise was proved in the kernels that run it here."""
 
@@ -166,7 +169,7 @@ def matching(**table: Any) -> Callable[[Path], str]:
     """A cost table under the right conditions."""
 
     def written(directory: Path) -> str:
-        model = repository.load(directory, LIMITS, budget_seconds=0.01)
+        model = loading.load(directory, LIMITS, budget_seconds=0.01)
         under = kept_costs.conditions(model.manifest, model.session, LIMITS.at_most(model.manifest.max_batch_rows))
         return json.dumps({"conditions": under, "table": {"rows": [1], "widths": [4], "seconds": [[1.0]]} | table})
 
@@ -417,12 +420,12 @@ def test_a_name_whose_folder_cannot_be_read_costs_no_other_its_place_and_keeps_w
 
 def test_a_version_of_many_folders_in_each_other_is_looked_into_so_far_only(folder: Path, bad: Path) -> None:
     inner = bad
-    for _ in range(3 * repository.MOST_NESTED):
+    for _ in range(3 * loading.MOST_NESTED):
         inner = inner / "d"
         inner.mkdir()
         (inner / "file").touch()
-    deepest = max(name.count("/") for name, *_ in repository.look(bad))
-    assert deepest == repository.MOST_NESTED
+    deepest = max(name.count("/") for name, *_ in loading.look(bad))
+    assert deepest == loading.MOST_NESTED
     assert served(look(folder)) == ["bad/1", "good/1"]
 
 
@@ -445,7 +448,7 @@ def test_weights_beside_the_graph_are_read_once_with_their_digest(folder: Path, 
     from onnx import external_data_helper
 
     graph = onnx.load(bad / GRAPH_FILE)
-    expected = repository.load(bad, LIMITS)
+    expected = loading.load(bad, LIMITS)
     blob = b""
     for tensor in graph.graph.initializer:
         if len(tensor.raw_data) > 100:

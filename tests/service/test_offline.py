@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.answers import Answer
-from service.calls import Item
-from service.padding import PaddedBatch
-from service.plan import BatchLimits
-from service.repository import Model
-from service.scoring import offline
-from service.scoring.offline import FAILED, NOT_FINITE, Batch, Result
-from tests.service import numpy_models
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding.calls import Item
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository.model import Model
+from lengthwise.runtime.answers import Answer
+from lengthwise.scoring import offline
+from lengthwise.scoring.offline import FAILED, NOT_FINITE, Batch, Result
+from tests.support import numpy_models
 
 LIMITS = BatchLimits(rows=8)
 

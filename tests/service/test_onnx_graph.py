@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from service import onnx_graph
-from service.manifest import external_data
+from lengthwise.runtime import onnx_graph
+from lengthwise.runtime.manifest import external_data
 
 
 def field(number: int, content: bytes) -> bytes:

@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 import pytest
 
-from service import closing, protocol, unread
-from service.protocol import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
-from tests.service.numpy_models import Service, manifest, model, serving
-from tests.service.test_direct import Line, Net, held, net
+from lengthwise.connections import closing, unread
+from lengthwise.http import connection as http_connection
+from lengthwise.http.connection import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
+from tests.service.test_fast_request import Line, Net, held, net
+from tests.support.numpy_models import Service, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
 CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -69,7 +70,7 @@ async def rest_of(line: Line) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _half_closed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HALF_CLOSED_SECONDS", 60)  # a busy machine may take long to answer
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 60)  # a busy machine may take long to answer
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ async def test_a_tunnel_is_refused(made: Net, way: str) -> None:
 
 
 async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 0.05)
     async with held() as (made, release, running):
         line = await made.line()
         body = GOOD + b" " * 300_000
@@ -274,7 +275,7 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
                 await asyncio.sleep(0.01)
         release.set()
         assert (await line.answer())[1]["x-request-id"] == "first"
-        monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 30)
+        monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 30)
         line.writer.write(body[-290_000:])
         status, headers, _ = await line.answer()
         assert (status, headers["x-request-id"]) == (200, "second")
@@ -283,7 +284,7 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
 async def test_a_body_that_drips_behind_another_request_is_408_behind_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 0.05)
     async with held() as (made, release, running):
         line = await made.line()
         line.writer.write(request("direct") + request("asgi")[:-5])
@@ -396,7 +397,7 @@ async def test_a_refused_client_that_goes_on_sending_is_read_until_it_ends_its_s
 async def test_a_client_that_sends_no_more_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(protocol, "HALF_CLOSED_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "HALF_CLOSED_SECONDS", 0.05)
     async with held() as (made, _, running):
         first, line = await made.line(), await made.line()
         first.writer.write(request("direct"))
@@ -473,7 +474,7 @@ async def gone(made: Net) -> None:
 
 @WAYS
 async def test_whoever_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, made: Net, way: str) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
     with await narrow(made) as client:
         await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
         await unread_there(made)
@@ -481,7 +482,7 @@ async def test_whoever_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch,
 
 
 async def test_whoever_leaves_a_little_unread_is_cut_off_too(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
     loop = asyncio.get_running_loop()
     with await narrow(made) as client:
         connection = connection_of(made)
@@ -498,7 +499,7 @@ async def test_whoever_leaves_a_little_unread_is_cut_off_too(monkeypatch: pytest
 
 
 async def test_a_client_that_reads_slowly_keeps_its_connection(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.4)
     loop = asyncio.get_running_loop()
     with await narrow(made) as client:
         await loop.sock_sendall(client, large_answer("asgi") * 10)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
 
-from service.padding import Steps, pad, rounded_width, step_mask
+from lengthwise.padding import Steps, pad, rounded_width, step_mask
 
 features = st.shared(st.integers(1, 3), key="features")
 values = st.integers(1, 20).flatmap(

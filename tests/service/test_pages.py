@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import pages
-from tests.service.numpy_models import manifest, model, serving
+from lengthwise.http import pages
+from tests.support.numpy_models import manifest, model, serving
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 KEY = "a-key-of-sixteen-or-more"

@@ -9,14 +9,14 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from service import placement
-from service.errors import ModelError
-from service.manifest import GRAPH_FILE, Manifest
-from service.placement import Node
-from service.provider import PROVIDERS, Device
-from service.session import Session
-from service.settings import bundled_models
-from tests.service.fake_device import ELSEWHERE
+from lengthwise.errors import ModelError
+from lengthwise.runtime import placement
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.placement import Node
+from lengthwise.runtime.provider import PROVIDERS, Device
+from lengthwise.runtime.session import Session
+from lengthwise.settings import bundled_models
+from tests.support.fake_device import ELSEWHERE
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -97,8 +97,8 @@ class Reporting(onnxruntime.InferenceSession):  # type: ignore[misc]
 
 @pytest.fixture
 def reporting(monkeypatch: pytest.MonkeyPatch) -> type[Reporting]:
-    monkeypatch.setattr("service.session.onnxruntime.InferenceSession", Reporting)
-    monkeypatch.setattr("service.device_memory.CudaMemory", lambda index: None)
+    monkeypatch.setattr("lengthwise.runtime.session.onnxruntime.InferenceSession", Reporting)
+    monkeypatch.setattr("lengthwise.runtime.device_memory.CudaMemory", lambda index: None)
     monkeypatch.setattr(Reporting, "starts", True)
     monkeypatch.setattr(Reporting, "on_cpu", ())
     return Reporting

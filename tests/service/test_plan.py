@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-import service.plan
-import service.pool
+import lengthwise.batching.pending
+import lengthwise.batching.plan
 from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
-from service.cost import CostTable
-from service.padding import rounded_width
-from service.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
-from service.pool import Pool, Waiting
-from tests.service.costs import linear_table
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
+from lengthwise.padding import rounded_width
+from tests.support.costs import linear_table
 
 FOREVER = float("inf")
 
@@ -221,7 +221,7 @@ hurried = st.builds(
 )
 def test_nobody_is_passed_over_more_often_than_the_bound(arrivals: list[list[Spec]], horizon: int, limits: BatchLimits):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (service.plan, service.pool):
+        for module in (lengthwise.batching.plan, lengthwise.batching.pending):
             patch.setattr(module, "PRIORITY_HEAD_START", 2)
         assert most_passed_over(arrivals, horizon, limits) <= bypass_bound(horizon)
 
@@ -231,7 +231,7 @@ def test_the_bound_holds_against_an_adversary_that_comes_close_to_it(rows: int):
     # Ever more with the highest priority, and with deadlines that must be met now.
     arrivals = [[Spec(240)] * 10] + [[Spec(4, deadline=0.012, priority=9)] * 2 for _ in range(300)]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (service.plan, service.pool):
+        for module in (lengthwise.batching.plan, lengthwise.batching.pending):
             patch.setattr(module, "PRIORITY_HEAD_START", 4)
         passed = most_passed_over(arrivals, 4, BatchLimits(rows=rows))
         assert 12 // rows <= passed <= bypass_bound(4)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bench import plots
-from service.errors import ConfigurationError
+from lengthwise.bench import plots
+from lengthwise.errors import ConfigurationError
 
 
 def test_without_matplotlib_the_extra_that_brings_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -12,11 +12,11 @@ import numpy as np
 import orjson
 import pytest
 
-from service import wire
-from service.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
-from service.padding import PaddedBatch
-from tests.service.bad_bodies import BAD_BODIES, option, sequences
-from tests.service.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
+from lengthwise.decoding import json_body
+from lengthwise.padding import PaddedBatch
+from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
+from tests.support.bad_bodies import BAD_BODIES, option, sequences
+from tests.support.numpy_models import NOT_FINITE, Service, idle, manifest, model, serving
 
 GOOD = {"sequences": [[[1, 3]]]}
 
@@ -349,7 +349,7 @@ async def test_a_defect_of_the_service_is_500_and_says_nothing_of_why(
 ) -> None:
     async with serving(model(manifest())) as service:
         with monkeypatch.context() as broken:
-            broken.setattr(wire, "decode", None)
+            broken.setattr(json_body, "decode", None)
             answer = await service.predict(GOOD, x_request_id="mine")
         assert answer.status_code == 500
         assert "NoneType" not in answer.text
@@ -360,7 +360,7 @@ async def test_a_defect_of_the_service_is_500_and_says_nothing_of_why(
 async def test_an_answer_that_cannot_be_written_is_500_for_its_caller_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(model(manifest())) as service:
         with monkeypatch.context() as broken:
-            broken.setattr(wire, "encode", None)
+            broken.setattr(json_body, "encode", None)
             assert (await service.predict(GOOD)).status_code == 500
         await still_well(service)
 
@@ -511,13 +511,13 @@ async def test_priorities_and_deadlines_are_taken() -> None:
 
 async def test_a_large_body_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     readers: set[str] = set()
-    decode = wire.decode
+    decode = json_body.decode
 
     def watched(*args: Any, **options: Any) -> Any:
         readers.add(threading.current_thread().name)
         return decode(*args, **options)
 
-    monkeypatch.setattr(wire, "decode", watched)
+    monkeypatch.setattr(json_body, "decode", watched)
     async with serving(model(manifest())) as service:
         padded = orjson.dumps(GOOD) + b" " * LARGE_BODY_BYTES
         assert (await service.predict(padded)).status_code == 200
@@ -527,7 +527,7 @@ async def test_a_large_body_is_read_beside_the_event_loop(monkeypatch: pytest.Mo
 
 
 async def test_few_large_bodies_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, lock, now, most = wire.decode, threading.Lock(), 0, 0
+    decode, lock, now, most = json_body.decode, threading.Lock(), 0, 0
     together = threading.Barrier(LARGE_BODIES_AT_ONCE)
 
     def watched(*args: Any, **options: Any) -> Any:
@@ -540,7 +540,7 @@ async def test_few_large_bodies_are_read_at_once(monkeypatch: pytest.MonkeyPatch
             now -= 1
         return decode(*args, **options)
 
-    monkeypatch.setattr(wire, "decode", watched)
+    monkeypatch.setattr(json_body, "decode", watched)
     padded = orjson.dumps(GOOD) + b" " * LARGE_BODY_BYTES
     async with serving(model(manifest())) as service:
         answers = await asyncio.gather(*[service.predict(padded) for _ in range(3 * LARGE_BODIES_AT_ONCE)])

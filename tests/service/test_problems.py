@@ -3,8 +3,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from service import errors, problems
-from service.errors import InvalidRequest, Problem, QueueFull, RequestError, TooLarge, Unauthorized
+from lengthwise import errors
+from lengthwise.errors import InvalidRequest, Problem, QueueFull, RequestError, TooLarge, Unauthorized
+from lengthwise.protocols import problems
 
 REFUSALS = [
     kind

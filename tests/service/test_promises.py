@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import judging, kept_promises, promises, recurrent, repository
-from service.errors import VerificationError
-from service.manifest import Manifest, Promise
-from service.padding import PaddedBatch
-from service.provider import CPU as CPU_DEVICE
-from service.provider import PLAIN_CPU
-from service.repository import Model
-from service.session import CPU, Outputs, Session
-from tests.service import model_directories
-from tests.service.fake_device import ONE
-from tests.service.model_directories import LIMITS
+from lengthwise.errors import VerificationError
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository import judging, loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import Manifest, Promise
+from lengthwise.runtime.provider import CPU as CPU_DEVICE
+from lengthwise.runtime.provider import PLAIN_CPU
+from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.verification import kept_promises, promises
+from tests.support import model_directories
+from tests.support.fake_device import ONE
+from tests.support.model_directories import LIMITS
 
 ELSEWHERE = "ImaginedExecutionProvider, Device 9000"
 
@@ -57,7 +59,7 @@ def load(
             return Outputs(found.logits + off, found.attention)
 
     monkeypatch.setattr(judging, "Session", Elsewhere)
-    return repository.load(directory, LIMITS)
+    return loading.load(directory, LIMITS)
 
 
 def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +90,7 @@ def test_a_device_that_nobody_proved_the_model_on_proves_it_and_keeps_its_promis
 
 
 def test_a_device_proves_through_the_buffers_that_it_will_serve_with(directory: Path) -> None:
-    model = repository.load(directory, LIMITS, devices=ONE)
+    model = loading.load(directory, LIMITS, devices=ONE)
     assert model.session.bound
     assert model.promise is not None
     assert (model.promise.provider, model.promise.bits) == (ONE[0].label, True)
@@ -167,33 +169,33 @@ def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolera
 def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
     made = {promises.KERNELS: Session.load(directory, Manifest.read(directory)).kernels}
     model_directories.sign(directory, made=made)
-    model = repository.load(directory, LIMITS)
+    model = loading.load(directory, LIMITS)
     assert model.promise == Manifest.read(directory).promise(CPU)
     assert not (directory / kept_promises.FILE).exists()
 
 
-@pytest.mark.skipif(not recurrent.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
+@pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
 @pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])
 def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_that_serve(
     directory: Path, of_the_exporter: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {} if of_the_exporter is None else {promises.KERNELS: of_the_exporter}
     model_directories.sign(directory, made=made)
-    found = [repository.load(directory, LIMITS, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU)]
+    found = [loading.load(directory, LIMITS, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU)]
     kernels = [model.session.kernels for model in found]
-    assert kernels == [recurrent.INSTRUCTION_SETS[0], recurrent.ONNXRUNTIME]
+    assert kernels == [recurrent_kernels.INSTRUCTION_SETS[0], recurrent_kernels.ONNXRUNTIME]
     assert [entry["conditions"]["recurrent_kernels"] for entry in kept(directory)] == kernels
     prove_nothing(monkeypatch)
-    again = [repository.load(directory, LIMITS, devices=(device,)).promise for device in (CPU_DEVICE, PLAIN_CPU)]
+    again = [loading.load(directory, LIMITS, devices=(device,)).promise for device in (CPU_DEVICE, PLAIN_CPU)]
     assert again == [model.promise for model in found]
 
 
 def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> None:
-    before = repository.look(model_directories.BUNDLED)
-    promise = repository.load(model_directories.BUNDLED, LIMITS).promise
+    before = loading.look(model_directories.BUNDLED)
+    promise = loading.load(model_directories.BUNDLED, LIMITS).promise
     assert promise is not None
     assert promise.bits
-    assert repository.look(model_directories.BUNDLED) == before
+    assert loading.look(model_directories.BUNDLED) == before
 
 
 def test_promises_of_several_devices_are_kept_beside_each_other(
@@ -216,4 +218,4 @@ def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
 
 def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(directory, monkeypatch)
-    assert repository.graph_bytes(repository.look(directory)) == (directory / "model.onnx").stat().st_size
+    assert loading.graph_bytes(loading.look(directory)) == (directory / "model.onnx").stat().st_size

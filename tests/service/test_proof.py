@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service import promises, proof
-from service.golden import Difference
-from service.manifest import GraphNames, Manifest, StepInput
-from service.padding import PaddedBatch, step_mask
-from service.proof import Case
-from service.sequences import draw
-from service.session import CPU, Outputs, Session
+from lengthwise.padding import PaddedBatch, step_mask
+from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.verification import promises, proof
+from lengthwise.verification.golden import Difference
+from lengthwise.verification.proof import Case
+from lengthwise.verification.random_sequences import draw
 
 FEATURES = 3
 

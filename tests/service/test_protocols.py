@@ -15,11 +15,11 @@ import pytest
 import tritonclient.http as triton
 from numpy.typing import NDArray
 
-from service import dataset
-from service.bench.launch import free_port
-from service.grpc_server import SERVICE
-from service.open_inference import open_inference_pb2 as pb
-from tests.service.server_process import ServerProcess, started
+from lengthwise.bench.launch import free_port
+from lengthwise.decoding import dataset
+from lengthwise.protocols.grpc_server import SERVICE
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support.server_process import ServerProcess, started
 
 MODEL = "japanese-vowels"
 Floats = NDArray[np.float32]

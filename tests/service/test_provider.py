@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import ConfigurationError
-from service.installation import Driver, Gpu, Installation
-from service.provider import CPU, PROVIDERS, Choice, Device, choose
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.installation import Driver, Gpu, Installation
+from lengthwise.runtime.provider import CPU, PROVIDERS, Choice, Device, choose
 
 H200 = Gpu(0, "NVIDIA H200", 141 << 30)
 TWO = Driver((13, 0), (H200, replace(H200, index=1)))

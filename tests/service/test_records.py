@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.answers import Answer
-from service.calls import Item
-from service.dataset import BadRecord, Label, Record
-from service.errors import RecordError
-from service.manifest import Manifest
-from service.padding import Steps
-from service.scoring import records
-from service.scoring.records import Chunk, Entry, Taken, chunked, judged, told
-from tests.service.numpy_models import MANIFESTS, manifest
+from lengthwise.decoding.calls import Item
+from lengthwise.decoding.dataset import BadRecord, Label, Record
+from lengthwise.errors import RecordError
+from lengthwise.padding import Steps
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.scoring import records
+from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
+from tests.support.numpy_models import MANIFESTS, manifest
 
 
 def zeros(length: int) -> Steps:

@@ -21,18 +21,20 @@ from typing import Any
 import httpx
 import pytest
 
-from service import metrics, wire
-from service.app import make_app
-from service.errors import ConfigurationError
-from service.lanes import Lane
-from service.manifest import GRAPH_FILE, MANIFEST_FILE
-from service.padding import PaddedBatch
-from service.repository import Model, Repository
-from service.serving import Serving
-from service.settings import Settings
-from tests.service import server_process
-from tests.service.model_directories import measure_quickly, place, sign, tamper_with_golden
-from tests.service.numpy_models import Service, idle, manifest, model
+from lengthwise.batching.queues import Lane
+from lengthwise.decoding import json_body
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import make_app
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository.contents import Repository
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from lengthwise.telemetry import metrics
+from tests.support import server_process
+from tests.support.model_directories import measure_quickly, place, sign, tamper_with_golden
+from tests.support.numpy_models import Service, idle, manifest, model
 
 PATIENCE_SECONDS = 60
 RUN_SECONDS = 0.002
@@ -410,7 +412,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
 async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_was_read_for() -> None:
     found = Next(model(manifest()))
     async with started(Serving(Settings(runners=1), found)) as service:
-        read = wire.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
+        read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
         found.models = (model(manifest(version=2)),)
         await service.serving.shelf.refresh()
         ticket = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)

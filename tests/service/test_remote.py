@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.bench import remote
-from service.bench.connection import Target
-from service.bench.workload import Input
-from service.errors import ConfigurationError
-from tests.service.small_server import SmallServer, serving
+from lengthwise.bench import remote
+from lengthwise.bench.connection import Target
+from lengthwise.bench.workload import Input
+from lengthwise.errors import ConfigurationError
+from tests.support.small_server import SmallServer, serving
 
 
 def entry(name: str, version: str, **more: int) -> dict[str, object]:

@@ -12,14 +12,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.errors import ConfigurationError, ModelError, ModelNotFound, NotReady
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
-from service.padding import pad
-from service.repository import Model, Repository, load
-from service.scan import scan
-from service.settings import bundled_models
-from service.versions import Policy
-from tests.service.model_directories import BUNDLED, LIMITS, measure_quickly, place, sign, tamper_with_golden
+from lengthwise.errors import ConfigurationError, ModelError, ModelNotFound, NotReady
+from lengthwise.padding import pad
+from lengthwise.repository.contents import Repository
+from lengthwise.repository.loading import load
+from lengthwise.repository.model import Model
+from lengthwise.repository.scan import scan
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
+from lengthwise.settings import bundled_models
+from lengthwise.versions import Policy
+from tests.support.model_directories import BUNDLED, LIMITS, measure_quickly, place, sign, tamper_with_golden
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import weakref
 
 import pytest
 
-from service.batcher import Batcher
-from service.lanes import FIRST_RUNS
-from service.padding import PaddedBatch
-from service.runners import Runners
-from tests.service.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.queues import FIRST_RUNS
+from lengthwise.batching.runners import Runners
+from lengthwise.padding import PaddedBatch
+from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
 
 
 async def at_rest(batcher: Batcher) -> None:

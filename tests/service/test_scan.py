@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from service import kept_costs, repository, scan
-from service.errors import ConfigurationError
-from service.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
-from service.repository import Model, Repository
-from service.versions import Key, Policy
-from tests.service.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
+from lengthwise.errors import ConfigurationError
+from lengthwise.repository import kept_costs, loading, scan
+from lengthwise.repository.contents import Repository
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
+from lengthwise.versions import Key, Policy
+from tests.support.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
 
 GRAPH_BYTES = (BUNDLED / GRAPH_FILE).stat().st_size
 
@@ -57,13 +58,13 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     measure_quickly(monkeypatch)
-    load, judged = repository.load, []
+    load, judged = loading.load, []
 
     def watched(directory: Path, limits: Any, **options: float) -> Model:
         judged.append(f"{directory.parent.name}/{directory.name}")
         return load(directory, limits, **options)
 
-    monkeypatch.setattr(repository, "load", watched)
+    monkeypatch.setattr(loading, "load", watched)
     models = tmp_path / "models"
     models.mkdir()
     return Folder(models, judged)
@@ -347,21 +348,21 @@ def test_no_name_goes_without_while_another_has_two(folder: Folder) -> None:
 
 def test_a_directory_looks_other_when_any_file_in_it_does(folder: Folder) -> None:
     directory = place(folder.path)
-    before = repository.look(directory)
-    assert repository.look(directory) == before
+    before = loading.look(directory)
+    assert loading.look(directory) == before
     golden = directory / GOLDEN_FILE
     status, content = golden.stat(), golden.read_bytes()
     golden.write_bytes(content[:-1] + b"x")
     os.utime(golden, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times does
-    assert repository.look(directory) != before
-    assert repository.look(directory / "absent") == ()
+    assert loading.look(directory) != before
+    assert loading.look(directory / "absent") == ()
 
 
 def test_a_link_to_nowhere_is_passed_over_by_the_look_and_refused_by_the_proof(folder: Folder) -> None:
     directory = place(folder.path)
     (directory / GRAPH_FILE).unlink()
     (directory / GRAPH_FILE).symlink_to("nowhere")
-    assert GRAPH_FILE not in {name for name, *_ in repository.look(directory)}
+    assert GRAPH_FILE not in {name for name, *_ in loading.look(directory)}
     assert folder.scan() == []
     assert "model.onnx" in folder.refused["vowels/1"]
 

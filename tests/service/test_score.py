@@ -17,20 +17,22 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from service import dataset, recurrent, repository
-from service.__main__ import main
-from service.errors import ConfigurationError, RecordError
-from service.manifest import Promise
-from service.padding import PaddedBatch
-from service.plan import BatchLimits
-from service.repository import Model
-from service.scoring import records
-from service.scoring.command import Run
-from service.scoring.scored import Scored
-from service.scoring.summary import Summary
-from service.session import CPU
-from service.settings import bundled_models
-from tests.service import numpy_models
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.cli import main
+from lengthwise.decoding import dataset
+from lengthwise.errors import ConfigurationError, RecordError
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository import loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import Promise
+from lengthwise.runtime.session import CPU
+from lengthwise.scoring import records
+from lengthwise.scoring.command import Run
+from lengthwise.scoring.scored import Scored
+from lengthwise.scoring.summary import Summary
+from lengthwise.settings import bundled_models
+from tests.support import numpy_models
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 DEMO = "aeon:JapaneseVowels_TEST"
@@ -79,7 +81,7 @@ async def test_a_file_is_answered_with_the_same_bytes_as_over_http(tmp_path: Pat
     sequences = [
         {"id": record.id, "steps": record.steps.tolist()} for record in dataset.read(dataset.locate(DEMO), "values")
     ]
-    async with numpy_models.serving(repository.load(BUNDLED, BatchLimits())) as service:
+    async with numpy_models.serving(loading.load(BUNDLED, BatchLimits())) as service:
         together = await service.predict({"sequences": sequences, "outputs": ["attention"]})
         assert b'"predictions":[' + b",".join(lines) + b"]}" in together.content
         for sequence, line in list(zip(sequences, lines, strict=True))[::37]:
@@ -139,24 +141,24 @@ def test_the_summary_comes_as_json(tmp_path: Path):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not recurrent.INSTRUCTION_SETS, reason="the kernels cannot run here")
+@pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="the kernels cannot run here")
 def test_recurrent_layers_run_where_serving_would_run_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     used: list[str] = []
-    load = repository.load
+    load = loading.load
 
     def noted(directory: Path, limits: BatchLimits, **options: Any) -> Model:
         model = load(directory, limits, **options)
         used.append(model.session.kernels)
         return model
 
-    monkeypatch.setattr(repository, "load", noted)
+    monkeypatch.setattr(loading, "load", noted)
     source = write(tmp_path / "in.jsonl", {"steps": np.ones((3, 12)).tolist()})
     assert call(source, tmp_path / "a").exit_code == 0
     assert call(source, tmp_path / "b", "--no-recurrent-kernels").exit_code == 0
     monkeypatch.setenv("LENGTHWISE_RECURRENT_KERNELS", "false")
     assert call(source, tmp_path / "c").exit_code == 0
     assert call(source, tmp_path / "d", "--recurrent-kernels").exit_code == 0
-    own, onnxruntimes = recurrent.INSTRUCTION_SETS[0], recurrent.ONNXRUNTIME
+    own, onnxruntimes = recurrent_kernels.INSTRUCTION_SETS[0], recurrent_kernels.ONNXRUNTIME
     assert used == [own, onnxruntimes, onnxruntimes, own]
 
 
@@ -261,7 +263,7 @@ def test_a_terminated_command_says_what_stands_and_how_to_go_on(tmp_path: Path, 
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     monkeypatch.setattr(records, "CHUNK_RECORDS", 2)
-    monkeypatch.setattr(repository, "load", lambda *_, **__: small(terminate))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: small(terminate))
     result = call(numbered(tmp_path / "in.jsonl", 200), tmp_path / "out", "--threads", 1)
     assert result.exit_code == 130
     left = (tmp_path / "out").read_bytes().count(b"\n")
@@ -273,7 +275,7 @@ def test_an_interruption_before_the_first_line_promises_nothing(tmp_path: Path, 
     def interrupt(_: PaddedBatch) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(repository, "load", lambda *_, **__: small(interrupt))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: small(interrupt))
     result = call(numbered(tmp_path / "in.jsonl"), tmp_path / "out")
     assert result.exit_code == 130
     assert "--resume" not in result.stderr
@@ -363,7 +365,7 @@ def test_a_model_that_fails_its_proof_scores_nothing(tmp_path: Path):
 
 
 def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(repository, "load", lambda *_, **__: small(attention=False))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: small(attention=False))
     result = call(DEMO, tmp_path / "out", "--attention")
     assert result.exit_code == 2
     assert "sums/1 has no attention" in result.stderr
@@ -371,7 +373,7 @@ def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypat
 
 def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
     program = (
-        "import sys, service.scoring.command; "
+        "import sys, lengthwise.scoring.command; "
         "print([name for name in ('torch', 'onnx', 'fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from service.errors import ConfigurationError
-from service.scoring.scored import Scored
+from lengthwise.errors import ConfigurationError
+from lengthwise.scoring.scored import Scored
 
 
 def line(name: str, **fields: object) -> bytes:

@@ -12,14 +12,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service.bench.launch import free_port
-from service.errors import ConfigurationError
-from service.serving import Serving
-from service.settings import Settings
-from tests.service.numpy_models import manifest, model, samples, serving
-from tests.service.server_process import ServerProcess, exit_of, request, started
+from lengthwise.bench.launch import free_port
+from lengthwise.errors import ConfigurationError
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
 from tests.service.test_grpc_server import listening
 from tests.service.test_grpc_server import request as infer
+from tests.support.numpy_models import manifest, model, samples, serving
+from tests.support.server_process import ServerProcess, exit_of, request, started
 
 KEY = "a-key-of-some-length"
 BEARER = {"authorization": f"Bearer {KEY}"}

@@ -24,17 +24,17 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from service import dataset
-from service.__main__ import main as commands
-from service.app import make_app
-from service.bench.launch import free_port
-from service.errors import ConfigurationError
-from service.listener import Listener
-from service.server import Server, serve
-from service.serving import Serving
-from service.settings import Settings, bundled_models
-from tests.service.numpy_models import idle
-from tests.service.server_process import ServerProcess, exit_of, request, started
+from lengthwise.bench.launch import free_port
+from lengthwise.cli import main as commands
+from lengthwise.connections.listener import Listener
+from lengthwise.decoding import dataset
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.app import make_app
+from lengthwise.http.server import Server, serve
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings, bundled_models
+from tests.support.numpy_models import idle
+from tests.support.server_process import ServerProcess, exit_of, request, started
 
 STEP = [0.5] * 12
 GOOD = {"sequences": [[STEP, STEP, STEP]]}

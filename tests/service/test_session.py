@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from service.answers import Answer
-from service.batcher import Batcher
-from service.cost import CostTable
-from service.errors import ManifestError, ModelError
-from service.judging import measure_cost
-from service.lanes import Lane, Timing
-from service.manifest import GraphNames, Manifest, StepInput
-from service.metrics import ModelMetrics
-from service.padding import Steps, pad
-from service.plan import BatchLimits
-from service.repository import Model
-from service.session import CPU, Session, feed
-from service.settings import bundled_models
-from tests.service.fake_device import ONE
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import Lane, Timing
+from lengthwise.errors import ManifestError, ModelError
+from lengthwise.padding import Steps, pad
+from lengthwise.repository.judging import measure_cost
+from lengthwise.repository.model import Model
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise.runtime.session import CPU, Session, feed
+from lengthwise.settings import bundled_models
+from lengthwise.telemetry.metrics import ModelMetrics
+from tests.support.fake_device import ONE
 
 ELEMENTS = {
     "bool": TensorProto.BOOL,

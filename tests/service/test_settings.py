@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service import settings as settings_module
-from service.errors import ConfigurationError
-from service.settings import CONFIG_VARIABLE, PREFIX, Settings, available_cores, bundled_models, flag
+from lengthwise import settings as settings_module
+from lengthwise.errors import ConfigurationError
+from lengthwise.settings import CONFIG_VARIABLE, PREFIX, Settings, available_cores, bundled_models, flag
 
 
 @pytest.fixture(autouse=True)

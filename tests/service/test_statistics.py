@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service import statistics
-from service.metrics import ModelMetrics
-from tests.service.numpy_models import Service, manifest, model, serving
+from lengthwise.protocols import statistics
+from lengthwise.telemetry.metrics import ModelMetrics
+from tests.support.numpy_models import Service, manifest, model, serving
 
 ONE = {"sequences": [[[1, 3]]]}
 THREE = {"sequences": [[[1, 3], [2, 4]], [[1, 3]], [[0, 1]]]}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.dataset import Label
-from service.manifest import Task
-from service.scoring.offline import Batch
-from service.scoring.summary import Summary, right
+from lengthwise.decoding.dataset import Label
+from lengthwise.runtime.manifest import Task
+from lengthwise.scoring.offline import Batch
+from lengthwise.scoring.summary import Summary, right
 
 LABELS = ("a", "b", "c")
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service import tensors
-from service.answers import Answer
-from service.calls import Problems, refuses_missing
-from service.errors import InvalidRequest, TooLarge
-from service.manifest import Manifest
-from service.padding import Steps
-from service.requested import MOST_CLASSIFICATIONS
-from service.tensors import Asked, Sent
-from tests.service.numpy_models import MANIFESTS, OneModel, manifest
+from lengthwise.decoding.calls import Problems, refuses_missing
+from lengthwise.errors import InvalidRequest, TooLarge
+from lengthwise.padding import Steps
+from lengthwise.protocols import tensors
+from lengthwise.protocols.request_parameters import MOST_CLASSIFICATIONS
+from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from tests.support.numpy_models import MANIFESTS, OneModel, manifest
 
 
 def values(data: Any, shape: tuple[int, ...], *, datatype: str = "FP32", name: str = "values") -> Sent:

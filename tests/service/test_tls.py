@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from service.errors import ConfigurationError
-from service.server import serve
-from service.settings import Settings, flag
-from service.tls import context
+from lengthwise.connections.tls import context
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.server import serve
+from lengthwise.settings import Settings, flag
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def serving(*options: str) -> Iterator[str]:
     """A server with these options; gives its address once it listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "lengthwise", "serve", "--port", str(port), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

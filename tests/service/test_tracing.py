@@ -18,16 +18,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.batcher import Batcher
-from service.errors import ConfigurationError
-from service.padding import PaddedBatch
-from service.repository import Model
-from service.server import wanted_tracer
-from service.settings import traces_exporter
-from service.tracing import Tracer, open_tracer
-from tests.service.numpy_models import Service, manifest, model, serving
-from tests.service.server_process import started
+from lengthwise.batching.batcher import Batcher
+from lengthwise.errors import ConfigurationError
+from lengthwise.http.server import wanted_tracer
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository.model import Model
+from lengthwise.settings import traces_exporter
+from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.service.test_grpc_server import listening, request
+from tests.support.numpy_models import Service, manifest, model, serving
+from tests.support.server_process import started
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -357,6 +357,6 @@ def test_a_process_without_the_variables_traces_nothing() -> None:
 
 def test_traces_without_opentelemetry_are_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
-    monkeypatch.setitem(sys.modules, "service.tracing", None)
+    monkeypatch.setitem(sys.modules, "lengthwise.telemetry.tracing", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[tracing\]'"):
         wanted_tracer()

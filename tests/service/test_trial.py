@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.bench.launch import Served
-from service.bench.trial import Load, Workload, prepare
-from service.bench.workload import Input
-from service.errors import ConfigurationError
-from tests.service.small_server import Reply, SmallServer, serving
+from lengthwise.bench.launch import Served
+from lengthwise.bench.trial import Load, Workload, prepare
+from lengthwise.bench.workload import Input
+from lengthwise.errors import ConfigurationError
+from tests.support.small_server import Reply, SmallServer, serving
 
 SHORT = Load(concurrency=2, seconds=60, warmup_seconds=0, count=8)
 SEQUENCES = [np.full((length, 2), length, dtype=np.float32) for length in (1, 2, 3, 4)]

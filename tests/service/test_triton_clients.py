@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from service.bench.launch import free_port
-from tests.service.server_process import started
+from lengthwise.bench.launch import free_port
+from tests.support.server_process import started
 
 CLIENT = Path(__file__).with_name("triton_client.py")
 

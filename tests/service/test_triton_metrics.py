@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from service import triton_metrics
-from service.metrics import ModelMetrics
-from tests.service.numpy_models import Service, manifest, model, samples, serving
+from lengthwise.telemetry import triton_metrics
+from lengthwise.telemetry.metrics import ModelMetrics
+from tests.support.numpy_models import Service, manifest, model, samples, serving
 
 TWO = {"sequences": [[[1, 3], [2, 4]], [[1, 3]]]}
 NAMES = [

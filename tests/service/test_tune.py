@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from service.bench.figures import Figures, Latency
-from service.bench.tune import candidates, loads, table, tune
-from service.errors import ConfigurationError
+from lengthwise.bench.figures import Figures, Latency
+from lengthwise.bench.tune import candidates, loads, table, tune
+from lengthwise.errors import ConfigurationError
 
 TRIED = {"runners": ["1", "2"], "max_batch_rows": ["16", "128"]}
 

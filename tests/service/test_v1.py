@@ -8,11 +8,11 @@ import httpx
 import orjson
 import pytest
 
-from service import wire
-from service.errors import RequestError
-from service.v1 import INSTANCES
-from tests.service.bad_bodies import BAD_BODIES
-from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
+from lengthwise.decoding import json_body
+from lengthwise.errors import RequestError
+from lengthwise.protocols.v1 import INSTANCES
+from tests.support.bad_bodies import BAD_BODIES
+from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, OneModel, Service, idle, manifest, model, serving
 
 
 async def ask(service: Service, body: Any, name: str = "sums", **headers: str) -> httpx.Response:
@@ -32,7 +32,7 @@ async def test_ragged_instances_get_the_predictions_of_predict() -> None:
 
 
 async def test_an_ordinary_body_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.strict, "read", None)
+    monkeypatch.setattr(json_body.validation, "read", None)
     async with serving(model(MANIFESTS["takes missing"])) as service:
         assert (await ask(service, {"instances": [[[1, 3]], [[1, 2], [3, None]]]})).status_code == 200
         assert (
@@ -121,4 +121,4 @@ async def test_a_method_that_is_not_taken_is_refused_in_the_protocols_own_form()
 @pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
 def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
     with pytest.raises(RequestError, match=r"unknown field|missing|object with 'instances'|things are wrong"):
-        wire.decode(body, OneModel(manifest()), max_sequences=8, form=INSTANCES)
+        json_body.decode(body, OneModel(manifest()), max_sequences=8, form=INSTANCES)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.endpoint import Received
-from service.errors import InvalidRequest, TooLarge
-from service.repository import Refusal
-from service.settings import bundled_models
-from service.v2 import Infer
-from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
+from lengthwise.errors import InvalidRequest, TooLarge
+from lengthwise.protocols.endpoint import Received
+from lengthwise.protocols.v2 import Infer
+from lengthwise.repository.contents import Refusal
+from lengthwise.settings import bundled_models
+from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
 ENDS = np.array([1, 2], dtype="<i4")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.errors import ConfigurationError
-from service.settings import Settings
-from service.versions import Key, Policy
+from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings
+from lengthwise.versions import Key, Policy
 
 PRESENT = [Key("a", 2), Key("b", 10), Key("a", 1), Key("b", 9), Key("b", 1)]
 

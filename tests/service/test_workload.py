@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bench.workload import Input, arrival_moments, draw_lengths, json_body, make_sequences
-from service.errors import ConfigurationError
+from lengthwise.bench.workload import Input, arrival_moments, draw_lengths, json_body, make_sequences
+from lengthwise.errors import ConfigurationError
 
 
 def lengths(distribution: str, *, count: int = 4000, max_length: int = 1000, seed: int = 1) -> np.ndarray:

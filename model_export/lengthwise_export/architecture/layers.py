@@ -1,0 +1,289 @@
+"""Masked layers: each takes padded steps and says which are valid, and padding reaches nothing of its answer.
+
+Throughout, `steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at valid
+steps. The width comes from the tensor, never from the longest length: a batch may be wider than any of its sequences.
+What a layer writes at padded positions is always zero, so no layer needs to know what ran before it.
+
+Weighted sums over the steps are matrix products and never a product followed by a sum: onnxruntime sums the former in
+an order that does not depend on the batch (see `lengthwise.padding` on widths), and the latter in one that does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+LOWEST = torch.finfo(torch.float32).min
+"""A masked score. Minus infinity would make a softmax NaN; this one becomes exactly 0 beside any valid step."""
+
+
+def step_mask(lengths: Tensor, width: int) -> Tensor:
+    """`[rows, width]`, true at the valid steps of `lengths [rows]`."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def masked(steps: Tensor, mask: Tensor) -> Tensor:
+    """The steps with zeros at padding; a product would keep NaN (0 * NaN is NaN)."""
+    return torch.where(mask.unsqueeze(2), steps, 0.0)
+
+
+class Standardize(nn.Module):
+    """Fills missing values and brings each feature to mean 0 and standard deviation 1.
+
+    `mean` and `std` are buffers: they are fitted once, on the training split, and travel in the checkpoint and in the
+    graph. Where a spec does not normalise they stay 0 and 1; `fill` stays apart from `mean` for that.
+
+    Args:
+        features: Numbers a step.
+        missing: What NaN at a valid step becomes; see `InputSpec.missing`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    fill: Tensor
+
+    def __init__(self, features: int, missing: str = "refuse") -> None:
+        super().__init__()
+        self.missing = missing
+        self.out_features = features * (2 if missing == "indicator" else 1)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("fill", torch.zeros(features))
+
+    def fit(self, sequences: list[Tensor], *, normalize: bool) -> None:
+        """Takes mean and std over valid, present values.
+
+        Args:
+            sequences: The training split's, each `[length, features]`, without padding.
+            normalize: Whether to normalise; the mean that fills missing values is taken either way.
+
+        A feature that is constant, or never present, keeps std 1 (and mean 0 if never present): it becomes 0.
+        """
+        steps = torch.cat(sequences).double()  # [all steps, features]
+        present = ~steps.isnan()
+        count = present.sum(dim=0).clamp(min=1)
+        mean = torch.where(present, steps, 0.0).sum(dim=0) / count
+        variance = torch.where(present, (steps - mean) ** 2, 0.0).sum(dim=0) / count
+        std = variance.sqrt()
+        if normalize:
+            self.mean.copy_(mean)
+            self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0))
+        if self.missing in ("mean", "indicator"):
+            self.fill.copy_(mean)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`, twice the features with `indicator`; zeros at padding."""
+        if self.missing == "refuse":
+            return masked((values - self.mean) / self.std, mask)
+        absent = values.isnan()
+        filled = torch.where(absent, self.fill, values)
+        standard = (filled - self.mean) / self.std
+        if self.missing == "indicator":
+            standard = torch.cat([standard, absent.to(standard.dtype)], dim=2)
+        return masked(standard, mask)
+
+
+class TokenEmbedding(nn.Module):
+    """A vector for each token id; padding may hold anything, an id past the table too.
+
+    Args:
+        vocabulary: How many ids there are.
+        features: Numbers a vector.
+        padding_id: An id whose vector is zeros and stays so.
+    """
+
+    def __init__(self, vocabulary: int, features: int, padding_id: int | None = None) -> None:
+        super().__init__()
+        self.out_features = features
+        self.table = nn.Embedding(vocabulary, features, padding_idx=padding_id)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]` of `tokens [rows, width]`; zeros at padding."""
+        return masked(self.table(torch.where(mask, tokens, 0)), mask)
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation whose statistics are those of the valid steps (https://arxiv.org/abs/1502.03167)."""
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_variance", torch.ones(features))
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`, zeros at padding."""
+        if self.training:
+            valid = steps[mask]  # [valid steps, features]
+            mean = valid.mean(dim=0)
+            variance = valid.var(dim=0, unbiased=False)
+            with torch.no_grad():
+                # Bessel's correction for what is kept, as torch's own BatchNorm1d does
+                kept = variance * (len(valid) / max(len(valid) - 1, 1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_variance.lerp_(kept, self.momentum)
+        else:
+            mean, variance = self.running_mean, self.running_variance
+        normal = (steps - mean) * torch.rsqrt(variance + self.epsilon)
+        return masked(normal * self.weight + self.bias, mask)
+
+
+class MaskedLayerNorm(nn.Module):
+    """Layer normalisation over each step's features (https://arxiv.org/abs/1607.06450); its bias stays off padding."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`, zeros at padding."""
+        return masked(self.norm(steps), mask)
+
+
+class MaskedConv(nn.Module):
+    """A convolution over the steps, stride 1, as many steps out as in; the ends of a sequence see zeros, not padding.
+
+    The answer at each valid step is that of the unpadded sequence with zeros around it. It is computed as one matrix
+    product over the `kernel` neighbouring steps laid side by side: a convolution kernel's summation order depends on
+    the width, that of a product with constant weights does not.
+
+    Args:
+        features: Features a step.
+        channels: Features a step of the answer.
+        kernel: Steps that each answer sees; an even kernel sees one more behind than before.
+        dilation: Distance between the steps seen.
+    """
+
+    def __init__(self, features: int, channels: int, kernel: int = 3, dilation: int = 1) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.dilation = dilation
+        self.before = (kernel - 1) * dilation // 2
+        self.behind = (kernel - 1) * dilation - self.before
+        self.project = nn.Linear(kernel * features, channels)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, channels]`, zeros at padding."""
+        width = steps.shape[1]
+        around = functional.pad(masked(steps, mask), (0, 0, self.before, self.behind))
+        taps = [around[:, tap * self.dilation :][:, :width] for tap in range(self.kernel)]
+        return masked(self.project(torch.cat(taps, dim=2)), mask)  # (rows, width, channels)
+
+
+class MaskedRecurrent(nn.Module):
+    """LSTM or GRU layers that end each sequence at its own length, in both directions."""
+
+    def __init__(
+        self, cell: str, features: int, hidden: int, *, layers: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
+        self.rnn = recurrent(
+            features,
+            hidden,
+            num_layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout if layers > 1 else 0.0,
+            batch_first=True,
+        )
+
+    def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, width, hidden]`, twice that in both directions; zeros at padding."""
+        packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, _ = self.rnn(packed)
+        padded, _ = pad_packed_sequence(outputs, batch_first=True, total_length=steps.shape[1])
+        return padded
+
+
+class StepwiseLayers(nn.Module):
+    """The same small network at each step by itself; what stands in the recurrent layers' place without one."""
+
+    def __init__(self, features: int, hidden: int, *, layers: int, dropout: float) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for index in range(layers):
+            blocks += [nn.Linear(hidden if index else features, hidden), nn.ReLU(), nn.Dropout(dropout)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """`[rows, width, hidden]`, zeros at padding."""
+        return masked(self.blocks(steps), step_mask(lengths, steps.shape[1]))
+
+
+class MaskedSelfAttention(nn.Module):
+    """Multi-head self-attention over the valid steps, added to its input, with a layer norm behind.
+
+    `softmax(Q K^T / sqrt(d)) V`, https://arxiv.org/abs/1706.03762, section 3.2, padded keys masked before the softmax.
+    """
+
+    def __init__(self, features: int, heads: int, *, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(features, 3 * features)
+        self.project = nn.Linear(features, features)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = MaskedLayerNorm(features)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """`[rows, width, features]`, zeros at padding."""
+        rows, width, features = steps.shape
+        apart = self.query_key_value(steps).view(rows, width, 3, self.heads, features // self.heads)
+        query, key, value = apart.permute(2, 0, 3, 1, 4)  # each (rows, heads, width, features of a head)
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # (rows, heads, width, width)
+        weights = torch.where(mask[:, None, None, :], scores, LOWEST).softmax(dim=3)
+        mixed = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)  # (rows, width, features)
+        answer: Tensor = self.norm(steps + self.dropout(self.project(mixed)), mask)
+        return answer
+
+
+class AttentionPooling(nn.Module):
+    """A weighted mean of the valid steps; the weights are a softmax over scores of `tanh` units.
+
+    `u_t = tanh(W h_t + b)`, `weight = softmax(v . u_t)`: https://aclanthology.org/N16-1174, equations 5 to 7.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.units = nn.Linear(features, features)
+        self.score = nn.Linear(features, 1, bias=False)
+
+    def forward(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`[rows, features]`, and the weights `[rows, width]`: 0 at padding, summing to 1."""
+        scores = self.score(torch.tanh(self.units(steps))).squeeze(2)  # (rows, width)
+        weights = torch.where(mask, scores, LOWEST).softmax(dim=1)
+        return (weights.unsqueeze(1) @ steps).squeeze(1), weights
+
+
+def mean_pooling(steps: Tensor, mask: Tensor) -> Tensor:
+    """`[rows, features]`: the mean of the valid steps; it divides by the length, not by the width."""
+    ones = mask.to(steps.dtype)
+    weights = ones / ones.sum(dim=1, keepdim=True)
+    return (weights.unsqueeze(1) @ steps).squeeze(1)
+
+
+def max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
+    """`[rows, features]`: each feature's largest value at a valid step; zeros at padding would win over negatives."""
+    return torch.where(mask.unsqueeze(2), steps, LOWEST).amax(dim=1)
+
+
+def last_pooling(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
+    """`[rows, features]`: where each direction has read the whole sequence.
+
+    That is the last valid step, and for the half of the features that read backwards the first step.
+    """
+    index = (lengths.to(torch.int64) - 1).view(-1, 1, 1).expand(-1, 1, steps.shape[2])
+    last = steps.gather(1, index).squeeze(1)
+    if not bidirectional:
+        return last
+    forward = steps.shape[2] // 2
+    return torch.cat([last[:, :forward], steps[:, 0, forward:]], dim=1)

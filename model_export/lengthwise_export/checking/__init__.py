@@ -1,0 +1,1 @@
+"""Whether padding or a neighbour reaches an answer, and at which operator it begins."""

@@ -1,0 +1,60 @@
+"""The first answer to some sequences, and how far a later answer to one of them lies from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lengthwise.padding import PaddedBatch, Steps
+from lengthwise_export.checking import axes
+from lengthwise_export.checking.recording import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """Sequences, the batch that they were answered in first, and its answer."""
+
+    sequences: Sequence[Steps]
+    batch: PaddedBatch
+    answer: Answer
+
+    def moved_by(self, after: Answer, row: int, other: int) -> float:
+        """How far another batch's answer to one of the sequences lies from the first one, at valid steps.
+
+        Args:
+            after: The other batch's answer.
+            row: Which of the sequences.
+            other: Which row of the other batch that is.
+        """
+        length, apart = len(self.sequences[row]), [0.0]
+        for one, two, along_steps in (
+            (self.answer.logits, after.logits, self.answer.logits.ndim == 3),
+            (self.answer.attention, after.attention, True),
+        ):
+            if one is None or two is None:
+                continue
+            if one.ndim != two.ndim or other >= len(two):
+                return float("inf")
+            mine, its = (one[row][:length], two[other][:length]) if along_steps else (one[row], two[other])
+            apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
+        return max(apart)
+
+    def moved_by_again(self, after: Answer) -> float:
+        """How far any row of an answer to a batch of the same rows lies from the first one."""
+        return max(self.moved_by(after, row, row) for row in range(self.batch.rows))
+
+    def with_last_bits_moved(self) -> PaddedBatch:
+        """The same batch with every number, but zero, the next larger one that there is."""
+        steps = self.batch.steps
+        moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
+        return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
+
+    def with_last_steps_moved(self, vocabulary: int | None) -> PaddedBatch:
+        """The same batch with another last valid step in each row; of tokens, the next of so many ids."""
+        steps = self.batch.steps.copy()
+        for row, length in enumerate(self.batch.lengths):
+            last = steps[row, length - 1]
+            steps[row, length - 1] = np.roll(last, 1) + 1 if vocabulary is None else (last + 1) % vocabulary
+        return PaddedBatch(steps, self.batch.lengths)

@@ -1,0 +1,283 @@
+"""Finds where padding, or a neighbour, gets into a model: the first operator that differs between two runs.
+
+Both runs hold the same sequences, and their answers should be equal. Of every operator, in the order of execution, the
+outputs are compared at valid positions, or as a whole where they have no steps; where the first of them differs, the
+leak begins. What finds them knows nothing of the model but its recordings: one mechanism for every source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise_export.checking import axes
+from lengthwise_export.checking.axes import Geometry, Pairing
+from lengthwise_export.checking.causes import Cause, explain
+from lengthwise_export.checking.recording import Operation, Recording, Subject
+from lengthwise_export.checking.trials import CHANGES, Change, Trial, geometry
+from lengthwise_export.errors import RunError
+from lengthwise_export.tracing.source_lines import Place
+
+_MORE_ROWS, _LONGER = 2, 3
+"""By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
+_WIDER = (41, 7)
+"""And by how much it is wider: by more than most models' chunks, or by as much as fits into a small table."""
+
+MOST_PICTURED: Final = 400
+"""Operators in a picture of a leak; a longer run is shown up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A trial in which an answer moved, the batch it moved from, and which of the trial's pairs of rows moved most."""
+
+    base: PaddedBatch
+    trial: Trial
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole.
+
+    Attributes:
+        operator: Its name.
+        along: How far it moved.
+        place: The line that calls it, where there are lines.
+    """
+
+    operator: str
+    along: tuple[float, ...]
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Where padding or a neighbour gets in.
+
+    Attributes:
+        operator: The first whose output changes at a valid position, or as a whole where it has no steps.
+        kind: What it computes.
+        place: The line that calls it, where there are lines.
+        cause: Why, and how to mend it.
+        cause_at: Where the mask or the lengths went wrong, where that is another place.
+        difference: How far the operator's output moved, in units of max(1, its largest value).
+        trial: What was changed.
+        spread: The picture: the operators in order, with the row whose answer moved most.
+        length: That row's length.
+    """
+
+    operator: str
+    kind: str
+    place: Place | None
+    cause: Cause
+    cause_at: str | None
+    difference: float
+    trial: str
+    spread: tuple[Spread, ...] = field(default=(), repr=False)
+    length: int = 0
+
+
+def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
+    """Where each kind of change gets in; what an operator found before explains is not told twice.
+
+    Args:
+        subject: The model.
+        moved: The trials in which an answer to a sequence moved.
+        tolerance: What an output may move by.
+    """
+    found: set[tuple[str, str, Place | None]] = set()
+    # To be alone is to have no neighbours and another width; to have other lengths is to be sorted otherwise.
+    told_by_another: set[Change] = {"company"}
+    for change in CHANGES:
+        if found and change in told_by_another:
+            continue
+        chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
+        if chosen is None:
+            continue
+        base, trial = chosen.base, chosen.trial
+        before = subject.record(base)
+        larger, shapes = _shapes_in_a_larger_batch(subject, base, before)
+        pairing = Pairing(geometry(base), geometry(trial.batch), trial.rows, subject.sizes, larger)
+        pairs = [
+            _Pair(mine, other, shapes.get(id(mine)) or (None,) * len(mine.outputs))
+            for mine, other in _aligned(before.operations, after.operations)
+        ]
+        pairing = replace(pairing, chunks=_chunks(pairs, pairing))
+        # Rows that were sorted and never put back differ from the batch's order alone.
+        differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
+            pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
+        )
+        if not differing or any(operation.identity in found for operation, _ in differing):
+            continue
+        first, apart = next(
+            (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
+        )
+        found.add(first.identity)
+        if change == "order":
+            told_by_another.add("lengths")
+        yield Leak(
+            operator=first.operator,
+            kind=first.kind,
+            place=first.place,
+            cause=explain(first.kind, change),
+            cause_at=_origin(first, before.operations, pairing),
+            difference=apart,
+            trial=trial.name,
+            spread=tuple(_spread(pairs[:MOST_PICTURED], pairing, chosen.row)),
+            length=int(base.lengths[trial.rows[chosen.row][0]]),
+        )
+
+
+def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Recording]:
+    """The first of the trials that the model gets through, and its run."""
+    for one in moved:
+        with contextlib.suppress(RunError):
+            return one, subject.record(one.trial.batch)
+    return None, Recording((), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """An operation in both runs, and the shapes of its outputs in a larger batch."""
+
+    before: Operation
+    after: Operation
+    larger: tuple[tuple[int, ...] | None, ...]
+
+    def apart(self, pairing: Pairing) -> float | None:
+        """How far its outputs lie apart at valid positions; None where nothing can be compared."""
+        if len(self.before.outputs) != len(self.after.outputs):
+            return None
+        found = [
+            axes.difference(mine, other, pairing, larger)
+            for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
+        ]
+        return max((apart for apart in found if apart is not None), default=None)
+
+
+def _shapes_in_a_larger_batch(
+    subject: Subject, base: PaddedBatch, before: Recording
+) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
+    """The shapes of the first run's outputs, by operation, in a batch that is larger in every way."""
+    rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
+    for wider in _WIDER:
+        larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
+        try:
+            recording = subject.record(larger)
+            break
+        except RunError:
+            continue
+    else:
+        return None, {}
+    shapes: dict[int, tuple[tuple[int, ...] | None, ...]] = {
+        id(mine): tuple(value.shape for _, value in other.outputs)
+        for mine, other in _aligned(before.operations, recording.operations)
+        if len(mine.outputs) == len(other.outputs)
+    }
+    return geometry(larger), shapes
+
+
+def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
+    """The sizes of the chunks that the model cuts sequences into, as far as a larger batch shows them."""
+    if pairing.larger is None:
+        return frozenset()
+    batches = (pairing.before, pairing.larger)
+    tensors = [
+        (mine.shape, larger)
+        for pair in pairs
+        for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
+        if larger is not None and len(larger) == mine.ndim
+    ]
+    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
+    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
+
+
+def _leading(
+    pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
+) -> list[tuple[Operation, float]]:
+    """The operations that differ, from the first on that leads to the answer by what differs.
+
+    Sizes and indices (the longest length, the order of the rows) may differ with good reason: they count only where
+    something that they went into differs as well, and so on up to the answer.
+    """
+    apart = [pair.apart(pairing) for pair in pairs]
+    needed = set(answers)
+    leads = [False] * len(pairs)
+    for place in range(len(pairs) - 1, -1, -1):
+        operation, moved_by = pairs[place].before, apart[place]
+        if operation.gives & needed and (moved_by is None or moved_by > tolerance):
+            needed |= operation.inputs
+            leads[place] = True
+    return [
+        (pair.before, moved_by)
+        for pair, moved_by, leading in zip(pairs, apart, leads, strict=True)
+        if moved_by is not None and moved_by > tolerance and (leading or not _is_size_or_index(pair.before))
+    ]
+
+
+def _is_size_or_index(operation: Operation) -> bool:
+    return all(value.dtype.kind in "iu" or value.ndim == 0 for _, value in operation.outputs)
+
+
+def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
+    """Whether it gives numbers of the batch alone, like its width: they follow it, and leak where they are used."""
+    return _is_size_or_index(operation) and not any(
+        {pairing.before.rows, pairing.before.width, pairing.before.longest} & set(value.shape)
+        for _, value in operation.outputs
+    )
+
+
+def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
+    """The operations that two runs have in common, in order; a loop over the steps goes round more often in a wider."""
+    if [operation.identity for operation in before] == [operation.identity for operation in after]:
+        return list(zip(before, after, strict=True))
+    matcher = difflib.SequenceMatcher(
+        None, [operation.identity for operation in before], [operation.identity for operation in after], autojunk=False
+    )
+    return [
+        (before[block.a + place], after[block.b + place])
+        for block in matcher.get_matching_blocks()
+        for place in range(block.size)
+    ]
+
+
+def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
+    """Where padding last stopped being 0 on its way into a leaking operator: the mask belongs behind that."""
+    needed = set(leaking.inputs)
+    place = next(index for index, operation in enumerate(operations) if operation is leaking)
+    zero_before: dict[int, bool] = {}
+    for operation in operations[:place]:
+        for key, value in operation.outputs:
+            padding = axes.padding_of(value, pairing.before)
+            if padding is not None:
+                zero_before[key] = not padding.any()
+    for operation in reversed(operations[:place]):
+        keys = {key for key, value in operation.outputs if key in needed}
+        if not keys:
+            continue
+        needed |= operation.inputs
+        held = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
+        is_zero = [not values.any() for values in held if values is not None]
+        if is_zero and all(is_zero):
+            return None
+        came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
+        if is_zero and not all(is_zero) and came_in_zero:
+            return operation.operator if operation.place is None else str(operation.place)
+    return None
+
+
+def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spread]:
+    """The picture's lines: of every operator its first output."""
+    for pair in pairs:
+        if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
+            continue
+        (_, mine), (_, other), larger = pair.before.outputs[0], pair.after.outputs[0], pair.larger[0]
+        along = axes.along_steps(mine, other, pairing, row, larger)
+        if along is None:
+            along = [axes.difference(mine, other, pairing, larger) or 0.0]
+        yield Spread(pair.before.operator, tuple(along), pair.before.place)

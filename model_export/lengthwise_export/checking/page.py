@@ -1,0 +1,236 @@
+"""A check's report as one HTML page that needs nothing else: what was right, each leak with a picture, the trials."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from lengthwise_export.checking.leaks import Leak, Spread
+from lengthwise_export.checking.report import kinds, number, rounding, what_ran
+from lengthwise_export.checking.verdict import Outcome, Report
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --line: #8886; --moved: 200, 30, 50; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
+h1, h2 {{ overflow-wrap: anywhere; }}
+pre {{ background: #8882; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; }}
+code, pre, svg text {{ font-family: ui-monospace, monospace; }}
+table {{ border-collapse: collapse; }}
+td, th {{ text-align: left; padding: .15rem 1.5rem .15rem 0; }}
+td.figure {{ text-align: right; }}
+tr.moved {{ color: rgb(var(--moved)); font-weight: 600; }}
+section {{ border-top: 1px solid var(--line); margin-top: 2rem; }}
+figure {{ margin: 1rem 0; overflow-x: auto; }}
+svg {{ max-width: none; }}
+svg text {{ font-size: 13px; fill: currentColor; }}
+svg text.summary {{ font-style: italic; opacity: .75; }}
+rect.moved {{ fill: rgb(var(--moved)); }}
+rect.still {{ fill: #8881; }}
+.first {{ font-weight: 700; }}
+.verdict {{ text-transform: uppercase; letter-spacing: .05em; }}
+</style>
+</head>
+<body>
+<h1><span class="verdict">{verdict}</span> {title}</h1>
+<p>{reason}</p>
+{notes}
+{right}
+{leaks}
+<section>
+<h2>What was tried</h2>
+{tried}
+</section>
+</body>
+</html>
+"""
+
+
+def as_page(report: Report, target: str) -> str:
+    """A report as one HTML page."""
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+    return _PAGE.format(
+        title=html.escape(target),
+        verdict=report.verdict,
+        reason=html.escape(report.reason),
+        notes=f"<ul>{notes}</ul>" if notes else "",
+        right=_right(report),
+        leaks="\n".join(_section(leak) for leak in report.leaks),
+        tried=_tried(report),
+    )
+
+
+def _right(report: Report) -> str:
+    """What moved no answer, and how far into the model everything was as it should be."""
+    passed = [outcome for outcome in report.trials if outcome.passed and outcome.raised is None]
+    if not passed:
+        return ""
+    items = [
+        f"<b>{len(passed)} of {len(report.trials)} trials</b> moved no answer: "
+        + html.escape("; ".join(outcome.name for outcome in kinds(tuple(passed))))
+    ]
+    for leak in report.leaks:
+        before = _before(leak)
+        if before:
+            items.append(
+                f"<b>{len(before)} operators</b> before <code>{html.escape(leak.operator)}</code> give the same at "
+                f"every valid step, with {html.escape(leak.trial)}"
+            )
+    items.append(html.escape(what_ran(report)))
+    return "<section><h2>What was right</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul></section>"
+
+
+def _tried(report: Report) -> str:
+    """A row for each kind of trial, those that moved an answer first; all of them to be opened."""
+    if not report.trials:
+        return "<p>Nothing: it could not be run.</p>"
+    bad = [outcome for outcome in report.trials if not outcome.passed]
+    good = [outcome for outcome in report.trials if outcome.passed]
+    every = (
+        f"<details><summary>All {len(report.trials)} trials</summary>{_table(report.trials)}</details>"
+        f"<p>{html.escape(rounding(report.tolerance))}.</p>"
+    )
+    return _table([*kinds(tuple(bad)), *kinds(tuple(good))]) + every
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    rows = (
+        f"<tr{'' if outcome.passed else ' class=moved'}><td>{html.escape(outcome.name)}</td>"
+        f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
+        for outcome in outcomes
+    )
+    head = "<tr><th>trial</th><th>the answer moves by</th><th></th></tr>"
+    return f"<table>\n{head}\n" + "\n".join(rows) + "\n</table>"
+
+
+def _section(leak: Leak) -> str:
+    place = "" if leak.place is None else f"<p><code>{html.escape(str(leak.place))}</code></p>"
+    source = "" if leak.place is None else f"<pre>{html.escape(leak.place.source)}</pre>"
+    since = (
+        "" if leak.cause_at is None else f"<p>Padding stopped being 0 at <code>{html.escape(leak.cause_at)}</code>.</p>"
+    )
+    return (
+        f"<section><h2>{html.escape(leak.operator)}</h2>{place}{source}"
+        f"<p>{html.escape(leak.cause.why)}</p>{since}"
+        f"<h3>Mend it</h3><pre>{html.escape(leak.cause.fix)}</pre>"
+        f"<h3>How it spreads: {html.escape(leak.trial)}</h3>{_picture(leak)}</section>"
+    )
+
+
+_WIDTH: Final = 1050
+"""Of a picture, in pixels: what the page is wide."""
+_LABELS: Final = 400
+_FIGURES: Final = 80
+_ROW: Final = 22
+_LONGEST_LABEL: Final = 48
+_SUMMARY: Final = '<text class="summary"'
+_MOST_BEFORE, _MOST_BEHIND = 6, 24
+"""Rows that are drawn before the leaking operator, and from it on; the others are counted."""
+
+
+def _picture(leak: Leak) -> str:
+    """Steps along, operators down: the darker, the further an operator's output moved at that step.
+
+    The line is where the sequence ends; before it nothing should be coloured. A value without steps is one long bar.
+    """
+    if not leak.spread:
+        return ""
+    steps = max(len(spread.along) for spread in leak.spread)
+    cell = (_WIDTH - _LABELS - _FIGURES) / steps
+    lines = list(_lines(leak, steps, cell))
+    height = len(lines) * _ROW + 28
+    end, top = _LABELS + round(leak.length * cell), _ROW * int(lines[0].startswith(_SUMMARY))
+    drawn = "\n".join(f'<g transform="translate(0 {index * _ROW})">{line}</g>' for index, line in enumerate(lines))
+    return (
+        f'<figure><svg width="{_WIDTH}" height="{height}" role="img" '
+        f'aria-label="Where the leak spreads, operators down, steps along">\n{drawn}\n'
+        f'<line x1="{end}" y1="{top}" x2="{end}" y2="{height - 24}" stroke="currentColor" stroke-width="2"/>'
+        # Before the line, below the operators' names: there is always room for it.
+        f'<text x="{end}" y="{height - 8}" text-anchor="end">the sequence ends here, after {leak.length} steps</text>'
+        "</svg><figcaption>Operators from top to bottom, in the order in which they run; steps from left to right, and "
+        "how far the output moved at the most. Left of the line, and in a bar without steps, nothing should be "
+        "coloured.</figcaption></figure>"
+    )
+
+
+def _lines(leak: Leak, steps: int, cell: float) -> Iterator[str]:
+    """The picture's lines from top to bottom; what did not move at all, and what there is no room for, is counted."""
+    before = _before(leak)
+    behind = leak.spread[len(before) :]
+    shown = before[-_MOST_BEFORE:]
+    if len(before) > len(shown):
+        yield _summary(f"{_operators(len(before) - len(shown))} before: no valid step moved")
+    yield from _rows(shown, leak, steps, cell)
+    yield from _rows(behind[:_MOST_BEHIND], leak, steps, cell)
+    if len(behind) > _MOST_BEHIND:
+        yield _summary(f"{_operators(len(behind) - _MOST_BEHIND)} more, up to the answer")
+
+
+def _rows(spreads: Sequence[Spread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
+    for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
+        alike = list(group)
+        if still and len(alike) > 1:
+            names = ", ".join(_name(spread) for spread in alike)
+            yield _summary(f"{_operators(len(alike))}: nothing moved ({names})")
+        else:
+            yield from (_row(spread, leak, steps, cell) for spread in alike)
+
+
+def _before(leak: Leak) -> tuple[Spread, ...]:
+    """The operators before the leaking one."""
+    first = next((place for place, spread in enumerate(leak.spread) if spread.operator == leak.operator), 0)
+    return leak.spread[:first]
+
+
+def _operators(count: int) -> str:
+    return f"{count} operator{'s' if count > 1 else ''}"
+
+
+def _summary(text: str) -> str:
+    most = _WIDTH // 8
+    shown = text if len(text) <= most else f"{text[: most - 1]}…"
+    return f'{_SUMMARY} x="0" y="{_ROW - 7}">{html.escape(shown)}</text>'
+
+
+def _name(spread: Spread) -> str:
+    """What an operator is called: its module and function, or, where it is a bare function, the line that calls it."""
+    if spread.place is None or not spread.place.source:
+        return spread.operator
+    if ": " in spread.operator:
+        return f"{spread.operator} (line {spread.place.line})"
+    return f"{spread.place.line}: {spread.place.source}"
+
+
+def _row(spread: Spread, leak: Leak, steps: int, cell: float) -> str:
+    name = _name(spread)
+    label = name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
+    is_first = spread.operator == leak.operator and spread.place in (leak.place, None)
+    first = ' class="first"' if is_first else ""
+    told = f"<title>{html.escape(f'{spread.operator}: {name}')}</title>"
+    cells = [f'<text x="0" y="{_ROW - 7}"{first}>{told}{html.escape(label)}</text>']
+    along = spread.along if len(spread.along) > 1 else spread.along * steps
+    place = 0
+    for shade, run in itertools.groupby(along, key=_shade):
+        length = len(list(run))
+        look = f'class="moved" fill-opacity="{shade}"' if shade else 'class="still"'
+        x, width = _LABELS + place * cell, length * cell
+        cells.append(f'<rect {look} x="{x:.1f}" y="1" width="{width:.1f}" height="{_ROW - 2}"/>')
+        place += length
+    figure = number(max(spread.along, key=lambda moved: -1.0 if math.isnan(moved) else moved))
+    cells.append(f'<text x="{_WIDTH}" y="{_ROW - 7}" text-anchor="end">{figure}</text>')
+    return "".join(cells)
+
+
+def _shade(difference: float) -> float:
+    """From 0 (1e-6 and less) to 1 (1 and more, or not finite), by orders of magnitude, in eighths."""
+    if math.isnan(difference):
+        return 0.0
+    return round(8 * min(max((math.log10(max(difference, 1e-12)) + 6) / 6, 0.0), 1.0)) / 8

@@ -1,0 +1,168 @@
+"""A check's report as people and programs read it: on a terminal and as JSON. `page` writes it as HTML."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from lengthwise.runtime.manifest import Manifest
+from lengthwise_export.checking.leaks import Leak
+from lengthwise_export.checking.trials import CHANGES
+from lengthwise_export.checking.verdict import Outcome, Report, Verdict, said
+from lengthwise_export.tracing.source_lines import shown
+
+_STYLES: Final[dict[Verdict, str]] = {
+    "sound": "bold green",
+    "leak": "bold red",
+    "warning": "bold yellow",
+    "uncheckable": "bold magenta",
+}
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """A report in the form that DESIGN gives `check --json`; a difference that is not finite is null."""
+    return {
+        "verdict": report.verdict,
+        "reason": report.reason,
+        "leaks": [
+            {
+                "operator": leak.operator,
+                "kind": leak.kind,
+                "file": None if leak.place is None else shown(leak.place.file),
+                "line": None if leak.place is None else leak.place.line,
+                "source": None if leak.place is None else leak.place.source,
+                "cause_at": leak.cause_at,
+                "cause": leak.cause.why,
+                "fix": leak.cause.fix,
+                "difference": _finite(leak.difference),
+                "trial": leak.trial,
+            }
+            for leak in report.leaks
+        ],
+        "trials": [
+            {
+                "name": outcome.name,
+                "difference": _finite(outcome.difference),
+                "passed": outcome.passed,
+                "raised": outcome.raised,
+            }
+            for outcome in report.trials
+        ],
+        "notes": list(report.notes),
+        "max_length": report.max_length,
+        "ran": {
+            "rows": list(report.ran.rows),
+            "widths": list(report.ran.widths),
+            "lengths": list(report.ran.lengths),
+        },
+    }
+
+
+def on_terminal(report: Report, target: str, *, served: str | None = None, verbose: bool = False) -> RenderableType:
+    """A report for people: the verdict, each leak with its line and how to mend it, then what was tried.
+
+    Code is never wrapped: print it without cropping.
+
+    Args:
+        report: What was found.
+        target: Of what.
+        served: What is promised of the widths that the service pads to, where that is known.
+        verbose: Whether every trial of a sound model has a row, and not only every kind.
+    """
+    head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
+    parts: list[RenderableType] = [head]
+    for leak in report.leaks:
+        parts += ["", *_told(leak)]
+    parts += [Text(f"note: {note}") for note in report.notes]
+    if report.ran.rows:
+        parts.append(Text(what_ran(report)))
+    if report.trials:
+        told = report.trials if verbose or report.verdict != "sound" else tuple(kinds(report.trials))
+        parts += ["", _table(told)]
+        if any(outcome.passed and outcome.difference for outcome in report.trials):
+            parts.append(Text(f"{rounding(report.tolerance)}{f'; {served}' if served else ''}."))
+    return Group(*parts)
+
+
+def promised(manifest: Manifest) -> str | None:
+    """What a manifest promises of the widths that the service pads to; None where it promises nothing."""
+    if not manifest.promises:
+        return None
+    multiple = manifest.width_multiple
+    widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
+    if manifest.max_batch_rows == 1:
+        widths = "as each sequence is run by itself and without padding"
+    kept = "; ".join(
+        f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
+        for promise in manifest.promises
+    )
+    return f"{widths}, the manifest promises {kept}"
+
+
+def what_ran(report: Report) -> str:
+    """A sentence of the batches that really ran."""
+    ran = report.ran
+    return f"ran: {said(ran.rows)} rows, widths of {said(ran.widths)}, sequences of {said(ran.lengths)} steps"
+
+
+def rounding(tolerance: float) -> str:
+    """A sentence of what an answer may move by."""
+    return f"Up to {tolerance:.2g} is rounding, as another width or number of rows sums in another order"
+
+
+def kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
+    """One outcome for each kind of trial: the largest difference, under the first one's name."""
+    for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
+        alike = list(group)
+        differences = [outcome.difference for outcome in alike if outcome.difference is not None]
+        more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
+        yield replace(alike[0], name=alike[0].name + more, difference=max(differences, default=None))
+
+
+def _by_kind(outcome: Outcome) -> int:
+    return CHANGES.index(outcome.change)
+
+
+def _told(leak: Leak) -> Iterator[RenderableType]:
+    place = "" if leak.place is None else f"{leak.place}: "
+    yield Text.assemble(
+        (f"{place}{leak.operator}", "bold"), f"  its output moves by {number(leak.difference)} with {leak.trial}"
+    )
+    if leak.place is not None and leak.place.source:
+        yield Text(f" {leak.place.line} | {leak.place.source}", no_wrap=True, overflow="ignore")
+    yield Text.assemble(("  why   ", "bold"), leak.cause.why)
+    if leak.cause_at is not None:
+        yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
+    yield Text("  mend", style="bold")
+    for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
+        yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
+
+
+def _table(outcomes: tuple[Outcome, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tried")
+    table.add_column("the answer moves by", justify="right")
+    table.add_column("")
+    for outcome in outcomes:
+        shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
+        table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
+    return table
+
+
+def number(difference: float | None) -> str:
+    """A difference for people."""
+    if difference is None:
+        return "-"
+    return f"{difference:.2g}" if math.isfinite(difference) else "not finite"
+
+
+def _finite(difference: float | None) -> float | None:
+    return difference if difference is not None and math.isfinite(difference) else None

@@ -1,0 +1,179 @@
+"""The recorder for ONNX: every value of a graph made an output, so that onnxruntime gives what each node computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.session import feed
+from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.errors import RunError
+from lengthwise_export.onnx_graphs.adopt import Adopted
+from lengthwise_export.onnx_graphs.probing import open_session
+
+
+class OnnxSubject:
+    """A graph under check.
+
+    Args:
+        adopted: The graph, its inputs read.
+        one_by_one: Whether a row is run by itself and without padding, as a service runs a model of one row at a time.
+    """
+
+    def __init__(self, adopted: Adopted, *, one_by_one: bool = False) -> None:
+        self._one_by_one = one_by_one
+        self.steps = adopted.steps
+        self._adopted = adopted
+        names = adopted.names
+        self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
+        self._nodes = _reaching(adopted.graph.graph, self._outputs)
+        self._session = open_session(adopted.graph)
+        self._recorder: onnxruntime.InferenceSession | None = None
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """The sizes of its weights."""
+        return frozenset(int(size) for weights in self._adopted.graph.graph.initializer for size in weights.dims)
+
+    def answer(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch."""
+        if self._one_by_one:
+            return self._answer_each(batch)
+        return self._answer(feed(self._adopted.names, batch))
+
+    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch; onnxruntime has one way."""
+        return self.answer(batch)
+
+    def answer_left(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch whose sequences stand at the end of their rows."""
+        inputs = feed(self._adopted.names, batch)
+        mask = self._adopted.names.mask
+        if mask is not None:
+            steps_axis = 0 if self._adopted.names.time_first else 1
+            inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
+        return self._answer(inputs)
+
+    def others(self) -> Iterator[OtherReading]:
+        """The same graph, its inputs read in the other ways that may be meant."""
+        names = self._adopted.names
+        if names.mask is not None:
+            marks: Literal["valid", "padding"] = "padding" if names.mask_marks == "valid" else "valid"
+            second = "padding-mask" if marks == "padding" else "mask"
+            where = "padding" if marks == "padding" else "valid steps"
+            yield self._read_as(
+                {"mask_marks": marks}, f"where its mask is 1 at {where}: if that is meant, say --second {second}"
+            )
+        if not names.channels_first and not names.time_first:
+            yield self._read_as(
+                {"time_first": True}, "where steps are [width, rows, features]: if that is meant, say --time-first"
+            )
+
+    def _read_as(self, names: dict[str, Any], runs: str) -> OtherReading:
+        read = replace(self._adopted, names=self._adopted.names.model_copy(update=names))
+        return OtherReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+
+    def record(self, batch: PaddedBatch) -> Recording:
+        """Answers a batch, and gives what every node computed on the way."""
+        if self._recorder is None:
+            self._recorder = _recording_session(self._adopted.graph, self._nodes)
+        names = [output.name for output in self._recorder.get_outputs()]
+        values = dict(zip(names, self._run(self._recorder, names, feed(self._adopted.names, batch)), strict=True))
+        needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
+        operations = [
+            Operation(
+                operator=node.name or f"{node.op_type} giving {node.output[0]}",
+                kind=node.op_type,
+                place=None,
+                inputs=frozenset(hash(name) for name in node.input if name),
+                gives=frozenset(hash(name) for name in node.output if name in needed),
+                outputs=tuple(
+                    (hash(name), values[name])
+                    for name in node.output
+                    if name in needed and isinstance(values.get(name), np.ndarray)
+                ),
+            )
+            for node in self._nodes
+        ]
+        return Recording(operations, frozenset(map(hash, self._outputs)))
+
+    def _answer_each(self, batch: PaddedBatch) -> Answer:
+        """The rows' answers, each without the others and without its padding, side by side again."""
+        found = [
+            self._answer(
+                feed(
+                    self._adopted.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
+                )
+            )
+            for row, length in enumerate(batch.lengths)
+        ]
+        logits = [answer.logits[0] for answer in found]
+        attention = [answer.attention[0] for answer in found if answer.attention is not None]
+        return Answer(
+            _widened(logits, batch.width) if self._adopted.per_step else np.stack(logits),
+            _widened(attention, batch.width) if attention else None,
+        )
+
+    def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
+        logits, *attention = self._run(self._session, self._outputs, inputs)
+        if self._adopted.names.classes_first and self._adopted.per_step:
+            logits = logits.swapaxes(1, 2)
+        if self._adopted.names.time_first:
+            logits = logits.swapaxes(0, 1) if self._adopted.per_step else logits
+            attention = [weights.T for weights in attention]
+        return Answer(logits, *attention)
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        try:
+            results: list[NDArray[Any]] = session.run(outputs, inputs)
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise RunError(str(error).strip().split("\n")[0]) from error
+        return results
+
+
+def _widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
+    """Rows of `[length, ...]` as one array `[rows, width, ...]`, zeros behind each."""
+    wide = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
+    for target, row in zip(wide, rows, strict=True):
+        target[: len(row)] = row
+    return wide
+
+
+def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in the order of the graph."""
+    needed, nodes = set(outputs), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(_inputs(node))
+    return nodes[::-1]
+
+
+def _inputs(node: onnx.NodeProto) -> set[str]:
+    """What a node takes, the values that its subgraphs take from outside included."""
+    taken = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                taken |= _inputs(inner)
+    return taken
+
+
+def _recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
+    """A session whose outputs are all values, as the nodes that stand in the file compute them."""
+    recording = onnx.ModelProto()
+    recording.CopyFrom(graph)
+    del recording.graph.output[:]
+    recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_session(recording, options)

@@ -1,0 +1,203 @@
+"""The recorder for torch: every function that a module calls, with the line of the user's code that called it.
+
+A `TorchFunctionMode` sees the calls at the height at which they are written (`multi_head_attention_forward`, not its
+forty parts). Which of them reach the answer is found backwards through the storages of their tensors, so that views and
+changes in place are followed; a tensor that becomes a Python number counts as reaching it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules import rnn as layers
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import rnn as packing
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.conventions import other_callings
+from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.errors import RunError
+from lengthwise_export.tracing.call_signature import Calling, Role, plain_path, step_mask
+from lengthwise_export.tracing.outputs import Choice
+from lengthwise_export.tracing.source_lines import Place, current_place, said, users_place
+
+_TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
+
+_UNWRITTEN: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
+"""Give memory as it is found there: nothing of it can be compared before it is written to."""
+
+
+class TorchSubject:
+    """A torch module under check; it is put into evaluation mode."""
+
+    def __init__(self, module: nn.Module, steps: StepInput, *, calling: Calling, choose: Choice) -> None:
+        """Takes a module, what one step is, how it is called, and which of its outputs are judged."""
+        self._module = module.eval()
+        self.steps = steps
+        self._calling = calling
+        self._choose = choose
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """The sizes of its parameters and buffers, and of tensors that it holds without having registered them."""
+        held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+        tensors = [*self._module.parameters(), *self._module.buffers(), *held]
+        return frozenset(size for tensor in tensors for size in tensor.shape)
+
+    def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
+        """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
+        with plain_path():
+            return _answer(self._run(self._inputs(batch, left=left)))
+
+    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch as torch does by itself: nested tensors hold no padding where it takes its fast path."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _answer(self._run(self._inputs(batch)))
+
+    def answer_left(self, batch: PaddedBatch) -> Answer:
+        """Answers a batch whose sequences stand at the end of their rows."""
+        return self.answer(batch, left=True)
+
+    def record(self, batch: PaddedBatch) -> Recording:
+        """Answers a batch, and gives what it called on the way."""
+        recorder, inputs = _Recorder(self._module), self._inputs(batch)
+        with plain_path(), recorder.listening():
+            outputs = self._run(inputs)
+        return recorder.recording(outputs.values())
+
+    def others(self) -> Iterator[OtherReading]:
+        """The same module, called in the other ways that may be meant."""
+        for other in other_callings(self._calling):
+            if self.steps.kind == "values" or not other.calling.channels_first:
+                subject = TorchSubject(self._module, self.steps, calling=other.calling, choose=self._choose)
+                yield OtherReading(subject, other.runs, other.is_option)
+
+    def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
+        """What the module is called with; the steps in a copy, as a module may write into what it is given."""
+        lengths = torch.tensor(batch.lengths).long()
+        valid = step_mask(lengths, batch.width)
+        return self._calling.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+
+    def _run(self, given: dict[Role, Tensor]) -> dict[str, Tensor]:
+        try:
+            with torch.no_grad():
+                outputs = self._choose(self._calling.call(self._module, given))
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
+            raise RunError(said(error), users_place(error)) from error
+        outputs["logits"] = self._calling.rows_first(outputs["logits"])
+        return outputs
+
+
+def _answer(outputs: dict[str, Tensor]) -> Answer:
+    return Answer(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    operator: str
+    kind: str
+    place: Place | None
+    inputs: frozenset[int]
+    outputs: list[tuple[int, NDArray[Any]]]
+    is_packing: bool
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
+        self._stack: list[str] = []
+        self._calls: list[_Call] = []
+        # Every tensor seen is kept until the end, so that no storage is used twice.
+        self._seen: list[Tensor] = []
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Records what happens inside."""
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with self:
+                yield
+        finally:
+            enter.remove()
+            leave.remove()
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self._stack.append(self._paths.get(id(module), ""))
+
+    def _leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        self._stack.pop()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        name = func.__name__
+        if name == "__get__":
+            name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
+        # Writing into a tensor gives nothing back: its outcome is the tensor written into.
+        outcome = args[0] if answer is None and args else answer
+        outputs = [] if name in _UNWRITTEN else _tensors(outcome)
+        if not outputs and name not in _TO_PYTHON:
+            return answer
+        inputs = _tensors((args, kwargs))
+        self._seen += inputs + outputs
+        path = self._stack[-1] if self._stack else ""
+        self._calls.append(
+            _Call(
+                operator=f"{path}: {name}" if path else name,
+                kind=name,
+                place=current_place(),
+                inputs=frozenset(map(_storage, inputs)),
+                outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
+                is_packing=_is_packing(sys._getframe(1).f_code.co_filename, name),
+            )
+        )
+        return answer
+
+    def recording(self, tensors: Iterable[Tensor]) -> Recording:
+        """The calls that reach the answer's tensors, with those of their outputs that do."""
+        answers = frozenset(map(_storage, tensors))
+        needed = set(answers)
+        reaching = []
+        for call in reversed(self._calls):
+            outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
+            if outputs or call.kind in _TO_PYTHON:
+                needed |= call.inputs
+                # What packing does inside is in an order of its own, and goes wrong in no way of its own.
+                shown = () if call.is_packing else outputs
+                gives = frozenset(storage for storage, _ in outputs)
+                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, gives, shown))
+        reaching.reverse()
+        return Recording(reaching, answers)
+
+
+def _is_packing(file: str, name: str) -> bool:
+    """Whether a call is torch's own handling of packed sequences, and not what is computed on them."""
+    return file == packing.__file__ or (file == layers.__file__ and not name.startswith(("lstm", "gru", "rnn")))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _copied(tensor: Tensor) -> NDArray[Any]:
+    return np.array(tensor.detach().resolve_conj().resolve_neg().cpu().numpy())

@@ -1,0 +1,454 @@
+"""The commands `train`, `export` and `check`: the half of `lengthwise` that needs torch or onnx.
+
+What a command needs is imported where it begins: torch takes seconds, and help, or the check of a graph, needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from lengthwise.runtime.manifest import Precision
+from lengthwise_export.command import ExporterCommand, options_of, show_json
+from lengthwise_export.options import HIGHEST_OPSET, OPSET, Options, target_options
+from lengthwise_export.training.options import Options as TrainingOptions
+
+if TYPE_CHECKING:
+    from lengthwise.decoding import dataset
+    from lengthwise_export.candidate import Scores
+    from lengthwise_export.training import train as training
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Trains, exports and checks classifiers of sequences of different lengths."""
+
+
+@main.command(cls=ExporterCommand)
+@click.argument("spec_file", metavar="SPEC", type=_FILE)
+@click.argument("data")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
+@click.option("--test", help="A file that is only scored, at the very end: nothing is chosen on it.")
+@options_of(TrainingOptions)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
+@click.option("--overwrite", is_flag=True, help="Start anew where --out holds a run, which is then lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def train(
+    spec_file: Path,
+    data: str,
+    out: Path,
+    test: str | None,
+    threads: int,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Trains the built-in architecture of SPEC (a .toml file) on DATA.
+
+    docs/spec.md lists the keys of a SPEC; `output.task` asks for several labels a sequence, or one a step. Values come
+    as they are: the graph normalises, with the mean and deviation of the training split.
+
+    DATA is a .jsonl file (one {"id", "steps", "label"} a line, .gz too), a .ts file of the UEA/UCR archive, a .parquet
+    file, or aeon:NAME_TRAIN for a set that the aeon package brings along.
+
+    \b
+    --out then holds
+      model.safetensors      weights of the best epoch: give them to `export --checkpoint`
+      metrics.json           loss, accuracy, macro F1, confusion; for the test file too
+      learning_curve.png, confusion_matrix.png
+      state.safetensors      everything --resume needs
+
+    \b
+    Example:
+      lengthwise train vowels.toml aeon:JapaneseVowels_TRAIN --test aeon:JapaneseVowels_TEST --out runs/vowels
+    """  # noqa: D301 - click wants a real backspace
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    import torch
+    from rich.console import Console
+
+    from lengthwise.errors import ConfigurationError
+    from lengthwise_export.architecture import trained
+    from lengthwise_export.architecture.spec import Spec
+    from lengthwise_export.training import metrics
+    from lengthwise_export.training import train as training
+    from lengthwise_export.training.batches import examples
+
+    if not resume and not overwrite:
+        _refuse_to_overwrite(out)
+    torch.set_num_threads(threads)
+    spec = Spec.read(spec_file)
+    options = TrainingOptions(**chosen)
+    records = _some(data, spec.input.kind)
+    held_out = examples(_some(test, spec.input.kind), spec) if test else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
+    with _kept_when_interrupted(out, overwrite=overwrite) as done, _bar(options, quiet=as_json) as show:
+
+        def on_epoch(epoch: training.Epoch) -> None:
+            done.append(epoch)
+            show(epoch)
+
+        result = training.train(spec, records, options, out, resume=resume, on_epoch=on_epoch)
+    report = metrics.Report(
+        spec=spec,
+        options=options,
+        result=result,
+        test=training.evaluate(result.model, held_out, spec) if held_out else None,
+    )
+    report.write(out)
+    if as_json:
+        show_json(report.as_json())
+    else:
+        Console().print(report.table(f"{out}/{trained.WEIGHTS_FILE}"))
+
+
+@main.command(cls=ExporterCommand)
+@click.argument("target", required=False)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="MODELS/NAME/VERSION, or MODELS/NAME for the next free version.",
+)
+@target_options
+@click.option(
+    "--multi-label",
+    is_flag=True,
+    help="Each class of a model of yours is judged by itself: any number may be assigned, or none.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Probability from which a multi-label model's class is assigned.  [default: 0.5]",
+)
+@click.option(
+    "--scores",
+    type=click.Choice(["logits", "probabilities"]),
+    help="What the output is; found out without it, where it can be. Probabilities are not normalised again.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(1),
+    help="Longest sequence promised and accepted: a spec says it itself, else 1024 or what the model takes.",
+)
+@click.option(
+    "--opset",
+    default=OPSET,
+    show_default=True,
+    type=click.IntRange(OPSET, HIGHEST_OPSET),
+    help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(get_args(Precision)),
+    help="Of weights and products: fp16 for GPUs; int8 for the CPU, which then runs one sequence at a time.",
+)
+@click.option(
+    "--data",
+    help="Labelled sequences, as train reads them: how many are answered rightly, and at fp16 and int8 on how many "
+    "the label changes.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="What company may move an answer by, beyond rounding (1e-5); without it not a bit.",
+)
+@click.option(
+    "--rewrite", is_flag=True, help="Rewrite sums over the steps of a model of yours where that gives the same bits."
+)
+@click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
+)
+def export(
+    target: str | None,
+    out: Path,
+    options: Options,
+    multi_label: bool,
+    threshold: float | None,
+    scores: Scores | None,
+    max_length: int | None,
+    opset: int,
+    precision: Precision,
+    data: str | None,
+    tolerance: float | None,
+    rewrite: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
+
+    TARGET is what `train` wrote (its folder, or model.safetensors in it), a spec (.toml) of the built-in architecture,
+    package.module:factory or file.py:factory of a torch module, or an ONNX file.
+
+    A checkpoint holds the spec of its training. A spec that is given too must say the same, labels and their order
+    above all; only the policy past the max length may differ.
+
+    \b
+    Exit code 0: published. 1: the proof does not hold, nothing was published. 2: it could not be exported.
+
+    \b
+    Example:
+      lengthwise export runs/vowels --out models/vowels --data test.jsonl
+      lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
+      lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
+    """  # noqa: D301 - click wants a real backspace
+    import torch
+    from rich.console import Console
+
+    from lengthwise.bench.progress import status
+    from lengthwise_export import export as exporting
+    from lengthwise_export.architecture import trained
+    from lengthwise_export.candidate import MAX_LENGTH, brought, built_in, with_threshold
+    from lengthwise_export.rewrite import rewriting
+    from lengthwise_export.targets import targets
+
+    torch.set_num_threads(1)
+    if target is None:
+        if options.checkpoint is None:
+            raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
+        target, options = str(options.checkpoint), replace(options, checkpoint=None)
+    with status(Console(stderr=True, quiet=as_json), "reading, checking, building, verifying and publishing"):
+        read = targets.read(target, options)
+        _tell(read.notices)
+        records = None if data is None else _labelled(data, read.steps.kind, to=precision)
+        if read.spec is not None:
+            source = built_in(
+                read.spec,
+                read.checkpoint,
+                max_length=max_length,
+                multi_label=multi_label,
+                opset=opset,
+                tolerance=tolerance,
+            )
+        else:
+            source = brought(
+                read,
+                max_length=max_length or MAX_LENGTH,
+                multi_label=multi_label,
+                scores=scores,
+                missing=options.missing,
+                opset=opset,
+                tolerance=tolerance or 0.0,
+                seed=seed,
+            )
+        if threshold is not None:
+            source = with_threshold(source, threshold)
+        for notice in source.notices:
+            click.echo(f"notice: {notice}", err=True)
+        weights = source.manifest.made.get("weights")
+        if weights is not None:
+            click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
+        if rewrite:
+            source = rewriting(source, lambda told: click.echo(told, err=True))
+        published = exporting.export(source, out, to=precision, data=records, seed=seed)
+    for told in published.notices:
+        click.echo(f"notice: {told}", err=True)
+    if published.manifest.missing != source.manifest.missing:
+        click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
+    if published.sample is not None:
+        expected = None if read.spec is None or read.checkpoint is None else trained.recorded(read.checkpoint).expected
+        _tell(published.sample.notices(expected))
+    if as_json:
+        show_json(
+            {
+                "directory": str(published.directory),
+                "nodes": published.nodes,
+                "precision": published.manifest.precision,
+                "from_fp32": published.manifest.from_fp32,
+                "labels": None if published.labels is None else asdict(published.labels),
+                "sample": None if published.sample is None else published.sample.as_json(),
+                "promises": [promise.model_dump() for promise in published.manifest.promises],
+                "cases": [case.as_json() for case in published.cases],
+            }
+        )
+        return
+    (promise,) = published.manifest.promises
+    kept = (
+        "the same bits alone and in company" if promise.bits else f"within {promise.tolerance:.3g} alone and in company"
+    )
+    unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
+    held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
+    if published.manifest.from_fp32 is not None:
+        alone = ", one sequence at a time," if published.manifest.max_batch_rows == 1 else ""
+        rounded = (
+            f"{published.manifest.precision}{alone} within {published.manifest.from_fp32:.3g} of the float32 graph"
+        )
+        held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
+    if published.sample is not None:
+        held = f"{held}; {published.sample}"
+    Console().print(
+        f"published {published.directory}: {held}{unlearnt}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@main.command(cls=ExporterCommand)
+@click.argument("target")
+@target_options
+@click.option("--max-length", default=1024, show_default=True, type=click.IntRange(1), help="Longest sequence tried.")
+@click.option(
+    "--tolerance", default=0.0, show_default=True, type=click.FloatRange(0), help="Allowed difference beyond rounding."
+)
+@click.option("--seed", default=0, show_default=True, help="Decides the sequences.")
+@click.option(
+    "--strict", is_flag=True, help="Exit 1 for a warning too: what only NaN, Inf or 1e30 in the padding shows."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--verbose", is_flag=True, help="A row for every trial of a sound model, not only for every kind.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page.")
+def check(
+    target: str,
+    options: Options,
+    max_length: int,
+    tolerance: float,
+    seed: int,
+    strict: bool,
+    as_json: bool,
+    verbose: bool,
+    page: Path | None,
+) -> None:
+    """Finds where padding or a neighbour reaches an answer of TARGET, and says why and how to mend it.
+
+    TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module, an ONNX
+    file, or a model directory.
+
+    \b
+    Exit code 0: nothing leaks. 1: something does. 2: it cannot be checked, and why.
+
+    \b
+    Examples:
+      lengthwise check mymodels.lstm:make --checkpoint weights.pt
+      lengthwise check classifier.onnx --html leak.html
+    """  # noqa: D301 - click wants a real backspace
+    from rich.console import Console
+
+    from lengthwise.bench.progress import status
+    from lengthwise_export import missing
+    from lengthwise_export.checking import report as reports
+    from lengthwise_export.checking.check import check as judge
+    from lengthwise_export.checking.verdict import Report
+    from lengthwise_export.errors import UncheckableError
+    from lengthwise_export.targets import targets
+
+    served = read = None
+    with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:
+        try:
+            read = targets.read(target, options)
+            if read.framework:
+                import torch
+
+                torch.set_num_threads(1)
+            served = None if read.manifest is None else reports.promised(read.manifest)
+            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
+            if options.missing == "handled":
+                missing.require(read, max_length=report.max_length or max_length, seed=seed)
+        except UncheckableError as error:
+            report = Report("uncheckable", str(error))
+    _tell(() if read is None else read.notices)
+    if page is not None:
+        from lengthwise_export.checking.page import as_page
+
+        page.write_text(as_page(report, target), encoding="utf-8")
+    if as_json:
+        show_json(reports.as_json(report))
+    else:
+        Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
+    click.get_current_context().exit(report.exit_code(strict=strict))
+
+
+def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
+    """The records of a file that has any."""
+    from lengthwise.decoding import dataset
+    from lengthwise.errors import ConfigurationError
+
+    records = list(dataset.read(dataset.locate(data), kind))
+    if not records:
+        raise ConfigurationError(f"{data}: there is no record in it")
+    return records
+
+
+def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.Record]:
+    """The records of --data.
+
+    Raises:
+        ConfigurationError: There are none, or none has a label and there is no other use for them.
+    """
+    from lengthwise.errors import ConfigurationError
+
+    records = _some(data, kind)
+    if to == "fp32" and all(record.label is None for record in records):
+        raise ConfigurationError(
+            f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "
+            "compares --precision fp16 or int8 with fp32"
+        )
+    return records
+
+
+def _tell(notices: Iterable[str]) -> None:
+    for notice in notices:
+        click.echo(f"warning: {notice}", err=True)
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    from lengthwise.errors import ConfigurationError
+    from lengthwise_export.architecture import trained
+
+    for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
+        if (out / name).exists():
+            raise ConfigurationError(
+                f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"
+            )
+
+
+@contextmanager
+def _kept_when_interrupted(out: Path, *, overwrite: bool) -> Iterator[list[training.Epoch]]:
+    """Says after an interruption what is kept, and how to go on; gives the list of the epochs that are done."""
+    done: list[training.Epoch] = []
+    try:
+        yield done
+    except KeyboardInterrupt:
+        how = "--resume in the place of --overwrite" if overwrite else "--resume"
+        epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
+        kept = f"{out} keeps {epochs}: the same command with {how} goes on behind them, and ends in the same weights"
+        click.echo(kept if done else f"no epoch was done, so {out} keeps nothing of this run", err=True)
+        raise
+
+
+@contextmanager
+def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
+    """Shows each epoch, in a bar or, where there is no terminal, as a line; gives what is to be told of them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from lengthwise.bench.progress import say
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda epoch: say(console, f"epoch {epoch.number + 1} of {options.epochs}: {_figures(epoch)}")
+        return
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, quiet=quiet)) as progress:
+        task = progress.add_task("", total=options.epochs, figures="")
+        yield lambda epoch: progress.update(task, completed=epoch.number + 1, figures=_figures(epoch))
+
+
+def _figures(epoch: training.Epoch) -> str:
+    """An epoch's loss, and its accuracy where there is a validation split."""
+    accuracy = epoch.validation_accuracy
+    return f"loss {epoch.training_loss:.4f}" + ("" if accuracy is None else f", validation accuracy {accuracy:.4f}")

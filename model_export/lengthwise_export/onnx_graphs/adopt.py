@@ -1,0 +1,410 @@
+"""Reads a graph that was made elsewhere: which inputs are the steps, the lengths or the mask, and which axis is time.
+
+The graph stays as it is; what is read here stands in the manifest, and the service feeds the graph by it. A reading is
+taken by rank, element type and shared axis names, and must run; where several do, none is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import onnx
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime import data_dependence, onnx_graph
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.probing import (
+    open_session,
+    refuse_frozen_inside,
+    shape_of_answer,
+    what_it_raises,
+    with_int64_tokens,
+)
+from lengthwise_export.options import Second
+
+_ELEMENTS: Final[dict[int, str]] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+}
+
+
+_NOT_FED: Final = {
+    "token_type_ids": "which tells the two texts of a pair apart, and a sequence is one text (all zeros, which is what "
+    "the model takes for them where they are not given)",
+    "position_ids": "which are counted from 0 where they are not given",
+}
+"""Inputs that Hugging Face's exports may have, and that follow from the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the caller said about a graph; None where it is to be read."""
+
+    values: str | None = None
+    lengths: str | None = None
+    mask: str | None = None
+    time_first: bool = False
+    channels_first: bool = False
+    second: Second | None = None
+    output: str | None = None
+    features: int | None = None
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A graph, and what its inputs and outputs are.
+
+    Attributes:
+        graph: As it came; with token ids of int32, it takes int64 in front of a Cast.
+        steps: What one step is.
+        names: What the inputs and outputs are.
+        classes: How many the graph tells apart.
+        per_step: Whether it answers each step.
+    """
+
+    graph: onnx.ModelProto
+    steps: StepInput
+    names: GraphNames
+    classes: int
+    per_step: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """An input or output: its element type, and its axes, each a size, a name or unknown."""
+
+    name: str
+    element: str
+    axes: tuple[int | str | None, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.element}{list(self.axes)})"
+
+
+def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
+    """Reads a graph.
+
+    Raises:
+        UncheckableError: It says nowhere where a sequence ends, has a frozen axis, or inputs of no known meaning.
+        ConfigurationError: It can be read in several ways; names them, and the options that choose.
+    """
+    weights = {initializer.name for initializer in graph.graph.initializer}
+    inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
+    outputs = [_value(value) for value in graph.graph.output]
+    logits = _logits(outputs, said.output)
+    _refuse_unreadable(inputs, said)
+    candidates = dict.fromkeys(_candidates(inputs, logits, said))
+    names = [names for names in candidates if _agrees(names, inputs, logits)]
+    _refuse_frozen(names, inputs)
+    running = []
+    _refuse_what_ends_the_process(graph, names)
+    for candidate in names:
+        taken = with_int64_tokens(graph, candidate.sequences)
+        session, steps = open_session(taken), _probed(candidate, inputs, said)
+        shape = shape_of_answer(session, candidate, steps)
+        if shape is not None:
+            running.append(_Reading(candidate, taken, shape))
+        elif (shape := shape_of_answer(session, _with_classes_first(candidate), steps)) is not None:
+            running.append(_Reading(_with_classes_first(candidate), taken, shape))
+    running = _by_their_names(running, inputs)
+    if not running:
+        for candidate in names:
+            session = open_session(with_int64_tokens(graph, candidate.sequences))
+            refuse_frozen_inside(session, candidate, _probed(candidate, inputs, said))
+        raise UncheckableError(_why_none_runs(graph, names, inputs, said))
+    if len(running) > 1:
+        readings = "; ".join(_as_options(reading.names) for reading in running)
+        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; say one: {readings}")
+    (reading,) = running
+    _ask_which_way_round(reading.names, said)
+    return Adopted(
+        reading.graph,
+        _steps(graph, reading.names, inputs, said),
+        reading.names,
+        classes=reading.shape[-1],
+        per_step=len(reading.shape) == 3,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A reading that runs, the graph as it takes it, and the shape of its answer, rows first."""
+
+    names: GraphNames
+    graph: onnx.ModelProto
+    shape: tuple[int, ...]
+
+
+def _refuse_what_ends_the_process(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
+    """Refuses a graph in which a recurrent layer may get no row at all: onnxruntime ends the process there.
+
+    Raises:
+        UncheckableError: It is one.
+    """
+    ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+    nodes = onnx_graph.read(graph.SerializeToString())
+    for names in candidates:
+        others = [name for name in (names.lengths, names.mask) if name is not None]
+        operator = data_dependence.recurrent_without_rows(nodes, names.sequences, others, ending)
+        if operator is not None:
+            raise UncheckableError(data_dependence.why_refused(operator))
+
+
+def _with_classes_first(names: GraphNames) -> GraphNames:
+    return names.model_copy(update={"classes_first": names.channels_first})
+
+
+def _by_their_names(running: list[_Reading], inputs: list[_Value]) -> list[_Reading]:
+    """Of several readings those that the inputs' names and the axes' names speak for; all where they say nothing."""
+    for speaks_for in (_mask_is_named_so, _ids_are_named_so, _rows_are_named_so):
+        kept = [reading for reading in running if speaks_for(reading.names, inputs)]
+        running = kept or running
+    return running
+
+
+def _mask_is_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
+    return names.mask is not None and "mask" in names.mask.lower() and "mask" not in names.sequences.lower()
+
+
+def _ids_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
+    """Hugging Face's own names, whose rows always come first."""
+    return names.sequences in ("input_ids", "inputs_embeds", "input_values", "input_features") and not names.time_first
+
+
+def _rows_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
+    steps = next(value for value in inputs if value.name == names.sequences)
+    rows = steps.axes[names.open_axes[0]]
+    return isinstance(rows, str) and re.fullmatch(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)", rows.lower()) is not None
+
+
+def _ask_which_way_round(names: GraphNames, said: Said) -> None:
+    """Asks about a mask whose name has `pad`.
+
+    Raises:
+        ConfigurationError: Nothing was said of it.
+    """
+    if names.mask is not None and "pad" in names.mask.lower() and said.second in (None, "both"):
+        raise ConfigurationError(
+            f"{names.mask} may be true at padding or at valid steps; say --second mask (true at valid steps) or "
+            "--second padding-mask (true at padding)"
+        )
+
+
+def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], said: Said) -> str:
+    """A sentence for a graph of which no reading runs, with what onnxruntime said to the likeliest."""
+    shares = [value for value in inputs if value.rank == 1 and value.element in ("float32", "type 10", "type 11")]
+    if shares:
+        return (
+            f"{shares[0]} are no lengths in steps, but shares of the longest, as a rule: export the graph with int64 "
+            f"lengths that it divides by the width itself (it has {_listed(inputs)}; lengths are int32 or int64)"
+        )
+    if not said.channels_first and not said.time_first:
+        turned = dataclasses.replace(said, channels_first=True)
+        for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned):
+            steps = next(value for value in inputs if value.name == candidate.sequences)
+            if isinstance(steps.axes[1], int) or said.features:
+                session = open_session(with_int64_tokens(graph, candidate.sequences))
+                if shape_of_answer(session, candidate, _probed(candidate, inputs, turned)) is not None:
+                    return (
+                        f"the inputs {_listed(inputs)} run where steps are [rows, features, width]: if that is meant, "
+                        "say --channels-first"
+                    )
+    raised = next((why for one in names if (why := _raised(graph, one, inputs, said))), None)
+    return (
+        f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and say "
+        "--time-first or --channels-first where steps are not [rows, width, features]"
+        + (f" ({raised})" if raised else "")
+    )
+
+
+def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> str | None:
+    session = open_session(with_int64_tokens(graph, names.sequences))
+    return what_it_raises(session, names, _probed(names, inputs, said))
+
+
+def _value(proto: onnx.ValueInfoProto) -> _Value:
+    tensor = proto.type.tensor_type
+    axes = tuple(
+        axis.dim_value if axis.HasField("dim_value") else (axis.dim_param or None) for axis in tensor.shape.dim
+    )
+    return _Value(proto.name, _ELEMENTS.get(tensor.elem_type, f"type {tensor.elem_type}"), axes)
+
+
+def _logits(outputs: list[_Value], output: str | None) -> _Value:
+    by_name = {value.name: value for value in outputs}
+    if output is not None:
+        name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
+        if name not in by_name:
+            raise ConfigurationError(f"--output {output}: the graph's outputs are {_listed(outputs)}")
+        return by_name[name]
+    if "logits" in by_name:
+        return by_name["logits"]
+    fitting = [value for value in outputs if value.element == "float32" and value.rank in (2, 3)]
+    if not fitting:
+        raise UncheckableError(f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]")
+    return fitting[0]
+
+
+def _refuse_unreadable(inputs: list[_Value], said: Said) -> None:
+    for option, name in (("--values", said.values), ("--lengths", said.lengths), ("--mask", said.mask)):
+        if name is not None and name not in {value.name for value in inputs}:
+            raise ConfigurationError(f"{option} {name}: the graph's inputs are {_listed(inputs)}")
+    if len(inputs) == 1:
+        raise UncheckableError(
+            f"the graph has one input, {inputs[0]}, and nothing says where a sequence ends: export it with lengths "
+            "[rows] or a mask [rows, width] as a second one"
+        )
+    for name, why in _NOT_FED.items():
+        if any(value.name == name for value in inputs) and name not in (said.values, said.lengths, said.mask):
+            raise UncheckableError(f"the graph takes {name}, {why}: export it without ({_listed(inputs)})")
+    if len([value for value in inputs if _can_be_steps(value) and value.rank == 3]) > 1 or len(inputs) > 3:
+        raise UncheckableError(
+            f"the graph takes {_listed(inputs)}: a sequence is one input [rows, width, features], with lengths or a "
+            "mask beside it"
+        )
+
+
+def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[GraphNames]:
+    """Every way to give each input a meaning, by rank and element type and by what was said."""
+    by_name = {value.name: value for value in inputs}
+    for order in itertools.permutations(by_name):
+        steps, *rest = (by_name[name] for name in order)
+        if (said.values or steps.name) != steps.name or not _can_be_steps(steps):
+            continue
+        lengths, mask = [value for value in rest if value.rank == 1], [value for value in rest if value.rank == 2]
+        if len(lengths) > 1 or len(mask) > 1 or len(lengths) + len(mask) != len(rest):
+            continue
+        if not all(value.element in ("int32", "int64") for value in lengths):
+            continue
+        if not all(value.element in ("bool", "int32", "int64", "float32") for value in mask):
+            continue
+        if said.lengths not in (None, *(value.name for value in lengths)):
+            continue
+        if said.mask not in (None, *(value.name for value in mask)):
+            continue
+        if steps.rank == 2 and mask and _is_raw(steps) and _is_raw(mask[0]) and "mask" in steps.name.lower():
+            continue
+        for time_first, channels_first in _orders(steps, said):
+            yield GraphNames(
+                sequences=steps.name,
+                lengths=lengths[0].name if lengths else None,
+                lengths_type="int64" if lengths and lengths[0].element == "int64" else "int32",
+                mask=mask[0].name if mask else None,
+                mask_type=mask[0].element if mask else "bool",
+                mask_marks="padding" if mask and said.second == "padding-mask" else "valid",
+                time_first=time_first,
+                channels_first=channels_first,
+                features_axis=not _is_raw(steps),
+                logits=logits.name,
+            )
+
+
+def _orders(steps: _Value, said: Said) -> tuple[tuple[bool, bool], ...]:
+    """The orders of the steps' axes to try, as whether time, or the channels, come first."""
+    if said.time_first:
+        return ((True, False),)
+    if said.channels_first:
+        return ((False, steps.rank == 3),)
+    if steps.rank == 3 and isinstance(steps.axes[1], int) and not any(isinstance(steps.axes[at], int) for at in (0, 2)):
+        return ((False, True),)  # the one axis that is not open holds the features
+    return ((False, False), (True, False))
+
+
+def _can_be_steps(value: _Value) -> bool:
+    return (value.element, value.rank) in (("float32", 3), ("float32", 2), ("int64", 2), ("int32", 2))
+
+
+def _is_raw(value: _Value) -> bool:
+    """Whether it may be steps of one feature, without an axis for it."""
+    return (value.element, value.rank) == ("float32", 2)
+
+
+def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
+    """Whether the axes that share a name are the same axis in this reading."""
+    by_name = {value.name: value for value in inputs}
+    steps = by_name[names.sequences]
+    rows, width = (steps.axes[axis] for axis in names.open_axes)
+    if isinstance(rows, str) and rows == width:
+        return True
+    known_rows = [by_name[names.lengths].axes[0]] if names.lengths is not None else []
+    if logits.rank == 2:
+        known_rows.append(logits.axes[0])
+    # A name that the steps' other axis has contradicts the reading; a name of its own says nothing.
+    return not any(isinstance(axis, str) and axis == width for axis in known_rows)
+
+
+def _refuse_frozen(readings: list[GraphNames], inputs: list[_Value]) -> None:
+    by_name = {value.name: value for value in inputs}
+    frozen: list[str] = []
+    for names in readings:
+        axes = [by_name[names.sequences].axes[axis] for axis in names.open_axes]
+        found = [
+            f"{axis} at {size}" for axis, size in zip(("rows", "width"), axes, strict=True) if isinstance(size, int)
+        ]
+        if not found:
+            return
+        frozen = frozen or found
+    if frozen:
+        raise UncheckableError(
+            f"the graph is frozen: {' and '.join(frozen)}; export it again with dynamic axes for rows and width"
+        )
+
+
+def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+    """What a step is, as far as it takes to try a reading: of tokens, the first two will do."""
+    steps = next(value for value in inputs if value.name == names.sequences)
+    if steps.rank == 2:
+        if said.features not in (None, 1) and _is_raw(steps):
+            raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps} has one a step")
+        return StepInput(features=1) if _is_raw(steps) else StepInput(kind="tokens", vocabulary=2)
+    axis = steps.axes[1 if names.channels_first else 2]
+    features = axis if isinstance(axis, int) else said.features
+    if features is None:
+        raise ConfigurationError(f"{steps} leaves the number of features open: say it with --features")
+    if said.features not in (None, features):
+        raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps}")
+    return StepInput(features=features)
+
+
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+    steps = _probed(names, inputs, said)
+    if steps.kind == "values":
+        return steps
+    vocabulary = said.vocabulary or _vocabulary(graph, names.sequences)
+    if vocabulary is None:
+        raise ConfigurationError(f"{names.sequences} takes token ids: say how many there are with --vocabulary")
+    return StepInput(kind="tokens", vocabulary=vocabulary)
+
+
+def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:
+    """The rows of the table that the tokens look up, where they look one up directly."""
+    tables = {initializer.name: initializer.dims[0] for initializer in graph.graph.initializer if initializer.dims}
+    for node in graph.graph.node:
+        if node.op_type == "Gather" and node.input[1] == tokens and node.input[0] in tables:
+            return int(tables[node.input[0]])
+    return None
+
+
+def _as_options(names: GraphNames) -> str:
+    options = [f"--values {names.sequences}"]
+    options += [f"--lengths {names.lengths}"] if names.lengths is not None else []
+    options += [f"--mask {names.mask}"] if names.mask is not None else []
+    options += ["--time-first"] if names.time_first else []
+    return " ".join([*options, *(["--channels-first"] if names.channels_first else [])])
+
+
+def _listed(values: list[_Value]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,108 @@
+"""Runs a graph to see whether a reading of its inputs can be right, and whether its axes are as open as it says."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.runtime.session import feed
+from lengthwise_export.errors import UncheckableError
+
+# Two sizes that cannot be taken for one another, to try a reading with.
+_ROWS, _WIDTH = 3, 5
+
+_LARGEST_TRIED: Final = 129
+"""How far a frozen axis is searched for."""
+
+
+def open_session(
+    graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """A quiet session of a graph, in one thread.
+
+    Raises:
+        UncheckableError: onnxruntime cannot load it.
+    """
+    options = options or onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise UncheckableError(f"onnxruntime cannot load the graph: {error}") from error
+
+
+def shape_of_answer(
+    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
+) -> tuple[int, ...] | None:
+    """The shape of the logits, rows first, for a small batch; None where this reading cannot be the right one."""
+    try:
+        (answer,) = session.run([names.logits], feed(names, _batch(steps, rows, width)))
+    except Exception:  # onnxruntime raises its own kinds for shapes that do not fit, and this is how they are found
+        return None
+    shape = tuple(int(size) for size in answer.shape)
+    if names.time_first and len(shape) == 3:
+        shape = (shape[1], shape[0], shape[2])
+    if names.classes_first and len(shape) == 3:
+        shape = (shape[0], shape[2], shape[1])
+    return shape if shape[:-1] in ((rows,), (rows, width)) else None
+
+
+def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> str | None:
+    """What onnxruntime says to a small batch in this reading; None where it runs."""
+    try:
+        session.run([names.logits], feed(names, _batch(steps, _ROWS, _WIDTH)))
+    except Exception as error:  # as above
+        return str(error).strip().split("\n")[0]
+    return None
+
+
+def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
+    """Zeros, or the second token again and again, of lengths that differ."""
+    lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
+    if steps.kind == "tokens":
+        values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
+    else:
+        values = np.zeros((rows, width, steps.features or 0), dtype=np.float32)
+    return PaddedBatch(values, lengths)
+
+
+def refuse_frozen_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:
+    """Refuses a graph that says its axes are open, and runs at one size alone."""
+    for axis, sizes in (
+        ("width", ((_ROWS, width) for width in range(1, _LARGEST_TRIED))),
+        ("rows", ((rows, _WIDTH) for rows in range(1, _LARGEST_TRIED))),
+    ):
+        good = [size for size in sizes if shape_of_answer(session, names, steps, *size) is not None]
+        if len(good) == 1:
+            raise UncheckableError(
+                f"the graph says that its axes are open, but runs at {good[0][0]} rows and a width of {good[0][1]} "
+                f"alone: the {axis} is frozen inside (in a Reshape, as a rule); take it from Shape instead"
+            )
+
+
+def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
+    """The graph, taking int64 under the name of an int32 input of rank 2: the service has its token ids so."""
+    (taken,) = (value for value in graph.graph.input if value.name == tokens)
+    if taken.type.tensor_type.elem_type != onnx.TensorProto.INT32:
+        return graph
+    wider = onnx.ModelProto()
+    wider.CopyFrom(graph)
+    inside = f"{tokens}_as_int32"
+    for node in wider.graph.node:
+        for place, name in enumerate(node.input):
+            if name == tokens:
+                node.input[place] = inside
+    wider.graph.node.insert(
+        0, onnx.helper.make_node("Cast", [tokens], [inside], name=inside, to=onnx.TensorProto.INT32)
+    )
+    for value in wider.graph.input:
+        if value.name == tokens:
+            value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    return wider

@@ -1,0 +1,83 @@
+"""Calls the factory of a user's module: `package.module:factory`, or `file.py:factory`.
+
+Packages are looked for below the working directory too, as `python -m` does it. What runs is the user's own code, so
+whatever it raises is told with its line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.tracing.source_lines import users_place
+
+
+def module_of(text: str) -> nn.Module:
+    """What a factory makes; a module itself will do as well. Random weights are the same ones each time.
+
+    Raises:
+        ConfigurationError: There is no such factory, it raises, or it returns something else than a torch module.
+    """
+    where, _, name = text.rpartition(":")
+    made: Any = _imported(where, text)
+    for part in name.split("."):
+        if not hasattr(made, part):
+            there = ", ".join(_own(made))
+            raise ConfigurationError(f"{text}: {where} has no {name}" + (f"; it has {there}" if there else ""))
+        made = getattr(made, part)
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise ConfigurationError(f"{text} is a {type(made).__name__}: name a function that returns a torch module")
+        torch.manual_seed(0)
+        try:
+            made = made()
+        except (Exception, SystemExit) as error:  # the user's own code
+            raise ConfigurationError(f"{text} raises: {_told(error)}") from error
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it is to return a torch.nn.Module")
+    return made
+
+
+def _imported(where: str, text: str) -> ModuleType:
+    path = Path(where)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise ConfigurationError(f"{text}: there is no file {where}")
+        folder, name = str(path.resolve().parent), path.stem
+    else:
+        folder, name = str(Path.cwd()), where
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigurationError(
+                f"{text}: there is no module {error.name}, neither installed nor below the working directory"
+            ) from error
+        raise ConfigurationError(f"{text}: importing it wants {error.name}, which is not installed") from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
+
+
+def _own(made: Any) -> list[str]:
+    """The functions and classes that a module defines itself, as far as it shows them."""
+    if not isinstance(made, ModuleType):
+        return []
+    return [
+        name
+        for name, held in vars(made).items()
+        if not name.startswith("_") and callable(held) and getattr(held, "__module__", None) == made.__name__
+    ]
+
+
+def _told(error: BaseException) -> str:
+    place = users_place(error)
+    return f"{type(error).__name__}: {error}" + ("" if place is None else f" ({place})")

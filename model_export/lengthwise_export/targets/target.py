@@ -1,0 +1,73 @@
+"""What a TARGET is, whatever it was made with: it can be checked, it makes its graph, and it says what a step is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.options import Options
+
+Kind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model, whatever it was made with.
+
+    Attributes:
+        text: As it was named.
+        kind: What it is.
+        steps: What one step is.
+        subject: The model, to be checked.
+        labels: Its classes, by the names that were given or by number.
+        per_step: Whether it answers each step.
+        names: What its graph's inputs and outputs are called.
+        build: Makes its graph; told the model's name and the opset.
+        framework: Whether it was made in a framework that its graph can be held against.
+        checkpoint: The weights that were given for it.
+        manifest: That of a model directory.
+        spec: That of the built-in architecture.
+        notices: What its reader should tell.
+    """
+
+    text: str
+    kind: Kind
+    steps: StepInput
+    subject: Subject
+    labels: tuple[str, ...]
+    per_step: bool
+    names: GraphNames
+    build: Callable[[str, int], onnx.ModelProto]
+    framework: bool
+    checkpoint: Path | None = None
+    manifest: Manifest | None = None
+    spec: Spec | None = None
+    notices: tuple[str, ...] = ()
+
+
+def hold_against(text: str, options: Options, steps: StepInput, labels: Sequence[str]) -> None:
+    """Compares what was said with what the target says itself."""
+    for flag, said, own in (
+        ("features", options.features, steps.features),
+        ("vocabulary", options.vocabulary, steps.vocabulary),
+        ("classes", options.classes, len(labels)),
+        ("labels", options.labels, tuple(labels)),
+    ):
+        if said is not None and said != own:
+            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which says {own}")
+
+
+def labels_of(text: str, options: Options, classes: int) -> tuple[str, ...]:
+    """The names that were given, or numbers."""
+    for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
+        if said is not None and said != classes:
+            raise ConfigurationError(f"--{flag} names {said} classes, {text} answers {classes}")
+    return options.labels or tuple(map(str, range(classes)))

@@ -1,0 +1,170 @@
+"""Reads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory.
+
+What cannot be read off it is said with options; what contradicts it is an error that names both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
+from lengthwise_export.architecture import trained
+from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.onnx_graphs.adopt import Adopted, Said, adopt
+from lengthwise_export.onnx_graphs.labels import named_in
+from lengthwise_export.options import Options
+from lengthwise_export.targets.target import Kind, Target, hold_against, labels_of
+
+FORMS = (
+    "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
+    "package.module:factory or file.py:factory of a torch module, an ONNX file (*.onnx), or for check a model directory"
+)
+
+
+_APPLY: dict[Kind, frozenset[str]] = {
+    "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
+    "module": frozenset(
+        {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
+        | {"output", "missing"}
+    ),
+    "onnx": frozenset(
+        {"features", "vocabulary", "classes", "labels", "values", "lengths", "mask", "time_first", "channels_first"}
+        | {"second", "output", "missing"}
+    ),
+    "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
+    "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
+}
+"""Which options say something to which kind of target."""
+
+
+def read(text: str, options: Options) -> Target:
+    """Reads a TARGET.
+
+    Raises:
+        ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
+        UncheckableError: It is one, and takes nothing that says where a sequence ends.
+    """
+    kind = _kind(text)
+    if options.checkpoint is not None:
+        options = dataclasses.replace(options, checkpoint=trained.located(options.checkpoint))
+    for field in dataclasses.fields(options):
+        given = getattr(options, field.name)
+        if given not in (None, False) and field.name not in _APPLY[kind]:
+            raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
+    if kind == "onnx":
+        return _read_onnx(text, options)
+    if kind == "directory":
+        return _read_directory(text, options)
+    from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
+
+    if kind == "module":
+        return torch_targets.read_module(text, options)
+    if kind == "checkpoint":
+        return torch_targets.read_checkpoint(text, options)
+    return torch_targets.read_spec(text, options)
+
+
+_SAID: dict[Kind, str] = {
+    "spec": "spec of the built-in architecture",
+    "checkpoint": "checkpoint of the built-in architecture",
+    "module": "torch module",
+    "onnx": "ONNX file",
+    "directory": "model directory",
+}
+
+
+def _kind(text: str) -> Kind:
+    path = Path(text)
+    if path.is_dir():
+        held = [name for name in (trained.WEIGHTS_FILE, trained.STATE_FILE) if (path / name).is_file()]
+        return "checkpoint" if held and not (path / MANIFEST_FILE).exists() else "directory"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {text}")
+        return "checkpoint"
+    if path.suffix in (".toml", ".onnx"):
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {text}")
+        return "spec" if path.suffix == ".toml" else "onnx"
+    if ":" in text:
+        return "module"
+    if path.suffix == ".py":
+        raise ConfigurationError(f"{text} is no target: name what makes the module too, as in {text}:FACTORY")
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
+        raise ConfigurationError(
+            f"{text} holds weights, and not what they are for: name what makes the module too, as in "
+            f"package.module:factory --checkpoint {text}"
+        )
+    raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
+
+
+def _read_onnx(text: str, options: Options) -> Target:
+    try:
+        proto = onnx.load(text)
+    except Exception as error:  # protobuf's own kinds, and those of files beside the graph
+        raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
+    if not proto.graph.output:
+        raise ConfigurationError(f"{text} holds no graph: it has no output")
+    said = Said(
+        values=options.values,
+        lengths=options.lengths,
+        mask=options.mask,
+        time_first=options.time_first,
+        channels_first=options.channels_first,
+        second=options.second,
+        output=options.output,
+        features=options.features,
+        vocabulary=options.vocabulary,
+    )
+    adopted = adopt(proto, said)
+    labels = labels_of(text, options, adopted.classes)
+    own = named_in(proto)
+    if own is not None and len(own) == adopted.classes:
+        hold_against(text, options, adopted.steps, own)
+        labels = own
+    return _of_graph(text, "onnx", adopted, labels)
+
+
+def _read_directory(text: str, options: Options) -> Target:
+    directory = Path(text)
+    if not (directory / MANIFEST_FILE).exists():
+        inside = sorted(
+            {str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")}
+        )
+        instead = f"; there is {', '.join(inside[:5])}" if inside else ""
+        raise ConfigurationError(
+            f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {trained.WEIGHTS_FILE} (what "
+            f"`lengthwise train` wrote){instead}"
+        )
+    manifest = Manifest.read(directory)
+    manifest.check_digests(directory)
+    hold_against(text, options, manifest.input, manifest.labels)
+    adopted = Adopted(
+        onnx.load(directory / GRAPH_FILE),
+        manifest.input,
+        manifest.graph,
+        manifest.classes,
+        per_step=manifest.task == "per-step",
+    )
+    subject = OnnxSubject(adopted, one_by_one=manifest.max_batch_rows == 1)
+    return dataclasses.replace(
+        _of_graph(text, "directory", adopted, manifest.labels), manifest=manifest, subject=subject
+    )
+
+
+def _of_graph(text: str, kind: Kind, adopted: Adopted, labels: tuple[str, ...]) -> Target:
+    return Target(
+        text=text,
+        kind=kind,
+        steps=adopted.steps,
+        subject=OnnxSubject(adopted),
+        labels=labels,
+        per_step=adopted.per_step,
+        names=adopted.names,
+        build=lambda name, opset: adopted.graph,
+        framework=False,
+    )

@@ -1,0 +1,114 @@
+"""Targets that are made in torch: a spec of the built-in architecture, and a module of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.errors import CheckpointError
+from lengthwise_export.options import Options
+from lengthwise_export.targets.factory import module_of
+from lengthwise_export.targets.step_inputs import read_steps
+from lengthwise_export.targets.target import Kind, Target, hold_against, labels_of
+from lengthwise_export.tracing.call_signature import Calling, calling_of
+from lengthwise_export.tracing.outputs import Choice, chosen_by
+
+
+def read_spec(text: str, options: Options) -> Target:
+    """The built-in architecture that a spec describes."""
+    return _of_spec(text, options, Spec.read(Path(text)), options.checkpoint)
+
+
+def read_checkpoint(text: str, options: Options) -> Target:
+    """The built-in architecture as it was trained: the spec comes from the checkpoint."""
+    path = trained.located(Path(text))
+    spec = trained.recorded(path).spec
+    if spec is None:
+        raise CheckpointError(
+            f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
+            f"--checkpoint {path} --out ...`; for a module of yours, package.module:factory --checkpoint {path}"
+        )
+    return _of_spec(text, options, spec, path)
+
+
+def _of_spec(text: str, options: Options, spec: Spec, weights: Path | None) -> Target:
+    torch.manual_seed(0)
+    model = SequenceClassifier(spec).eval()
+    notices = [] if weights is None else trained.load(model, spec, weights)
+    steps = spec.manifest(name="model", version=1).input
+    hold_against(text, options, steps, spec.output.labels)
+    per_step = spec.output.task == "per-step"
+    target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
+    return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
+
+
+def read_module(text: str, options: Options) -> Target:
+    """A user's module: how it is called is read off its signature, what a step is off its layers."""
+    module = _unwrapped(module_of(text))
+    if options.checkpoint is not None:
+        checkpoint.load(module, options.checkpoint)
+    calling = calling_of(
+        module,
+        second=options.second,
+        time_first=options.time_first,
+        channels_first=options.channels_first,
+        numbers=options.features is not None,
+    )
+    choose = chosen_by(options.output)
+    found = read_steps(text, module, options, calling, choose)
+    labels = labels_of(text, options, found.shape[-1])
+    own = None if options.checkpoint is None else trained.recorded(options.checkpoint).labels
+    if own is not None and len(own) == len(labels):  # weights that are told apart by other names
+        hold_against(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
+        labels = own
+    target = _of_module(
+        text, "module", module, found.steps, found.calling, choose, labels, per_step=len(found.shape) == 3
+    )
+    return dataclasses.replace(target, checkpoint=options.checkpoint)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` or `DataParallel` was given: what they wrap it in computes the same."""
+    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
+        inside = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
+        if not isinstance(inside, nn.Module):
+            break
+        module = inside
+    return module
+
+
+def _of_module(
+    text: str,
+    kind: Kind,
+    module: nn.Module,
+    steps: StepInput,
+    calling: Calling,
+    choose: Choice,
+    labels: tuple[str, ...],
+    per_step: bool,
+) -> Target:
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
+
+        return graph.build(module, steps, name=name, labels=labels, calling=calling, choose=choose, opset=opset)
+
+    return Target(
+        text=text,
+        kind=kind,
+        steps=steps,
+        subject=TorchSubject(module, steps, calling=calling, choose=choose),
+        labels=labels,
+        per_step=per_step,
+        names=GraphNames(sequences=steps.kind),
+        build=build,
+        framework=True,
+    )

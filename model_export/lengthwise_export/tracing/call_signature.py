@@ -1,0 +1,263 @@
+"""How a user's module is called: which arguments it takes, and in which order the axes of its steps stand."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.options import Second
+
+Role = Literal["steps", "lengths", "mask", "padding-mask"]
+"""What an argument of `forward` is. A mask is true at valid steps, a padding mask at padding."""
+
+Form = Literal["as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"]
+"""What lengths and masks look like; all but the first are tried only to say what a module wants instead."""
+
+_ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
+    "lengths": ("lengths",),
+    "mask": ("mask",),
+    "padding-mask": ("padding-mask",),
+    "both": ("lengths", "mask"),
+}
+
+_FORMS: Final[Mapping[Form, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
+    "float lengths": (frozenset({"lengths"}), lambda lengths, width: lengths.float()),
+    "float mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.float()),
+    "int64 mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.long()),
+    "share of the width": (frozenset({"lengths"}), lambda lengths, width: lengths.float() / width),
+    "share of the longest": (frozenset({"lengths"}), lambda lengths, width: lengths.float() / lengths.max()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """The way a module is called.
+
+    Attributes:
+        second: What it takes beside the steps: int64 `lengths [rows]`, a bool mask `[rows, width]`, true at valid
+            steps or at padding, or lengths and a mask that is true at valid steps.
+        arguments: Each argument's role, and its name where it is given by keyword; by default the steps and then
+            what `second` says, by place.
+        time_first: Steps go in as `[width, rows, ...]`, and answers a step come out so; a mask stays `[rows, width]`.
+        channels_first: Steps go in as `[rows, features, width]`.
+        features_axis: False where steps of one feature go in as `[rows, width]`.
+        classes_first: Answers a step come out as `[rows, classes, width]`.
+        form: See `Form`.
+    """
+
+    second: Second = "lengths"
+    arguments: tuple[tuple[Role, str | None], ...] = ()
+    time_first: bool = False
+    channels_first: bool = False
+    features_axis: bool = True
+    classes_first: bool = False
+    form: Form = "as promised"
+
+    def given(self, steps: Tensor, lengths: Tensor, valid: Tensor) -> dict[Role, Tensor]:
+        """What a module is called with, by role.
+
+        Args:
+            steps: `[rows, width, features]` or `[rows, width]`.
+            lengths: `[rows]` int64.
+            valid: `[rows, width]` bool, true at valid steps.
+        """
+        found: dict[Role, Tensor] = {"steps": self._arranged(steps)}
+        for role in _ROLES[self.second]:
+            found[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
+            if self.form != "as promised" and role in _FORMS[self.form][0]:
+                found[role] = _FORMS[self.form][1](found[role], steps.shape[1])
+        return found
+
+    def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
+        """Calls a module with what `given` gives."""
+        arguments = self.arguments or _usual(self.second)
+        by_place = [given[role] for role, name in arguments if name is None]
+        return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})
+
+    def rows_first(self, logits: Tensor) -> Tensor:
+        """Logits `[rows, classes]` as they are, those of each step as `[rows, width, classes]`."""
+        if logits.dim() != 3:
+            return logits
+        return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
+
+    def _arranged(self, steps: Tensor) -> Tensor:
+        if not self.features_axis:
+            steps = steps.squeeze(-1)
+        return steps.transpose(0, 1) if self.time_first else steps.mT if self.channels_first else steps
+
+
+def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
+    return (("steps", None), *((role, None) for role in _ROLES[second]))
+
+
+def step_mask(lengths: Tensor, width: int) -> Tensor:
+    """`[rows, width]`, true at the valid steps."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
+@contextlib.contextmanager
+def plain_path() -> Iterator[None]:
+    """Switches off torch's fast path: its nested tensors can be neither traced nor compared with padding."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def calling_of(
+    module: nn.Module,
+    *,
+    second: Second | None = None,
+    time_first: bool = False,
+    channels_first: bool = False,
+    numbers: bool = False,
+) -> Calling:
+    """Reads off a module's `forward` how it is called.
+
+    Args:
+        module: The module.
+        second: What it takes beside the steps, where the caller said so; else it goes by the arguments' names.
+        time_first: What the caller said.
+        channels_first: Likewise.
+        numbers: Whether the caller said that a step is numbers: of `input_ids` and `inputs_embeds` it is the latter.
+
+    Raises:
+        UncheckableError: `forward` takes nothing that says where a sequence ends, or more than can be given.
+        ConfigurationError: The names do not tell lengths from a mask, or which way round a mask is.
+    """
+    if time_first and channels_first:
+        raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
+    steps = _steps_among(named, numbers=numbers) if named else None
+    others = [each for each in named if each is not steps]
+    if second is not None and not others and any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return Calling(second=second, time_first=time_first, channels_first=channels_first)
+    if steps is None or not others:
+        raise UncheckableError(
+            f"{shown} takes neither lengths nor a mask, so that it cannot know where a sequence ends: give it "
+            "`lengths` ([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument"
+            + ("; if it takes one behind *, say which with --second" if len(parameters) > len(named) else "")
+        )
+    chosen = _said(others, second, shown) if second is not None else _read(others, shown)
+    left = [each.name for each in others if each not in chosen.values() and each.default is each.empty]
+    if left:
+        both = " (--second both gives lengths and a mask)" if second is not None and second != "both" else ""
+        raise UncheckableError(
+            f"{shown} also wants {', '.join(left)}: give these defaults, or wrap it in a module{both}"
+        )
+    roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
+    roles[steps.name] = "steps"
+    taken = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
+    arguments = tuple(_arguments(named, roles))
+    return Calling(
+        second=taken,
+        arguments=() if arguments == _usual(taken) else arguments,
+        time_first=time_first,
+        channels_first=channels_first,
+    )
+
+
+def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
+    """The argument that takes the steps: the first, unless that is the mask or the lengths by its name."""
+    embeds = next((each for each in named if each.name == "inputs_embeds"), None)
+    if numbers and embeds is not None:
+        return embeds
+    first = named[0]
+    wanted = [each for each in named[1:] if _meaning(each.name) is None and each.default is each.empty]
+    is_second = re.fullmatch(r"(.*_)?(masks?|lengths?|lens?|seqlens?)", first.name.lower()) is not None
+    return wanted[0] if is_second and wanted else first
+
+
+def _said(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
+    """The arguments that the caller's `--second` means, by their names where these help."""
+    if second == "both":
+        found: dict[Role, Parameter] = {}
+        for role in ("lengths", "mask"):
+            fitting = [each for each in others if _meaning(each.name) == role]
+            if not fitting:
+                raise ConfigurationError(
+                    f"{shown}: --second both wants an argument with `len` and one with `mask` in its name, and not "
+                    "`pad`: rename them, or wrap the module in one that hands them on"
+                )
+            found["lengths" if role == "lengths" else "mask"] = _wanted_first(fitting)
+        return found
+    likeliest: Mapping[Second, tuple[str, ...]] = {
+        "lengths": ("lengths",),
+        "mask": ("mask", "which way round"),
+        "padding-mask": ("which way round", "mask"),
+    }
+    for meaning in likeliest[second]:
+        fitting = [each for each in others if _meaning(each.name) == meaning]
+        if fitting:
+            return {second: _wanted_first(fitting)}
+    unnamed = [each for each in others if _meaning(each.name) is None]
+    return {second: _wanted_first(unnamed or others)}
+
+
+def _read(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
+    """The arguments that say where a sequence ends, by their names; those that must be given before those that may."""
+    telling = [each for each in others if _meaning(each.name) is not None]
+    wanted = [each for each in telling if each.default is each.empty]
+    found: dict[Role, Parameter] = {}
+    may = telling[:1]
+    if may and _meaning(may[0].name) == "mask":  # beside an attention mask, the one about padding is meant
+        may = [each for each in telling if _meaning(each.name) == "which way round"][:1] or may
+    for each in wanted or may:
+        meaning = _meaning(each.name)
+        if meaning == "which way round":
+            _ask(shown, each, "may be true at padding or at valid steps")
+        role: Role = "lengths" if meaning == "lengths" else "mask"
+        if role == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
+            raise ConfigurationError(
+                f"{shown}: {each.name} sounds like lengths as a share of the longest. A module is given lengths in "
+                "steps: divide by x.size(1) in forward, or say --second lengths if it takes steps"
+            )
+        found.setdefault(role, each)
+    if not found:
+        _ask(shown, _wanted_first(others), "may be lengths or a mask")
+    return found
+
+
+def _ask(shown: str, parameter: Parameter, why: str) -> None:
+    raise ConfigurationError(
+        f"{shown}: {parameter.name} {why}; say --second lengths, --second mask (true at valid steps) or --second "
+        "padding-mask (true at padding)"
+    )
+
+
+def _wanted_first(fitting: Sequence[Parameter]) -> Parameter:
+    return next((each for each in fitting if each.default is each.empty), fitting[0])
+
+
+def _arguments(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
+    """Each argument in its place, by keyword from the first on that is left out."""
+    by_place = True
+    for each in named:
+        by_place = by_place and each.kind is not each.KEYWORD_ONLY
+        if each.name in roles:
+            yield roles[each.name], None if by_place else each.name
+        else:
+            by_place = False
+
+
+def _meaning(name: str) -> Literal["lengths", "mask", "which way round"] | None:
+    lower = name.lower()
+    if "pad" in lower:
+        return "which way round"
+    if "len" in lower:
+        return "lengths"
+    return "mask" if "mask" in lower else None

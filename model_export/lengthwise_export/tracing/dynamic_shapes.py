@@ -1,0 +1,224 @@
+"""Keeps rows and width open while a module is traced, through all the ways in which code makes Python numbers of them.
+
+A trace follows tensors and sizes. What a user's code makes a number of is lost to it: `lengths.max().item()` is one of
+the traced batch, and the graph would be good for that batch alone. So, for the time of a trace, calls of torch pass
+through a mode, in which
+
+    lengths.max().item(), arange          give the width: to pad wider changes nothing in a sound module
+    mask.sum(1)                           gives the lengths themselves, lengths.tolist() and .numpy() too
+    if lengths.min() < 1: raise           goes the way it went for every batch that was tried before
+
+and a loop over steps or rows is refused by name, at its line. (`len`, `int` and `range` are no calls of torch: see
+`substitutes`.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from lengthwise_export.tracing.call_signature import Role
+from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, refused
+from lengthwise_export.tracing.source_lines import current_place
+
+BRANCH: Final = (
+    "Python branches on a value in a tensor, and takes one way or the other depending on the batch: use torch.where"
+)
+A_NUMBER: Final = "makes a Python number of a value in a tensor, which a graph cannot follow: stay with tensors"
+
+_Size = int | Sequence[int]
+
+Branches = Mapping[tuple[str, int], bool]
+"""Which way each branch on a tensor's value went, by file and line, where it was the same for every batch tried."""
+
+_COPIES: Final = frozenset({"to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as"})
+_AS_FLOATS: Final = frozenset({"float", "bool", "byte", "type_as"})
+_INVERTED: Final = frozenset({"__invert__", "bitwise_not", "logical_not"})
+_EQUAL: Final = frozenset({"__eq__", "eq"})
+_LARGEST: Final = frozenset({"max", "amax"})
+_MADE_OF_SIZES: Final = frozenset(
+    {"arange", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
+)
+_NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolist", "numpy", "__array__"})
+
+
+class OpenSizes(TorchFunctionMode):
+    """What a traced module's calls of torch pass through."""
+
+    def __init__(self, sequences: Tensor, lengths: Tensor, given: Mapping[Role, Tensor], branches: Branches) -> None:
+        """Takes the traced batch, `[rows, width, ...]` and int64 `[rows]`, and what the module is called with."""
+        super().__init__()
+        self._rows, self._width = sequences.shape[:2]
+        self._lengths = lengths
+        self._branches = branches
+        # The tensors that are, in whatever type, the lengths, a mask, a padding mask and the longest length.
+        self._as_lengths = _Known([lengths])
+        self._as_mask = _Known([given["mask"]] if "mask" in given else [])
+        self._as_padding_mask = _Known([given["padding-mask"]] if "padding-mask" in given else [])
+        self._as_longest = _Known([])
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Answers for torch where the answer would be a number of this batch."""
+        kwargs = dict(kwargs or {})
+        name = func.__name__
+        first = args[0] if args else None
+        if first in self._as_lengths and name in ("tolist", "numpy"):
+            return first
+        if first in self._as_longest and name in ("item", "tolist"):
+            return self._width
+        if first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
+            answer = self._lengths.to(func(*args, **kwargs).dtype)
+            return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
+        if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
+            return first
+        if name == "__bool__":
+            return self._way(first)
+        if name in ("__iter__", "unbind"):
+            self._refuse_loop(first, *args[1:2], **kwargs)
+        if name in _NUMBERS and isinstance(first, Tensor) and (place := current_place()) is not None:
+            raise refused(place, A_NUMBER)
+        if name == "take_along_dim":
+            # torch's own asks for the sizes as numbers; a gather with the indices spread out is the same.
+            return _gathered(*args, **kwargs)
+        if name == "max_pool1d":
+            # Likewise: torch's own asks for the width, and its two-dimensional sister does not.
+            return _pooled(*args, **kwargs)
+        if name in _MADE_OF_SIZES:
+            args, kwargs = self._with_width(args), self._with_width(kwargs)
+        answer = func(*args, **kwargs)
+        self._learn(name, first, args, answer)
+        self._ensure_open()
+        return answer
+
+    def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
+        if name in _COPIES and isinstance(answer, Tensor) and not answer.is_floating_point():
+            for known in (self._as_lengths, self._as_longest):
+                if first in known:
+                    known.add(answer)
+        for known, inverted in (
+            (self._as_mask, self._as_padding_mask),
+            (self._as_padding_mask, self._as_mask),
+        ):
+            if first in known and name in _COPIES | _AS_FLOATS:
+                known.add(answer)
+            elif first in known and (name in _INVERTED or (name in _EQUAL and _is_zero(args[1:]))):
+                inverted.add(answer)
+        if name in _LARGEST and first in self._as_lengths and isinstance(answer, Tensor) and answer.dim() == 0:
+            self._as_longest.add(answer)
+
+    def _with_width(self, value: Any) -> Any:
+        """An argument with the width in the place of the longest length."""
+        if isinstance(value, OpenRange):
+            return value.as_tensor()
+        if isinstance(value, Tensor):
+            return self._width if value in self._as_longest else value
+        if isinstance(value, tuple | list):
+            return type(value)(self._with_width(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._with_width(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*(self._with_width(item) for item in (value.start, value.stop, value.step)))
+        return value
+
+    def _way(self, condition: Any) -> bool:
+        place = current_place()
+        if place is None or (place.file, place.line) not in self._branches:
+            raise refused(place, BRANCH)
+        return self._branches[place.file, place.line]
+
+    def _refuse_loop(self, tensor: Any, dim: int = 0) -> None:
+        if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
+            raise refused(current_place(), LOOP)
+
+    def _ensure_open(self) -> None:
+        frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
+        if frozen:
+            raise refused(current_place(), f"this fixes the number of {frozen[0]} at what it is in one batch")
+
+
+class _Known:
+    """Tensors known by identity, and kept so that no other can get their place in memory."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._tensors = {id(tensor): tensor for tensor in tensors}
+
+    def __contains__(self, thing: object) -> bool:
+        return id(thing) in self._tensors
+
+    def add(self, tensor: Tensor) -> Tensor:
+        self._tensors[id(tensor)] = tensor
+        return tensor
+
+
+@contextlib.contextmanager
+def watched_branches(seen: dict[tuple[str, int], set[bool]]) -> Iterator[None]:
+    """Notes which way each branch on a tensor's value goes while a module runs."""
+    with _Branching(seen):
+        yield
+
+
+class _Branching(TorchFunctionMode):
+    def __init__(self, seen: dict[tuple[str, int], set[bool]]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        if func.__name__ == "__bool__" and (place := current_place()) is not None:
+            self._seen.setdefault((place.file, place.line), set()).add(bool(answer))
+        return answer
+
+
+def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a `clamp` only holds lengths at 1 or more, where they are anyway."""
+    bounds = [*args[1:], *kwargs.values()]
+    return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
+
+
+def _is_zero(args: Sequence[Any]) -> bool:
+    return len(args) == 1 and isinstance(args[0], bool | int | float) and args[0] == 0
+
+
+def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    return dim in (1, -1, (1,), (-1,), [1], [-1])
+
+
+def _gathered(tensor: Tensor, indices: Tensor, dim: int) -> Tensor:
+    sizes = list(tensor.shape)
+    sizes[dim] = indices.shape[dim]
+    return tensor.gather(dim, indices.expand(sizes))
+
+
+def _pooled(
+    steps: Tensor,
+    kernel_size: _Size,
+    stride: _Size | None = None,
+    padding: _Size = 0,
+    dilation: _Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """`max_pool1d` of `[rows, channels, width]`, as a `max_pool2d` of height 1; indices are another function's."""
+    pooled = functional.max_pool2d(
+        steps.unsqueeze(-2),
+        kernel_size=(1, _one(kernel_size)),
+        stride=(1, _one(stride or kernel_size)),
+        padding=(0, _one(padding)),
+        dilation=(1, _one(dilation)),
+        ceil_mode=ceil_mode,
+    )
+    return pooled.squeeze(-2)
+
+
+def _one(size: _Size) -> int:
+    return size if isinstance(size, int) else size[0]

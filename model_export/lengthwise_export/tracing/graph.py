@@ -1,0 +1,249 @@
+"""From a torch module to the graph of the contract, in four steps that each say what they require and ensure.
+
+    module --capture--> exported program --translate--> ONNX --name--> inputs, axes, metadata --ensure--> graph
+
+The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32; it
+gives `logits` and, where the model has one, `attention`. Rows and width are open. No recurrent node is without lengths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from lengthwise.runtime.manifest import CONTRACT, StepInput
+from lengthwise_export.errors import ExportError
+from lengthwise_export.onnx_graphs.labels import IN_GRAPH
+from lengthwise_export.options import HIGHEST_OPSET, OPSET
+from lengthwise_export.tracing.call_signature import Calling
+from lengthwise_export.tracing.capture import capture
+from lengthwise_export.tracing.outputs import Choice, chosen_by
+from lengthwise_export.tracing.recurrent_op import TRANSLATIONS
+from lengthwise_export.tracing.source_lines import place_in
+
+BUILT_IN_NODES: Final = 60
+"""No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""
+
+_INSTEAD: Final = {
+    "scaled_dot_product_attention": "give it heads: q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1) and "
+    "attn_mask.unsqueeze(1), and .squeeze(1) behind it",
+    "median": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
+    "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
+    "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
+}
+"""What to write in the place of an operator that the exporter cannot translate."""
+
+_RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
+_LENGTHS_PLACE: Final = 4
+"""Where `sequence_lens` stands among the inputs of a recurrent node."""
+
+
+def build(
+    model: nn.Module,
+    steps: StepInput,
+    *,
+    name: str,
+    labels: Sequence[str],
+    calling: Calling | None = None,
+    choose: Choice | None = None,
+    opset: int = OPSET,
+    most_nodes: int | None = None,
+) -> onnx.ModelProto:
+    """The graph of a sound torch module.
+
+    Args:
+        model: Called with the sequences and their lengths or mask.
+        steps: What one step is.
+        name: The model's name, for the metadata.
+        labels: Its labels, in order, for the metadata.
+        calling: How the module is called; by default with lengths.
+        choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
+        opset: At most `HIGHEST_OPSET`.
+        most_nodes: How many nodes the graph may have, where that is known.
+
+    Raises:
+        ExportError: A step could not do its part; names the step, and for the module's own code the file and line.
+    """
+    if not OPSET <= opset <= HIGHEST_OPSET:
+        raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
+    program, outputs = capture(model, steps, calling=calling or Calling(), choose=choose or chosen_by(None))
+    graph = _translated(program, opset)
+    sequences = "tokens" if steps.kind == "tokens" else "values"
+    _name(graph, [sequences, "lengths"], outputs)
+    graph.metadata_props.update(
+        {
+            "lengthwise.contract": str(CONTRACT),
+            "lengthwise.name": name,
+            IN_GRAPH: json.dumps(list(labels), ensure_ascii=False),
+        }
+    )
+    promised = {
+        sequences: ("INT64", ["rows", "width"])
+        if steps.kind == "tokens"
+        else ("FLOAT", ["rows", "width", steps.features]),
+        "lengths": ("INT32", ["rows"]),
+    }
+    ensure(graph, promised, most_nodes=most_nodes)
+    proto = ir.to_proto(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _translated(program: ExportedProgram, opset: int) -> ir.Model:
+    """The program as ONNX.
+
+    Requires: a program of (sequences, lengths). Ensures: the same in ONNX, constants folded, in the opset asked for.
+    """
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                custom_translation_table=dict(TRANSLATIONS),
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise _untranslated(program, error) from error
+    if exported is None:
+        raise ExportError("translate", "the exporter gave no graph")
+    return exported.model
+
+
+def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Gives inputs, outputs and open axes the names of the contract, and the recurrent nodes the lengths themselves.
+
+    Requires: as many inputs and outputs as names, and rows and width open in the first input.
+    Ensures: every `sequence_lens` that is the lengths in another type is the input `lengths` now.
+    """
+    found = (len(graph.graph.inputs), len(graph.graph.outputs))
+    if found != (len(inputs), len(outputs)):
+        raise ExportError("name", f"the graph has {found[0]} inputs and {found[1]} outputs, not {inputs} and {outputs}")
+    for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
+    sizes = list(graph.graph.inputs[0].shape or ())[:2]
+    frozen = [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]
+    if frozen:
+        raise ExportError("name", f"{' and '.join(frozen)} came out frozen at {sizes}: the module's code fixes it")
+    _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
+    for node in graph.graph:
+        if node.op_type in _RECURRENT:
+            ends = node.inputs[_LENGTHS_PLACE]
+            node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
+    ir.passes.common.RemoveUnusedNodesPass()(graph)
+
+
+def _rename_axes(graph: ir.Model, names: Mapping[str, str]) -> None:
+    symbol = re.compile("|".join(rf"\b{re.escape(old)}\b" for old in names))
+    values = [*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs)]
+    for value in values:
+        if value.shape is None:
+            continue
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None and not value.shape.frozen:
+                value.shape[axis] = symbol.sub(lambda match: names[match.group()], size.value)
+
+
+def _before_casts(value: ir.Value | None) -> ir.Value | None:
+    """The int32 lengths that a chain of integer casts began with, or the value itself where it began with none.
+
+    Lengths are at least 1 and fit into 32 bits, so that the way through int64 and back changes nothing.
+    """
+    begin = value
+    while begin is not None and (node := begin.producer()) is not None and node.op_type == "Cast":
+        begin = node.inputs[0]
+    return begin if begin is not None and begin.dtype == ir.DataType.INT32 else value
+
+
+def ensure(
+    graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
+) -> None:
+    """Holds a graph against what was promised of it.
+
+    Args:
+        graph: The graph as it would be published.
+        promised: The inputs: the element type and the axes of each, a name for an open one.
+        most_nodes: How many nodes it may have.
+
+    Raises:
+        ExportError: It has other inputs, a frozen axis, a recurrent node without lengths or with computed weights, a
+            newer opset, or too many nodes.
+    """
+    found = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
+    expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
+    if found != expected:
+        raise ExportError("ensure", f"the graph's inputs are {found}, promised were {expected}")
+    opset = graph.opset_imports.get("", 0)
+    if opset > HIGHEST_OPSET:
+        raise ExportError("ensure", f"the graph is of opset {opset}, past {HIGHEST_OPSET}")
+    others = sorted(domain for domain in graph.opset_imports if domain not in ("", "ai.onnx"))
+    if others:
+        raise ExportError("ensure", f"the graph uses operators outside of ONNX: {', '.join(others)}")
+    for node in graph.graph:
+        if node.op_type not in _RECURRENT:
+            continue
+        ends = node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
+        if ends is None:
+            raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths: it would read padding")
+        if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
+            raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
+    count = sum(1 for _ in graph.graph)
+    if most_nodes is not None and count > most_nodes:
+        raise ExportError("ensure", f"the graph has {count} nodes, expected were {most_nodes} at most")
+
+
+def _element(value: ir.Value) -> str:
+    return "" if value.dtype is None else value.dtype.name
+
+
+def _axes(value: ir.Value) -> list[str | int | None]:
+    return [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape or ()]
+
+
+def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
+    """The error that says which operator, at which line of the user's code, has no translation."""
+    said = [error, *_causes(error)]
+    why = str(said[-1]).strip().split("\n\n")[0]
+    name = next((found[1] for each in said if (found := re.search(r"translating node %(\w+)", str(each)))), None)
+    node = next((node for node in program.graph.nodes if node.name == name), None)
+    if node is None:
+        return ExportError("translate", why)
+    operator = str(node.target).removeprefix("aten.").split(".")[0]
+    place = place_in(node.meta.get("stack_trace") or "")
+    at = "" if place is None else f"{place}: `{place.source}`: "
+    detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
+    instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
+    return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while error.__cause__ is not None:
+        error = error.__cause__
+        yield error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what the exporter tells its own developers: absent packages, its deprecated calls."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

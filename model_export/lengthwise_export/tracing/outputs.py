@@ -1,0 +1,75 @@
+"""Which of the things that a module returns are the graph's outputs: `logits`, and `attention` where it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lengthwise_export.errors import ExportError
+
+Choice = Callable[[Any], dict[str, Tensor]]
+"""From whatever a module returns to the graph's outputs by name, `logits` first."""
+
+
+def chosen_by(output: str | None) -> Choice:
+    """The choice that `--output NAME|INDEX` makes; without it `logits`, else the first float output of rank 2 or 3."""
+    return partial(_choose, output=output)
+
+
+def _choose(answer: Any, *, output: str | None) -> dict[str, Tensor]:
+    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and `attention` `[rows, width]` if it is named so.
+
+    Raises:
+        ExportError: There is no such output, or it is none of these shapes.
+    """
+    named = _named(answer)
+    if output is None:
+        fitting = (name for name, value in named.items() if _can_be_logits(value))
+        output = "logits" if "logits" in named else next(fitting, None)
+        if output is None:
+            raise ExportError("outputs", f"none of {_said(named)} is [rows, classes] or [rows, width, classes] floats")
+    if output not in named:
+        raise ExportError("outputs", f"the module returns no {output!r}, but {_said(named)}; name one with --output")
+    logits = named[output]
+    if not _can_be_logits(logits):
+        raise ExportError(
+            "outputs",
+            f"{output} is {_said({output: logits})}: an output has float32 [rows, classes] or [rows, width, classes]",
+        )
+    attention = named.get("attention")
+    if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
+        return {"logits": logits}
+    return {"logits": logits, "attention": attention}
+
+
+def _named(answer: Any) -> dict[str, Any]:
+    """A module's outputs by name, or by place where they have none."""
+    if isinstance(answer, Tensor):
+        return {"0": answer}
+    if isinstance(answer, Mapping):
+        return {str(name): value for name, value in answer.items()}
+    if isinstance(answer, tuple) and hasattr(answer, "_asdict"):
+        return dict(answer._asdict())
+    if isinstance(answer, tuple | list):
+        return {str(place): value for place, value in enumerate(answer)}
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
+        return {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
+    raise ExportError("outputs", f"the module returns a {type(answer).__name__}: return a tensor, or a tuple or dict")
+
+
+def _can_be_logits(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
+
+
+def _said(named: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} ({str(value.dtype).removeprefix('torch.')}, rank {value.dim()})"
+        if isinstance(value, Tensor)
+        else f"{name} (a {type(value).__name__})"
+        for name, value in named.items()
+    )

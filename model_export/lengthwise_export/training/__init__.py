@@ -1,0 +1,1 @@
+"""The reference trainer of the built-in architecture."""

@@ -1,0 +1,80 @@
+"""What a training run reports: `metrics.json`, a table, and its two pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training import figures
+from lengthwise_export.training.objective import Scores
+from lengthwise_export.training.options import Options
+from lengthwise_export.training.train import Result
+
+METRICS_FILE = "metrics.json"
+CURVE_FILE = "learning_curve.png"
+CONFUSION_FILE = "confusion_matrix.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run with its figures.
+
+    Attributes:
+        spec: What was trained.
+        options: How.
+        result: What came out.
+        test: Scores on the test file, where there is one.
+    """
+
+    spec: Spec
+    options: Options
+    result: Result
+    test: Scores | None
+
+    @property
+    def splits(self) -> dict[str, Scores]:
+        """The scores that there are, the most telling one last."""
+        splits = {"training": self.result.training, "validation": self.result.validation, "test": self.test}
+        return {name: scores for name, scores in splits.items() if scores is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        progress = self.result.progress
+        return {
+            "labels": list(self.spec.output.labels),
+            "task": self.spec.output.task,
+            "options": dataclasses.asdict(self.options),
+            "best_epoch": progress.best + 1,
+            "epochs": [dataclasses.asdict(epoch) for epoch in progress.epochs],
+            **{name: scores.as_json() for name, scores in self.splits.items()},
+        }
+
+    def write(self, directory: Path) -> None:
+        """Writes figures and pictures."""
+        (directory / METRICS_FILE).write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        figures.learning_curve(self.result.progress, directory / CURVE_FILE)
+        name, scores = list(self.splits.items())[-1]
+        output = self.spec.output
+        figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")
+
+    def table(self, title: str) -> Table:
+        """The scores, for people, and which epoch they are of."""
+        table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title, caption=self._ending())
+        for name, scores in self.splits.items():
+            loss, accuracy, f1 = f"{scores.loss:.4f}", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}"
+            table.add_row(name, str(scores.answers), loss, accuracy, f1)
+        return table
+
+    def _ending(self) -> str:
+        progress = self.result.progress
+        done, wanted = len(progress.epochs), self.options.epochs
+        if self.result.validation is None:
+            return f"all {done} epochs, the last one taken"
+        ended = f"all {done} epochs" if done == wanted else f"stopped early at epoch {done} of {wanted}"
+        return f"{ended}, best epoch {progress.best + 1}"

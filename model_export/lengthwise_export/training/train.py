@@ -1,0 +1,293 @@
+"""The reference trainer: a spec and labelled sequences in, weights and their figures out.
+
+```
+records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
+```
+A run is a function of spec, records and options: everything random is drawn from the seed and the epoch's number, so a
+run that was interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state goes
+into one file, `state.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.architecture import checkpoint, trained
+from lengthwise_export.architecture.layers import Standardize
+from lengthwise_export.architecture.model import SequenceClassifier
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
+from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.training import objective
+from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
+from lengthwise_export.training.objective import Scores
+from lengthwise_export.training.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch's figures; losses are means over answers. Without a validation split its figures are None."""
+
+    number: int
+    training_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run knows between two epochs, beside its tensors.
+
+    Attributes:
+        epochs: Those that are done.
+        best: Number of the one with the lowest validation loss; without a validation split the last one.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = -1
+
+    def stops(self, options: Options) -> bool:
+        """Whether training is over."""
+        return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
+
+    def add(self, epoch: Epoch) -> bool:
+        """Notes an epoch, and says whether it is the best so far."""
+        lowest = self.epochs[self.best].validation_loss if self.epochs else None
+        self.epochs.append(epoch)
+        if lowest is None or epoch.validation_loss is None or epoch.validation_loss < lowest:
+            self.best = epoch.number
+        return self.best == epoch.number
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: With the weights of the best epoch, ready to answer.
+        progress: Every epoch.
+        training: Scores on the records that were trained on.
+        validation: On those kept aside, if any were.
+    """
+
+    model: SequenceClassifier
+    progress: Progress
+    training: Scores
+    validation: Scores | None
+
+
+def train(
+    spec: Spec,
+    records: Sequence[Record],
+    options: Options,
+    directory: Path,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Result:
+    """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
+
+    Args:
+        spec: What to build.
+        records: Labelled sequences; a share of them becomes the validation split.
+        options: How.
+        directory: Where state and weights go; it exists.
+        resume: Whether to go on from the state that lies there.
+        on_epoch: Told of every epoch, those before a resume too.
+
+    Raises:
+        ConfigurationError: A record does not fit the spec, or there are too few.
+        CheckpointError: There is no state to resume from, or it is that of another spec, other records or options.
+    """
+    members = examples(records, spec)
+    strata = [stratum(example, spec.output.task) for example in members]
+    kept, aside = stratified_split(strata, options.validation, seed=options.seed)
+    if not kept or (options.validation and not aside):
+        aside_too = " and to keep some aside; --validation 0 keeps none" if members and options.validation else ""
+        raise ConfigurationError(f"{len(members)} records are too few to train on{aside_too}")
+    run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
+    path = directory / STATE_FILE
+    key = identity(spec, records, options)
+    if resume:
+        run.restore(path, key)
+        for epoch in run.progress.epochs:
+            on_epoch(epoch)
+    else:  # what an earlier run ended in is none of this one's
+        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    while not run.progress.stops(options):
+        epoch = run.epoch()
+        run.save(path, key)
+        on_epoch(epoch)
+    run.model.load_state_dict(run.best)
+    result = Result(
+        model=run.model,
+        progress=run.progress,
+        training=evaluate(run.model, run.training, spec),
+        validation=evaluate(run.model, run.validation, spec) if run.validation else None,
+    )
+    splits = {"training": result.training, "validation": result.validation}
+    accuracy = {name: scores.accuracy for name, scores in splits.items() if scores is not None}
+    state = trained.described(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
+    checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
+    return result
+
+
+def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> Scores:
+    """Scores examples; the model is left in the mode in which it answers."""
+    model.eval()
+    answers: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for batch in batches(members, rows):
+            logits = model(batch.steps, batch.lengths).logits
+            for row, target, length in zip(logits, batch.targets, batch.lengths.tolist(), strict=True):
+                per_step = spec.output.task == "per-step"
+                answers.append((row[:length], target[:length]) if per_step else (row, target))
+    return objective.scores(answers, len(spec.output.labels), spec.output.task)
+
+
+def identity(spec: Spec, records: Sequence[Record], options: Options) -> dict[str, Any]:
+    """What decides a run's result, as its state keeps it: `run` is a digest of it all, the rest can be compared."""
+    run = hashlib.sha256(spec.model_dump_json().encode())
+    run.update(repr(options).encode())
+    data = hashlib.sha256()
+    for record in records:
+        for digest in (run, data):
+            digest.update(repr((record.steps.shape, record.label)).encode())
+            digest.update(record.steps.tobytes())
+    return {
+        "run": run.hexdigest(),
+        "spec": spec.resolved(),
+        "options": asdict(options),
+        "data": data.hexdigest(),
+    }
+
+
+def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
+    """What was another in the run that a state is of, key by key; older states do not say it."""
+    try:
+        begun, now = Spec.from_table(state["spec"]), Spec.from_table(key["spec"])
+        options, data = dict(state["options"]), state["data"]
+    except (KeyError, TypeError, ValueError, SpecError):
+        return "its spec, its data or its options differ"
+    pairs = list(trained.differences(begun, now))
+    pairs += [
+        (f"--{name.replace('_', '-')}", options.get(name), value)
+        for name, value in key["options"].items()
+        if options.get(name) != value
+    ]
+    said = [
+        f"{name}: it was begun with {trained.as_text(before)}, now it is {trained.as_text(after)}"
+        for name, before, after in pairs
+    ]
+    return "; ".join([*said, *(["the records differ"] if data != key["data"] else [])])
+
+
+@dataclass(slots=True)
+class Run:
+    """A run between two epochs: all that a resume needs is here."""
+
+    spec: Spec
+    options: Options
+    training: list[Example]
+    validation: list[Example]
+    model: SequenceClassifier
+    optimizer: torch.optim.AdamW
+    weights: Tensor | None
+    progress: Progress
+    best: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, spec: Spec, training: list[Example], validation: list[Example], options: Options) -> Run:
+        """A run before its first epoch."""
+        torch.manual_seed(options.seed)
+        model = SequenceClassifier(spec)
+        if isinstance(model.first, Standardize):
+            model.first.fit([example.steps for example in training], normalize=spec.input.normalize)
+        task, classes = spec.output.task, len(spec.output.labels)
+        return cls(
+            spec=spec,
+            options=options,
+            training=training,
+            validation=validation,
+            model=model,
+            optimizer=torch.optim.AdamW(
+                model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            ),
+            weights=objective.class_weights(training, classes, task) if options.class_weights else None,
+            progress=Progress(),
+            best={},
+        )
+
+    def epoch(self) -> Epoch:
+        """Trains one epoch, and validates."""
+        number, options = len(self.progress.epochs), self.options
+        torch.manual_seed(options.seed * 1_000_003 + number)  # dropout's draws are the epoch's own
+        rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * number / options.epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        total, rows = 0.0, 0
+        for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
+            logits = self.model(batch.steps, batch.lengths).logits
+            loss = objective.loss(logits, batch.targets, self.spec.output.task, self.weights)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+            self.optimizer.step()
+            total += loss.item() * len(batch.lengths)
+            rows += len(batch.lengths)
+        epoch = Epoch(number, total / rows, None, None)
+        if self.validation:
+            scores = evaluate(self.model, self.validation, self.spec)
+            epoch = replace(epoch, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
+        if self.progress.add(epoch):
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return epoch
+
+    def save(self, path: Path, key: dict[str, Any]) -> None:
+        """Writes the state."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        epochs = [asdict(epoch) for epoch in self.progress.epochs]
+        state = key | {"best": self.progress.best, "epochs": epochs}
+        checkpoint.write(path, tensors, state)
+
+    def restore(self, path: Path, key: dict[str, Any]) -> None:
+        """Goes back to a state.
+
+        Raises:
+            CheckpointError: There is none, or it is another run's.
+        """
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
+        tensors, state = checkpoint.read(path)
+        if state.get("run") != key["run"]:
+            raise CheckpointError(
+                f"{path} is the state of another run: {_changed(state, key)}. Give what it was begun with, or start "
+                "anew: with another --out, or with --overwrite, which loses it"
+            )
+        self.progress = Progress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        self.best = _under("best.", tensors)
+        self.model.load_state_dict(_under("model.", tensors))
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

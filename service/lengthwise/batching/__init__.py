@@ -1,0 +1,1 @@
+"""Which sequences run together, when, and in which thread."""

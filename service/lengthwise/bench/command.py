@@ -1,0 +1,320 @@
+"""`lengthwise bench`: load on a service, with lengths as they occur, and what it showed.
+
+The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent alone once -> one
+load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
+*concurrency* is how many requests are on their way in a closed loop, *request rate* how many are due a second in an
+open one, *request distribution* how those are spaced. `--tune` does the same for many settings of the service,
+`--costs` shows what the planner knows of a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.bench import plots
+from lengthwise.bench import tune as tuning
+from lengthwise.bench.figures import Figures, table
+from lengthwise.bench.launch import located, served
+from lengthwise.bench.progress import progress_bar, ticker
+from lengthwise.bench.trial import Form, Load, Workload
+from lengthwise.bench.workload import Arrivals, Input
+from lengthwise.command import Command
+from lengthwise.errors import ConfigurationError
+from lengthwise.settings import Settings, available_cores
+from lengthwise.versions import Policy
+
+
+def rates_of(sweep: str) -> list[float]:
+    """The rates of `START:END:STEP`, both ends included.
+
+    Raises:
+        ConfigurationError: It is not of that form.
+    """
+    try:
+        start, end, step = (float(part) for part in sweep.split(":"))
+    except ValueError as error:
+        raise ConfigurationError(f"--sweep {sweep}: the form is START:END:STEP, in requests a second") from error
+    if not (0 < start <= end < math.inf and 0 < step < math.inf):
+        raise ConfigurationError(f"--sweep {sweep}: 0 < START <= END, and STEP above 0")
+    return [start + number * step for number in range(int((end - start) / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How what was found is shown.
+
+    Attributes:
+        title: What was measured.
+        as_json: As JSON on stdout, instead of a table.
+        plot: Where a picture goes, if anywhere.
+        console: For progress and remarks: stderr.
+    """
+
+    title: str
+    as_json: bool
+    plot: Path | None
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def print(self, found: dict[str, Any], drawn: Callable[[], Table]) -> None:
+        """Prints what was found, in the one form or the other."""
+        if self.as_json:
+            click.echo(orjson.dumps({"title": self.title, **found}, option=orjson.OPT_INDENT_2))
+        else:
+            Console().print(drawn())
+
+
+def _pairs(_context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, equals, setting = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", param=option)
+        pairs[name] = setting
+    return pairs
+
+
+def _settings(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """Pairs whose names may be written as flags are."""
+    return {name.replace("-", "_"): value for name, value in _pairs(context, option, values).items()}
+
+
+@click.command(cls=Command)
+@click.argument("where", required=False, metavar="[URL or MODEL]")
+@click.option("--model", help="Which of the service's models, where it has several.")
+@click.option(
+    "--serve",
+    "serve_options",
+    multiple=True,
+    callback=_settings,
+    metavar="OPTION=VALUE",
+    help="An option of the service that bench starts, such as runners=2.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 4096),
+    default=Load.concurrency,
+    show_default=True,
+    help="Requests on their way at once; with a rate, the most connections.",
+)
+@click.option(
+    "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due a second."
+)
+@click.option("--sweep", metavar="START:END:STEP", help="Open loop at each of these rates.")
+@click.option(
+    "--request-distribution",
+    "arrivals",
+    type=click.Choice(get_args(Arrivals)),
+    default=Load.arrivals,
+    show_default=True,
+    help="How an open loop's requests are spaced.",
+)
+@click.option(
+    "--burst", type=click.IntRange(1, 4096), default=Load.burst, show_default=True, help="Requests in one burst."
+)
+@click.option(
+    "--duration-seconds",
+    "seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=Load.seconds,
+    show_default=True,
+    help="How long each load lasts.",
+)
+@click.option(
+    "--warmup-seconds",
+    type=click.FloatRange(0, 600),
+    default=Load.warmup_seconds,
+    show_default=True,
+    help="Load before it that does not count.",
+)
+@click.option("--request-count", "count", type=click.IntRange(1), help="Most requests of each load.")
+@click.option(
+    "--lengths",
+    default=Workload.lengths,
+    show_default=True,
+    metavar="DISTRIBUTION",
+    help="fixed:L, uniform:A,B, lognormal:MEDIAN,SIGMA, bimodal:USUAL,RARE,SHARE, zipf:EXPONENT,LONGEST, "
+    "file:PATH, or histogram:PATH (a saved /metrics page).",
+)
+@click.option("--data", metavar="FILE", help="Send the sequences of this .jsonl, .ts or .parquet file instead.")
+@click.option(
+    "--distinct",
+    type=click.IntRange(1, 100_000),
+    default=Workload.distinct,
+    show_default=True,
+    help="Different sequences; each is sent alone first.",
+)
+@click.option(
+    "--sequences",
+    "per_request",
+    type=click.IntRange(1, 1024),
+    default=Workload.per_request,
+    show_default=True,
+    help="Sequences in each request.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(Form)),
+    default=Workload.form,
+    show_default=True,
+    help="Form of the requests; binary holds one sequence each.",
+)
+@click.option("--features", type=click.IntRange(1), help="Numbers a step, where the service does not say.")
+@click.option("--vocabulary", type=click.IntRange(1), help="Token ids, where the service does not say.")
+@click.option("--max-length", type=click.IntRange(1), help="Longest sequence that is sent; default: the model's.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="A header of each request, such as a key.",
+)
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the same alone.")
+@click.option("--seed", type=click.IntRange(0), default=Load.seed, show_default=True, help="Same seed, same load.")
+@click.option("--tune", is_flag=True, help="Try settings of the service under this load, and say which are best.")
+@click.option("--costs", is_flag=True, help="Put no load on anything: show the model's measured cost table.")
+@click.option("--save", is_flag=True, help="With --costs: keep the table in the model directory, for services here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw latency to this PNG: of a sweep, against load.",
+)
+def bench(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    sweep: str | None,
+    features: int | None,
+    vocabulary: int | None,
+    tune: bool,
+    costs: bool,
+    save: bool,
+    as_json: bool,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Puts load on a service and shows throughput, latency and padding.
+
+    Without a URL, the model directory or repository at the path (or the bundled one) is served for the occasion. A
+    closed loop, unless a rate is given. Exit code 1: an answer was wrong, or missing.
+    """
+    if features is not None and vocabulary is not None:
+        raise click.UsageError("--features and --vocabulary exclude each other")
+    if (tune or costs) and where is not None and "://" in where:
+        raise click.UsageError("--tune and --costs want a model: they start it themselves")
+    if save and not costs:
+        raise click.UsageError("--save keeps what --costs measures")
+    if plot is not None:
+        plots.pyplot()  # what is missing is said before the load, not after it
+    if features is not None:
+        options["step"] = Input("values", features)
+    if vocabulary is not None:
+        options["step"] = Input("tokens", vocabulary)
+    load, workload = Load(**_fields_of(Load, options)), Workload(**_fields_of(Workload, options))
+    shown = Shown(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
+    if costs:
+        show_costs(where, model, shown, save=save)
+    elif tune:
+        show_tuning(where, model, serve_options, load, workload, shown)
+    else:
+        loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
+        show_loads(where, model, serve_options, loads, workload, shown)
+
+
+def show_loads(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    loads: Sequence[Load],
+    workload: Workload,
+    shown: Shown,
+) -> None:
+    """One load after the other on one service."""
+    with progress_bar(shown.console) as progress, served(where, serve_options, model=model) as service:
+        trial = workload.trial(service, tick=ticker(progress, "each alone", requests=workload.distinct))
+        rows = [trial.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
+    shown.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=shown.title))
+    if shown.plot is not None:
+        draw = plots.draw_sweep if len(rows) > 1 else plots.draw_percentiles
+        draw(rows, shown.plot, title=shown.title)
+        shown.console.print(f"drawn: {shown.plot}")
+    if not all(row.is_sound for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def show_tuning(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    load: Load,
+    workload: Workload,
+    shown: Shown,
+) -> None:
+    """The same load on services with different settings; each is started anew for each."""
+    repository, name, _ = located(where)
+    models = where if name is None else str(repository)  # `serve` takes no single model's directory
+    tried = tuning.candidates(available_cores())
+    with progress_bar(shown.console) as progress:
+        task = progress.add_task("tuning", total=tuning.loads(tried), note="")
+
+        def measure(options: tuning.Options) -> Figures:
+            note = " ".join(f"{name}={value}" for name, value in options.items())
+            progress.update(task, note=note or "defaults", refresh=True)
+            with served(where, options, model=model) as service:
+                seen = replace(workload, check=False).trial(service).run(load)
+            progress.update(task, advance=1, refresh=True)
+            return seen
+
+        best, steps = tuning.tune(measure, tried, serve_options)
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
+    command = " ".join(part for part in ("lengthwise serve", models or "", flags) if part)
+    found = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
+    shown.print(found, lambda: tuning.table(steps, title=f"{shown.title}, {load.name}"))
+    shown.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
+
+
+def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool) -> None:
+    """The cost table that serving this model would plan with."""
+    from lengthwise.bench import cost_report  # they load onnxruntime, which no load needs
+    from lengthwise.repository import kept_costs, scan
+    from lengthwise.runtime.provider import choose
+
+    folder, name, version = located(where)
+    settings = Settings.load()
+    limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
+    devices = choose(
+        settings.provider,
+        tf32=settings.tf32,
+        memory_limit_bytes=settings.gpu_memory_bytes,
+        recurrent_kernels=settings.recurrent_kernels,
+    ).devices
+    opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"), devices=devices)
+    found = opened.find(name or model, version)
+    title = f"costs of {found.manifest.key}, {'a device' if found.session.bound else 'one thread'}"
+    shown.print(
+        {"model": found.manifest.key, **found.cost.to_json()}, lambda: cost_report.table(found.cost, title=title)
+    )
+    if save:
+        directory = (folder or settings.models) / found.manifest.name / str(found.manifest.version)
+        limits = limits.at_most(found.manifest.max_batch_rows)
+        under = kept_costs.conditions(found.manifest, found.session, limits)
+        shown.console.print(f"kept: {kept_costs.write(directory, under, found.cost)}")
+    if shown.plot is not None:
+        cost_report.draw(found.cost, shown.plot, title=title)
+        shown.console.print(f"drawn: {shown.plot}")
+
+
+def _fields_of(kind: type[Load] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
+    return {each.name: options[each.name] for each in fields(kind) if each.name in options}

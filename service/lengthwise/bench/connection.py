@@ -1,0 +1,113 @@
+"""One keep-alive connection of the load generator: whole requests as bytes out, status and body in.
+
+An answer is read no further than its status and its length: the client's own cost is part of every figure it takes.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from lengthwise.errors import ConfigurationError
+
+# Below the size from which malloc maps fresh pages for each call.
+_RECEIVE_BYTES = 65536
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Reads `http://HOST[:PORT]`.
+
+        Raises:
+            ConfigurationError: It is not such a URL.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"{url} is not a URL: {error}") from error
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+            raise ConfigurationError(f"{url} is not of the form http://HOST:PORT; load goes to the server's own port")
+        return cls(parts.hostname, port or 80)
+
+    @property
+    def url(self) -> str:
+        """The URL without a slash at its end."""
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL and the header `host` have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def request(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+        """The bytes of one POST."""
+        lines = [f"POST {path} HTTP/1.1", f"host: {self.authority}", f"content-length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class ConnectionLostError(Exception):
+    """The server closed a connection; a load counts it and opens another."""
+
+
+class Connection:
+    """One keep-alive connection with at most one request on its way."""
+
+    __slots__ = ("_received", "due", "place", "sent", "socket", "unsent")
+
+    def __init__(self, target: Target) -> None:
+        try:
+            self.socket = socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS)
+        except OSError as error:
+            raise ConfigurationError(f"{target.url} cannot be reached: {error}; is the service running?") from error
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.place = -1
+        self.due = self.sent = 0.0
+        self.unsent = memoryview(b"")
+        self._received = b""
+
+    def send(self, request: bytes | memoryview) -> None:
+        """Sends what the socket takes; the rest is `unsent`."""
+        try:
+            taken = self.socket.send(request)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            raise ConnectionLostError from error
+        self.unsent = memoryview(request)[taken:]
+
+    def receive(self) -> tuple[int, bytes, bytes] | None:
+        """Status, head in lower case, and body; None while the answer is not whole."""
+        try:
+            data = self.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ConnectionLostError from error
+        if not data:
+            raise ConnectionLostError
+        if self._received:
+            data = self._received + data
+        end = data.find(b"\r\n\r\n")
+        if end >= 0:
+            head = data[: end + 2].lower()
+            at = head.find(b"\r\ncontent-length:")
+            if at < 0:
+                raise ConfigurationError("the server sends an answer without content-length, which is not read here")
+            whole = end + 4 + int(head[at + 17 : head.index(b"\r\n", at + 17)])
+            if len(data) >= whole:
+                self._received = b""
+                return int(head[9:12]), head, data[end + 4 : whole]
+        self._received = data
+        return None

@@ -1,0 +1,180 @@
+"""What a load showed, as figures: from a measurement and the growth of the server's own counters to a table or JSON.
+
+A latency counts from the moment the request was due. A percentile is a latency that occurred, none between two of them.
+Throughput counts answers of status 200 alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lengthwise.bench.exposition import Samples
+from lengthwise.bench.load import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds from the moment a request was due to its answer."""
+
+    p50: float
+    p95: float
+    p99: float
+    p99_9: float
+    mean: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Latency:
+        """The percentiles of `[answers]` latencies, at least one."""
+        p50, p95, p99, p99_9 = np.percentile(seconds * 1e3, [50, 95, 99, 99.9], method="inverted_cdf").tolist()
+        return cls(p50, p95, p99, p99_9, float(seconds.mean() * 1e3), float(seconds.max() * 1e3))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one load showed.
+
+    Attributes:
+        load: The load in words.
+        offered_rate: Requests due a second; None for a closed loop, which offers what is taken.
+        seconds: How long the load lasted.
+        requests_per_second: Answers of status 200 a second.
+        sequences_per_second: The same in sequences.
+        latency_ms: Of the answers of status 200; None where there was none.
+        answers: Number of answers by status.
+        unsent: Requests of an open loop that were due but never sent, because the server was too far behind.
+        unanswered: Requests whose answer had not come when waiting was given up.
+        broken: Requests whose connection broke before the answer.
+        wrong: Answers that differ from the same sequence's alone; None where it was not checked.
+        padding_share: Padding over all steps computed; None where the server has no such counter.
+        rows_per_batch: Mean rows of a batch; None likewise.
+        late_ms: 99th percentile of how long after its moment a request went out: what the client itself added, or the
+            wait for a free connection.
+        client_core_share: Processor time of the client over the load's time.
+        client_us_per_request: Processor time of the client a request, microseconds.
+    """
+
+    load: str
+    offered_rate: float | None
+    seconds: float
+    requests_per_second: float
+    sequences_per_second: float
+    latency_ms: Latency | None
+    answers: dict[int, int]
+    unsent: int
+    unanswered: int
+    broken: int
+    wrong: int | None
+    padding_share: float | None
+    rows_per_batch: float | None
+    late_ms: float
+    client_core_share: float
+    client_us_per_request: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every request sent was answered, and no answer was wrong. A refusal is an answer."""
+        return not (self.unanswered or self.broken or self.wrong)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON holds them: statuses as strings."""
+        return asdict(self) | {"answers": {str(status): count for status, count in self.answers.items()}}
+
+
+def figures(
+    measurement: Measurement,
+    growth: Samples | None,
+    *,
+    load: str,
+    seconds: float,
+    offered_rate: float | None = None,
+    sequences_per_request: int = 1,
+    checked: bool = True,
+) -> Figures:
+    """The figures of one load.
+
+    Args:
+        measurement: What the client saw.
+        growth: How the server's metrics grew meanwhile, where it has any.
+        load: The load in words.
+        seconds: For how long requests were due. A closed loop's answers after it are no throughput, as fewer and fewer
+            requests are on their way then; an open loop's count, over the time that they took.
+        offered_rate: Requests due a second, of an open loop.
+        sequences_per_request: How many sequences each request held.
+        checked: Whether answers were compared.
+    """
+    good = measurement.status == 200
+    answered = measurement.answered[good]
+    # A load bounded by a number of requests may be over before its time.
+    lasted = min(seconds, measurement.seconds) if offered_rate is None else measurement.seconds
+    throughput = float((answered <= lasted).sum()) / lasted
+    answers = Counter(measurement.status.tolist())
+    late = measurement.sent - measurement.due
+    return Figures(
+        load=load,
+        offered_rate=offered_rate,
+        seconds=measurement.seconds,
+        requests_per_second=throughput,
+        sequences_per_second=throughput * sequences_per_request,
+        latency_ms=Latency.of(measurement.latency[good]) if good.any() else None,
+        answers=dict(sorted(answers.items())),
+        unsent=measurement.unsent,
+        unanswered=measurement.unanswered,
+        broken=measurement.broken,
+        wrong=measurement.wrong if checked else None,
+        padding_share=_padding_share(growth) if growth else None,
+        rows_per_batch=growth.mean("lengthwise_batch_rows") if growth else None,
+        late_ms=float(np.percentile(late, 99) * 1e3) if late.size else 0.0,
+        client_core_share=measurement.cpu_seconds / measurement.seconds,
+        client_us_per_request=measurement.cpu_seconds / max(len(late), 1) * 1e6,
+    )
+
+
+def _padding_share(growth: Samples) -> float | None:
+    steps = growth.by_label("lengthwise_steps_total", "kind")
+    total = sum(steps.values())
+    return steps.get("padding", 0.0) / total if total else None
+
+
+def table(rows: Sequence[Figures], *, title: str) -> Table:
+    """One row a load; fits into 80 columns."""
+    client = max(row.client_core_share for row in rows)
+    checked = "compared" if all(row.wrong is not None for row in rows) else "not compared"
+    caption = (
+        f"latency in ms from the moment due; answers {checked} with the same alone; "
+        f"the client took up to {client:.0%} of a core"
+    )
+    drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    drawn.add_column("load", no_wrap=True)
+    for heading in ("req/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors"):
+        drawn.add_column(heading, justify="right")
+    for row in rows:
+        latency = row.latency_ms
+        drawn.add_row(
+            row.load,
+            f"{row.requests_per_second:,.0f}",
+            *(_ms(getattr(latency, name) if latency else None) for name in ("p50", "p95", "p99", "p99_9")),
+            "-" if row.padding_share is None else f"{row.padding_share:.1%}",
+            "-" if row.rows_per_batch is None else f"{row.rows_per_batch:.1f}",
+            _errors(row),
+        )
+    return drawn
+
+
+def _ms(value: float | None) -> str:
+    """Three digits or so: no figure is better than that."""
+    return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _errors(row: Figures) -> str:
+    counts = {str(status): count for status, count in row.answers.items() if status != 200}
+    counts |= {"unsent": row.unsent, "broken": row.broken, "unanswered": row.unanswered, "wrong": row.wrong or 0}
+    return ", ".join(f"{name}: {count}" for name, count in counts.items() if count) or "0"

@@ -1,0 +1,178 @@
+"""A service of one's own for a while: started as a process on a free port, ready when it is handed over, then stopped.
+
+For what measures a service from outside: `lengthwise bench MODEL`, its tuning, the benchmarks.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lengthwise.bench import remote
+from lengthwise.bench.connection import Target
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
+
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running service and which of its models is meant."""
+
+    target: Target
+    name: str | None = None
+    version: str | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a body says of the model; nothing where the service's own choice is meant."""
+        return {name: value for name, value in (("model", self.name), ("version", self.version)) if value is not None}
+
+
+def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
+    """The repository at a path, and name and version where the path is a model directory in one; None: the bundled one.
+
+    Raises:
+        ConfigurationError: There is no folder at the path.
+        ManifestError: The model directory's manifest cannot be read.
+    """
+    if where is None:
+        return None, None, None
+    path = Path(where).resolve()
+    if not path.is_dir():
+        raise ConfigurationError(f"{where} is neither a URL (http://HOST:PORT) nor a folder")
+    if not (path / MANIFEST_FILE).is_file():
+        return path, None, None
+    Manifest.read(path)
+    return path.parents[1], path.parent.name, path.name
+
+
+@contextmanager
+def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[Served]:
+    """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
+
+    Raises:
+        ConfigurationError: There is nothing at the path, or the service does not start, or options are given for a URL.
+    """
+    if where is not None and "://" in where:
+        if options:
+            raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
+        yield Served(Target.parse(where), model)
+        return
+    repository, name, version = located(where)
+    if name is not None:
+        options = {"versions": f"{name}/{version}", **options}  # whatever else is in the repository, higher ones too
+    port = free_port()
+    with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as server:
+        yield Served(server.target, name or model, version)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve_command(models: Path | None, port: int, options: Mapping[str, str]) -> list[str]:
+    """The command line of `serve` for a model repository (None: the bundled one) and further options by name."""
+    command = [sys.executable, "-m", "lengthwise", "serve", *([str(models)] if models else [])]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", value]
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server's process."""
+
+    target: Target
+    pid: int
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    *,
+    ready_path: str = "/readyz",
+    cores: Sequence[int] | None = None,
+    environment: Mapping[str, str] | None = None,
+    hopeless: Callable[[Target], str | None] = lambda _target: None,
+) -> Iterator[Running]:
+    """Runs a server's command while the block runs.
+
+    Args:
+        command: What to start.
+        port: Where it will listen.
+        ready_path: Answers 200 once the server is ready.
+        cores: The processor cores it may use, and its children.
+        environment: Variables beside this process's own.
+        hopeless: Asked while it is not ready; says why it never will be, or None.
+
+    Yields:
+        The server, once it is ready.
+
+    Raises:
+        ConfigurationError: It ended, or was not ready in time; comes with the end of what it wrote.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        try:
+            if cores is not None:
+                os.sched_setaffinity(process.pid, cores)
+            target = Target("127.0.0.1", port)
+            deadline = time.monotonic() + _READY_SECONDS
+            while not _is_ready(target, ready_path):
+                state = "ended" if process.poll() is not None else hopeless(target)
+                if state is None and time.monotonic() > deadline:
+                    state = f"was not ready within {_READY_SECONDS:.0f} s"
+                if state is not None:
+                    output.seek(0)
+                    said = output.read()[-2000:].decode(errors="replace").strip()
+                    raise ConfigurationError(f"{' '.join(command)} {state}:\n{said}")
+                time.sleep(0.02)
+            yield Running(target, process.pid)
+        finally:
+            _stop(process)
+
+
+def _is_ready(target: Target, path: str) -> bool:
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=2.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks it to end, and ends it and its children where it does not."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,285 @@
+"""The load generator's client: keep-alive connections, requests sent when they are due, every answer timed.
+
+One thread, one selector, blocking nowhere but in the wait for the next event. Requests are bytes made beforehand, so
+that sending one is a single system call, and an answer is read no further than its status and its length. There are two
+loads, and a *schedule* is all they differ in:
+
+- **closed**: each connection sends its next request as soon as it has its answer; a request is due when it is sent.
+- **open**: requests are due at moments fixed beforehand, whatever the server does. One that finds no free connection
+  goes out late, and its latency still counts from the moment it was due: a server that stalls does not slow down its
+  own measurement (coordinated omission; G. Tene, "How NOT to Measure Latency", 2013).
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import selectors
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.schedule import Closed, Schedule
+from lengthwise.errors import ConfigurationError
+
+_TICK_SECONDS = 0.2
+
+Check = Callable[[int, bytes], bool]
+"""Takes the place of a request in the list of requests and the body of its answer; true where the answer is right."""
+
+Note = Callable[[int, bytes], None]
+"""Takes the place of a request in the list of requests and the head of its answer, in lower case."""
+
+Tick = Callable[[int, float], None]
+"""Told now and then how many requests were sent, and how many seconds have passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one load saw. All times are seconds since its start.
+
+    Attributes:
+        due: `[answers]`, when each answered request was due.
+        sent: `[answers]`, when its first byte went out.
+        answered: `[answers]`, when the last byte of its answer was there.
+        status: `[answers]`, the answer's status.
+        unsent: Requests due that were not sent, because no connection was free until the load's limit of time.
+        unanswered: Requests sent whose answer had not come when the load gave up waiting.
+        broken: Requests whose connection the server closed or reset before the answer.
+        wrong: Answers of status 200 which the check did not accept.
+        seconds: From the start to the last event.
+        cpu_seconds: Processor time of the client itself.
+    """
+
+    due: NDArray[np.float64]
+    sent: NDArray[np.float64]
+    answered: NDArray[np.float64]
+    status: NDArray[np.int64]
+    unsent: int
+    unanswered: int
+    broken: int
+    wrong: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def latency(self) -> NDArray[np.float64]:
+        """`[answers]`, seconds from the moment due to the answer."""
+        return self.answered - self.due
+
+
+def drive(
+    target: Target,
+    requests: Sequence[bytes],
+    schedule: Schedule,
+    *,
+    connections: int,
+    check: Check | None = None,
+    note: Note | None = None,
+    tick: Tick | None = None,
+    patience_seconds: float = 10.0,
+    limit_seconds: float = math.inf,
+) -> Measurement:
+    """Sends requests as the schedule says, over at most `connections` at once, and waits for their answers.
+
+    Args:
+        target: The server.
+        requests: Whole requests as bytes, sent in this order, again from the first after the last.
+        schedule: When each is due.
+        connections: Keep-alive connections, all opened before the first request is due.
+        check: Looks at each answer of status 200.
+        note: Looks at each answer's head.
+        tick: For a progress bar.
+        patience_seconds: How long to wait for anything to happen while answers are outstanding.
+        limit_seconds: After them nothing more is sent, however much is due.
+
+    Raises:
+        ConfigurationError: The server cannot be reached, goes away, or answers in a way that this client does not read.
+    """
+    return _Driver(target, requests, schedule, check, note, tick, patience_seconds, limit_seconds).run(connections)
+
+
+def ask_each(target: Target, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
+    """Sends each request once, each alone, and gives the bodies of the answers.
+
+    Raises:
+        ConfigurationError: The server cannot be reached, or an answer is not of status 200; says which and why.
+    """
+    bodies: list[bytes] = []
+
+    def keep(_place: int, body: bytes) -> bool:
+        bodies.append(body)
+        return True
+
+    one_by_one = Closed(seconds=math.inf, count=len(requests))
+    measurement = drive(target, requests, one_by_one, connections=1, check=keep, tick=tick, patience_seconds=60.0)
+    refused = measurement.status[measurement.status != 200]
+    if len(bodies) != len(requests):
+        what = f"answered {refused[0]}" if refused.size else "did not answer"
+        raise ConfigurationError(f"{target.url} {what} to one of {len(requests)} requests sent one by one")
+    return bodies
+
+
+class _Driver:
+    """The state of one load while it runs."""
+
+    def __init__(
+        self,
+        target: Target,
+        requests: Sequence[bytes],
+        schedule: Schedule,
+        check: Check | None,
+        note: Note | None,
+        tick: Tick | None,
+        patience_seconds: float,
+        limit_seconds: float,
+    ) -> None:
+        self._target = target
+        self._requests = requests
+        self._schedule = schedule
+        self._check = check
+        self._note = note
+        self._tick = tick
+        self._patience_seconds = patience_seconds
+        self._limit_seconds = limit_seconds
+        self._selector = selectors.DefaultSelector()
+        self._idle: deque[Connection] = deque()
+        self._count = 0
+        self._in_flight = 0
+        self._wrong = 0
+        self._broken = 0
+        self._due = array("d")
+        self._sent = array("d")
+        self._answered = array("d")
+        self._status = array("q")
+        self._start = 0.0
+
+    def run(self, connections: int) -> Measurement:
+        try:
+            for _ in range(connections):
+                self._connect()
+            cpu_start = time.process_time()
+            self._start = time.perf_counter()
+            self._loop()
+            return self._measurement(self._now(), time.process_time() - cpu_start)
+        finally:
+            for key in list(self._selector.get_map().values()):
+                key.data.socket.close()
+            self._selector.close()
+
+    def _loop(self) -> None:
+        next_tick = 0.0
+        last_event = 0.0
+        while True:
+            now = self._now()
+            due = self._dispatch(now)
+            if self._in_flight == 0 and due == math.inf:
+                return
+            if self._tick is not None and now >= next_tick:
+                self._tick(self._count, now)
+                next_tick = now + _TICK_SECONDS
+            if self._in_flight == 0:
+                last_event = now
+            elif now - last_event > self._patience_seconds:
+                return
+            wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
+            for key, events in self._wait(wake - now):
+                last_event = self._serve(key.data, events)
+                self._dispatch(last_event)
+
+    def _wait(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
+        # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
+        # select's has microseconds, and sees the selector itself as one readable file.
+        select.select([self._selector], [], [], max(seconds, 0.0))
+        return self._selector.select(0)
+
+    def _dispatch(self, now: float) -> float:
+        """Sends what is due, as far as connections are free; the moment the next one is due."""
+        if now > self._limit_seconds:
+            return math.inf
+        while (due := self._schedule.due(self._count, now)) <= now and self._idle:
+            connection = self._idle.popleft()
+            connection.place = self._count % len(self._requests)
+            connection.due = due
+            connection.sent = now
+            self._count += 1
+            self._in_flight += 1
+            try:
+                connection.send(self._requests[connection.place])
+            except ConnectionLostError:
+                self._replace(connection)
+                continue
+            if connection.unsent:
+                self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+        return due
+
+    def _serve(self, connection: Connection, events: int) -> float:
+        """Takes what a connection has; the moment it was there."""
+        if connection.socket.fileno() < 0:  # replaced since the selector saw it
+            return self._now()
+        try:
+            if events & selectors.EVENT_WRITE:
+                connection.send(connection.unsent)
+                if not connection.unsent:
+                    self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+            answer = connection.receive() if events & selectors.EVENT_READ else None
+        except ConnectionLostError:
+            self._replace(connection)
+            return self._now()
+        now = self._now()
+        if answer is not None:
+            status, head, body = answer
+            self._due.append(connection.due)
+            self._sent.append(connection.sent)
+            self._answered.append(now)
+            self._status.append(status)
+            if status == 200 and self._check is not None and not self._check(connection.place, body):
+                self._wrong += 1
+            if self._note is not None:
+                self._note(connection.place, head)
+            self._in_flight -= 1
+            connection.place = -1
+            if b"\r\nconnection: close" in head:
+                self._replace(connection)
+            else:
+                self._idle.append(connection)
+        return now
+
+    def _connect(self) -> None:
+        connection = Connection(self._target)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._idle.append(connection)
+
+    def _replace(self, connection: Connection) -> None:
+        """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
+        if connection.place >= 0:
+            self._broken += 1
+            self._in_flight -= 1
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        self._connect()
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _measurement(self, seconds: float, cpu_seconds: float) -> Measurement:
+        return Measurement(
+            due=np.array(self._due),
+            sent=np.array(self._sent),
+            answered=np.array(self._answered),
+            status=np.array(self._status),
+            unsent=self._schedule.left(self._count),
+            unanswered=self._in_flight,
+            broken=self._broken,
+            wrong=self._wrong,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+        )

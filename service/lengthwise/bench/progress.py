@@ -1,0 +1,91 @@
+"""How far long work is: a bar on a terminal; where there is none, as in CI and under nohup, a plain line now and then.
+
+A bar is advanced by the work itself, between two answers of a load: a thread of its own would take turns with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from lengthwise.bench.load import Tick
+
+LINE_SECONDS: Final = 10.0
+"""Between two lines where there is no terminal; what is done before the first says nothing."""
+
+
+class PlainProgress(Progress):
+    """A progress that is written as lines: task, percentage and note, at most one in `LINE_SECONDS`."""
+
+    def __init__(self, console: Console, **more: Any) -> None:
+        super().__init__(console=console, disable=True, **more)
+        self._written = self.get_time()
+
+    def update(self, task_id: TaskID, **changed: Any) -> None:
+        """Notes how far a task is, and writes a line where it is time for one."""
+        super().update(task_id, **changed)
+        if self.get_time() - self._written >= LINE_SECONDS:
+            self._written = self.get_time()
+            task = self.tasks[self.task_ids.index(task_id)]
+            note = task.fields.get("note")
+            say(self.console, f"{task.description}: {task.percentage:.0f} %{f', {note}' if note else ''}")
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """A bar that the work itself advances, or lines in its place."""
+    if not console.is_terminal:
+        yield PlainProgress(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
+    """What is being done, beside a spinner, or as a line now and then.
+
+    Yields:
+        To be told what is done next.
+    """
+    if console.is_terminal:
+        with console.status(doing) as shown:
+            yield shown.update
+        return
+    now, over = [doing], threading.Event()
+
+    def write() -> None:
+        seconds = 0.0
+        while not over.wait(LINE_SECONDS):
+            seconds += LINE_SECONDS
+            say(console, f"{now[-1]} ({seconds:.0f} s)")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield now.append
+    finally:
+        over.set()
+        writer.join()
+
+
+def say(console: Console, line: str) -> None:
+    """Writes a line as it is, at once."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def ticker(progress: Progress, description: str, *, seconds: float = 0, requests: float = 0) -> Tick:
+    """Advances a new task by the seconds passed, or by the requests sent."""
+    task = progress.add_task(description, total=seconds or requests, note="")
+
+    def tick(sent: int, passed: float) -> None:
+        progress.update(task, completed=passed if seconds else sent, note=f"{sent:,} requests", refresh=True)
+
+    return tick

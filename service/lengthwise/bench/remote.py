@@ -1,0 +1,94 @@
+"""What a running service says of itself: its models, and its metrics."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from lengthwise.bench.connection import Target
+from lengthwise.bench.exposition import Samples
+from lengthwise.bench.workload import Input
+from lengthwise.errors import ConfigurationError
+
+_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model as its service describes it."""
+
+    name: str
+    version: str
+    step: Input
+    max_length: int
+
+
+def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Status and body of one GET.
+
+    Raises:
+        ConfigurationError: The service cannot be reached.
+    """
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigurationError(f"{target.url} cannot be reached: {error}; is the service running?") from error
+    finally:
+        connection.close()
+
+
+def refusals(target: Target) -> str | None:
+    """Why a service that is up will serve nothing: it refused its models, or has none; None where it serves one."""
+    try:
+        described = orjson.loads(get(target, "/healthz")[1])
+        reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"]) or described["reason"]
+    except (ConfigurationError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return f"serves no model: {reasons}" if reasons and not described["models"] else None
+
+
+def metrics(target: Target, headers: dict[str, str] | None = None) -> Samples | None:
+    """The service's metrics, or None where it shows none on this port."""
+    status, body = get(target, "/metrics", headers)
+    try:
+        return Samples.parse(body.decode()) if status == 200 else None
+    except ValueError:
+        return None
+
+
+def model(target: Target, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
+    """The model that requests go to: the named one, or the only one.
+
+    Raises:
+        ConfigurationError: There is none, or several and none is named, or the service does not say.
+    """
+    status, body = get(target, "/healthz", headers)
+    if status == 401:
+        raise ConfigurationError(f"{target.url} wants a key: --header 'authorization=Bearer KEY'")
+    try:
+        described = [_described(entry) for entry in orjson.loads(body)["models"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{target.url}/healthz (status {status}) does not say what models are served; say it with "
+            "--features or --vocabulary, and --model where there are several"
+        ) from error
+    names = sorted({entry.name for entry in described})
+    found = [entry for entry in described if name in (None, entry.name)]
+    served = ", ".join(names) or "none"
+    if name is not None and not found:
+        raise ConfigurationError(f"--model {name} is not served there; served are: {served}")
+    if name is None and len(names) != 1:
+        raise ConfigurationError(f"say with --model which model to load; served are: {served}")
+    return max(found, key=lambda entry: int(entry.version))
+
+
+def _described(entry: dict[str, Any]) -> RemoteModel:
+    values = entry["input"] == "values"
+    step = Input("values", int(entry["features"])) if values else Input("tokens", int(entry["vocabulary"]))
+    return RemoteModel(str(entry["model"]), str(entry["version"]), step, int(entry["max_length"]))

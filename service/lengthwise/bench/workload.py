@@ -1,0 +1,189 @@
+"""What a load is made of: how long its sequences are, what stands in them, and when they arrive.
+
+Everything here is a function of its arguments and a random generator: the same seed makes the same load, byte for byte.
+A distribution of lengths is written as on the command line:
+
+| form | lengths |
+|---|---|
+| `fixed:20` | all 20 |
+| `uniform:1,100` | each from 1 to 100 equally often |
+| `lognormal:50,0.7` | median 50, standard deviation 0.7 of the logarithm |
+| `bimodal:20,200,0.1` | a tenth of them 200, the others 20 |
+| `zipf:1.2,500` | 1 to 500, length n as often as n to the power of -1.2 |
+| `file:PATH` | drawn from a file: a number a line, or JSON Lines with `length` or `steps` |
+| `histogram:PATH` | drawn from `lengthwise_sequence_length_steps` in a saved `/metrics` page |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from lengthwise.bench.exposition import Samples
+from lengthwise.decoding.dataset import Kind
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import Steps
+
+Arrivals = Literal["poisson", "constant", "bursts"]
+Lengths = NDArray[np.int64]
+LENGTH_HISTOGRAM = "lengthwise_sequence_length_steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What one step is: of `values`, `size` numbers; of `tokens`, one id below `size`."""
+
+    kind: Kind
+    size: int
+
+
+def draw_lengths(distribution: str, count: int, max_length: int, random: np.random.Generator) -> Lengths:
+    """`[count]` lengths from a distribution written as in the module's table; longer ones than `max_length` are cut.
+
+    Raises:
+        ConfigurationError: The distribution cannot be read; says what is wrong with it.
+    """
+    kind, _, arguments = distribution.partition(":")
+    if kind not in _DISTRIBUTIONS:
+        raise ConfigurationError(f"unknown distribution {kind!r} of lengths; there are: {', '.join(_DISTRIBUTIONS)}")
+    form, draw = _DISTRIBUTIONS[kind]
+    try:
+        drawn = draw(arguments, count, random)
+    except ValueError as error:
+        raise ConfigurationError(f"{distribution!r} is not of the form {form}: {error}") from error
+    lengths: Lengths = np.clip(drawn, 1, max_length).astype(np.int64)
+    return lengths
+
+
+def make_sequences(lengths: Lengths, step: Input, random: np.random.Generator) -> list[Steps]:
+    """Sequences of these lengths: normal numbers with four decimals (what a sensor might send), or random ids."""
+    if step.kind == "tokens":
+        return [random.integers(0, step.size, size=length) for length in lengths.tolist()]
+    return [random.standard_normal((length, step.size)).round(4).astype(np.float32) for length in lengths.tolist()]
+
+
+def json_body(sequences: Sequence[Steps], **fields: str | int | float) -> bytes:
+    """The body of a `POST /predict` with these sequences, and further fields such as `model`."""
+    # As float32 they keep their few digits; as doubles each would be three times as long on the wire.
+    return orjson.dumps({"sequences": list(sequences), **fields}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def arrival_moments(
+    kind: Arrivals, rate: float, seconds: float, random: np.random.Generator, *, burst: int = 32
+) -> NDArray[np.float64]:
+    """When requests are due, in seconds from 0 up to `seconds`, ascending.
+
+    Args:
+        kind: `poisson`: independent of each other, as from many users. `constant`: evenly spaced. `bursts`: `burst` of
+            them at the same moment, the bursts evenly spaced.
+        rate: Requests a second, on average.
+        seconds: How long requests arrive.
+        random: Used by `poisson`.
+        burst: How many come at once.
+    """
+    if kind == "poisson":
+        # A Poisson process is a Poisson number of independent uniform moments.
+        return np.sort(random.uniform(0.0, seconds, size=random.poisson(rate * seconds)))
+    numbers = np.arange(math.ceil(rate * seconds), dtype=np.float64)
+    if kind == "bursts":
+        numbers = np.floor(numbers / burst) * burst
+    return numbers / rate
+
+
+def _fixed(arguments: str, count: int, _random: np.random.Generator) -> NDArray[np.float64]:
+    (length,) = _numbers(arguments, 1)
+    return np.full(count, length)
+
+
+def _uniform(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    low, high = _numbers(arguments, 2)
+    if high < low:
+        raise ValueError(f"{high:g} is below {low:g}")
+    return random.integers(int(low), int(high), size=count, endpoint=True).astype(np.float64)
+
+
+def _lognormal(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    median, sigma = _numbers(arguments, 2)
+    return np.round(random.lognormal(math.log(median), sigma, size=count))
+
+
+def _bimodal(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    usual, rare, share = _numbers(arguments, 3)
+    if share > 1:
+        raise ValueError(f"the share {share:g} of the rare length is above 1")
+    return np.where(random.random(count) < share, rare, usual)
+
+
+def _zipf(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    exponent, longest = _numbers(arguments, 2)
+    lengths = np.arange(1, int(longest) + 1, dtype=np.float64)
+    weights = lengths**-exponent
+    return random.choice(lengths, size=count, p=weights / weights.sum())
+
+
+def _from_file(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    lines = [line for line in _read(arguments).splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{arguments} is empty")
+    return random.choice([_length(line) for line in lines], size=count).astype(np.float64)
+
+
+def _from_histogram(arguments: str, count: int, random: np.random.Generator) -> NDArray[np.float64]:
+    bounds, counts = Samples.parse(_read(arguments)).buckets(LENGTH_HISTOGRAM)
+    if sum(counts) == 0:
+        raise ValueError(f"{arguments} has no observation of {LENGTH_HISTOGRAM}")
+    uppers = np.array(bounds)
+    lowers = np.concatenate([[0.0], uppers[:-1]]) + 1
+    # Past the last finite bound nothing is known but that it was passed: its sequences are taken as just longer.
+    uppers = np.where(np.isfinite(uppers), uppers, lowers)
+    bucket = random.choice(len(counts), size=count, p=np.array(counts) / sum(counts))
+    # Within a bucket every length is as likely as any other.
+    return np.floor(random.uniform(lowers[bucket], np.maximum(uppers, lowers)[bucket] + 1))
+
+
+def _length(line: str) -> int:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{line[:40]!r} is neither a number nor JSON") from error
+    if isinstance(record, dict):
+        record = record.get("length", record.get("steps"))
+    length = len(record) if isinstance(record, list) else record
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise ValueError(f"{line[:40]!r} has no length of 1 or more")
+    return length
+
+
+def _numbers(arguments: str, count: int) -> list[float]:
+    numbers = [float(part) for part in arguments.split(",")]
+    if len(numbers) != count:
+        raise ValueError(f"{count} numbers belong there, not {len(numbers)}")
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ValueError("every number is above 0")
+    return numbers
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+_Draw = Callable[[str, int, np.random.Generator], NDArray[np.float64]]
+_DISTRIBUTIONS: dict[str, tuple[str, _Draw]] = {
+    "fixed": ("fixed:LENGTH", _fixed),
+    "uniform": ("uniform:SHORTEST,LONGEST", _uniform),
+    "lognormal": ("lognormal:MEDIAN,SIGMA", _lognormal),
+    "bimodal": ("bimodal:USUAL,RARE,SHARE", _bimodal),
+    "zipf": ("zipf:EXPONENT,LONGEST", _zipf),
+    "file": ("file:PATH", _from_file),
+    "histogram": ("histogram:PATH", _from_histogram),
+}

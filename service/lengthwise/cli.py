@@ -1,0 +1,104 @@
+"""The command `lengthwise`: `serve`, `bench` and `score`, and the exporter's `train`, `export` and `check`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+from pydantic_core import PydanticUndefined
+
+from lengthwise import logs
+from lengthwise.bench.command import bench
+from lengthwise.command import NOT_CHECKED, Command, check_platform, end
+from lengthwise.errors import ConfigurationError
+from lengthwise.scoring.command import score
+from lengthwise.settings import PREFIX, Settings, flag
+
+EXPORTER = {
+    "train": "Trains the built-in architecture.",
+    "export": "Builds, verifies and publishes a model directory.",
+    "check": "Finds where padding leaks into an answer.",
+}
+"""The exporter's commands, with their short help: listed without importing it, because it brings torch along."""
+
+
+class Lengthwise(click.Group):
+    """The group of all commands; the exporter is imported when one of its commands is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The service's commands, then the exporter's."""
+        return [*self.commands, *EXPORTER]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """A command by its name."""
+        return _exporter(name) if name in EXPORTER else super().get_command(context, name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing the exporter."""
+        rows = [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, *EXPORTER.items()])
+
+
+def _exporter(name: str) -> click.Command:
+    """One of the exporter's commands."""
+    try:
+        check_platform()
+        module: Any = importlib.import_module("lengthwise_export.cli")
+    except ConfigurationError as error:
+        end(str(error), NOT_CHECKED)
+    command: click.Command = module.main.commands[name]
+    return command
+
+
+@click.group(cls=Lengthwise, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="lengthwise")
+def main() -> None:
+    """Serves classifiers of sequences of different lengths: padding cannot reach an answer, and is hardly computed."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command a flag for each option in `Settings`."""
+    for name, field in reversed(Settings.model_fields.items()):
+        if name == "models":
+            continue
+        default = "" if field.default in (PydanticUndefined, None, ()) else f"  [default: {field.default}]"
+        meaning = f"{field.description}{default}"
+        choices = get_args(field.annotation)
+        if field.annotation is bool:
+            option = click.option(f"{flag(name)}/--no-{flag(name)[2:]}", default=None, help=meaning)
+        elif choices and all(isinstance(choice, str) for choice in choices):
+            option = click.option(flag(name), metavar="|".join(choices), help=meaning)
+        else:
+            option = click.option(flag(name), metavar=name.rsplit("_", 1)[-1].upper(), help=meaning)
+        command = option(command)
+    return command
+
+
+@main.command(
+    cls=Command,
+    short_help="Serves a model repository, by default the bundled one.",
+    epilog=f"Every option is also a variable: {PREFIX}MAX_BATCH_ROWS=32 is --max-batch-rows 32. {PREFIX}CONFIG names a "
+    "TOML file of options. A flag beats a variable, a variable beats the file.",
+)
+@click.argument("models", required=False, metavar="[MODELS]")
+@_options
+def serve(**flags: Any) -> None:
+    """Serves the model repository MODELS: a folder of NAME/VERSION folders, by default the bundled one.
+
+    \b
+    Example:
+      lengthwise serve models --port 8000
+      curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"sequences": [[[0.1, 0.2], [0.3, 0.4]]]}'
+    """  # noqa: D301 - click wants a real backspace
+    settings = Settings.load(**flags)
+    logs.configure(settings)
+    from lengthwise.http.server import serve as run  # the other commands need no web server
+
+    run(settings)
+
+
+main.add_command(bench)
+main.add_command(score)

@@ -1,0 +1,95 @@
+"""What every command shares: its errors end as one line and an exit code.
+
+| exit code | means |
+|---|---|
+| 0 | good |
+| 1 | the thing checked is bad |
+| 2 | it could not be checked, or the call is wrong; a defect of Lengthwise too |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
+
+import click
+
+from lengthwise.errors import ConfigurationError, LengthwiseError, ModelError, how_to_install
+
+BAD = 1
+NOT_CHECKED = 2
+INTERRUPTED = 130
+
+
+class Ended(SystemExit):
+    """An end that Lengthwise chose, its reason said; any other `SystemExit` is somebody else's code that quits."""
+
+
+class Command(click.Command):
+    """A command whose errors end in one line on stderr and an exit code."""
+
+    extras: ClassVar[Mapping[str, str]] = {}
+    """The extras to install for a package that the command imports and that is missing, by the package's name."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs the command."""
+        # A terminated process takes the way of an interrupted one, so that what it had begun is removed.
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            check_platform()
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, Ended):
+            raise
+        except LengthwiseError as error:
+            end(str(error), BAD if isinstance(error, ModelError) else NOT_CHECKED)
+        except KeyboardInterrupt:
+            end("interrupted", INTERRUPTED)
+        except SystemExit as quitting:
+            # Nothing was judged: whatever code it carries, a 0 above all, is no verdict.
+            called = traceback.extract_tb(quitting.__traceback__)[-1]
+            end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
+        except Exception as error:
+            missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            if missing in self.extras:
+                end(
+                    f"'lengthwise {self.name}' needs the exporter, which is not installed ({missing} is missing): "
+                    + how_to_install(self.extras[missing]),
+                    NOT_CHECKED,
+                )
+            if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a folder that is none
+                place = "" if error.filename is None else f"{error.filename}: "
+                end(f"{place}{error.strerror}", NOT_CHECKED)
+            traceback.print_exc()
+            end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def check_platform() -> None:
+    """Looks whether this system is one that Lengthwise runs on.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    for module in ("fcntl", "resource"):  # what Windows has not
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Lengthwise runs on Linux, macOS and WSL; this system ({sys.platform}) lacks what it needs ({module})"
+            ) from error
+
+
+def end(message: str, code: int) -> NoReturn:
+    """Says what went wrong, and ends the process."""
+    click.echo(f"error: {message}", err=True)
+    raise Ended(code)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

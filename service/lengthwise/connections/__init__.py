@@ -1,0 +1,1 @@
+"""Sockets, whatever protocol they carry: taken, bounded, secured and closed."""

@@ -1,0 +1,1 @@
+"""From bytes to sequences: JSON bodies, JSON Lines and files of labelled sequences."""

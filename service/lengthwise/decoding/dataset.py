@@ -1,0 +1,400 @@
+"""Labelled sequences from a file: JSON Lines, the UEA/UCR archive's `.ts`, and Parquet where pyarrow is installed.
+
+| file | one record |
+|---|---|
+| `.jsonl`, `.jsonl.gz` | a line `{"id": ..., "steps": [[0.1, null], ...], "label": ...}`; `id`, `label` may be absent |
+| `.ts` | a line `1,2,3:4,5,6:label`: features apart by colons, each with its steps; `?` and `NaN` are missing |
+| `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
+
+A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
+one string a step for a per-step model. A bad record is named by file and line: `read` ends at the first, `entries`
+goes on behind it. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings along.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import importlib.util
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from lengthwise.decoding import json_text, options
+from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
+from lengthwise.decoding.json_lines import Kind as Kind
+from lengthwise.errors import ConfigurationError, RecordError, how_to_install
+from lengthwise.padding import Steps
+from lengthwise.wrong_values import nearest
+
+Label = str | tuple[str, ...] | None
+
+FIELDS = frozenset({"id", "steps", "label"})
+"""What a record may have."""
+
+_CALLED_LABEL = frozenset({"class", "target", "category", "y"})
+
+_INT64 = np.iinfo(np.int64)
+_NUMBERS: Final = frozenset((int, float, type(None)))
+_READ_BYTES: Final = 1 << 18
+"""Read at once; in between, nobody is told how far the reading is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sequence of a file.
+
+    Attributes:
+        id: Its own, or the number of its record in the file, from 0.
+        steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
+        label: One label; several (multi-label, per-step); None where the file has none.
+        place: `file:line`, for messages.
+    """
+
+    id: str
+    steps: Steps
+    label: Label
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that cannot be used.
+
+    Attributes:
+        id: Its own where that can be read, else the number of its record in the file, from 0.
+        error: What is wrong with it, and where it stands.
+    """
+
+    id: str
+    error: RecordError
+
+
+Advance = Callable[[float], object]
+"""Told now and then, and at the end, the share of the file that was read so far, 0 to 1."""
+
+
+def locate(name: str) -> Path:
+    """The path of a data file: a path, or `aeon:NAME_TRAIN` for one that aeon's wheel holds.
+
+    Raises:
+        ConfigurationError: There is no such file, or aeon is not installed.
+    """
+    if not name.startswith("aeon:"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigurationError(f"{name}: {'it is no file' if path.exists() else 'there is no such file'}")
+        return path
+    package = importlib.util.find_spec("aeon")
+    if package is None or package.origin is None:
+        raise ConfigurationError(f"{name}: aeon is not installed: {how_to_install('demo')}")
+    split = name.removeprefix("aeon:")
+    data = Path(package.origin).parent / "datasets" / "data"
+    path = data / split.rpartition("_")[0] / f"{split}.ts"
+    if not path.is_file():
+        found = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
+        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(found)}")
+    return path
+
+
+def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
+    """The records of a file, one by one, in its order; all of them have as many features a step.
+
+    Args:
+        path: Its suffix says the format.
+        kind: What a step is; `.ts` holds values only.
+
+    Raises:
+        ConfigurationError: The file or a record in it cannot be read; names the line.
+    """
+    return _all_good(entries(path, kind))
+
+
+def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share: None) -> Iterator[Record | BadRecord]:
+    """The records of a file as `read` gives them, the bad ones among them in their places.
+
+    Whether two records have as many features a step is not looked at: whoever goes on behind a bad record knows what
+    is right, and the first record may be the bad one.
+
+    Args:
+        path: Its suffix says the format.
+        kind: What a step is; `.ts` holds values only.
+        advance: For a progress bar.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or not as what its name says.
+    """
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _json_lines(path, kind, advance)
+    if name.endswith(".ts"):
+        if kind == "tokens":
+            raise ConfigurationError(f"{path}: a .ts file holds values, and the model wants token ids")
+        return _time_series(path, advance)
+    if name.endswith(".parquet"):
+        return _parquet(path, kind, advance)
+    raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
+
+
+def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
+    features: int | None = None
+    for record in found:
+        if isinstance(record, BadRecord):
+            raise record.error
+        features = _same_features(record, features)
+        yield record
+
+
+def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1."""
+    for number, line in _long_lines(path, advance, -1):
+        if isinstance(line, bytes):
+            yield number, line
+
+
+def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
+    """The same, but a line of more than `limit` bytes is left to the caller to read; -1 for no limit."""
+    try:
+        with (
+            path.open("rb", buffering=_READ_BYTES) as raw,
+            gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file,
+        ):
+            size = max(1, os.fstat(raw.fileno()).st_size)
+            number, unsaid = 0, _READ_BYTES
+            while line := file.readline(limit):
+                number += 1
+                unsaid += len(line)
+                content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
+                is_long = len(line) == limit and not line.endswith(b"\n")
+                if content and unsaid > _READ_BYTES:  # asking where a file is takes longer than reading a line
+                    advance(raw.tell() / size)
+                    unsaid = 0
+                if is_long:
+                    yield number, LongLine(line, file)
+                    unsaid = _READ_BYTES
+                elif content:
+                    yield number, content
+            advance(1.0)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+    features: int | None = None
+    for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
+        place = f"{path}:{number}"
+        try:
+            if isinstance(line, LongLine):
+                fields = line.fields(kind, features, partial(_steps, kind, place))
+            else:
+                fields = plain_fields(line, kind, features) or orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield BadRecord(str(index), RecordError(f"{place}: {_not_json(error)}"))
+        except RecordError as error:
+            yield BadRecord(str(index), error)
+        else:
+            record = _judged(fields, index, place, kind)
+            yield record
+            if isinstance(record, Record) and record.steps.ndim == 2:
+                features = int(record.steps.shape[1])
+
+
+def _not_json(error: orjson.JSONDecodeError) -> str:
+    """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
+    found = json_text.constant(error.doc)
+    if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
+        return json_text.no_constant(found[0], f"at column {found[1] + 1}")
+    return f"not JSON: {error}"
+
+
+def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigurationError(f"{path}: reading Parquet needs pyarrow: {how_to_install('parquet')}") from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    columns = [name for name in ("id", "steps", "label") if name in file.schema_arrow.names]
+    index = 0
+    for batch in file.iter_batches(batch_size=256, columns=columns):
+        for fields in batch.to_pylist():
+            advance(index / file.metadata.num_rows)
+            yield _judged(fields, index, f"{path}:row {index + 1}", kind)
+            index += 1
+
+
+def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadRecord:
+    """A record from what JSON or Parquet holds, good or bad."""
+    try:
+        return _record(fields, index, place, kind)
+    except RecordError as error:
+        name = fields.get("id") if isinstance(fields, dict) else None
+        return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
+
+
+def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
+    """A record from what JSON or Parquet holds.
+
+    Raises:
+        RecordError: It is none.
+    """
+    if not isinstance(fields, dict):
+        raise RecordError(f'{place}: a record is an object with "steps", this is {options.kind(fields)}')
+    unknown = sorted(set(fields) - FIELDS)
+    if unknown:
+        named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)
+        raise RecordError(f"{place}: unknown field {named}; there are id, steps and label")
+    if "steps" not in fields:
+        raise RecordError(f'{place}: a record is an object with "steps", and this one has none')
+    name = fields.get("id")
+    if name is not None and not isinstance(name, (str, int)):
+        raise RecordError(f"{place}: id must be a string")
+    steps = fields["steps"] if isinstance(fields["steps"], np.ndarray) else _steps(kind, place, fields["steps"])
+    return Record(str(index if name is None else name), steps, _label(fields.get("label"), place), place)
+
+
+def _meant(name: str, fields: dict[str, Any]) -> str:
+    """Which field an unknown one may stand for: the one that it is spelt like, or that holds such values."""
+    alike = nearest(name, sorted(FIELDS - fields.keys()))
+    if alike:
+        return f" ({alike.removeprefix('; ')})"
+    if isinstance(fields[name], list) and "steps" not in fields:
+        return " (did you mean steps?)"
+    named = isinstance(fields[name], str) or name.lower() in _CALLED_LABEL
+    return " (did you mean label?)" if named and "label" not in fields else ""
+
+
+def _label(label: Any, place: str) -> Label:
+    """One label or several, as strings: a number is the label that its digits spell."""
+    if label is None:
+        return None
+    several = label if isinstance(label, list) else [label]
+    if any(isinstance(one, (bool, float)) or not isinstance(one, (str, int)) for one in several):
+        raise RecordError(f"{place}: a label is a string or a whole number, or a list of them")
+    texts = tuple(str(one) for one in several)
+    return texts if isinstance(label, list) else texts[0]
+
+
+def _steps(kind: Kind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
+    """The array of a list of steps, the first of which has that number; `features` where they are known."""
+    return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
+
+
+def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
+    """`[length]` int64."""
+    if not isinstance(steps, list) or not steps:
+        raise RecordError(f"{place}: steps must be a list of at least one token id")
+    for step, token in enumerate(steps, first):
+        if type(token) is not int or not 0 <= token <= _INT64.max:
+            raise RecordError(f"{place}: step {step} is no token id: a whole number from 0")
+    return np.array(steps, dtype=np.int64)
+
+
+def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray[np.float32]:
+    """`[length, features]` float32, NaN for null; bare numbers are steps of one feature."""
+    if not isinstance(steps, list) or not steps:
+        raise RecordError(f"{place}: steps must be a list of at least one step")
+    rows = [step if isinstance(step, list) else [step] for step in steps]
+    wanted = len(rows[0]) if features is None else features
+    if set(map(len, rows)) != {wanted} or not wanted or not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+        for step, row in enumerate(rows, first):
+            if not row:
+                raise RecordError(f"{place}: step {step} has 0 features, and needs at least one")
+            if len(row) != wanted:
+                raise RecordError(f"{place}: step {step} has {len(row)} features, step 0 has {wanted}")
+            if not _NUMBERS.issuperset(map(type, row)):
+                raise RecordError(f"{place}: step {step} holds something that is neither a number nor null")
+    return _as_float32(rows, place, first)
+
+
+def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int = 0) -> NDArray[np.float32]:
+    """`[length, features]`; None and NaN are missing, infinities are refused, as are numbers too large for float32."""
+    with np.errstate(over="ignore"):
+        values = np.array(rows, dtype=np.float64).astype(np.float32)
+    if np.isinf(values).any():
+        step = first + int(np.isinf(values).any(axis=1).argmax())
+        raise RecordError(f"{place}: step {step} holds a number that is not finite as float32")
+    return values
+
+
+def _same_features(record: Record, features: int | None) -> int | None:
+    """The features a step has, held against those of the records before."""
+    if record.steps.ndim == 1:
+        return None
+    found = int(record.steps.shape[1])
+    if features is not None and found != features:
+        raise RecordError(f"{record.place}: {found} features a step, the records before have {features}")
+    return found
+
+
+def _time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:
+    """Records of the `.ts` format, https://www.sktime.net/en/stable/api_reference/file_specifications/ts.html."""
+    labelled, in_data, index = False, False, 0
+    for number, line in _lines(path, advance):
+        place = f"{path}:{number}"
+        if line.startswith(b"#"):
+            continue
+        if not in_data:
+            text = _text(line, place)
+            tag, *rest = text.split()
+            tag = tag.lower()
+            is_true = [word.lower() for word in rest[:1]] == ["true"]
+            if not tag.startswith("@"):
+                raise ConfigurationError(f"{place}: expected a header line that starts with @, before @data")
+            if tag == "@timestamps" and is_true:
+                raise ConfigurationError(f"{place}: time stamps are not read; write plain values")
+            if tag == "@targetlabel" and is_true:
+                raise ConfigurationError(f"{place}: targets of a regression are no labels")
+            if tag == "@classlabel":
+                labelled = is_true
+            in_data = tag == "@data"
+            continue
+        try:
+            yield _series(_text(line, place), index, labelled, place)
+        except RecordError as error:
+            yield BadRecord(str(index), error)
+        index += 1
+    if not in_data:
+        raise ConfigurationError(f"{path}: there is no @data in it")
+
+
+def _text(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{place}: not UTF-8") from error
+
+
+def _series(text: str, index: int, labelled: bool, place: str) -> Record:
+    """One data line: `a0,a1,...:b0,b1,...:label`."""
+    channels = text.split(":")
+    label = channels.pop().strip() if labelled else None
+    if label == "" or not channels:
+        raise RecordError(f"{place}: the label is missing")
+    columns = [[_number(word, place) for word in channel.split(",")] for channel in channels]
+    for feature, column in enumerate(columns):
+        if len(column) != len(columns[0]):
+            raise RecordError(f"{place}: feature {feature} has {len(column)} steps, feature 0 has {len(columns[0])}")
+    return Record(str(index), _as_float32(list(zip(*columns, strict=True)), place), label, place)
+
+
+def _number(word: str, place: str) -> float:
+    word = word.strip()
+    if word == "?":
+        return np.nan
+    try:
+        return float(word)
+    except ValueError as error:
+        raise RecordError(f"{place}: {word!r} is no number") from error

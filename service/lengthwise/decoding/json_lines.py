@@ -1,0 +1,202 @@
+"""Records of a JSON Lines file, `{"id": ..., "steps": ..., "label": ...}` a line, as fields whose steps are arrays.
+
+The steps are nearly all of a line. Of an ordinary line they are cut out and read in C, from the text to float32; the
+rest of the line, with null in their place, is a small JSON object. A line of many megabytes is read in pieces, so its
+numbers are held in memory and its text is not. Any other line is parsed as a whole, and `decoding.dataset` checks its
+steps one by one and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import orjson
+
+from lengthwise.padding import Steps
+
+try:
+    from lengthwise.decoding import _fast_json
+except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
+    _fast_json = None  # type: ignore[assignment]
+
+LONG_LINE_BYTES: Final = 1 << 20
+"""A line past it is read in pieces of so many bytes."""
+
+Kind = Literal["values", "tokens"]
+"""What a step is."""
+
+_KEY: Final = b'"steps":'
+_OPENING: Final = re.compile(rb'"steps":\s*\[\s*(\[)?')
+_CLOSING_NESTED: Final = re.compile(rb"\]\s*\]")
+_CLOSING: Final = re.compile(rb"\]")
+_MOST: Final = (1 << 63) - 1
+"""Of steps and of ids: neither is bounded here."""
+
+Careful = Callable[[list[Any], int, int | None], Steps]
+"""Makes an array of a list of steps, or says what is wrong. Besides the list: the number of its first step in the
+sequence, and the features that a step has, where that is known."""
+
+
+class _File(Protocol):
+    """What lines are read from, compressed or not."""
+
+    def readline(self, size: int, /) -> bytes:
+        """The next bytes, up to a newline or up to that size."""
+
+
+def plain_fields(line: bytes, kind: Kind, features: int | None) -> dict[str, Any] | None:
+    """The fields of an ordinary line, its steps as an array; None of any other.
+
+    Args:
+        line: Without its newline.
+        kind: What a step is.
+        features: Of a step of values; None where it is not known.
+    """
+    opening = _OPENING.search(line)
+    if opening is None:
+        return None
+    start = opening.start() + len(_KEY)
+    end = line.rfind(b"]]") + 2 if opening[1] else line.find(b"]", start) + 1
+    if end <= start or b'"steps"' in line[end:]:
+        return None
+    try:
+        fields = orjson.loads(line[:start] + b"null" + line[end:])
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(fields, dict) or fields.get("steps", "") is not None:
+        return None
+    steps = _array(line[start:end], kind, features)
+    if steps is None:
+        return None
+    fields["steps"] = steps
+    return fields
+
+
+class LongLine:
+    """A line that is read in pieces.
+
+    Args:
+        first: Its first piece.
+        file: Where the next ones come from.
+    """
+
+    def __init__(self, first: bytes, file: _File) -> None:
+        self._text = first
+        self._file = file
+        self._has_more = not first.endswith(b"\n")
+
+    def fields(self, kind: Kind, features: int | None, careful: Careful) -> Any:
+        """What the line holds, the steps of a record as an array.
+
+        The rest of the line is read in any case, also where something is wrong with it.
+
+        Args:
+            kind: What a step is.
+            features: Of a step of values; None where it is not known.
+            careful: Reads a piece that is not ordinary.
+
+        Raises:
+            RecordError: `careful` found something wrong.
+            orjson.JSONDecodeError: It is not JSON.
+        """
+        try:
+            return self._fields(kind, features, careful)
+        finally:
+            while self._has_more:
+                self._text = b""
+                self._read_on()
+
+    def _fields(self, kind: Kind, features: int | None, careful: Careful) -> Any:
+        opening = _OPENING.search(self._text)
+        if opening is None:
+            self._read_to_the_end()
+            return orjson.loads(self._text)
+        is_nested = opening[1] is not None
+        head = self._text[: opening.start() + len(_KEY)]
+        self._text = self._text[len(head) :].lstrip()[1:]
+        parts: list[Steps] = []
+        try:
+            rest = self._by_pieces(parts, head, kind, features, careful, is_nested=is_nested)
+        except orjson.JSONDecodeError:  # not laid out as this class expects: what is left is parsed as a whole
+            self._read_to_the_end()
+            rest = orjson.loads(head + b"[" + self._text)
+            if isinstance(rest, dict) and isinstance(rest.get("steps"), list):
+                parts.append(careful(rest["steps"], sum(map(len, parts)), _features(parts)))
+                rest["steps"] = None
+        if isinstance(rest, dict) and "steps" in rest and rest["steps"] is None:
+            rest["steps"] = np.concatenate(parts)
+        return rest
+
+    def _by_pieces(
+        self, parts: list[Steps], head: bytes, kind: Kind, features: int | None, careful: Careful, *, is_nested: bool
+    ) -> Any:
+        """Gathers the steps in `parts`; returns what else the line holds, with null for the steps.
+
+        Raises:
+            orjson.JSONDecodeError: A piece is not a part of a list; it is still to be read.
+        """
+        closing = _CLOSING_NESTED if is_nested else _CLOSING
+        while (end := closing.search(self._text)) is None and self._has_more:
+            cut = self._text.rfind(b"],") + 1 if is_nested else self._text.rfind(b",")
+            if cut > 0:
+                parts.append(_piece(self._text[:cut], kind, features, careful, parts))
+                self._text = self._text[cut + 1 :]
+            self._read_on()
+        self._read_to_the_end()  # a label for each step may be long as well
+        last = self._text if end is None else self._text[: end.end() - 1]
+        rest = orjson.loads(head + b"null" + self._text[len(last) + 1 :])
+        parts.append(_piece(last, kind, features, careful, parts))
+        return rest
+
+    def _read_on(self) -> None:
+        """Reads a piece; behind a text of which nothing could be taken as much again, lest it be copied each time."""
+        pieces, wanted = [self._text], len(self._text)
+        while self._has_more and (len(pieces) == 1 or wanted > 0):
+            pieces.append(self._piece())
+            wanted -= len(pieces[-1])
+        self._text = b"".join(pieces)
+
+    def _read_to_the_end(self) -> None:
+        """All that is left of the line at once: a text that grows piece by piece would be copied each time."""
+        pieces = [self._text]
+        self._text = b""
+        while self._has_more:
+            pieces.append(self._piece())
+        self._text = b"".join(pieces)
+
+    def _piece(self) -> bytes:
+        piece = self._file.readline(LONG_LINE_BYTES)
+        self._has_more = bool(piece) and not piece.endswith(b"\n")
+        return piece
+
+
+def _features(parts: list[Steps]) -> int | None:
+    """The features of a step, where a part was read and has any."""
+    return parts[0].shape[1] if parts and parts[0].ndim == 2 else None
+
+
+def _piece(text: bytes, kind: Kind, features: int | None, careful: Careful, before: list[Steps]) -> Steps:
+    """The steps of a part of a list, without its brackets, behind those of the parts before.
+
+    `features` is what a step probably has: what it must have is known of the parts before.
+    """
+    known = _features(before)
+    steps = _array(b"[%s]" % text, kind, known or features)
+    return careful(orjson.loads(b"[%s]" % text), sum(map(len, before)), known) if steps is None else steps
+
+
+def _array(steps: bytes, kind: Kind, features: int | None) -> Steps | None:
+    """`[length, features]` float32 or `[length]` int64 of the text of an ordinary list; None of any other.
+
+    Copied, so that it can be written to, as any other record's steps can.
+    """
+    if _fast_json is None or (kind == "values" and features is None):
+        return None
+    if features is None or kind == "tokens":
+        ids = _fast_json.read_tokens(b'{"steps":[%s]}' % steps, b"steps", _MOST, _MOST)
+        return None if ids is None else np.frombuffer(ids, np.int64).copy()
+    values = _fast_json.read_values(b'{"steps":[%s]}' % steps, b"steps", features, _MOST)
+    return None if values is None else np.frombuffer(values, np.float32).reshape(-1, features).copy()

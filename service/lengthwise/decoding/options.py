@@ -1,0 +1,134 @@
+"""What a caller may say beside its sequences: which model, which outputs, how long it waits, how urgent it is.
+
+Every protocol has its own place for these (fields, a query, parameters) and reads them here, so a rule stands once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Problems
+from lengthwise.versions import MOST_DIGITS
+
+FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of one call; what was wrong is at its default here.
+
+    Attributes:
+        model: The model's name, or None for the default.
+        version: Its version's digits, or None for the default.
+        named: Whether both are well-formed, so that the model they mean can be looked for.
+        outputs: Names of further outputs; the one there is, is `attention`.
+        timeout_ms: How long the caller waits, or None for the server's default.
+        priority: 0 to 9, higher first.
+    """
+
+    model: str | None = None
+    version: str | None = None
+    named: bool = True
+    outputs: tuple[str, ...] = ()
+    timeout_ms: float | None = None
+    priority: int = 0
+
+
+def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> Options:
+    """Reads the options among a document's fields, and notes what is wrong with them.
+
+    Args:
+        document: A JSON object; its other fields are not looked at.
+        problems: Where problems are noted.
+        at: JSON pointer of the document.
+    """
+    before = problems.total
+    model, version = _string(document, "model", problems, at), _version(document, problems, at)
+    return Options(
+        model,
+        version,
+        problems.total == before,
+        _outputs(document, problems, at),
+        _timeout_ms(document, problems, at),
+        _priority(document, problems, at),
+    )
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is a well-formed version: ASCII digits that do not start with 0."""
+    return text.isascii() and text.isdigit() and not text.startswith("0")
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, for a sentence."""
+    if value is None:
+        return "null"
+    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
+    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
+
+
+def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
+    value = document.get(name, _ABSENT)
+    if value is _ABSENT:
+        return None
+    if not isinstance(value, str):
+        problems.add(f"{at}/{name}", f"must be a string, it is {kind(value)}")
+        return None
+    return value
+
+
+def _no_output(name: Any) -> str:
+    told = f"the output {name[:40]!r}" if isinstance(name, str) else kind(name)
+    return f"{told} is no output that can be asked for; there is 'attention'"
+
+
+def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
+    value = document.get("version", _ABSENT)
+    if type(value) is int and 0 < value < 10**MOST_DIGITS:
+        problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
+        return None
+    version = _string(document, "version", problems, at)
+    if version is not None and not is_version(version):
+        problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
+        return None
+    return version
+
+
+def _timeout_ms(document: Mapping[str, Any], problems: Problems, at: str) -> float | None:
+    value = document.get("timeout_ms", _ABSENT)
+    if value is _ABSENT:
+        return None
+    if type(value) is not float and type(value) is not int:
+        problems.add(f"{at}/timeout_ms", f"must be a number of milliseconds, it is {kind(value)}")
+    elif not value > 0 or value == math.inf:
+        problems.add(f"{at}/timeout_ms", "must be finite and above 0")
+    else:
+        return float(min(value, MAX_TIMEOUT_MS))
+    return None
+
+
+def _priority(document: Mapping[str, Any], problems: Problems, at: str) -> int:
+    value = document.get("priority", 0)
+    if type(value) is not int or not 0 <= value <= MAX_PRIORITY:
+        problems.add(f"{at}/priority", f"must be a whole number from 0 to {MAX_PRIORITY}")
+        return 0
+    return value
+
+
+def _outputs(document: Mapping[str, Any], problems: Problems, at: str) -> tuple[str, ...]:
+    value = document.get("outputs", [])
+    if not isinstance(value, list):
+        problems.add(f"{at}/outputs", f"must be an array of output names, it is {kind(value)}")
+        return ()
+    for i, name in enumerate(value):
+        if name == "attention":
+            continue
+        if not problems.listing:
+            problems.count()
+        else:
+            problems.add(f"{at}/outputs/{i}", _no_output(name))
+    return tuple(value)

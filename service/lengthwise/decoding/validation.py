@@ -1,0 +1,328 @@
+"""The careful reader of JSON bodies: every rule of the body, and every problem named by its JSON pointer.
+
+This module is the law; the fast way in `wire` takes only bodies on which it would agree with it, and leaves the rest.
+It walks the document value by value, so that a string for a number, a boolean, a ragged step or a number beyond float32
+is found where it stands, and it goes on after the first problem: one answer names them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise.decoding import json_text, options
+from lengthwise.decoding.calls import (
+    MAX_ID_CHARACTERS,
+    Call,
+    Catalog,
+    Item,
+    M_co,
+    Problems,
+    fitted,
+    refuses_missing,
+    too_long,
+)
+from lengthwise.decoding.json_text import collector_at_rest
+from lengthwise.decoding.options import kind
+from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
+FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
+"""The least number that rounds to infinity: half a step past the largest."""
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
+
+    Attributes:
+        root: The field that has them.
+        fields: All fields that it may have.
+    """
+
+    root: str
+    fields: frozenset[str]
+
+    @cached_property
+    def pointer(self) -> str:
+        """Where a sequence stands, with `{}` for its place."""
+        return f"/{self.root}/{{}}"
+
+    @cached_property
+    def key(self) -> bytes:
+        """The field that has the sequences, as it stands in a body."""
+        return self.root.encode()
+
+
+PREDICT: Final = Form("sequences", options.FIELDS | {"sequences"})
+"""The body of `POST /predict`."""
+
+
+def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
+    """Reads a body, or says everything that is wrong with it.
+
+    Args:
+        body: The JSON text, inflated.
+        catalog: Where the model that it names is found.
+        max_sequences: Most sequences in one body.
+        form: How the body is laid out.
+
+    Raises:
+        InvalidRequest: With the first 20 problems, in body order, and their number; past `MOST_PROBLEMS` no more are
+            looked for.
+        TooLarge: More than `max_sequences`.
+        RequestError: The model is not known, or not ready.
+    """
+    with collector_at_rest():
+        try:
+            return _call(json_text.parse(body), catalog, max_sequences, form)
+        except RequestError as error:
+            error.__context__ = None  # its frames hold the document, which may be thirty times its text
+            raise error.with_traceback(None) from None
+
+
+def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
+    """What a document asks; see `read`."""
+    if not isinstance(document, dict):
+        raise InvalidRequest([Problem("", f"the body must be an object with '{form.root}', it is {kind(document)}")])
+    problems = Problems()
+    _unknown_fields(document, form.fields, "", problems)
+    asked = options.read({name: value for name, value in document.items() if name in form.fields}, problems)
+    root = f"/{form.root}"
+    sequences = document.get(form.root, _ABSENT)
+    if sequences is _ABSENT:
+        problems.add("", f"'{form.root}' is missing")
+    elif not isinstance(sequences, list):
+        problems.add(root, f"must be an array, it is {kind(sequences)}")
+    elif not sequences:
+        problems.add(root, "must have at least one sequence")
+    elif len(sequences) > max_sequences:
+        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
+    if not asked.named:  # whose sequences they are is not known, so they cannot be judged
+        raise problems.refusal()
+    try:
+        model = catalog.find(asked.model, asked.version)
+    except RequestError:
+        if problems.total:
+            raise problems.refusal() from None
+        raise
+    manifest = model.manifest
+    attention = "attention" in asked.outputs
+    if attention and manifest.graph.attention is None:
+        problems.add(f"/outputs/{asked.outputs.index('attention')}", f"the model {manifest.key} has no attention")
+    items = []
+    if isinstance(sequences, list):
+        items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
+    if problems.total:
+        raise problems.refusal()
+    return Call(
+        model,
+        [item for item in items if item is not None],
+        attention,
+        asked.timeout_ms,
+        asked.priority,
+        form.pointer,
+    )
+
+
+def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
+    """One entry of `sequences`, or None after noting what is wrong with it."""
+    before = problems.total
+    step_mask = feature_mask = identifier = None
+    steps, at = value, pointer
+    if isinstance(value, dict):
+        _unknown_fields(value, ITEM_FIELDS, pointer, problems)
+        identifier = _identifier(value, pointer, problems)
+        steps, at = value.get("steps", _ABSENT), f"{pointer}/steps"
+        if steps is _ABSENT:
+            problems.add(pointer, "'steps' is missing")
+            return None
+        count = len(steps) if isinstance(steps, list) else None
+        step_mask = _mask(value, "step_mask", count, pointer, "steps", problems)
+        feature_mask = _mask(value, "feature_mask", manifest.input.features, pointer, "features", problems)
+    if not isinstance(steps, list):
+        problems.add(at, f"must be an array of steps, it is {kind(steps)}")
+        return None
+    if not steps:
+        problems.add(at, "a sequence has at least one step")
+        return None
+    kept: Sequence[int] = range(len(steps)) if step_mask is None else [i for i, keep in enumerate(step_mask) if keep]
+    if step_mask is not None and not kept:
+        problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
+        return None
+    if len(kept) > manifest.max_length and manifest.long == "reject":
+        problems.add(at, too_long(len(kept), manifest))
+        return None
+    if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
+        problems.add(f"{pointer}/feature_mask", refuses_missing(manifest))
+    array: Steps
+    if manifest.input.kind == "tokens":
+        array = _tokens(steps, kept, at, manifest, problems)
+    else:
+        array = _values(steps, kept, at, manifest, feature_mask, problems)
+    if problems.total > before:
+        return None
+    places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
+    return fitted(array, manifest, sent=len(steps), kept=places, id=identifier)
+
+
+def _values(
+    steps: list[Any],
+    kept: Sequence[int],
+    at: str,
+    manifest: Manifest,
+    feature_mask: list[bool] | None,
+    problems: Problems,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """`[length, features]` float32 of the kept steps; whatever is wrong with them is noted."""
+    features = manifest.input.features or 1
+    refuses = manifest.missing == "refuse"
+    array = np.empty((len(kept), features), dtype=np.float32)
+    if features > 1 and not any(isinstance(steps[place], list) for place in kept):
+        problems.add(
+            f"{at}/{kept[0]}",
+            f"a step must be an array of {features} numbers, and none here is an array: the first is "
+            f"{kind(steps[kept[0]])}; a level of brackets may be missing",
+        )
+        return array
+    bare = features == 1
+    for row, place in enumerate(kept):
+        step = steps[place]
+        alone = bare and not isinstance(step, list)
+        if alone:
+            step = [step]
+        if not isinstance(step, list) or len(step) != features:
+            if problems.listing:
+                problems.add(f"{at}/{place}", _no_step(step, features))
+            else:
+                problems.count()
+            continue
+        numbers = []
+        for i, value in enumerate(step):
+            if value is None:
+                numbers.append(math.nan)
+                if not refuses or (feature_mask is not None and not feature_mask[i]):
+                    continue
+            elif (type(value) is float or type(value) is int) and (
+                abs(value) <= FLOAT32_MAX or _rounds_to_finite(value)
+            ):
+                numbers.append(float(value))
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{place}" if alone else f"{at}/{place}/{i}", _no_number(value, manifest))
+            else:
+                problems.count()
+            if value is not None:
+                break
+        else:
+            array[row] = numbers
+    if feature_mask is not None and len(feature_mask) == features:
+        array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
+    return array
+
+
+def _tokens(
+    steps: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """`[length]` int64 of the kept steps; whatever is wrong with them is noted."""
+    vocabulary = manifest.input.vocabulary or 1
+    array = np.zeros(len(kept), dtype=np.int64)
+    for row, place in enumerate(kept):
+        token = steps[place]
+        if type(token) is int and 0 <= token < vocabulary:
+            array[row] = token
+        elif not problems.listing:
+            problems.count()
+        elif type(token) is int:
+            problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
+        else:
+            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
+    return array
+
+
+def _no_step(step: Any, features: int) -> str:
+    """What is said of a step that is none of the model's."""
+    if not isinstance(step, list):
+        return f"a step must be an array of {features} numbers, it is {kind(step)}"
+    return f"the model takes {features} features a step, this one has {len(step)}"
+
+
+def _no_number(value: Any, manifest: Manifest) -> str:
+    """What is said of a value that is none the model takes."""
+    if value is None:
+        return refuses_missing(manifest)
+    if type(value) is float or type(value) is int:
+        return "is beyond the range of float32"
+    return f"must be a number or null, it is {kind(value)}"
+
+
+def _mask(
+    value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
+) -> list[bool] | None:
+    """A list of booleans of the right length, or None where it is absent or wrong."""
+    mask = value.get(name, _ABSENT)
+    if mask is _ABSENT:
+        return None
+    at = f"{pointer}/{name}"
+    if not isinstance(mask, list):
+        problems.add(at, f"must be an array of booleans, it is {kind(mask)}")
+    elif name == "feature_mask" and count is None:
+        problems.add(at, "a token has no features to mask")
+    elif count is not None and len(mask) != count:
+        problems.add(at, f"must have one entry for each of the {count} {of}, it has {len(mask)}")
+    else:
+        before = problems.total
+        for i, entry in enumerate(mask):
+            if isinstance(entry, bool):
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{i}", f"must be true or false, it is {kind(entry)}")
+            else:
+                problems.count()
+        if problems.total == before:
+            return mask
+    return None
+
+
+def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str | None:
+    identifier = value.get("id", _ABSENT)
+    if identifier is _ABSENT:
+        return None
+    if not isinstance(identifier, str):
+        problems.add(f"{pointer}/id", f"must be a string, it is {kind(identifier)}")
+    elif len(identifier) > MAX_ID_CHARACTERS:
+        problems.add(f"{pointer}/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
+    else:
+        return identifier
+    return None
+
+
+def _rounds_to_finite(value: float) -> bool:
+    """Whether a number just past float32's largest still rounds to it, by way of float64."""
+    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
+
+
+def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:
+    if value.keys() <= known:
+        return
+    detail = f"unknown field; known are {', '.join(sorted(known))}"
+    for name in value:
+        if name in known:
+            continue
+        if problems.listing:
+            problems.add(_child(pointer, name), detail)
+        else:
+            problems.count()
+
+
+def _child(pointer: str, name: str) -> str:
+    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"

@@ -1,0 +1,114 @@
+"""Reads files from a folder that others fill, and writes files that others read.
+
+Reading takes plain files only, within a bound, and never waits.
+
+A pipe without a writer would be waited for, a device may have no end, and a file may be larger than the memory. Each of
+these is an `OSError` here, like a file that is not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+log = logging.getLogger("lengthwise.files")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A plain file, opened for reading.
+
+    Raises:
+        OSError: There is none, it may not be read, or it is a folder, a pipe, a socket or a device.
+    """
+    _check_plain(os.stat(path), path)  # before it is opened: to open a device may do something
+    # Whatever has taken its place since then is not waited for either.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        _check_plain(os.fstat(file.fileno()), path)
+        yield file
+
+
+def read(path: Path, most_bytes: int) -> bytes:
+    """All of a plain file.
+
+    Raises:
+        OSError: As `opened` says; or it has more bytes, or grows while it is read.
+    """
+    with opened(path) as file:
+        size = _check_size(file, path, most_bytes)
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise OSError(errno.EBUSY, "it grows while it is read", str(path))
+    return content
+
+
+def read_if_any(path: Path, most_bytes: int) -> bytes | None:
+    """All of a plain file that may be missing; None, with a warning in the log, where it cannot be read."""
+    try:
+        return read(path, most_bytes)
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError) as error:
+        log.warning("%s is ignored: %.200r", path, error)
+        return None
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash.
+
+    Raises:
+        OSError: It cannot be written; nothing of it stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest_of(content: bytes) -> str:
+    """SHA-256 of bytes, as `sha256:<hex>`."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def digest(path: Path, most_bytes: int | None = None) -> str:
+    """SHA-256 of a plain file, as `sha256:<hex>`.
+
+    Raises:
+        OSError: As `opened` says; or it has more bytes.
+    """
+    with opened(path) as file:
+        _check_size(file, path, most_bytes)
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _check_plain(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(code, "it is not a plain file", str(path))
+
+
+def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> int:
+    """The bytes of a file, if they are not too many."""
+    size = os.fstat(file.fileno()).st_size
+    if most_bytes is not None and size > most_bytes:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most_bytes} are read", str(path))
+    return size
+
+
+def bundled_models() -> Path:
+    """The model repository that ships with the package."""
+    return Path(str(resources.files("lengthwise") / "models"))

@@ -1,0 +1,259 @@
+"""The HTTP application: routes, the lifespan that starts and drains the service, and one handler for every error.
+
+`POST /predict` carries the load, so it is answered before the router: `PredictFirst` hands it straight to the endpoint.
+The same endpoint is an ordinary route too, which is where `/docs` and every other caller find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lengthwise.errors import ConfigurationError, RequestError, how_to_install
+from lengthwise.http import health, pages
+from lengthwise.http.auth import OPEN, Gate
+from lengthwise.protocols import documents, kserve, kserve_documents, problems, v1, v2
+from lengthwise.protocols.body import headers_of
+from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from lengthwise.protocols.predict import Predict
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+
+if TYPE_CHECKING:
+    from lengthwise.protocols.grpc_server import GrpcServer
+
+log = logging.getLogger("lengthwise.app")
+
+ASKED_HEADERS: Final = (
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "inference-header-content-length",
+    "traceparent",
+    "tracestate",
+    "x-lengthwise-shape",
+    "x-request-id",
+)
+"""What a page of another origin may send."""
+ANSWERED_HEADERS: Final = (
+    "inference-header-content-length",
+    "retry-after",
+    "server-timing",
+    "x-lengthwise-shape",
+    "x-request-id",
+)
+"""What it may read."""
+
+
+def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> PredictFirst:
+    """The application around a service that its lifespan starts and drains.
+
+    Args:
+        serving: The service. It loads its models while the application answers already: 503, until it is ready.
+        on_failure: Told when it cannot be started; without it, the failure is only logged.
+
+    Raises:
+        ConfigurationError: gRPC is wanted, and not installed.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        starting.add_done_callback(started)
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.wait((starting,))
+            await serving.stop()
+            if rpc is not None:
+                await rpc.stop()
+
+    async def start() -> None:
+        if rpc is not None and settings.grpc_port is not None:
+            await rpc.start(settings.host, settings.grpc_port)
+            serving.shelf.listeners.append(rpc.tell)
+        await serving.start()
+        if serving.ready:
+            log.info("try it: /docs has the calls, with examples of these models; GET / says what else there is")
+        if rpc is not None:
+            await rpc.tell()
+
+    def started(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not serving.batcher.draining:  # else it was told to end before it had started
+            log.error("the service cannot start: %s", error)
+            if on_failure is not None:
+                on_failure(error)
+
+    settings = serving.settings
+    large_bodies = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
+    rpc = None if settings.grpc_port is None else _grpc_server(serving, large_bodies)
+    app = FastAPI(
+        title="Lengthwise",
+        summary="Classifies sequences of different lengths; padding never reaches an answer.",
+        version=metadata.version("lengthwise"),
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name the host that the caller names
+        docs_url=None,
+        redoc_url=None,
+    )
+    predict = Predict(serving, large_bodies)
+    app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
+    app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
+    app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
+    app.router.routes += pages.routes("/openapi.json", pages.folder())
+
+    app.include_router(health.probes(serving))
+    if settings.admin_port is None:
+        app.include_router(health.figures(serving))
+        app.router.routes += v2.admin_routes(serving)
+    _answer_errors(app, "GET / says what is where")
+
+    def openapi() -> dict[str, Any]:
+        # Made at each call: its examples are of the models that are served now.
+        schema = get_openapi(
+            title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
+        )
+        manifests = [served.manifest for served in serving.served]
+        documents.with_predict(documents.with_figures(schema), manifests)
+        kserve_documents.with_kserve(schema, manifests, frozenset(getattr(route, "path", "") for route in app.routes))
+        return schema if serving.keys is None else documents.with_keys(schema, OPEN)
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+    return PredictFirst(_across_origins(_gated(app, serving), settings), predict, serving)
+
+
+def make_admin_app(serving: Serving) -> ASGIApp:
+    """What the admin port answers: the probes too, the figures and the admin calls only there."""
+    app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
+    app.include_router(health.probes(serving))
+    app.include_router(health.figures(serving))
+    app.router.routes += v2.admin_routes(serving)
+    _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
+    return _gated(app, serving)
+
+
+def _signpost(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """What `GET /` answers: where to go from there; a page where a browser asks."""
+    places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
+    if settings.admin_port is None:
+        places["health"] = "/healthz"
+
+    async def signpost(request: Request) -> Response:
+        if pages.wanted(request.scope):
+            return pages.front(request.scope.get("root_path", ""), places)
+        return _json({"service": "lengthwise", **places}, headers={"vary": "accept"})
+
+    return signpost
+
+
+def _gated(app: FastAPI, serving: Serving) -> ASGIApp:
+    """The application behind its gate, where keys are set."""
+    return app if serving.keys is None else Gate(app, serving.keys, app.routes)
+
+
+def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """The application with the headers that let other origins' pages call it, where some may."""
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=ASKED_HEADERS,
+        expose_headers=ANSWERED_HEADERS,
+    )
+
+
+def _answer_errors(app: FastAPI, elsewhere: str) -> None:
+    """Gives every error the form of the protocol that its path belongs to; a path that is none says where to go."""
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return kserve.response(error, request.scope["path"])
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        detail, headers = error.detail, dict(error.headers or {})
+        if error.status_code == 404:
+            detail = f"nothing is at this path; {elsewhere}"
+        elif error.status_code == 405 and "Allow" in headers:
+            headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+            detail = f"this path takes {headers['Allow']}"
+        if kserve.speaks(request.scope["path"]):
+            return _json({"error": detail}, error.status_code, headers)
+        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": detail}
+        headers["content-type"] = problems.MEDIA_TYPE.decode()
+        return Response(orjson.dumps(made), error.status_code, headers=headers)
+
+
+class PredictFirst:
+    """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
+
+    A page of another origin goes the long way, where the headers are that its browser wants.
+
+    Args:
+        app: Everything else, and the lifespan.
+        predict: The endpoint.
+        serving: While it drains, every answer ends its connection, so that no kept-alive poller holds the exit.
+    """
+
+    def __init__(self, app: ASGIApp, predict: Predict, serving: Serving) -> None:
+        self.app = app
+        self.predict = predict
+        self._serving = serving
+        self._origins = bool(serving.settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands the request to whom it is for."""
+        direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
+        if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
+            await self.predict(scope, receive, send)
+        elif scope["type"] == "http" and self._serving.batcher.draining:
+            await self.app(scope, receive, _closing(send))
+        else:
+            await self.app(scope, receive, send)
+
+
+def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServer:
+    """The server for gRPC, which an extra brings.
+
+    Raises:
+        ConfigurationError: The extra is not installed.
+    """
+    try:
+        from lengthwise.protocols.grpc_server import GrpcServer
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--grpc-port needs gRPC, which is not installed ({error.name}): {how_to_install('grpc')}"
+        ) from error
+    return GrpcServer(serving, large_bodies)
+
+
+def _closing(send: Send) -> Send:
+    """A `send` whose answer ends its connection."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start" and problems.CLOSE not in message["headers"]:
+            message = {**message, "headers": [*message["headers"], problems.CLOSE]}
+        await send(message)
+
+    return closing
+
+
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

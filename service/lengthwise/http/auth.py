@@ -1,0 +1,52 @@
+"""The gate in front of everything that wants a key: only `/livez` and `/readyz` are open.
+
+Inference calls pass it, to be refused and counted where they are answered (`Endpoint.admit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lengthwise.api_keys import Keys
+from lengthwise.errors import Unauthorized
+from lengthwise.http import pages
+from lengthwise.protocols import kserve
+from lengthwise.protocols.body import headers_of
+from lengthwise.protocols.endpoint import Endpoint
+
+OPEN: Final = frozenset({"/livez", "/readyz"})
+
+
+class Gate:
+    """Plain ASGI.
+
+    Args:
+        app: What stands behind it.
+        keys: Who may pass.
+        routes: Of the application; those of inference calls check by themselves.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._keys = keys
+        self._inference = [
+            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request pass, or refuses it."""
+        if scope["type"] == "http" and scope["path"] not in OPEN and not self._is_inference(scope):
+            try:
+                self._keys.check(headers_of(scope["headers"]).get(b"authorization"))
+            except Unauthorized as error:
+                refusal = pages.key_needed() if pages.wanted(scope) else kserve.response(error, scope["path"])
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_inference(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is Match.FULL for route in self._inference)

@@ -1,0 +1,106 @@
+"""A request that goes through ASGI, and what its connection's flow is: uvicorn's own, with what they leave open.
+
+uvicorn's cycle of request and response does not say whether an answer left, and its flow control resumes reading while
+the client has answers to read. Both are settled here. Used of uvicorn's private parts (0.54): `RequestResponseCycle`
+with `disconnected`, `response_complete`, `waiting_for_100_continue` and `message_event`; `FlowControl` with
+`read_paused` and `write_paused`.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from lengthwise.protocols.body import Outcome
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn._types import ASGISendEvent
+
+
+class Flow(FlowControl):
+    """When a connection is read from: not while its client has yet to read what was written.
+
+    Attributes:
+        discarding: What still comes is thrown away, so reading is not paused any more.
+        resumed: Reading was paused since somebody last set this to False.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.discarding = False
+        self.resumed = False
+
+    def pause_reading(self) -> None:
+        """Reads no more for now."""
+        if not self.discarding:
+            super().pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on, unless the client has answers to read first."""
+        if self.read_paused and not self.write_paused:
+            self.resumed = True
+            super().resume_reading()
+
+    def lost(self) -> bool:
+        """Whether the client reset the connection while it was not read from, which nobody else is told.
+
+        Such a connection ends: the kernel tells of a reset once, and one that is not read from would stay for ever.
+        """
+        if not self.read_paused:
+            return False
+        connection = self._transport.get_extra_info("socket")
+        if connection is None or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            return False
+        self._transport.abort()
+        return True
+
+    def discard(self) -> None:
+        """Reads on whatever happens, for what comes is thrown away.
+
+        A socket that has unread bytes when it is closed resets the connection, and answers on their way are lost.
+        """
+        self.discarding = True
+        super().resume_reading()
+
+    def end(self) -> None:
+        """The client sends no more: there is nothing to be paused or resumed."""
+        self.discarding = True
+        self.read_paused = False
+
+
+class Cycle(RequestResponseCycle):
+    """One request through ASGI, and its answer.
+
+    Args:
+        options: uvicorn's own.
+
+    Attributes:
+        outcome: What became of the answer; the same object is the scope's extension.
+    """
+
+    flow: Flow
+
+    def __init__(self, *, outcome: Outcome, **options: Any) -> None:
+        super().__init__(**options)
+        self.outcome = outcome
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Writes a part of the answer; a connection that is closing takes none, and none passes for written then."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.transport.is_closing() or self.flow.lost():
+            self.disconnected = True
+        await super().send(message)
+        self.outcome.answered = self.response_complete
+
+    def refused(self, status: int) -> None:
+        """The connection ends with that status, which it tells itself."""
+        self.outcome.refused = status
+        self.waiting_for_100_continue = False
+        self.disconnected = True
+        self.message_event.set()

@@ -1,0 +1,108 @@
+"""Whether the service lives and is ready, what it serves, and its figures: for probes, people and Prometheus."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from lengthwise.errors import Draining, NotReady, RequestError
+from lengthwise.protocols import documents, kserve
+from lengthwise.serving import Served, Serving
+
+
+def probes(serving: Serving) -> APIRouter:
+    """`/livez` and `/readyz`, for GET and HEAD."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez", summary="Whether the process lives", response_class=PlainTextResponse)
+    async def livez() -> Response:
+        return PlainTextResponse("ok")
+
+    @router.get(
+        "/readyz",
+        summary="Whether a request would be answered",
+        response_class=PlainTextResponse,
+        responses=documents.NOT_READY,
+    )
+    async def readyz() -> Response:
+        return PlainTextResponse("ok") if serving.ready else kserve.response(_why_not_ready(serving), "/readyz")
+
+    async def head(request: Request) -> Response:
+        return await (livez() if request.scope["path"] == "/livez" else readyz())
+
+    for path in ("/livez", "/readyz"):
+        router.routes.append(Route(path, head, methods=["HEAD"], include_in_schema=False))
+    return router
+
+
+def figures(serving: Serving) -> APIRouter:
+    """`/healthz` and `/metrics`."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/healthz",
+        summary="What is served, and what is not and why",
+        responses={503: {"description": "The same, where nothing is ready", "content": {"application/json": {}}}},
+    )
+    async def healthz() -> Response:
+        body = orjson.dumps(described(serving))
+        return Response(body, 200 if serving.ready else 503, media_type="application/json")
+
+    @router.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        page, media_type = serving.metrics.exposition(request.headers.get("accept", ""))
+        return Response(page, headers={"content-type": media_type})
+
+    return router
+
+
+def described(serving: Serving) -> dict[str, Any]:
+    """What `/healthz` says: for people, and for tools that ask what a model takes."""
+    return {
+        "ready": serving.ready,
+        "draining": serving.batcher.draining,
+        "version": metadata.version("lengthwise"),
+        "provider": {
+            "name": serving.choice.provider.name,
+            "devices": [device.label for device in serving.choice.devices],
+            "reason": serving.choice.reason,
+        },
+        "models": [_described(served) for served in serving.served],
+        "reason": serving.repository.reason,
+        "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
+    }
+
+
+def _described(served: Served) -> dict[str, Any]:
+    manifest = served.manifest
+    return {
+        "model": manifest.name,
+        "version": str(manifest.version),
+        "input": manifest.input.kind,
+        "features": manifest.input.features,
+        "vocabulary": manifest.input.vocabulary,
+        "labels": manifest.labels,
+        "task": manifest.task,
+        "max_length": manifest.max_length,
+        "long": manifest.long,
+        "missing": manifest.missing,
+        "attention": manifest.graph.attention is not None,
+        "provider": served.model.session.provider,
+        "precision": manifest.precision,
+        "promise": None if served.model.promise is None else served.model.promise.model_dump(),
+        "promises": [promise.model_dump() for promise in manifest.promises],
+        "queue_sequences": len(served.lane.pool),
+    }
+
+
+def _why_not_ready(serving: Serving) -> RequestError:
+    if serving.batcher.draining:
+        return Draining("the server is shutting down", retry_after_seconds=1)
+    if not serving.started:
+        return NotReady("the server is starting", retry_after_seconds=1)
+    return serving.repository.none_ready()

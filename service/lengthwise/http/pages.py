@@ -1,0 +1,174 @@
+"""The pages for people: `GET /docs`, the calls of the OpenAPI document to be read and tried, and `GET /` in a browser.
+
+The page of calls is Swagger UI. Its two files come from this service, so it works where there is no internet: the
+extras `cpu` and `gpu` install them. Where they are missing, the page says what brings them. No page asks another host
+for anything, and the policy that is sent with each page has the browser hold it to that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from lengthwise.errors import how_to_install
+from lengthwise.protocols.body import headers_of
+
+FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui.css": "swagger-ui.css"}
+"""Where they are served, and their names in the package `fastapi_offline`."""
+START: Final = "/docs/start.js"
+"""The script that starts Swagger UI; a file of its own, so that no page needs a script within it."""
+PAGES: Final = frozenset({"/", "/docs"})
+"""What a browser is led to."""
+
+_TITLE: Final = "Lengthwise"
+_MEANINGS: Final = {
+    "docs": "every call, to read and to try, with examples of the models that are served",
+    "openapi": "the same as an OpenAPI document, for programs",
+    "health": "what is served, and what is not and why",
+}
+_STYLE: Final = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:45em;padding:0 1em}pre{overflow:auto}"
+_STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NO_OTHERS}"
+# Swagger UI sets styles on its elements and has its pictures within the style sheet.
+_SWAGGER_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    f"connect-src 'self'; {_NO_OTHERS}"
+)
+_START: Final = """\
+const place = document.getElementById("swagger-ui");
+if (window.SwaggerUIBundle) {
+  SwaggerUIBundle({
+    url: place.dataset.openapi,
+    domNode: place,
+    deepLinking: true,
+    presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
+  });
+} else {
+  place.textContent = "The script of this page could not be loaded. The calls are in " + place.dataset.openapi;
+}
+"""
+
+
+def folder() -> Path | None:
+    """Where Swagger's files are installed, or None."""
+    found = find_spec("fastapi_offline")
+    return None if found is None or found.origin is None else Path(found.origin).parent / "static"
+
+
+def routes(openapi: str, files: Path | None) -> list[Route]:
+    """The page of calls, and what it loads.
+
+    Args:
+        openapi: Path of the document that it shows.
+        files: See `folder`.
+    """
+
+    async def page(request: Request) -> Response:
+        root = request.scope.get("root_path", "")
+        return _without_files(root + openapi) if files is None else _swagger(root, openapi)
+
+    async def start(_: Request) -> Response:
+        return Response(_START, media_type="text/javascript")
+
+    made = [Route("/docs", page, include_in_schema=False)]
+    if files is not None:
+        made.append(Route(START, start, include_in_schema=False))
+        made += [Route(path, _file(files / name), include_in_schema=False) for path, name in FILES.items()]
+    return made
+
+
+def wanted(scope: Scope) -> bool:
+    """Whether a request is a browser's for one of `PAGES`: browsers name HTML in `accept`, programs do not."""
+    accept = headers_of(scope["headers"]).get(b"accept", b"")
+    return scope["method"] in ("GET", "HEAD") and scope["path"] in PAGES and b"text/html" in accept
+
+
+def front(root: str, places: Mapping[str, str]) -> Response:
+    """What a browser gets at `/`.
+
+    Args:
+        root: What a proxy puts before every path.
+        places: What is where: paths by the names that `GET /` gives them.
+    """
+    links = "".join(
+        f'<li><a href="{escape(root + path)}">{escape(path)}</a>: {_MEANINGS[name]}</li>'
+        for name, path in places.items()
+        if name in _MEANINGS
+    )
+    return _plain(
+        f"<p>This server answers <code>POST {escape(root + places['predict'])}</code>: it classifies sequences of "
+        f"different lengths.</p><ul>{links}</ul>",
+    )
+
+
+def key_needed() -> Response:
+    """What a browser gets where keys are set: it cannot send one by itself, so the page says how a program does."""
+    return _plain(
+        "<p>This server needs a key, which a browser cannot send by itself. With a key of yours:</p>"
+        "<pre>curl -H 'authorization: Bearer KEY' URL/openapi.json</pre>"
+        "<p>That document has every call. To try the calls in a browser, start a server without keys on your own "
+        "machine (<code>lengthwise serve</code>) and open its <code>/docs</code>.</p>",
+        status=401,
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def _swagger(root: str, openapi: str) -> Response:
+    script, style = (escape(root + path) for path in FILES)
+    document = escape(root + openapi)
+    return _page(
+        f'<link rel="stylesheet" href="{style}">',
+        f'<div id="swagger-ui" data-openapi="{document}">Loading the calls. If this text stays, the browser could not '
+        f'run the script of this page: <a href="{document}">{document}</a> has the calls too.</div>\n'
+        f'<script src="{script}"></script>\n<script src="{escape(root + START)}"></script>',
+        policy=_SWAGGER_POLICY,
+    )
+
+
+def _without_files(openapi: str) -> Response:
+    return _plain(
+        "<p>The files of this page (Swagger UI) are not installed. To install them: "
+        f"<code>{escape(how_to_install('docs'))}</code></p>"
+        f'<p>Every call, with examples, is in <a href="{escape(openapi)}">{escape(openapi)}</a>.</p>',
+    )
+
+
+def _plain(body: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A page without scripts."""
+    text = f"<h1>{_TITLE}</h1>\n{body}"
+    return _page(f"<style>{_STYLE}</style>", text, policy=_PLAIN_POLICY, status=status, headers=headers)
+
+
+def _page(
+    head: str, body: str, *, policy: str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    text = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<link rel="icon" href="data:,">\n{head}\n<title>{_TITLE}</title>\n</head>\n'
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+    fixed = {
+        "content-security-policy": policy,
+        "referrer-policy": "no-referrer",
+        "vary": "accept",
+        "x-content-type-options": "nosniff",
+    }
+    return HTMLResponse(text, status, headers={**fixed, **(headers or {})})
+
+
+def _file(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return FileResponse(path, headers={"cache-control": "max-age=86400"})
+
+    return answer

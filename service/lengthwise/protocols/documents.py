@@ -1,0 +1,215 @@
+"""What `/docs` and `/openapi.json` say of `POST /predict`, with examples that run against the models being served.
+
+The other protocols stand in `kserve_documents`; health and figures in `health`, beside the endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS
+from lengthwise.protocols import body_documents
+from lengthwise.runtime.manifest import Manifest
+
+Schema: TypeAlias = dict[str, Any]
+
+PROBLEM: Final[Schema] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "maxItems": 20,
+            "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "RFC 6901, into the body as sent"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+        "errors_total": {"type": "integer"},
+    },
+}
+
+_REFUSED = {"application/problem+json": {"schema": PROBLEM}}
+
+NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
+    503: {"description": "Starting, draining, or no good model", "content": _REFUSED}
+}
+
+PREDICTIONS: Final[Schema] = {
+    "type": "array",
+    "description": "In request order.",
+    "items": {
+        "title": "Prediction",
+        "type": "object",
+        "required": ["probabilities", "length"],
+        "properties": {
+            "id": {"type": "string"},
+            "label": {"type": "string"},
+            "score": {"type": "number"},
+            "assigned": {"type": "array", "items": {"type": "string"}},
+            "step_labels": {"type": "array", "items": {"type": ["string", "null"]}},
+            "step_scores": {"type": "array", "items": {"type": ["number", "null"]}},
+            "probabilities": {"type": "array"},
+            "length": {"type": "integer"},
+            "attention": {"type": "array", "items": {"type": "number"}},
+            "windows": {"type": "array", "items": {"type": "object"}},
+        },
+    },
+}
+
+_ANSWER: Final[Schema] = {
+    "title": "Answer",
+    "type": "object",
+    "required": ["model", "version", "labels", "predictions"],
+    "properties": {
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "labels": {"type": "array", "items": {"type": "string"}},
+        "predictions": PREDICTIONS,
+    },
+}
+
+REFUSALS: Final[Mapping[str, str]] = {
+    "404": "No such model or version",
+    "413": "More bytes, sequences or steps than the limits allow",
+    "415": "A content type or encoding that is not read here",
+    "422": "The body, or items in it, are wrong; every problem with its pointer",
+    "429": "The queue is full; Retry-After says when to come back",
+    "500": "The runtime failed on this request's batch",
+    "503": "Starting, draining, or no good model",
+    "504": "The deadline passed",
+}
+"""How an inference call may be refused, by status."""
+NO_KEY: Final = "No key, or a wrong one"
+BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+
+_IN_QUERY: Final[Mapping[str, Schema]] = {
+    "model": {"type": "string", "description": "Of octets: which model; needed where several are served."},
+    "version": {**body_documents.VERSION, "description": "Of octets: its version; default: the highest good one."},
+    "id": {
+        "type": "string",
+        "maxLength": MAX_ID_CHARACTERS,
+        "description": "Of octets: comes back with the prediction.",
+    },
+    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "Of octets: attention."},
+    "timeout_ms": {**body_documents.TIMEOUT_MS, "description": "Of octets: after which the answer is worthless."},
+    "priority": {**body_documents.PRIORITY, "description": "Of octets: 0 (default) to 9, higher first."},
+}
+"""The options of a body of octets, whose place is the query; beside a JSON body nobody reads them."""
+
+
+def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
+    """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
+    refusals = {status: {"description": text, "content": _REFUSED} for status, text in REFUSALS.items()}
+    body: Schema = {"schema": body_documents.predict(manifests)}
+    examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
+    if examples:
+        body["examples"] = examples
+    schema["paths"]["/predict"] = {
+        "post": {
+            "tags": ["predict"],
+            "summary": "Classifies sequences of different lengths",
+            "description": "As JSON, or as octets: one sequence as the bytes of its steps, float32, little-endian (of "
+            "a token model int64), with its shape in a header and its options in the query. Octets are answered with "
+            "the same JSON, or where `accept` asks for octets with the probabilities as float32.",
+            "operationId": "predict",
+            "parameters": [
+                {
+                    "name": "x-lengthwise-shape",
+                    "in": "header",
+                    "schema": body_documents.shape_header(manifests),
+                    "description": "Of octets, which need it: `STEPS,FEATURES`, or of a token model `STEPS`.",
+                },
+                *(
+                    {
+                        "name": name,
+                        "in": "query",
+                        "schema": {key: value for key, value in form.items() if key != "description"},
+                        "description": form["description"],
+                    }
+                    for name, form in _IN_QUERY.items()
+                ),
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": body, "application/octet-stream": {"schema": BYTES}},
+            },
+            "responses": {
+                "200": {
+                    "description": "One prediction for each sequence",
+                    "content": {
+                        "application/json": {"schema": _ANSWER},
+                        "application/octet-stream": {"schema": BYTES},
+                    },
+                },
+                **refusals,
+            },
+        }
+    }
+    return schema
+
+
+def with_figures(schema: Schema) -> Schema:
+    """The document with both forms of `/metrics`, where it is served, and with what `GET /` answers."""
+    if "/metrics" in schema["paths"]:
+        answer = schema["paths"]["/metrics"]["get"]["responses"]["200"]
+        answer["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
+    places = {name: {"type": "string"} for name in ("service", "predict", "docs", "openapi", "health")}
+    answer = {"type": "object", "required": ["service", "predict", "docs", "openapi"], "properties": places}
+    schema["paths"]["/"] = {
+        "get": {
+            "tags": ["health"],
+            "summary": "Where to go from here",
+            "responses": {
+                "200": {
+                    "description": "Places; a page for a browser",
+                    "content": {"application/json": {"schema": answer}, "text/html": {"schema": {"type": "string"}}},
+                }
+            },
+        }
+    }
+    return schema
+
+
+_EXPOSITIONS: Final = ("text/plain", "application/openmetrics-text")
+
+
+def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
+    """The document of a service that wants a key: every operation has it, and the refusal, but those on some paths."""
+    schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in schema["paths"].items():
+        if path not in keyless:
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+                kind = "application/json" if path.startswith(("/v1", "/v2")) else "application/problem+json"
+                operation["responses"]["401"] = {"description": NO_KEY, "content": {kind: {}}}
+    return schema
+
+
+def example(manifest: Manifest) -> dict[str, Any]:
+    """A body that the model answers: two sequences, one of a single step."""
+    first, second = example_steps(manifest)
+    return {
+        "model": manifest.name,
+        "version": str(manifest.version),
+        "sequences": [first, {"id": "a", "steps": second}],
+    }
+
+
+def example_steps(manifest: Manifest) -> tuple[list[Any], list[Any]]:
+    """The steps of two sequences that the model answers, the second of one step."""
+    if manifest.input.kind == "tokens":
+        first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
+        return first[: manifest.max_length], [0]
+    middle = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
+    return [middle, middle][: manifest.max_length], [middle]

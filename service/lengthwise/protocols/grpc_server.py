@@ -1,0 +1,486 @@
+"""The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
+
+A message is received when there is room for it: the call is taken as a stream of one message, which gRPC receives when
+it is asked for, and `protocols.receiving` says when. A call's own deadline counts like `timeout_ms`, and a caller who
+cancels is one who left. A refusal has the code of its HTTP status (`CODES`), and is counted by that status. This is the
+only module that knows gRPC; it needs the extra `grpc`, so it is imported only where a port for it is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lengthwise.api_keys import Keys
+from lengthwise.batching.queues import Timing
+from lengthwise.connections.unread import PATIENCE_SECONDS
+from lengthwise.decoding.calls import Call, answer_bytes
+from lengthwise.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    Forbidden,
+    InferenceFailed,
+    InflightFull,
+    InvalidRequest,
+    Problem,
+    RequestError,
+)
+from lengthwise.inflight import Hold
+from lengthwise.protocols import grpc_codec, inventory, kserve, model_config, statistics
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, too_large
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, place, request_id_of
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from lengthwise.protocols.receiving import Receiving
+from lengthwise.runtime.answers import Answer
+from lengthwise.serving import Served, Serving
+from lengthwise.settings import Settings
+from lengthwise.telemetry.call_record import Account
+
+log = logging.getLogger("lengthwise.grpc")
+
+SERVICE: Final = "inference.GRPCInferenceService"
+INFER: Final = f"{SERVICE}/ModelInfer"
+CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's code for the HTTP status of a refusal."""
+_LONGEST_DETAILS: Final = 2000
+"""Details travel in a header, which has few kilobytes."""
+_STREAMS: Final = 8
+"""Streams of requests at once, which only reflection has."""
+_LAST_WORDS_SECONDS: Final = 1.0
+"""How long an answer that is made may take to leave, when the server stops."""
+_WINDOW_BYTES: Final = 65_535
+"""What a caller may send of a message before it is asked for: HTTP/2's own default."""
+_CALLS_OF_A_CONNECTION: Final = 256
+_COPIES_DECODING: Final = 3
+"""Of a message while it is decoded: as it came, as protocol buffers have it, and its elements."""
+_CALLS: Final = 4096
+"""Most calls at once, over all connections; further ones are refused unread."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GrpcServer:
+    """The server.
+
+    Args:
+        serving: What answers.
+        large_bodies: How many of them may be decoded at once; shared by all protocols.
+    """
+
+    def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
+        self._serving = serving
+        self._large_bodies = large_bodies
+        self._receiving = Receiving(serving.inflight, serving.settings.max_body_bytes)
+        self._health = _Health(serving)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens and answers; calls are refused as not ready until the models are.
+
+        Args:
+            host: Address to listen on.
+            port: Port to listen on; 0 for any.
+
+        Returns:
+            The port.
+
+        Raises:
+            ConfigurationError: The address cannot be had, or the TLS files cannot be read.
+        """
+        settings = self._serving.settings
+        options = [
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+            ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+            ("grpc.http2.bdp_probe", 0),  # it would let each caller send megabytes ahead
+        ]
+        keys = self._serving.keys
+        interceptors: list[grpc.aio.ServerInterceptor] = [_Small(self._receiving, self._serving)]
+        if keys is not None:
+            interceptors.insert(0, _Gate(keys))
+        server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=_CALLS)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = _credentials(settings)
+        try:
+            if credentials is None:
+                bound = server.add_insecure_port(address)
+            else:
+                bound = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
+        await self.tell()  # before anybody can ask: the library begins with a server that is well
+        await server.start()
+        self._server = server
+        log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
+        return bound
+
+    async def tell(self) -> None:
+        """Tells those who watch the server's health how it is now."""
+        await self._health.tell()
+
+    async def stop(self) -> None:
+        """Ends every connection, when what was accepted is answered."""
+        await self._health.enter_graceful_shutdown()
+        if self._server is not None:
+            await self._server.stop(_LAST_WORDS_SECONDS)
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
+            "ServerLive": (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerReady": (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._serving.ready)),
+            "ServerMetadata": (pb.ServerMetadataRequest, lambda _: pb.ServerMetadataResponse(**inventory.server())),
+            "ModelReady": (pb.ModelReadyRequest, self._model_ready),
+            "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": (pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(_answering(request, answer), response_serializer=_serialized)
+            for name, (request, answer) in methods.items()
+        }
+        # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
+        handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
+        return handlers
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
+        try:
+            kserve.find(self._serving, request.name, request.version or None)
+        except RequestError:  # not known, unloaded, or not started: that is the question, and no error
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self._serving.ready)
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+        served = kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelMetadataResponse(**inventory.model(self._serving, served))
+
+    def _model_config(self, request: pb.ModelConfigRequest) -> Message:
+        served = kserve.find(self._serving, request.name, request.version or None)
+        return pb.ModelConfigResponse(
+            config=json_format.ParseDict(model_config.of(self._serving, served), pb.ModelConfig())
+        )
+
+    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> Message:
+        found = statistics.of(self._serving, request.name or None, request.version or None)
+        return pb.ModelStatisticsResponse(**found)
+
+    def _index(self, request: pb.RepositoryIndexRequest) -> Message:
+        return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
+
+    async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
+        self._check_changes()
+        await inventory.load(self._serving, request.model_name, dict(request.parameters))
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
+        self._check_changes()
+        await inventory.unload(self._serving, request.model_name, dict(request.parameters))
+        return pb.RepositoryModelUnloadResponse()
+
+    def _check_changes(self) -> None:
+        if self._serving.settings.admin_port is not None:
+            raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
+
+    async def _infer(self, _: object, context: Context) -> bytes:
+        """One inference call; every path out of it closes its account once, and gives back what it held.
+
+        What it holds is given back when its answer has left, for which a client has `PATIENCE_SECONDS`.
+        """
+        hold = Hold(self._serving.inflight)
+        late: asyncio.TimerHandle | None = None
+
+        def ended(_: object) -> None:
+            hold.close()
+            if late is not None:
+                late.cancel()
+
+        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
+        try:
+            answer = await self._respond(context, hold)
+        except BaseException:
+            hold.close()
+            raise
+        hold.holds(len(answer))
+        call = asyncio.current_task()
+        if call is not None:
+            late = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, call.cancel)
+        return answer
+
+    async def _respond(self, context: Context, hold: Hold) -> bytes:
+        headers = _headers(context)
+        account = self._serving.accounts.open(INFER, request_id_of(headers.get(b"x-request-id")), headers)
+        request_id = account.request_id.decode()
+        status, timing = 200, None
+        error: RequestError | None = None
+        try:
+            if self._serving.keys is not None:
+                self._serving.keys.check(headers.get(b"authorization"))
+            call, encode = await self._read(context, account, hold)
+            context.set_trailing_metadata((("x-request-id", request_id),))
+            answer, timing = await self._answer(_within(call, context, account.arrived), encode, account, hold)
+            hold.holds(len(answer))
+            return answer
+        except asyncio.CancelledError:  # the caller left, or its deadline passed there before it did here
+            late = context.time_remaining() == 0
+            status, error = CLIENT_LEFT, DeadlineExceeded("the deadline passed") if late else None
+            raise
+        except RequestError as refused:
+            error = refused.with_traceback(None)  # which holds this frame, which holds it, and the body
+        except Exception:  # nothing of it may reach the client
+            log.exception("request %s failed", request_id)
+            error = InferenceFailed("the request could not be answered")
+        finally:
+            account.close(status if error is None else kserve.status_of(error), error, timing)
+        _refuse(context, error, ("x-request-id", request_id))
+        return b""  # nobody gets it
+
+    async def _read(self, context: Context, account: Account, hold: Hold) -> tuple[Call[Served], grpc_codec.Encode]:
+        """What is asked. The message is let go of with the end of this.
+
+        Raises:
+            RequestError: It is wrong or too late, or there is no room for it.
+        """
+        remaining = context.time_remaining()
+        seconds = self._serving.settings.default_timeout_ms / 1000
+        deadline = account.arrived + (seconds if remaining is None else min(seconds, remaining))
+        async with self._receiving.one(hold, deadline):
+            # Not by the iterator that is given beside the context: it would be left in a circle with the message.
+            body = await context.read()
+        if not isinstance(body, bytes):
+            raise InvalidRequest([Problem("", "the call has no message")])
+        hold.holds(len(body))
+        started = time.monotonic()
+        if len(body) > TENSORS_BYTES:
+            async with place(self._large_bodies, deadline):
+                hold.set(_COPIES_DECODING * len(body))
+                call, encode = await asyncio.to_thread(grpc_codec.decode, body, self._serving)
+        else:
+            call, encode = grpc_codec.decode(body, self._serving)
+        account.decoded(call, started)
+        return call, encode
+
+    async def _answer(
+        self, call: Call[Served], encode: grpc_codec.Encode, account: Account, hold: Hold
+    ) -> tuple[bytes, Timing]:
+        """The answer's bytes, written by the runner thread that computed them, and where the time went."""
+
+        def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
+            return encode(answers), timing
+
+        hold.set(call.held_bytes + answer_bytes(call))
+        ticket = self._serving.ask(call, account.arrived, finish, trace=account.trace)
+        try:
+            answer: tuple[bytes, Timing] = await ticket.future
+            return answer
+        except asyncio.CancelledError:
+            self._serving.batcher.withdraw(ticket, ClientLeft())
+            raise
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    """Lets nobody pass who has no key; an inference call passes to be refused, and counted, where it is answered."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        if details.method != f"/{INFER}":
+            try:
+                self._keys.check(_as_headers(details.invocation_metadata).get(b"authorization"))
+            except RequestError as error:
+                return _refusing(error)
+        handler: grpc.RpcMethodHandler[Any, Any] = await continuation(details)
+        return handler
+
+
+class _Small(grpc.aio.ServerInterceptor):
+    """The calls that are no inference: what they send is small, and received when there is room for it."""
+
+    def __init__(self, receiving: Receiving, serving: Serving) -> None:
+        self._receiving = receiving
+        self._serving = serving
+        self._streams = asyncio.Semaphore(_STREAMS)
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method == f"/{INFER}":
+            return handler
+        if handler.request_streaming:  # reflection's: a message at a time, for as long as the caller likes
+            return grpc.stream_stream_rpc_method_handler(
+                partial(self._stream, handler), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.response_streaming:
+            answer = partial(self._answer, handler.unary_stream, handler.request_deserializer)
+            return grpc.stream_stream_rpc_method_handler(answer, None, handler.response_serializer)
+        answer = partial(self._answer, handler.unary_unary, handler.request_deserializer)
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+
+    async def _answer(
+        self,
+        answer: Callable[[Any, Context], Awaitable[Any]],
+        deserialized: Callable[[bytes], Any] | None,
+        _: object,
+        context: Context,
+    ) -> Any:
+        """Receives the one message of a call, and has it answered."""
+        hold = Hold(self._serving.inflight)
+        try:
+            seconds = self._serving.settings.default_timeout_ms / 1000
+            async with self._receiving.one(hold, time.monotonic() + seconds):
+                body = await context.read()
+            if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES:
+                raise too_large(LARGE_BODY_BYTES)
+            if not isinstance(body, bytes):
+                raise InvalidRequest([Problem("", "the call has no message")])
+        except RequestError as error:
+            _refuse(context, error.with_traceback(None))
+            return None
+        finally:
+            hold.close()
+        return await answer(body if deserialized is None else deserialized(body), context)
+
+    async def _stream(self, handler: Any, messages_sent: Any, context: Context) -> None:
+        """A stream of requests, of which there are few at once."""
+        if self._streams.locked():
+            _refuse(context, InflightFull("too many streams are open", retry_after_seconds=1))
+            return
+        async with self._streams:
+            async for response in handler.stream_stream(messages_sent, context):
+                await context.write(response)
+
+
+class _Health(health.aio.HealthServicer):
+    """gRPC's health service: a check says how it is at that moment, whoever watches is told by `tell`."""
+
+    def __init__(self, serving: Serving) -> None:
+        super().__init__()
+        self._serving = serving
+
+    async def tell(self) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if self._serving.ready else statuses.NOT_SERVING
+        for service in ("", SERVICE):
+            await self.set(service, status)
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
+        await self.tell()
+        return await super().Check(request, context)
+
+
+def _answering(
+    kind: type[Message], answer: Callable[[Any], Message | Awaitable[Message]]
+) -> Callable[[bytes, Context], Awaitable[Message | None]]:
+    """A handler of calls that are no inference: they are not counted, and what they ask is small."""
+
+    async def handle(body: bytes, context: Context) -> Message | None:
+        try:
+            made = answer(grpc_codec.parsed(kind, body))
+            return made if isinstance(made, Message) else await made
+        except RequestError as error:
+            _refuse(context, error.with_traceback(None))
+            return None
+
+    return handle
+
+
+def _refusing(error: RequestError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of calls of any kind that refuses without reading what they send."""
+
+    async def refuse(_: Any, context: Context) -> None:
+        _refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> None:
+    """Has a call end with an error's code; one that says when to come back says so as gRPC's own retries want it.
+
+    What the handler returns reaches nobody then. What `abort` raises would hold its frame, and the body, in a circle.
+    """
+    metadata = list(trailing)
+    if error.retry_after_seconds is not None:
+        metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
+    details = kserve.sentence(error)[:_LONGEST_DETAILS]
+    context.set_code(CODES[kserve.status_of(error)])
+    context.set_details(details)
+    context.set_trailing_metadata(tuple(metadata))
+
+
+def _headers(context: Context) -> dict[bytes, bytes]:
+    """A call's metadata, in the form of HTTP's headers."""
+    return _as_headers(context.invocation_metadata())
+
+
+def _as_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
+
+
+def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served]:
+    """The call, with gRPC's deadline where that is sooner than its own.
+
+    Raises:
+        DeadlineExceeded: It has passed already.
+    """
+    remaining = context.time_remaining()
+    if remaining is None:
+        return call
+    if remaining <= 0:
+        raise DeadlineExceeded("the deadline had passed when the request was read")
+    timeout_ms = (time.monotonic() - arrived + remaining) * 1000
+    return (
+        call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else call._replace(timeout_ms=timeout_ms)
+    )
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """The certificates of `serve`, or None where it serves without TLS."""
+    if settings.tls_cert_file is None:
+        return None
+    chain = _read(settings.tls_cert_file)
+    key = chain if settings.tls_key_file is None else _read(settings.tls_key_file)
+    authorities = None if settings.tls_client_ca_file is None else _read(settings.tls_client_ca_file)
+    return grpc.ssl_server_credentials([(key, chain)], authorities, authorities is not None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the TLS file {path} cannot be read: {error.strerror}") from error

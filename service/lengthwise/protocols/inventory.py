@@ -1,0 +1,136 @@
+"""What the Open Inference Protocol tells of a server and its models, over HTTP and over gRPC alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
+from lengthwise.protocols import tensors
+from lengthwise.protocols.tensors import Form
+from lengthwise.serving import Served, Serving
+
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+"""Of the protocol, under the names that clients ask for."""
+PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
+"""What may be said to the calls that change what is served."""
+_PLATFORM: Final = "onnx_onnxv1"
+_STANDS: Final = "what stands in its place now is not served"
+_FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A version in the repository.
+
+    Attributes:
+        name: The model's name.
+        version: Its digits.
+        state: `READY` or `UNAVAILABLE`.
+        reason: Why it is unavailable, or why what took its place is; no path of the server's stands in it.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+def server() -> dict[str, Any]:
+    """The server's metadata."""
+    return {
+        "name": "lengthwise",
+        "version": metadata.version("lengthwise"),
+        "extensions": list(EXTENSIONS),
+    }
+
+
+def model(serving: Serving, served: Served) -> dict[str, Any]:
+    """A model's metadata: its good versions, and its tensors with -1 for a free axis."""
+    manifest = served.manifest
+    versions = sorted(other.manifest.version for other in serving.served if other.manifest.name == manifest.name)
+    return {
+        "name": manifest.name,
+        "versions": [str(version) for version in versions],
+        "platform": _PLATFORM,
+        "inputs": [_tensor(form) for form in tensors.inputs_of(manifest)],
+        "outputs": [_tensor(form) for form in tensors.outputs_of(manifest)],
+    }
+
+
+def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
+    """Every version that is served or refused, and every model that is unloaded; only what is served, if `ready`."""
+    repository = serving.repository
+    reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
+    served = {one.key: reasons.get(one.key) for one in repository}
+    state = "READY" if serving.ready else "UNAVAILABLE"
+    entries = [
+        Entry(key.name, str(key.version), state, "" if reason is None else f"{_STANDS}: {reason}")
+        for key, reason in served.items()
+    ]
+    entries += [
+        Entry(key.name, str(key.version), "UNAVAILABLE", reason) for key, reason in reasons.items() if key not in served
+    ]
+    entries += [Entry(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
+    return [asdict(entry) for entry in entries if not ready or entry.state == "READY"]
+
+
+async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
+    """Loads a model from the repository, or what is new of it; returns when it is served.
+
+    Raises:
+        InvalidRequest: Its highest version is not good; or there are parameters: nothing of a model comes from callers.
+        RequestError: It may not be asked for, or not now, or there is no such model.
+    """
+    _check_changes(serving, parameters, PARAMETERS["load"])
+    try:
+        refusal = await serving.shelf.load(name)
+    except ConfigurationError as error:
+        raise NotReady("the model repository cannot be read", retry_after_seconds=5) from error
+    if refusal is not None:
+        reason = without_folders(refusal.reason, serving.settings.models)
+        raise InvalidRequest([Problem("", f"{refusal.path} is not served: {reason}")])
+
+
+async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
+    """Unloads a model: no request finds it any more; those that have are answered.
+
+    Raises:
+        RequestError: It may not be asked for, or not now, or there is no such model.
+    """
+    _check_changes(serving, parameters, PARAMETERS["unload"])
+    await serving.shelf.unload(name)
+
+
+def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: frozenset[str]) -> None:
+    if not serving.settings.admin_calls:
+        raise Forbidden("load and unload are off; --admin-calls turns them on")
+    if serving.batcher.draining:
+        raise Draining("the server is shutting down", retry_after_seconds=1)
+    if not serving.started:
+        raise NotReady("the server is starting", retry_after_seconds=1)
+    strange = sorted(parameters.keys() - known)
+    if strange:
+        detail = "is not taken: a model comes from the repository as it is"
+        raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in strange[:20]], total=len(strange))
+
+
+def without_folders(reason: str, models: Path) -> str:
+    """A reason in which files stand without the folders of this machine."""
+    for folder in {str(models), str(models.resolve())}:
+        reason = reason.replace(f"{folder}/", "")
+    return _FOLDERS.sub("", reason)
+
+
+def _tensor(form: Form) -> dict[str, Any]:
+    return {"name": form.name, "datatype": form.datatypes[0], "shape": list(form.shape)}

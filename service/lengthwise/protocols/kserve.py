@@ -1,0 +1,59 @@
+"""What KServe's two protocols share: how a path names a model, and refusals as `{"error": "..."}`.
+
+Statuses are those of `POST /predict`, with 400 in the place of 422.
+"""
+
+from __future__ import annotations
+
+import orjson
+from starlette.responses import Response
+
+from lengthwise.decoding.options import is_version
+from lengthwise.errors import InvalidRequest, Problem, RequestError
+from lengthwise.protocols import problems
+from lengthwise.protocols.endpoint import JSON, Headers
+from lengthwise.serving import Served, Serving
+
+
+def speaks(path: str) -> bool:
+    """Whether a path belongs to one of the two."""
+    return path in ("/v1", "/v2") or path.startswith(("/v1/", "/v2/"))
+
+
+def find(serving: Serving, name: str | None, version: str | None) -> Served:
+    """The model that a path or a message names; None for the default.
+
+    Raises:
+        InvalidRequest: The version is no version.
+        RequestError: There is no such model, or none is ready.
+    """
+    if version is not None and not is_version(version):
+        raise InvalidRequest([Problem("", "a version is ASCII digits that do not start with 0")])
+    return serving.find(name, version)
+
+
+def status_of(error: RequestError) -> int:
+    """The status of a refusal."""
+    return 400 if error.status == InvalidRequest.status else error.status
+
+
+def refusal(error: RequestError) -> tuple[int, bytes, Headers]:
+    """Status, body and headers of a refusal."""
+    headers = [JSON, *(header for header in problems.headers(error) if header[0] != JSON[0])]
+    return status_of(error), orjson.dumps({"error": sentence(error)}), headers
+
+
+def response(error: RequestError, path: str) -> Response:
+    """A refusal in the form of the protocol that a path belongs to."""
+    status, body, headers = refusal(error) if speaks(path) else problems.refusal(error)
+    return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
+
+
+def sentence(error: RequestError) -> str:
+    """Everything that a refusal says, in one line; a bad body's problems with their places."""
+    if not isinstance(error, InvalidRequest):
+        return error.detail
+    listed = "; ".join(f"{problem.pointer}: {problem.detail}".removeprefix(": ") for problem in error.problems)
+    more = error.total - len(error.problems)
+    text = f"{listed}; and {more} more" if more else listed
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,72 @@
+"""`POST /predict`: the endpoint that carries the load.
+
+Its body is JSON, or one sequence as the bytes of its steps (`octets`). Refusals are `application/problem+json`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import RequestError, UnsupportedMedia
+from lengthwise.protocols import problems, raw_steps
+from lengthwise.protocols.endpoint import (
+    CAREFUL_BYTES,
+    JSON,
+    LARGE_BODY_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
+from lengthwise.runtime.answers import Answer
+from lengthwise.serving import Served
+
+
+class Predict(Endpoint):
+    """The endpoint."""
+
+    name = "/predict"
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Takes JSON, octets, and a body of which nothing is said.
+
+        Raises:
+            UnsupportedMedia: The body is something else.
+        """
+        if media_type(headers) not in (b"application/json", b"", raw_steps.MEDIA_TYPE):
+            raise UnsupportedMedia(
+                "content-type must be application/json, or none (curl: -H 'content-type: application/json');"
+                " for raw steps, application/octet-stream"
+            )
+
+    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+        """See `Endpoint`; the form of the body is the one that its media type names."""
+        if media_type(request.headers) == raw_steps.MEDIA_TYPE:
+            return raw_steps.decode(request, self.serving)
+        if query := request.scope.get("query_string"):
+            raw_steps.check_beside_json(query)
+        call = json_body.decode(request.body, self.serving, max_sequences=self.serving.settings.max_sequences)
+        return call, partial(encode, call)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`; of a longer body only the ordinary form, and that of octets, are quick."""
+        if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
+            if media_type(request.headers) == raw_steps.MEDIA_TYPE:
+                return self.decode(request)
+            limit = self.serving.settings.max_sequences
+            call = json_body.decode_ordinary(request.body, self.serving, max_sequences=limit)
+            return None if call is None else (call, partial(encode, call))
+        return super().decode_quickly(request)
+
+    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
+        """See `Endpoint`."""
+        return problems.refusal(error)
+
+
+def encode(call: Call[Any], answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The answer as JSON."""
+    return json_body.encode(call, answers), [JSON]

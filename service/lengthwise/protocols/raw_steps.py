@@ -1,0 +1,158 @@
+"""`POST /predict` with `application/octet-stream`: one sequence as the bytes of its steps, nothing to parse.
+
+The steps are float32, little-endian, with their shape in `x-lengthwise-shape: STEPS,FEATURES`; NaN is a missing value.
+A token model's are int64 with the shape `STEPS`. What a JSON body says in fields (`model`, `version`, `timeout_ms`,
+`priority`, `outputs`) stands in the query, and so may an `id`. The answer is the same JSON, unless the caller accepts
+`application/octet-stream`: then it is the probabilities, in the same form as the steps came.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding import json_body, options
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, fitted, unfit
+from lengthwise.errors import InvalidRequest, Problem
+from lengthwise.padding import Steps
+from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.serving import Served, Serving
+
+MEDIA_TYPE: Final = b"application/octet-stream"
+SHAPE: Final = b"x-lengthwise-shape"
+_PARAMETERS: Final = options.FIELDS | {"id"}
+_LONGEST_SHAPE: Final = 40
+_LONGEST_QUERY: Final = 4096
+
+
+def decode(request: Received, serving: Serving) -> tuple[Call[Served], Encode]:
+    """Reads the one sequence of a request.
+
+    Raises:
+        InvalidRequest: The shape, the bytes or the query are wrong; pointers are empty, for the body is no JSON.
+        RequestError: The model is not known, or not ready.
+    """
+    problems = Problems()
+    asked, identifier = _query(request.scope.get("query_string", b""), problems)
+    if problems.total:
+        raise _refused(problems)
+    model = serving.find(asked.model, asked.version)
+    manifest = model.manifest
+    attention = "attention" in asked.outputs
+    bare = MEDIA_TYPE in request.headers.get(b"accept", b"").lower()
+    if attention and manifest.graph.attention is None:
+        problems.add("/outputs", f"the model {manifest.key} has no attention")
+    elif attention and bare:
+        problems.add("/outputs", "attention has no place in an answer of octets; accept application/json")
+    if problems.total:
+        raise _refused(problems)
+    steps = _steps(request, manifest)
+    wrong = unfit(steps, manifest)
+    if wrong is not None:
+        raise InvalidRequest([Problem("", wrong)])
+    item = fitted(steps, manifest, sent=len(steps), id=identifier)
+    call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
+    return call, partial(_octets if bare else _json, call)
+
+
+def check_beside_json(query: bytes) -> None:
+    """Holds that the query of a JSON body has no option: it would be lost, and another model might answer.
+
+    Raises:
+        InvalidRequest: It has.
+    """
+    problems = Problems()
+    for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
+        if name in _PARAMETERS:
+            problems.add(f"/{name}", "is for a body of octets; a JSON body has it as a field")
+    if problems.total:
+        raise _refused(problems)
+
+
+def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]:
+    """The options and the id in a query string; a number is a number there when it reads as one in JSON."""
+    try:
+        pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidRequest([Problem("", "the query is no text")]) from None
+    if len(raw) > _LONGEST_QUERY:
+        raise InvalidRequest([Problem("", f"the query may have {_LONGEST_QUERY} bytes")])
+    document: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in _PARAMETERS:
+            problems.add(f"/{name}", f"is not known; known are {', '.join(sorted(_PARAMETERS))}")
+        elif name in document:
+            problems.add(f"/{name}", "stands twice")
+        elif name == "outputs":
+            document[name] = text.split(",")
+        else:
+            document[name] = _number(text) if name in ("timeout_ms", "priority") else text
+    identifier = document.get("id")
+    if identifier is not None and len(identifier) > MAX_ID_CHARACTERS:
+        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
+    return options.read(document, problems), identifier
+
+
+def _number(text: str) -> int | float | str:
+    """The JSON number that a text is, or the text where it is none (Python's float would take "1_000" too)."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if type(value) in (int, float) else text
+
+
+def _refused(problems: Problems) -> InvalidRequest:
+    """Problems of the query: they have no place in the body, so each names its parameter."""
+    return InvalidRequest(
+        [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.found],
+        total=problems.total,
+    )
+
+
+def _steps(request: Received, manifest: Manifest) -> Steps:
+    """The body as `[length, features]` float32 or `[length]` int64; a view of its bytes."""
+    tokens = manifest.input.kind == "tokens"
+    form = "STEPS" if tokens else "STEPS,FEATURES"
+    text = request.headers.get(SHAPE)
+    if text is None:
+        raise InvalidRequest([Problem("", f"the header {SHAPE.decode()}: {form} is missing")])
+    sizes = text.split(b",") if len(text) <= _LONGEST_SHAPE else []
+    if len(sizes) != (1 if tokens else 2) or not all(size.strip().isdigit() for size in sizes):
+        raise InvalidRequest([Problem("", f"the header {SHAPE.decode()} must be {form}, in digits")])
+    shape = tuple(int(size) for size in sizes)
+    if 0 in shape:
+        raise InvalidRequest([Problem("", "a sequence has at least one step, and a step a feature")])
+    element = np.dtype("<i8" if tokens else "<f4")
+    expected = math.prod(shape) * element.itemsize
+    if len(request.body) != expected:
+        raise InvalidRequest(
+            [
+                Problem(
+                    "",
+                    f"{SHAPE.decode()}: {','.join(map(str, shape))} of {element.name} is {expected} bytes, "
+                    f"the body has {len(request.body)}",
+                )
+            ]
+        )
+    steps: Steps = np.frombuffer(request.body, dtype=element).reshape(shape)
+    return steps
+
+
+def _json(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+    return json_body.encode(call, answers), [JSON]
+
+
+def _octets(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The probabilities as float32: `CLASSES`, or of a per-step head `STEPS,CLASSES`; then those of the steps kept."""
+    probabilities: NDArray[np.float32] = answers[0].probabilities
+    shape = ",".join(map(str, probabilities.shape)).encode()
+    return probabilities.astype("<f4").tobytes(), [(b"content-type", MEDIA_TYPE), (SHAPE, shape)]

@@ -1,0 +1,387 @@
+"""The Open Inference Protocol's tensors, and the sequences in them: what its REST and its gRPC form share.
+
+Its tensors are rectangles, so sequences come padded: `values [rows, width, features]` (or `tokens [rows, width]`) with
+`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is; a width that no
+sequence of the model may have is refused as too large. A request of one row needs no lengths. Answers are rectangles
+again, of the width that was sent, with zeros past each length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding import options
+from lengthwise.decoding.calls import Call, Item, Problems, compact, fitted, unfit
+from lengthwise.errors import TooLarge
+from lengthwise.protocols import request_parameters
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.serving import Served
+
+ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "BOOL": np.dtype("?"),
+}
+"""The protocol's datatypes of fixed size that occur here; `BYTES` is the one without."""
+LENGTHS: Final = "lengths"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A tensor as metadata describes it; -1 is a free axis.
+
+    Attributes:
+        name: Its name.
+        datatypes: What it may be; metadata says the first.
+        shape: Its sizes.
+    """
+
+    name: str
+    datatypes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes in which it is taken: one number a row needs no second axis."""
+        return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An output tensor.
+
+    Attributes:
+        name: Its name.
+        datatype: The protocol's.
+        values: In its shape; of `BYTES`, of Python's `bytes`.
+    """
+
+    name: str
+    datatype: str
+    values: NDArray[Any]
+
+    def octets(self) -> bytes:
+        """Its elements as the binary extension has them: row-major, little-endian, each text behind its length."""
+        if self.datatype == "BYTES":
+            return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
+        return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An input tensor as it came.
+
+    Attributes:
+        name: Its name.
+        datatype: What it says that it is.
+        shape: Likewise.
+        data: Numbers, flat or nested, None for a missing one; or the elements' bytes.
+        pointer: Where it stands.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any] | bytes | memoryview
+    pointer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call by tensors.
+
+    Attributes:
+        call: Its sequences.
+        outputs: Names of the tensors that it wants, in order.
+        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+    """
+
+    call: Call[Served]
+    outputs: tuple[str, ...]
+    classes: Mapping[str, int]
+
+
+def inputs_of(manifest: Manifest) -> tuple[Form, Form]:
+    """The tensors that a model takes."""
+    lengths = Form(LENGTHS, ("INT32", "INT64"), (-1, 1))
+    if manifest.input.kind == "tokens":
+        return Form("tokens", ("INT64", "INT32"), (-1, -1)), lengths
+    return Form("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
+
+
+def outputs_of(manifest: Manifest) -> tuple[Form, ...]:
+    """The tensors that a model answers with, under the names of `POST /predict`."""
+    classes = manifest.classes
+    forms: tuple[Form, ...]
+    if manifest.task == "single-label":
+        forms = (
+            Form("label", ("BYTES",), (-1,)),
+            Form("score", ("FP32",), (-1,)),
+            Form("probabilities", ("FP32",), (-1, classes)),
+        )
+    elif manifest.task == "multi-label":
+        forms = (Form("assigned", ("BOOL",), (-1, classes)), Form("probabilities", ("FP32",), (-1, classes)))
+    else:
+        forms = (
+            Form("step_labels", ("BYTES",), (-1, -1)),
+            Form("step_scores", ("FP32",), (-1, -1)),
+            Form("probabilities", ("FP32",), (-1, -1, classes)),
+        )
+    return (*forms, Form("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
+
+
+def read(
+    model: Served,
+    sent: Sequence[Sent],
+    wanted: Sequence[str],
+    parameters: Mapping[str, Any],
+    problems: Problems,
+    *,
+    max_sequences: int,
+    classes: Mapping[str, int] | None = None,
+) -> Asked:
+    """The call of some input tensors.
+
+    Args:
+        model: Whom it asks.
+        sent: The inputs.
+        wanted: Names of the outputs; none means all of them.
+        parameters: The request's own; `timeout_ms`, `timeout` (microseconds) and `priority` count. the rest is
+            refused by `request_parameters.check`, or ignored.
+        problems: What is wrong with the request so far.
+        max_sequences: Most rows.
+        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+
+    Raises:
+        InvalidRequest: With everything that is wrong.
+        TooLarge: More rows than `max_sequences`, a rectangle wider than any sequence of the model, or more
+            classifications than are written.
+    """
+    manifest = model.manifest
+    asked = _options(parameters, problems)
+    known = [form.name for form in outputs_of(manifest)]
+    for i, name in enumerate(wanted):
+        if name not in known:
+            problems.add(f"/outputs/{i}", f"is no output of {manifest.key}; there are {', '.join(known)}")
+        elif name in wanted[:i]:
+            problems.add(f"/outputs/{i}", "stands twice")
+    classes = _classes(classes or {}, list(wanted), manifest, problems)
+    forms = inputs_of(manifest)
+    by_name = _by_name(sent, forms, problems)
+    steps, lengths = (by_name.get(form.name) for form in forms)
+    if steps is None:
+        problems.add("/inputs", f"the input {forms[0].name!r} is missing")
+    elif len(steps.shape) == len(forms[0].shape) and steps.shape[0] > max_sequences:
+        raise TooLarge(f"a request may have {max_sequences} sequences, this one has {steps.shape[0]}")
+    rectangle = None if steps is None else _array(steps, forms[0], problems)
+    ends = None if lengths is None else _array(lengths, forms[1], problems)
+    items: list[Item] = []
+    if steps is not None and rectangle is not None and (lengths is None or ends is not None):
+        items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
+    if problems.total or steps is None or rectangle is None:
+        raise problems.refusal()
+    rows, width = rectangle.shape[:2]
+    written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
+    most = request_parameters.MOST_CLASSIFICATIONS
+    if written > most:
+        raise TooLarge(f"a request may ask for {most} classifications, this one asks for {written}")
+    names = tuple(wanted) or tuple(known)
+    place = f"{steps.pointer}: row {{}}"
+    items, beside = compact(items, rectangle)
+    call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
+    return Asked(call, names, classes)
+
+
+def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
+    """The output tensors of a call, in the order in which they are wanted."""
+    manifest = asked.call.model.manifest
+    forms = {form.name: form for form in outputs_of(manifest)}
+    labels = np.array([label.encode() for label in manifest.labels], dtype=object)
+    made = []
+    for name in asked.outputs:
+        rows = [_values(name, one, labels, manifest) for one in answers]
+        datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
+        if classes is not None:
+            rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
+            datatype = "BYTES"
+        values = _rectangle(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
+        made.append(Tensor(name, datatype, values))
+    return made
+
+
+def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
+    """One row of an output tensor, without padding."""
+    probabilities = answer.probabilities
+    if name == "label":
+        return np.asarray(labels[answer.best], dtype=object)
+    if name == "score":
+        return np.asarray(probabilities[answer.best])
+    if name == "assigned":
+        return np.asarray(probabilities >= manifest.threshold)
+    if name == "step_labels":
+        return np.asarray(labels[probabilities.argmax(axis=1)])
+    if name == "step_scores":
+        return np.asarray(probabilities.max(axis=1))
+    if name == "attention" and answer.attention is not None:
+        return answer.attention
+    return probabilities
+
+
+def _rectangle(rows: Sequence[NDArray[Any]], asked: Asked) -> NDArray[Any]:
+    """Rows with a time axis, at the steps sent; zeros (or empty texts) everywhere else."""
+    first = rows[0]
+    blank: Any = b"" if first.dtype == object else 0
+    made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
+    for row, entries, item in zip(made, rows, asked.call.items, strict=True):
+        row[slice(len(entries)) if item.kept is None else item.kept] = entries
+    return made
+
+
+def _classes(
+    classes: Mapping[str, int], wanted: Sequence[str], manifest: Manifest, problems: Problems
+) -> dict[str, int]:
+    """How many classes are wanted of each output: no more than there are, and only of one that has a figure of each."""
+    for name in classes:
+        if name != "probabilities":
+            problems.add(
+                f"/outputs/{wanted.index(name)}/parameters/{request_parameters.CLASSIFICATION}",
+                "the output with a figure of each class is 'probabilities'",
+            )
+    return {name: min(count, manifest.classes) for name, count in classes.items()}
+
+
+def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Options:
+    request_parameters.check(parameters, "/parameters", problems)
+    given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
+    microseconds = parameters.get("timeout")
+    if microseconds is not None:
+        if type(microseconds) is int and microseconds > 0:
+            given.setdefault("timeout_ms", microseconds / 1000)
+        else:
+            problems.add("/parameters/timeout", "must be a whole number of microseconds, above 0")
+    return options.read(given, problems, "/parameters")
+
+
+def _by_name(sent: Sequence[Sent], forms: Sequence[Form], problems: Problems) -> dict[str, Sent]:
+    """The inputs that a model knows; what is said wrong of them is noted."""
+    known = {form.name: form for form in forms}
+    found: dict[str, Sent] = {}
+    for tensor in sent:
+        form = known.get(tensor.name)
+        if form is None:
+            problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(known)}")
+        elif tensor.name in found:
+            problems.add(tensor.pointer, f"{tensor.name!r} stands twice")
+        else:
+            found[tensor.name] = tensor
+    return found
+
+
+def _array(tensor: Sent, form: Form, problems: Problems) -> NDArray[Any] | None:
+    """A tensor's elements in its shape, or None after noting what is wrong with it."""
+    before = problems.total
+    if tensor.datatype not in form.datatypes:
+        problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
+    if not any(_fits(tensor.shape, shape) for shape in form.shapes):
+        shapes = " or ".join(str(list(shape)) for shape in form.shapes)
+        problems.add(f"{tensor.pointer}/shape", f"must be {shapes}, -1 being any size from 1")
+    if problems.total > before:
+        return None
+    element = ELEMENTS[tensor.datatype]
+    if isinstance(tensor.data, list):
+        return _from_numbers(tensor, tensor.data, element, problems)
+    expected = math.prod(tensor.shape) * element.itemsize
+    if len(tensor.data) != expected:
+        problems.add(tensor.pointer, f"its shape is {expected} bytes, {len(tensor.data)} were sent")
+        return None
+    elements: NDArray[Any] = np.frombuffer(tensor.data, dtype=element)
+    return _single(elements).reshape(tensor.shape)
+
+
+def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(sizes) == len(shape) and all(
+        size == free if free > 0 else size > 0 for size, free in zip(sizes, shape, strict=True)
+    )
+
+
+def _single(elements: NDArray[Any]) -> NDArray[Any]:
+    """Floats as float32, each the nearest; what is beyond it becomes infinite, and is found where it counts."""
+    if elements.dtype.kind != "f":
+        return elements
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return elements.astype("<f4", copy=False)
+
+
+def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problems: Problems) -> NDArray[Any] | None:
+    at = f"{tensor.pointer}/data"
+    flat = _flat(data, tensor.shape)
+    if flat is None:
+        problems.add(at, f"must be {math.prod(tensor.shape)} numbers, flat or nested as the shape says")
+        return None
+    kinds = set(map(type, flat))
+    if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
+        taken = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
+        problems.add(at, f"must hold {taken}")
+        return None
+    try:
+        if element.kind == "f":
+            return _single(np.array(flat, dtype=np.float64)).reshape(tensor.shape)
+        return np.array(flat, dtype=element).reshape(tensor.shape)
+    except OverflowError:
+        problems.add(at, f"holds a number beyond {tensor.datatype}")
+        return None
+
+
+def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
+    """The numbers of a list that is flat or nested as a shape says; None where it is neither."""
+    if data and not isinstance(data[0], list):
+        return data if len(data) == math.prod(shape) else None
+    level: list[Any] = [data]
+    for size in shape:
+        if not all(isinstance(entry, list) and len(entry) == size for entry in level):
+            return None
+        level = list(chain.from_iterable(level))
+    return level
+
+
+def _items(
+    rectangle: NDArray[Any],
+    lengths: NDArray[Any] | None,
+    manifest: Manifest,
+    at: str,
+    lengths_at: str,
+    problems: Problems,
+) -> list[Item]:
+    """The sequences of a rectangle; what is wrong with them is noted."""
+    rows, width = rectangle.shape[:2]
+    if lengths is None and rows > 1:
+        problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
+        return []
+    ends = [width] * rows if lengths is None else lengths.ravel().tolist()
+    if len(ends) != rows:
+        problems.add(lengths_at, f"must have one entry for each of the {rows} rows, it has {len(ends)}")
+        return []
+    if manifest.long == "reject" and max(ends) <= manifest.max_length < width:
+        raise TooLarge(f"a width of {width} steps; the model {manifest.key} takes at most {manifest.max_length}")
+    items = []
+    for i, (row, end) in enumerate(zip(rectangle, ends, strict=True)):
+        if not 1 <= end <= width:
+            problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
+            continue
+        steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
+        wrong = unfit(steps, manifest)
+        if wrong is not None:
+            problems.add(at, f"row {i}: {wrong}")
+        else:
+            items.append(fitted(steps, manifest, sent=end))
+    return items

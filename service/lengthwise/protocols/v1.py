@@ -1,0 +1,111 @@
+"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and which models there are.
+
+Its `instances` are the `sequences` of `POST /predict`, ragged as they come; beside them a body may have `outputs`,
+`timeout_ms` and `priority`. Its predictions are the objects of `/predict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Call
+from lengthwise.decoding.validation import Form
+from lengthwise.errors import RequestError, UnsupportedMedia
+from lengthwise.protocols import kserve
+from lengthwise.protocols.endpoint import (
+    CAREFUL_BYTES,
+    JSON,
+    LARGE_BODY_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
+from lengthwise.runtime.answers import Answer
+from lengthwise.serving import Served, Serving
+
+INSTANCES: Final = Form("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
+"""The body; its model stands in the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """The catalog of a body whose model is known already."""
+
+    served: Served
+
+    def find(self, name: str | None, version: str | None) -> Served:
+        return self.served
+
+
+class PredictV1(Endpoint):
+    """`POST /v1/models/{model}:predict`."""
+
+    name = "/v1/models/MODEL:predict"
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Takes JSON, and a body of which nothing is said.
+
+        Raises:
+            UnsupportedMedia: The body is something else.
+        """
+        if media_type(headers) not in (b"application/json", b""):
+            raise UnsupportedMedia("content-type must be application/json, or none")
+
+    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+        """See `Endpoint`."""
+        limit = self.serving.settings.max_sequences
+        call = json_body.decode(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
+        return call, partial(_encode, call)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`; of a longer body only the ordinary form is quick."""
+        if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
+            limit = self.serving.settings.max_sequences
+            call = json_body.decode_ordinary(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
+            return None if call is None else (call, partial(_encode, call))
+        return super().decode_quickly(request)
+
+    def _catalog(self, request: Received) -> _Only:
+        return _Only(kserve.find(self.serving, request.scope["path_params"]["model"], None))
+
+    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
+        """See `Endpoint`."""
+        return kserve.refusal(error)
+
+
+def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
+    """The protocol's routes."""
+
+    async def models(_: Request) -> Response:
+        names = sorted({served.manifest.name for served in serving.served})
+        return _json({"models": names})
+
+    async def model(request: Request) -> Response:
+        served = kserve.find(serving, request.path_params["model"], None)
+        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
+
+    return [
+        Route("/v1/models", models),
+        Route("/v1/models/{model}:predict", PredictV1(serving, large_bodies), methods=["POST"]),
+        Route("/v1/models/{model}", model),
+    ]
+
+
+def _encode(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+    made = {"predictions": json_body.predictions(call, answers)}
+    return orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

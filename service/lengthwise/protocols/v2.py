@@ -1,0 +1,359 @@
+"""The Open Inference Protocol (KServe's v2) over HTTP: metadata, health, inference, the repository's index.
+
+An inference request is JSON, or with the binary extension JSON and behind it the elements of some tensors: the header
+`Inference-Header-Content-Length` says where the JSON ends, each tensor's `binary_data_size` how many bytes are its.
+Outputs come back the same way where `binary_data`, or for all of them `binary_data_output`, asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lengthwise.decoding import json_text
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems
+from lengthwise.decoding.options import kind
+from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
+from lengthwise.inflight import Hold
+from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensors
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body
+from lengthwise.protocols.endpoint import (
+    JSON,
+    LARGE_BODY_BYTES,
+    TENSORS_BYTES,
+    Encode,
+    Endpoint,
+    Headers,
+    Received,
+    media_type,
+)
+from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.serving import Served, Serving
+
+HEADER_LENGTH: Final = b"inference-header-content-length"
+_MOST_TENSORS: Final = 256
+_FIELDS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
+_INPUT_FIELDS: Final = frozenset({"name", "shape", "datatype", "parameters", "data"})
+_OUTPUT_FIELDS: Final = frozenset({"name", "parameters"})
+
+
+class Infer(Endpoint):
+    """`POST /v2/models/{model}[/versions/{version}]/infer`."""
+
+    name = "/v2/models/MODEL/infer"
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Takes JSON and a body of which nothing is said; octets only with the length of their JSON.
+
+        Raises:
+            UnsupportedMedia: The body is something else.
+        """
+        found = media_type(headers)
+        if found not in (b"application/json", b"") and not (
+            found == b"application/octet-stream" and HEADER_LENGTH in headers
+        ):
+            raise UnsupportedMedia(
+                "content-type must be application/json; application/octet-stream needs the header "
+                "Inference-Header-Content-Length"
+            )
+
+    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+        """See `Endpoint`."""
+        path = request.scope["path_params"]
+        served = kserve.find(self.serving, path["model"], path.get("version"))
+        head, octets = _parts(request)
+        document = json_text.parse(head)
+        if not isinstance(document, dict):
+            raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
+        problems = Problems()
+        _unknown(document, _FIELDS, "", problems)
+        _named(document, served.manifest, problems)
+        identifier = _identifier(document, problems)
+        parameters = _object(document, "parameters", "", problems)
+        sent = _inputs(document, octets, problems)
+        everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems) or False
+        wanted = _outputs(document, problems)
+        asked = tensors.read(
+            served,
+            sent,
+            list(wanted),
+            parameters,
+            problems,
+            max_sequences=self.serving.settings.max_sequences,
+            classes={name: output.classes for name, output in wanted.items() if output.classes is not None},
+        )
+        said = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
+        binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
+        return asked.call, partial(_encode, asked, binary, identifier)
+
+    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+        """See `Endpoint`."""
+        return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
+
+    def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
+        """See `Endpoint`."""
+        return kserve.refusal(error)
+
+
+def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
+    """The protocol's routes."""
+
+    async def server(_: Request) -> Response:
+        return _json(inventory.server())
+
+    async def live(_: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(_: Request) -> Response:
+        return _json({"ready": serving.ready}, 200 if serving.ready else 503)
+
+    async def model(request: Request) -> Response:
+        return _json(inventory.model(serving, _found(serving, request)))
+
+    async def model_ready(request: Request) -> Response:
+        served = _found(serving, request)
+        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
+
+    async def config(request: Request) -> Response:
+        return _json(model_config.of(serving, _found(serving, request)))
+
+    async def stats(request: Request) -> Response:
+        path = request.path_params
+        return _json(statistics.of(serving, path.get("model"), path.get("version")))
+
+    async def index(request: Request) -> Response:
+        try:
+            document = await _document(serving, request)
+        except ClientLeft:
+            return Response(status_code=CLIENT_LEFT)
+        if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+            raise InvalidRequest([Problem("", 'the body must be empty, or {"ready": true or false}')])
+        _only(document, "ready")
+        return _json(inventory.index(serving, ready=document.get("ready", False)))
+
+    infer = Infer(serving, large_bodies)
+    of_model: list[tuple[str, Callable[..., Any], str]] = [
+        ("", model, "GET"),
+        ("/ready", model_ready, "GET"),
+        ("/config", config, "GET"),
+        ("/stats", stats, "GET"),
+        ("/infer", infer, "POST"),
+    ]
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        Route("/v2/models/stats", stats),  # before the models: what is said of one of that name is under its version
+        *(
+            Route(f"/v2/models/{{model}}{version}{end}", endpoint, methods=[method])
+            for version in ("", "/versions/{version}")
+            for end, endpoint, method in of_model
+        ),
+        Route("/v2/repository/index", index, methods=["POST"]),
+    ]
+
+
+def admin_routes(serving: Serving) -> list[Route]:
+    """The routes that change what is served."""
+
+    def change(make: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                document = await _document(serving, request)
+            except ClientLeft:
+                return Response(status_code=CLIENT_LEFT)
+            if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
+                raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
+            _only(document, "parameters")
+            await make(serving, request.path_params["model"], document.get("parameters", {}))
+            return _json({})
+
+        return answer
+
+    return [
+        Route("/v2/repository/models/{model}/load", change(inventory.load), methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", change(inventory.unload), methods=["POST"]),
+    ]
+
+
+def _parts(request: Received) -> tuple[bytes, memoryview]:
+    """The JSON of a body, and what stands behind it."""
+    announced = request.headers.get(HEADER_LENGTH)
+    if announced is None:
+        return request.body, memoryview(b"")
+    size = int(announced) if announced.isdigit() and len(announced) < 20 else -1
+    if not 0 <= size <= len(request.body):
+        raise InvalidRequest(
+            [Problem("", f"Inference-Header-Content-Length must be from 0 to the body's {len(request.body)} bytes")]
+        )
+    return request.body[:size], memoryview(request.body)[size:]
+
+
+def _named(document: dict[str, Any], manifest: Manifest, problems: Problems) -> None:
+    """Holds a body that names its model, as KServe's client does, against the path."""
+    for field, found in (("model_name", manifest.name), ("model_version", str(manifest.version))):
+        if document.get(field) not in (None, "", found):
+            problems.add(f"/{field}", "is not the model of the path")
+
+
+def _identifier(document: dict[str, Any], problems: Problems) -> str | None:
+    identifier = document.get("id")
+    if identifier is None:
+        return None
+    if not isinstance(identifier, str) or len(identifier) > MAX_ID_CHARACTERS:
+        problems.add("/id", f"must be a string of at most {MAX_ID_CHARACTERS} characters")
+        return None
+    return identifier
+
+
+def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) -> list[Sent]:
+    """The input tensors, each with its numbers or with its part of the octets, which must be used up."""
+    sent: list[Sent] = []
+    at = 0
+    for i, entry in enumerate(_objects(document, "inputs", problems)):
+        pointer = f"/inputs/{i}"
+        _unknown(entry, _INPUT_FIELDS, pointer, problems)
+        name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
+        data: list[Any] | memoryview | None = entry.get("data")
+        parameters = _object(entry, "parameters", pointer, problems)
+        request_parameters.no_shared_memory(parameters, f"{pointer}/parameters", problems)
+        size = parameters.get("binary_data_size")
+        if size is not None and data is None and type(size) is int and 0 <= size <= len(octets) - at:
+            data = octets[at : at + size]
+            at += size
+        elif size is not None:
+            problems.add(f"{pointer}/parameters/binary_data_size", "must be the number of its bytes behind the JSON")
+            data = None
+        elif not isinstance(data, list):
+            problems.add(f"{pointer}/data", "must be an array of numbers")
+            data = None
+        if not isinstance(name, str):
+            problems.add(f"{pointer}/name", "must be a string")
+        elif not isinstance(datatype, str):
+            problems.add(f"{pointer}/datatype", "must be a string")
+        elif not isinstance(shape, list) or not all(type(axis) is int for axis in shape):
+            problems.add(f"{pointer}/shape", "must be an array of whole numbers")
+        elif data is not None:
+            sent.append(Sent(name, datatype, tuple(shape), data, pointer))
+    if at < len(octets) and not problems.total:
+        problems.add("", f"{len(octets) - at} bytes behind the JSON belong to no input")
+    return sent
+
+
+def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_parameters.Output]:
+    """The names of the outputs that are asked for, and how each is wanted."""
+    wanted: dict[str, request_parameters.Output] = {}
+    for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
+        pointer = f"/outputs/{i}"
+        _unknown(entry, _OUTPUT_FIELDS, pointer, problems)
+        name = entry.get("name")
+        if not isinstance(name, str) or name in wanted:
+            problems.add(f"{pointer}/name", "must be a string, and stand once")
+        else:
+            parameters = _object(entry, "parameters", pointer, problems)
+            wanted[name] = request_parameters.output(parameters, f"{pointer}/parameters", problems)
+    return wanted
+
+
+def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The answer: JSON, and behind it the octets of the outputs that are wanted so."""
+    manifest = asked.call.model.manifest
+    made: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
+    if identifier is not None:
+        made["id"] = identifier
+    outputs: list[dict[str, Any]] = []
+    octets: list[bytes] = []
+    for tensor in tensors.answer(asked, answers):
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
+        if tensor.name in binary:
+            octets.append(tensor.octets())
+            entry["parameters"] = {"binary_data_size": len(octets[-1])}
+        elif tensor.datatype == "BYTES":
+            entry["data"] = [text.decode() for text in tensor.values.flat]
+        else:
+            entry["data"] = tensor.values.ravel()
+        outputs.append(entry)
+    head = orjson.dumps(made | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not octets:
+        return head, [JSON]
+    length = (HEADER_LENGTH, str(len(head)).encode())
+    return b"".join((head, *octets)), [(b"content-type", b"application/octet-stream"), length]
+
+
+def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
+    """The entries of an array of objects; empty after noting that it is none."""
+    value = document.get(name)
+    if isinstance(value, list) and len(value) > _MOST_TENSORS:
+        problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
+    elif isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        return value
+    else:
+        problems.add(f"/{name}", "must be an array of objects")
+    return []
+
+
+def _object(document: dict[str, Any], name: str, at: str, problems: Problems) -> dict[str, Any]:
+    value = document.get(name, {})
+    if isinstance(value, dict):
+        return value
+    problems.add(f"{at}/{name}", f"must be an object, it is {kind(value)}")
+    return {}
+
+
+def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems: Problems) -> None:
+    for name in document:
+        if name in fields:
+            continue
+        if not problems.listing:
+            problems.count()
+        else:
+            problems.add(f"{at}/{name}", f"unknown field; known are {', '.join(sorted(fields))}")
+
+
+def _only(document: dict[str, Any], name: str) -> None:
+    """Holds that a body has no other field.
+
+    Raises:
+        InvalidRequest: It has.
+    """
+    problems = Problems()
+    _unknown(document, frozenset({name}), "", problems)
+    if problems.total:
+        raise InvalidRequest(problems.found, total=problems.total)
+
+
+async def _document(serving: Serving, request: Request) -> Any:
+    """A body as JSON; an empty one as an empty object.
+
+    Raises:
+        ClientLeft: Nobody waits for the answer any more.
+        RequestError: It is too large, or no JSON.
+    """
+    most = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
+    headers = headers_of(request.scope["headers"])
+    hold = Hold(serving.inflight)
+    try:
+        body = await read_body(request.receive, headers, most, hold)
+        if is_packed(headers):
+            inflating = Inflating(body, most, hold)
+            body = inflating.at_once() or await inflating.inflated()
+        return json_text.parse(body) if body.strip() else {}
+    finally:
+        hold.close()
+
+
+def _found(serving: Serving, request: Request) -> Served:
+    return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

@@ -1,0 +1,118 @@
+"""Judging in a process of its own: what that process does. Started by `lengthwise.repository.judge_process` alone.
+
+It reads its task from stdin and writes its answer, one JSON object, to what was stdout:
+
+| field | holds |
+|---|---|
+| `judged` | `Judged.to_json`, of a model that is good |
+| `refused`, `kind` | why it is not, and the class of the error; with `trace` where that was not foreseen |
+| `memory` | true where the bound on memory was met |
+| `log` | what was logged: level, logger, text |
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any, Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
+_LATER_SECONDS: Final = 5
+
+
+def main() -> None:
+    """Does the task on stdin."""
+    parent, nicer, memory_bytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    timeout_seconds = float(sys.argv[4])
+    _die_with(parent, timeout_seconds)
+    _be_modest(nicer)
+    # What libraries print to stdout must not stand in the answer.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        answer = _answer(memory_bytes)
+        out.write(json.dumps(answer).encode())
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged, for the log of the process that serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[int, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a line."""
+        self.lines.append((record.levelno, record.name, record.getMessage()))
+
+
+def _answer(memory_bytes: int) -> dict[str, Any]:
+    """The answer to the task on stdin, in so much memory more than the interpreter and the libraries take."""
+    kept = _Kept()
+    logging.getLogger("lengthwise").addHandler(kept)
+    logging.getLogger("lengthwise").setLevel(logging.INFO)
+    answer: dict[str, Any] = {}
+    try:
+        from lengthwise.errors import ModelError
+        from lengthwise.repository import judging
+        from lengthwise.stopping import Stopping
+
+        _bound_memory(memory_bytes)
+        task = pickle.loads(sys.stdin.buffer.read())
+        try:
+            judged = judging.judge(task.files, task.limits, task.budget_seconds, task.devices, Stopping())
+            answer["judged"] = judged.to_json()
+        except ModelError as error:
+            answer |= {"refused": str(error), "kind": type(error).__name__}
+            answer["memory"] = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    except MemoryError:
+        answer["memory"] = True
+    except Exception as error:  # whatever a model makes of what reads it is a reason to refuse it
+        answer |= {"refused": f"it makes what reads it fail: {type(error).__name__}: {str(error)[:500]}"}
+        answer |= {"trace": traceback.format_exc(), "memory": any(sign in str(error) for sign in _OUT_OF_MEMORY)}
+    answer["log"] = kept.lines
+    return answer
+
+
+def _die_with(parent: int, timeout_seconds: float) -> None:
+    """Has the system end this process with its parent, and at the latest a little past its time, whatever it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != parent:  # it ended before that was set
+        os._exit(1)
+
+
+def _be_modest(nicer: int) -> None:
+    """Gives way to whoever serves: for the processor, and where the system runs out of memory."""
+    with suppress(OSError):
+        os.nice(nicer)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nor a dump of it where a graph ends it
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _bound_memory(more_bytes: int) -> None:
+    """Lets this process take so much memory more than it has, where the system can bound that."""
+    has = 0
+    with suppress(OSError), open("/proc/self/status") as file:
+        has = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = has + more_bytes
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (bound if most == resource.RLIM_INFINITY else min(bound, most), most))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+/* LSTM and GRU cells over rows of different lengths, for one instruction set; see `_recurrent_kernels.c`, which includes this once
+ * for each and defines
+ *
+ *     TARGET      the attribute of functions that may use it
+ *     NAMED(x)    x with the instruction set's suffix
+ *     LANES       floats in a vector
+ *     SPLAT(x)    the initializer of a vector of x
+ *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
+ *     SMALLER, LARGER  of two vectors; the second where one of them is NaN
+ *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
+ *
+ * all of which end with this file.
+ *
+ * What a row is multiplied with, and in which order it is summed, does not depend on how many rows stand beside it: in
+ * any company it gets the same bits.
+ */
+typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
+typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define Vector NAMED(Vector)
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+INLINE Vector NAMED(load)(const float *from) { return *(const NAMED(Unaligned) *)from; }
+
+INLINE void NAMED(store)(float *to, Vector x) { *(NAMED(Unaligned) *)to = x; }
+
+INLINE Vector NAMED(all)(float x) { return (Vector)SPLAT(x); }
+
+/* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own.
+ *
+ * It is x P(x^2) / Q(x^2), of least largest relative error on [0, 9]; past 9 the nearest float to tanh is 1. The
+ * coefficients are those that `benchmarks/tanh.py` computes. NaN stays.
+ */
+INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
+{
+    x = LARGER(NAMED(all)(-9.0f), SMALLER(NAMED(all)(9.0f), x));
+    Vector square = x * x;
+    Vector p = square * 1.3354655e-08f + 2.0609077e-05f;
+    p = p * square + 3.4955877e-03f;
+    p = p * square + 0.13381025f;
+    p = p * square + 1.0f;
+    Vector q = square * 7.7765554e-07f + 3.2856342e-04f;
+    q = q * square + 0.02587698f;
+    q = q * square + 0.46714342f;
+    *divisor = q * square + 1.0f;
+    return x * p;
+}
+
+/* 1 / (1 + exp(-x)), likewise. A gate that is shut is 0, and not the last bit below it. */
+INLINE Vector NAMED(sigmoid)(Vector x, Vector *divisor)
+{
+    Vector p = NAMED(tanh)(x * 0.5f, divisor);
+    return LARGER(NAMED(all)(0.0f), (p + *divisor) * 0.5f);
+}
+
+/* Adds each row's `size` numbers' products with the weights, `[size][gates][LANES]`, to its sums. */
+INLINE void NAMED(add_products)(const int rows, const int gates, const float *const *numbers, long size,
+                                const float *weights, float *sums, long stride)
+{
+    Vector sum[MOST_ROWS][4];
+    const float *row[MOST_ROWS];
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        row[r] = numbers[r];
+        UNROLLED
+        for (int g = 0; g < gates; g++) sum[r][g] = NAMED(load)(sums + r * stride + g * LANES);
+    }
+    for (long k = 0; k < size; k++, weights += gates * LANES) {
+        Vector number[MOST_ROWS];
+        UNROLLED
+        for (int r = 0; r < rows; r++) number[r] = NAMED(all)(row[r][k]);
+        UNROLLED
+        for (int g = 0; g < gates; g++) {
+            Vector weight = NAMED(load)(weights + g * LANES);
+            UNROLLED
+            for (int r = 0; r < rows; r++) sum[r][g] += number[r] * weight;
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int g = 0; g < gates; g++) NAMED(store)(sums + r * stride + g * LANES, sum[r][g]);
+    }
+}
+
+/* The same for any number of rows. Inlined it would share its registers with what stands around it. */
+static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const float *const *numbers,
+                                                             long size, const float *weights, float *sums, long stride)
+{
+    for (long first = 0; first < count; first += MOST_ROWS) {
+        const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
+        const float *const *from = numbers + first;
+        float *to = sums + first * stride;
+#define ADD_PRODUCTS(n)                                                      \
+    (gates == 4 ? NAMED(add_products)(n, 4, from, size, weights, to, stride) \
+                : NAMED(add_products)(n, 3, from, size, weights, to, stride))
+        BY_ROWS(ADD_PRODUCTS)
+#undef ADD_PRODUCTS
+    }
+}
+
+/* An LSTM's cell: its gates are input, output, forget and cell. Keeps the cell's state, and gives the unit's. */
+INLINE Vector NAMED(lstm_cell)(const float *sums, float *kept)
+{
+    Vector i, o, f, g, c;
+    Vector input = NAMED(sigmoid)(NAMED(load)(sums), &i), forget = NAMED(sigmoid)(NAMED(load)(sums + 2 * LANES), &f);
+    Vector given = NAMED(tanh)(NAMED(load)(sums + 3 * LANES), &g);
+    Vector cell = forget / f * NAMED(load)(kept) + input * given / (i * g);
+    NAMED(store)(kept, cell);
+    Vector out = NAMED(sigmoid)(NAMED(load)(sums + LANES), &o);
+    return out * NAMED(tanh)(cell, &c) / (o * c);
+}
+
+/* A GRU's cell: its gates are update, reset and hidden, the last as its state gives it and as its input does. */
+INLINE Vector NAMED(gru_cell)(const float *sums, float *kept)
+{
+    Vector r, h, u;
+    Vector reset = NAMED(sigmoid)(NAMED(load)(sums + LANES), &r) / r;
+    Vector hidden = NAMED(tanh)(NAMED(load)(sums + 3 * LANES) + reset * NAMED(load)(sums + 2 * LANES), &h) / h;
+    Vector state = hidden + NAMED(sigmoid)(NAMED(load)(sums), &u) * (NAMED(load)(kept) - hidden) / u;
+    NAMED(store)(kept, state);
+    return state;
+}
+
+/* What the inputs of `count` steps, whosesoever they are, give to all gates: `sums [count][panels][4][LANES]`. */
+static TARGET void NAMED(input)(const struct Layer *layer, const struct Direction *direction, long count,
+                                const float *const *inputs, float *sums)
+{
+    const long stride = layer->panels * 4 * LANES;
+    for (long panel = 0; panel < layer->panels; panel++) {
+        const long column = panel * layer->gates * LANES;
+        float *to = sums + panel * 4 * LANES;
+        for (long r = 0; r < count; r++)
+            for (long i = 0; i < layer->gates * LANES; i++) to[r * stride + i] = direction->biases[column + i];
+        const float *weights = direction->inputs + column * layer->inputs;
+        NAMED(multiply)(layer->gates, count, inputs, layer->inputs, weights, to, stride);
+    }
+}
+
+/* One step of `count` rows: from what its inputs give, the states before and what is kept, to the states after it. */
+static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count,
+                               const float *const *states, int first_step, float *sums, float *memory, float *const *out)
+{
+    const int gates = layer->gates;
+    const long stride = layer->panels * 4 * LANES, width = layer->panels * LANES;
+    const long size = first_step ? 0 : layer->hidden; /* nothing was before the first */
+    for (long panel = 0; panel < layer->panels; panel++) {
+        const long unit = panel * LANES;
+        const long units = layer->hidden - unit < LANES ? layer->hidden - unit : LANES;
+        float *of_panel = sums + panel * 4 * LANES, *kept = memory + unit;
+        for (long r = 0; gates == 3 && r < count; r++)
+            for (long i = 0; i < LANES; i++) {
+                of_panel[r * stride + 3 * LANES + i] = of_panel[r * stride + 2 * LANES + i];
+                of_panel[r * stride + 2 * LANES + i] = direction->hidden_biases[unit + i];
+            }
+        NAMED(multiply)(gates, count, states, size, direction->states + unit * gates * layer->hidden, of_panel, stride);
+        for (long r = 0; r < count; r++) {
+            Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, kept + r * width)
+                                      : NAMED(gru_cell)(of_panel + r * stride, kept + r * width);
+            if (units == LANES) {
+                NAMED(store)(out[r] + unit, state);
+            } else {
+                float all[LANES];
+                NAMED(store)(all, state);
+                for (long u = 0; u < units; u++) out[r][unit + u] = all[u];
+            }
+        }
+    }
+}
+
+#undef INLINE
+#undef Vector
+#undef TARGET
+#undef NAMED
+#undef LANES
+#undef SPLAT
+#undef SMALLER
+#undef LARGER
+#undef MOST_ROWS
+#undef BY_ROWS

@@ -1,0 +1,601 @@
+/* LSTM and GRU that compute the steps of each sequence and no others, as kernels for onnxruntime.
+ *
+ * Onnxruntime's own compute every row up to the longest length, and drop what lies past a row's own. These sort the rows
+ * by length: at each step those that still have one stand together, and nothing else is computed or even read. A row's
+ * bits do not depend on its company, nor on what lies in its padding.
+ *
+ * The library is the module `lengthwise.runtime._recurrent_kernels` and, to onnxruntime, a library of custom operators (`RegisterCustomOps`)
+ * that puts its own `LSTM` and `GRU` into ONNX's domain: sessions that register it take them in the place of the built-in
+ * ones. Where a graph wants what they do not know (peepholes, other activations, weights that are computed), they refuse
+ * to be made, the session cannot be opened, and `lengthwise.runtime.session` keeps to one without them.
+ *
+ * What is used of onnxruntime's interface in C (version 16 of it; entries are only ever added behind the last) is
+ * declared here. Held to onnxruntime's own kernels by tests/service/test_recurrent_kernels.py.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define API_VERSION 16
+#define ALIGNMENT 64
+#define ROWS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
+
+/* One direction's weights, in panels of as many units as a vector has lanes. */
+struct Direction {
+    float *inputs;        /* [panels][inputs][gates][lanes] */
+    float *states;        /* [panels][hidden][gates][lanes] */
+    float *biases;        /* [panels][gates][lanes] */
+    float *hidden_biases; /* [panels][lanes]: of a GRU's hidden gate, which its reset gate scales */
+};
+
+struct Layer {
+    int gates; /* 4 of an LSTM, 3 of a GRU */
+    int count; /* of directions */
+    int backward; /* whether the first goes from the last step to the first */
+    long inputs, hidden, panels;
+    const struct Cells *cells;
+    struct Direction directions[2];
+};
+
+/* The arithmetic for one instruction set. */
+struct Cells {
+    const char *name;
+    long lanes;
+    void (*input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
+    void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *,
+                 float *const *);
+};
+
+#define UNROLLED _Pragma("GCC unroll 8")
+#define UP_TO_3(f) case 1: f(1); break; case 2: f(2); break; case 3: f(3); break;
+#define UP_TO_6(f) UP_TO_3(f) case 4: f(4); break; case 5: f(5); break; case 6: f(6); break;
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma")))
+#define NAMED(x) x##_avx512
+#define LANES 16
+#define SPLAT(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+#define SMALLER(a, b) _mm512_min_ps(a, b)
+#define LARGER(a, b) _mm512_max_ps(a, b)
+#define MOST_ROWS 6
+#define BY_ROWS(f) switch (rows) { UP_TO_6(f) }
+#include "_recurrent_cells.h"
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAMED(x) x##_avx2
+#define LANES 8
+#define SPLAT(x) {x, x, x, x, x, x, x, x}
+#define SMALLER(a, b) _mm256_min_ps(a, b)
+#define LARGER(a, b) _mm256_max_ps(a, b)
+#define MOST_ROWS 3
+#define BY_ROWS(f) switch (rows) { UP_TO_3(f) }
+#include "_recurrent_cells.h"
+#endif
+
+/* Best first; none on other processors, where onnxruntime's own kernels run. */
+static const struct Cells KNOWN[] = {
+#if defined(__x86_64__)
+    {"avx512", 16, input_avx512, step_avx512},
+    {"avx2", 8, input_avx2, step_avx2},
+#endif
+    {0},
+};
+
+/* Whether the processor has the instructions, and the system keeps the registers. Compilers' own functions for it are not
+ * all filled in: of the one that the image is built with, they find nothing.
+ */
+static int runs_here(const struct Cells *cells)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d, kept, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL;
+    if (cells->lanes == 16) return (b & avx512) == avx512 && (kept & 0xe6) == 0xe6;
+    if (cells->lanes == 8) return (b & bit_AVX2) && (kept & 0x06) == 0x06;
+#endif
+    return 0;
+}
+
+static const struct Cells *chosen; /* what layers are made with from now on; NULL where no set is known */
+
+/* Room for so many floats; NULL where there is none. */
+static float *floats(long count) { return aligned_alloc(ALIGNMENT, (count * sizeof(float) / ALIGNMENT + 1) * ALIGNMENT); }
+
+static void destroy(void *kernel)
+{
+    struct Layer *layer = kernel;
+    for (int d = 0; d < layer->count; d++) {
+        free(layer->directions[d].inputs);
+        free(layer->directions[d].states);
+        free(layer->directions[d].biases);
+        free(layer->directions[d].hidden_biases);
+    }
+    free(layer);
+}
+
+/* The weights `[gates * hidden][size]` in panels, `[panels][size][gates][lanes]`; lanes past the last unit are 0. */
+static float *in_panels(const struct Layer *layer, const float *weights, long size)
+{
+    const long lanes = layer->cells->lanes, gates = layer->gates;
+    float *panels = floats(layer->panels * size * gates * lanes), *to = panels;
+    if (!panels) return NULL;
+    for (long panel = 0; panel < layer->panels; panel++)
+        for (long k = 0; k < size; k++)
+            for (long gate = 0; gate < gates; gate++)
+                for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++)
+                    *to++ = unit < layer->hidden ? weights[(gate * layer->hidden + unit) * size + k] : 0.0f;
+    return panels;
+}
+
+/* One direction of ONNX's weights W, R and B (which may be NULL); 0 where there is no memory. */
+static int pack(const struct Layer *layer, struct Direction *direction, const float *w, const float *r, const float *b)
+{
+    const long lanes = layer->cells->lanes, gates = layer->gates, hidden = layer->hidden;
+    direction->inputs = in_panels(layer, w, layer->inputs);
+    direction->states = in_panels(layer, r, hidden);
+    direction->biases = floats(layer->panels * gates * lanes);
+    direction->hidden_biases = floats(layer->panels * lanes);
+    if (!direction->inputs || !direction->states || !direction->biases || !direction->hidden_biases) return 0;
+    for (long panel = 0; panel < layer->panels; panel++)
+        for (long unit = 0; unit < lanes; unit++) {
+            const long u = panel * lanes + unit;
+            const int there = b && u < hidden;
+            for (long gate = 0; gate < gates; gate++) {
+                const float of_input = there ? b[gate * hidden + u] : 0.0f;
+                const float of_state = there ? b[(gates + gate) * hidden + u] : 0.0f;
+                const int apart = gates == 3 && gate == 2;
+                direction->biases[(panel * gates + gate) * lanes + unit] = apart ? of_input : of_input + of_state;
+                if (apart) direction->hidden_biases[u] = of_state;
+            }
+        }
+    return 1;
+}
+
+/* A batch as a layer sees it. */
+struct Batch {
+    long steps, rows;
+    const float *x;        /* [steps][rows][inputs] */
+    const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
+    const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
+    float *y;              /* [steps][directions][rows][hidden] */
+    float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
+    long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
+    long *active;          /* [steps]: how many rows have that step */
+};
+
+static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
+
+/* Sorts the rows by length, and counts those that have each step. */
+static void sort(struct Batch *batch)
+{
+    memset(batch->active, 0, batch->steps * sizeof *batch->active);
+    for (long row = 0; row < batch->rows; row++)
+        if (length_of(batch, row)) batch->active[length_of(batch, row) - 1]++;
+    for (long step = batch->steps - 2; step >= 0; step--) batch->active[step] += batch->active[step + 1];
+    /* Before a row stand those that are longer, and those as long that came before it. */
+    long *next = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
+    for (long length = 0; length <= batch->steps; length++)
+        next[length] = length < batch->steps ? batch->active[length] : 0;
+    for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
+}
+
+/* Gives one row's last state; 0 of a row without a step. Nobody may want it: then `to` is NULL. */
+static void give(float *to, long place, const float *state, int ran, long hidden)
+{
+    if (to && ran) memcpy(to + place, state, hidden * sizeof *to);
+    if (to && !ran) memset(to + place, 0, hidden * sizeof *to);
+}
+
+/* Runs one direction; 0 where there is no memory. */
+static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
+{
+    const struct Direction *direction = &layer->directions[d];
+    const int backward = d == 1 || layer->backward;
+    const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * layer->cells->lanes;
+    const long step_of_x = rows * layer->inputs, step_of_y = layer->count * rows * hidden;
+    const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -step_of_y : step_of_y;
+    const long at_once = rows > ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
+    float *given = floats(at_once * width * 4), *memory = floats(rows * width);
+    const float **pointers = malloc((at_once + 2 * rows) * sizeof *pointers);
+    float **out = malloc(rows * sizeof *out);
+    const int made = given && memory && pointers && out;
+    if (made) {
+        const float **inputs = pointers, **states = inputs + at_once, **x = states + rows;
+        memset(memory, 0, rows * width * sizeof *memory);
+        for (long r = 0; r < rows; r++) {
+            const long row = batch->order[r], length = length_of(batch, row);
+            const long start = backward && length ? length - 1 : 0;
+            const long place = (d * rows + row) * hidden;
+            x[r] = batch->x + start * step_of_x + row * layer->inputs;
+            out[r] = batch->y + start * step_of_y + place;
+            states[r] = batch->initial_h ? batch->initial_h + place : NULL;
+            const float *before = layer->gates == 4 ? batch->initial_c : batch->initial_h;
+            if (before) memcpy(memory + r * width, before + place, hidden * sizeof *memory);
+            for (long step = length; step < batch->steps; step++)
+                memset(batch->y + step * step_of_y + place, 0, hidden * sizeof *batch->y);
+        }
+        for (long step = 0, until = 0; step < batch->steps && batch->active[step]; step = until) {
+            long count = 0;
+            for (; until < batch->steps && (!count || count + batch->active[until] <= at_once); until++)
+                for (long r = 0; r < batch->active[until]; r++, count++) {
+                    inputs[count] = x[r];
+                    x[r] += x_stride;
+                }
+            layer->cells->input(layer, direction, count, inputs, given);
+            float *of_step = given;
+            for (long s = step; s < until; s++) {
+                const long active = batch->active[s];
+                layer->cells->step(layer, direction, active, states, s == 0 && !batch->initial_h, of_step, memory, out);
+                of_step += active * width * 4;
+                for (long r = 0; r < active; r++) {
+                    states[r] = out[r];
+                    out[r] += y_stride;
+                }
+            }
+        }
+        for (long r = 0; r < rows; r++) {
+            const long place = (d * rows + batch->order[r]) * hidden;
+            const int ran = length_of(batch, batch->order[r]) > 0;
+            give(batch->y_h, place, states[r], ran, hidden);
+            give(batch->y_c, place, memory + r * width, ran, hidden);
+        }
+    }
+    free(given);
+    free(memory);
+    free(pointers);
+    free(out);
+    return made;
+}
+
+/* ---- Onnxruntime's side. ---- */
+
+typedef struct OrtStatus OrtStatus;
+typedef struct OrtValue OrtValue;
+typedef const void *const *OrtApi; /* a table of functions, by the places below */
+
+enum {
+    CREATE_STATUS = 0,
+    GET_ERROR_MESSAGE = 2,
+    CREATE_CUSTOM_OP_DOMAIN = 26,
+    CUSTOM_OP_DOMAIN_ADD = 27,
+    ADD_CUSTOM_OP_DOMAIN = 28,
+    GET_TENSOR_MUTABLE_DATA = 51,
+    GET_DIMENSIONS_COUNT = 61,
+    GET_DIMENSIONS = 62,
+    GET_TENSOR_TYPE_AND_SHAPE = 65,
+    GET_ATTRIBUTE_INT64 = 86,
+    GET_ATTRIBUTE_STRING = 87,
+    GET_INPUT_COUNT = 88,
+    GET_OUTPUT_COUNT = 89,
+    GET_INPUT = 90,
+    GET_OUTPUT = 91,
+    RELEASE_STATUS = 93,
+    RELEASE_TENSOR_TYPE_AND_SHAPE_INFO = 99,
+    INFO_GET_INPUT_COUNT = 230,
+    INFO_GET_INPUT_NAME = 232,
+    GET_CONSTANT_INPUT = 249,
+};
+enum { INT32 = 6, FLOAT = 1, OPTIONAL = 1, REQUIRED = 0, FAILED = 1, INVALID_ARGUMENT = 2 };
+enum { X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES }; /* the inputs of ONNX's LSTM; a GRU has the first six */
+
+static OrtApi api;
+
+#define CALL(place, returns, ...) ((returns(*)(__VA_ARGS__))api[place])
+
+static OrtStatus *status(int code, const char *message)
+{
+    return CALL(CREATE_STATUS, OrtStatus *, int, const char *)(code, message);
+}
+
+/* Whether a call went well; its status is given back. */
+static int well(OrtStatus *status)
+{
+    if (status) CALL(RELEASE_STATUS, void, OrtStatus *)(status);
+    return !status;
+}
+
+/* The dimensions of a tensor, of which there have to be `count`, and its data; NULL where that is not so. */
+static void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
+{
+    void *shape = NULL, *data = NULL;
+    size_t found = 0;
+    if (!well(CALL(GET_TENSOR_TYPE_AND_SHAPE, OrtStatus *, const OrtValue *, void **)(value, &shape))) return NULL;
+    int good = well(CALL(GET_DIMENSIONS_COUNT, OrtStatus *, const void *, size_t *)(shape, &found)) && found == count &&
+               well(CALL(GET_DIMENSIONS, OrtStatus *, const void *, int64_t *, size_t)(shape, dimensions, count));
+    CALL(RELEASE_TENSOR_TYPE_AND_SHAPE_INFO, void, void *)(shape);
+    good = good && well(CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, const OrtValue *, void **)(value, &data));
+    return good ? data : NULL;
+}
+
+/* A whole-number attribute, or what it is where it is absent. */
+static int64_t whole(const void *info, const char *name, int64_t otherwise)
+{
+    int64_t found;
+    return well(CALL(GET_ATTRIBUTE_INT64, OrtStatus *, const void *, const char *, int64_t *)(info, name, &found))
+               ? found
+               : otherwise;
+}
+
+/* Whether an attribute is absent: only then does onnxruntime say that there is none, whatever its type is. */
+static int absent(const void *info, const char *name)
+{
+    size_t size = 0;
+    OrtStatus *error = CALL(GET_ATTRIBUTE_STRING, OrtStatus *, const void *, const char *, char *, size_t *)(
+        info, name, NULL, &size);
+    const int none =
+        error && !strncmp(CALL(GET_ERROR_MESSAGE, const char *, OrtStatus *)(error), "No attribute with name", 22);
+    well(error);
+    return none;
+}
+
+/* Whether the node has that input: one that is left out has no name. */
+static int has_input(const void *info, size_t index)
+{
+    size_t count = 0, size = 0;
+    return well(CALL(INFO_GET_INPUT_COUNT, OrtStatus *, const void *, size_t *)(info, &count)) && index < count &&
+           (!well(CALL(INFO_GET_INPUT_NAME, OrtStatus *, const void *, size_t, char *, size_t *)(info, index, NULL,
+                                                                                               &size)) ||
+            size > 1);
+}
+
+/* The data of an input that is the same in every run; NULL where it is not, or has other dimensions. */
+static const float *constant(const void *info, size_t index, int64_t *dimensions, size_t count)
+{
+    int is_constant = 0;
+    const OrtValue *value = NULL;
+    if (!well(CALL(GET_CONSTANT_INPUT, OrtStatus *, const void *, size_t, int *, const OrtValue **)(
+            info, index, &is_constant, &value)) ||
+        !is_constant || !value)
+        return NULL;
+    return tensor(value, dimensions, count);
+}
+
+static OrtStatus *create(int gates, const void *info, void **kernel)
+{
+    char direction[16] = "forward";
+    size_t size = sizeof direction;
+    int64_t w[3], r[3], b[2] = {0, 0};
+    const float *weights = constant(info, W, w, 3), *of_states = constant(info, R, r, 3), *biases = NULL;
+    if (!weights || !of_states) return status(FAILED, "weights that are not constant");
+    if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(FAILED, "biases that are not constant");
+    if (!absent(info, "direction") &&
+        !well(CALL(GET_ATTRIBUTE_STRING, OrtStatus *, const void *, const char *, char *, size_t *)(
+            info, "direction", direction, &size)))
+        return status(FAILED, "an unknown direction");
+    const int both = !strcmp(direction, "bidirectional"), backward = !strcmp(direction, "reverse");
+    if (!both && !backward && strcmp(direction, "forward")) return status(FAILED, "an unknown direction");
+    if (!absent(info, "activations") || !absent(info, "clip") || whole(info, "layout", 0) ||
+        (gates == 4 && (whole(info, "input_forget", 0) || has_input(info, PEEPHOLES))) ||
+        (gates == 3 && !whole(info, "linear_before_reset", 0)))
+        return status(FAILED, "not the plain form of the cell");
+    const int count = both ? 2 : 1;
+    if (whole(info, "hidden_size", r[2]) != r[2] || w[0] != count || r[0] != count || w[1] != r[1] ||
+        w[1] != gates * r[2] || w[2] < 1 || r[2] < 1 || (biases && (b[0] != count || b[1] != 2 * w[1])))
+        return status(FAILED, "weights that do not fit each other");
+
+    struct Layer *layer = chosen ? calloc(1, sizeof *layer) : NULL;
+    if (!layer) return status(FAILED, chosen ? "no memory" : "no instruction set that they are made for");
+    layer->gates = gates;
+    layer->count = count;
+    layer->backward = backward;
+    layer->inputs = w[2];
+    layer->hidden = r[2];
+    layer->cells = chosen;
+    layer->panels = (layer->hidden + layer->cells->lanes - 1) / layer->cells->lanes;
+    for (int d = 0; d < count; d++)
+        if (!pack(layer, &layer->directions[d], weights + d * w[1] * w[2], of_states + d * r[1] * r[2],
+                  biases ? biases + d * b[1] : NULL)) {
+            destroy(layer);
+            return status(FAILED, "no memory");
+        }
+    *kernel = layer;
+    return NULL;
+}
+
+/* An input of a run, with so many dimensions; NULL where the node has none, or it has others (then `*good` becomes 0). */
+static const void *input(void *context, size_t index, int64_t *dimensions, size_t count, int *good)
+{
+    size_t inputs = 0;
+    const OrtValue *value = NULL;
+    if (!well(CALL(GET_INPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &inputs)) || index >= inputs ||
+        !well(CALL(GET_INPUT, OrtStatus *, const void *, size_t, const OrtValue **)(context, index, &value)) || !value)
+        return NULL;
+    const void *data = tensor(value, dimensions, count);
+    /* Of a tensor without elements there may be no data. */
+    if (!data) *good = 0;
+    return data;
+}
+
+/* Makes an output of a run: `*data` stays NULL where nobody wants it. What went wrong, or NULL. */
+static OrtStatus *output(void *context, size_t index, const int64_t *dimensions, size_t count, float **data)
+{
+    size_t outputs = 0;
+    OrtValue *value = NULL;
+    OrtStatus *error = CALL(GET_OUTPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &outputs);
+    if (error || index >= outputs) return error;
+    error = CALL(GET_OUTPUT, OrtStatus *, void *, size_t, const int64_t *, size_t, OrtValue **)(
+        context, index, dimensions, count, &value);
+    if (error || !value) return error;
+    return CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, OrtValue *, void **)(value, (void **)data);
+}
+
+static OrtStatus *compute(void *kernel, void *context)
+{
+    const struct Layer *layer = kernel;
+    int good = 1;
+    int64_t x[3], lengths[1], h[3], c[3];
+    struct Batch batch = {0};
+    batch.x = input(context, X, x, 3, &good);
+    batch.lengths = input(context, LENGTHS, lengths, 1, &good);
+    batch.initial_h = input(context, INITIAL_H, h, 3, &good);
+    if (layer->gates == 4) batch.initial_c = input(context, INITIAL_C, c, 3, &good);
+    if (!good || !batch.x || x[2] != layer->inputs || (batch.lengths && lengths[0] != x[1]) ||
+        (batch.initial_h && (h[0] != layer->count || h[1] != x[1] || h[2] != layer->hidden)) ||
+        (batch.initial_c && (c[0] != layer->count || c[1] != x[1] || c[2] != layer->hidden)))
+        return status(INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
+    batch.steps = x[0];
+    batch.rows = x[1];
+    for (long row = 0; batch.lengths && row < batch.rows; row++)
+        if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
+            return status(INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+
+    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
+    const long size = batch.steps * layer->count * batch.rows * layer->hidden;
+    float *unwanted = NULL;
+    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    if (!error) error = output(context, 1, last, 3, &batch.y_h);
+    if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
+    if (error) return error;
+    if (!batch.y) batch.y = unwanted = floats(size);
+    batch.order = malloc((batch.rows + batch.steps + 1) * sizeof *batch.order);
+    batch.active = malloc((batch.steps + 1) * sizeof *batch.active);
+    int made = batch.y && batch.order && batch.active;
+    if (made) {
+        sort(&batch);
+        for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
+    }
+    free(unwanted);
+    free(batch.order);
+    free(batch.active);
+    return made ? NULL : status(FAILED, "no memory");
+}
+
+/* ONNX's operator as onnxruntime wants it described: the fields up to version 16, in their order. */
+struct Operator {
+    uint32_t version;
+    void *create_kernel_v1;
+    const char *(*name)(const struct Operator *);
+    const char *(*provider)(const struct Operator *);
+    int (*input_type)(const struct Operator *, size_t);
+    size_t (*input_count)(const struct Operator *);
+    int (*output_type)(const struct Operator *, size_t);
+    size_t (*output_count)(const struct Operator *);
+    void *compute_v1;
+    void (*destroy)(void *);
+    int (*input_presence)(const struct Operator *, size_t);
+    int (*output_presence)(const struct Operator *, size_t);
+    int (*input_memory)(const struct Operator *, size_t);
+    int (*variadic[4])(const struct Operator *);
+    OrtStatus *(*create)(const struct Operator *, OrtApi, const void *, void **);
+    OrtStatus *(*compute)(void *, void *);
+    void *later[8];
+};
+
+static const char *lstm_name(const struct Operator *op) { return (void)op, "LSTM"; }
+static const char *gru_name(const struct Operator *op) { return (void)op, "GRU"; }
+static const char *provider(const struct Operator *op) { return (void)op, NULL; } /* the CPU's */
+static int input_type(const struct Operator *op, size_t index) { return (void)op, index == LENGTHS ? INT32 : FLOAT; }
+static size_t lstm_inputs(const struct Operator *op) { return (void)op, PEEPHOLES + 1; }
+static size_t gru_inputs(const struct Operator *op) { return (void)op, INITIAL_H + 1; }
+static int output_type(const struct Operator *op, size_t index) { return (void)op, (void)index, FLOAT; }
+static size_t lstm_outputs(const struct Operator *op) { return (void)op, 3; }
+static size_t gru_outputs(const struct Operator *op) { return (void)op, 2; }
+static int input_presence(const struct Operator *op, size_t index) { return (void)op, index <= R ? REQUIRED : OPTIONAL; }
+static int output_presence(const struct Operator *op, size_t index) { return (void)op, (void)index, OPTIONAL; }
+static int input_memory(const struct Operator *op, size_t index) { return (void)op, (void)index, 0; }
+static int not_variadic(const struct Operator *op) { return (void)op, 1; }
+
+static OrtStatus *create_lstm(const struct Operator *op, OrtApi given, const void *info, void **kernel)
+{
+    return (void)op, (void)given, create(4, info, kernel);
+}
+
+static OrtStatus *create_gru(const struct Operator *op, OrtApi given, const void *info, void **kernel)
+{
+    return (void)op, (void)given, create(3, info, kernel);
+}
+
+#define OPERATOR(kind)                                                                                             \
+    {                                                                                                              \
+        .version = API_VERSION, .name = kind##_name, .provider = provider, .input_type = input_type,               \
+        .input_count = kind##_inputs, .output_type = output_type, .output_count = kind##_outputs,                  \
+        .destroy = destroy, .input_presence = input_presence, .output_presence = output_presence,                  \
+        .input_memory = input_memory, .variadic = {not_variadic, not_variadic, not_variadic, not_variadic},        \
+        .create = create_##kind, .compute = compute,                                                               \
+    }
+static const struct Operator LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
+
+struct ApiBase {
+    OrtApi (*get_api)(uint32_t version);
+    const char *(*version)(void);
+};
+
+/* What onnxruntime calls for each session that registers the library. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(void *options, const struct ApiBase *base)
+{
+    static void *domain; /* sessions hold it for as long as they live; Python's lock is held while they register it */
+    if (!(api = base->get_api(API_VERSION))) return NULL;
+    if (!domain) {
+        void *made = NULL;
+        OrtStatus *error = CALL(CREATE_CUSTOM_OP_DOMAIN, OrtStatus *, const char *, void **)("", &made);
+        if (!error) error = CALL(CUSTOM_OP_DOMAIN_ADD, OrtStatus *, void *, const struct Operator *)(made, &LSTM);
+        if (!error) error = CALL(CUSTOM_OP_DOMAIN_ADD, OrtStatus *, void *, const struct Operator *)(made, &GRU);
+        if (error) return error;
+        domain = made;
+    }
+    return CALL(ADD_CUSTOM_OP_DOMAIN, OrtStatus *, void *, void *)(options, domain);
+}
+
+/* ---- Python's side. ---- */
+
+static PyObject *choose(PyObject *module, PyObject *name)
+{
+    const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
+    if (!wanted) return NULL;
+    for (const struct Cells *cells = KNOWN; cells->name; cells++)
+        if (!strcmp(cells->name, wanted) && runs_here(cells)) {
+            chosen = cells;
+            Py_RETURN_NONE;
+        }
+    return PyErr_Format(PyExc_ValueError, "this processor has no %s", wanted);
+}
+
+static PyObject *chosen_name(PyObject *module, PyObject *nothing)
+{
+    if (chosen) return PyUnicode_FromString(chosen->name);
+    return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
+}
+
+static PyMethodDef METHODS[] = {
+    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
+    {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill(PyObject *module)
+{
+    PyObject *names = PyList_New(0);
+    if (!names) return -1;
+    for (const struct Cells *cells = KNOWN; cells->name; cells++) {
+        if (!runs_here(cells)) continue;
+        if (!chosen) chosen = cells;
+        PyObject *name = PyUnicode_FromString(cells->name);
+        const int failed = !name || PyList_Append(names, name);
+        Py_XDECREF(name);
+        if (failed) {
+            Py_DECREF(names);
+            return -1;
+        }
+    }
+    PyObject *tuple = PyList_AsTuple(names);
+    Py_DECREF(names);
+    const int failed = !tuple || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", tuple);
+    Py_XDECREF(tuple);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
+
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, .m_name = "_recurrent_kernels", .m_methods = METHODS, .m_slots = SLOTS,
+    .m_doc = "LSTM and GRU for onnxruntime that compute valid steps only; see `lengthwise.runtime.recurrent_kernels`.",
+};
+
+PyMODINIT_FUNC PyInit__recurrent_kernels(void) { return PyModuleDef_Init(&MODULE); }

@@ -1,0 +1,256 @@
+"""Providers: where a graph runs, and what is promised there. One table, and the choice among its rows.
+
+| provider | runs on | promises in float32 | costs are measured by |
+|---|---|---|---|
+| `cpu` | this machine's processor, in the thread that runs | the same bits alone and in company | processor time |
+| `cuda` | one session a GPU, two batches in flight on each | a tolerance, measured on that device | the clock |
+
+`--provider auto` takes CUDA where the installed onnxruntime has it and a GPU answers, else the CPU, and says why.
+`--provider cuda` where it cannot be had is an error that names all that is missing. Nothing falls to the CPU silently:
+`lengthwise.runtime.session` refuses a session that onnxruntime moved there, and `lengthwise.runtime.placement` a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.installation import Driver, Installation, find
+
+Wanted = Literal["auto", "cuda", "cpu"]
+"""The values of `--provider`."""
+
+_CPU_PACKAGE: Final = "pip install 'lengthwise[cpu]'"
+_GPU_PACKAGE: Final = "pip install 'lengthwise[gpu]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One row of the table.
+
+    Attributes:
+        name: As `--provider` names it.
+        execution_provider: As onnxruntime does.
+        device_type: onnxruntime's name of the memory that its kernels read.
+        bits: Whether a float32 graph can answer with the same bits alone and in company. Each model's own promise is
+            measured; where this is False a tolerance is promised.
+        wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
+        in_flight: Batches at once on one device, unless runners say otherwise: one is copied, decoded and answered
+            while another computes.
+        bound: Whether batches go through buffers of a device (`runtime.binding`), in shapes of a bounded number
+            (`lengthwise.batching.buckets`).
+        session: Entries of onnxruntime's session options.
+        options: Options of the provider.
+    """
+
+    name: str
+    execution_provider: str
+    device_type: str
+    bits: bool
+    wall_clock: bool
+    in_flight: int
+    bound: bool = False
+    session: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "cpu": Provider(
+        name="cpu",
+        execution_provider="CPUExecutionProvider",
+        device_type="cpu",
+        bits=True,
+        wall_clock=False,
+        in_flight=1,
+    ),
+    "cuda": Provider(
+        name="cuda",
+        execution_provider="CUDAExecutionProvider",
+        device_type="cuda",
+        bits=False,
+        wall_clock=True,
+        in_flight=2,
+        bound=True,
+        session={
+            # Who runs what is recorded, and looked at by `lengthwise.runtime.placement` before anything is answered.
+            "session.record_ep_graph_assignment_info": "1",
+        },
+        options={
+            # The arena grows by what a shape needs; doubling it would pass a memory limit that the shapes fit into.
+            "arena_extend_strategy": "kSameAsRequested",
+            # An exhaustive search for convolutions would be made anew for every shape.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "do_copy_in_default_stream": "1",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a session runs.
+
+    Attributes:
+        provider: Its row of the table.
+        index: Which of the provider's devices.
+        name: What it calls itself; empty for the CPU.
+        memory_bytes: Its memory; 0 where nobody asked.
+        tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
+        memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
+        in_flight: Batches at once.
+        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are the CPU's.
+    """
+
+    provider: Provider
+    index: int = 0
+    name: str = ""
+    memory_bytes: int = 0
+    tf32: bool = False
+    memory_limit_bytes: int | None = None
+    in_flight: int = 1
+    recurrent_kernels: bool = False
+
+    @property
+    def label(self) -> str:
+        """How manifests, logs and metrics name it: what a promise and a cost table hold for.
+
+        `CPUExecutionProvider`, or `CUDAExecutionProvider, NVIDIA H200`, with `, TF32` where that is on.
+        """
+        parts = [self.provider.execution_provider, self.name, "TF32" if self.tf32 else ""]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What onnxruntime is told of this device."""
+        options = dict(self.provider.options)
+        if self.provider.name == "cuda":
+            options |= {"device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
+            if self.memory_limit_bytes is not None:
+                options["gpu_mem_limit"] = str(self.memory_limit_bytes)
+        return options
+
+
+CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
+"""The processor: what is served, exported and checked on where nothing else is said."""
+PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
+"""The same with onnxruntime's kernels alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        devices: All of one provider; each gets a session of every model.
+        reason: A sentence for the log and `/healthz`.
+    """
+
+    devices: tuple[Device, ...] = (CPU,)
+    reason: str = "the CPU was asked for"
+
+    @property
+    def provider(self) -> Provider:
+        """The devices' row of the table."""
+        return self.devices[0].provider
+
+    def runners(self, cores: int) -> int:
+        """How many threads run batches: each is a core's work, or waits for its batch on a device."""
+        return sum(device.in_flight for device in self.devices) if self.provider.bound else cores
+
+    def __str__(self) -> str:
+        """`CUDAExecutionProvider, NVIDIA H200 (2 of them): a GPU answers`, for the log."""
+        count = f" ({len(self.devices)} of them)" if len(self.devices) > 1 else ""
+        return f"{self.devices[0].label}{count}: {self.reason}"
+
+
+def choose(
+    wanted: Wanted = "auto",
+    *,
+    tf32: bool = False,
+    memory_limit_bytes: int | None = None,
+    runners: int | None = None,
+    recurrent_kernels: bool = True,
+    installation: Installation | None = None,
+) -> Choice:
+    """Where graphs run from now on.
+
+    Args:
+        wanted: `--provider`.
+        tf32: See `Device`.
+        memory_limit_bytes: See `Device`.
+        runners: How many threads run batches, shared out among the devices; None for as many as the table says.
+        recurrent_kernels: See `Device`; of the CPU, where it is chosen.
+        installation: What there is to choose from; None looks.
+
+    Raises:
+        ConfigurationError: No onnxruntime is installed, or two; or CUDA is wanted and cannot be had: names all that is
+            missing.
+    """
+    found = find() if installation is None else installation
+    check_packages(found)
+    processor = CPU if recurrent_kernels else PLAIN_CPU
+    if wanted == "cpu":
+        return Choice((processor,))
+    driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
+    if not missing:
+        # A promise and a cost table hold for one kind of device.
+        alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
+        cuda = PROVIDERS["cuda"]
+        in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
+        gpus = tuple(
+            Device(cuda, gpu.index, gpu.name, gpu.memory_bytes, tf32, memory_limit_bytes, in_flight) for gpu in alike
+        )
+        others = len(driver.gpus) - len(alike)
+        left_out = f"; {others} of another kind left out" if others else ""
+        why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
+        return Choice(gpus, why + left_out)
+    if wanted == "cuda":
+        raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
+    return Choice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
+
+
+def check_packages(found: Installation) -> None:
+    """Holds that exactly one onnxruntime is installed.
+
+    Raises:
+        ConfigurationError: There is none, or two that write over each other's files.
+    """
+    if len(found.packages) > 1:
+        raise ConfigurationError(
+            f"{' and '.join(found.packages)} are both installed, and each writes over the other's files: "
+            f"pip uninstall {' '.join(found.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
+        )
+    if found.packages and not found.module:
+        named = " ".join(f"{name} {version}" for name, version in found.packages.items())
+        raise ConfigurationError(f"{named} is installed, and cannot be imported: {found.import_error}")
+    if not found.module:
+        raise ConfigurationError(
+            f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
+            "NVIDIA GPUs; in a checkout: make install"
+        )
+
+
+def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
+    """The driver, and what is missing for CUDA, each a sentence: the first of it only, or everything."""
+    missing = []
+    cuda = PROVIDERS["cuda"].execution_provider
+    if cuda not in found.providers:
+        named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
+        if not everything:  # nobody asked for CUDA, so nobody need be told how to get it
+            return Driver(), [f"{named} is without CUDA"]
+        missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
+    driver = found.driver()
+    if driver.problem is not None:
+        missing.append(driver.problem)
+    elif found.cuda and driver.cuda[0] < int(found.cuda.partition(".")[0]):
+        missing.append(
+            f"the NVIDIA driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, and onnxruntime was built for "
+            f"CUDA {found.cuda}: a newer driver is needed"
+        )
+    if missing and not everything:
+        return driver, missing
+    if cuda in found.providers and (libraries := found.missing_libraries()):
+        missing.append(f"{', '.join(libraries)} cannot be loaded ({_GPU_PACKAGE} brings CUDA's libraries and cuDNN)")
+    return driver, missing

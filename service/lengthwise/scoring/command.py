@@ -1,0 +1,274 @@
+"""`lengthwise score`: a file of sequences in, a file of predictions out, offline.
+
+The flow: records -> what the model takes of them -> chunks -> `offline` (plan, run, answer) -> lines, in the order of
+the records -> a summary. A line is what `POST /predict` answers for the sequence, to the byte. What is wrong with a
+record is said with its file and line, and ends the run, or stands in the record's line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.bench.progress import progress_bar
+from lengthwise.command import Command
+from lengthwise.decoding import dataset
+from lengthwise.decoding.dataset import Label
+from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
+from lengthwise.repository import loading
+from lengthwise.repository.model import Model
+from lengthwise.runtime.manifest import MANIFEST_FILE
+from lengthwise.runtime.provider import CPU, PLAIN_CPU, Device
+from lengthwise.scoring import offline
+from lengthwise.scoring.offline import Batch, Result
+from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
+from lengthwise.scoring.scored import Scored
+from lengthwise.scoring.summary import Summary
+from lengthwise.settings import Settings, available_cores
+
+T = TypeVar("T")
+
+_LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_REDRAWN_SECONDS: Final = 0.1
+
+
+@click.command(
+    cls=Command,
+    epilog="IN is .jsonl, .jsonl.gz, .ts or .parquet, or aeon:NAME_TEST. The exit code is 0 where every record got its "
+    "line, 1 for a model that fails its proof, 2 for everything else, 130 for an interruption.",
+)
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--model",
+    "directory",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The model directory: MODELS/NAME/VERSION.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=available_cores,
+    show_default="the cores that affinity and cgroup quota leave",
+    help="Batches that run at once.",
+)
+@click.option(
+    "--recurrent-kernels/--no-recurrent-kernels",
+    default=None,
+    show_default="as `lengthwise serve` would",
+    help="Whether LSTM and GRU layers run in kernels that compute valid steps only, or in onnxruntime's own.",
+)
+@click.option("--attention", is_flag=True, help="Write the attention weights too.")
+@click.option(
+    "--on-error",
+    type=click.Choice(("stop", "skip")),
+    default="stop",
+    show_default=True,
+    help='At a record without an answer: stop, or write why, as {"id": ..., "error": ...}, and go on.',
+)
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--overwrite", is_flag=True, help="Start anew where OUT exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def score(
+    source: str,
+    out: Path,
+    directory: Path,
+    threads: int,
+    recurrent_kernels: bool | None,
+    attention: bool,
+    on_error: str,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Scores a file of sequences: a line of JSON in OUT for each record of IN, in its order.
+
+    \b
+    Example:
+      lengthwise score recordings.jsonl predictions.jsonl --model models/japanese-vowels/1
+      head -1 predictions.jsonl
+    """  # noqa: D301 - click wants a real backspace
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    path = dataset.locate(source)
+    _check_out(out, path)
+    kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
+    model = _load(directory, BatchLimits(), CPU if kernels else PLAIN_CPU)
+    limits = BatchLimits().at_most(model.manifest.max_batch_rows)
+    if attention and model.manifest.graph.attention is None:
+        raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")
+    promise = model.promise
+    console = Console(stderr=True)
+    with Scored(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
+        run = Run(model, limits, threads, attention, stop=on_error == "stop")
+        try:
+            summary = run.score(path, scored, console, resume=resume)
+        except (KeyboardInterrupt, LengthwiseError):
+            if scored.is_written and out.stat().st_size:  # a signal may come between writing lines and counting them
+                console.print(
+                    f"what was scored stands in {out}; --resume goes on behind it",
+                    style="dim",
+                    soft_wrap=True,
+                )
+            raise
+    if as_json:
+        click.echo(orjson.dumps(summary.to_json(), option=orjson.OPT_INDENT_2))
+    else:
+        click.echo("\n".join(summary.lines()))
+
+
+def _check_out(out: Path, source: Path) -> None:
+    """Refuses what cannot be gone on with, and what would be lost."""
+    if out.suffix == ".gz":
+        raise ConfigurationError(
+            f"{out}: predictions are written as plain lines, so that an interrupted run can go on; compress them after"
+        )
+    if out.exists() and out.samefile(source):
+        raise ConfigurationError(f"{out} is the file that is read; the predictions need another")
+
+
+def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
+    """The model, proved as the service proves it."""
+    if not (directory / MANIFEST_FILE).is_file():
+        found = sorted(
+            str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
+        )
+        instead = f"; there is {', '.join(found[:5])}" if found else ", which is MODELS/NAME/VERSION"
+        raise ConfigurationError(f"{directory} is no model directory{instead}")
+    return loading.load(directory.resolve(), limits, devices=(device,))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way to score.
+
+    Attributes:
+        model: Who answers.
+        limits: What one batch may be.
+        threads: How many batches run at once.
+        attention: Whether the attention is written.
+        stop: Whether a record without an answer ends the run.
+    """
+
+    model: Model
+    limits: BatchLimits
+    threads: int
+    attention: bool
+    stop: bool
+
+    def score(self, source: Path, scored: Scored, console: Console, *, resume: bool) -> Summary:
+        """Scores a file.
+
+        Args:
+            source: The records.
+            scored: Where their lines go.
+            console: For the progress bar.
+            resume: Whether an earlier run's lines are kept.
+
+        Raises:
+            ConfigurationError: The file cannot be read, or the other not be written or gone on with.
+            RecordError: A record has no answer, and that ends the run; the lines of all before it are written.
+        """
+        manifest = self.model.manifest
+        summary = Summary(manifest.key)
+        with progress_bar(console) as progress:
+            task = progress.add_task("scoring", total=1.0, note="")
+            read = 0.0
+
+            def advance(share: float) -> None:
+                nonlocal read
+                read = share
+
+            entries = judged(dataset.entries(source, manifest.input.kind, advance), manifest)
+            if resume:
+                self._pass_over(entries, scored, summary)
+                console.print(
+                    f"{scored.lines:,} records were scored before; going on behind them", style="dim", soft_wrap=True
+                )
+            started = drawn = time.monotonic()
+
+            def draw(batch: Batch) -> None:
+                nonlocal drawn
+                summary.ran(batch)
+                summary.seconds = time.monotonic() - started
+                if started + summary.seconds - drawn > _REDRAWN_SECONDS:
+                    drawn = started + summary.seconds
+                    progress.update(task, note=summary.note(), refresh=True)
+
+            def spent(part: str, seconds: float) -> None:
+                summary.cpu_seconds[part] += seconds
+
+            found = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
+            answered = offline.answer_all(
+                self.model,
+                ((chunk, chunk.items) for chunk in found),
+                limits=self.limits,
+                threads=self.threads,
+                attention=self.attention,
+                ran=draw,
+                planned=partial(spent, "planning"),
+            )
+            for chunk, results in answered:
+                began = time.thread_time()
+                self._write(chunk, results, scored, summary)
+                spent("writing", time.thread_time() - began)
+                progress.update(task, completed=chunk.read)
+            scored.finish()
+        summary.seconds = time.monotonic() - started
+        return summary
+
+    def _pass_over(self, entries: Iterator[Entry], scored: Scored, summary: Summary) -> None:
+        """Counts the records that an earlier run scored, and holds them against its lines."""
+        manifest = self.model.manifest
+        for prediction in scored.left():
+            entry = next(entries, None)
+            if entry is None or entry.id != prediction["id"]:
+                raise scored.other(f"is of the record {prediction['id']!r}")
+            try:
+                summary.count(_label(entry), prediction, manifest.labels, manifest.task)
+            except (KeyError, TypeError, ValueError) as error:
+                raise scored.other("is of another kind of model") from error
+        summary.resumed = scored.lines
+
+    def _write(self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary) -> None:
+        """Writes a chunk's lines, up to the record that ends the run, if one does."""
+        manifest = self.model.manifest
+        lines: list[bytes] = []
+        found = iter(results)
+        for entry in chunk.entries:
+            result = next(found) if isinstance(entry, Taken) else None
+            made = told(entry, result, manifest, attention=self.attention)
+            if isinstance(made, RecordError):
+                if self.stop:
+                    scored.write(lines)
+                    raise made
+                made = {"id": entry.id, "error": str(made)}
+            lines.append(orjson.dumps(made, option=_LINE))
+            summary.count(_label(entry), made, manifest.labels, manifest.task)
+        scored.write(lines)
+
+
+def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
+    """The same items; `spent` is told the processor time that each took to come."""
+    while True:
+        started = time.thread_time()
+        item = next(items, None)
+        spent(time.thread_time() - started)
+        if item is None:
+            return
+        yield item
+
+
+def _label(entry: Entry) -> Label:
+    return entry.label if isinstance(entry, Taken) else None

@@ -1,0 +1,146 @@
+"""The records of a file on their way to a model: taken or refused by its manifest, and gathered into chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lengthwise.batching.pending import HORIZON
+from lengthwise.decoding import json_body
+from lengthwise.decoding.calls import Item, fitted, unfit
+from lengthwise.decoding.dataset import BadRecord, Label, Record
+from lengthwise.errors import RecordError
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest, Task
+from lengthwise.scoring.offline import Result
+
+CHUNK_RECORDS: Final = HORIZON
+"""Most records in a chunk: as many as the planner looks at together."""
+CHUNK_BYTES: Final = 33_554_432
+"""Bytes of steps past which a chunk takes no further record."""
+
+
+MOST_LISTED: Final = 10
+"""Labels that a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record that the model takes.
+
+    Attributes:
+        id: Its own, or its number in the file.
+        item: What the model is asked.
+        label: What it should answer, where the file says so.
+        place: `file:line`.
+    """
+
+    id: str
+    item: Item
+    label: Label
+    place: str
+
+
+Entry = Taken | BadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some records in a row.
+
+    Attributes:
+        entries: Good and bad, in the order of the file.
+        read: The share of the file that was read up to here.
+    """
+
+    entries: list[Entry]
+    read: float
+
+    @property
+    def items(self) -> list[Item]:
+        """What the model is asked."""
+        return [entry.item for entry in self.entries if isinstance(entry, Taken)]
+
+
+def judged(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterator[Entry]:
+    """The records as the model takes them, or with what is wrong with them."""
+    for record in records:
+        if isinstance(record, BadRecord):
+            yield record
+            continue
+        why = unfit(record.steps, manifest) or mislabelled(record, manifest.task)
+        if why is not None:
+            yield BadRecord(record.id, RecordError(f"{record.place}: {why}"))
+            continue
+        item = fitted(record.steps, manifest, sent=len(record.steps), id=record.id)
+        yield Taken(record.id, item, record.label, record.place)
+
+
+def mislabelled(record: Record, task: Task) -> str | None:
+    """Why a record's label cannot be compared with an answer, or None where it can, or where there is none."""
+    label = record.label
+    if label is None:
+        return None
+    if (task == "single-label") == isinstance(label, tuple):
+        wanted = {"single-label": "one label", "multi-label": "a list of labels", "per-step": "one label a step"}[task]
+        return f"a {task} model wants {wanted}"
+    if task == "per-step" and len(label) != len(record.steps):
+        return f"{len(label)} labels for {len(record.steps)} steps"
+    return None
+
+
+def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
+    """Which of a record's labels is none of a model's, beside those that are; None where all are.
+
+    Args:
+        record: With one label, several or none.
+        labels: The model's.
+        whose: What to call them.
+    """
+    several = record.label if isinstance(record.label, tuple) else (record.label,)
+    unknown = next((label for label in several if label is not None and label not in labels), None)
+    if unknown is None:
+        return None
+    some = f"these {len(labels)} are" if len(labels) <= MOST_LISTED else f"of these {len(labels)} the first are"
+    return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:MOST_LISTED]))}"
+
+
+def chunked(entries: Iterable[Entry], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
+    """Chunks of entries.
+
+    Args:
+        entries: In the order of the file.
+        read: The share of the file that was read so far.
+        stop: Whether nothing behind a bad record is wanted; it is then the last one of the last chunk.
+    """
+    held: list[Entry] = []
+    size = 0
+    for entry in entries:
+        held.append(entry)
+        is_last = stop and isinstance(entry, BadRecord)
+        if isinstance(entry, Taken):
+            size += entry.item.steps.nbytes
+        if is_last or len(held) == CHUNK_RECORDS or size >= CHUNK_BYTES:
+            yield Chunk(held, read())
+            held, size = [], 0
+        if is_last:
+            return
+    if held:
+        yield Chunk(held, read())
+
+
+def told(entry: Entry, result: Result | None, manifest: Manifest, *, attention: bool) -> dict[str, Any] | RecordError:
+    """The prediction of a record, as `POST /predict` has it, or why there is none.
+
+    Args:
+        entry: The record.
+        result: Of a record that the model takes, what came of it.
+        manifest: Of the model.
+        attention: Whether the attention is wanted.
+    """
+    if isinstance(entry, BadRecord):
+        return entry.error
+    if isinstance(result, Answer):
+        return json_body.prediction(manifest, entry.item, result, attention=attention)
+    return RecordError(f"{entry.place}: {result}")

@@ -1,0 +1,131 @@
+"""What scoring a file came to: how much, how fast, how right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lengthwise.decoding.dataset import Label
+from lengthwise.runtime.manifest import Task
+from lengthwise.scoring.offline import Batch
+
+PARTS: Final = {
+    "reading": "reading the file",
+    "planning": "planning batches",
+    "running": "running the model",
+    "writing": "writing answers",
+}
+"""What a run's processor time goes to."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did, and how right it was; an interrupted run's part counts where it says nothing else.
+
+    Attributes:
+        model: `name/version`.
+        records: Lines in the file.
+        errors: Those without an answer.
+        resumed: Those that an earlier run left.
+        seconds: Of this run, without loading the model.
+        cpu_seconds: Processor time of this run, by the names in `PARTS`.
+        rows: Sequences that this run computed, or windows of them.
+        cost_steps: Padded steps that this run computed.
+        valid_steps: Steps of this run that are somebody's.
+        answers: Answers for which the input has a label: one a record; of a multi-label model one for each of its
+            labels, of a per-step model one a step.
+        right: Those that are the label.
+    """
+
+    model: str
+    records: int = 0
+    errors: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    cpu_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    rows: int = 0
+    cost_steps: int = 0
+    valid_steps: int = 0
+    answers: int = 0
+    right: int = 0
+
+    @property
+    def sequences_per_second(self) -> float:
+        """Of this run."""
+        return (self.records - self.resumed) / self.seconds if self.seconds else 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Padding over cost, of this run."""
+        return 1 - self.valid_steps / self.cost_steps if self.cost_steps else 0.0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Right answers over all, or None where the input has no labels."""
+        return self.right / self.answers if self.answers else None
+
+    def count(self, label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> None:
+        """Counts one line."""
+        self.records += 1
+        if "error" in prediction:
+            self.errors += 1
+        elif label is not None:
+            hits = right(label, prediction, labels, task)
+            self.answers += len(hits)
+            self.right += sum(hits)
+
+    def ran(self, batch: Batch) -> None:
+        """Counts one batch."""
+        self.rows += batch.rows
+        self.cost_steps += batch.cost_steps
+        self.valid_steps += batch.valid_steps
+        self.cpu_seconds["running"] += batch.cpu_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures."""
+        return {
+            "model": self.model,
+            "records": self.records,
+            "errors": self.errors,
+            "resumed": self.resumed,
+            "seconds": self.seconds,
+            "cpu_seconds": dict(self.cpu_seconds),
+            "sequences_per_second": self.sequences_per_second,
+            "padding_share": self.padding_share,
+            "answers": self.answers,
+            "right": self.right,
+            "accuracy": self.accuracy,
+        }
+
+    def note(self) -> str:
+        """What stands beside a progress bar."""
+        return (
+            f"{self.rows:,} sequences, {self.rows / max(self.seconds, 1e-9):,.0f}/s, {self.padding_share:.1%} padding"
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The figures for people."""
+        yield (
+            f"{self.records:,} records by {self.model}: {self.seconds:.1f} s, "
+            f"{self.sequences_per_second:,.0f} a second, {self.padding_share:.1%} padding"
+        )
+        spent = sum(self.cpu_seconds.values())
+        if spent:
+            shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {what}" for part, what in PARTS.items())
+            yield f"processor time {spent:.1f} s: {shares}"
+        if self.errors:
+            yield f'without an answer: {self.errors:,} of them; their lines say why in "error"'
+        if self.accuracy is not None:
+            yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label"
+
+
+def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
+    """Which answers of a prediction are the record's label; see `Summary.answers`."""
+    if task == "single-label":
+        return [prediction["label"] == label]
+    several = label if isinstance(label, tuple) else ()
+    if task == "multi-label":
+        return [(one in several) == (one in prediction["assigned"]) for one in labels]
+    pairs = zip(several, prediction["step_labels"], strict=True)
+    return [wanted == found for wanted, found in pairs if found is not None]

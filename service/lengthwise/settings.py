@@ -1,0 +1,354 @@
+"""Every option of `lengthwise serve`, once: its flag, variable, default, bounds and help all come from a field here.
+
+A flag beats a variable, a variable beats the configuration file, the file beats the default. The variable of
+`max_wait_ms` is `LENGTHWISE_MAX_WAIT_MS`, its flag `--max-wait-ms`, its key in the TOML file `max_wait_ms`. This is the
+only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.files import bundled_models as bundled_models
+from lengthwise.inflight import LEAST_BODIES
+from lengthwise.versions import Policy
+from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+PREFIX = "LENGTHWISE_"
+CONFIG_VARIABLE = PREFIX + "CONFIG"
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, or less where a cgroup's CPU quota says so; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(cores, int(quota) if quota else cores))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """The CPU quota in cores, of cgroup v2 or v1, or None where there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return float(quota) / float(period) if float(quota) > 0 and float(period) > 0 else None
+    except ValueError:  # cgroup v2 writes "max" for no quota
+        return None
+
+
+def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that this process's cgroup, v2 or v1, may still take; None where nothing bounds it.
+
+    Files that were read and can be forgotten count as free.
+    """
+    for limit, used, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most, taken = int((root / limit).read_text()), int((root / used).read_text())
+            lines = (line.split() for line in (root / statistics).read_text().splitlines())
+            forgettable = next((int(number) for name, number in lines if name == cached), 0)
+        except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
+            continue
+        return max(0, most - taken + forgettable)
+    return None
+
+
+def _listed(given: Any) -> Any:
+    """A list as a flag or a variable writes it: parts with commas between them."""
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+
+def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in given:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
+            raise ValueError(f"an origin is https://HOST or https://HOST:PORT, or * for all; {origin!r} is none")
+    return given
+
+
+def _share(given: Any) -> Any:
+    return 0.0 if given == "off" else given
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _policy(given: str) -> str:
+    Policy.parse(given)
+    return given
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
+"""What browsers send as `origin`: scheme, host and perhaps port, no path."""
+
+
+class Settings(BaseSettings):
+    """The options of `lengthwise serve`. Sizes are in the unit that the name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    models: Path = Field(
+        default_factory=bundled_models, description="The model repository: a folder of NAME/VERSION folders."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(8000, description="Port to listen on.")
+    versions: Annotated[str, AfterValidator(_policy)] = Field(
+        "latest",
+        description="Which good versions to serve: latest (one of each name), all, or these: NAME/VERSION,...",
+    )
+    max_model_bytes: int | None = Field(
+        None, ge=1, description="Most bytes of graphs served at once; a version past it is refused; off unless given."
+    )
+    reload_seconds: float = Field(
+        0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How often to look for new, changed and vanished versions; 0: only on SIGHUP and load calls.",
+    )
+    judge_in_process: bool = Field(
+        False,
+        description="Whether new versions are judged in the serving process, which a bad graph may then end; by "
+        "default each is judged in a process of its own.",
+    )
+    judge_timeout_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Longest that judging one version may take; past it, the version is refused.",
+    )
+    judge_memory_bytes: int = Field(
+        4 * 2**30,
+        ge=2**26,
+        description="Most memory that judging one version may take, its files included; past it, the version is "
+        "refused.",
+    )
+    grpc_port: Port | None = Field(None, description="Port for gRPC, by custom 8001; off unless given. Extra: grpc.")
+    admin_port: Port | None = Field(
+        None, description="Port for /metrics, /healthz and admin calls, which then are nowhere else; off unless given."
+    )
+    admin_calls: bool = Field(False, description="Whether callers may load and unload models.")
+    runners: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=256,
+        description="Threads that run batches. Default: the cores that affinity and cgroup quota leave; two for a GPU.",
+    )
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="Where models run; auto: on GPUs where onnxruntime and a GPU can, else on the CPU."
+    )
+    tf32: bool = Field(
+        False, description="Whether a GPU may round the factors of float32 products to 10 bits: faster, less exact."
+    )
+    recurrent_kernels: bool = Field(
+        True,
+        description="Whether the CPU runs LSTM and GRU layers in kernels that compute valid steps only, or in "
+        "onnxruntime's own.",
+    )
+    gpu_memory_bytes: int | None = Field(
+        None, ge=1, description="Most memory that each model's arena takes on a GPU; off unless given."
+    )
+    max_batch_rows: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
+    max_batch_cost_steps: int = Field(16_384, ge=1, description="Most padded steps (rows x width) in one batch.")
+    max_wait_ms: float = Field(
+        0,
+        ge=0,
+        le=60_000,
+        allow_inf_nan=False,
+        description="Longest that a sequence waits for company while a runner is idle.",
+    )
+    max_queue_cost_steps: int = Field(
+        1_000_000, ge=1, description="Most padded steps that may wait; past it, requests get 429."
+    )
+    max_body_bytes: int = Field(16_777_216, ge=1, description="Largest body, after inflating; past it, 413.")
+    max_inflight_bytes: int = Field(
+        268_435_456,
+        ge=1,
+        description="Most bytes of bodies and answers in hand at once, over all calls; past it, 503.",
+    )
+    max_sequences: int = Field(1024, ge=1, description="Most sequences in one request; past it, 413.")
+    default_timeout_ms: float = Field(
+        30_000, gt=0, le=86_400_000, allow_inf_nan=False, description="Deadline of a request that names none."
+    )
+    drain_seconds: float = Field(
+        30, ge=0, le=86_400, allow_inf_nan=False, description="Longest that a shutdown waits for accepted requests."
+    )
+    header_timeout_seconds: float = Field(
+        10, gt=0, le=3600, allow_inf_nan=False, description="Longest that a request's head may take to arrive."
+    )
+    max_connections: int = Field(
+        4096, ge=1, description="Most connections at once; fewer where the process may open fewer files."
+    )
+    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM): serves HTTPS.")
+    tls_key_file: Path | None = Field(None, description="Its private key (PEM); default: in the certificate's file.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="Authorities (PEM): a client must show a certificate of one of them."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="Keys, one a line: all but /livez and /readyz then needs 'authorization: Bearer KEY'."
+    )
+    cors_origins: Origins = Field(
+        (), description="Origins whose pages may call from a browser, with commas between them; * for all; off: none."
+    )
+    triton_metrics: bool = Field(False, description="Whether /metrics has Triton's names (nv_inference_*) too.")
+    access_log: Annotated[float, BeforeValidator(_share)] = Field(
+        0, ge=0, le=1, allow_inf_nan=False, description="Share of the calls that get a line in the log: off, or 0 to 1."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines, on stderr.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any) -> Any:
+        return no_booleans_for_numbers(given, {name: field.annotation for name, field in cls.model_fields.items()})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_batch_cost_steps > self.max_queue_cost_steps:
+            raise ValueError(
+                f"{self._told('max_queue_cost_steps')} must be at least {self._told('max_batch_cost_steps')}: a queue "
+                "must hold what one batch may; raise the first or lower the second"
+            )
+        if self.max_inflight_bytes < LEAST_BODIES * self.max_body_bytes:
+            raise ValueError(
+                f"{self._told('max_inflight_bytes')} must be at least {LEAST_BODIES} times "
+                f"{self._told('max_body_bytes')}: the largest body takes up to that much when it is read"
+            )
+        for name in ("tls_key_file", "tls_client_ca_file"):
+            if getattr(self, name) is not None and self.tls_cert_file is None:
+                raise ValueError(f"{name} needs tls_cert_file, the certificate that belongs to it")
+        ports = [name for name in ("port", "grpc_port", "admin_port") if getattr(self, name) is not None]
+        for one, other in itertools.combinations(ports, 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"{self._told(one)} and {self._told(other)} must differ")
+        return self
+
+    def _told(self, name: str) -> str:
+        """A field with its value, and whether anybody gave it."""
+        by_default = "" if name in self.model_fields_set else ", the default"
+        return f"{name} ({getattr(self, name)}{by_default})"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then variables, then the file that `LENGTHWISE_CONFIG` names."""
+        file = os.environ.get(CONFIG_VARIABLE)
+        sources = [init_settings, env_settings]
+        if file:
+            if not Path(file).is_file():
+                raise ConfigurationError(f"{CONFIG_VARIABLE}: there is no file {file}")
+            try:
+                sources.append(TomlConfigSettingsSource(settings_cls, toml_file=file))
+            except (OSError, ValueError) as error:  # tomllib's error is a ValueError, and so is one of decoding
+                raise ConfigurationError(f"{CONFIG_VARIABLE}: {file} cannot be read as TOML: {error}") from error
+        return tuple(sources)
+
+    @classmethod
+    def load(cls, **flags: Any) -> Settings:
+        """The settings, from flags (None means not given), variables, file and defaults.
+
+        Raises:
+            ConfigurationError: An option is unknown, of the wrong kind or out of bounds; says which and where.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        known = set(cls.model_fields)
+        unknown = [
+            name
+            for name in os.environ
+            if name.startswith(PREFIX) and name != CONFIG_VARIABLE and name.removeprefix(PREFIX).lower() not in known
+        ]
+        if unknown:
+            names = [name.upper() for name in cls.model_fields]
+            told = ", ".join(f"{name}{nearest(name.removeprefix(PREFIX), names, PREFIX)}" for name in sorted(unknown))
+            raise ConfigurationError(f"no option belongs to the variable {told}; `lengthwise serve --help` lists them")
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from error
+
+
+def traces_exporter() -> str | None:
+    """Where traces go, by OpenTelemetry's own variables: `otlp` or `console`; None where nobody wants them.
+
+    Raises:
+        ConfigurationError: They want an exporter or a protocol that is not here.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    named = os.environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if named == "none":
+        return None
+    if named not in ("", "otlp", "console"):
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not here; otlp, console and none are")
+    if named == "console":
+        return named
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        protocol = os.environ.get(variable, "").strip()
+        if protocol not in ("", "http/protobuf"):
+            raise ConfigurationError(f"{variable}: {protocol!r} is not here; http/protobuf is")
+        if protocol:
+            break
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return "otlp" if named or any(os.environ.get(variable) for variable in endpoints) else None
+
+
+def passed_to_children() -> dict[str, str]:
+    """The variables that a process needs which runs models, and none that may hold a secret."""
+    passed = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+    prefixes = ("CUDA_", "NVIDIA_")
+    return {name: text for name, text in os.environ.items() if name in passed or name.startswith(prefixes)}
+
+
+def flag(name: str) -> str:
+    """The flag of a field: `max_wait_ms` has `--max-wait-ms`."""
+    return "--" + name.replace("_", "-")
+
+
+def _sentence(item: ErrorDetails, given: dict[str, Any]) -> str:
+    name = ".".join(str(place) for place in item["loc"])
+    if not name:
+        return sentence(item)
+    variable = PREFIX + str(item["loc"][0]).upper()
+    in_file = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
+    source = variable if variable in os.environ else in_file
+    if name in given:
+        source = flag(name)
+    if item["type"] == "extra_forbidden":
+        options = f"{nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"
+        return f"no option belongs to the key {source}{options}"
+    return f"{source}: {sentence(item)} (it is {item['input']!r})"

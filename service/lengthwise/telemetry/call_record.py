@@ -1,0 +1,120 @@
+"""What is noted of every inference call, whatever its protocol: it is counted, and on wish logged and traced.
+
+A protocol opens an `Account` when a call arrives, tells it what was decoded, and closes it once, on every path out. An
+account costs next to nothing where nobody wants lines or traces: then closing it counts, and that is all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lengthwise.errors import Refused, RequestError
+from lengthwise.telemetry.access_log import AccessLog
+from lengthwise.telemetry.metrics import ModelMetrics
+
+if TYPE_CHECKING:
+    from lengthwise.batching.queues import Timing
+    from lengthwise.decoding.calls import Call
+    from lengthwise.telemetry.tracing import Trace, Tracer
+
+
+class Account:
+    """One call's.
+
+    Attributes:
+        arrived: When it came, on the clock of `time.monotonic`.
+        request_id: Safe to echo and to log.
+        trace: Where its spans hang, or None where it is not traced.
+    """
+
+    __slots__ = ("_accounts", "_decode_seconds", "_lengths", "_metrics", "_name", "arrived", "request_id", "trace")
+
+    def __init__(self, accounts: Accounts, name: str, request_id: bytes, trace: Trace | None, arrived: float) -> None:
+        self.arrived = arrived
+        self.request_id = request_id
+        self.trace = trace
+        self._accounts = accounts
+        self._name = name
+        self._metrics = accounts.unknown
+        self._lengths: Sequence[int] = ()
+        self._decode_seconds = 0.0
+
+    def decoded(self, call: Call[Any], started: float) -> float:
+        """Its body was read: from now on it is a call of that model.
+
+        Args:
+            call: What it asks; its model has `metrics`.
+            started: When reading began, on the clock of `time.monotonic`.
+
+        Returns:
+            The seconds that reading took.
+        """
+        ended = time.monotonic()
+        self._metrics = call.model.metrics
+        self._lengths = [len(item.steps) for item in call.items]
+        self._decode_seconds = ended - started
+        self._metrics.decoded(self._decode_seconds, self._lengths)
+        if self.trace is not None:
+            self.trace.decoded(started, ended)
+        return self._decode_seconds
+
+    def close(
+        self,
+        status: int,
+        error: RequestError | None = None,
+        timing: Timing | None = None,
+        ended: float | None = None,
+    ) -> None:
+        """It has its answer.
+
+        Args:
+            status: As HTTP.
+            error: Why it got no other answer.
+            timing: Where its time went, if it was answered.
+            ended: When the answer was there, if it was not just now, on the clock of `time.monotonic`.
+        """
+        seconds = (time.monotonic() if ended is None else ended) - self.arrived
+        reason = error.reason if isinstance(error, Refused) else None
+        stages = None if timing is None else (timing.queue, timing.inference)
+        trace, access = self.trace, self._accounts.access
+        if trace is None and access is None:
+            self._metrics.request(status, seconds, reason, stages, None, self._decode_seconds)
+            return
+        trace_id = None if trace is None else trace.id
+        self._metrics.request(status, seconds, reason, stages, trace_id, self._decode_seconds)
+        model, request_id = self._metrics.labels, self.request_id.decode()
+        if access is not None:
+            access.note(
+                request_id, self._name, status, seconds, model, lengths=self._lengths, reason=reason, trace_id=trace_id
+            )
+        if trace is not None:
+            trace.end(status, request_id, model, self._lengths, reason)
+
+
+class Accounts:
+    """Opens them.
+
+    Args:
+        unknown: Counts the calls for nothing that is served.
+        access: Writes their lines, or None.
+        tracer: Makes their spans, or None.
+    """
+
+    def __init__(self, unknown: ModelMetrics, access: AccessLog | None = None, tracer: Tracer | None = None) -> None:
+        self.unknown = unknown
+        self.access = access
+        self._tracer = tracer
+
+    def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> Account:
+        """The account of a call that arrives now.
+
+        Args:
+            name: What is called, such as `POST /predict`.
+            request_id: Safe to echo and to log.
+            headers: By lower-case name; or gRPC's metadata.
+        """
+        arrived = time.monotonic()
+        trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
+        return Account(self, name, request_id, trace, arrived)

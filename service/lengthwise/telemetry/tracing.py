@@ -1,0 +1,185 @@
+"""OpenTelemetry: a span for each inference call, under it its decode, queue and inference, and a span for each batch.
+
+```
+POST /predict ──┬── decode
+                ├── queue
+                └── inference  <── link ──>  batch
+```
+
+A batch belongs to several calls, so it is a trace of its own, linked with the inference of each; it is kept where one
+of those is. Spans are written when they have ended, by the times that were taken anyway, so nothing is held open while
+a call waits. This is the only module that knows OpenTelemetry; it needs the extra `tracing`, so it is imported only
+where the variables `OTEL_*` ask for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+if TYPE_CHECKING:
+    from lengthwise.batching.queues import Entry, Lane
+
+log = logging.getLogger("lengthwise.tracing")
+
+FLUSH_SECONDS: Final = 1.0
+"""How long the end of the process waits for the last spans to be sent."""
+MOST_LENGTHS: Final = 20
+"""How many lengths a span shows."""
+_CARRIED: Final = (b"traceparent", b"tracestate")
+
+
+class Tracer:
+    """Makes the spans.
+
+    Args:
+        processor: Takes those that have ended.
+    """
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: "lengthwise"}))
+        self._processor = processor
+        calls = TracerProvider(resource=resource, shutdown_on_exit=False)
+        batches = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
+        for provider in (calls, batches):
+            provider.add_span_processor(processor)
+        self._calls = calls.get_tracer("lengthwise")
+        self._batches = batches.get_tracer("lengthwise")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
+        """The trace of a call, under that of its caller; None where the sampler leaves it out.
+
+        Args:
+            name: What is called, such as `POST /predict`.
+            headers: By lower-case name; or gRPC's metadata.
+            arrived: When, on the clock of `time.monotonic`.
+        """
+        carrier = {key.decode(): headers[key].decode("latin-1") for key in _CARRIED if key in headers}
+        above = self._propagator.extract(carrier, Context())
+        span = self._calls.start_span(name, above, SpanKind.SERVER, start_time=_epoch(arrived))
+        return Trace(self, span) if span.is_recording() else None
+
+    def stage(self, trace: Trace, name: str, started: float, ended: float) -> Span:
+        """A span below a call's; both times on the clock of `time.monotonic`."""
+        span = self._calls.start_span(name, trace.context, start_time=_epoch(started))
+        span.end(_epoch(ended))
+        return span
+
+    def batch(self, lane: Lane[Any], entries: Sequence[Entry[Any]], started: float, ended: float) -> None:
+        """A batch has run, or failed: its span, and for each traced call in it the spans of its wait and its run.
+
+        Args:
+            lane: The model's.
+            entries: Its rows.
+            started: When, on the clock of `time.monotonic`.
+            ended: Likewise.
+        """
+        arrivals: dict[Trace, float] = {}
+        for entry in entries:
+            trace = entry.ticket.trace
+            if trace is not None:
+                arrivals[trace] = min(entry.arrival, arrivals.get(trace, entry.arrival))
+        if not arrivals:
+            return
+        runs = []
+        for trace, arrival in arrivals.items():
+            self.stage(trace, "queue", arrival, started)
+            runs.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
+        width = max(entry.cost for entry in entries)
+        figures: dict[str, str | int] = {
+            "lengthwise.model": lane.name,
+            "lengthwise.rows": len(entries),
+            "lengthwise.width_steps": width,
+        }
+        span = self._batches.start_span(
+            "batch",
+            Context(),
+            attributes=figures,
+            links=[Link(run.get_span_context()) for run in runs],
+            start_time=_epoch(started),
+        )
+        for run in runs:
+            run.add_link(span.get_span_context())
+            run.end(_epoch(ended))
+        span.end(_epoch(ended))
+
+    def close(self) -> None:
+        """Sends what has not been sent yet, for `FLUSH_SECONDS` at most: a collector may be gone, or never answer.
+
+        The exporter's own bounds are those of a request and of its repetitions, many seconds long.
+        """
+        sending = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(FLUSH_SECONDS)
+        if sending.is_alive():
+            log.warning("the last spans are lost: the collector did not take them within %g s", FLUSH_SECONDS)
+
+
+class Trace:
+    """One call's place in its trace.
+
+    Attributes:
+        id: 32 hexadecimal digits.
+        context: Where spans below the call's hang.
+    """
+
+    __slots__ = ("_span", "_tracer", "context", "id")
+
+    def __init__(self, tracer: Tracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self.id = format_trace_id(span.get_span_context().trace_id)
+        self.context = set_span_in_context(span, Context())
+
+    def decoded(self, started: float, ended: float) -> None:
+        """Its body was read; both times on the clock of `time.monotonic`."""
+        self._tracer.stage(self, "decode", started, ended)
+
+    def end(
+        self, status: int, request_id: str, model: Sequence[str], lengths: Sequence[int], reason: str | None
+    ) -> None:
+        """The call has its answer; see `AccessLog.note` for what is said of it."""
+        span = self._span
+        span.set_attribute("http.response.status_code", status)
+        span.set_attribute("lengthwise.request_id", request_id)
+        name, version = model
+        if name:
+            span.set_attributes({"lengthwise.model": name, "lengthwise.version": version})
+        if lengths:
+            span.set_attributes(
+                {"lengthwise.sequences": len(lengths), "lengthwise.lengths": list(lengths[:MOST_LENGTHS])}
+            )
+        if reason is not None:
+            span.set_attribute("lengthwise.rejected", reason)
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+            span.set_attribute("error.type", str(status))
+        span.end()
+
+
+def open_tracer(exporter: str) -> Tracer:
+    """The tracer whose spans go to `otlp` or to the `console`; OpenTelemetry's own variables say how."""
+    return Tracer(
+        BatchSpanProcessor(ConsoleSpanExporter(out=sys.stdout) if exporter == "console" else OTLPSpanExporter())
+    )
+
+
+def _epoch(moment: float) -> int:
+    """Nanoseconds since 1970 of a moment on the clock of `time.monotonic`."""
+    return time.time_ns() - time.monotonic_ns() + int(moment * 1e9)

@@ -1,0 +1,54 @@
+"""The figures under the names of NVIDIA Triton, for dashboards and autoscalers that know those: `--triton-metrics`.
+
+Each name means what it means there (Triton's user guide, "Metrics"): durations are sums over the calls that were
+answered, each call with its whole stay in a stage, so that `rate(duration) / rate(success)` is a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client.core import Metric, UnknownMetricFamily
+
+from lengthwise.telemetry.metrics import ModelMetrics
+
+_MICROSECONDS: Final = 1e6
+
+_FAMILIES: Final[tuple[tuple[str, str, Callable[[ModelMetrics], float]], ...]] = (
+    ("nv_inference_request_success", "Calls that were answered.", lambda model: model.answered.calls),
+    (
+        "nv_inference_request_failure",
+        "Calls that were refused or failed.",
+        lambda model: model.request_seconds.count - model.answered.calls,
+    ),
+    ("nv_inference_count", "Sequences that were run.", lambda model: model.batch_rows.total),
+    ("nv_inference_exec_count", "Batches that were run.", lambda model: model.batch_rows.count),
+    (
+        "nv_inference_request_duration_us",
+        "Microseconds from the arrival of calls to their answers.",
+        lambda model: model.answered.seconds * _MICROSECONDS,
+    ),
+    (
+        "nv_inference_queue_duration_us",
+        "Microseconds that calls waited for their batches.",
+        lambda model: model.answered.queue_seconds * _MICROSECONDS,
+    ),
+    (
+        "nv_inference_compute_infer_duration_us",
+        "Microseconds that calls spent in the runtime.",
+        lambda model: model.answered.inference_seconds * _MICROSECONDS,
+    ),
+)
+
+
+def families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+    """The families, with a sample for each model; Triton counts nothing for what it does not serve."""
+    for name, help_, figure in _FAMILIES:
+        # Counters, in truth; but a counter's samples end in `_total` here, and Triton's do not.
+        family = UnknownMetricFamily(name, help_, labels=["model", "version"])
+        for model in models:
+            if any(model.labels):
+                with model.lock:
+                    family.add_metric(model.labels, float(figure(model)))
+        yield family

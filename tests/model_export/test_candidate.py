@@ -1,0 +1,178 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from lengthwise.errors import ConfigurationError, VerificationError
+from lengthwise.padding import pad
+from lengthwise.runtime.answers import score
+from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.session import Session
+from lengthwise_export.candidate import Scores, Source, brought, built_in, with_threshold
+from lengthwise_export.errors import ExportError
+from lengthwise_export.export import export
+from lengthwise_export.options import Options
+from lengthwise_export.targets import targets
+from tests.support.specs import spec
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def module(
+    name: str, *, max_length: int = 64, multi_label: bool = False, scores: Scores | None = None, **options: object
+) -> Source:
+    said = Options(**({"features": 3} | options))
+    target = targets.read(f"tests.support.users_models:{name}", said)
+    return brought(target, max_length=max_length, multi_label=multi_label, scores=scores, missing=said.missing)
+
+
+def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
+    source = module("mean", labels=("no", "yes"))
+    published = export(source, tmp_path / "mean")
+    assert published.manifest.labels == ("no", "yes")
+    session = Session.load(published.directory, published.manifest)
+    batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
+    assert source.reference is not None
+    np.testing.assert_allclose(session.run(batch).logits, source.reference(batch), atol=1e-6)
+
+
+def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> None:
+    (promise,) = export(module("mean"), tmp_path / "mean").manifest.promises
+    assert promise.tolerance < 1e-5
+    assert promise.bits == (promise.tolerance == 0)
+
+
+def test_a_module_whose_padding_leaks_is_not_exported() -> None:
+    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` says why"):
+        module("leaking")
+
+
+def test_a_target_that_cannot_be_checked_is_refused_with_the_reason() -> None:
+    with pytest.raises(ExportError, match="check: "):
+        module("mean", features=5)
+
+
+def test_a_module_that_answers_each_step_is_a_per_step_model() -> None:
+    manifest = module("tagger").manifest
+    assert (manifest.task, manifest.classes) == ("per-step", 4)
+
+
+def test_probabilities_are_found_out() -> None:
+    assert module("probabilities").manifest.scores == "probabilities"
+    assert module("mean").manifest.scores == "logits"
+
+
+def test_what_is_said_of_the_scores_is_taken() -> None:
+    assert module("probabilities", scores="logits").manifest.scores == "logits"
+
+
+@pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
+def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: Scores, tmp_path: Path) -> None:
+    source = with_threshold(module(name, multi_label=True, scores=scores, labels=("calm", "cold")), 0.3)
+    published = export(source, tmp_path / name)
+    manifest = Manifest.read(published.directory)
+    assert (manifest.task, manifest.threshold, manifest.scores) == ("multi-label", 0.3, scores or "logits")
+    batch = pad([np.random.default_rng(0).random((length, 3), dtype=np.float32) for length in (2, 5, 9)])
+    session = Session.load(published.directory, manifest)
+    answers = score(session.run(batch), batch.lengths, manifest)
+    assert source.reference is not None
+    said = torch.from_numpy(source.reference(batch))
+    expected = said if scores else torch.sigmoid(said)
+    np.testing.assert_allclose([answer.probabilities for answer in answers if answer], expected, atol=1e-6)
+
+
+def test_one_output_is_the_logit_of_one_label_or_nothing() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"has one output, which would always be chosen: if it stands for one label, say --multi-label",
+    ):
+        module("one")
+    assert module("one", multi_label=True, scores="logits").manifest.classes == 1
+
+
+def test_outputs_that_may_be_probabilities_of_each_class_are_not_guessed() -> None:
+    with pytest.raises(ConfigurationError, match=r"say --scores probabilities, or logits"):
+        module("sigmoid", multi_label=True)
+
+
+def test_what_is_said_of_the_task_must_fit() -> None:
+    with pytest.raises(ConfigurationError, match=r"--multi-label: .*:tagger answers each step"):
+        module("tagger", multi_label=True)
+    with pytest.raises(ConfigurationError, match=r"--multi-label contradicts output\.task = 'single-label'"):
+        built_in(spec(), None, multi_label=True)
+    with pytest.raises(ConfigurationError, match=r"--threshold is for multi-label models; this one is single-label"):
+        with_threshold(module("mean"), 0.3)
+
+
+def test_missing_values_are_refused_unless_the_caller_says_that_they_are_handled() -> None:
+    assert module("filling").manifest.missing == "refuse"
+    assert "--missing handled" in module("filling").notices[0]
+    assert module("filling", missing="handled").manifest.missing == "handled"
+    assert module("mean").manifest.missing == "refuse"
+    assert module("mean").notices == ()
+
+
+def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path) -> None:
+    published = export(module("positions"), tmp_path / "positions")
+    assert published.manifest.max_length == 45
+    assert published.manifest.width_multiple == 1
+    session = Session.load(published.directory, published.manifest)
+    assert session.run(pad([np.ones((45, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+
+
+def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
+    published = export(module("ten_positions", max_length=10), tmp_path / "ten")
+    assert (published.manifest.max_length, published.manifest.width_multiple) == (10, 1)
+    graph = targets.read(str(published.directory / GRAPH_FILE), Options())
+    again = export(brought(graph, max_length=10), tmp_path / "again")
+    assert (again.manifest.max_length, again.manifest.width_multiple) == (10, 1)
+    session = Session.load(again.directory, again.manifest)
+    assert session.run(pad([np.ones((10, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
+
+
+def test_a_model_that_goes_on_past_its_max_length_is_padded_to_round_widths() -> None:
+    assert module("mean", max_length=10).manifest.width_multiple == 4
+    assert module("ten_positions", max_length=8).manifest.width_multiple == 4
+
+
+def test_attention_that_sums_to_one_is_offered(tmp_path: Path) -> None:
+    published = export(module("attending"), tmp_path / "attending")
+    assert published.manifest.graph.attention == "attention"
+    assert "attention" in {case.varied for case in published.cases}
+
+
+def test_attention_that_is_none_is_not_offered() -> None:
+    assert module("attending_wrongly").manifest.graph.attention is None
+
+
+def test_a_token_module_is_published(tmp_path: Path) -> None:
+    published = export(module("tokens", features=None, vocabulary=9), tmp_path / "tokens")
+    assert published.manifest.input.vocabulary == 9
+    assert published.manifest.missing == "refuse"
+
+
+def test_a_graph_made_elsewhere_is_published_as_it_came(tmp_path: Path) -> None:
+    first = export(module("mean"), tmp_path / "mean")
+    target = targets.read(str(first.directory / GRAPH_FILE), Options())
+    again = export(brought(target, max_length=64), tmp_path / "again")
+    assert (again.directory / GRAPH_FILE).read_bytes() == (first.directory / GRAPH_FILE).read_bytes()
+    assert "reference" not in {case.varied for case in again.cases}
+
+
+@pytest.mark.parametrize("made", [lambda: built_in(spec(), None), lambda: module("mean")])
+def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path) -> None:
+    graph = (export(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
+    assert not re.search(rb"\.py\b", graph)
+    assert onnx.load_from_string(graph).metadata_props
+
+
+def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"--max-length 9 contradicts input\.max_length = 1024"):
+        built_in(spec(), None, max_length=9)
+    assert built_in(spec(), None, max_length=1024).manifest.max_length == 1024

@@ -1,0 +1,110 @@
+"""API keys: who may pass, and what happens to the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lengthwise.api_keys import Keys
+from lengthwise.errors import ConfigurationError, Unauthorized
+
+FIRST, SECOND = b"a-key-of-some-length", b"another-key-of-some-length"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "keys"
+    file.write_bytes(b"# the first team's\n" + FIRST + b"\n\n  " + SECOND + b"  \n")
+    return file
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    stamp = path.stat().st_mtime_ns
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp + 1, stamp + 1))
+
+
+@pytest.mark.parametrize("authorization", [b"Bearer " + FIRST, b"bearer " + SECOND, b"  BEARER   " + FIRST + b" "])
+def test_each_key_of_the_file_passes_however_the_header_is_written(path: Path, authorization: bytes) -> None:
+    Keys(path).check(authorization)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        FIRST,
+        b"Basic " + FIRST,
+        b"Bearer " + FIRST[:-1],
+        b"Bearer " + FIRST + b"x",
+        b"Bearer # the first team's",
+        b"Bearer " + FIRST.upper(),
+        b"Bearer " + FIRST + b" " + SECOND,
+        b"Bearer \xff\x00",
+    ],
+)
+def test_nothing_else_passes(path: Path, authorization: bytes | None) -> None:
+    with pytest.raises(Unauthorized):
+        Keys(path).check(authorization)
+
+
+def test_a_changed_file_is_read_again_within_a_second(path: Path, clock: Clock) -> None:
+    keys = Keys(path, clock)
+    rewrite(path, SECOND)
+    keys.check(b"Bearer " + FIRST)
+    clock.now = 1.0
+    with pytest.raises(Unauthorized):
+        keys.check(b"Bearer " + FIRST)
+    keys.check(b"Bearer " + SECOND)
+
+
+@pytest.mark.parametrize("content", [b"", b"# nobody\n", b"short\n"])
+def test_a_file_that_was_spoilt_changes_nothing_and_is_logged_without_a_key(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    keys = Keys(path, clock)
+    rewrite(path, content)
+    clock.now = 1.0
+    keys.check(b"Bearer " + FIRST)
+    assert "the old ones go on" in caplog.text
+    assert "short" not in caplog.text.replace("shortest", "")
+
+
+def test_a_file_that_went_away_changes_nothing(path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    keys = Keys(path, clock)
+    path.unlink()
+    clock.now = 1.0
+    keys.check(b"Bearer " + FIRST)
+    assert "could not be read again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "has no key"), (b"short", ":1: a key has at least 16"), (b"a key with spaces in it", ":1:")],
+)
+def test_a_file_without_good_keys_is_refused_at_the_start_by_line(path: Path, content: bytes, said: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said):
+        Keys(path)
+
+
+def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Keys(tmp_path / "none")

@@ -1,0 +1,774 @@
+"""The way past ASGI: the same answers, refusals and counts as the way through it, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from lengthwise.batching.queues import Entry, Ticket
+from lengthwise.decoding import json_body, validation
+from lengthwise.decoding.calls import Call
+from lengthwise.http import connection
+from lengthwise.http.connection import ENDED, BoundedProtocol
+from lengthwise.http.fast_path import ShortcutProtocol
+from lengthwise.http.fast_request import Direct, DirectPath
+from lengthwise.padding import PaddedBatch
+from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
+from lengthwise.telemetry.call_record import Account
+from tests.support.bad_bodies import BAD_BODIES
+from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
+
+GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+BAD = orjson.dumps({"sequences": [[[1]]]})
+
+
+@dataclass
+class Line:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(
+        self, body: bytes, *headers: str, method: str = "POST", path: str = "/predict", version: str = "1.1"
+    ) -> None:
+        lines = [f"{method} {path} HTTP/{version}", "host: x", f"content-length: {len(body)}", *headers]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(60):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def ask(self, body: bytes, *headers: str, **options: Any) -> tuple[int, dict[str, str], bytes]:
+        self.send(body, *headers, **options)
+        return await self.answer()
+
+
+class Net:
+    """A service behind a socket; counts what came by ASGI."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.by_asgi = 0
+        self.state = uvicorn.server.ServerState()
+        self.port = 0
+        self.lines: list[Line] = []
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.by_asgi += 1
+        await self.service.app(scope, receive, send)
+
+    async def line(self) -> Line:
+        line = Line(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.lines.append(line)
+        return line
+
+
+@asynccontextmanager
+async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
+    """The service behind a socket, with the way past ASGI or without."""
+    made = Net(service)
+    bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
+    taken = DirectPath(service.app.predict, b"/predict")
+    bounded = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
+    config = uvicorn.Config(
+        made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
+    )
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: bounded(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+    )
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        for line in made.lines:
+            line.writer.close()
+            with suppress(ConnectionError):
+                await line.writer.wait_closed()
+        for connection in list(made.state.connections):
+            connection.transport.abort()
+        await server.wait_closed()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(model(manifest())) as made:
+        yield made
+
+
+@asynccontextmanager
+async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
+    """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(60)
+
+    async with serving(model(manifest(), wait), **options) as service, net(service) as made:
+        try:
+            yield made, release, running
+        finally:
+            release.set()
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the HTTP parser is given."""
+    given: list[bytes] = []
+    parse = ShortcutProtocol._parse
+
+    def note(self: ShortcutProtocol, data: bytes) -> None:
+        given.append(data)
+        parse(self, data)
+
+    monkeypatch.setattr(ShortcutProtocol, "_parse", note)
+    return given
+
+
+async def test_a_head_said_again_is_not_parsed_again(service: Service, parsed: list[bytes]) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
+        answers = [await line.ask(body, "x-request-id: mine", "content-type: application/json") for body in bodies]
+        assert len(parsed) == 1
+        assert [status for status, _, _ in answers] == [200, 200, 422, 200]
+        for body, (status, headers, payload) in zip(bodies, answers, strict=True):
+            alone = await (await made.line()).ask(body, "x-request-id: mine", "content-type: application/json")
+            unlike = {"server-timing", "date"}
+            assert (status, payload) == (alone[0], alone[2])
+            assert {k: v for k, v in headers.items() if k not in unlike} == {
+                k: v for k, v in alone[1].items() if k not in unlike
+            }
+    figures = await service.figures()
+    assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 6
+
+
+async def test_a_head_that_differs_is_parsed_and_then_known_itself(service: Service, parsed: list[bytes]) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for name in ("a", "a", "b", "b", "a"):
+            status, headers, _ = await line.ask(GOOD, f"x-request-id: {name}")
+            assert (status, headers["x-request-id"]) == (200, name)
+        assert len(parsed) == 3
+
+
+async def test_a_known_head_is_no_head_inside_of_another_request(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(GOOD)}\r\n\r\n".encode()
+        line.writer.write(head + GOOD)
+        assert (await line.answer())[0] == 200
+        # The start of a request comes with the one before it; what follows is its body, however it looks.
+        inside = b'{"sequences": ' + head + GOOD
+        line.writer.write(
+            head + GOOD + f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(inside)}\r\n\r\n".encode()
+            + inside[:14]
+        )  # fmt: skip
+        assert (await line.answer())[0] == 200
+        line.writer.write(inside[14:])
+        assert (await line.answer())[0] == 422
+        assert (await line.ask(GOOD))[0] == 200
+
+
+async def test_a_known_head_is_still_asked_for_its_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("good-key-of-sixteen\n")
+    async with serving(model(manifest()), api_keys_file=keys) as service, net(service) as made:
+        line = await made.line()
+        for key, status in (("good-key-of-sixteen", 200), ("bad-key-of-sixteen-", 401), ("bad-key-of-sixteen-", 401)):
+            assert (await line.ask(GOOD, f"authorization: Bearer {key}"))[0] == status
+
+
+async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        (connection,) = made.state.connections
+        assert isinstance(connection, ShortcutProtocol)
+        clock = [connection.loop.time()]
+        monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
+        assert (await line.ask(GOOD))[0] == 200
+        clock[0] += connection.timeout_keep_alive - 1
+        assert (await line.ask(GOOD))[0] == 200
+        clock[0] += 1.5
+        connection.timeout_keep_alive_handler()  # set at the first answer
+        assert not connection.transport.is_closing()
+        clock[0] += connection.timeout_keep_alive
+        connection.timeout_keep_alive_handler()
+        assert connection.transport.is_closing()
+
+
+class Clock:
+    """An event loop with a clock of its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: list[float]) -> None:
+        self.call_later = loop.call_later
+        self._now = now
+
+    def time(self) -> float:
+        return self._now[0]
+
+
+async def test_an_ordinary_request_never_meets_asgi_and_leaves_its_connection_open(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for _ in range(3):
+            status, headers, body = await line.ask(GOOD, "x-request-id: mine", "content-type: application/json")
+            assert status == 200
+            assert headers["x-request-id"] == "mine"
+            assert "inference;dur=" in headers["server-timing"]
+            assert orjson.loads(body)["predictions"][0]["label"] == "c"
+        assert made.by_asgi == 0
+    assert (await service.figures())['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 3
+
+
+async def test_every_answer_has_the_date_of_its_second(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        dates = []
+        for second in (b"Sat, 21 Nov 2026 08:00:00 GMT", b"Sat, 21 Nov 2026 08:00:01 GMT"):
+            made.state.default_headers = [(b"date", second), (b"server", b"mine")]
+            for _ in range(2):
+                _, headers, _ = await line.ask(GOOD)
+                dates.append((headers["date"], headers["server"]))
+    assert [date[-6:] for date, _ in dates] == ["00 gmt", "00 gmt", "01 gmt", "01 gmt"]
+    assert {server for _, server in dates} == {"mine"}
+
+
+BODIES = [GOOD, *(bad.body for bad in BAD_BODIES if len(bad.body) < LARGE_BODY_BYTES)]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=[str(number) for number in range(len(BODIES))])
+async def test_both_ways_give_the_same_answer_and_the_same_headers(service: Service, body: bytes) -> None:
+    answers = []
+    for direct in (True, False):
+        async with net(service, direct=direct) as made:
+            answers.append(await (await made.line()).ask(body))
+            assert made.by_asgi == (0 if direct else 1)
+    (status, headers, content), (asgi_status, asgi_headers, asgi_content) = answers
+    assert (status, content) == (asgi_status, asgi_content)
+    assert set(headers) - {"date"} == set(asgi_headers) - {"date"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "options", "body"),
+    [
+        (("content-encoding: gzip",), {}, gzip.compress(GOOD, mtime=0)),
+        (("expect: 100-continue",), {}, GOOD),
+        (("connection: close",), {}, GOOD),
+        ((), {"version": "1.0"}, GOOD),
+        ((), {"path": "/predict?x=1"}, GOOD),
+        ((), {"path": "/v1/models/sums:predict"}, orjson.dumps({"instances": [[[1, 3]]]})),
+        ((), {}, GOOD[:-1] + b" " * LARGE_BODY_BYTES + b"}"),
+    ],
+    ids=["gzip", "expect", "close", "HTTP/1.0", "a query", "another path", "a large body"],
+)
+async def test_what_is_not_ordinary_goes_through_asgi(
+    service: Service, headers: tuple[str, ...], options: dict[str, str], body: bytes
+) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.send(body, *headers, **options)
+        if "expect: 100-continue" in headers:
+            assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 1
+
+
+async def test_a_chunked_body_goes_through_asgi(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        line.writer.write(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD))
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 1
+
+
+async def test_a_body_in_pieces_is_put_together(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(GOOD))
+        for start in range(0, len(GOOD), 5):
+            line.writer.write(GOOD[start : start + 5])
+            await line.writer.drain()
+            await asyncio.sleep(0)
+        assert (await line.answer())[0] == 200
+        assert made.by_asgi == 0
+
+
+async def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        for number in range(5):
+            line.send(GOOD if number % 2 == 0 else b"no json", f"x-request-id: {number}")
+        answers = [await line.answer() for _ in range(5)]
+        assert [headers["x-request-id"] for _, headers, _ in answers] == list("01234")
+        assert [status for status, _, _ in answers] == [200, 422, 200, 422, 200]
+
+
+async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event, *headers: str) -> None:
+    """One client's batch runs; another, whose request has these headers, leaves while it waits behind it."""
+    first, second = await made.line(), await made.line()
+    first.send(GOOD)
+    await running.wait()
+    second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
+    lane = made.service.serving.served[0].lane
+    async with asyncio.timeout(60):
+        while not lane.pool:
+            await asyncio.sleep(0)
+        second.writer.close()
+        while lane.pool:
+            await asyncio.sleep(0)
+    release.set()
+    assert (await first.answer())[0] == 200
+
+
+async def test_a_client_that_leaves_is_counted_as_499_and_what_waits_of_it_is_not_run() -> None:
+    async with held() as (made, release, running):
+        await one_leaves(made, release, running)
+        figures = await made.service.figures()
+        assert figures['lengthwise_requests_total{code="499",model="sums",version="1"}'] == 1
+        assert figures['lengthwise_batch_rows_count{model="sums",version="1"}'] == 1
+        assert idle(figures)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_as_499(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
+        await line.writer.drain()
+        name = 'lengthwise_requests_total{code="499",model="",version=""}'
+        async with asyncio.timeout(60):
+            while not any(connection.cycle for connection in made.state.connections):
+                await asyncio.sleep(0)
+            line.writer.close()
+            while (await service.figures()).get(name) != 1:
+                await asyncio.sleep(0)
+
+
+async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> None:
+    async with held() as (made, release, running):
+        first, second = await made.line(), await made.line()
+        first.send(GOOD)
+        await running.wait()
+        assert (await second.ask(orjson.dumps({"sequences": [[[1, 3]]], "timeout_ms": 5})))[0] == 504
+        release.set()
+        assert (await first.answer())[0] == 200
+        assert (await second.ask(GOOD))[0] == 200
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_attention_that_is_not_finite_is_422_with_its_pointer_for_who_asked_for_it(asked: bool) -> None:
+    body = {"sequences": [[[1, 3]], [[BLIND, BLIND]]]} | ({"outputs": ["attention"]} if asked else {})
+    async with serving(model(manifest())) as service, net(service) as made:
+        line = await made.line()
+        for headers in ([], ["content-encoding: identity"]):  # past ASGI, and through it
+            status, _, answer = await line.ask(orjson.dumps(body), *headers)
+            assert status == (422 if asked else 200)
+            if asked:
+                assert [problem["pointer"] for problem in orjson.loads(answer)["errors"]] == ["/sequences/1"]
+
+
+async def test_attention_that_a_neighbour_asked_for_costs_nobody_else_his_answer() -> None:
+    async with held() as (made, release, running):
+        first, asking, other = [await made.line() for _ in range(3)]
+        first.send(GOOD)
+        await running.wait()
+        asking.send(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}))
+        other.send(orjson.dumps({"sequences": [[[BLIND, BLIND]]]}))
+        lane = made.service.serving.served[0].lane
+        async with asyncio.timeout(20):
+            while len(lane.pool) < 2:
+                await asyncio.sleep(0.001)
+        release.set()
+        assert [(await line.answer())[0] for line in (first, asking, other)] == [200, 200, 200]
+
+
+async def test_logits_that_are_not_finite_are_422_with_their_pointer(service: Service) -> None:
+    async with net(service) as made:
+        body = orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]})
+        status, _, content = await (await made.line()).ask(body)
+        assert status == 422
+        assert [error["pointer"] for error in orjson.loads(content)["errors"]] == ["/sequences/1"]
+
+
+async def test_a_failure_of_the_service_itself_is_500_without_its_words(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(request: Any) -> Any:
+        raise ZeroDivisionError("internal words")
+
+    monkeypatch.setattr(service.app.predict, "decode", broken)
+    async with net(service) as made:
+        status, _, content = await (await made.line()).ask(GOOD)
+        assert status == 500
+        assert b"internal words" not in content
+    assert "internal words" in caplog.text
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["sound", "breaks"])
+async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_that(
+    service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    done: list[str] = []
+    answered, close = ShortcutProtocol.answered, Account.close
+
+    def writes(self: ShortcutProtocol, response: bytes, *, keep_alive: bool) -> bool:
+        done.append("answered")
+        if breaks:
+            self.transport.abort()
+            raise OSError("broken")
+        return answered(self, response, keep_alive=keep_alive)
+
+    def closes(self: Account, status: int, *rest: Any, **named: Any) -> None:
+        done.append(f"closed with {status}")
+        close(self, status, *rest, **named)
+
+    monkeypatch.setattr(ShortcutProtocol, "answered", writes)
+    monkeypatch.setattr(Account, "close", closes)
+    async with net(service) as made:
+        line = await made.line()
+        if breaks:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await line.ask(GOOD)
+        else:
+            assert (await line.ask(GOOD))[0] == 200
+    assert done == ["answered", "closed with 499" if breaks else "closed with 200"]
+    assert service.serving.batcher.unanswered == 0
+
+
+async def test_while_draining_a_refusal_ends_the_connection(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert "connection" not in (await line.ask(GOOD))[1]
+        service.serving.batcher.begin_draining()
+        status, headers, _ = await line.ask(GOOD)
+        assert (status, headers["connection"]) == (503, "close")
+        assert await line.reader.read() == b""
+
+
+async def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        for connection in list(made.state.connections):
+            connection.shutdown()
+        release.set()
+        status, headers, _ = await line.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await line.reader.read() == b""
+        async with asyncio.timeout(60):
+            while made.state.connections:
+                await asyncio.sleep(0)
+
+
+async def test_many_connections_get_their_own_answers(service: Service) -> None:
+    async with net(service) as made:
+
+        async def client(number: int) -> None:
+            line = await made.line()
+            for step in range(10):
+                figure = (number * 10 + step) / 100
+                _, _, content = await line.ask(orjson.dumps({"sequences": [[[figure, figure]]]}))
+                powers = np.exp(np.arange(3) * figure)
+                assert orjson.loads(content)["predictions"][0]["probabilities"] == pytest.approx(
+                    powers / powers.sum(), abs=1e-6
+                )
+
+        await asyncio.gather(*(client(number) for number in range(20)))
+        assert made.by_asgi == 0
+        assert idle(await service.figures())
+
+
+def kept_for_requests() -> list[object]:
+    """What there is that a request, or a connection, was given."""
+    kinds = (Direct, Received, Call, Ticket, Entry, Account, RequestResponseCycle, BoundedProtocol)
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
+
+
+@asynccontextmanager
+async def nothing_kept(made: Net) -> AsyncIterator[None]:
+    """Holds that nothing of what is asked inside is left for the collector once its connections are gone."""
+    before = set(map(id, kept_for_requests()))
+    gc.disable()
+    try:
+        yield
+        for line in made.lines:
+            line.writer.close()
+        async with asyncio.timeout(60):
+            while made.state.connections or made.state.tasks:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert [each for each in kept_for_requests() if id(each) not in before] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (GOOD, 200),
+        (BAD, 422),
+        (orjson.dumps({"sequences": [[[1, 1]], [[NOT_FINITE, NOT_FINITE]]]}), 422),
+        (orjson.dumps({"sequences": [[[1, 3]] * 20] * 20}), 413),
+        (GOOD + b" " * LARGE_BODY_BYTES, 200),
+        (BAD + b" " * LARGE_BODY_BYTES, 422),
+    ],
+    ids=["good", "bad", "not finite", "too much", "large", "large and bad"],
+)
+async def test_what_was_asked_is_let_go_of_with_its_connection_without_the_collector(
+    body: bytes, status: int, direct: bool
+) -> None:
+    async with (
+        serving(model(manifest()), max_queue_cost_steps=200, max_batch_cost_steps=200) as service,
+        net(service, direct=direct) as made,
+        nothing_kept(made),
+    ):
+        assert (await (await made.line()).ask(body))[0] == status
+
+
+@pytest.mark.parametrize("headers", [(), ("origin: http://x",)], ids=["direct", "by ASGI"])
+async def test_a_client_that_leaves_leaves_nothing_for_the_collector(headers: tuple[str, ...]) -> None:
+    async with held() as (made, release, running), nothing_kept(made):
+        await one_leaves(made, release, running, *headers)
+
+
+async def test_requests_that_waited_for_their_turn_on_a_lost_connection_leave_nothing_for_the_collector() -> None:
+    async with held() as (made, release, running), nothing_kept(made):
+        line = await made.line()
+        for _ in range(4):
+            line.send(GOOD)
+        await running.wait()
+        line.writer.transport.abort()
+        release.set()
+
+
+async def test_a_body_over_the_limit_is_413_on_a_connection_that_stays_open_too() -> None:
+    async with serving(model(manifest()), max_body_bytes=100) as service, net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        status, headers, _ = await line.ask(GOOD[:-1] + b" " * 100 + b"}")
+        assert (status, headers["connection"]) == (413, "close")
+        assert await line.reader.read() == b""
+
+
+async def test_a_refused_head_does_not_run_the_request_before_it_again(service: Service) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        assert (await line.ask(GOOD))[0] == 200
+        line.send(b"", "long: " + "a" * 40_000)
+        assert (await line.answer())[0] == 431
+        assert await line.reader.read() == b""
+    figures = await service.figures()
+    assert figures['lengthwise_sequences_total{model="sums",version="1"}'] == 1
+
+
+async def test_a_refused_head_lets_the_answer_before_it_out_first() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        line.send(b"", "long: " + "a" * 40_000)
+        await line.writer.drain()
+        release.set()
+        status, _, content = await line.answer()
+        assert status == 200
+        assert orjson.loads(content)["predictions"][0]["label"] == "c"
+        assert (await line.answer())[0] == 431
+        assert await line.reader.read() == b""
+        figures = await made.service.figures()
+        assert figures['lengthwise_requests_total{code="200",model="sums",version="1"}'] == 1
+
+
+async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        line.writer.write(b"nonsense\r\n\r\n")
+        (connection,) = made.state.connections
+        async with asyncio.timeout(60):
+            while connection._reading is not ENDED:  # it was read, before the answer
+                await asyncio.sleep(0)
+        release.set()
+        assert (await line.answer())[0] == 200
+        assert (await line.answer())[0] == 400
+        assert await line.reader.read() == b""
+
+
+UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+"""What clients of HTTP/2 say first where there is no TLS: Java's by default, curl's with `--http2`."""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_request_that_offers_another_protocol_is_answered_in_this_one(service: Service, direct: bool) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        for headers in (UPGRADE, UPGRADE, (), UPGRADE):
+            status, _, content = await line.ask(GOOD, *headers)
+            assert (status, orjson.loads(content)["predictions"][0]["label"]) == (200, "c")
+        for headers in (UPGRADE, (), UPGRADE, UPGRADE):
+            line.send(GOOD, *headers)
+        assert [(await line.answer())[0] for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(service: Service, direct: bool) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        hidden = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+        head = "\r\n".join(["POST /predict HTTP/1.1", "host: x", *UPGRADE, f"content-length: {len(hidden)}", "", ""])
+        line.writer.write(head.encode())
+        await (await made.line()).ask(GOOD)  # by then the head has arrived alone
+        line.writer.write(hidden)
+        assert (await line.answer())[0] == 422
+        assert b"predictions" in (await line.ask(GOOD))[2]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_body_that_drips_is_counted_as_408(
+    service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
+        assert (await line.answer())[0] == 408
+        name = 'lengthwise_requests_total{code="408",model="",version=""}'
+        async with asyncio.timeout(60):
+            while (await service.figures()).get(name) != 1:
+                await asyncio.sleep(0)
+        assert (await service.figures())['lengthwise_requests_total{code="499",model="",version=""}'] == 0
+
+
+async def test_an_accepted_request_that_is_answered_while_draining_ends_its_connection() -> None:
+    async with held() as (made, release, running):
+        line = await made.line()
+        line.send(GOOD)
+        await running.wait()
+        made.service.serving.batcher.begin_draining()
+        release.set()
+        status, headers, _ = await line.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await line.reader.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/sums:predict"])
+async def test_a_client_that_does_not_read_its_answers_is_not_read_from(service: Service, path: str) -> None:
+    async with net(service) as made:
+        line = await made.line()
+        line.writer.transport.set_write_buffer_limits(high=1)
+        request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx".encode()
+        sent = 0
+        with suppress(ConnectionError, TimeoutError):
+            for _ in range(40):
+                line.writer.write(request * 2000)
+                sent += 2000
+                async with asyncio.timeout(0.5):
+                    await line.writer.drain()
+        answered = sum(value for name, value in (await service.figures()).items() if 'code="422"' in name)
+        assert answered < sent
+        connection = next(iter(made.state.connections), None)
+        assert connection is None or connection.transport.get_write_buffer_size() < 8_000_000
+
+
+LONG = orjson.dumps({"sequences": [{"steps": [[1, 3]] * 2000, "step_mask": [True] * 2000}]})
+"""A good body that only the careful reader reads, and that is not short."""
+ORDINARY = orjson.dumps({"sequences": [[[1, 3]] * 6000]})
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+@pytest.mark.parametrize(
+    ("body", "status", "beside"),
+    [
+        (GOOD, 200, False),
+        (BAD, 422, False),
+        (ORDINARY, 200, False),
+        (LONG, 200, True),
+        (orjson.dumps({"sequences": [[[1]] * 9000]}), 422, True),
+        (b'{"sequences":[' + b",".join([b"[[]]"] * 1020) + b"]}", 422, True),
+    ],
+    ids=["good", "bad", "ordinary", "long", "long and bad", "short steps"],
+)
+async def test_what_takes_the_careful_reader_long_is_read_beside_the_event_loop(
+    body: bytes, status: int, beside: bool, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: set[str] = set()
+    for module, name in ((validation, "read"), (json_body, "_fast")):
+        function = getattr(module, name)
+
+        def watched(*given: Any, function: Any = function, name: str = name, **options: Any) -> Any:
+            if name == "read" or len(given[0]) < CAREFUL_BYTES:
+                readers.add(threading.current_thread().name)
+            return function(*given, **options)
+
+        monkeypatch.setattr(module, name, watched)
+    async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
+        line = await made.line()
+        assert (await line.ask(body))[0] == status
+        assert (await line.ask(GOOD))[0] == 200
+        assert made.by_asgi == (0 if direct else 2)
+        assert idle(await service.figures())
+    assert (len(readers - {threading.main_thread().name}) > 0) == beside
+
+
+@pytest.mark.parametrize("how", ["leaves", "is late"])
+async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the_loop(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, release, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+    read = validation.read
+
+    def slow(*given: Any, **options: Any) -> Any:
+        loop.call_soon_threadsafe(reading.set)
+        release.wait(20)
+        return read(*given, **options)
+
+    monkeypatch.setattr(validation, "read", slow)
+    rules, patience = manifest(max_length=10_000), {"default_timeout_ms": 100} if how == "is late" else {}
+    async with serving(model(rules), **patience) as service, net(service) as made:
+        lines = [await made.line() for _ in range(3)]
+        for line in lines:
+            line.send(LONG)
+        await reading.wait()
+        if how == "leaves":
+            for line in lines:
+                line.writer.transport.abort()
+            async with asyncio.timeout(20):
+                while made.state.connections:
+                    await asyncio.sleep(0.001)
+            assert service.serving.inflight.bytes == 0
+        else:
+            assert (await lines[2].answer())[0] == 504  # the others have the places
+        release.set()
+        if how == "is late":
+            assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
+        async with asyncio.timeout(20):
+            while service.app.predict._large_bodies._value < LARGE_BODIES_AT_ONCE:
+                await asyncio.sleep(0.001)
+        assert idle(await service.figures())
+        assert service.serving.batcher.unanswered == 0

@@ -1,0 +1,73 @@
+"""gRPC's messages as bytes: what millions of empty fields may cost, and that no honest message is taken for such."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise.errors import InvalidRequest
+from lengthwise.protocols import grpc_codec
+from lengthwise.protocols.open_inference import open_inference_pb2 as pb
+from tests.support.numpy_models import manifest, model, serving
+
+MEBIBYTE = 1 << 20
+EMPTY_INPUT, EMPTY_OUTPUT, EMPTY_CONTENTS = b"\x2a\x00", b"\x32\x00", b"\x3a\x00"
+LABEL = b"\x32\x07\x0a\x05label"
+UNKNOWN = {"number": b"\x78\x01", "double": b"\x79" + bytes(8), "float": b"\x7d" + bytes(4), "group": b"\x7b\x7c"}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [EMPTY_INPUT, EMPTY_OUTPUT, EMPTY_CONTENTS, LABEL, *UNKNOWN.values()],
+    ids=["inputs", "outputs", "contents", "one output a million times", *UNKNOWN],
+)
+async def test_a_message_of_millions_of_fields_is_refused_at_once_in_little_memory(field: bytes) -> None:
+    body = pb.ModelInferRequest(model_name="sums").SerializeToString() + field * (4 * MEBIBYTE // len(field))
+    async with serving(model(manifest())) as service:
+        tracemalloc.start()
+        started = time.process_time()
+        try:
+            with pytest.raises(InvalidRequest, match="may have 256 inputs, outputs and parameters"):
+                grpc_codec.decode(body, service.serving)
+            assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
+        finally:
+            tracemalloc.stop()
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(("count", "crowded"), [(255, False), (256, True)])
+def test_a_message_may_have_256_fields(count: int, crowded: bool) -> None:
+    request = pb.ModelInferRequest(model_name="sums")
+    for _ in range(count):
+        request.outputs.add(name="label")
+    assert grpc_codec.crowded(request.SerializeToString()) == crowded
+
+
+@given(st.binary(max_size=300), st.lists(st.text(max_size=300), max_size=20), st.integers(0, 2**31 - 1))
+def test_no_message_of_few_fields_is_crowded_wherever_it_is_cut(raw: bytes, names: list[str], number: int) -> None:
+    request = pb.ModelInferRequest(model_name="sums", raw_input_contents=[raw])
+    for name in names:
+        request.outputs.add(name=name)
+        request.parameters[name].int64_param = number
+        request.inputs.add(name=name, shape=[number])
+    body = request.SerializeToString()
+    for cut in range(0, len(body) + 1, 7):
+        assert not grpc_codec.crowded(body[:cut])
+
+
+async def test_a_shape_of_millions_of_axes_is_wrong_and_not_read_to_its_end() -> None:
+    request = pb.ModelInferRequest(model_name="sums", raw_input_contents=[b""])
+    request.inputs.add(name="values", datatype="FP32", shape=[1] * MEBIBYTE)
+    async with serving(model(manifest())) as service:
+        body = request.SerializeToString()
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequest, match="must be"):
+                grpc_codec.decode(body, service.serving)
+            assert tracemalloc.get_traced_memory()[1] < MEBIBYTE
+        finally:
+            tracemalloc.stop()

@@ -1,0 +1,130 @@
+"""A head is known again only where the parser would make the same of it."""
+
+from __future__ import annotations
+
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lengthwise.http.head_cache import KnownHead
+
+HEADERS = {b"host": b"x", b"content-type": b"application/json", b"content-length": b"4"}
+FIRST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nbody"
+
+
+def known(request: bytes = FIRST, **headers: bytes) -> KnownHead:
+    head = KnownHead.of(request, HEADERS | {name.replace("_", "-").encode(): value for name, value in headers.items()})
+    assert head is not None
+    return head
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"body", b"b" * 12_345])
+def test_the_same_head_with_another_length_is_known(body: bytes):
+    request = FIRST.replace(b": 4", b": %d" % len(body))[:-4] + body
+    assert known().body(request, 100_000) == body
+
+
+def test_the_length_may_stand_anywhere_among_the_headers():
+    first = b"POST / HTTP/1.1\r\ncontent-length: 4\r\nhost: x\r\n\r\nbody"
+    assert known(first).body(first.replace(b": 4", b": 2")[:-2], 100) == b"bo"
+
+
+def test_what_is_kept_of_the_headers_is_all_but_the_length():
+    assert known().headers == {b"host": b"x", b"content-type": b"application/json"}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        FIRST[:-1],
+        FIRST + b"P",
+        FIRST.replace(b"Host: x", b"Host: y"),
+        FIRST.replace(b"Host", b"host"),
+        FIRST.replace(b"/predict", b"/predicts"),
+        FIRST.replace(b": 4", b": 04 "),
+        FIRST.replace(b": 4", b": +4"),
+        FIRST.replace(b": 4", b": "),
+        FIRST.replace(b": 4", b": 4\r\nContent-Length: 4"),
+        FIRST.replace(b": 4", b": 4\r\nTransfer-Encoding: chunked"),
+        FIRST.replace(b": 4", b": 4;"),
+        FIRST.replace(b": 4", b": 00000004"),
+        FIRST.replace(b"\r\n\r\n", b"\n\n"),
+        FIRST.replace(b": 4", ": ٤".encode()),  # a digit of another script
+        b"",
+    ],
+)
+def test_any_other_request_is_for_the_parser(request_: bytes):
+    assert known().body(request_, 100) is None
+
+
+def test_a_body_past_the_limit_is_for_the_parser():
+    assert known().body(FIRST, 4) == b"body"
+    assert known().body(FIRST, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "headers"),
+    [
+        (b"POST / HTTP/1.1\r\nhost: x\r\n\r\n", {b"host": b"x"}),
+        (b"POST / HTTP/1.1\r\ncontent-length:4\r\n\r\nbody", {b"content-length": b"4"}),
+        (b"POST / HTTP/1.1\r\na: \r\n\r\ncontent-length: 4\r\n\r\nbody", {b"content-length": b"4"}),
+        (b"POST / HTTP/1.1\r\ncontent-length: 4\r\ncontent-length: 4\r\n\r\nbody", {b"content-length": b"4"}),
+        (b"POST / HTTP/1.1\r\ncontent-length: 4\r\n 4\r\n\r\nbody", {b"content-length": b"4 4"}),
+        (b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\nbod", {b"content-length": b"4"}),
+    ],
+    ids=["no length", "no space", "in the body", "twice", "folded", "incomplete"],
+)
+def test_a_head_whose_length_does_not_stand_in_it_plainly_is_not_kept(first: bytes, headers: dict[bytes, bytes]):
+    assert KnownHead.of(first, headers) is None
+
+
+class Parsed:
+    """What the parser makes of some bytes: whole requests, each with its headers and body."""
+
+    def __init__(self, data: bytes) -> None:
+        self.requests: list[tuple[list[tuple[bytes, bytes]], bytes]] = []
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = b""
+        httptools.HttpRequestParser(self).feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._headers, self._body = [], b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self.requests.append((self._headers, self._body))
+
+
+_PIECES = st.sampled_from(
+    [b"host: x", b"Content-Length: 3", b"content-length: 12", b"content-length:3", b"a: content-length: 3", b"a: b",
+     b"Content-Length: 03", b" folded", b"transfer-encoding: chunked", b"content-type: application/json"]
+)  # fmt: skip
+_REQUESTS = st.builds(
+    lambda pieces, body: b"POST /predict HTTP/1.1\r\n" + b"".join(piece + b"\r\n" for piece in pieces) + b"\r\n" + body,
+    st.lists(_PIECES, max_size=4),
+    st.sampled_from([b"abc", b"ab", b"abcdefghijkl", b"0\r\n\r\n", b"abcPOST / HTTP/1.1\r\n\r\n"]),
+)
+
+
+@given(_REQUESTS, _REQUESTS)
+@example(FIRST, FIRST)
+def test_what_is_known_is_what_the_parser_reads(first: bytes, second: bytes):
+    try:
+        (headers, body), *others = Parsed(first).requests
+    except (httptools.HttpParserError, ValueError):
+        return
+    head = None if others else KnownHead.of(first, dict(headers))
+    if head is None:
+        return
+    assert head.body(first, 100) == body
+    found = head.body(second, 100)
+    if found is not None:
+        ((read, read_body),) = Parsed(second).requests
+        assert found == read_body
+        assert head.headers == {name: value for name, value in read if name != b"content-length"}

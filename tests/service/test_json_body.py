@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lengthwise.decoding import fast_json, json_body, validation
+from lengthwise.decoding.calls import Call, Item
+from lengthwise.errors import InvalidRequest, RequestError
+from lengthwise.runtime.answers import Answer
+from tests.support.numpy_models import MANIFESTS, OneModel, manifest
+
+Outcome = tuple[Any, ...]
+
+
+@pytest.fixture(scope="module", params=["compiled", "general"], autouse=True)
+def reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every body goes both ways: plain ones through the module in C, and where there is none."""
+    compiled = fast_json.COMPILED
+    if request.param == "compiled" and not compiled:
+        pytest.skip("lengthwise.decoding._fast_json is optional: this installation had no C compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_json, "COMPILED", request.param == "compiled")
+        yield
+
+
+def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
+    """What a reader makes of a body, so that two readers can be compared bit for bit."""
+    try:
+        call = read(body, catalog, max_sequences=4)
+    except InvalidRequest as error:
+        return (error.status, error.problems, error.total)
+    except RequestError as error:
+        return (error.status, error.detail)
+    items = [
+        (
+            item.steps.dtype,
+            item.steps.shape,
+            item.steps.tobytes(),
+            item.sent,
+            item.id,
+            item.kept if item.kept is None else item.kept.tolist(),
+        )
+        for item in call.items
+    ]
+    return (200, items, call.attention, call.timeout_ms, call.priority)
+
+
+ORDINARY = ["0", "-0", "-0.0", "1", "7", "2.5", "1e3", "1E-3", "-1.25e+2", "1e-400", "3.4028235e38"]
+ODD = [
+    *("null", "3.4028235677973365e38", "3.4028235677973366e38", "1e39", "1e300", "-1e300", "1e400", "9" * 400),
+    *("9" * 5000, "18446744073709551615", "18446744073709551616", "-9223372036854775809", "true", '"1"', "[1]", "[]"),
+    *("{}", "NaN", "Infinity", "01", "1.", ".5", "+1", "1.00000000000000000000000null", "nullnull", "-null"),
+]
+number = st.one_of(
+    st.sampled_from(ORDINARY),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-10, 10).map(str),
+)
+token = st.integers(0, 9).map(str)
+
+
+@st.composite
+def sequence(draw: st.DrawFn, kind: str) -> str:
+    """The text of one sequence, mostly right for the manifest of that name."""
+    bare = kind == "tokens" or (kind == "one feature" and draw(st.booleans()))
+    features = 1 if kind == "one feature" else 2
+    value = token if kind == "tokens" else number
+    count = draw(st.integers(0 if draw(st.integers(0, 9)) == 0 else 1, 3))
+    steps = []
+    for _ in range(count):
+        values = [draw(value) for _ in range(1 if bare else features)]
+        if draw(st.integers(0, 7)) == 0:
+            values[-1] = draw(st.sampled_from(["null", *ODD]))
+        steps.append(values[0] if bare else f"[{','.join(values)}]")
+    comma = draw(st.sampled_from([",", " , "]))
+    text = f"[{comma.join(steps)}]"
+    if draw(st.integers(0, 2)):
+        return text
+    fields = [f'"steps":{text}']
+    if draw(st.booleans()):
+        identifier = draw(
+            st.sampled_from(["a", "null", "1e300", '\\"steps\\":[[', "\\ud83d\\ude00", "\\ud800", "x" * 257])
+        )
+        fields.append(f'"id":"{identifier}"')
+    if draw(st.integers(0, 5)) == 0:
+        fields.append(
+            draw(st.sampled_from(['"step_mask":[true]', '"sequences":[[[1,2]]]', '"id":"b"', '"s1teps":[[1,2]]']))
+        )
+    return "{" + ", ".join(draw(st.permutations(fields))) + "}"
+
+
+OPTIONS = [
+    *(
+        '"model":"sums"',
+        '"model":"other"',
+        '"version":"1"',
+        '"version":"01"',
+        '"outputs":["attention"]',
+        '"outputs":[]',
+    ),
+    *('"outputs":"attention"', '"timeout_ms":200', '"timeout_ms":null', '"timeout_ms":1e-3', '"timeout_ms":0'),
+    *(
+        '"timeout_ms":true',
+        '"priority":3',
+        '"priority":3.0',
+        '"priority":true',
+        '"model":"null"',
+        '"more":1',
+        '"model":null',
+    ),
+    *('"sequ1ences":[[[1,2]]]', '"sequ\\u0065nces":[[[1,2]]]', '"outputs":{"attention":1}', '"outputs":["sequences"]'),
+]
+
+
+@st.composite
+def body(draw: st.DrawFn, kind: str) -> bytes:
+    """A body, mostly right, then maybe damaged."""
+    sequences = ",".join(draw(st.lists(sequence(kind), min_size=1, max_size=5)))
+    fields = [f'"sequences":{draw(st.sampled_from(["", " "]))}[{sequences}]']
+    if draw(st.booleans()):
+        fields += draw(st.lists(st.sampled_from(OPTIONS), max_size=2))
+    text = "{" + ",".join(draw(st.permutations(fields))) + "}"
+    for _ in range(draw(st.integers(0, 2)) if draw(st.booleans()) else 0):
+        at = draw(st.integers(0, len(text)))
+        end = draw(st.integers(at, min(len(text), at + 3)))
+        text = (
+            text[:at]
+            + draw(st.sampled_from(["", "", "[", "]", ",", "null", "{", "}", '"', " ", "1", *ODD]))
+            + text[end:]
+        )
+    return text.encode()
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_the_fast_way_and_the_careful_one_agree_on_every_body(kind: str, data: st.DataObject) -> None:
+    text = data.draw(body(kind))
+    catalog = OneModel(MANIFESTS[kind])
+    assert outcome(json_body.decode, text, catalog) == outcome(validation.read, text, catalog)
+
+
+IMITATIONS = [
+    # another key that looks like the right one once its digits are gone
+    b'{"sequ1ences":[[[1,2]]],"sequences":[[[1,2],[3]]]}',
+    b'{"sequences":[[[1,2]],{"sequences":[[[1,2]],[[1,2]]]}]}',
+    b'{"sequences":[[{"sequences":[[[1,2]]]}]]}',
+    b'{"sequ\\u0065nces":[[[1,2,3]]],"sequences":[[[1,2]]]}',
+    b'{"sequences":[{"st\\u0065ps":[{"steps":[[1,2]]}]}]}',
+    b'{"sequences":[{"st\\u0065ps":[[1],[2,3]]},{"steps":[[1,2]]}]}',
+    b'{"sequences":[{"1steps":[[1,2]]}]}',
+    b'{"sequences":[{"steps":[[1,2]],"steps":[[1,2]]}]}',
+    # text that looks like structure
+    b'{"sequences":[{"id":"\\"steps\\":[[1,2]]","steps":[[1],[2,3]]}]}',
+    b'{"model":"\\"sequences\\":[[[1,2]]]","sequences":[[[1],[2,3]]]}',
+    # numbers that look like missing values, and missing values where none may be
+    b'{"sequences":[{"id":"null","steps":[[1e300,2]]}]}',
+    b'{"sequences":[{"id":" 1e300 ","steps":[[1e300,null]]}]}',
+    b'{"sequences":[[[1e300,2]]],"timeout_ms":null}',
+    b'{"sequences":[[[1.00000000000000000000000null,2]]]}',
+    b'{"sequences":[[[10e299,2]]],"model":"null"}',
+    b'{"sequences":[[null]]}',
+    b'{"sequences":[null]}',
+    b'{"sequences":null}',
+    # nesting that flattens to the right count
+    b'{"sequences":[[[1],[2]]]}',
+    b'{"sequences":[[[1],[2,3,4]]]}',
+    b'{"sequences":[[[[1,2]]]]}',
+    b'{"sequences":[[[1,[2]]]]}',
+    b'{"sequences":[[[1,2],[]],[[3,4]]]}',
+    b'{"sequences":[[1,2],[[1,2]]]}',
+    b'{"sequences":[5,[[1,2,3]]]}',
+    b'{"sequences":[[[1]]]}',
+    b'{"sequences":[[[]]]}',
+    b'{"sequences":[[],[[1,2]]]}',
+    b'{"sequences":[]}',
+    # other kinds of value in every place
+    b'{"sequences":["a"]}',
+    b'{"sequences":"abc"}',
+    b'{"sequences":{"a":1}}',
+    b'{"sequences":[{"steps":[[1,2]]},[[1,2]]]}',
+    b'{"sequences":[{"steps":{"a":[[1,2]]}}]}',
+    b'{"sequences":[[[1,2]]],"outputs":null}',
+    b'{"sequences":[[[1,2]]],"outputs":"attention"}',
+    b'{"sequences":[[[1,2]]],"outputs":{"attention":1}}',
+    b"[[[1,2]]]",
+    b"5",
+    b'"sequences"',
+    b"",
+    # around the document
+    b'\xef\xbb\xbf{"sequences":[[[1,2]]]}',
+    b'{"sequences":[[[1,2]]]}\x00',
+    b'{"sequences":[[[1,2]]]} {}',
+    b'{"sequences":[[[1,2]]],"model":"sums","model":"sums"}',
+    # tokens of the wrong kind
+    b'{"sequences":[[1.0,2]]}',
+    b'{"sequences":[[1e0]]}',
+    b'{"sequences":[[-0,9]]}',
+    b'{"sequences":[[10]]}',
+    b'{"sequences":[[18446744073709551615]]}',
+]
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("text", IMITATIONS)
+def test_nothing_imitates_an_ordinary_body(text: bytes, kind: str) -> None:
+    catalog = OneModel(MANIFESTS[kind])
+    assert outcome(json_body.decode, text, catalog) == outcome(validation.read, text, catalog)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("refuses missing", b'{"sequences": [[[1, 2.5], [-3e2, 4]], [[5, 6]]]}'),
+        ("refuses missing", b'{"sequences": [{"steps": [[1, 2]], "id": "a"}, {"id": "b", "steps": [[3, 4]]}]}'),
+        ("refuses missing", b'{"model": "sums", "version": "1", "sequences": [[[1, 2]]], "outputs": ["attention"]}'),
+        ("refuses missing", b'{"sequences": [[[1, 2]]], "timeout_ms": 20, "priority": 3}'),
+        ("takes missing", b'{"sequences": [[[1, null], [null, null]]]}'),
+        ("one feature", b'{"sequences": [[1, 2, null], [3]]}'),
+        ("one feature", b'{"sequences": [[[1], [2]], [[3]]]}'),
+        ("tokens", b'{"sequences": [[1, 2, 3], [4]]}'),
+        ("head", b'{"sequences": [[[1, 2], [3, 4], [5, 6]]]}'),
+    ],
+)
+def test_an_ordinary_body_takes_the_fast_way(kind: str, text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outcome(validation.read, text, OneModel(MANIFESTS[kind]))
+    monkeypatch.setattr(validation, "read", None)
+    assert outcome(json_body.decode, text, OneModel(MANIFESTS[kind])) == expected
+    assert expected[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("features", "step"), [(1, b"5"), (1, b"[5]"), (2, b"[5,6]"), (None, b"5")], ids=["bare", "of one", "of two", "ids"]
+)
+def test_a_large_ordinary_body_takes_the_fast_way(
+    features: int | None, step: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 300_000
+    kind = manifest(vocabulary=10) if features is None else manifest(features=features)
+    catalog = OneModel(kind.model_copy(update={"max_length": steps}))
+    monkeypatch.setattr(validation, "read", None)
+    (item,) = json_body.decode(b'{"sequences":[[' + b",".join([step] * steps) + b"]]}", catalog, max_sequences=1).items
+    assert len(item.steps) == steps
+
+
+def test_a_thread_keeps_no_parser_that_a_large_body_has_grown() -> None:
+    large = b'{"sequences":[[' + b",".join([b"[1,2]"] * 100_000) + b"]]}"
+    catalog = OneModel(manifest(max_length=100_000))
+
+    def read(text: bytes) -> bool:
+        json_body.decode(text, catalog, max_sequences=2)
+        return hasattr(json_body._parsers, "parser")
+
+    with ThreadPoolExecutor(1) as fresh:
+        assert not fresh.submit(read, large).result()
+        assert fresh.submit(read, b'{"sequences":[[[1,2]],[[1,2]]]}').result()
+
+
+def call(item: Item, **fields: Any) -> Call[OneModel]:
+    """A call of one item for a model with those fields in its manifest."""
+    attention = fields.pop("ask", False)
+    return Call(OneModel(manifest(**fields)), [item], attention)
+
+
+def encoded(asked: Call[OneModel], answer: Answer) -> dict[str, Any]:
+    """The one prediction of an answer's bytes."""
+    document = json.loads(json_body.encode(asked, [answer]))
+    assert list(document) == ["model", "version", "labels", "predictions"]
+    (prediction,) = document["predictions"]
+    return prediction  # type: ignore[no-any-return]
+
+
+STEPS = np.zeros((2, 2), dtype=np.float32)
+WEIGHTS = np.array([0.25, 0.75], dtype=np.float32)
+ROW = np.array([0.1, 0.7, 0.2], dtype=np.float32)
+
+
+def test_a_single_label_answer_has_label_score_and_probabilities() -> None:
+    made = encoded(call(Item(STEPS, 2)), Answer(ROW, 1))
+    assert made == {"label": "b", "score": 0.7, "probabilities": [0.1, 0.7, 0.2], "length": 2}
+
+
+def test_a_multi_label_answer_has_the_labels_that_reach_the_threshold() -> None:
+    made = encoded(call(Item(STEPS, 2, id="x"), task="multi-label", threshold=0.2), Answer(ROW, 1))
+    assert made == {"id": "x", "assigned": ["b", "c"], "probabilities": [0.1, 0.7, 0.2], "length": 2}
+
+
+def test_a_per_step_answer_is_null_at_steps_left_out() -> None:
+    kept = Item(STEPS, 3, kept=np.array([0, 2]))
+    made = encoded(call(kept, task="per-step"), Answer(np.stack([ROW, ROW[::-1]])))
+    assert made == {
+        "step_labels": ["b", None, "b"],
+        "step_scores": [0.7, None, 0.7],
+        "probabilities": [[0.1, 0.7, 0.2], None, [0.2, 0.7, 0.1]],
+        "length": 2,
+    }
+
+
+def test_a_per_step_answer_has_every_step_where_none_was_left_out() -> None:
+    made = encoded(call(Item(STEPS, 2), task="per-step"), Answer(np.stack([ROW, ROW])))
+    assert made["step_labels"] == ["b", "b"]
+
+
+def test_attention_has_an_entry_for_each_step_sent_and_0_at_steps_left_out() -> None:
+    kept = Item(STEPS, 4, kept=np.array([1, 3]))
+    assert encoded(call(kept, ask=True), Answer(ROW, 1, WEIGHTS))["attention"] == [0, 0.25, 0, 0.75]
+
+
+def test_attention_that_a_batch_mate_asked_for_is_not_told() -> None:
+    assert "attention" not in encoded(call(Item(STEPS, 2)), Answer(ROW, 1, WEIGHTS))
+
+
+def test_windows_are_told() -> None:
+    windows = [{"start": 0, "length": 2, "probabilities": ROW}]
+    assert encoded(call(Item(STEPS, 2)), Answer(ROW, 1, windows=windows))["windows"][0]["start"] == 0
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
+def test_probabilities_survive_the_text_bit_for_bit(values: list[float]) -> None:
+    row = np.array(values, dtype=np.float32)
+    told = np.array(encoded(call(Item(STEPS, 2)), Answer(row))["probabilities"], dtype=np.float32)
+    assert told.tobytes() == row.tobytes()
+
+
+@example("\u2028 \x00 \U0001f600")
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=256))
+def test_any_id_comes_back_as_it_was_sent(identifier: str) -> None:
+    sent = orjson.dumps({"sequences": [{"id": identifier, "steps": [[1, 2]]}]})
+    read = json_body.decode(sent, OneModel(manifest()), max_sequences=1)
+    assert encoded(read, Answer(ROW, 1))["id"] == identifier

@@ -1,0 +1,117 @@
+"""Several models share the runners by time, and the queue by room."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lengthwise.batching.queues import Entry, Lane, Lanes
+from lengthwise.errors import QueueFull
+from lengthwise.padding import PaddedBatch
+from tests.support.batching import Gate, answers, lane, names, outcome, running, sequence
+
+
+class Clock:
+    """Time that only a run moves: each takes a second, and the first of the model called other what it is held up."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.held_up = 0.0
+        self.ran: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def lane(self, name: str, *, predicted: float = 0.01) -> Lane[int]:
+        def run(batch: PaddedBatch, attention: bool) -> list[int]:
+            self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
+            self.ran.append(name)
+            return names(batch, attention)
+
+        return lane(run, seconds=predicted, name=name, rows=1)
+
+
+async def test_a_flooded_model_does_not_starve_another():
+    clock = Clock()
+    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
+    async with running(flooded, other, clock=clock) as batcher:
+        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert clock.ran.index("other") < 5
+    assert max(i for i, name in enumerate(clock.ran) if name == "other") < 20
+
+
+async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
+    clock = Clock()
+    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
+    async with running(flooded, other, clock=clock) as batcher:
+        clock.held_up = 1000  # seconds that the first run of the other one takes
+        flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert clock.now > 1000
+    held_up, next_turn, *_ = (i for i, name in enumerate(clock.ran) if name == "other")
+    assert next_turn - held_up <= 3, "two of the other model's between them, as where nothing is held up"
+
+
+async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
+    clock = Clock()
+    steady, idle = clock.lane("steady"), clock.lane("idle")
+    async with running(steady, idle, clock=clock) as batcher:
+        await outcome(batcher.submit(steady, [sequence(number) for number in range(100)], answers))
+        clock.ran.clear()
+        flood = batcher.submit(idle, [sequence(number) for number in range(50)], answers)
+        few = batcher.submit(steady, [sequence(number) for number in range(5)], answers)
+        await outcome(few)
+        await outcome(flood)
+    assert max(i for i, name in enumerate(clock.ran) if name == "steady") < 20
+
+
+async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it():
+    gate = Gate()
+    old, new = lane(gate), lane()
+    async with running(old, new) as batcher:
+        first = batcher.submit(old, [sequence(0)], answers)
+        await gate.busy()
+        waiting = batcher.submit(old, [sequence(1)], answers)
+        batcher.close(old)
+        assert batcher.lanes == [old, new]
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert await outcome(waiting) == [1]
+        assert batcher.lanes == [new]
+        assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
+        assert batcher.lanes == [new]
+        assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
+
+
+async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
+    gate = Gate()
+    flooded, quiet = lane(gate), lane()
+    async with running(flooded, quiet, max_queue_cost_steps=16) as batcher:
+        first = batcher.submit(flooded, [sequence(0)], answers)
+        await gate.busy()
+        flood = [batcher.submit(flooded, [sequence(number)], answers) for number in range(1, 5)]
+        with pytest.raises(QueueFull):
+            batcher.submit(flooded, [sequence(5)], answers)
+        calls = [batcher.submit(quiet, [sequence(number)], answers) for number in (6, 7)]
+        with pytest.raises(QueueFull):
+            batcher.submit(quiet, [sequence(8)], answers)
+        gate.open.set()
+        assert await outcome(first) == [0]
+        assert [await outcome(ticket) for ticket in flood] == [[1], [2], [3], [4]]
+        assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
+
+
+def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
+    only = lane(seconds=0.01)
+    lanes = Lanes(max_wait_seconds=10)
+    lanes.open(only)
+    steps, nobody = np.zeros((4, 1), dtype=np.float32), None
+    only.pool.add(Entry(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
+    _, wait = lanes.next(0.0, draining=False)
+    assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
+    assert lanes.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only

@@ -1,0 +1,209 @@
+"""One sequence as the bytes of its steps, through the service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lengthwise.decoding.calls import refuses_missing
+from lengthwise.errors import RequestError
+from lengthwise.protocols import raw_steps
+from lengthwise.protocols.endpoint import Received
+from lengthwise.runtime.manifest import Manifest
+from tests.support.numpy_models import MANIFESTS, NOT_FINITE, OneModel, Service, manifest, model, serving
+
+OCTETS = "application/octet-stream"
+
+
+class Asking:
+    """Sends steps as octets to a service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def __call__(self, steps: Any, query: str = "", **headers: str) -> httpx.Response:
+        array = np.asarray(steps, dtype="<f4") if not isinstance(steps, np.ndarray) else steps
+        sent = {"content-type": OCTETS, "x-lengthwise-shape": ",".join(map(str, array.shape))}
+        sent |= {name.replace("_", "-"): text for name, text in headers.items()}
+        return await self.service.client.post(f"/predict{query}", content=array.tobytes(), headers=sent)
+
+
+@asynccontextmanager
+async def asking(*manifests: Manifest, **options: Any) -> AsyncIterator[Asking]:
+    async with serving(*[model(one) for one in manifests], **options) as service:
+        yield Asking(service)
+
+
+async def test_octets_get_the_answer_of_the_same_numbers_in_json() -> None:
+    steps = np.random.default_rng(0).normal(size=(7, 2)).astype("<f4")
+    steps[3, 1] = np.nan
+    numbers = [[None if number != number else number for number in row] for row in steps.tolist()]
+    async with asking(MANIFESTS["takes missing"]) as ask:
+        raw = await ask(steps)
+        written = await ask.service.predict({"sequences": [numbers]})
+    assert raw.status_code == 200
+    assert raw.json() == written.json()
+    assert raw.headers["server-timing"].startswith("decode;dur=")
+
+
+async def test_tokens_are_whole_numbers_of_eight_bytes() -> None:
+    async with asking(MANIFESTS["tokens"]) as ask:
+        raw = await ask(np.array([1, 9, 0], dtype="<i8"))
+        written = await ask.service.predict({"sequences": [[1, 9, 0]]})
+        beyond = await ask(np.array([1, 10], dtype="<i8"))
+    assert raw.json() == written.json()
+    assert beyond.json()["errors"] == [{"pointer": "", "detail": "step 1 is no token id: the vocabulary has 0 to 9"}]
+
+
+async def test_options_stand_in_the_query() -> None:
+    async with asking(manifest(), manifest(version=2)) as ask:
+        query = "?model=sums&version=1&outputs=attention&timeout_ms=2500.5&priority=9&id=a%20b"
+        body = (await ask([[1, 3], [1, 3]], query)).json()
+        assert body["version"] == "1"
+        assert body["predictions"][0]["id"] == "a b"
+        assert body["predictions"][0]["attention"] == [0.5, 0.5]
+        assert (await ask([[1, 3]], "?timeout_ms=1e-300")).status_code == 504
+        assert (await ask([[1, 3]], "?version=3")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "details"),
+    [
+        ("?sequences=1", ["sequences: is not known; known are id, model, outputs, priority, timeout_ms, version"]),
+        ("?id=a&id=b", ["id: stands twice"]),
+        (f"?id={'a' * 257}", ["id: must have at most 256 characters, it has 257"]),
+        ("?version=01", ['version: must be ASCII digits that do not start with 0, like "1"']),
+        ("?timeout_ms=nan", ["timeout_ms: must be a number of milliseconds, it is a string"]),
+        ("?timeout_ms=1e400", ["timeout_ms: must be finite and above 0"]),
+        ("?timeout_ms=1_000", ["timeout_ms: must be a number of milliseconds, it is a string"]),
+        ("?timeout_ms=0", ["timeout_ms: must be finite and above 0"]),
+        ("?priority=1.0", ["priority: must be a whole number from 0 to 9"]),
+        (
+            "?outputs=logits",
+            ["outputs/0: the output 'logits' is no output that can be asked for; there is 'attention'"],
+        ),
+        ("?priority=&timeout_ms=", ["timeout_ms: must be a number", "priority: must be a whole number"]),
+    ],
+)
+async def test_a_wrong_query_is_refused_with_the_names_of_its_parameters(query: str, details: list[str]) -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask([[1, 3]], query)
+    assert answer.status_code == 422
+    errors = answer.json()["errors"]
+    assert len(errors) == len(details)
+    for error, detail in zip(errors, details, strict=True):
+        assert error["pointer"] == ""
+        assert error["detail"].startswith(f"query parameter {detail}")
+
+
+async def test_a_query_of_any_length_is_not_read() -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask([[1, 3]], "?id=" + "a" * 5000)
+    assert answer.json()["detail"] == "the query may have 4096 bytes"
+
+
+async def test_a_query_that_is_no_text_is_refused() -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask([[1, 3]], "?id=%ff")
+    assert answer.json()["detail"] == "the query is no text"
+
+
+@pytest.mark.parametrize(
+    ("shape", "detail"),
+    [
+        ("2", "must be STEPS,FEATURES, in digits"),
+        ("1,2,1", "must be STEPS,FEATURES, in digits"),
+        ("1,-2", "must be STEPS,FEATURES, in digits"),
+        ("1,2.0", "must be STEPS,FEATURES, in digits"),
+        ("1,²", "must be STEPS,FEATURES, in digits"),
+        ("1," + "2" * 100, "must be STEPS,FEATURES, in digits"),
+        ("0,2", "a sequence has at least one step, and a step a feature"),
+        ("2,2", "x-lengthwise-shape: 2,2 of float32 is 16 bytes, the body has 8"),
+        ("99999999999999999999,2", "is 799999999999999999992 bytes, the body has 8"),
+        ("2,1", "the model takes 2 features a step, this one has 1"),
+    ],
+)
+async def test_a_shape_that_does_not_fit_is_refused(shape: str, detail: str) -> None:
+    async with asking(manifest()) as ask:
+        sent = {"content-type": OCTETS, "x-lengthwise-shape": shape.encode()}
+        answer = await ask.service.client.post("/predict", content=bytes(8), headers=sent)  # type: ignore[arg-type]
+    assert answer.status_code == 422
+    assert detail in answer.json()["detail"]
+
+
+async def test_octets_without_a_shape_are_told_which_header_to_send() -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask.service.client.post("/predict", content=bytes(8), headers={"content-type": OCTETS})
+    assert answer.json()["detail"] == "the header x-lengthwise-shape: STEPS,FEATURES is missing"
+
+
+@pytest.mark.parametrize(
+    ("steps", "detail"),
+    [
+        ([[1, np.inf]], "step 0 holds a number that is not finite as float32"),
+        ([[1, 2], [np.nan, 1]], f"step 1 lacks a value: {refuses_missing(manifest())}"),
+        ([[NOT_FINITE, NOT_FINITE]], "the model's answer to this sequence is not finite"),
+    ],
+)
+async def test_a_sequence_that_the_model_cannot_answer_is_refused_and_the_next_one_is_answered(
+    steps: Any, detail: str
+) -> None:
+    async with asking(manifest()) as ask:
+        answer = await ask(steps)
+        assert (answer.status_code, answer.json()["errors"]) == (422, [{"pointer": "", "detail": detail}])
+        assert (await ask([[1, 3]])).status_code == 200
+
+
+async def test_a_caller_who_accepts_octets_gets_the_probabilities_bare() -> None:
+    async with asking(manifest()) as ask:
+        bare = await ask([[1, 3]], accept=OCTETS)
+        written = (await ask([[1, 3]])).json()["predictions"][0]["probabilities"]
+    assert (bare.headers["content-type"], bare.headers["x-lengthwise-shape"]) == (OCTETS, "3")
+    assert np.frombuffer(bare.content, "<f4").tolist() == np.array(written, dtype="<f4").tolist()
+
+
+async def test_the_bare_answer_of_a_per_step_model_has_a_row_for_each_step() -> None:
+    async with asking(manifest(task="per-step", attention=False)) as ask:
+        bare = await ask([[1, 3], [0, 0]], accept=OCTETS)
+    assert bare.headers["x-lengthwise-shape"] == "2,3"
+    assert np.frombuffer(bare.content, "<f4").reshape(2, 3).sum(axis=1) == pytest.approx([1, 1], abs=1e-6)
+
+
+async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models() -> None:
+    async with asking(manifest()) as ask:
+        bare = await ask([[1, 3]], "?outputs=attention", accept=OCTETS)
+    assert "attention has no place in an answer of octets" in bare.json()["detail"]
+    async with asking(manifest(attention=False)) as ask:
+        without = await ask([[1, 3]], "?outputs=attention")
+    assert "has no attention" in without.json()["detail"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(body=st.binary(max_size=64), shape=st.text("0123456789,.- e", max_size=12), query=st.binary(max_size=64))
+def test_no_octets_whatever_raise_anything_but_a_refusal(body: bytes, shape: str, query: bytes) -> None:
+    for of in MANIFESTS.values():
+        catalog: Any = OneModel(of)
+        headers = {raw_steps.SHAPE: shape.encode()}
+        try:
+            call, _ = raw_steps.decode(Received({"query_string": query}, headers, body), catalog)
+        except RequestError:
+            continue
+        assert len(call.items) == 1
+
+
+@pytest.mark.parametrize("name", ["model", "version", "id", "outputs", "timeout_ms", "priority"])
+async def test_an_option_in_the_query_of_a_json_body_is_refused_and_not_lost(name: str) -> None:
+    async with serving(model(manifest())) as service:
+        body = {"sequences": [[[1, 3]]]}
+        answer = await service.client.post(f"/predict?{name}=", json=body)
+        assert answer.status_code == 422
+        said = f"query parameter {name}: is for a body of octets; a JSON body has it as a field"
+        assert answer.json()["detail"] == said
+        assert (await service.client.post("/predict?mine=1", json=body)).status_code == 200

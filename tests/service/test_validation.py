@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import threading
+import time
+import traceback
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise.decoding import calls, json_text, validation
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
+from lengthwise.runtime.manifest import Manifest
+from tests.support.bad_bodies import BAD_BODIES, Bad
+from tests.support.numpy_models import NoModel, OneModel, manifest
+
+
+def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call[OneModel]:
+    text = body if isinstance(body, bytes) else orjson.dumps(body)
+    return validation.read(text, OneModel(to or manifest()), max_sequences=max_sequences)
+
+
+def problems(body: Any, to: Manifest | None = None) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        read(body, to)
+    return caught.value
+
+
+def steps(sequence: Any, to: Manifest | None = None) -> Any:
+    (item,) = read({"sequences": [sequence]}, to).items
+    return item.steps.tolist()
+
+
+@pytest.mark.parametrize("bad", BAD_BODIES, ids=[bad.name for bad in BAD_BODIES])
+def test_what_is_wrong_is_named_by_its_pointer(bad: Bad) -> None:
+    error = problems(bad.body)
+    assert error.total == 1
+    assert [problem.pointer for problem in error.problems] == [bad.pointer]
+    assert bad.words in error.problems[0].detail
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    error = problems(
+        {
+            "sequences": [[[1, 2]], [[1]], {"id": 1, "steps": [[1, "x"], [None, 2]], "steps_mask": []}, []],
+            "priority": 11,
+            "more": True,
+        }
+    )
+    pointers = [problem.pointer for problem in error.problems]
+    assert pointers == [
+        *("/more", "/priority", "/sequences/1/0", "/sequences/2/steps_mask", "/sequences/2/id"),
+        *("/sequences/2/steps/0/1", "/sequences/2/steps/1/0", "/sequences/3"),
+    ]
+    assert error.detail == "8 things are wrong with the body"
+
+
+def test_a_flat_sequence_is_one_problem_with_the_way_out() -> None:
+    detail = "a step must be an array of 2 numbers, and none here is an array: the first is a number; "
+    assert problems({"sequences": [[1, 2, 3], [[1, 2]]]}).problems == (
+        Problem("/sequences/0/0", f"{detail}a level of brackets may be missing"),
+    )
+
+
+def test_masked_steps_do_not_make_a_sequence_less_flat() -> None:
+    error = problems({"sequences": [{"steps": [[1, 2], 3, 4], "step_mask": [False, True, True]}]})
+    assert [problem.pointer for problem in error.problems] == ["/sequences/0/steps/1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"sequences": [[[NaN, 2]]]}', "NaN is not JSON, at line 1, column 18"),
+        (b'{"sequences":\n[[[1, 2],\n [3, -Infinity]]]}', "-Infinity is not JSON, at line 3, column 6"),
+        (b'{"model": "NaN \\" NaN",\n "timeout_ms": Infinity}', "Infinity is not JSON, at line 2, column 16"),
+    ],
+    ids=["first line", "third line", "after strings that have it"],
+)
+def test_a_literal_that_is_not_json_is_named_with_its_place(body: bytes, place: str) -> None:
+    assert problems(body).problems == (Problem("", f"{place}; a missing value is null"),)
+
+
+def test_the_first_20_are_listed_and_all_are_counted() -> None:
+    error = problems({"sequences": [[[1]]] * 50})
+    assert [problem.pointer for problem in error.problems] == [f"/sequences/{i}/0" for i in range(20)]
+    assert error.total == 50
+
+
+def test_a_body_that_names_no_model_rightly_is_not_judged_by_another_models_rules() -> None:
+    error = problems({"sequences": [[[1]]], "version": "0"})
+    assert [problem.pointer for problem in error.problems] == ["/version"]
+
+
+def test_what_is_wrong_with_the_options_comes_before_an_unknown_model() -> None:
+    assert problems({"sequences": [[[1, 2]]], "model": "other", "priority": 10}).problems[0].pointer == "/priority"
+    with pytest.raises(ModelNotFound):
+        read({"sequences": [[[1]]], "model": "other"})
+
+
+def test_a_server_without_models_refuses_what_it_cannot_judge() -> None:
+    with pytest.raises(NotReady):
+        validation.read(b'{"sequences": [[["x"]]]}', NoModel(), max_sequences=1)
+
+
+def test_more_sequences_than_the_limit_are_too_large_and_as_many_as_it_are_not() -> None:
+    with pytest.raises(TooLarge, match="3 sequences, this one has 4"):
+        read({"sequences": [[[1, 2]]] * 4}, max_sequences=3)
+    assert len(read({"sequences": [[[1, 2]]] * 3}, max_sequences=3).items) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("5", 5.0),
+        ("0.25", 0.25),
+        ("1e-300", 1e-300),
+        ("86400000", 86_400_000.0),
+        ("86400001", 86_400_000.0),
+        ("1e308", 86_400_000.0),
+        ("9" * 400, 86_400_000.0),
+    ],
+)
+def test_a_timeout_is_clipped_at_a_day(text: str, milliseconds: float) -> None:
+    assert read(b'{"sequences": [[[1, 2]]], "timeout_ms": %s}' % text.encode()).timeout_ms == milliseconds
+
+
+def test_options_are_read() -> None:
+    call = read({"sequences": [[[1, 2]]], "model": "sums", "version": "1", "outputs": ["attention"], "priority": 9})
+    assert (call.attention, call.timeout_ms, call.priority) == (True, None, 9)
+
+
+def test_options_have_defaults() -> None:
+    call = read({"sequences": [[[1, 2]]]})
+    assert (call.attention, call.timeout_ms, call.priority) == (False, None, 0)
+
+
+def test_an_output_that_the_model_lacks_is_named() -> None:
+    error = problems({"sequences": [[[1, 2]]], "outputs": ["attention"]}, manifest(attention=False))
+    assert error.problems == (Problem("/outputs/0", "the model sums/1 has no attention"),)
+
+
+def test_a_number_that_rounds_to_the_largest_float32_is_in_range() -> None:
+    just = b'{"sequences": [[[3.4028235677973365e38, 340282356779733650000000000000000000000]]]}'
+    largest = float(np.finfo(np.float32).max)
+    with pytest.raises(InvalidRequest):
+        read(just)
+    assert read(b'{"sequences": [[[3.4028235677973362e38, -1]]]}').items[0].steps.tolist() == [[largest, -1]]
+
+
+def test_a_step_of_zeros_is_data() -> None:
+    assert steps([[0, 0], [0, 0]]) == [[0, 0], [0, 0]]
+
+
+def test_a_null_is_a_missing_value_where_the_model_takes_one() -> None:
+    ((first, second),) = steps([[None, 2]], manifest(missing="mean"))
+    assert math.isnan(first)
+    assert second == 2
+
+
+def test_one_feature_may_stand_bare_or_in_an_array() -> None:
+    one = manifest(features=1, missing="zero")
+    assert steps([1, [2], 3.5], one) == [[1], [2], [3.5]]
+    assert math.isnan(steps([None], one)[0][0])
+    assert problems({"sequences": [["x", ["y"], [1, 2], []]]}, one).problems == (
+        Problem("/sequences/0/0", "must be a number or null, it is a string"),
+        Problem("/sequences/0/1/0", "must be a number or null, it is a string"),
+        Problem("/sequences/0/2", "the model takes 1 features a step, this one has 2"),
+        Problem("/sequences/0/3", "the model takes 1 features a step, this one has 0"),
+    )
+
+
+TOKENS = manifest(vocabulary=10)
+
+
+@pytest.mark.parametrize("token", ["-1", "10", "1.0", "1e0", "true", '"1"', "null", "[1]", "9" * 5000])
+def test_what_is_no_token_id_is_named(token: str) -> None:
+    error = problems(b'{"sequences": [[0, 9], [3, %s]]}' % token.encode(), TOKENS)
+    assert [problem.pointer for problem in error.problems] == ["/sequences/1/1"]
+
+
+def test_tokens_are_read() -> None:
+    item = read({"sequences": [[0, 9, 0]]}, TOKENS).items[0]
+    assert item.steps.dtype == np.int64
+    assert item.steps.tolist() == [0, 9, 0]
+
+
+def test_a_token_has_no_features_to_mask() -> None:
+    error = problems({"sequences": [{"steps": [1], "feature_mask": [True]}]}, TOKENS)
+    assert error.problems == (Problem("/sequences/0/feature_mask", "a token has no features to mask"),)
+
+
+def test_a_masked_step_is_as_if_it_had_never_been_sent() -> None:
+    item = read({"sequences": [{"steps": [[1, 2], ["rubbish"], [5, 6]], "step_mask": [True, False, True]}]}).items[0]
+    assert item.steps.tolist() == [[1, 2], [5, 6]]
+    assert item.kept is not None
+    assert (item.sent, item.kept.tolist()) == (3, [0, 2])
+
+
+def test_a_mask_that_keeps_every_step_changes_nothing() -> None:
+    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept is None
+
+
+def test_a_masked_feature_is_missing_in_every_step() -> None:
+    takes = manifest(missing="zero")
+    made = steps({"steps": [[1, 2], [3, None]], "feature_mask": [True, False]}, takes)
+    assert [made[0][0], made[1][0]] == [1, 3]
+    assert math.isnan(made[0][1])
+    assert math.isnan(made[1][1])
+
+
+def test_a_feature_mask_that_masks_nothing_is_no_missing_value() -> None:
+    assert steps({"steps": [[1, 2]], "feature_mask": [True, True]}) == [[1, 2]]
+
+
+def test_a_sequence_past_the_max_length_is_named_under_reject() -> None:
+    error = problems({"sequences": [[[1, 2]] * 2, [[1, 2]] * 3]}, manifest(max_length=2))
+    assert error.problems == (Problem("/sequences/1", "3 steps; the model sums/1 takes at most 2"),)
+
+
+def test_masked_steps_do_not_count_towards_the_max_length() -> None:
+    sequence = {"steps": [[1, 2], [3, 4], [5, 6]], "step_mask": [True, False, True]}
+    assert steps(sequence, manifest(max_length=2)) == [[1, 2], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "places"),
+    [("head", [[1, 1], [2, 2]], [0, 1]), ("tail", [[3, 3], [5, 5]], [2, 4])],
+)
+def test_head_and_tail_keep_their_part_of_the_kept_steps(policy: Any, kept: Any, places: list[int]) -> None:
+    sent = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, False, True]}
+    item = read({"sequences": [sent]}, manifest(max_length=2, long=policy)).items[0]
+    assert item.kept is not None
+    assert (item.steps.tolist(), item.kept.tolist(), item.sent) == (kept, places, 5)
+
+
+def test_window_keeps_every_step() -> None:
+    assert len(steps([[1, 2]] * 7, manifest(max_length=2, long="window"))) == 7
+
+
+@pytest.mark.parametrize("character", ["\U0001f600", "é", "\\", '"', "\u2028"])
+def test_an_id_is_any_text_of_256_characters(character: str) -> None:
+    identifier = character * 256
+    assert read({"sequences": [{"id": identifier, "steps": [[1, 2]]}]}).items[0].id == identifier
+
+
+def test_an_id_written_as_a_pair_of_surrogates_is_one_character() -> None:
+    assert read(b'{"sequences": [{"id": "\\ud83d\\ude00", "steps": [[1, 2]]}]}').items[0].id == "\U0001f600"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):  # nobody draws a good body from bytes
+        read(body)
+
+
+def test_the_collector_rests_while_a_document_lives_and_runs_again_afterwards() -> None:
+    ran: list[str] = []
+    body, rules = b'{"sequences":[[' + b",".join([b"[]"] * 20_000) + b"]]}", manifest(max_length=20_000)
+    gc.collect()  # none is due for what was made before
+    gc.callbacks.append(lambda phase, _: ran.append(phase))
+    try:
+        error = problems(body, rules)
+        assert ran == []
+    finally:
+        gc.callbacks.pop()
+    assert error.total == 20_000
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_at_rest_is_left_so() -> None:
+    gc.disable()
+    try:
+        read({"sequences": [[[1, 2]]]})
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("part", [b"[]", b"{}", b'""'])
+def test_a_body_of_millions_of_parts_is_refused_before_they_are_made(part: bytes) -> None:
+    body = b'{"sequences": [[' + b",".join([part] * (json_text.MAX_PARTS + 1)) + b"]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match=f"may have {json_text.MAX_PARTS} arrays, objects and strings"):
+            read(body)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", [b"0.5", b"5"])
+def test_other_threads_go_on_while_the_numbers_of_a_large_body_are_read(number: bytes) -> None:
+    body = b"[" + b",".join([number] * 400_000) + b"]"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        reader = threading.Thread(target=json_text.parse, args=(body,))
+        reader.start()
+        turns = 0
+        while reader.is_alive():
+            turns += 1
+            time.sleep(0)  # lets the interpreter go, and asks for it again
+    finally:
+        sys.setswitchinterval(interval)
+    assert turns > 20
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"sequences": [[[1]]]}', b'{"sequences": [[[1, 2', b'{"sequences": [], "model": "x"}']
+)
+def test_a_refusal_does_not_hold_the_document(body: bytes) -> None:
+    error = problems(body)
+    assert error.__context__ is None
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert not {"_call", "parse"} & set(frames)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pointer"),
+    [
+        ("[1]", "/sequences/0/0"),
+        ("[[]]", "/sequences/0/0"),
+        ('[1, "a"]', "/sequences/0/0/1"),
+        ("[1, null]", "/sequences/0/0/1"),
+        ("[1e999, 1]", "/sequences/0/0/0"),
+        ("{}", "/sequences/0/1"),
+    ],
+)
+def test_all_that_is_wrong_is_counted_and_only_the_first_is_put_in_words(
+    steps: str, pointer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worded: list[str] = []
+    for name in ("_no_step", "_no_number"):
+        make = getattr(validation, name)
+        monkeypatch.setattr(validation, name, lambda *given, make=make: worded.append("") or make(*given))
+    first = "[1, 2]," if steps == "{}" else ""
+    error = problems(b'{"sequences": [[%s%s]]}' % (first.encode(), b",".join([steps.encode()] * 900)), manifest())
+    assert (error.total, len(error.problems), len(worded)) == (900, 20, 20)
+    assert error.problems[0].pointer == pointer
+
+
+def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_PROBLEMS", 100)
+    error = problems(b'{"sequences": [[' + b",".join([b"[1]"] * 900) + b"]]}", manifest())
+    assert (error.total, error.detail) == (100, "at least 100 things are wrong with the body; the rest was not read")
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        (3.4028235677973366e38, False),
+        (3.4028235677973362e38, True),
+        (-3.4028235677973362e38, True),
+        (2**128 - 2**103, False),
+        (2**128 - 2**103 - 1, False),
+        (2**128 - 2**104, True),
+        (10**390, False),
+        (float("inf"), False),
+    ],
+)
+def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
+    with np.errstate(over="ignore"):
+        rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
+    assert validation._rounds_to_finite(value) == fits == bool(rounded)

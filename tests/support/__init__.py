@@ -1,0 +1,1 @@
+"""What tests share: models, servers, bodies and clients made for them. No test lies here."""

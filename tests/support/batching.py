@@ -1,0 +1,97 @@
+"""A batcher whose models are functions, for tests of what it does with them: what runs, where, and with whom."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from lengthwise.batching.batcher import Batcher
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import Lane, Ticket, Timing
+from lengthwise.errors import DeadlineExceeded, InferenceFailed
+from lengthwise.padding import PaddedBatch, Steps
+from lengthwise.telemetry.metrics import ModelMetrics
+
+PATIENCE_SECONDS = 60
+"""Longer than anything here takes; only a test that fails waits for it."""
+
+
+def sequence(number: int, length: int = 4) -> Steps:
+    """A sequence that says which one it is."""
+    return np.full((length, 1), number, dtype=np.float32)
+
+
+def names(batch: PaddedBatch, attention: bool) -> list[int]:
+    """A run that answers each row with the number in it, after looking at every valid step of it."""
+    return [int(row[:length].mean()) for row, length in zip(batch.steps, batch.lengths, strict=True)]
+
+
+def answers(results: list[int], timing: Timing) -> list[int]:
+    return list(results)
+
+
+def lane(
+    run: Any = names,
+    *,
+    seconds: float = 0.01,
+    name: str = "m/1",
+    steady: bool = True,
+    first_runs: int = 0,
+    **limits: int,
+) -> Lane[int]:
+    """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
+    cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
+    made: Lane[int] = Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
+    made.first_runs = first_runs
+    return made
+
+
+@asynccontextmanager
+async def running(*lanes: Lane[int], **options: Any) -> AsyncIterator[Batcher]:
+    batcher = Batcher(**options)
+    for one in lanes:
+        batcher.open(one)
+    await batcher.start()
+    while batcher._runners._idle < batcher._runners.count:  # a thread that is not there yet takes work differently
+        await asyncio.sleep(0)
+    try:
+        yield batcher
+    finally:
+        await batcher.drain(PATIENCE_SECONDS)
+
+
+class Gate:
+    """A run that waits until it is opened, and keeps what it ran."""
+
+    def __init__(self, run: Callable[[PaddedBatch, bool], list[int]] = names) -> None:
+        self.run = run
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, batch: PaddedBatch, attention: bool) -> list[int]:
+        self.batches.append([int(number) for number in batch.steps[:, 0, 0]])
+        self.entered.set()
+        assert self.open.wait(PATIENCE_SECONDS)
+        return self.run(batch, attention)
+
+    async def busy(self) -> None:
+        """Returns when a run is inside."""
+        assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
+
+
+async def outcome(ticket: Ticket[Any]) -> Any:
+    """The ticket's answer, or the error that it was given."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await ticket.future
+    except DeadlineExceeded as error:
+        return error
+    except InferenceFailed as error:
+        return error

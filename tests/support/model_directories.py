@@ -1,0 +1,57 @@
+"""Model directories for tests of what reads them: the bundled model under other names, good or spoilt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.repository import judging
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, digest
+from lengthwise.settings import bundled_models
+from lengthwise.verification.golden import Golden
+
+BUNDLED = bundled_models() / "japanese-vowels" / "1"
+LIMITS = BatchLimits(rows=4, cost_steps=256)
+
+
+def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has costs measured in no time: a load then takes some ten milliseconds."""
+    measure = judging.measure_cost
+    monkeypatch.setattr(judging, "measure_cost", lambda *arguments, **_: measure(*arguments, budget_seconds=0.01))
+
+
+def place(folder: Path, name: str = "vowels", version: int = 1, **fields: Any) -> Path:
+    """A good model directory: the bundled one under another name, published by rename; replaces what stood there."""
+    directory, aside = folder / name / str(version), folder / f".{name}-{version}"
+    shutil.copytree(BUNDLED, aside)
+    sign(aside, name=name, version=version, **fields)
+    directory.parent.mkdir(exist_ok=True, parents=True)
+    if directory.exists():
+        shutil.rmtree(directory)
+    aside.rename(directory)
+    return directory
+
+
+def sign(directory: Path, **fields: Any) -> None:
+    """Changes the manifest, and makes its digests those of the files there."""
+    manifest = json.loads((directory / MANIFEST_FILE).read_text()) | fields
+    manifest["digests"] = {
+        name: digest(directory / name)
+        for name in (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
+        if (directory / name).is_file()
+    }
+    (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def tamper_with_golden(directory: Path) -> None:
+    """Makes the golden sequences expect other logits than the graph gives, under digests that hold."""
+    manifest = Manifest.read(directory)
+    golden = Golden.read(directory / GOLDEN_FILE, manifest)
+    Golden(golden.sequences, tuple(logits + np.float32(0.1) for logits in golden.logits)).write(directory / GOLDEN_FILE)
+    sign(directory)

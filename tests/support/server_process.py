@@ -1,0 +1,184 @@
+"""`lengthwise serve` as a process of its own, for what only a real socket or a real signal shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from lengthwise.bench.launch import free_port
+from tests.support.numpy_models import samples
+
+PATIENCE_SECONDS = 60.0
+
+
+class ServerProcess:
+    """The process, and what it has said; over HTTPS where it is said how to verify that."""
+
+    def __init__(
+        self, *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
+        given = [] if "--port" in arguments else ["--port", str(self.port)]
+        limited = [] if files is None else ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
+        self.process = subprocess.Popen(
+            [*limited, sys.executable, "-m", "lengthwise", "serve", *arguments, *given],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")} | variables,
+        )
+        self.client = httpx.Client(
+            base_url=self.url,
+            timeout=PATIENCE_SECONDS,
+            trust_env=False,
+            verify=True if verify is None else verify,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        self.said: list[str] = []
+        self._silent = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._listen)
+        self._reader.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self.said.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._silent = True
+            self._news.notify_all()
+
+    @property
+    def text(self) -> str:
+        """Everything on stderr so far."""
+        return "".join(self.said)
+
+    def wait_for(self, pattern: str) -> None:
+        """Returns once a line on stderr has that in it."""
+        with self._news:
+            self._news.wait_for(lambda: self._silent or re.search(pattern, self.text), PATIENCE_SECONDS)
+        assert re.search(pattern, self.text), f"{pattern!r} is not in:\n{self.text}"
+
+    def end(self) -> int:
+        """Waits for the process to end by itself: its exit code."""
+        code = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        return code
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends whatever still runs."""
+        self.client.close()
+        self.process.kill()
+        self.end()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def predict(self, body: Any) -> httpx.Response:
+        """`POST /predict` of a value, on a connection of its own."""
+        return self.client.post("/predict", json=body)
+
+    def figures(self) -> dict[str, float]:
+        """The samples of `/metrics`."""
+        return samples(self.get("/metrics").text)
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process has held so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+    def connect(self) -> Wire:
+        """A connection for bytes as one pleases."""
+        return Wire(socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS))
+
+
+class Wire:
+    """A socket, and the answers that come out of it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self._file = connection.makefile("rb")
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body. A connection that ended has status 0."""
+        try:
+            line = self._file.readline()
+        except ConnectionResetError:
+            line = b""
+        if not line:
+            return 0, {}, b""
+        status = int(line.split()[1])
+        headers = {}
+        while (line := self._file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        return status, headers, self._file.read(int(headers.get("content-length", 0)))
+
+
+def request(body: Any, *, close: bool = False, **headers: str) -> bytes:
+    """The bytes of one `POST /predict`; a header `content_length` replaces the right one."""
+    payload = body if isinstance(body, bytes) else orjson.dumps(body)
+    named = {"host": "x", "content-type": "application/json", "content-length": str(len(payload))}
+    named |= {name.replace("_", "-"): text for name, text in headers.items()}
+    if close:
+        named["connection"] = "close"
+    lines = ["POST /predict HTTP/1.1", *(f"{name}: {text}" for name, text in named.items() if text), "", ""]
+    return "\r\n".join(lines).encode() + payload
+
+
+@contextmanager
+def started(
+    *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+) -> Iterator[ServerProcess]:
+    """A process that serves and has looked at its models, while the block runs."""
+    server = ServerProcess(*arguments, verify=verify, files=files, **variables)
+    try:
+        server.wait_for(r"is ready on|no model is ready")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "the server is starting" in server.get("/readyz").text:  # the last model's line comes a little before
+            assert time.monotonic() < deadline, server.text
+        yield server
+    finally:
+        server.kill()
+
+
+def exit_of(*arguments: str, files: int | None = None, **variables: str) -> tuple[int, str]:
+    """The exit code and the words of a process that does not get to serve."""
+    server = ServerProcess(*arguments, files=files, **variables)
+    try:
+        return server.end(), server.text
+    finally:
+        server.kill()
