@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from lengthwise.batching.cost import CostTable, measure
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, plan
-from lengthwise.batching.queues import TURN_SECONDS, Lane
+from lengthwise.batching.queues import TURN_SECONDS, ModelQueue
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
@@ -155,7 +155,7 @@ class _Asked(Waiting):
 def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
     """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
     limits = BatchLimits().at_most(manifest.max_batch_rows)
-    lane: Lane[None] = Lane(
+    lane: ModelQueue[None] = ModelQueue(
         manifest.key,
         lambda batch, _: [None] * batch.rows,
         table,
@@ -179,7 +179,7 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
             return groups
 
 
-def _ask(pool: Pool, coming: list[_Asked]) -> None:
+def _ask(pool: PendingSequences, coming: list[_Asked]) -> None:
     """Those that came wait now."""
     for each in coming:
         pool.add(each)

@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, Cost, plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
@@ -92,7 +92,7 @@ def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
 
 def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, list[float]]:
     """Predicted seconds of planning until nothing waits, and the seconds that each decision took."""
-    pool = Pool()
+    pool = PendingSequences()
     for width in widths:
         pool.add(Waiting(width))
     total, deciding = 0.0, []
@@ -112,7 +112,7 @@ def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> 
     """
     limits = replace(limits, seconds=ONE_CORE_INLINE_SECONDS, turn_seconds=TURN_SECONDS)
     cost.columns(widths, limits.rows)
-    pool, coming = Pool(), itertools.cycle(widths)
+    pool, coming = PendingSequences(), itertools.cycle(widths)
     for width in itertools.islice(coming, waiting):
         pool.add(Waiting(width))
     deciding = []

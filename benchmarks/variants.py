@@ -19,7 +19,7 @@ import numpy as np
 
 from lengthwise.batching import batcher
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, Cost
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
@@ -29,7 +29,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Output, Outputs, Session
 
 
-def plan_by_arrival(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
+def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
     """The longest waiting, as many as a batch may hold; stands in for `lengthwise.batching.plan.plan`."""
     chosen: list[Waiting] = []
     width = 0

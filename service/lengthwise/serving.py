@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.batching.queues import Lane, Ticket, Timing, Waiter
+from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, NotReady, Problem
@@ -26,7 +26,7 @@ from lengthwise.repository.contents import Repository
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import Model
-from lengthwise.repository.registry import Rescan, Shelf
+from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
 from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.answers import Answer
@@ -35,7 +35,7 @@ from lengthwise.runtime.provider import choose
 from lengthwise.settings import Settings, available_cores, bundled_models
 from lengthwise.telemetry import triton_metrics
 from lengthwise.telemetry.access_log import AccessLog
-from lengthwise.telemetry.call_record import Accounts
+from lengthwise.telemetry.call_record import CallRecorder
 from lengthwise.telemetry.metrics import Bounds, Gauges, Metrics, ModelMetrics
 from lengthwise.versions import Policy
 
@@ -57,7 +57,7 @@ class Served:
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics
-        self.lane: Lane[Answer | None] = Lane(
+        self.lane: ModelQueue[Answer | None] = ModelQueue(
             model.manifest.key,
             model.answer,
             model.cost,
@@ -115,14 +115,14 @@ class Serving:
         self.metrics = Metrics(self._gauges, self._bounds, *aliases)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
-        self.accounts = Accounts(self.metrics.unknown, access, tracer)
+        self.accounts = CallRecorder(self.metrics.unknown, access, tracer)
         # Whoever can change the bundled models can change the program too.
         in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
         self._judge: Judge = judging.judge
         if not in_process:
             self._judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
-        self.shelf = Shelf(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
+        self.shelf = Registry(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
 
@@ -195,7 +195,7 @@ class Serving:
         finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
         trace: Trace | None = None,
-    ) -> Ticket[Answer | None]:
+    ) -> PendingRequest[Answer | None]:
         """Queues a call. Its ticket's future has what `finish` makes of one `Answer` for each item.
 
         Args:

@@ -11,7 +11,7 @@ from benchmarks import variants
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workloads import japanese_vowels
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
@@ -21,7 +21,7 @@ COST = CostTable([1], [4], np.array([[1.0]]))
 
 
 def test_by_arrival_the_first_run_together_whatever_their_widths():
-    pool = Pool()
+    pool = PendingSequences()
     waiting = [Waiting(width) for width in (4, 100, 8, 12)]
     for one in waiting:
         pool.add(one)
@@ -31,7 +31,7 @@ def test_by_arrival_the_first_run_together_whatever_their_widths():
 
 
 def test_by_arrival_a_batch_stays_within_its_cost_but_for_a_lone_sequence():
-    pool = Pool()
+    pool = PendingSequences()
     for width in (8, 100, 4):
         pool.add(Waiting(width))
     limits = BatchLimits(rows=8, cost_steps=50)
@@ -40,7 +40,7 @@ def test_by_arrival_a_batch_stays_within_its_cost_but_for_a_lone_sequence():
 
 
 def test_by_arrival_a_batch_takes_no_longer_than_it_may():
-    pool = Pool()
+    pool = PendingSequences()
     for _ in range(5):
         pool.add(Waiting(4))
     # One row of four steps takes a second, and each further row another.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable, grid
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.padding import rounded_width
 
@@ -65,7 +65,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
     buckets = choose(measured, limits, max_length=LONGEST)
     cost = BucketedCosts(measured, buckets)
     waiting = np.clip(lengths(random, 800), 1, LONGEST).astype(int).tolist()
-    pool, computed, needed = Pool(), 0, 0
+    pool, computed, needed = PendingSequences(), 0, 0
     while waiting or len(pool):
         for _ in range(min(len(waiting), random.poisson(arrivals))):
             length = waiting.pop()

@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lengthwise.batching.queues import Entry, Ticket
+from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import json_body, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.http import connection
@@ -29,7 +29,7 @@ from lengthwise.http.fast_path import ShortcutProtocol
 from lengthwise.http.fast_request import Direct, DirectPath
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
-from lengthwise.telemetry.call_record import Account
+from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
@@ -433,7 +433,7 @@ async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_t
     service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
-    answered, close = ShortcutProtocol.answered, Account.close
+    answered, close = ShortcutProtocol.answered, CallRecord.close
 
     def writes(self: ShortcutProtocol, response: bytes, *, keep_alive: bool) -> bool:
         done.append("answered")
@@ -442,12 +442,12 @@ async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_t
             raise OSError("broken")
         return answered(self, response, keep_alive=keep_alive)
 
-    def closes(self: Account, status: int, *rest: Any, **named: Any) -> None:
+    def closes(self: CallRecord, status: int, *rest: Any, **named: Any) -> None:
         done.append(f"closed with {status}")
         close(self, status, *rest, **named)
 
     monkeypatch.setattr(ShortcutProtocol, "answered", writes)
-    monkeypatch.setattr(Account, "close", closes)
+    monkeypatch.setattr(CallRecord, "close", closes)
     async with net(service) as made:
         line = await made.line()
         if breaks:
@@ -505,7 +505,7 @@ async def test_many_connections_get_their_own_answers(service: Service) -> None:
 
 def kept_for_requests() -> list[object]:
     """What there is that a request, or a connection, was given."""
-    kinds = (Direct, Received, Call, Ticket, Entry, Account, RequestResponseCycle, BoundedProtocol)
+    kinds = (Direct, Received, Call, PendingRequest, QueuedSequence, CallRecord, RequestResponseCycle, BoundedProtocol)
     return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
 
 

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise.batching.queues import Entry, Ticket
+from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
@@ -38,7 +38,7 @@ from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.repository.model import Model
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from lengthwise.telemetry.call_record import Account
+from lengthwise.telemetry.call_record import CallRecord
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
@@ -243,7 +243,11 @@ async def test_a_parameter_that_holds_nothing_counts_as_absent() -> None:
 )
 async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.ModelInferRequest) -> None:
     def kept() -> list[object]:
-        return [each for each in gc.get_objects() if issubclass(type(each), (Account, Call, Entry, Ticket))]
+        return [
+            each
+            for each in gc.get_objects()
+            if issubclass(type(each), (CallRecord, Call, QueuedSequence, PendingRequest))
+        ]
 
     async with listening(model(manifest())) as caller:
         before = set(map(id, kept()))

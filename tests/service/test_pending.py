@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import lengthwise.batching.pending
-from lengthwise.batching.pending import PRIORITY_HEAD_START, Pool, Waiting
+from lengthwise.batching.pending import PRIORITY_HEAD_START, PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, plan
 from tests.support.costs import linear_table
 
@@ -25,7 +25,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(lengthwise.batching.pending, "PRIORITY_HEAD_START", 3)  # so that priority and arrival mix
-        self.pool = Pool(horizon=4)
+        self.pool = PendingSequences(horizon=4)
         self.waits: list[Waiting] = []
 
     @rule(
@@ -86,7 +86,7 @@ class TestPoolAgainstASet(PoolAgainstASet.TestCase):
 
 
 def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
-    pool = Pool()
+    pool = PendingSequences()
     first = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
     for waiting in first:
         pool.add(waiting)
@@ -98,9 +98,9 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     assert pool.most_urgent() is urgent
 
 
-def of_equal_urgency() -> tuple[Pool, list[Waiting], Waiting]:
+def of_equal_urgency() -> tuple[PendingSequences, list[Waiting], Waiting]:
     """A pool, those without priority in it, and one with it that stands where the second of them stands."""
-    pool = Pool()
+    pool = PendingSequences()
     plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
     equal = Waiting(4, priority=1)
     for waiting in (*plain, equal):
@@ -117,7 +117,7 @@ def test_of_equal_urgency_the_right_one_is_removed():
 
 
 def test_a_batch_takes_the_most_urgent_of_each_width_and_the_anchor_in_the_place_of_the_last():
-    pool = Pool()
+    pool = PendingSequences()
     narrow, wide = [Waiting(4) for _ in range(4)], [Waiting(8) for _ in range(3)]
     for waiting in (*narrow, *wide):
         pool.add(waiting)
@@ -137,7 +137,7 @@ def test_a_batch_may_be_of_one_width_around_which_more_of_equal_urgency_stand():
 
 
 def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
-    pool = Pool(horizon=2)
+    pool = PendingSequences(horizon=2)
     near, far = [Waiting(4), Waiting(4)], Waiting(8)
     for waiting in (*near, far):
         pool.add(waiting)
@@ -147,7 +147,7 @@ def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
 
 
 def test_the_earliest_deadline_is_of_one_that_still_waits():
-    pool = Pool()
+    pool = PendingSequences()
     soon, later, never = Waiting(4, deadline=1.0), Waiting(8, deadline=2.0), Waiting(4)
     for waiting in (later, never, soon):
         pool.add(waiting)
@@ -159,7 +159,7 @@ def test_the_earliest_deadline_is_of_one_that_still_waits():
 
 
 def test_widths_around_one_reach_as_far_as_rows_are_wanted():
-    pool = Pool()
+    pool = PendingSequences()
     for width in (4, 8, 8, 12, 16, 20, 20, 24):
         pool.add(Waiting(width))
     assert pool.around(12, 0) == ([12], [1])
@@ -169,7 +169,7 @@ def test_widths_around_one_reach_as_far_as_rows_are_wanted():
 
 
 def test_widths_around_one_fill_batches_with_all_that_are_wider():
-    pool = Pool()
+    pool = PendingSequences()
     for width in (4, 8, 8, 8, 12, 16, 20, 20, 24):
         pool.add(Waiting(width))
     assert pool.around(16, 1, full=3) == ([8, 12, 16, 20, 24], [1, 1, 1, 2, 1])  # 24 alone would fill none
@@ -187,7 +187,7 @@ class Tracked(Waiting):
 @pytest.mark.parametrize("horizon", [2, 2048], ids=["far", "near"])
 @pytest.mark.parametrize("order", [1, -1], ids=["first to last", "last to first"])
 def test_what_is_withdrawn_is_let_go_at_once_though_nobody_looks(horizon: int, order: int) -> None:
-    pool = Pool(horizon)
+    pool = PendingSequences(horizon)
     waits = [Tracked(4 * (i % 3), deadline=i % 5) for i in range(60)]
     gone = [weakref.ref(waiting) for waiting in waits]
     list(map(pool.add, waits))
@@ -198,7 +198,7 @@ def test_what_is_withdrawn_is_let_go_at_once_though_nobody_looks(horizon: int, o
 
 
 def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
-    pool = Pool()
+    pool = PendingSequences()
     pool.add(Waiting(8, deadline=0.0, priority=9))  # the most urgent and the first deadline, but of another width
     for _ in range(200):
         waiting = Tracked(4, deadline=9.0)
@@ -211,7 +211,7 @@ def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
 
 
 def test_the_orders_forget_the_numbers_of_what_left():
-    pool = Pool()
+    pool = PendingSequences()
     pool.add(Waiting(8, deadline=0.0, priority=9))
     for _ in range(2000):
         waiting = Waiting(4, deadline=9.0)
@@ -223,7 +223,7 @@ def test_the_orders_forget_the_numbers_of_what_left():
 
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
 def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
-    pool = Pool(horizon)
+    pool = PendingSequences(horizon)
     pool.add(Waiting(4, deadline=0.0))  # the most urgent and the first deadline, so that no order loses its first
     gone = []
     for _ in range(2000):

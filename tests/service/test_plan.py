@@ -14,7 +14,7 @@ import lengthwise.batching.pending
 import lengthwise.batching.plan
 from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
 from lengthwise.padding import rounded_width
 from tests.support.costs import linear_table
@@ -31,9 +31,9 @@ class Spec:
     priority: int = 0
 
 
-def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[Pool, dict[Waiting, int]]:
+def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[PendingSequences, dict[Waiting, int]]:
     """A pool, and the place of each in the order of arrival."""
-    pool, places = Pool(horizon), {}
+    pool, places = PendingSequences(horizon), {}
     for place, spec in enumerate(specs):
         waiting = Waiting(spec.width, spec.deadline, spec.priority)
         pool.add(waiting)
@@ -184,7 +184,7 @@ def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimi
         horizon: Of the pool.
         limits: Of a batch.
     """
-    cost, pool = linear_table(0.01, 0.0001), Pool(horizon)
+    cost, pool = linear_table(0.01, 0.0001), PendingSequences(horizon)
     came: dict[Waiting, int] = {}
     passed: dict[Waiting, int] = {}
     worst = now = 0.0
@@ -312,7 +312,7 @@ def test_and_at_most_six_where_rows_are_free_and_one_too_many_costs_a_batch(
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("rows", [8, 64])
 def test_where_rows_are_free_and_lengths_are_spread_nearly_all_batches_are_full(lengths: str, rows: int):
-    pool, random, batches = Pool(), np.random.default_rng(0), []
+    pool, random, batches = PendingSequences(), np.random.default_rng(0), []
     of_width = iter(np.clip(LENGTHS[lengths](random, 20_000), 1, LONGEST).astype(int).tolist())
     for _ in range(256):
         pool.add(Waiting(next(of_width)))
@@ -375,7 +375,7 @@ def test_a_drift_takes_no_row_from_a_batch_that_is_worth_it(slower: float):
     rows = [1, 2, 4, 8, 16, 32, 64]
     cost = CostTable(rows, [4, 64], 0.010 + np.outer(rows, [0.0001, 0.02]))
     cost.slower = slower
-    pool = Pool()
+    pool = PendingSequences()
     for _ in range(200):
         pool.add(Waiting(64))
     assert len(plan(pool, cost, BatchLimits(turn_seconds=0.02), 0.0)) == cost.column(64, 64).enough
@@ -386,7 +386,7 @@ def test_of_a_slower_machine_deadlines_leave_fewer_rows():
 
     def rows_at(slower: float) -> int:
         cost.slower = slower
-        pool = Pool()
+        pool = PendingSequences()
         for _ in range(64):
             pool.add(Waiting(64, deadline=0.032))
         return len(plan(pool, cost, BatchLimits(), 0.0))

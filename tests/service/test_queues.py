@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lengthwise.batching.queues import Entry, Lane, Lanes
+from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import QueueFull
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import Gate, answers, lane, names, outcome, running, sequence
@@ -22,7 +22,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def lane(self, name: str, *, predicted: float = 0.01) -> Lane[int]:
+    def lane(self, name: str, *, predicted: float = 0.01) -> ModelQueue[int]:
         def run(batch: PaddedBatch, attention: bool) -> list[int]:
             self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
             self.ran.append(name)
@@ -108,10 +108,10 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
 
 def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
     only = lane(seconds=0.01)
-    lanes = Lanes(max_wait_seconds=10)
+    lanes = ModelQueues(max_wait_seconds=10)
     lanes.open(only)
     steps, nobody = np.zeros((4, 1), dtype=np.float32), None
-    only.pool.add(Entry(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
+    only.pool.add(QueuedSequence(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
     _, wait = lanes.next(0.0, draining=False)
     assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
     assert lanes.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only

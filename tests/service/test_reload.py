@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lengthwise.batching.queues import Lane
+from lengthwise.batching.queues import ModelQueue
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_app
@@ -565,7 +565,7 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
         while not end.is_set():
             assert await version(service, SUMS | {"model": "loud"}) == "1"
 
-    def noted(lane: Lane[Any], *arguments: Any, **options: Any) -> Any:
+    def noted(lane: ModelQueue[Any], *arguments: Any, **options: Any) -> Any:
         if lane.name == "quiet/1":
             queued.append(len(order))
         return submit(lane, *arguments, **options)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.batching.queues import Lane, Timing
+from lengthwise.batching.queues import ModelQueue, Timing
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import Steps, pad
 from lengthwise.repository.judging import measure_cost
@@ -298,7 +298,7 @@ async def test_whatever_is_planned_and_by_however_many_runners_the_bits_are_thos
         # Any cost table, so that any plan.
         cost = CostTable([1, 4, 64], [4, 16, 64], random.lognormal(-7, 2, (3, 3)))
         limits = BatchLimits(rows=int(random.integers(1, 40)), cost_steps=int(random.integers(40, 2000)))
-        lane = Lane("m/1", bundled.answer, cost, metrics, limits)
+        lane = ModelQueue("m/1", bundled.answer, cost, metrics, limits)
         batcher.open(lane)
         order = random.permutation(len(recordings))
         tickets = [batcher.submit(lane, [recordings[one]], first) for one in order]

@@ -13,7 +13,7 @@ import numpy as np
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.batching.queues import Lane, Ticket, Timing
+from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing
 from lengthwise.errors import DeadlineExceeded, InferenceFailed
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise.telemetry.metrics import ModelMetrics
@@ -44,16 +44,16 @@ def lane(
     steady: bool = True,
     first_runs: int = 0,
     **limits: int,
-) -> Lane[int]:
+) -> ModelQueue[int]:
     """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
-    made: Lane[int] = Lane(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
+    made: ModelQueue[int] = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
     made.first_runs = first_runs
     return made
 
 
 @asynccontextmanager
-async def running(*lanes: Lane[int], **options: Any) -> AsyncIterator[Batcher]:
+async def running(*lanes: ModelQueue[int], **options: Any) -> AsyncIterator[Batcher]:
     batcher = Batcher(**options)
     for one in lanes:
         batcher.open(one)
@@ -86,7 +86,7 @@ class Gate:
         assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
 
 
-async def outcome(ticket: Ticket[Any]) -> Any:
+async def outcome(ticket: PendingRequest[Any]) -> Any:
     """The ticket's answer, or the error that it was given."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

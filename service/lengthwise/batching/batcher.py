@@ -12,10 +12,10 @@ A runner (`batching.runners`) takes its next batch by itself, so between two bat
 the next batch gathers while one runs, and a lone request on an idle server never waits for company (unless
 `max_wait_ms` says so).
 
-Who waits is a `Ticket`, what is computed an `Entry` (`batching.queues`). A ticket is settled in one place, `_settle`,
-which does nothing when it is settled already; so a deadline, a client that left, a failed batch and a good answer may
-come in any order. Everything shared between the threads is under one lock, which is held for deciding, never for
-computing.
+Who waits is a `PendingRequest`, what is computed a `QueuedSequence` (`batching.queues`). A ticket is settled in one
+place, `_settle`, which does nothing when it is settled already; so a deadline, a client that left, a failed batch and a
+good answer may come in any order. Everything shared between the threads is under one lock, which is held for deciding,
+never for computing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, Taken
 from lengthwise.batching.plan import plan
-from lengthwise.batching.queues import Entry, Lane, Lanes, Ticket, Timing, Waiter
+from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing, Waiter
 from lengthwise.batching.runners import Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from lengthwise.padding import Steps, rounded_width
@@ -64,14 +64,14 @@ class Batcher:
     ) -> None:
         self._max_queue = max_queue_cost_steps
         self._clock = clock
-        self._lanes = Lanes(max_wait_seconds)
+        self._lanes = ModelQueues(max_wait_seconds)
         self._lock = threading.Lock()
         self._execution = Execution(self._lanes, self._lock, clock, on_batch)
         self._runners = Runners(
             self, self._execution, self._lock, runners, clock, one_core=one_core, patient=max_wait_seconds > 0
         )
         self._queued = 0
-        self._unsettled: set[Ticket[Any]] = set()
+        self._unsettled: set[PendingRequest[Any]] = set()
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._quiet = asyncio.Event()  # set while nothing accepted is unanswered
@@ -93,17 +93,17 @@ class Batcher:
         self._runners.start(self._loop)
 
     @property
-    def lanes(self) -> list[Lane[Any]]:
+    def lanes(self) -> list[ModelQueue[Any]]:
         """Every lane that is open, or closed and not empty yet."""
         with self._lock:
             return list(self._lanes)
 
-    def open(self, lane: Lane[Any]) -> None:
+    def open(self, lane: ModelQueue[Any]) -> None:
         """Adds a model's lane."""
         with self._lock:
             self._lanes.open(lane)
 
-    def close(self, lane: Lane[Any]) -> None:
+    def close(self, lane: ModelQueue[Any]) -> None:
         """Forgets a lane when it is empty.
 
         What waits in it is still answered, and so is a call that was read for its model before this and comes after.
@@ -114,7 +114,7 @@ class Batcher:
 
     def submit(
         self,
-        lane: Lane[R],
+        lane: ModelQueue[R],
         sequences: Sequence[Steps],
         finish: Callable[[list[R], Timing], Any],
         *,
@@ -123,7 +123,7 @@ class Batcher:
         attention: bool = False,
         waiter: Waiter | None = None,
         trace: Any = None,
-    ) -> Ticket[R]:
+    ) -> PendingRequest[R]:
         """Accepts some sequences of one caller, who then awaits the ticket's future: what `finish` made, or an error.
 
         The future's errors: `DeadlineExceeded` when the deadline passed, waiting or running; `InferenceFailed` when the
@@ -150,7 +150,7 @@ class Batcher:
             raise NotReady("the server is starting", retry_after_seconds=1)
         now = self._clock()
         count = len(sequences)
-        ticket: Ticket[R] = Ticket(
+        ticket: PendingRequest[R] = PendingRequest(
             lane,
             loop.create_future() if waiter is None else waiter,
             finish,
@@ -159,13 +159,15 @@ class Batcher:
             count,
             trace=trace,
         )
-        entries: list[Entry[R]] = []
+        entries: list[QueuedSequence[R]] = []
         cost = 0
         for index, steps in enumerate(sequences):
             width = lane.width_of(len(steps))
             padded = rounded_width(width, lane.multiple)
             entries.append(
-                Entry(width, deadline, priority, steps=steps, cost=padded, arrival=now, index=index, ticket=ticket)
+                QueuedSequence(
+                    width, deadline, priority, steps=steps, cost=padded, arrival=now, index=index, ticket=ticket
+                )
             )
             cost += padded
         if cost > self._max_queue:
@@ -192,7 +194,7 @@ class Batcher:
             ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
 
-    def withdraw(self, ticket: Ticket[Any], error: BaseException) -> None:
+    def withdraw(self, ticket: PendingRequest[Any], error: BaseException) -> None:
         """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
         self._settle(ticket, error)
 
@@ -224,18 +226,18 @@ class Batcher:
         """Takes nothing new from now on; `drain` waits for the rest. Safe in a signal handler: takes no lock."""
         self._draining = True
 
-    def next_lane(self) -> tuple[Lane[Any] | None, float | None]:
-        """See `Queue`, and `Lanes.next`. What is late leaves its queue, though its timer may not have fired."""
+    def next_lane(self) -> tuple[ModelQueue[Any] | None, float | None]:
+        """See `Queue`, and `ModelQueues.next`. What is late leaves its queue, though its timer may not have fired."""
         now = self._clock()
         for lane in self._lanes:
-            while isinstance(late := lane.pool.earliest_deadline(), Entry) and late.deadline <= now:
+            while isinstance(late := lane.pool.earliest_deadline(), QueuedSequence) and late.deadline <= now:
                 lane.pool.remove(late)
                 self._leave(lane, [late])
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._expire, late.ticket)
         return self._lanes.next(now, draining=self._draining)
 
-    def take(self, lane: Lane[Any], *, seconds: float = float("inf")) -> Taken:
+    def take(self, lane: ModelQueue[Any], *, seconds: float = float("inf")) -> Taken:
         """See `Queue`. Wakes another if anything still waits."""
         began = lane.cost.clock()
         entries = self._plan(lane, seconds)
@@ -245,7 +247,7 @@ class Batcher:
             self._runners.wake_another()
         return Taken(lane, entries, began)
 
-    def _plan(self, lane: Lane[Any], seconds: float) -> list[Any]:
+    def _plan(self, lane: ModelQueue[Any], seconds: float) -> list[Any]:
         try:
             return plan(lane.pool, lane.cost, lane.limits_within(seconds, self._lanes.turn_seconds()), self._clock())
         except Exception:  # whatever is wrong with a plan must not end the runner
@@ -268,10 +270,10 @@ class Batcher:
             except Exception:  # one caller's broken connection must not cost the others their answers
                 log.exception("an answer could not be given to its caller")
 
-    def _expire(self, ticket: Ticket[Any]) -> None:
+    def _expire(self, ticket: PendingRequest[Any]) -> None:
         self._settle(ticket, DeadlineExceeded("the deadline passed before the answer was there"))
 
-    def _settle(self, ticket: Ticket[Any], outcome: Any) -> None:
+    def _settle(self, ticket: PendingRequest[Any], outcome: Any) -> None:
         """Gives a ticket its outcome, on the event loop; a no-op where it has one already."""
         if ticket.settled:
             return
@@ -294,7 +296,7 @@ class Batcher:
             else:
                 ticket.future.set_result(outcome)
 
-    def _leave(self, lane: Lane[Any], entries: Sequence[Entry[Any]]) -> None:
+    def _leave(self, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]]) -> None:
         """Notes that some entries no longer wait in a lane."""
         cost = sum(entry.cost for entry in entries)
         self._queued -= cost

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from lengthwise.batching.queues import Entry, Lane, Lanes, Ticket, Timing
+from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
 from lengthwise.errors import InferenceFailed, RequestError
 from lengthwise.padding import PaddedBatch
 
@@ -18,9 +18,9 @@ log = logging.getLogger("lengthwise.execution")
 
 R = TypeVar("R")
 
-OnBatch = Callable[[Lane[Any], Sequence[Entry[Any]], float, float], None]
+OnBatch = Callable[[ModelQueue[Any], Sequence[QueuedSequence[Any]], float, float], None]
 """Is told of a batch: its lane, its entries, when it began and when it ended."""
-Outcomes = list[tuple[Ticket[Any], Any]]
+Outcomes = list[tuple[PendingRequest[Any], Any]]
 """Tickets that are complete, each with what its caller gets: a finished answer, or an error."""
 
 
@@ -33,8 +33,8 @@ class Taken(NamedTuple):
         began: When its effort began, on the clock of the lane's costs.
     """
 
-    lane: Lane[Any]
-    entries: list[Entry[Any]]
+    lane: ModelQueue[Any]
+    entries: list[QueuedSequence[Any]]
     began: float
 
     @property
@@ -78,7 +78,7 @@ class Execution:
     """
 
     def __init__(
-        self, lanes: Lanes, lock: threading.Lock, clock: Callable[[], float], on_batch: OnBatch | None = None
+        self, lanes: ModelQueues, lock: threading.Lock, clock: Callable[[], float], on_batch: OnBatch | None = None
     ) -> None:
         self._lanes = lanes
         self._lock = lock
@@ -134,7 +134,7 @@ class Execution:
             log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)
 
     def _tell(
-        self, on_batch: OnBatch, lane: Lane[Any], entries: Sequence[Entry[Any]], start: float, end: float
+        self, on_batch: OnBatch, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]], start: float, end: float
     ) -> None:
         """Tells of a batch, whatever becomes of what is told."""
         try:
@@ -144,10 +144,10 @@ class Execution:
 
     def _scatter(
         self, taken: Taken, results: Sequence[Any] | None, start: float, seconds: float, charged: float
-    ) -> list[Ticket[Any]]:
+    ) -> list[PendingRequest[Any]]:
         """Notes each entry's result; the tickets that have all of theirs now, or failed."""
         lane, entries, _ = taken
-        complete: dict[Ticket[Any], None] = {}
+        complete: dict[PendingRequest[Any], None] = {}
         with self._lock:
             lane.inflight -= 1
             lane.used_seconds += charged
@@ -167,7 +167,7 @@ class Execution:
             self._lanes.forget_if_done(lane)
         return list(complete)
 
-    def _finished(self, ticket: Ticket[Any], *, failed: bool) -> Any:
+    def _finished(self, ticket: PendingRequest[Any], *, failed: bool) -> Any:
         """What the ticket's caller gets: its finished answer, or an error."""
         if failed:
             return InferenceFailed("the model could not be run on this batch")

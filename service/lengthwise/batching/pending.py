@@ -92,7 +92,7 @@ class _Line:
             self._entries = [entry for entry in self._entries if entry[1] in waiting]
 
 
-class Pool:
+class PendingSequences:
     """What waits.
 
     Args:

@@ -1,9 +1,9 @@
 """Which of the waiting sequences run together now. Pure: time is an argument, and equal input gives an equal plan.
 
-The `Pool` orders what waits by urgency and by width. A plan starts from the most urgent sequence and finds its company:
-the widths around it are cut into batches so that all of them together cost the least time, and the batch with the
-urgent sequence in it runs. For a cost that does not fall with the width some cheapest partition is contiguous in width
-order, so a dynamic program finds one:
+`PendingSequences` orders what waits by urgency and by width. A plan starts from the most urgent sequence and finds its
+company: the widths around it are cut into batches so that all of them together cost the least time, and the batch with
+the urgent sequence in it runs. For a cost that does not fall with the width some cheapest partition is contiguous in
+width order, so a dynamic program finds one:
 
     best[i] = min over j < i of best[j] + seconds(rows between j and i, width of i)
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from lengthwise.batching.cost import Column
-from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, Pool, Waiting
+from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, Waiting
 
 MAX_LEFT_OUT: Final = 4
 """How often in a row the most urgent sequence yields to one that would miss its deadline."""
@@ -92,7 +92,7 @@ def bypass_bound(horizon: int = HORIZON) -> int:
     return (horizon + PRIORITY_HEAD_START * MAX_PRIORITY) * (MAX_LEFT_OUT + 1)
 
 
-def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
+def plan(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
     """The sequences to run together now, taken out of the pool; empty where nothing waits.
 
     Args:
@@ -116,7 +116,9 @@ def plan(pool: Pool, cost: Cost, limits: BatchLimits, now: float) -> list[Waitin
     return chosen
 
 
-def _anchor(pool: Pool, urgent: Waiting, cost: Cost, slower: float, limits: BatchLimits, now: float) -> Waiting:
+def _anchor(
+    pool: PendingSequences, urgent: Waiting, cost: Cost, slower: float, limits: BatchLimits, now: float
+) -> Waiting:
     """The most urgent sequence, or one that makes its deadline only if it runs now."""
     hurried = pool.earliest_deadline()
     if hurried is None or hurried is urgent or pool.left_out >= MAX_LEFT_OUT:
@@ -138,7 +140,9 @@ def _allowed_seconds(anchor: Waiting, column: Column, slower: float, limits: Bat
     return min(most, slack) if slack >= column.seconds[1] else most
 
 
-def _company(pool: Pool, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float) -> dict[int, int]:
+def _company(
+    pool: PendingSequences, width: int, column: Column, cost: Cost, limits: BatchLimits, seconds: float
+) -> dict[int, int]:
     """The batch with the anchor's width in it, of a cheapest partition of the widths around: how many of each.
 
     Where as many rows as may be are hardly enough, batches are full, and those around the anchor are too only if what

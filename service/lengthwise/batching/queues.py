@@ -1,8 +1,8 @@
 """Who waits, and in which queue.
 
-A `Lane` is one model's queue. A `Ticket` is one caller who waits for the answers to all of its sequences; an `Entry` is
-one of these sequences, the unit of planning. `Lanes` says whose turn it is: the runners are shared by time, so that a
-flooded model takes nothing from a quiet one. Nothing here locks: the batcher does.
+A `ModelQueue` is one model's queue. A `PendingRequest` is one caller who waits for the answers to all of its sequences;
+a `QueuedSequence` is one of these sequences, the unit of planning. `ModelQueues` says whose turn it is: the runners are
+shared by time, so that a flooded model takes nothing from a quiet one. Nothing here locks: the batcher does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.telemetry.metrics import ModelMetrics
@@ -44,7 +44,7 @@ class Timing(NamedTuple):
     inference: float
 
 
-class Lane(Generic[R]):
+class ModelQueue(Generic[R]):
     """One model's queue.
 
     Args:
@@ -78,7 +78,7 @@ class Lane(Generic[R]):
         self._limits_within: dict[tuple[float, float], BatchLimits] = {}
         self.multiple = multiple
         self.buckets = buckets
-        self.pool = Pool()
+        self.pool = PendingSequences()
         self.cost_steps = 0
         self.inflight = 0
         self.closed = False
@@ -145,7 +145,7 @@ class Waiter(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket(Generic[R]):
+class PendingRequest(Generic[R]):
     """One caller who waits for the answers to all of its sequences.
 
     Attributes:
@@ -155,14 +155,14 @@ class Ticket(Generic[R]):
         trace: Its caller's, for whoever follows batches; nothing here looks at it.
     """
 
-    lane: Lane[R]
+    lane: ModelQueue[R]
     future: Any
     finish: Callable[[list[R], Timing], Any]
     attention: bool
     results: list[R | None]
     remaining: int
     trace: Any = None
-    entries: list[Entry[R]] = field(default_factory=list, init=False)
+    entries: list[QueuedSequence[R]] = field(default_factory=list, init=False)
     settled: bool = False
     timer: asyncio.TimerHandle | None = None
     queue_seconds: float = 0.0
@@ -170,17 +170,17 @@ class Ticket(Generic[R]):
 
 
 @dataclass(eq=False, slots=True)
-class Entry(Waiting, Generic[R]):
+class QueuedSequence(Waiting, Generic[R]):
     """One sequence that waits; `cost` in padded steps, as the queue is counted."""
 
     steps: Steps = field(kw_only=True)
     cost: int = field(kw_only=True)
     arrival: float = field(kw_only=True)
     index: int = field(kw_only=True)
-    ticket: Ticket[R] = field(kw_only=True)
+    ticket: PendingRequest[R] = field(kw_only=True)
 
 
-class Lanes:
+class ModelQueues:
     """The lanes of all models, and whose turn it is.
 
     Args:
@@ -189,31 +189,31 @@ class Lanes:
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
         self._max_wait = max_wait_seconds
-        self._lanes: list[Lane[Any]] = []
+        self._lanes: list[ModelQueue[Any]] = []
         self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
 
-    def __iter__(self) -> Iterator[Lane[Any]]:
+    def __iter__(self) -> Iterator[ModelQueue[Any]]:
         """All lanes, closed ones too while anything waits or runs in them."""
         return iter(self._lanes)
 
-    def open(self, lane: Lane[Any]) -> None:
+    def open(self, lane: ModelQueue[Any]) -> None:
         """Adds a lane."""
         self._lanes.append(lane)
 
-    def forget_if_done(self, lane: Lane[Any]) -> None:
+    def forget_if_done(self, lane: ModelQueue[Any]) -> None:
         """Removes a lane that is closed and has nothing waiting or running; a late call in it brings it back."""
         if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
             self._lanes.remove(lane)
-            lane.pool = Pool()  # its orders may hold tickets of long ago, and these the lane
+            lane.pool = PendingSequences()  # its orders may hold tickets of long ago, and these the lane
 
-    def wake(self, lane: Lane[Any]) -> None:
+    def wake(self, lane: ModelQueue[Any]) -> None:
         """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""
         if lane.closed and lane not in self._lanes:
             self._lanes.append(lane)
         if not lane.pool:
             lane.used_seconds = max(lane.used_seconds, self._used_seconds)
 
-    def beyond_share(self, lane: Lane[Any], cost: int, most: int) -> bool:
+    def beyond_share(self, lane: ModelQueue[Any], cost: int, most: int) -> bool:
         """Whether a lane would hold more than its even share of a queue.
 
         In a full queue a lane may still fill its share: a flooded model must not have the others refused.
@@ -233,7 +233,7 @@ class Lanes:
         """Whether anything waits in any lane."""
         return any(lane.pool for lane in self._lanes)
 
-    def next(self, now: float, *, draining: bool) -> tuple[Lane[Any] | None, float | None]:
+    def next(self, now: float, *, draining: bool) -> tuple[ModelQueue[Any] | None, float | None]:
         """Of the lanes in which something waits long enough, the one that used the runners least.
 
         Args:
@@ -265,12 +265,12 @@ class Lanes:
                 seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
         return seconds
 
-    def _patience(self, lane: Lane[Any], now: float) -> float:
+    def _patience(self, lane: ModelQueue[Any], now: float) -> float:
         """Seconds that a lane may still wait for company: no longer than its deadlines allow."""
         if len(lane.pool) >= lane.limits.rows:
             return 0.0
         oldest, hurried = lane.pool.most_urgent(), lane.pool.earliest_deadline()
-        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, Entry) else 0.0
+        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, QueuedSequence) else 0.0
         if hurried is None:
             return patience
         return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width) - _WOKEN_LATE_SECONDS)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from lengthwise.batching.execution import Execution, Outcomes, Ran, Taken
-from lengthwise.batching.queues import Entry, Lane
+from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 INLINE_SECONDS: Final = 0.001
 """Longest predicted run that the event loop does itself while every runner is idle."""
@@ -45,13 +45,13 @@ much of its core a batch, at most; whoever else wants the core gets it at once."
 class Queue(Protocol):
     """Where batches come from, and where what became of them goes."""
 
-    def next_lane(self) -> tuple[Lane[Any] | None, float | None]:
+    def next_lane(self) -> tuple[ModelQueue[Any] | None, float | None]:
         """The lane whose turn it is, or None and the seconds until there will be one, if anything waits.
 
         The lock is held.
         """
 
-    def take(self, lane: Lane[Any], *, seconds: float = float("inf")) -> Taken:
+    def take(self, lane: ModelQueue[Any], *, seconds: float = float("inf")) -> Taken:
         """A lane's next batch, out of its queue, no longer than so many seconds; the lock is held."""
 
     def settle_all(self, outcomes: Outcomes) -> None:
@@ -106,7 +106,7 @@ class Runners:
             thread.start()
             self._threads.append(thread)
 
-    def wake(self, lane: Lane[Any], entries: list[Entry[Any]]) -> None:
+    def wake(self, lane: ModelQueue[Any], entries: list[QueuedSequence[Any]]) -> None:
         """Has somebody take what was just queued; on the event loop, with the lock held."""
         if not self._idle:
             return
@@ -217,7 +217,7 @@ class Runners:
         lane.pause_seconds = min(max(HELD_PAUSE * ran.effort, longer), LONGEST_PAUSE_SECONDS)
         lane.runners_until = now + lane.pause_seconds
 
-    def _fits_loop(self, lane: Lane[Any]) -> bool:
+    def _fits_loop(self, lane: ModelQueue[Any]) -> bool:
         """Whether a lane's next batch is one for the event loop: surely short."""
         return (
             lane.steady

@@ -18,7 +18,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final
 
-from lengthwise.batching.queues import Ticket, Timing
+from lengthwise.batching.queues import PendingRequest, Timing
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InferenceFailed, RequestError
 from lengthwise.http.fast_path import ShortcutProtocol
@@ -84,7 +84,7 @@ class Direct:
         self.headers = headers
         self._account = endpoint.account(headers)
         self._hold = Hold(endpoint.serving.inflight)
-        self._ticket: Ticket[Answer | None] | None = None
+        self._ticket: PendingRequest[Answer | None] | None = None
         self._decoding: asyncio.Task[None] | None = None
         self.disconnected = False
         self.keep_alive = True

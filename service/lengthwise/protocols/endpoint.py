@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.batching.queues import Ticket, Timing, Waiter
+from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding.calls import Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
 from lengthwise.inflight import Hold
@@ -27,7 +27,7 @@ from lengthwise.protocols import problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, told
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Served, Serving
-from lengthwise.telemetry.call_record import Account
+from lengthwise.telemetry.call_record import CallRecord
 
 log = logging.getLogger("lengthwise.endpoint")
 
@@ -108,7 +108,7 @@ class Endpoint(ABC):
             return False
         return True
 
-    def account(self, headers: dict[bytes, bytes]) -> Account:
+    def account(self, headers: dict[bytes, bytes]) -> CallRecord:
         """The account of a call that arrives now with these headers."""
         return self.serving.accounts.open(f"POST {self.name}", request_id_of(headers.get(b"x-request-id")), headers)
 
@@ -146,10 +146,10 @@ class Endpoint(ABC):
         self,
         call: Call[Served],
         finish: Callable[[list[Answer], Timing], Any],
-        account: Account,
+        account: CallRecord,
         hold: Hold,
         waiter: Waiter | None = None,
-    ) -> Ticket[Answer | None]:
+    ) -> PendingRequest[Answer | None]:
         """Queues a call, for whose sequences and answer there has to be room; see `Serving.ask`.
 
         Raises:
@@ -220,7 +220,7 @@ class Endpoint(ABC):
                 account.close(given, ended=ended)
 
     async def _read(
-        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: Account, hold: Hold
+        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: CallRecord, hold: Hold
     ) -> tuple[Call[Served], Encode, float]:
         """What is asked, and the seconds that decoding took. The body is let go of with the end of this.
 
@@ -252,7 +252,7 @@ class Endpoint(ABC):
         return *found, account.decoded(found[0], started)
 
     async def _answer(
-        self, call: Call[Served], encode: Encode, account: Account, hold: Hold, receive: Receive
+        self, call: Call[Served], encode: Encode, account: CallRecord, hold: Hold, receive: Receive
     ) -> tuple[bytes, Headers, Timing]:
         """The answer, unless the client leaves first.
 
@@ -274,7 +274,7 @@ class Endpoint(ABC):
         finally:
             watch.cancel()
 
-    async def _watch(self, receive: Receive, ticket: Ticket[Any]) -> None:
+    async def _watch(self, receive: Receive, ticket: PendingRequest[Any]) -> None:
         """Withdraws a ticket whose client leaves; cancelled when the answer is there first."""
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -45,7 +45,7 @@ from lengthwise.protocols.receiving import Receiving
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Served, Serving
 from lengthwise.settings import Settings
-from lengthwise.telemetry.call_record import Account
+from lengthwise.telemetry.call_record import CallRecord
 
 log = logging.getLogger("lengthwise.grpc")
 
@@ -263,7 +263,7 @@ class GrpcServer:
         _refuse(context, error, ("x-request-id", request_id))
         return b""  # nobody gets it
 
-    async def _read(self, context: Context, account: Account, hold: Hold) -> tuple[Call[Served], grpc_codec.Encode]:
+    async def _read(self, context: Context, account: CallRecord, hold: Hold) -> tuple[Call[Served], grpc_codec.Encode]:
         """What is asked. The message is let go of with the end of this.
 
         Raises:
@@ -289,7 +289,7 @@ class GrpcServer:
         return call, encode
 
     async def _answer(
-        self, call: Call[Served], encode: grpc_codec.Encode, account: Account, hold: Hold
+        self, call: Call[Served], encode: grpc_codec.Encode, account: CallRecord, hold: Hold
     ) -> tuple[bytes, Timing]:
         """The answer's bytes, written by the runner thread that computed them, and where the time went."""
 

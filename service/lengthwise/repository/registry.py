@@ -47,7 +47,7 @@ class _Now(Generic[S]):
     unnamed: S | None = None
 
 
-class Shelf(Generic[S]):
+class Registry(Generic[S]):
     """The models that are served, each with what serves it.
 
     Args:

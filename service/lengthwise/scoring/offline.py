@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar, cast
 
-from lengthwise.batching.pending import Pool, Waiting
+from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import Steps, pad, rounded_width
@@ -119,7 +119,7 @@ def _begin(
 ) -> list[_Running]:
     """Plans all batches of a chunk and hands them to the threads."""
     manifest = model.manifest
-    pool = Pool()
+    pool = PendingSequences()
     for place, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
             width = rounded_width(len(steps), manifest.width_multiple)

@@ -1,7 +1,7 @@
 """What is noted of every inference call, whatever its protocol: it is counted, and on wish logged and traced.
 
-A protocol opens an `Account` when a call arrives, tells it what was decoded, and closes it once, on every path out. An
-account costs next to nothing where nobody wants lines or traces: then closing it counts, and that is all.
+A protocol opens a `CallRecord` when a call arrives, tells it what was decoded, and closes it once, on every path out.
+An account costs next to nothing where nobody wants lines or traces: then closing it counts, and that is all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Trace, Tracer
 
 
-class Account:
+class CallRecord:
     """One call's.
 
     Attributes:
@@ -31,7 +31,9 @@ class Account:
 
     __slots__ = ("_accounts", "_decode_seconds", "_lengths", "_metrics", "_name", "arrived", "request_id", "trace")
 
-    def __init__(self, accounts: Accounts, name: str, request_id: bytes, trace: Trace | None, arrived: float) -> None:
+    def __init__(
+        self, accounts: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
+    ) -> None:
         self.arrived = arrived
         self.request_id = request_id
         self.trace = trace
@@ -93,7 +95,7 @@ class Account:
             trace.end(status, request_id, model, self._lengths, reason)
 
 
-class Accounts:
+class CallRecorder:
     """Opens them.
 
     Args:
@@ -107,7 +109,7 @@ class Accounts:
         self.access = access
         self._tracer = tracer
 
-    def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> Account:
+    def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
         """The account of a call that arrives now.
 
         Args:
@@ -117,4 +119,4 @@ class Accounts:
         """
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)
-        return Account(self, name, request_id, trace, arrived)
+        return CallRecord(self, name, request_id, trace, arrived)

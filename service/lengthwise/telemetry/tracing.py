@@ -31,7 +31,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from lengthwise.batching.queues import Entry, Lane
+    from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 log = logging.getLogger("lengthwise.tracing")
 
@@ -81,7 +81,9 @@ class Tracer:
         span.end(_epoch(ended))
         return span
 
-    def batch(self, lane: Lane[Any], entries: Sequence[Entry[Any]], started: float, ended: float) -> None:
+    def batch(
+        self, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]], started: float, ended: float
+    ) -> None:
         """A batch has run, or failed: its span, and for each traced call in it the spans of its wait and its run.
 
         Args:
