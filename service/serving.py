@@ -18,7 +18,7 @@ from service.accounts import Accounts
 from service.answers import Answer
 from service.batcher import Batcher
 from service.calls import Call
-from service.errors import InvalidRequest, NotReady, Problem
+from service.errors import InvalidRequest, Problem
 from service.inflight import Inflight
 from service.judge_process import JudgeProcess
 from service.judging import Judge
@@ -123,7 +123,9 @@ class Serving:
         self._stopping: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Loads and proves the models, and starts the runners; ready afterwards.
+        """Starts the runners, then loads and proves the models; ready afterwards.
+
+        A model that is found good is answered for at once, while the others are judged.
 
         Raises:
             ConfigurationError: The repository cannot be read.
@@ -135,8 +137,8 @@ class Serving:
             )
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent.described(wanted=self.settings.recurrent_kernels))
-        await self.shelf.open()
         await self.batcher.start()
+        await self.shelf.open()
         self._started = True
         if not self.shelf.served:
             log.error("no model is ready: every request will be answered with 503")
@@ -156,17 +158,18 @@ class Serving:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered."""
-        return self._started and bool(self.shelf.served) and not self.batcher.draining
+        """Whether all good models are served, and there is one."""
+        starting = not self._started or self.repository.starting
+        return not starting and bool(self.shelf.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
-        """Whether the models were looked at."""
+        """Whether all models were looked at."""
         return self._started
 
     @property
     def repository(self) -> Repository:
-        """What was found of the models at the last look."""
+        """What was found of the models at the last look, or so far."""
         return self.shelf.repository
 
     @property
@@ -180,8 +183,6 @@ class Serving:
         Raises:
             RequestError: There is none, or none is ready.
         """
-        if not self._started:
-            raise NotReady("the server is starting", retry_after_seconds=1)
         return self.shelf.find(name, version)
 
     def ask(
@@ -242,6 +243,7 @@ class Serving:
             judge=self._judge,
             most_bytes=settings.judge_memory_bytes,
             stopping=self.shelf.stopping,
+            publish=self.shelf.publish,
         )
 
     def _take_in(self, model: Model) -> Served:
