@@ -90,9 +90,9 @@ def scan(
     found |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in found if key.name not in before.unloaded)
     so_far = _SoFar(before, policy, wanted)
-    for key in policy.absent(found):
-        if key.name not in before.unloaded:
-            so_far.refuse(key, NAMED_AND_ABSENT)
+    for absent in policy.absent(found):
+        if absent.name not in before.unloaded:
+            so_far.refuse(absent, NAMED_AND_ABSENT)
     budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
     judged: dict[Key, tuple[Look, Future[_Found]]] = {}
 
