@@ -181,6 +181,9 @@ async def test_a_model_that_is_not_named_is_the_default_and_a_version_may_be_nam
         assert (await caller.call("ModelInfer", request(model_version="1"))).model_version == "1"
 
 
+KEY = "k" * 40
+
+
 def parameter(name: str, **choice: Any) -> dict[str, Any]:
     return {"parameters": {name: pb.InferParameter(**choice)}}
 
@@ -413,6 +416,43 @@ READY: dict[str, Callable[[Service], Awaitable[Any]]] = {
     "draining": lambda service: asyncio.sleep(0, service.serving.batcher.begin_draining()),
     "stopped": lambda service: service.serving.stop(),
 }
+
+
+@pytest.mark.parametrize("keys", [False, True], ids=["no keys", "keys"])
+async def test_what_is_served_is_listed_for_who_asks_for_something_else_but_for_nobody_without_a_key(
+    tmp_path: Path, keys: bool
+) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    names = [model(manifest(name=f"m{number:02}")) for number in range(11)]
+    versions = [model(manifest(version=number)) for number in range(1, 13)]
+    body = {"sequences": [[[1, 3]]]}
+    cases = (
+        (
+            f"no such model is served; served are {', '.join(f'm{number:02}' for number in range(10))}, ...",
+            body | {"model": "none"},
+            "/v1/models/none",
+            "/v2/models/none",
+            request(model_name="none"),
+        ),
+        (
+            "the model 'sums' has no such version; served of it are 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...",
+            body | {"model": "sums", "version": "13"},
+            None,
+            "/v2/models/sums/versions/13",
+            request(model_version="13"),
+        ),
+    )
+    async with listening(*names, *versions, **({"api_keys_file": tmp_path / "keys"} if keys else {})) as caller:
+        client = caller.service.client
+        for said, body, v1, v2, message in cases:
+            for head in ({}, {"authorization": f"Bearer {KEY}"}) if keys else ({},):
+                allowed = bool(head) or not keys
+                detail = (await client.post("/predict", json=body, headers=head)).json()["detail"]
+                over_http = [(await client.get(path, headers=head)).json() for path in (v1, v2) if path]
+                error = await caller.refused("ModelInfer", message, metadata=tuple(head.items()))
+                for found in (detail, error.details(), *(each.get("error", "") for each in over_http)):
+                    assert (found == said) == allowed, found
+                    assert allowed or not any(name in found for name in ("m00", "12", "sums"))
 
 
 @pytest.mark.parametrize("state", READY)
