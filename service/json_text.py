@@ -27,7 +27,7 @@ _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
 
 
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
-"""What the reader stops at where a text ends too early: the end, or the beginning of a literal or of a number's part."""
+"""Where the reader stops in a text that is cut: the end, or the beginning of a literal or of a part of a number."""
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from service import dataset, repository
 from service.bench.progress import progress_bar
 from service.command import Command
-from service.dataset import Label
+from service.dataset import BadRecord, Label
 from service.errors import ConfigurationError, LengthwiseError, RecordError
 from service.manifest import MANIFEST_FILE
 from service.plan import BatchLimits
@@ -177,7 +177,8 @@ class Run:
 
         Raises:
             ConfigurationError: The file cannot be read, or the other not be written or gone on with.
-            RecordError: A record has no answer, and that ends the run; the lines of all before it are written.
+            RecordError: A record has no answer, and that ends the run; the lines of all before it are written. Of a bad
+                record, the bad ones behind it are told too.
         """
         manifest = self.model.manifest
         summary = Summary(manifest.key)
@@ -220,7 +221,7 @@ class Run:
             )
             for chunk, results in answered:
                 began = time.thread_time()
-                self._write(chunk, results, scored, summary)
+                self._write(chunk, results, scored, summary, entries)
                 spent("writing", time.thread_time() - began)
                 progress.update(task, completed=chunk.read)
             scored.finish()
@@ -240,8 +241,10 @@ class Run:
                 raise scored.other("is of another kind of model") from error
         summary.resumed = scored.lines
 
-    def _write(self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary) -> None:
-        """Writes a chunk's lines, up to the record that ends the run, if one does."""
+    def _write(
+        self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary, behind: Iterator[Entry]
+    ) -> None:
+        """Writes a chunk's lines, up to the record that ends the run, if one does; looks then at those behind it."""
         manifest = self.model.manifest
         lines: list[bytes] = []
         found = iter(results)
@@ -251,7 +254,8 @@ class Run:
             if isinstance(made, RecordError):
                 if self.stop:
                     scored.write(lines)
-                    raise made
+                    # The file was read up to a bad record; one without an answer may be far before that.
+                    raise dataset.with_those_behind(made, behind) if isinstance(entry, BadRecord) else made
                 made = {"id": entry.id, "error": str(made)}
             lines.append(orjson.dumps(made, option=_LINE))
             summary.count(_label(entry), made, manifest.labels, manifest.task)
