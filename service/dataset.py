@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from service import json_text, options
 from service.errors import ConfigurationError, RecordError, how_to_install
-from service.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
+from service.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from service.json_lines import Kind as Kind
 from service.padding import Steps
 from service.wrong_values import nearest
@@ -242,9 +242,11 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
             if isinstance(line, LongLine):
                 fields = line.fields(kind, features, partial(_steps, kind, place))
             else:
-                fields = plain_fields(line, kind, features) or orjson.loads(line)
+                fields = plain_fields(line, kind, features) or loads(line)
         except orjson.JSONDecodeError as error:
             yield BadRecord(str(index), RecordError(f"{place}: {_not_json(error)}"))
+        except RepeatedKey as error:
+            yield BadRecord(str(index), RecordError(f"{place}: the key {error.key[:40]!r} stands twice in one object"))
         except RecordError as error:
             yield BadRecord(str(index), error)
         else:

@@ -84,7 +84,9 @@ def test_the_bad_records_behind_the_one_that_ends_the_run_are_told_too(tmp_path:
         run(source, out, small())
     told = str(raised.value).splitlines()
     for number, said in zip(bad[:20], told, strict=False):
-        assert said.startswith(f"{source}:{number}: {'the model takes 2 features a step' if number % 8 else 'not JSON'}"), said
+        assert said.startswith(
+            f"{source}:{number}: {'the model takes 2 features a step' if number % 8 else 'not JSON'}"
+        ), said
     assert told[20:] == ([] if count < 20 else [f"and {count - 20} more records are wrong"])
     assert len(told) == min(count, 21)
     assert len(read(out)) == 9
