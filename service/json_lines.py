@@ -62,25 +62,28 @@ def loads(text: bytes) -> Any:
         RepeatedKey: A key stands twice in one object. Which of its values counts, nobody can say.
     """
     found = orjson.loads(text)
-    if isinstance(found, dict) and text.count(b":") != len(found):
-        check_keys(text, found)
+    if isinstance(found, dict):
+        check_keys(text, found, text.count(b":") - len(found))
     return found
 
 
-def check_keys(text: bytes, found: dict[str, Any]) -> None:
-    """Looks whether a key stands twice in an object, where its text has more colons than it has keys.
+def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
+    """Looks whether a key stands twice in an object.
+
+    Args:
+        text: Of the object.
+        found: What was read of it.
+        more: How many more colons than keys it has.
 
     Raises:
         RepeatedKey: One does.
     """
     # A colon stands behind each key. Where there are more, they stand in strings, or in what a repeated key lost.
-    more = text.count(b":") - len(found)
-    if b"\\" not in text:
-        name = found.get("id")
-        if isinstance(name, str):  # which often has some
-            more -= name.count(":")
-        if more == 0:
-            return
+    name = found.get("id")
+    if more and type(name) is str and b"\\" not in text:
+        more -= name.count(":")  # an id often has some
+    if not more:
+        return
     with suppress(RecursionError):  # so deep is no record: its steps or its label are refused
         json.loads(text, object_pairs_hook=_once, parse_int=bool, parse_float=bool)
 
@@ -120,8 +123,9 @@ def plain_fields(line: bytes, kind: Kind, features: int | None) -> dict[str, Any
         fields = orjson.loads(text)
         if not isinstance(fields, dict) or fields.get("steps", "") is not None:
             return None
-        if text.count(b":") != len(fields):
-            check_keys(text, fields)
+        more = text.count(b":") - len(fields)
+        if more:
+            check_keys(text, fields, more)
     except (orjson.JSONDecodeError, RepeatedKey):  # the whole line says what is wrong with it
         return None
     steps = _array(line[start:end], kind, features)
