@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model_export.causes import Names
 from model_export.frames import Place
 from service.manifest import StepInput
 from service.padding import PaddedBatch
@@ -79,6 +80,10 @@ class Subject(Protocol):
     @property
     def sizes(self) -> frozenset[int]:
         """The sizes of its weights: what the number of rows and steps must not be mistaken for."""
+
+    @property
+    def names(self) -> Names:
+        """What it calls what it is given, for code that mends it."""
 
     def answer(self, batch: PaddedBatch) -> Answer:
         """Answers a batch.

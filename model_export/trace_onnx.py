@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_export.adopt import Adopted
+from model_export.causes import NEUTRAL, Names
 from model_export.errors import RunError
 from model_export.probing import open_session
 from model_export.recording import Answer, Operation, OtherReading, Recording
@@ -41,6 +42,11 @@ class OnnxSubject:
     def sizes(self) -> frozenset[int]:
         """The sizes of its weights."""
         return frozenset(int(size) for weights in self._adopted.graph.graph.initializer for size in weights.dims)
+
+    @property
+    def names(self) -> Names:
+        """Neutral ones: a mend is code of the module that the graph was made of, and that is not known."""
+        return NEUTRAL
 
     def answer(self, batch: PaddedBatch) -> Answer:
         """Answers a batch."""

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from model_export.calling import Calling, Role, plain_path, step_mask
+from model_export.causes import NEUTRAL, Names
 from model_export.conventions import other_callings
 from model_export.errors import RunError
 from model_export.frames import Place, current_place, said, users_place
@@ -55,6 +56,17 @@ class TorchSubject:
         held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
         tensors = [*self._module.parameters(), *self._module.buffers(), *held]
         return frozenset(size for tensor in tensors for size in tensor.shape)
+
+    @property
+    def names(self) -> Names:
+        """The names of its arguments."""
+        names = self._calling.names(self._module)
+        steps = names.get("steps")
+        if steps is None:
+            return NEUTRAL
+        width = f"{steps}.size({0 if self._calling.time_first else 2 if self._calling.channels_first else 1})"
+        role = next(role for role in ("lengths", "mask", "padding-mask") if role in names)
+        return Names(width, names[role], role)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
         """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""

@@ -51,5 +51,5 @@ def test_a_sound_model_is_called_sound(exhibit: Exhibit, tmp_path: Path) -> None
 def test_what_cannot_be_judged_is_refused_with_the_reason(exhibit: Exhibit, tmp_path: Path) -> None:
     result = checked(exhibit, tmp_path)
     assert result.exit_code == 2
-    told = (result.stdout + result.stderr).lower().replace("\n", " ")
+    told = " ".join((result.stdout + result.stderr).lower().split())
     assert any(reason in told for reason in exhibit.reason), told
