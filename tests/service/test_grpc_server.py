@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +40,7 @@ from service.padding import PaddedBatch
 from service.repository import Model
 from service.serving import Serving
 from service.settings import Settings
+from service.versions import Key
 from tests.service.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
@@ -475,6 +477,49 @@ async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(
         )
         everywhere = await caller.service.client.get("/v2/health/ready")
         assert (await caller.call("ServerReady")).ready == (everywhere.status_code == 200) == (state == "served")
+
+
+async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_server_is_not_ready() -> None:
+    looked, go_on = threading.Event(), threading.Event()
+    good, other = model(manifest()), model(manifest(name="other"))
+
+    def scan(*_: Any) -> Any:
+        made.shelf.publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
+        looked.set()
+        go_on.wait(30)
+        return repository(good, other)
+
+    made = Serving(Settings(runners=1), scan)
+    server = GrpcServer(made, asyncio.Semaphore(2))
+    port = await server.start("127.0.0.1", 0)
+    starting = asyncio.ensure_future(made.start())
+    try:
+        await asyncio.to_thread(looked.wait, 30)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            caller = Caller(Service(made, None, None), channel)  # type: ignore[arg-type]  # HTTP is not asked
+            async with asyncio.timeout(30):
+                while not made.served:
+                    await asyncio.sleep(0)
+            assert (await caller.call("ModelInfer", request())).model_name == "sums"
+            for message in (request(model_name="other"), request(model_name=""), request(model_version="2")):
+                error = await caller.refused("ModelInfer", message)
+                assert error.code() is Code.UNAVAILABLE
+                assert error.details() == "the server is starting: 1 version not judged yet; /healthz says which"
+            assert not (await caller.call("ServerReady")).ready
+            assert not (await caller.call("ModelReady", pb.ModelReadyRequest(name="sums"))).ready
+            asked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert (await asked).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            go_on.set()
+            await starting
+            assert (await caller.call("ServerReady")).ready
+            assert (await caller.call("ModelInfer", request(model_name="other"))).model_name == "other"
+            error = await caller.refused("ModelInfer", request(model_version="2"))
+            assert error.code() is Code.NOT_FOUND
+    finally:
+        go_on.set()
+        await starting
+        await server.stop()
+        await made.stop()
 
 
 async def test_while_the_models_are_loaded_nothing_is_ready_and_nothing_an_error() -> None:
