@@ -171,7 +171,7 @@ async def test_a_service_that_is_ready_says_in_the_log_where_to_try_it(caplog: p
 async def test_health_says_what_a_model_takes() -> None:
     async with serving(model(manifest(max_length=7, missing="zero"))) as service:
         health = (await service.client.get("/healthz")).json()
-    assert (health["ready"], health["draining"], health["refused"]) == (True, False, [])
+    assert (health["ready"], health["starting"], health["draining"], health["refused"]) == (True, False, False, [])
     (described,) = health["models"]
     assert (
         described

@@ -47,6 +47,8 @@ def refusals(target: Target) -> str | None:
     """Why a service that is up will serve nothing: it refused its models, or has none; None where it serves one."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
+        if described.get("starting"):
+            return None
         reasons = "; ".join(str(refusal["reason"]) for refusal in described["refused"]) or described["reason"]
     except (ConfigurationError, orjson.JSONDecodeError, KeyError, TypeError):
         return None

@@ -66,6 +66,7 @@ def described(serving: Serving) -> dict[str, Any]:
     """What `/healthz` says: for people, and for tools that ask what a model takes."""
     return {
         "ready": serving.ready,
+        "starting": serving.repository.starting,
         "draining": serving.batcher.draining,
         "version": metadata.version("lengthwise"),
         "provider": {
