@@ -60,7 +60,7 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
                     "instructions": instructions,
                     "lengths": lengths,
                     "rows": rows,
-                    "padding_share": 1 - batch.valid_steps / batch.cost,
+                    "padding_share": 1 - batch.valid_steps / batch.padded_steps,
                     "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
                     "own_us_per_step": owns / batch.valid_steps * 1e6,
                     "largest_difference": _difference(plain, own, batch),

@@ -40,7 +40,7 @@ class Desk:
     limits: BatchLimits
     runners: int = 2
 
-    def lane(self, metrics: ModelMetrics) -> ModelQueue[Any]:
+    def lane(self, metrics: ModelMetrics) -> ModelQueue:
         """The model's queue, as the service makes it."""
         model = self.model
         return ModelQueue(
@@ -99,7 +99,7 @@ class Desk:
         await batcher.drain(0.0 if np.isnan(taken).any() else _DRAIN_SECONDS)
         return taken
 
-    async def _start(self) -> tuple[Batcher, ModelQueue[Any], ModelMetrics]:
+    async def _start(self) -> tuple[Batcher, ModelQueue, ModelMetrics]:
         metrics = ModelMetrics()
         lane = self.lane(metrics)
         batcher = Batcher(runners=self.runners, max_queue_cost_steps=1_000_000_000)
@@ -111,7 +111,7 @@ class Desk:
 class _Closed:
     """A closed load: whoever has its answer sends the next."""
 
-    def __init__(self, batcher: Batcher, lane: ModelQueue[Any], sequences: Sequence[Steps], seconds: float) -> None:
+    def __init__(self, batcher: Batcher, lane: ModelQueue, sequences: Sequence[Steps], seconds: float) -> None:
         self._batcher, self._lane, self._sequences = batcher, lane, sequences
         self._sent = self._under_way = 0
         self._over = asyncio.Event()

@@ -43,7 +43,7 @@ def measure(stage: Stage, figures: Figures) -> None:
 def group(random: np.random.Generator, limits: BatchLimits, features: int, max_length: int) -> list[Steps]:
     """Sequences for a batch of any rows and width within the limits; short ones are as likely as long ones."""
     longest = round(float(np.exp(random.uniform(0, np.log(max_length)))))
-    rows = int(random.integers(1, max(1, min(limits.rows, limits.cost_steps // longest)), endpoint=True))
+    rows = int(random.integers(1, max(1, min(limits.rows, limits.padded_steps // longest)), endpoint=True))
     lengths = random.integers(1, longest, size=rows, endpoint=True).tolist()
     return [random.standard_normal((length, features), dtype=np.float32) for length in (*lengths[1:], longest)]
 

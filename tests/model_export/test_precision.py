@@ -420,7 +420,7 @@ def test_every_kind_of_target_is_exported_at_each_precision(
     assert code == 0, output
     assert {"fp16": "fp16 within", "int8": "int8, one sequence at a time, within"}[to] in output
     directory = tmp_path / "models" / "m" / "1"
-    assert loading.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
+    assert loading.load(directory, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.01).promise is not None
 
 
 def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ async def test_a_failed_batch_fails_only_the_requests_in_it():
     assert isinstance(failed, InferenceFailed)
     assert "secret" not in failed.detail
     assert only.metrics.batch_failures == 1
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 async def test_what_is_left_of_a_failed_request_is_not_run():
@@ -128,7 +128,7 @@ async def test_what_is_left_of_a_failed_request_is_not_run():
         await gate.busy()
         gate.run = names
         batcher.withdraw(ticket, InferenceFailed("as if"))
-        assert (len(only.pool), only.cost_steps) == (0, 0)
+        assert (len(only.pending), only.padded_steps) == (0, 0)
         gate.open.set()
         assert isinstance(await outcome(ticket), InferenceFailed)
         whole_queue = batcher.submit(only, [sequence(number) for number in (4, 5, 6)], answers)
@@ -210,7 +210,7 @@ async def test_a_plan_that_raises_does_not_end_the_runner(monkeypatch: pytest.Mo
     async with running(only) as batcher:
         tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
         assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(5)]
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1e-6], ids=["in a runner", "on the loop"])
@@ -246,7 +246,7 @@ async def test_the_queue_is_bounded_in_padded_steps_and_says_when_to_come_back()
         running_now = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
         waiting = [batcher.submit(only, [sequence(1, 17)], answers), batcher.submit(only, [sequence(2, 18)], answers)]
-        assert only.cost_steps == 40
+        assert only.padded_steps == 40
         with pytest.raises(QueueFull) as full:
             batcher.submit(only, [sequence(3, 1)], answers)
         assert full.value.retry_after_seconds == pytest.approx(only.cost.predict(64, 20) * 2 / 64)
@@ -254,7 +254,7 @@ async def test_the_queue_is_bounded_in_padded_steps_and_says_when_to_come_back()
         for ticket in (running_now, *waiting):
             await outcome(ticket)
         assert await outcome(batcher.submit(only, [sequence(4, 40)], answers)) == [4]
-    assert only.cost_steps == 0
+    assert only.padded_steps == 0
 
 
 async def test_what_even_an_idle_queue_cannot_hold_is_too_large():
@@ -270,7 +270,7 @@ async def test_a_request_whose_deadline_has_passed_is_refused():
     async with running(only, clock=lambda: 100.0) as batcher:
         with pytest.raises(DeadlineExceeded):
             batcher.submit(only, [sequence(0)], answers, deadline=100.0)
-        assert only.cost_steps == 0
+        assert only.padded_steps == 0
 
 
 # Who comes late or leaves
@@ -288,7 +288,7 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
         await gate.busy()
         late = batcher.submit(only, [sequence(1)], answers, deadline=soon())
         assert isinstance(await outcome(late), DeadlineExceeded)
-        assert (len(only.pool), only.cost_steps) == (0, 0)
+        assert (len(only.pending), only.padded_steps) == (0, 0)
         gate.open.set()
         assert await outcome(first) == [0]
     assert gate.batches == [[0]]
@@ -308,7 +308,7 @@ async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_
         assert isinstance(await outcome(late), DeadlineExceeded)
         assert await outcome(last) == [2]
     assert gate.batches == [[0], [2]]
-    assert only.cost_steps == 0
+    assert only.padded_steps == 0
 
 
 async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_dropped():
@@ -321,7 +321,7 @@ async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_
         gate.open.set()
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
     assert finished == []
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 0.01], ids=["on the event loop", "in a runner"])
@@ -352,7 +352,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_batch_mates_their_answers()
         gate.open.set()
         assert await outcome(mates[0]) == [1]
         assert await outcome(mates[2]) == [3]
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 async def test_a_withdrawn_request_is_not_run_and_withdrawing_again_does_nothing():
@@ -364,7 +364,7 @@ async def test_a_withdrawn_request_is_not_run_and_withdrawing_again_does_nothing
         leaver = batcher.submit(only, [sequence(1), sequence(2)], answers)
         for _ in range(2):
             batcher.withdraw(leaver, InferenceFailed("left"))
-        assert only.cost_steps == 0
+        assert only.padded_steps == 0
         gate.open.set()
         assert await outcome(first) == [0]
         batcher.withdraw(first, InferenceFailed("too late to leave"))
@@ -401,7 +401,7 @@ async def test_nobody_waits_for_company_past_his_deadline():
 async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch):
     only = lane()
     looked = threading.Event()  # by a runner that then waits, under the lock that the drain needs
-    monkeypatch.setattr(only.pool, "earliest_deadline", looked.set)
+    monkeypatch.setattr(only.pending, "earliest_deadline", looked.set)
     batcher = Batcher(runners=2, max_wait_seconds=10 * PATIENCE_SECONDS)
     batcher.open(only)
     await batcher.start()
@@ -554,7 +554,7 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
     assert set(counted) == {"answered", "DeadlineExceeded", "InferenceFailed", "cancelled", "QueueFull"}
     assert len(finished) == len(set(finished)), "a request was finished twice"
     for one in lanes:
-        assert (len(one.pool), one.cost_steps, one.inflight) == (0, 0, 0)
+        assert (len(one.pending), one.padded_steps, one.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [1, 60])

@@ -97,7 +97,7 @@ def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = models / "japanese-vowels" / "1"
-    limits = BatchLimits(rows=8, cost_steps=64)
+    limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits)
     under = kept_costs.conditions(measured.manifest, measured.session, limits)
     kept_costs.write(directory, under, TABLE)

@@ -22,7 +22,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def lane(self, name: str, *, predicted: float = 0.01) -> ModelQueue[int]:
+    def lane(self, name: str, *, predicted: float = 0.01) -> ModelQueue:
         def run(batch: PaddedBatch, attention: bool) -> list[int]:
             self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
             self.ran.append(name)
@@ -78,13 +78,13 @@ async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it
         await gate.busy()
         waiting = batcher.submit(old, [sequence(1)], answers)
         batcher.close(old)
-        assert batcher.lanes == [old, new]
+        assert batcher.queues == [old, new]
         gate.open.set()
         assert await outcome(first) == [0]
         assert await outcome(waiting) == [1]
-        assert batcher.lanes == [new]
+        assert batcher.queues == [new]
         assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
-        assert batcher.lanes == [new]
+        assert batcher.queues == [new]
         assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
 
 
@@ -108,10 +108,10 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
 
 def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
     only = lane(seconds=0.01)
-    lanes = ModelQueues(max_wait_seconds=10)
-    lanes.open(only)
+    queues = ModelQueues(max_wait_seconds=10)
+    queues.add(only)
     steps, nobody = np.zeros((4, 1), dtype=np.float32), None
-    only.pool.add(QueuedSequence(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
-    _, wait = lanes.next(0.0, draining=False)
+    only.pending.add(QueuedSequence(4, 1.0, steps=steps, padded_steps=4, arrival=0.0, index=0, request=nobody))  # type: ignore[arg-type]
+    _, wait = queues.next(0.0, draining=False)
     assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
-    assert lanes.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only
+    assert queues.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only

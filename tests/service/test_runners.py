@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.queues import FIRST_RUNS
+from lengthwise.batching.inline import FIRST_RUNS
 from lengthwise.batching.runners import Runners
 from lengthwise.padding import PaddedBatch
 from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
@@ -18,7 +18,7 @@ from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names,
 
 async def at_rest(batcher: Batcher) -> None:
     """Returns when every runner waits: an answer is there a little before."""
-    while batcher._runners._idle < batcher._runners.count:
+    while not batcher.idle:
         await asyncio.sleep(0)
 
 
@@ -168,10 +168,10 @@ async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_th
             assert await outcome(batcher.submit(only, [sequence(at)], answers)) == [at]
             assert on_the_loop.pop() is held
             await at_rest(batcher)
-        assert only.pause_seconds == 800
+        assert only.inline.cooldown_seconds == 800
         now[0] = 703 + 800 + 10 * 800 + 1  # long enough ago to be forgotten
         assert await outcome(batcher.submit(only, [sequence(0)], answers)) == [0]
-        assert only.pause_seconds == 100
+        assert only.inline.cooldown_seconds == 100
 
 
 async def test_short_work_of_two_models_at_once_is_all_done():
@@ -217,13 +217,13 @@ async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the event loop looked for another request though it could have slept."""
     seen: list[float] = []
-    stay_awake = Runners._stay_awake
+    busy_poll = Runners.busy_poll
 
     def counted(self: Runners, loop: asyncio.AbstractEventLoop) -> None:
         seen.append(loop.time())
-        stay_awake(self, loop)
+        busy_poll(self, loop)
 
-    monkeypatch.setattr(Runners, "_stay_awake", counted)
+    monkeypatch.setattr(Runners, "busy_poll", counted)
     return seen
 
 

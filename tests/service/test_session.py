@@ -248,7 +248,7 @@ def test_costs_are_measured_with_sequences_that_the_model_takes():
     ):
         of_model = manifest(graph=wants, max_length=30, **said)
         session = Counting(graph(wants, tokens=of_model.input.kind == "tokens"), of_model)
-        table = measure_cost(session, of_model, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.05)
+        table = measure_cost(session, of_model, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.05)
         assert table.predict(4, 32) >= table.predict(1, 4) > 0
     assert max(lengths) == 30
 

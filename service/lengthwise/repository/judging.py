@@ -213,7 +213,7 @@ def measure_cost(
         run,
         max_rows=limits.rows,
         max_width=rounded_width(manifest.max_length, multiple),
-        max_cost_steps=limits.cost_steps,
+        max_padded_steps=limits.padded_steps,
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,

@@ -38,7 +38,7 @@ def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dic
         "onnxruntime": RUNTIME_VERSION,
         "graph": manifest.digests.get(GRAPH_FILE, ""),
         "max_batch_rows": limits.rows,
-        "max_batch_cost_steps": limits.cost_steps,
+        "max_batch_cost_steps": limits.padded_steps,
         "method": _METHOD,
     }
 
