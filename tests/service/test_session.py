@@ -297,7 +297,7 @@ async def test_whatever_is_planned_and_by_however_many_runners_the_bits_are_thos
     for _ in range(40):
         # Any cost table, so that any plan.
         cost = CostTable([1, 4, 64], [4, 16, 64], random.lognormal(-7, 2, (3, 3)))
-        limits = BatchLimits(rows=int(random.integers(1, 40)), cost_steps=int(random.integers(40, 2000)))
+        limits = BatchLimits(rows=int(random.integers(1, 40)), padded_steps=int(random.integers(40, 2000)))
         lane = ModelQueue("m/1", bundled.answer, cost, metrics, limits)
         batcher.open(lane)
         order = random.permutation(len(recordings))
