@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.causes import Names
 from lengthwise_export.tracing.source_lines import Place
 
 
@@ -79,6 +80,10 @@ class Subject(Protocol):
     @property
     def sizes(self) -> frozenset[int]:
         """The sizes of its weights: what the number of rows and steps must not be mistaken for."""
+
+    @property
+    def names(self) -> Names:
+        """What it calls what it is given, for code that mends it."""
 
     def answer(self, batch: PaddedBatch) -> Answer:
         """Answers a batch.

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.causes import NEUTRAL, Names
 from lengthwise_export.checking.conventions import other_callings
 from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
 from lengthwise_export.errors import RunError
@@ -55,6 +56,17 @@ class TorchSubject:
         held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
         tensors = [*self._module.parameters(), *self._module.buffers(), *held]
         return frozenset(size for tensor in tensors for size in tensor.shape)
+
+    @property
+    def names(self) -> Names:
+        """The names of its arguments."""
+        names = self._calling.names(self._module)
+        steps = names.get("steps")
+        if steps is None:
+            return NEUTRAL
+        width = f"{steps}.size({0 if self._calling.time_first else 2 if self._calling.channels_first else 1})"
+        role = next(role for role in ("lengths", "mask", "padding-mask") if role in names)
+        return Names(width, names[role], role)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
         """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
