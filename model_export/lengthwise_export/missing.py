@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import CPU, Session
-from lengthwise.verification.proof import Case
+from lengthwise.verification.measurement import Case
 from lengthwise_export.checking import axes
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target

@@ -42,7 +42,7 @@ def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(serv
     batch = pad(sequences(32))
     found, expected = served.session.run(batch).logits, on_cpu.run(batch).logits
     size = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
-    assert (np.abs(found - expected) / size).max() < promises.APART["fp16"]
+    assert (np.abs(found - expected) / size).max() < promises.MAX_DIFFERENCE["fp16"]
     assert found.tobytes() != expected.tobytes()
 
 

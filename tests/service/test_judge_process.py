@@ -94,7 +94,7 @@ def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started
     directory = place(tmp_path, max_length=64)
     there = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     assert len(processes) == 1
-    assert "vowels/1 is proved on CPUExecutionProvider" in caplog.text
+    assert "vowels/1 is verified on CPUExecutionProvider" in caplog.text
     (directory / "promises.json").unlink()
     here = loading.load(directory, LIMITS, budget_seconds=0.01)
     assert len(processes) == 1

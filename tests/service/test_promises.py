@@ -125,12 +125,12 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
     directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
 ) -> None:
     load(directory, monkeypatch, company=first)
-    with pytest.raises(VerificationError, match=r"apart alone and in company on Imagined.* were promised; .*remove"):
+    with pytest.raises(VerificationError, match=r"batched and unbatched on Imagined.* were promised; .*remove"):
         load(directory, monkeypatch, company=then)
 
 
 def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VerificationError, match=r"cases of its proof do not hold on Imagined.*; the worst"):
+    with pytest.raises(VerificationError, match=r"cases of its verification fail on Imagined.*; the worst"):
         load(directory, monkeypatch, company=0.1)
     assert not (directory / kept_promises.FILE).exists()
 
@@ -151,7 +151,7 @@ def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
     monkeypatch.setattr(kept_promises, "write", write)
     caplog.set_level(logging.INFO)
     first = load(directory, monkeypatch, company=2**-16)
-    assert "is made at every start: Read-only file system" in caplog.text
+    assert "so every start verifies the model: Read-only file system" in caplog.text
     assert load(directory, monkeypatch, company=2**-16).promise == first.promise
 
 
@@ -159,7 +159,7 @@ def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolera
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     promise = load(directory, monkeypatch, company=2**-16, provider=CPU).promise
-    assert "it is proved anew on this processor" in caplog.text
+    assert "it is verified again on this processor" in caplog.text
     assert promise is not None
     assert (promise.provider, promise.bits) == (CPU, False)
     with pytest.raises(VerificationError, match="were promised"):
@@ -212,7 +212,7 @@ def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
 ) -> None:
     (directory / kept_promises.FILE).write_bytes(content.encode("latin-1"))
     assert load(directory, monkeypatch).promise is not None
-    assert "passed over" in caplog.text
+    assert "is ignored" in caplog.text
     assert len(kept(directory)) == 1
 
 
