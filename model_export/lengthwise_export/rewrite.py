@@ -19,10 +19,10 @@ from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification import measurement, promises
+from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.candidate import Source
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.verdict import ROUNDING
 
 Say = Callable[[str], None]
 
