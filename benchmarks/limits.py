@@ -19,7 +19,7 @@ from lengthwise.batching.queues import TURN_SECONDS, ModelQueue
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU, PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise.telemetry.metrics import ModelMetrics
 
@@ -103,7 +103,7 @@ class Graph:
             recurrent_kernels: Whether recurrent layers run in the service's kernels, or in onnxruntime's own.
         """
         manifest = Manifest.read(work.directory)
-        session = Session.load(work.directory, manifest, devices=(CPU if recurrent_kernels else PLAIN_CPU,))
+        session = Session.load(work.directory, manifest, devices=(CPU_DEVICE if recurrent_kernels else PLAIN_CPU,))
         table = measured_table(session, work, manifest, table_seconds)
         return cls(session, manifest, table, work.sequences * -(-2000 // len(work.sequences)))
 

@@ -26,7 +26,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Output, Outputs, Session
+from lengthwise.runtime.session import OutputName, Outputs, Session
 
 
 def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
@@ -58,11 +58,11 @@ class EmptyRun:
         return self.session.provider
 
     @property
-    def outputs(self) -> frozenset[Output]:
+    def outputs(self) -> frozenset[OutputName]:
         """Likewise."""
         return self.session.outputs
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Zeros in the shapes that the graph's outputs would have."""
         logits = np.zeros((batch.rows, self.manifest.classes), dtype=np.float32)
         attention = np.zeros((batch.rows, batch.width), dtype=np.float32) if "attention" in outputs else None

@@ -20,7 +20,7 @@ from lengthwise.errors import VerificationError
 from lengthwise.padding import pad, step_mask
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
-from lengthwise.runtime.session import CPU, Session
+from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import draw
@@ -108,7 +108,7 @@ def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, 
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: dict[str, Published], to: str) -> None:
     (promise,) = published[to].manifest.promises
-    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
     varied = {case.varied for case in published[to].cases}
     assert ({"width", "padding", "at padding"} <= varied) == (to == "fp16")
 
@@ -285,7 +285,7 @@ def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> Non
     x = random.standard_normal((1, 4)).astype(np.float32)
     eight = precision.converted(graph, "int8")
     assert kinds(eight)["MatMulInteger"] == 2
-    found = InferenceSession(eight.SerializeToString(), providers=[CPU]).run(None, {"x": x})[0]
+    found = InferenceSession(eight.SerializeToString(), providers=[CPU_LABEL]).run(None, {"x": x})[0]
     expected = x @ weights[0].T @ weights[0].T @ weights[1]
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 

@@ -6,7 +6,7 @@ import pytest
 from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput
-from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import golden
 from lengthwise.verification.golden import Golden
 
@@ -20,7 +20,7 @@ class Sums(Session):
     def __init__(self, *, per_step: bool = False, shift: dict[int, float] | None = None) -> None:
         self.per_step = per_step
         self.shift = shift or {}
-        self.provider = CPU
+        self.provider = CPU_LABEL
 
     def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
         steps = batch.steps if batch.steps.ndim == 3 else np.stack([batch.steps, -batch.steps], axis=2)
@@ -36,7 +36,7 @@ def manifest(*, kind: str = "values", task: str = "single-label", tolerance: flo
         labels=("a", "b"),
         task=task,
         graph=GraphNames(),
-        promises=(Promise(provider=CPU, bits=not tolerance, tolerance=tolerance),),
+        promises=(Promise(provider=CPU_LABEL, bits=not tolerance, tolerance=tolerance),),
     )
 
 

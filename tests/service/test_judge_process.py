@@ -22,7 +22,7 @@ from lengthwise.repository import contents, judge_process, judging, loading
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
 from lengthwise.repository.scan import scan
-from lengthwise.runtime.provider import CPU
+from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.settings import memory_left_bytes
 from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Policy
@@ -325,7 +325,9 @@ def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_p
 
     def judge(files: ModelFiles, *arguments: object) -> judging.Judged:
         (directory / "model.onnx").write_bytes(b"another graph")
-        return judging.Judged(**{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU,), Stopping())), "session": None})
+        return judging.Judged(
+            **{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU_DEVICE,), Stopping())), "session": None}
+        )
 
     model = loading.load(directory, LIMITS, judge=judge)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)

@@ -17,7 +17,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.cli import main
 from lengthwise.repository import judging, kept_costs, loading
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU
+from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 
@@ -57,8 +57,8 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
     gpu = "CUDAExecutionProvider, NVIDIA H200"
     assert under(gpu, "one") == under(gpu, "another")
     assert under(gpu, "one") != under("CUDAExecutionProvider, NVIDIA L4", "one")
-    assert under(CPU.label, "one") != under(CPU.label, "another")
-    assert under(CPU.label, "one") != under(CPU.label, "one", "avx2")
+    assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "another")
+    assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "one", "avx2")
 
 
 def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
-from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import promises
 from lengthwise.verification.golden import GoldenDifference
 from lengthwise.verification.measurement import BatchLogits, Case, measure_cases
@@ -40,7 +40,7 @@ class Model(Session):
         self.leak = leak
         self.threads = threads
         self.per_step = per_step
-        self.provider = CPU
+        self.provider = CPU_LABEL
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -105,7 +105,7 @@ def test_a_sound_graph_has_no_failing_case() -> None:
         "threads",
         "attention",
     } | {"at padding"}
-    assert {case.provider for case in cases} == {CPU}
+    assert {case.provider for case in cases} == {CPU_LABEL}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_tolerance_is_what_may_differ() -> None:
 
 def test_the_promise_is_bits_where_no_bit_differed() -> None:
     promise = promises.promise(prove())
-    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
 
 
 def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
@@ -237,7 +237,7 @@ def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
 
 
 def test_a_difference_that_is_not_finite_is_null_in_json() -> None:
-    case = Case("x", "padding", math.inf, math.inf, bits=False, provider=CPU, extreme=True)
+    case = Case("x", "padding", math.inf, math.inf, bits=False, provider=CPU_LABEL, extreme=True)
     found = json.loads(json.dumps(case.as_json(), allow_nan=False))
     assert (found["difference"], found["relative"], found["name"]) == (None, None, "x")
 

@@ -17,9 +17,8 @@ from lengthwise.repository import judging, loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise.runtime.provider import CPU as CPU_DEVICE
-from lengthwise.runtime.provider import PLAIN_CPU
-from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import kept_promises, promises
 from tests.support import model_directories
 from tests.support.fake_device import ONE
@@ -158,19 +157,19 @@ def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
 def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolerance(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    promise = load(directory, monkeypatch, company=2**-16, provider=CPU).promise
+    promise = load(directory, monkeypatch, company=2**-16, provider=CPU_LABEL).promise
     assert "it is verified again on this processor" in caplog.text
     assert promise is not None
-    assert (promise.provider, promise.bits) == (CPU, False)
+    assert (promise.provider, promise.bits) == (CPU_LABEL, False)
     with pytest.raises(VerificationError, match="were promised"):
-        load(directory, monkeypatch, company=2**-14, provider=CPU)
+        load(directory, monkeypatch, company=2**-14, provider=CPU_LABEL)
 
 
 def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
     made = {promises.KERNELS: Session.load(directory, Manifest.read(directory)).kernels}
     model_directories.sign(directory, made=made)
     model = loading.load(directory, LIMITS)
-    assert model.promise == Manifest.read(directory).promise(CPU)
+    assert model.promise == Manifest.read(directory).promise(CPU_LABEL)
     assert not (directory / kept_promises.FILE).exists()
 
 

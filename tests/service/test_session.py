@@ -19,7 +19,7 @@ from lengthwise.repository.judging import measure_cost
 from lengthwise.repository.model import Model
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
-from lengthwise.runtime.session import CPU, Session, feed
+from lengthwise.runtime.session import CPU_LABEL, Session, feed
 from lengthwise.settings import bundled_models
 from lengthwise.telemetry.metrics import ModelMetrics
 from tests.support.fake_device import ONE
@@ -114,7 +114,7 @@ def test_a_graph_is_given_its_lengths_or_its_mask_in_its_own_form(
     outputs = session.run(BATCH)
     np.testing.assert_array_equal(outputs.logits, [[one, one] for one in expected])
     assert outputs.attention is None
-    assert session.provider == CPU
+    assert session.provider == CPU_LABEL
     assert session.outputs == {"logits"}
 
 

@@ -18,7 +18,7 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.runtime.installation import processor
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.session import CPU, RUNTIME_VERSION, Session
+from lengthwise.runtime.session import CPU_LABEL, RUNTIME_VERSION, Session
 
 log = logging.getLogger("lengthwise.costs")
 
@@ -32,7 +32,9 @@ _METHOD = 2
 def conditions(manifest: Manifest, session: Session, limits: BatchLimits) -> dict[str, str | int]:
     """Under which a table holds: another processor, runtime, graph or limit makes it another table."""
     return {
-        "processor": processor() if session.provider == CPU else "",  # a device's own name is part of its provider's
+        "processor": processor()
+        if session.provider == CPU_LABEL
+        else "",  # a device's own name is part of its provider's
         "provider": session.provider,
         "recurrent_kernels": session.kernels,
         "onnxruntime": RUNTIME_VERSION,

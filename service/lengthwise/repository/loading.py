@@ -24,7 +24,7 @@ from lengthwise.repository.contents import Look
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest
-from lengthwise.runtime.provider import CPU, Device
+from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.session import Session
 from lengthwise.stopping import Stopping
 from lengthwise.verification import kept_promises, promises
@@ -44,7 +44,7 @@ def load(
     limits: BatchLimits,
     *,
     budget_seconds: float = 1.0,
-    devices: Sequence[Device] = (CPU,),
+    devices: Sequence[Device] = (CPU_DEVICE,),
     judge: Judge = judging.judge,
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,

@@ -10,7 +10,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise.runtime.session import Output, Session
+from lengthwise.runtime.session import OutputName, Session
 from lengthwise.versions import Key
 
 
@@ -43,7 +43,7 @@ class Model:
 
     def answer(self, batch: PaddedBatch, attention: bool) -> list[Answer | None]:
         """Runs a batch: one answer for each sequence, or None for one whose logits are not finite."""
-        wanted: tuple[Output, ...] = ("logits", "attention") if attention else ("logits",)
+        wanted: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         outputs, lengths = self.session.run(batch, wanted), batch.lengths
         if batch.fillers:
             outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]

@@ -27,7 +27,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import graph_bytes, look
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, is_name
-from lengthwise.runtime.provider import CPU, Device
+from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Key, Policy, is_version
 
@@ -54,7 +54,7 @@ def scan(
     max_model_bytes: int | None = None,
     before: Repository | None = None,
     again: str | None = None,
-    devices: Sequence[Device] = (CPU,),
+    devices: Sequence[Device] = (CPU_DEVICE,),
     judge: Judge = judging.judge,
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,

@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 _PORTABLE: Final = 1  # cudaHostAllocPortable: page-locked for every device, not for the current one alone
 _TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
 
-Load = Callable[[str], Any]
+LoadLibrary = Callable[[str], Any]
 
 
 class Memory(Protocol):
@@ -84,7 +84,7 @@ class CudaMemory:
         ModelError: The runtime cannot be had.
     """
 
-    def __init__(self, index: int, load: Load = ctypes.CDLL) -> None:
+    def __init__(self, index: int, load: LoadLibrary = ctypes.CDLL) -> None:
         self._index = index
         for name in ("libcudart.so.13", "libcudart.so.12"):
             try:

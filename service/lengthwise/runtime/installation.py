@@ -29,7 +29,7 @@ _DRIVER: Final = "libcuda.so.1"
 _NO_DEVICE: Final = 100  # CUDA_ERROR_NO_DEVICE
 _MOST_NAME_BYTES: Final = 256
 
-Load = Callable[[str], Any]
+LoadLibrary = Callable[[str], Any]
 """Loads a shared library by its name, or raises OSError."""
 
 
@@ -107,7 +107,7 @@ def find() -> Installation:
     )
 
 
-def ask_driver(load: Load = ctypes.CDLL) -> Driver:
+def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
     """Asks the driver for its GPUs, through CUDA's driver interface.
 
     Args:
@@ -142,7 +142,7 @@ def ask_driver(load: Load = ctypes.CDLL) -> Driver:
     return Driver(version_pair, tuple(gpus))
 
 
-def missing_libraries(cuda: str, load: Load = ctypes.CDLL) -> tuple[str, ...]:
+def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
     """Loads what the CUDA provider needs, as onnxruntime does; the names of the libraries that cannot be had.
 
     Without cuDNN onnxruntime loads its provider all the same, and has no recurrent layer then: here it is needed.

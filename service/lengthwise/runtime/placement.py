@@ -15,12 +15,12 @@ from typing import Final
 
 from lengthwise.errors import ModelError
 
-CPU: Final = "CPUExecutionProvider"
+CPU_PROVIDER: Final = "CPUExecutionProvider"
 _MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class PlacedNode:
     """One node, as onnxruntime placed it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Node:
         return f"{self.name or 'a node without a name'} ({self.operator})"
 
 
-def check(nodes: Iterable[Node], provider: str, host_nodes: Collection[str], *, model: str) -> None:
+def check(nodes: Iterable[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
     """Holds that every node runs on its provider, but for those that compute shapes.
 
     Args:
@@ -56,7 +56,7 @@ def check(nodes: Iterable[Node], provider: str, host_nodes: Collection[str], *, 
     strays = [
         node
         for node in placed
-        if node.provider != provider and not (node.provider == CPU and node.name and node.name in host_nodes)
+        if node.provider != provider and not (node.provider == CPU_PROVIDER and node.name and node.name in host_nodes)
     ]
     if strays:
         more = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""

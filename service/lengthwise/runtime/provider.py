@@ -132,14 +132,14 @@ class Device:
         return options
 
 
-CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
+CPU_DEVICE: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
 """The processor: what is served, exported and checked on where nothing else is said."""
 PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
 """The same with onnxruntime's kernels alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DeviceChoice:
     """What was chosen, and why.
 
     Attributes:
@@ -147,7 +147,7 @@ class Choice:
         reason: A sentence for the log and `/healthz`.
     """
 
-    devices: tuple[Device, ...] = (CPU,)
+    devices: tuple[Device, ...] = (CPU_DEVICE,)
     reason: str = "the CPU was asked for"
 
     @property
@@ -173,7 +173,7 @@ def choose(
     runners: int | None = None,
     recurrent_kernels: bool = True,
     installation: Installation | None = None,
-) -> Choice:
+) -> DeviceChoice:
     """Where graphs run from now on.
 
     Args:
@@ -190,9 +190,9 @@ def choose(
     """
     found = find() if installation is None else installation
     check_packages(found)
-    processor = CPU if recurrent_kernels else PLAIN_CPU
+    processor = CPU_DEVICE if recurrent_kernels else PLAIN_CPU
     if wanted == "cpu":
-        return Choice((processor,))
+        return DeviceChoice((processor,))
     driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
     if not missing:
         # A promise and a cost table hold for one kind of device.
@@ -205,10 +205,10 @@ def choose(
         others = len(driver.gpus) - len(alike)
         left_out = f"; {others} of another kind left out" if others else ""
         why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-        return Choice(gpus, why + left_out)
+        return DeviceChoice(gpus, why + left_out)
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
-    return Choice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
+    return DeviceChoice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
 
 
 def check_packages(found: Installation) -> None:

@@ -26,8 +26,7 @@ from lengthwise.runtime import device_memory, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
-from lengthwise.runtime.provider import CPU as PROCESSOR
-from lengthwise.runtime.provider import Device, Provider, check_packages
+from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
     import onnxruntime
@@ -36,9 +35,9 @@ except ImportError:  # `provider.choose` says which extra brings it; what runs n
 
 log = logging.getLogger("lengthwise.session")
 
-Output = Literal["logits", "attention"]
+OutputName = Literal["logits", "attention"]
 
-CPU = PROCESSOR.label
+CPU_LABEL = CPU_DEVICE.label
 RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 
 if onnxruntime is not None:
@@ -117,7 +116,7 @@ class Session:
         *,
         weights: Mapping[str, bytes] | None = None,
         threads: int = 1,
-        devices: Sequence[Device] = (PROCESSOR,),
+        devices: Sequence[Device] = (CPU_DEVICE,),
     ) -> None:
         self._manifest = manifest
         self._names = manifest.graph
@@ -129,11 +128,11 @@ class Session:
         self.recurrent = _is_recurrent(graph)
         self._session = self._sessions[0]
         self._check(manifest)
-        self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
+        self._outputs: dict[OutputName, str] = {"logits": manifest.graph.logits}
         if manifest.graph.attention is not None:
             self._outputs["attention"] = manifest.graph.attention
         # Only these have a time axis, and come with it first where the graph takes its steps so.
-        self._along_steps: frozenset[Output] = frozenset(
+        self._along_steps: frozenset[OutputName] = frozenset(
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
         self.provider = devices[0].label
@@ -147,13 +146,13 @@ class Session:
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (PROCESSOR,)
+        cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (CPU_DEVICE,)
     ) -> Session:
         """The session of a model directory's graph."""
         return cls(directory / GRAPH_FILE, manifest, threads=threads, devices=devices)
 
     @property
-    def outputs(self) -> frozenset[Output]:
+    def outputs(self) -> frozenset[OutputName]:
         """Which outputs the graph has."""
         return frozenset(self._outputs)
 
@@ -162,7 +161,7 @@ class Session:
         """Whether batches go through buffers of a device, so that few shapes are better than many."""
         return bool(self._slots)
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Runs the graph once.
 
         Args:
@@ -197,7 +196,7 @@ class Session:
             How many shapes were run.
         """
         until = time.monotonic() + seconds
-        wanted: list[Output] = [*self._outputs]
+        wanted: list[OutputName] = [*self._outputs]
         count = most_rows = 0
         for rows, width in shapes:
             batch = _zeros(self._manifest, rows, width)
@@ -221,13 +220,13 @@ class Session:
         return slots
 
     def _run_in(
-        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[Output]
+        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
         shapes = {self._outputs[output]: self._shape(output, batch) for output in wanted}
         found = slot.run(inputs, shapes)
         return [found[name] for name in shapes]
 
-    def _shape(self, output: Output, batch: PaddedBatch) -> Shape:
+    def _shape(self, output: OutputName, batch: PaddedBatch) -> Shape:
         """An output's shape, in the graph's order of axes."""
         axes: Shape = (batch.rows, batch.width) if output in self._along_steps else (batch.rows,)
         if self._names.time_first:
@@ -238,10 +237,10 @@ class Session:
             return (batch.rows, self._manifest.classes, batch.width)
         return (*axes, self._manifest.classes)
 
-    def _are_classes_first(self, output: Output) -> bool:
+    def _are_classes_first(self, output: OutputName) -> bool:
         return self._names.classes_first and output == "logits" and output in self._along_steps
 
-    def _rows_first(self, output: Output, result: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _rows_first(self, output: OutputName, result: NDArray[np.float32]) -> NDArray[np.float32]:
         """An output `[rows, ...]` or `[rows, width, ...]`, from the graph's own order of axes."""
         if output not in self._along_steps:
             return result
@@ -290,7 +289,7 @@ def _opened(source: _Source, manifest: Manifest, threads: int, device: Device) -
         session = _made(source, _options(threads, provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if provider != PROCESSOR.provider:
+    if provider != CPU_DEVICE.provider:
         if session.get_providers()[0] != provider.execution_provider:
             raise ModelError(
                 f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
@@ -375,10 +374,10 @@ def _is_device_memory(info: Any) -> bool:
     return bool(info.name != "Cpu" and info.device_mem_type == onnxruntime.OrtDeviceMemoryType.DEFAULT)
 
 
-def _placed(session: Any) -> list[placement.Node]:
+def _placed(session: Any) -> list[placement.PlacedNode]:
     """Where onnxruntime put each node; needs onnxruntime 1.24."""
     return [
-        placement.Node(node.name, node.op_type, part.ep_name)
+        placement.PlacedNode(node.name, node.op_type, part.ep_name)
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]

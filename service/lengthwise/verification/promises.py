@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.runtime.manifest import Manifest, Precision, Promise
-from lengthwise.runtime.session import CPU, Session
+from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import golden, kept_promises
 from lengthwise.verification.golden import Golden, GoldenDifference
 from lengthwise.verification.measurement import BatchVariations, Case
@@ -117,7 +117,7 @@ def held(
         except PromiseBroken as broken:
             if own is not None:
                 raise PromiseBroken(f"{broken}; {_REMEDY}") from broken
-            if session.provider != CPU:
+            if session.provider != CPU_LABEL:
                 raise
             log.warning("%s; it is verified again on this processor", broken)
         else:
@@ -157,7 +157,7 @@ def _of_other_kernels(manifest: Manifest, session: Session) -> bool:
 
     That promise then says nothing about these kernels. An old manifest does not name its kernels; it counts as others.
     """
-    return session.provider == CPU and session.recurrent and session.kernels != manifest.made.get(KERNELS)
+    return session.provider == CPU_LABEL and session.recurrent and session.kernels != manifest.made.get(KERNELS)
 
 
 def prove(
