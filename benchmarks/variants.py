@@ -57,11 +57,6 @@ class EmptyRun:
         """That of the session it stands for."""
         return self.session.provider
 
-    @property
-    def outputs(self) -> frozenset[OutputName]:
-        """Likewise."""
-        return self.session.outputs
-
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Zeros in the shapes that the graph's outputs would have."""
         logits = np.zeros((batch.rows, self.manifest.classes), dtype=np.float32)

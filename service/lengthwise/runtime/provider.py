@@ -1,13 +1,14 @@
-"""Providers: where a graph runs, and what is promised there. One table, and the choice among its rows.
+"""Providers: where graphs run, and what is promised there. A table of providers, and the choice of devices.
 
 | provider | runs on | promises in float32 | costs are measured by |
 |---|---|---|---|
-| `cpu` | this machine's processor, in the thread that runs | the same bits alone and in company | processor time |
-| `cuda` | one session a GPU, two batches in flight on each | a tolerance, measured on that device | the clock |
+| `cpu` | the processor, in the thread that runs the batch | the same bits batched and unbatched | processor time |
+| `cuda` | one session per GPU, two batches in flight on each | a tolerance, measured on that device | wall time |
 
-`--provider auto` takes CUDA where the installed onnxruntime has it and a GPU answers, else the CPU, and says why.
-`--provider cuda` where it cannot be had is an error that names all that is missing. Nothing falls to the CPU silently:
-`lengthwise.runtime.session` refuses a session that onnxruntime moved there, and `lengthwise.runtime.placement` a node.
+`--provider auto` chooses CUDA if the installed onnxruntime supports it and a GPU is available, else the CPU, and logs
+why. `--provider cuda` without CUDA is an error that names everything that is missing. Nothing falls back to the CPU
+silently: `lengthwise.runtime.session` rejects a session that onnxruntime moved there, and
+`lengthwise.runtime.placement` rejects a node.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class Provider:
     """One row of the table.
 
     Attributes:
-        name: As `--provider` names it.
-        execution_provider: As onnxruntime does.
+        name: Its name in `--provider`.
+        execution_provider: Its name in onnxruntime.
         device_type: onnxruntime's name of the memory that its kernels read.
-        bits: Whether a float32 graph can answer with the same bits alone and in company. Each model's own promise is
-            measured; where this is False a tolerance is promised.
-        wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
-        in_flight: Batches at once on one device, unless runners say otherwise: one is copied, decoded and answered
-            while another computes.
-        bound: Whether batches go through buffers of a device (`runtime.binding`), in shapes of a bounded number
+        bits: Whether a float32 graph can give the same bits batched and unbatched. Each model's promise is measured;
+            if this is False, a tolerance is promised.
+        wall_clock: Whether costs are wall time, because the work is not done by the thread that waits for it.
+        in_flight: Batches at once on one device, unless `runners` says otherwise: one is copied and answered while
+            another is computed.
+        bound: Whether batches go through buffers of the device (`runtime.binding`), in a bounded number of shapes
             (`lengthwise.batching.buckets`).
         session: Entries of onnxruntime's session options.
-        options: Options of the provider.
+        options: onnxruntime's options of the provider.
     """
 
     name: str
@@ -74,13 +75,13 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         in_flight=2,
         bound=True,
         session={
-            # Who runs what is recorded, and looked at by `lengthwise.runtime.placement` before anything is answered.
+            # onnxruntime records which provider runs each node; `lengthwise.runtime.placement` checks that at load.
             "session.record_ep_graph_assignment_info": "1",
         },
         options={
-            # The arena grows by what a shape needs; doubling it would pass a memory limit that the shapes fit into.
+            # The arena grows by what a shape needs; doubling could exceed a memory limit that the shapes fit into.
             "arena_extend_strategy": "kSameAsRequested",
-            # An exhaustive search for convolutions would be made anew for every shape.
+            # An exhaustive search of convolution algorithms would run again for every shape.
             "cudnn_conv_algo_search": "HEURISTIC",
             "do_copy_in_default_stream": "1",
         },
@@ -90,17 +91,18 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a session runs.
+    """A device on which sessions run.
 
     Attributes:
         provider: Its row of the table.
-        index: Which of the provider's devices.
-        name: What it calls itself; empty for the CPU.
-        memory_bytes: Its memory; 0 where nobody asked.
-        tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
-        memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
+        index: Its number among the provider's devices.
+        name: The name that its driver gives; empty for the CPU.
+        memory_bytes: Its memory; 0 if not known.
+        tf32: Whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3.
+        memory_limit_bytes: Limit of onnxruntime's memory arena there; None for no limit.
         in_flight: Batches at once.
-        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are the CPU's.
+        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are for the
+            CPU.
     """
 
     provider: Provider
@@ -114,7 +116,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """How manifests, logs and metrics name it: what a promise and a cost table hold for.
+        """Its name in manifests, logs and metrics: a promise and a cost table are valid for one label.
 
         `CPUExecutionProvider`, or `CUDAExecutionProvider, NVIDIA H200`, with `, TF32` where that is on.
         """
@@ -123,7 +125,7 @@ class Device:
 
     @property
     def options(self) -> dict[str, str]:
-        """What onnxruntime is told of this device."""
+        """The provider options for onnxruntime."""
         options = dict(self.provider.options)
         if self.provider.name == "cuda":
             options |= {"device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
@@ -133,17 +135,17 @@ class Device:
 
 
 CPU_DEVICE: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
-"""The processor: what is served, exported and checked on where nothing else is said."""
+"""The processor, with Lengthwise's recurrent kernels: the default device."""
 PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
-"""The same with onnxruntime's kernels alone."""
+"""The processor, with onnxruntime's kernels only."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """What was chosen, and why.
+    """The chosen devices, and why.
 
     Attributes:
-        devices: All of one provider; each gets a session of every model.
+        devices: Devices of one provider; each gets a session of every model.
         reason: A sentence for the log and `/healthz`.
     """
 
@@ -156,7 +158,7 @@ class DeviceChoice:
         return self.devices[0].provider
 
     def runners(self, cores: int) -> int:
-        """How many threads run batches: each is a core's work, or waits for its batch on a device."""
+        """How many runner threads: one for each core, or one for each batch in flight on the devices."""
         return sum(device.in_flight for device in self.devices) if self.provider.bound else cores
 
     def __str__(self) -> str:
@@ -174,19 +176,19 @@ def choose(
     recurrent_kernels: bool = True,
     installation: Installation | None = None,
 ) -> DeviceChoice:
-    """Where graphs run from now on.
+    """Chooses the devices that graphs run on.
 
     Args:
         wanted: `--provider`.
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
-        runners: How many threads run batches, shared out among the devices; None for as many as the table says.
-        recurrent_kernels: See `Device`; of the CPU, where it is chosen.
-        installation: What there is to choose from; None looks.
+        runners: Number of runner threads, divided among the devices; None for the table's `in_flight`.
+        recurrent_kernels: See `Device`; used if the CPU is chosen.
+        installation: What is installed; None finds out.
 
     Raises:
-        ConfigurationError: No onnxruntime is installed, or two; or CUDA is wanted and cannot be had: names all that is
-            missing.
+        ConfigurationError: No onnxruntime is installed, or two; or CUDA is required and not available: names everything
+            that is missing.
     """
     found = find() if installation is None else installation
     check_packages(found)
@@ -195,7 +197,7 @@ def choose(
         return DeviceChoice((processor,))
     driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
     if not missing:
-        # A promise and a cost table hold for one kind of device.
+        # A promise and a cost table are valid for one kind of device.
         alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
         cuda = PROVIDERS["cuda"]
         in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
@@ -212,10 +214,10 @@ def choose(
 
 
 def check_packages(found: Installation) -> None:
-    """Holds that exactly one onnxruntime is installed.
+    """Checks that exactly one onnxruntime is installed.
 
     Raises:
-        ConfigurationError: There is none, or two that write over each other's files.
+        ConfigurationError: None is installed, or two that overwrite each other's files.
     """
     if len(found.packages) > 1:
         raise ConfigurationError(
@@ -233,12 +235,12 @@ def check_packages(found: Installation) -> None:
 
 
 def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
-    """The driver, and what is missing for CUDA, each a sentence: the first of it only, or everything."""
+    """The driver, and what is missing for CUDA, as sentences: everything, or only the first."""
     missing = []
     cuda = PROVIDERS["cuda"].execution_provider
     if cuda not in found.providers:
         named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
-        if not everything:  # nobody asked for CUDA, so nobody need be told how to get it
+        if not everything:  # CUDA was not asked for, so do not say how to install it
             return Driver(), [f"{named} is without CUDA"]
         missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
     driver = found.driver()
