@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing, Waiter
+from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, Problem
@@ -28,6 +28,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import Model
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
+from lengthwise.repository.served import Served as Served
 from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
@@ -45,28 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lengthwise.serving")
 
 NOT_FINITE = "the model's answer to this sequence is not finite"
-
-
-class Served:
-    """A model with its queue and its metrics: what a request finds under a name and a version."""
-
-    __slots__ = ("manifest", "metrics", "model", "queue")
-
-    def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
-        limits = limits.at_most(model.manifest.max_batch_rows)
-        self.model = model
-        self.manifest = model.manifest
-        self.metrics = metrics
-        self.queue = ModelQueue(
-            model.manifest.key,
-            model.answer,
-            model.cost,
-            metrics,
-            limits,
-            multiple=model.manifest.width_multiple,
-            buckets=model.buckets,
-            steady=model.steady,
-        )
 
 
 class Serving:

@@ -40,13 +40,13 @@ Started = list[subprocess.Popen[bytes]]
 def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The processes that were started to judge."""
     started: Started = []
-    start = JudgeProcess._started
+    start = JudgeProcess.start
 
     def watched(self: JudgeProcess, *arguments: int) -> subprocess.Popen[bytes]:
         started.append(start(self, *arguments))
         return started[-1]
 
-    monkeypatch.setattr(JudgeProcess, "_started", watched)
+    monkeypatch.setattr(JudgeProcess, "start", watched)
     return started
 
 
@@ -283,10 +283,10 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
         "import sys; from pathlib import Path; from lengthwise.repository import judge_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
+        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess.start\n"
         "def watched(*arguments):\n"
         "    process = start(*arguments); print(process.pid, flush=True); return process\n"
-        "judge_process.JudgeProcess._started = watched\n"
+        "judge_process.JudgeProcess.start = watched\n"
         "loading.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:

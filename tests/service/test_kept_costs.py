@@ -90,7 +90,7 @@ def test_a_spoilt_file_is_passed_over_with_a_word(
 ) -> None:
     (tmp_path / kept_costs.FILE).write_bytes(content.encode("latin-1"))
     assert kept_costs.read(tmp_path, UNDER) is None
-    assert "passed over" in caplog.text
+    assert "is ignored" in caplog.text
 
 
 def test_a_service_plans_with_the_kept_table_and_measures_nothing(

@@ -190,11 +190,11 @@ def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_th
 
 
 def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> None:
-    before = loading.look(model_directories.BUNDLED)
+    before = loading.directory_state(model_directories.BUNDLED)
     promise = loading.load(model_directories.BUNDLED, LIMITS).promise
     assert promise is not None
     assert promise.bits
-    assert loading.look(model_directories.BUNDLED) == before
+    assert loading.directory_state(model_directories.BUNDLED) == before
 
 
 def test_promises_of_several_devices_are_kept_beside_each_other(
@@ -217,4 +217,4 @@ def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
 
 def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(directory, monkeypatch)
-    assert loading.graph_bytes(loading.look(directory)) == (directory / "model.onnx").stat().st_size
+    assert loading.graph_bytes(loading.directory_state(directory)) == (directory / "model.onnx").stat().st_size

@@ -535,7 +535,7 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
                 assert loaded.status_code in (200, 400), loaded.text  # 400 where the highest version is a broken one
             await service.serving.shelf.refresh()
             found = service.serving.repository
-            assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.looks), found)
+            assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.states), found)
         end.set()
         await asyncio.gather(*tasks)
         figures = await service.figures()
