@@ -54,10 +54,10 @@ class Keys:
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key:
             raise Unauthorized("a key is needed: send it as 'authorization: Bearer KEY'")
-        given = hashlib.sha256(key.strip()).digest()
+        sent_digest = hashlib.sha256(key.strip()).digest()
         known = False
         for digest in self._digests:  # all of them, so that the time does not depend on which one matches
-            known |= hmac.compare_digest(given, digest)
+            known |= hmac.compare_digest(sent_digest, digest)
         if not known:
             raise Unauthorized("the key is not known")
 

@@ -73,37 +73,37 @@ def memory_left_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         ),
     ):
         try:
-            most, taken = int((root / limit).read_text()), int((root / used).read_text())
+            most, in_use = int((root / limit).read_text()), int((root / used).read_text())
             lines = (line.split() for line in (root / statistics).read_text().splitlines())
             reclaimable = next((int(number) for name, number in lines if name == cached), 0)
         except (OSError, ValueError):  # cgroup v2 writes "max" for no limit
             continue
-        return max(0, most - taken + reclaimable)
+        return max(0, most - in_use + reclaimable)
     return None
 
 
-def _listed(given: Any) -> Any:
+def _listed(value: Any) -> Any:
     """Splits the comma-separated text of a flag or a variable."""
-    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in given:
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s,*?#@]+", origin):
             raise ValueError(f"an origin is https://HOST or https://HOST:PORT, or * for all; {origin!r} is none")
-    return given
+    return value
 
 
-def _share(given: Any) -> Any:
-    return 0.0 if given == "off" else given
+def _share(value: Any) -> Any:
+    return 0.0 if value == "off" else value
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _policy(given: str) -> str:
-    Policy.parse(given)
-    return given
+def _policy(value: str) -> str:
+    Policy.parse(value)
+    return value
 
 
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
@@ -249,8 +249,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, given: Any) -> Any:
-        return no_booleans_for_numbers(given, {name: field.annotation for name, field in cls.model_fields.items()})
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        return no_booleans_for_numbers(values, {name: field.annotation for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: An option is unknown, has the wrong type or is out of bounds; the message names it.
         """
-        given = {name: value for name, value in flags.items() if value is not None}
+        from_flags = {name: value for name, value in flags.items() if value is not None}
         known = set(cls.model_fields)
         unknown = [
             name
@@ -321,9 +321,9 @@ class Settings(BaseSettings):
                 f"no option belongs to the variable {listed}; `lengthwise serve --help` lists them"
             )
         try:
-            return cls(**given)
+            return cls(**from_flags)
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from error
+            raise ConfigurationError("; ".join(_sentence(item, from_flags) for item in error.errors())) from error
 
 
 def traces_exporter() -> str | None:
@@ -363,14 +363,14 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _sentence(item: ErrorDetails, given: dict[str, Any]) -> str:
+def _sentence(item: ErrorDetails, from_flags: dict[str, Any]) -> str:
     name = ".".join(str(place) for place in item["loc"])
     if not name:
         return sentence(item)
     variable = PREFIX + str(item["loc"][0]).upper()
     in_file = f"{name} in the configuration file {os.environ.get(CONFIG_VARIABLE)}"
     source = variable if variable in os.environ else in_file
-    if name in given:
+    if name in from_flags:
         source = flag(name)
     if item["type"] == "extra_forbidden":
         options = f"{nearest(name, Settings.model_fields)}; `lengthwise serve --help` lists the options"

@@ -102,8 +102,8 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
         prefix: Put before the name in the message; not compared.
     """
     names = {each.lower().replace("-", "_"): each for each in known}
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{names[found[0]]}?" if found else ""
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""
 
 
 def shown(value: Any) -> str:

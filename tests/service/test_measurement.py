@@ -156,7 +156,7 @@ def strangers() -> Callable[[PaddedBatch, int], NDArray[np.bool_]]:
     ("moved", "only"),
     [
         (strangers(), "every neighbour replaced"),
-        (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, alone"),
+        (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, unbatched"),
         (lambda batch, threads: np.array(threads == 2 and batch.rows > 1), "2 threads instead of 1, batched"),
         (lambda batch, threads: (batch.lengths < 50) & (batch.lengths.max() == 50), "beside a sequence of 50 steps"),
     ],

@@ -62,10 +62,10 @@ def load(
 
 
 def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(*arguments: Any, **options: Any) -> Any:
+    def verify_here(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("proved")
 
-    monkeypatch.setattr(promises, "prove", prove)
+    monkeypatch.setattr(promises, "verify_here", verify_here)
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:

@@ -250,7 +250,7 @@ class Batcher:
         return self._queues.next(now, draining=self._draining)
 
     def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
-        """See `BatchSource`. Has somebody run what is left, if anything is."""
+        """See `BatchSource`. Wakes a runner, or the event loop, if other sequences still wait."""
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
         queue.inflight += 1

@@ -91,12 +91,12 @@ def choose(
 
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:
     """The fewest of ascending points to which all of them can be rounded up; found from the largest down."""
-    kept = [points[-1]]
+    chosen = [points[-1]]
     for point in reversed(points):
-        above = kept[-1]
+        above = chosen[-1]
         if max(above / point, seconds(above) / seconds(point)) > 1 + most_added:
-            kept.append(point)
-    return tuple(reversed(kept))
+            chosen.append(point)
+    return tuple(reversed(chosen))
 
 
 class BucketedCosts(CostTable):

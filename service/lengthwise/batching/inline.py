@@ -16,7 +16,8 @@ from typing import Final
 FIRST_RUNS: Final = 4
 """How many batches of a new model are run by runners before the event loop may run one."""
 SLOW_FACTOR: Final = 8
-"""An inline batch that takes longer than this times the inline limit keeps its model off the event loop for a while."""
+"""An inline batch that takes longer than this times the inline limit starts a cooldown: its model stays off the event
+loop."""
 COOLDOWN_FACTOR: Final = 100
 """Shortest cooldown, in times of the slow run: a model blocks the event loop for 1 % of the time at most."""
 MAX_COOLDOWN_SECONDS: Final = 3600.0

@@ -80,11 +80,11 @@ class _Order:
         """The first sequence that waits, or None; drops the numbers of removed ones before it."""
         entries = self._entries
         for place, (_, number) in enumerate(entries):
-            found = waiting.get(number)
-            if found is not None:
+            sequence = waiting.get(number)
+            if sequence is not None:
                 if place:
                     del entries[:place]
-                return found
+                return sequence
         entries.clear()
         return None
 
@@ -164,23 +164,23 @@ class PendingSequences:
             batch: How many of each width: at least 1, and at most as many as are near.
             anchor: A near sequence that is in the batch even if it is not among the most urgent of its width.
         """
-        taken: list[WaitingSequence] = []
+        removed: list[WaitingSequence] = []
         for width, count in batch.items():
             group = self._by_width[width]
             if count == len(group):
-                taken += [waiting for _, _, waiting in group]
+                removed += [waiting for _, _, waiting in group]
                 self._forget_width(width)
                 continue
             if width == anchor.width and (place := _place(group, anchor)) >= count:
                 group.insert(count - 1, group.pop(place))
-            taken += [waiting for _, _, waiting in group[:count]]
+            removed += [waiting for _, _, waiting in group[:count]]
             del group[:count]
-        for waiting in taken:
+        for waiting in removed:
             waiting.waits = False
             del self._waiting[waiting.number]
-        self._near -= len(taken)
+        self._near -= len(removed)
         self._fill_near()
-        return taken
+        return removed
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""

@@ -225,10 +225,10 @@ def _batch_with(
             cheapest += times[size]
             for before, best, at_least in shorter:
                 rows = total - before
-                if rows > limit or (taken := times[rows]) > seconds:
+                if rows > limit or (run_seconds := times[rows]) > seconds:
                     break
-                if best + taken < cheapest:
-                    cheapest, cut = best + taken, before
+                if best + run_seconds < cheapest:
+                    cheapest, cut = best + run_seconds, before
                 # `least` does not fall with the width, so this holds for every shorter prefix too.
                 elif at_least + rows * least >= cheapest:
                     break

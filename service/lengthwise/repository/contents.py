@@ -111,7 +111,7 @@ class Repository:
         if version is None:
             model = versions[max(versions)] if versions else None
         else:
-            # So many digits are no version, and int() of them would be slow or raise.
+            # With 20 digits or more it is not a version, and int() could be slow or raise.
             model = versions.get(int(version)) if len(version) < 20 else None
         if model is not None:
             return model
@@ -137,7 +137,7 @@ class Repository:
             {other: versions for other, versions in self.models.items() if other != name},
             [refusal for refusal in self.refused if refusal.key.name != name],
             self.unloaded | {name},
-            {key: seen for key, seen in self.states.items() if key.name != name},
+            {key: state for key, state in self.states.items() if key.name != name},
         )
 
     def settled(self) -> Repository:

@@ -54,17 +54,17 @@ def read(
 
 
 def of(
-    kept: bytes | None,
+    content: bytes | None,
     wanted: dict[str, str | int],
     *,
     clock: Callable[[], float] = time.thread_time,
     source: str = FILE,
 ) -> CostTable | None:
     """As `read`, from the file's content; None for a missing file."""
-    if kept is None:
+    if content is None:
         return None
     try:
-        stored: Any = json.loads(kept)
+        stored: Any = json.loads(content)
         if stored["conditions"] != wanted:
             return None
         return CostTable.from_json(stored["table"], clock=clock)

@@ -110,7 +110,7 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
 
 def directory_state(directory: Path) -> DirectoryState:
     """The files of a model directory with their sizes and times; empty if it does not exist."""
-    seen = []
+    state = []
     for folder, inside, names in os.walk(directory):
         if folder.count(os.sep) - str(directory).count(os.sep) >= MOST_NESTED:
             inside.clear()
@@ -118,8 +118,8 @@ def directory_state(directory: Path) -> DirectoryState:
             path = Path(folder, name)
             with suppress(OSError):  # removed meanwhile, or a broken link; `load` reports it if it matters
                 status = path.stat()
-                seen.append((str(path.relative_to(directory)), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return tuple(sorted(seen))
+                state.append((str(path.relative_to(directory)), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(sorted(state))
 
 
 def graph_bytes(state: DirectoryState) -> int:

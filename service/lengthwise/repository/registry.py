@@ -125,9 +125,9 @@ class Registry:
             self._watcher.cancel()
             await asyncio.wait((self._watcher,))
 
-    def publish(self, found: Repository) -> None:
+    def publish(self, result: Repository) -> None:
         """Serves what a scan has found so far, soon after it returns. Called by `rescan`, in its thread."""
-        self._thread.publish(found)
+        self._thread.publish(result)
 
     def ask(self) -> None:
         """Starts a scan soon. Safe in a signal handler."""
@@ -157,9 +157,9 @@ class Registry:
         """
         async with self._changing:
             await self._look(self.repository.allowing(name), name)
-            found = self.repository
-        refused = {refusal.key.version: refusal for refusal in found.refused if refusal.key.name == name}
-        versions = [*refused, *found.models.get(name, ())]
+            result = self.repository
+        refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
+        versions = [*refused, *result.models.get(name, ())]
         if not versions:
             raise ModelNotFound("the repository has no version of such a model that may be served")
         return refused.get(max(versions))
@@ -199,16 +199,16 @@ class Registry:
         running = True
         loop = asyncio.get_running_loop()
 
-        def put(found: Repository) -> None:
+        def put(result: Repository) -> None:
             if running:
-                self._put(found)
+                self._put(result)
 
         def rescan() -> Repository:
-            self._thread.publish = lambda found: loop.call_soon_threadsafe(put, found)
+            self._thread.publish = lambda result: loop.call_soon_threadsafe(put, result)
             return self._rescan(before, again)
 
         try:
-            found = await _in_daemon_thread(rescan)
+            result = await _in_daemon_thread(rescan)
         except ConfigurationError:
             raise
         except Stopped as stopped:
@@ -220,20 +220,20 @@ class Registry:
             running = False  # what this scan publishes from now on is ignored
             if not before.starting:  # after a failed first scan the service cannot start
                 self._put(self.repository.settled())
-        await self._change(found)
+        await self._change(result)
 
-    async def _change(self, found: Repository) -> None:
-        self._put(found)
+    async def _change(self, result: Repository) -> None:
+        self._put(result)
         for listener in self.listeners:
             await listener()
 
-    def _put(self, found: Repository) -> None:
+    def _put(self, result: Repository) -> None:
         before = self._snapshot.served
-        served = {model: before[model] if model in before else self._add(model) for model in found}
+        served = {model: before[model] if model in before else self._add(model) for model in result}
         unnamed = None
         with suppress(RequestError):  # such a request will get this error from `find`
-            unnamed = served[found.find(None, None)]
-        self._snapshot = _Snapshot(found, served, unnamed)
+            unnamed = served[result.find(None, None)]
+        self._snapshot = _Snapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)

@@ -86,15 +86,15 @@ def scan(
         Stopped: The scan was stopped.
     """
     before, stopping = before or Repository(), stopping or Stopping()
-    found, passed = _versions(folder)
+    directories, passed = _versions(folder)
     for name, why in sorted(passed.items()):
         if name not in before.passed:
             log.error("the folder %s of the model repository is passed over: %s", ascii(name), why)
     # If the folder of a name cannot be read at the moment, its served versions stay.
-    found |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
-    wanted = policy.candidates(key for key in found if key.name not in before.unloaded)
+    directories |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
+    wanted = policy.candidates(key for key in directories if key.name not in before.unloaded)
     state = _ScanState(before, policy, wanted)
-    for absent in policy.absent(found):
+    for absent in policy.absent(directories):
         if absent.name not in before.unloaded:
             state.refuse(absent, NAMED_AND_ABSENT)
     budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
@@ -102,7 +102,7 @@ def scan(
 
     def load(key: Key) -> Model:
         return loading.load(
-            found[key],
+            directories[key],
             limits,
             budget_seconds=budget_seconds,
             devices=devices,
@@ -113,14 +113,14 @@ def scan(
 
     def begin(key: Key) -> None:
         """Settles a version at once if it is unchanged or does not fit, and else starts to verify it."""
-        seen, runs, reason = directory_state(found[key]), state.running.get(key), state.known.get(key)
-        if before.states.get(key) == seen and not (reason is not None and key.name == again):
-            state.settle(key, runs, reason, seen)
+        current, runs, reason = directory_state(directories[key]), state.running.get(key), state.known.get(key)
+        if before.states.get(key) == current and not (reason is not None and key.name == again):
+            state.settle(key, runs, reason, current)
             return
         held = sum(graph_bytes(other) for other, _ in judged.values()) + state.bytes_beside(key, judged)
-        reason = _no_room(graph_bytes(seen), held, max_model_bytes)
+        reason = _no_room(graph_bytes(current), held, max_model_bytes)
         if reason is None:
-            judged[key] = seen, _in_a_thread(lambda: _judged(key, found[key], runs, load, most_bytes))
+            judged[key] = current, _in_a_thread(lambda: _judged(key, directories[key], runs, load, most_bytes))
             wait([judged[key][1]], SLOW_SECONDS)
         elif judged:  # there may be room when one of these is finished
             wait([future for _, future in judged.values()], return_when=FIRST_COMPLETED)
@@ -138,12 +138,12 @@ def scan(
         elif judged:
             wait([future for _, future in judged.values()], return_when=FIRST_COMPLETED)
         for done in [done for done, (_, future) in judged.items() if future.done()]:
-            seen, future = judged.pop(done)
+            current, future = judged.pop(done)
             model, reason, final = future.result()
-            state.settle(done, model, reason, seen if final else None)
+            state.settle(done, model, reason, current if final else None)
         if state.progress != before_step:
             publish(state.repository())
-    nothing = None if found else _why_nothing(folder)
+    nothing = None if directories else _why_nothing(folder)
     if nothing is not None and nothing != before.reason:
         log.error("nothing is served of %s: %s", folder, nothing)
     return replace(state.at_the_end(nothing), passed=frozenset(passed))
@@ -211,18 +211,18 @@ class _ScanState:
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
-    def settle(self, key: Key, model: Model | None, reason: str | None, seen: DirectoryState | None) -> None:
+    def settle(self, key: Key, model: Model | None, reason: str | None, current: DirectoryState | None) -> None:
         """Stores the result of a version.
 
         Args:
             key: The version.
             model: The model that is served as this version; None for none.
             reason: Why the model in its directory is not served; None if it is.
-            seen: The state of its directory; None if the next scan shall verify it again in any case.
+            current: The state of its directory; None if the next scan shall verify it again in any case.
         """
         self.left.remove(key)
-        if seen is not None:
-            self._states[key] = seen
+        if current is not None:
+            self._states[key] = current
         if model is not None:
             self._models[key] = model
             if model is not self.running.get(key):
@@ -241,18 +241,18 @@ class _ScanState:
     def repository(self) -> Repository:
         """What may be served while the scan continues: the settled models, and those served before."""
         done = {key.name for key in self._models} if self._policy.one else set()
-        kept = {model.key: model for model in self._before if model.key.name not in done}
+        old = {model.key: model for model in self._before if model.key.name not in done}
         left = set(self.left)
         refused = {key: reason for key, reason in self.known.items() if key in left} | self._refused
-        states = {key: seen for key, seen in self._before.states.items() if key in left} | self._states
-        found = self._made({**kept, **self._models}, refused, states, None)
-        return replace(found, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
+        states = {key: current for key, current in self._before.states.items() if key in left} | self._states
+        result = self._make({**old, **self._models}, refused, states, None)
+        return replace(result, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
 
     def at_the_end(self, reason: str | None) -> Repository:
         """The result of the scan; `reason` says why there is nothing to serve at all."""
-        return self._made(self._models, self._refused, self._states, reason)
+        return self._make(self._models, self._refused, self._states, reason)
 
-    def _made(
+    def _make(
         self,
         models: Mapping[Key, Model],
         refused: Mapping[Key, str],
@@ -290,7 +290,7 @@ def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
-    found: dict[Key, Path] = {}
+    directories: dict[Key, Path] = {}
     passed: dict[str, str] = {}
     for name in names:
         try:
@@ -303,8 +303,8 @@ def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
         if inside and not is_name(name.name):
             passed[name.name] = "no model can have that name"
         else:
-            found |= {Key(name.name, version): path for version, path in inside.items()}
-    return found, passed
+            directories |= {Key(name.name, version): path for version, path in inside.items()}
+    return directories, passed
 
 
 def _keys(before: Repository) -> Iterable[Key]:

@@ -65,12 +65,12 @@ class Slot:
                 place, index, address = "cpu", 0, staged.ctypes.data
             binding.bind_input(name, place, index, array.dtype.type, array.shape, address)
         binding.clear_binding_outputs()  # the last batch may have requested others
-        found = {}
+        results = {}
         for name, shape in outputs.items():
-            found[name] = self._staged(name, shape, np.dtype(np.float32))
-            binding.bind_output(name, "cpu", 0, np.float32, shape, found[name].ctypes.data)
+            results[name] = self._staged(name, shape, np.dtype(np.float32))
+            binding.bind_output(name, "cpu", 0, np.float32, shape, results[name].ctypes.data)
         self._session.run_with_iobinding(binding)
-        return {name: staged.copy() for name, staged in found.items()}
+        return {name: staged.copy() for name, staged in results.items()}
 
     def _staged(self, name: str, shape: Shape, kind: np.dtype[Any]) -> NDArray[Any]:
         """The start of a name's host buffer, as an array of this shape; the buffer grows if it is too small."""

@@ -292,18 +292,20 @@ class Manifest(_ManifestPart):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
-        kept = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
-        found: dict[str, bytes] = {}
+        to_keep = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
+        contents_read: dict[str, bytes] = {}
         for name, expected in self.digests.items():
             if name == GRAPH_FILE:
                 continue
-            keep = os.path.normpath(name) in kept
+            keep = os.path.normpath(name) in to_keep
             content = self._checked(directory, name, expected, left if keep else most_bytes, keep=keep)
             if keep:
-                found[os.path.normpath(name)] = content
+                contents_read[os.path.normpath(name)] = content
                 left -= len(content)
-        contents |= {name: found.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests}
-        return contents | {location: found.get(name, b"") for location, name in locations.items()}
+        contents |= {
+            name: contents_read.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests
+        }
+        return contents | {location: contents_read.get(name, b"") for location, name in locations.items()}
 
     def _checked(self, directory: Path, name: str, expected: str, most_bytes: int, *, keep: bool = True) -> bytes:
         """The content of a file whose digest is right; empty if it is not kept."""
@@ -313,14 +315,14 @@ class Manifest(_ManifestPart):
             if not path.is_relative_to(root):
                 raise VerificationError(f"{self.key}: {name} lies outside the model directory")
             content = files.read(path, most_bytes) if keep else b""
-            found = files.digest_of(content) if keep else files.digest(path, most_bytes)
+            actual = files.digest_of(content) if keep else files.digest(path, most_bytes)
         except FileNotFoundError as error:
             raise VerificationError(f"{self.key}: {name} is missing from {directory}") from error
         except OSError as error:
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error.strerror}") from error
         except (ValueError, RuntimeError) as error:  # an invalid file name, a loop of links
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
-        if found != expected:
+        if actual != expected:
             raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
         return content
 

@@ -190,12 +190,12 @@ def choose(
         ConfigurationError: No onnxruntime is installed, or two; or CUDA is required and not available: names everything
             that is missing.
     """
-    found = find() if installation is None else installation
-    check_packages(found)
+    installed = find() if installation is None else installation
+    check_packages(installed)
     processor = CPU_DEVICE if recurrent_kernels else PLAIN_CPU
     if wanted == "cpu":
         return DeviceChoice((processor,))
-    driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
+    driver, missing = _what_cuda_lacks(installed, everything=wanted == "cuda")
     if not missing:
         # A promise and a cost table are valid for one kind of device.
         alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
@@ -213,46 +213,46 @@ def choose(
     return DeviceChoice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
 
 
-def check_packages(found: Installation) -> None:
+def check_packages(installed: Installation) -> None:
     """Checks that exactly one onnxruntime is installed.
 
     Raises:
         ConfigurationError: None is installed, or two that overwrite each other's files.
     """
-    if len(found.packages) > 1:
+    if len(installed.packages) > 1:
         raise ConfigurationError(
-            f"{' and '.join(found.packages)} are both installed, and each writes over the other's files: "
-            f"pip uninstall {' '.join(found.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
+            f"{' and '.join(installed.packages)} are both installed, and each writes over the other's files: "
+            f"pip uninstall {' '.join(installed.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
         )
-    if found.packages and not found.module:
-        named = " ".join(f"{name} {version}" for name, version in found.packages.items())
-        raise ConfigurationError(f"{named} is installed, and cannot be imported: {found.import_error}")
-    if not found.module:
+    if installed.packages and not installed.module:
+        named = " ".join(f"{name} {version}" for name, version in installed.packages.items())
+        raise ConfigurationError(f"{named} is installed, and cannot be imported: {installed.import_error}")
+    if not installed.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
             "NVIDIA GPUs; in a checkout: make install"
         )
 
 
-def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
+def _what_cuda_lacks(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
     """The driver, and what is missing for CUDA, as sentences: everything, or only the first."""
     missing = []
     cuda = PROVIDERS["cuda"].execution_provider
-    if cuda not in found.providers:
-        named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
+    if cuda not in installed.providers:
+        named = " ".join(f"{name} {version}" for name, version in installed.packages.items()) or "this onnxruntime"
         if not everything:  # CUDA was not asked for, so do not say how to install it
             return Driver(), [f"{named} is without CUDA"]
         missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
-    driver = found.driver()
+    driver = installed.driver()
     if driver.problem is not None:
         missing.append(driver.problem)
-    elif found.cuda and driver.cuda[0] < int(found.cuda.partition(".")[0]):
+    elif installed.cuda and driver.cuda[0] < int(installed.cuda.partition(".")[0]):
         missing.append(
             f"the NVIDIA driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, and onnxruntime was built for "
-            f"CUDA {found.cuda}: a newer driver is needed"
+            f"CUDA {installed.cuda}: a newer driver is needed"
         )
     if missing and not everything:
         return driver, missing
-    if cuda in found.providers and (libraries := found.missing_libraries()):
+    if cuda in installed.providers and (libraries := installed.missing_libraries()):
         missing.append(f"{', '.join(libraries)} cannot be loaded ({_GPU_PACKAGE} brings CUDA's libraries and cuDNN)")
     return driver, missing

@@ -224,8 +224,8 @@ class Session:
         self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
         shapes = {self._outputs[output]: self._shape(output, batch) for output in wanted}
-        found = slot.run(inputs, shapes)
-        return [found[name] for name in shapes]
+        results = slot.run(inputs, shapes)
+        return [results[name] for name in shapes]
 
     def _shape(self, output: OutputName, batch: PaddedBatch) -> Shape:
         """An output's shape for a batch, in the graph's order of axes."""
@@ -258,14 +258,14 @@ class Session:
             expected[names.lengths] = (names.lengths_type, 1)
         if names.mask is not None:
             expected[names.mask] = (names.mask_type, 2)
-        found = {
+        actual = {
             node.name: (_ELEMENTS.get(node.type, node.type), len(node.shape)) for node in self._session.get_inputs()
         }
-        if found != expected:
+        if actual != expected:
             raise ManifestError(
-                f"{manifest.key}: the graph's inputs are {_described(found)}, the manifest says {_described(expected)}"
+                f"{manifest.key}: the graph's inputs are {_described(actual)}, the manifest says {_described(expected)}"
             )
-        steps = self._session.get_inputs()[[*found].index(names.sequences)]
+        steps = self._session.get_inputs()[[*actual].index(names.sequences)]
         opened = [steps.shape[axis] for axis in names.open_axes]
         if any(isinstance(size, int) for size in opened):
             raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {opened}")

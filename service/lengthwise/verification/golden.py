@@ -197,8 +197,8 @@ def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterato
         yield row[:length] if manifest.task == "per-step" else row
 
 
-def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(actual - expected).max()) if actual.shape == expected.shape else float("inf")
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:

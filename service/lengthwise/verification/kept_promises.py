@@ -41,9 +41,9 @@ def read(directory: Path, wanted: dict[str, str]) -> Promise | None:
     return of(files.read_if_any(directory / FILE, MOST_BYTES), wanted, source=str(directory / FILE))
 
 
-def of(kept: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
+def of(content: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
     """As `read`, from the file's content; None for a missing file."""
-    for entry in _entries(kept, source):
+    for entry in _entries(content, source):
         if entry["conditions"] == wanted:
             return Promise.model_validate(entry["promise"])
     return None
@@ -70,12 +70,12 @@ def write(directory: Path, under: dict[str, str], promise: Promise, cases: Seque
     return path
 
 
-def _entries(kept: bytes | None, source: str) -> list[dict[str, Any]]:
+def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
     """The entries of the file; empty if it is missing or malformed."""
-    if kept is None:
+    if content is None:
         return []
     try:
-        entries: list[dict[str, Any]] = json.loads(kept)["promises"]
+        entries: list[dict[str, Any]] = json.loads(content)["promises"]
         for entry in entries:
             entry["conditions"].items()
             Promise.model_validate(entry["promise"])

@@ -144,11 +144,11 @@ class BatchVariations:
             "mixed lengths": self.sequences,
             f"lengths {longest} and 1": draw(self.manifest, [longest, 1], self.seed + 3),
         }.items():
-            expected, found = [], []
+            expected, actual = [], []
             for batch in self._batches(members):
                 expected += self._by_row(reference(batch), batch)
-                found += self._by_row(self.session.run(batch).logits, batch)
-            yield self._case(f"{name}, against {made_from}", "reference", expected, found)
+                actual += self._by_row(self.session.run(batch).logits, batch)
+            yield self._case(f"{name}, against {made_from}", "reference", expected, actual)
 
     def at_every_position(self) -> Iterator[Case]:
         """Each row, unbatched against the same row in every position of the batch."""
@@ -158,9 +158,9 @@ class BatchVariations:
             order = [(place + shift) % count for place in range(count)]
             turned.append(dict(zip(order, self._answers([self.sequences[row] for row in order]), strict=True)))
         for row, alone in enumerate(self.unbatched):
-            found = [part for answers in turned for part in answers[row]]
+            actual = [part for answers in turned for part in answers[row]]
             name = f"{_steps(self.sequences[row])} {self.batched}, in each of {count} positions"
-            yield self._case(name, "company", alone * count, found)
+            yield self._case(name, "company", alone * count, actual)
 
     def wider(self) -> Iterator[Case]:
         """The batch, padded to larger widths than it needs."""
@@ -287,9 +287,9 @@ class BatchVariations:
         return self._case(name, varied, expected, [part for answer in answers for part in answer])
 
     def _case(
-        self, name: str, varied: Varied, expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]
+        self, name: str, varied: Varied, expected: Sequence[NDArray[np.float32]], actual: Sequence[NDArray[np.float32]]
     ) -> Case:
-        pairs = list(zip(expected, found, strict=True))
+        pairs = list(zip(expected, actual, strict=True))
         with np.errstate(invalid="ignore"):
             differences = [np.abs(one - other) for one, other in pairs]
             relative = [

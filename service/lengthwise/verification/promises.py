@@ -77,22 +77,22 @@ def _passes(case: Case, tolerance: float | None, most: float) -> bool:
     return case.relative <= (most if case.varied == "reference" else ROUNDING) + (tolerance or 0.0)
 
 
-def promise(cases: Sequence[Case], seen: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
+def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (), *, golden: float = 0.0) -> Promise:
     """The promise that follows from the measured cases of batch invariance, without those of extreme padding.
 
     Args:
         cases: The measured cases.
-        seen: The differences of the golden sequences.
+        differences: The differences of the golden sequences.
         golden: Allowed difference of an answer from the stored golden logits.
     """
     moved = [case for case in cases if case.is_invariance and not case.extreme]
-    bits = all(case.bits for case in moved) and all(one.same_bits for one in seen)
-    largest = 0.0 if bits else max([case.difference for case in moved] + [one.between for one in seen])
+    bits = all(case.bits for case in moved) and all(one.same_bits for one in differences)
+    largest = 0.0 if bits else max([case.difference for case in moved] + [one.between for one in differences])
     return Promise(provider=moved[0].provider, bits=bits, tolerance=HEADROOM * largest, seen=largest, golden=golden)
 
 
 def held(
-    session: Session, expected: Golden, manifest: Manifest, kept: bytes | None, *, tf32: bool = False
+    session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
     """The promise under which a model is served here; its golden sequences keep it.
 
@@ -100,7 +100,7 @@ def held(
         session: Runs the graph.
         expected: The golden sequences.
         manifest: The model's.
-        kept: The content of the model's `promises.json`; None if it has none.
+        stored: The content of the model's `promises.json`; None if it has none.
         tf32: Whether the session computes float32 products in TF32.
 
     Returns:
@@ -109,7 +109,7 @@ def held(
     Raises:
         VerificationError: No promise can be made here, or this device's own promise is broken.
     """
-    own = kept_promises.of(kept, kept_promises.conditions(manifest, session))
+    own = kept_promises.of(stored, kept_promises.conditions(manifest, session))
     known = own or manifest.promise(session.provider)
     if known is not None:
         try:
@@ -124,8 +124,8 @@ def held(
             if own is not None or not _of_other_kernels(manifest, session):
                 return known, []
     most = MAX_DIFFERENCE_TF32 if tf32 else MAX_DIFFERENCE[manifest.precision]
-    found, cases = prove(session, expected, manifest, most=most)
-    what = "the same bits" if found.bits else f"answers within {found.tolerance:.3g}"
+    new_promise, cases = verify_here(session, expected, manifest, most=most)
+    what = "the same bits" if new_promise.bits else f"answers within {new_promise.tolerance:.3g}"
     log.info(
         "%s is verified on %s (recurrent kernels: %s): %s batched and unbatched",
         manifest.key,
@@ -133,7 +133,7 @@ def held(
         session.kernels,
         what,
     )
-    return found, cases
+    return new_promise, cases
 
 
 def keep(directory: Path, session: Session, manifest: Manifest, promise: Promise, cases: Sequence[Any]) -> None:
@@ -160,7 +160,7 @@ def _of_other_kernels(manifest: Manifest, session: Session) -> bool:
     return session.provider == CPU_LABEL and session.recurrent and session.kernels != manifest.made.get(KERNELS)
 
 
-def prove(
+def verify_here(
     session: Session, expected: Golden, manifest: Manifest, *, most: float, seed: int = 0
 ) -> tuple[Promise, list[Case]]:
     """Measures the cases of batch invariance on the device that will serve, and makes a promise of them.
@@ -186,11 +186,11 @@ def prove(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases of its verification fail on {session.provider}; "
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
-    seen = golden.compare(session, expected, manifest)
-    for one in seen:
+    differences = golden.compare(session, expected, manifest)
+    for one in differences:
         if not one.from_stored <= most * one.scale:  # "not <=": NaN fails too
             raise VerificationError(
                 f"{manifest.key}: golden sequence {one.sequence} ({one.length} steps) differs on {session.provider} "
                 f"from its stored logits by {one.from_stored:.3g}; another device may differ by {most * one.scale:.3g}"
             )
-    return promise(cases, seen, golden=HEADROOM * max(one.from_stored for one in seen)), cases
+    return promise(cases, differences, golden=HEADROOM * max(one.from_stored for one in differences)), cases
