@@ -155,7 +155,7 @@ class _Asked(WaitingSequence):
 def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
     """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
     limits = BatchLimits().at_most(manifest.max_batch_rows)
-    lane = ModelQueue(
+    queue = ModelQueue(
         manifest.key,
         lambda batch, _: [None] * batch.rows,
         table,
@@ -163,15 +163,15 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
         limits,
         multiple=manifest.width_multiple,
     )
-    pool = lane.pending
-    asked = iter([_Asked(lane.width_of(len(steps)), steps=steps) for steps in sequences])
+    pool = queue.pending
+    asked = iter([_Asked(queue.width_of(len(steps)), steps=steps) for steps in sequences])
     coming = list(islice(asked, waiting))
     groups: list[list[Steps]] = []
     while True:
         if not pool:  # all were answered at once, and the runner waits for the first of them
             _ask(pool, coming)
-        seconds = ONE_CORE_INLINE_SECONDS if lane.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
-        chosen = plan(pool, table, lane.limits_within(seconds, TURN_SECONDS), 0.0)
+        seconds = ONE_CORE_INLINE_SECONDS if queue.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
+        chosen = plan(pool, table, queue.limits_within(seconds, TURN_SECONDS), 0.0)
         groups.append([each.steps for each in chosen if isinstance(each, _Asked)])
         _ask(pool, coming)
         coming = list(islice(asked, len(chosen)))

@@ -24,13 +24,13 @@ def measure(stage: Stage, figures: Figures) -> None:
     limits = BatchLimits()
     wanted = stage.pick(10_000, 50)
     figures.note(before_load_mib=read(), wanted=wanted)
-    lane = stage.desk("fp32", limits, figures).lane(ModelMetrics())
+    queue = stage.desk("fp32", limits, figures).model_queue(ModelMetrics())
     figures.note(after_load_mib=read())
     random = np.random.default_rng(stage.seed)
     longest = stage.pick(stage.manifest("fp32").max_length, 64)
     mib: dict[int, float] = {}
     for number in range(1, wanted + 1):
-        lane.run(lane.padded(group(random, limits, stage.features, longest)), number % 2 == 0)
+        queue.run(queue.padded(group(random, limits, stage.features, longest)), number % 2 == 0)
         if number % (wanted // 10) == 0 or stage.left < 5:
             mib[number] = read()
             figures.note(shapes=number, mib=mib, growth_after_first_tenth=growth([*mib.values()]))

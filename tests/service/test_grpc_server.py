@@ -118,9 +118,9 @@ async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]
 
 async def queued(caller: Caller, count: int) -> None:
     """Returns once that many sequences wait."""
-    lane = caller.service.serving.served[0].queue
+    queue = caller.service.serving.served[0].queue
     async with asyncio.timeout(60):
-        while len(lane.pending) != count:
+        while len(queue.pending) != count:
             await asyncio.sleep(0)
 
 

@@ -415,8 +415,8 @@ async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_
         read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
         found.models = (model(manifest(version=2)),)
         await service.serving.shelf.refresh()
-        ticket = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
-        assert await ticket.future == "sums/1"
+        request = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
+        assert await request.future == "sums/1"
         assert len(service.serving.batcher.queues) == 1
 
 
@@ -539,7 +539,7 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
         end.set()
         await asyncio.gather(*tasks)
         figures = await service.figures()
-        assert [lane.name for lane in service.serving.batcher.queues] == ["steady/1", f"vowels/{present[-1]}"]
+        assert [queue.name for queue in service.serving.batcher.queues] == ["steady/1", f"vowels/{present[-1]}"]
     assert tally.wrong == steady.wrong == []
     assert tally.sent == tally.answered.total()
     assert set(tally.answered) - {"404"} > {"1"}, "the versions did change under load"
@@ -565,10 +565,10 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
         while not end.is_set():
             assert await version(service, SUMS | {"model": "loud"}) == "1"
 
-    def noted(lane: ModelQueue, *arguments: Any, **options: Any) -> Any:
-        if lane.name == "quiet/1":
+    def noted(queue: ModelQueue, *arguments: Any, **options: Any) -> Any:
+        if queue.name == "quiet/1":
             queued.append(len(order))
-        return submit(lane, *arguments, **options)
+        return submit(queue, *arguments, **options)
 
     queued: list[int] = []
     found = Next(

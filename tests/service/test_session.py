@@ -297,12 +297,12 @@ async def test_whatever_is_planned_and_by_however_many_runners_the_bits_are_thos
         # Any cost table, so that any plan.
         cost = CostTable([1, 4, 64], [4, 16, 64], random.lognormal(-7, 2, (3, 3)))
         limits = BatchLimits(rows=int(random.integers(1, 40)), padded_steps=int(random.integers(40, 2000)))
-        lane = ModelQueue("m/1", bundled.answer, cost, metrics, limits)
-        batcher.open(lane)
+        queue = ModelQueue("m/1", bundled.answer, cost, metrics, limits)
+        batcher.open(queue)
         order = random.permutation(len(recordings))
-        tickets = [batcher.submit(lane, [recordings[one]], first) for one in order]
-        found = await asyncio.gather(*(ticket.future for ticket in tickets))
-        batcher.close(lane)
+        requests = [batcher.submit(queue, [recordings[one]], first) for one in order]
+        found = await asyncio.gather(*(request.future for request in requests))
+        batcher.close(queue)
         assert [one.probabilities.tobytes() for one in found] == [expected[one] for one in order]
     assert await batcher.drain(10)
     assert sum(metrics.batch_rows.counts) > 500
