@@ -24,7 +24,7 @@ from benchmarks.workloads import lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU, PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 
 HERE = Path(__file__).parent
@@ -51,7 +51,7 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
     found = []
     for instructions in recurrent_kernels.INSTRUCTION_SETS:
         recurrent_kernels.choose(instructions)
-        own = Session.load(work.directory, manifest, devices=(CPU,))
+        own = Session.load(work.directory, manifest, devices=(CPU_DEVICE,))
         for rows, lengths, sequences in track(cases, instructions, console=Console(stderr=True)):
             batch = pad(sequences, multiple=manifest.width_multiple)
             onnxruntimes, owns = _fastest((plain, own), batch, seconds)
@@ -60,7 +60,7 @@ def measure(seconds: float, seed: int) -> list[dict[str, Any]]:
                     "instructions": instructions,
                     "lengths": lengths,
                     "rows": rows,
-                    "padding_share": 1 - batch.valid_steps / batch.cost,
+                    "padding_share": 1 - batch.valid_steps / batch.padded_steps,
                     "onnxruntime_us_per_step": onnxruntimes / batch.valid_steps * 1e6,
                     "own_us_per_step": owns / batch.valid_steps * 1e6,
                     "largest_difference": _difference(plain, own, batch),

@@ -13,13 +13,13 @@ import numpy as np
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
 from lengthwise.batching.cost import CostTable, measure
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import TURN_SECONDS, ModelQueue
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU, PLAIN_CPU
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise.telemetry.metrics import ModelMetrics
 
@@ -47,7 +47,7 @@ class Batches:
     @property
     def padding_share(self) -> float:
         """Padding over all steps computed."""
-        return 1 - sum(batch.valid_steps for batch in self.batches) / sum(batch.cost for batch in self.batches)
+        return 1 - sum(batch.valid_steps for batch in self.batches) / sum(batch.padded_steps for batch in self.batches)
 
     @property
     def rows_per_batch(self) -> float:
@@ -103,7 +103,7 @@ class Graph:
             recurrent_kernels: Whether recurrent layers run in the service's kernels, or in onnxruntime's own.
         """
         manifest = Manifest.read(work.directory)
-        session = Session.load(work.directory, manifest, devices=(CPU if recurrent_kernels else PLAIN_CPU,))
+        session = Session.load(work.directory, manifest, devices=(CPU_DEVICE if recurrent_kernels else PLAIN_CPU,))
         table = measured_table(session, work, manifest, table_seconds)
         return cls(session, manifest, table, work.sequences * -(-2000 // len(work.sequences)))
 
@@ -135,7 +135,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
         max_rows=_MAX_ROWS,
         # No wider than what occurs: the time goes into the shapes that matter.
         max_width=rounded_width(max(len(steps) for steps in work.sequences), manifest.width_multiple),
-        max_cost_steps=_MAX_COST_STEPS,
+        max_padded_steps=_MAX_COST_STEPS,
         multiple=manifest.width_multiple,
         budget_seconds=seconds,
         clock=time.thread_time,
@@ -148,14 +148,14 @@ def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) 
 
 
 @dataclass(eq=False, slots=True)
-class _Asked(Waiting):
+class _Asked(WaitingSequence):
     steps: Steps = field(kw_only=True)
 
 
 def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
     """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
     limits = BatchLimits().at_most(manifest.max_batch_rows)
-    lane: ModelQueue[None] = ModelQueue(
+    queue = ModelQueue(
         manifest.key,
         lambda batch, _: [None] * batch.rows,
         table,
@@ -163,15 +163,15 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
         limits,
         multiple=manifest.width_multiple,
     )
-    pool = lane.pool
-    asked = iter([_Asked(lane.width_of(len(steps)), steps=steps) for steps in sequences])
+    pool = queue.pending
+    asked = iter([_Asked(queue.width_of(len(steps)), steps=steps) for steps in sequences])
     coming = list(islice(asked, waiting))
     groups: list[list[Steps]] = []
     while True:
         if not pool:  # all were answered at once, and the runner waits for the first of them
             _ask(pool, coming)
-        seconds = ONE_CORE_INLINE_SECONDS if lane.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
-        chosen = plan(pool, table, lane.limits_within(seconds, TURN_SECONDS), 0.0)
+        seconds = ONE_CORE_INLINE_SECONDS if queue.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
+        chosen = plan(pool, table, queue.limits_within(seconds, TURN_SECONDS), 0.0)
         groups.append([each.steps for each in chosen if isinstance(each, _Asked)])
         _ask(pool, coming)
         coming = list(islice(asked, len(chosen)))

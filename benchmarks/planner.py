@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, Cost, plan
 from lengthwise.batching.queues import TURN_SECONDS
 from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
@@ -84,7 +84,7 @@ def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
     for end, width in enumerate(ordered, start=1):
         column = cost.column(width, limits.rows)
         seconds, most = column.seconds, limits.most_rows(width)
-        turn = max(limits.turn_seconds, seconds[min(column.enough, most)])
+        turn = max(limits.turn_seconds, seconds[min(column.enough_rows, most)])
         in_turn = (rows for rows in range(1, min(end, most) + 1) if rows == 1 or seconds[rows] <= turn)
         best.append(min(best[end - rows] + seconds[rows] for rows in in_turn))
     return best[-1]
@@ -94,7 +94,7 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
     """Predicted seconds of planning until nothing waits, and the seconds that each decision took."""
     pool = PendingSequences()
     for width in widths:
-        pool.add(Waiting(width))
+        pool.add(WaitingSequence(width))
     total, deciding = 0.0, []
     while pool:
         before = time.perf_counter()
@@ -114,14 +114,14 @@ def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> 
     cost.columns(widths, limits.rows)
     pool, coming = PendingSequences(), itertools.cycle(widths)
     for width in itertools.islice(coming, waiting):
-        pool.add(Waiting(width))
+        pool.add(WaitingSequence(width))
     deciding = []
     for _ in range(_STEADY):
         before = time.perf_counter()
         chosen = plan(pool, cost, limits, 0.0)
         deciding.append(time.perf_counter() - before)
         for width in itertools.islice(coming, len(chosen)):
-            pool.add(Waiting(width))
+            pool.add(WaitingSequence(width))
     return deciding
 
 

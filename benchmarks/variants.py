@@ -19,26 +19,26 @@ import numpy as np
 
 from lengthwise.batching import batcher
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, Cost
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Output, Outputs, Session
+from lengthwise.runtime.session import OutputName, Outputs, Session
 
 
-def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[Waiting]:
+def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
     """The longest waiting, as many as a batch may hold; stands in for `lengthwise.batching.plan.plan`."""
-    chosen: list[Waiting] = []
+    chosen: list[WaitingSequence] = []
     width = 0
     while (first := pool.most_urgent()) is not None:
         width = max(width, first.width)
         rows = len(chosen) + 1
-        if chosen and (rows > limits.rows or rows * width > limits.cost_steps):
+        if chosen and (rows > limits.rows or rows * width > limits.padded_steps):
             break
-        if chosen and cost.column(width, limits.rows).seconds[rows] * cost.slower > limits.seconds:
+        if chosen and cost.column(width, limits.rows).seconds[rows] * cost.drift > limits.seconds:
             break
         pool.remove(first)
         chosen.append(first)
@@ -57,12 +57,7 @@ class EmptyRun:
         """That of the session it stands for."""
         return self.session.provider
 
-    @property
-    def outputs(self) -> frozenset[Output]:
-        """Likewise."""
-        return self.session.outputs
-
-    def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Zeros in the shapes that the graph's outputs would have."""
         logits = np.zeros((batch.rows, self.manifest.classes), dtype=np.float32)
         attention = np.zeros((batch.rows, batch.width), dtype=np.float32) if "attention" in outputs else None

@@ -23,7 +23,7 @@ BELOW = {
         "batching": {"telemetry"},
         "runtime": set(),
         "verification": {"runtime"},
-        "repository": {"verification", "runtime", "batching"},
+        "repository": {"verification", "runtime", "batching", "telemetry"},
         "decoding": {"runtime"},
         "serving": {"repository", "verification", "decoding", "runtime", "batching", "telemetry"},
         "protocols": {"serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},

@@ -39,7 +39,7 @@ def measured(stage: Stage, session: Session, seconds: float) -> CostTable:
         run,
         max_rows=stage.max_rows,
         max_width=rounded_width(width, manifest.width_multiple),
-        max_cost_steps=stage.pick(MAX_COST_STEPS, 2048),
+        max_padded_steps=stage.pick(MAX_COST_STEPS, 2048),
         multiple=manifest.width_multiple,
         budget_seconds=seconds,
         clock=time.perf_counter,

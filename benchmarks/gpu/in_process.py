@@ -40,7 +40,7 @@ class Desk:
     limits: BatchLimits
     runners: int = 2
 
-    def lane(self, metrics: ModelMetrics) -> ModelQueue[Any]:
+    def model_queue(self, metrics: ModelMetrics) -> ModelQueue:
         """The model's queue, as the service makes it."""
         model = self.model
         return ModelQueue(
@@ -62,8 +62,8 @@ class Desk:
         return asyncio.run(self._open(sequences, moments, overtime))
 
     async def _closed(self, sequences: Sequence[Steps], seconds: float, in_flight: int) -> dict[str, float]:
-        batcher, lane, metrics = await self._start()
-        load = _Closed(batcher, lane, sequences, seconds)
+        batcher, queue, metrics = await self._start()
+        load = _Closed(batcher, queue, sequences, seconds)
         await load.run(in_flight)
         elapsed = time.perf_counter() - load.start
         await batcher.drain(_DRAIN_SECONDS)
@@ -74,7 +74,7 @@ class Desk:
     async def _open(
         self, sequences: Sequence[Steps], moments: NDArray[np.float64], overtime: float
     ) -> NDArray[np.float64]:
-        batcher, lane, _ = await self._start()
+        batcher, queue, _ = await self._start()
         answered = np.full(len(moments), np.nan)
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         waiting = _Waiting(answered, over)
@@ -83,7 +83,7 @@ class Desk:
         def submit(first: int, end: int) -> None:
             for number in range(first, end):
                 steps = sequences[number % len(sequences)]
-                batcher.submit(lane, [steps], _first, waiter=_Noted(number, waiting, start))
+                batcher.submit(queue, [steps], _first, waiter=_Noted(number, waiting, start))
 
         feeder = threading.Thread(
             target=feed, args=(moments, start, lambda *span: loop.call_soon_threadsafe(submit, *span))
@@ -99,20 +99,20 @@ class Desk:
         await batcher.drain(0.0 if np.isnan(taken).any() else _DRAIN_SECONDS)
         return taken
 
-    async def _start(self) -> tuple[Batcher, ModelQueue[Any], ModelMetrics]:
+    async def _start(self) -> tuple[Batcher, ModelQueue, ModelMetrics]:
         metrics = ModelMetrics()
-        lane = self.lane(metrics)
+        queue = self.model_queue(metrics)
         batcher = Batcher(runners=self.runners, max_queue_cost_steps=1_000_000_000)
         await batcher.start()
-        batcher.open(lane)
-        return batcher, lane, metrics
+        batcher.open(queue)
+        return batcher, queue, metrics
 
 
 class _Closed:
     """A closed load: whoever has its answer sends the next."""
 
-    def __init__(self, batcher: Batcher, lane: ModelQueue[Any], sequences: Sequence[Steps], seconds: float) -> None:
-        self._batcher, self._lane, self._sequences = batcher, lane, sequences
+    def __init__(self, batcher: Batcher, queue: ModelQueue, sequences: Sequence[Steps], seconds: float) -> None:
+        self._batcher, self._queue, self._sequences = batcher, queue, sequences
         self._sent = self._under_way = 0
         self._over = asyncio.Event()
         self.answered = self.failed = 0
@@ -130,7 +130,7 @@ class _Closed:
         steps = self._sequences[self._sent % len(self._sequences)]
         self._sent += 1
         self._under_way += 1
-        self._batcher.submit(self._lane, [steps], _first, waiter=self)
+        self._batcher.submit(self._queue, [steps], _first, waiter=self)
 
     def done(self) -> bool:
         """Never: the same waiter stands for all sequences."""

@@ -24,13 +24,13 @@ def measure(stage: Stage, figures: Figures) -> None:
     limits = BatchLimits()
     wanted = stage.pick(10_000, 50)
     figures.note(before_load_mib=read(), wanted=wanted)
-    lane = stage.desk("fp32", limits, figures).lane(ModelMetrics())
+    queue = stage.desk("fp32", limits, figures).model_queue(ModelMetrics())
     figures.note(after_load_mib=read())
     random = np.random.default_rng(stage.seed)
     longest = stage.pick(stage.manifest("fp32").max_length, 64)
     mib: dict[int, float] = {}
     for number in range(1, wanted + 1):
-        lane.run(lane.padded(group(random, limits, stage.features, longest)), number % 2 == 0)
+        queue.run(queue.padded(group(random, limits, stage.features, longest)), number % 2 == 0)
         if number % (wanted // 10) == 0 or stage.left < 5:
             mib[number] = read()
             figures.note(shapes=number, mib=mib, growth_after_first_tenth=growth([*mib.values()]))
@@ -43,7 +43,7 @@ def measure(stage: Stage, figures: Figures) -> None:
 def group(random: np.random.Generator, limits: BatchLimits, features: int, max_length: int) -> list[Steps]:
     """Sequences for a batch of any rows and width within the limits; short ones are as likely as long ones."""
     longest = round(float(np.exp(random.uniform(0, np.log(max_length)))))
-    rows = int(random.integers(1, max(1, min(limits.rows, limits.cost_steps // longest)), endpoint=True))
+    rows = int(random.integers(1, max(1, min(limits.rows, limits.padded_steps // longest)), endpoint=True))
     lengths = random.integers(1, longest, size=rows, endpoint=True).tolist()
     return [random.standard_normal((length, features), dtype=np.float32) for length in (*lengths[1:], longest)]
 

@@ -24,7 +24,7 @@ from lengthwise.repository.loading import WARM_UP, load
 from lengthwise.repository.model import Model
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.provider import CPU, Device, choose
+from lengthwise.runtime.provider import CPU_DEVICE, Device, choose
 from lengthwise.runtime.session import Session
 
 Precision = Literal["fp32", "tf32", "fp16"]
@@ -115,7 +115,7 @@ class Stage:
             ConfigurationError: It cannot be had; names what is missing.
         """
         if self.provider == "cpu":
-            return CPU
+            return CPU_DEVICE
         # On a machine that is not ours another onnxruntime may be installed behind the one that is imported.
         found = replace(find(), packages={})
         return choose("cuda", tf32=graph.endswith("tf32"), installation=found).devices[0]
@@ -126,7 +126,7 @@ class Stage:
 
     def opened(self, file: Path | bytes, graph: Graph, *, on_cpu: bool = False) -> Session:
         """Another file in the place of a graph's own."""
-        device = CPU if on_cpu else self.device(graph)
+        device = CPU_DEVICE if on_cpu else self.device(graph)
         return Session(file, self.manifest(graph), devices=(device,))
 
     def desk(self, precision: Precision, limits: BatchLimits, figures: Figures) -> Desk:

@@ -24,8 +24,8 @@ Run = Callable[[Sequence[Steps], float], dict[str, float]]
 
 LIMITS = {
     "service, 64 rows": BatchLimits(),
-    "service, 256 rows": BatchLimits(rows=256, cost_steps=65_536),
-    "service, 512 rows": BatchLimits(rows=512, cost_steps=131_072),
+    "service, 256 rows": BatchLimits(rows=256, padded_steps=65_536),
+    "service, 512 rows": BatchLimits(rows=512, padded_steps=131_072),
 }
 _LEAST_SECONDS = 60.0
 """What loading everybody and asking them in rounds takes."""
@@ -122,10 +122,10 @@ def partition(stage: Stage, precision: Precision) -> Run:
         if id(sequences) not in made:
             made.clear()
             made[id(sequences)] = contenders.best_partition(
-                sequences, table, multiple=multiple, rows=limits.rows, cost_steps=limits.cost_steps, seed=stage.seed
+                sequences, table, multiple=multiple, rows=limits.rows, cost_steps=limits.padded_steps, seed=stage.seed
             )
         batches = made[id(sequences)]
-        cost, valid = sum(batch.cost for batch in batches), sum(batch.valid_steps for batch in batches)
+        cost, valid = sum(batch.padded_steps for batch in batches), sum(batch.valid_steps for batch in batches)
         return {
             "sequences_per_second": contenders.partition_rate(session, batches, seconds),
             "rows_per_batch": len(sequences) / len(batches),

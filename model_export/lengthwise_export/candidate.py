@@ -14,8 +14,8 @@ import torch
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
+from lengthwise.verification.measurement import BatchLogits, Reference
 from lengthwise.verification.promises import ROUNDING
-from lengthwise.verification.proof import Logits, Reference
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
@@ -170,7 +170,7 @@ def brought(
         proto = target.build(named.name, opset)
         return without_traces(proto) if target.kind == "module" else proto
 
-    def reference(batch: PaddedBatch) -> Logits:
+    def reference(batch: PaddedBatch) -> BatchLogits:
         return target.subject.answer(batch).logits
 
     notices = (_MAY_TAKE_NAN,) if missing is None and _may_take_nan(target, batch) else ()
@@ -191,10 +191,10 @@ def with_threshold(source: Source, threshold: float) -> Source:
 def eager(model: SequenceClassifier) -> Reference:
     """The model as torch runs it, sequences packed."""
 
-    def answer(batch: PaddedBatch) -> Logits:
+    def answer(batch: PaddedBatch) -> BatchLogits:
         with torch.inference_mode():
             logits = model(torch.from_numpy(batch.steps), torch.from_numpy(batch.lengths).long()).logits
-        return cast("Logits", logits.numpy())
+        return cast("BatchLogits", logits.numpy())
 
     return answer
 

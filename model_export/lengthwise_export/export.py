@@ -33,8 +33,8 @@ from lengthwise.runtime.manifest import (
     digest,
 )
 from lengthwise.runtime.session import RUNTIME_VERSION, Session
-from lengthwise.verification import golden, promises, proof
-from lengthwise.verification.proof import Case, Logits, Reference
+from lengthwise.verification import golden, measurement, promises
+from lengthwise.verification.measurement import BatchLogits, Case, Reference
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export import missing, package, sample
 from lengthwise_export.candidate import Source
@@ -155,12 +155,12 @@ def prove(
         VerificationError: One does not; names the worst.
     """
     data = graph.SerializeToString()
-    cases = proof.verify(
+    cases = measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
     )
     if manifest.missing == "handled":
         cases += _takes_missing_values(data, manifest, seed)
-    bad = promises.failures(cases, tolerance=tolerance, apart=apart)
+    bad = promises.failures(cases, tolerance=tolerance, most=apart)
     if bad:
         worst = max(bad, key=lambda case: case.relative)
         raise VerificationError(
@@ -180,7 +180,7 @@ def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Ca
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
 
-        def run(batch: PaddedBatch, session: Session = session) -> Logits:
+        def run(batch: PaddedBatch, session: Session = session) -> BatchLogits:
             return session.run(batch).logits
 
         longest, provider = manifest.max_length, session.provider
@@ -209,7 +209,7 @@ def at_precision(
         tolerance=tolerance,
         seed=seed,
         made_from="the float32 graph",
-        apart=promises.APART[to],
+        apart=promises.MAX_DIFFERENCE[to],
     )
     apart = max(case.difference for case in found.cases if case.varied == "reference")
     changes = None if data is None else labels.compare(exact, proved.manifest, found.session(), manifest, data)

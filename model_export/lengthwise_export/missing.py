@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, StepInput
-from lengthwise.runtime.session import CPU, Session
-from lengthwise.verification.proof import Case
+from lengthwise.runtime.session import CPU_LABEL, Session
+from lengthwise.verification.measurement import Case
 from lengthwise_export.checking import axes
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
@@ -113,7 +113,7 @@ def require(target: Target, *, max_length: int, seed: int) -> None:
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)
     for run in runs:
-        why = why_not(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU)))
+        why = why_not(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU_LABEL)))
         if why is not None:
             raise UncheckableError(f"--missing handled contradicts {target.text}: {why}")
 

@@ -18,11 +18,11 @@ import onnx_ir as ir
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification import promises, proof
+from lengthwise.verification import measurement, promises
+from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.candidate import Source
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.verdict import ROUNDING
 
 Say = Callable[[str], None]
 
@@ -130,7 +130,7 @@ def _constant(numbers: list[int]) -> ir.Node:
 
 def _gives_bits(proto: onnx.ModelProto, manifest: Manifest) -> bool:
     graph = proto.SerializeToString()
-    cases = proof.verify(lambda threads: Session(graph, manifest, threads=threads), manifest, None)
+    cases = measurement.measure_cases(lambda threads: Session(graph, manifest, threads=threads), manifest, None)
     return promises.promise(cases).bits
 
 

@@ -1,7 +1,7 @@
-"""API keys: which callers may ask, from a file that is read again when it changes.
+"""API keys: which clients may call, from a file that is read again when it changes.
 
-The file has one key a line; blank lines and lines that start with `#` are left out. Only digests stay in memory, and a
-caller's key is compared, by its digest, with every one of them in constant time. No key is ever logged.
+The file has one key per line; blank lines and lines that start with `#` are ignored. Only digests are kept in memory. A
+client's key is compared, by its digest, with every one of them in constant time. No key is ever logged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from lengthwise.errors import ConfigurationError, Unauthorized
 log = logging.getLogger("lengthwise.keys")
 
 SHORTEST: Final = 16
-"""Shortest key that is taken, in characters: shorter ones can be guessed."""
-_LOOK_AGAIN_SECONDS: Final = 1.0
+"""Shortest valid key, in characters: shorter ones can be guessed."""
+_CHECK_SECONDS: Final = 1.0
+"""How often, at most, the file is checked for changes."""
 
 
 class Keys:
@@ -31,41 +32,41 @@ class Keys:
         clock: Seconds; for tests.
 
     Raises:
-        ConfigurationError: The file cannot be read, has no key, or a key too short.
+        ConfigurationError: The file cannot be read, has no key, or has a key that is too short.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._looked = clock()
+        self._checked = clock()
         self._stamp, self._digests = _read(path)
 
     def check(self, authorization: bytes | None) -> None:
-        """Lets a caller pass who has one of the keys.
+        """Returns if the client sent one of the keys.
 
         Args:
-            authorization: The header's value, `Bearer KEY`; None where there is none.
+            authorization: The value of the header `authorization`, `Bearer KEY`; None if it was not sent.
 
         Raises:
-            Unauthorized: There is none, or it is none of the keys.
+            Unauthorized: There is no key, or it is unknown.
         """
-        self._look_again()
+        self._reload()
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key:
             raise Unauthorized("a key is needed: send it as 'authorization: Bearer KEY'")
-        given = hashlib.sha256(key.strip()).digest()
+        sent_digest = hashlib.sha256(key.strip()).digest()
         known = False
-        for digest in self._digests:  # every one of them, so that the time says nothing about which
-            known |= hmac.compare_digest(given, digest)
+        for digest in self._digests:  # all of them, so that the time does not depend on which one matches
+            known |= hmac.compare_digest(sent_digest, digest)
         if not known:
             raise Unauthorized("the key is not known")
 
-    def _look_again(self) -> None:
-        """Reads the file again if it changed; keeps what it had if it cannot."""
+    def _reload(self) -> None:
+        """Reads the file again if it changed; keeps the old keys if that fails."""
         now = self._clock()
-        if now - self._looked < _LOOK_AGAIN_SECONDS:
+        if now - self._checked < _CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         try:
             if _stamp(self._path) != self._stamp:
                 self._stamp, self._digests = _read(self._path)
@@ -90,6 +91,6 @@ def _read(path: Path) -> tuple[tuple[int, int], tuple[bytes, ...]]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when the file does."""
+    """Modification time and size: what changes when the file changes."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size

@@ -21,11 +21,12 @@ EXPORTER = {
     "export": "Builds, verifies and publishes a model directory.",
     "check": "Finds where padding leaks into an answer.",
 }
-"""The exporter's commands, with their short help: listed without importing it, because it brings torch along."""
+"""The exporter's commands with their short help, so that they can be listed without importing the exporter and
+torch."""
 
 
 class Lengthwise(click.Group):
-    """The group of all commands; the exporter is imported when one of its commands is asked for."""
+    """The group of all commands; the exporter is imported when one of its commands is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The service's commands, then the exporter's."""
@@ -56,7 +57,7 @@ def _exporter(name: str) -> click.Command:
 @click.group(cls=Lengthwise, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="lengthwise")
 def main() -> None:
-    """Serves classifiers of sequences of different lengths: padding cannot reach an answer, and is hardly computed."""
+    """Serves classifiers of sequences of different lengths. Padding never changes an answer, and little is computed."""
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +82,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     cls=Command,
     short_help="Serves a model repository, by default the bundled one.",
     epilog=f"Every option is also a variable: {PREFIX}MAX_BATCH_ROWS=32 is --max-batch-rows 32. {PREFIX}CONFIG names a "
-    "TOML file of options. A flag beats a variable, a variable beats the file.",
+    "TOML file of options. A flag overrides a variable, a variable overrides the file.",
 )
 @click.argument("models", required=False, metavar="[MODELS]")
 @_options

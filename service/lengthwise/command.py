@@ -1,10 +1,10 @@
-"""What every command shares: its errors end as one line and an exit code.
+"""The base of every command: an error ends as one line on stderr and an exit code.
 
 | exit code | means |
 |---|---|
 | 0 | good |
-| 1 | the thing checked is bad |
-| 2 | it could not be checked, or the call is wrong; a defect of Lengthwise too |
+| 1 | what was checked is bad |
+| 2 | it could not be checked, or the command line is wrong, or Lengthwise has a bug |
 | 130 | interrupted |
 """
 
@@ -27,18 +27,18 @@ INTERRUPTED = 130
 
 
 class Ended(SystemExit):
-    """An end that Lengthwise chose, its reason said; any other `SystemExit` is somebody else's code that quits."""
+    """Lengthwise ends the process, after a message. Any other `SystemExit` comes from a user's or a library's code."""
 
 
 class Command(click.Command):
     """A command whose errors end in one line on stderr and an exit code."""
 
     extras: ClassVar[Mapping[str, str]] = {}
-    """The extras to install for a package that the command imports and that is missing, by the package's name."""
+    """The extra that installs a package which the command imports, by the package's name."""
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command."""
-        # A terminated process takes the way of an interrupted one, so that what it had begun is removed.
+        # SIGTERM is handled like SIGINT, so that unfinished output is removed.
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             check_platform()
@@ -50,7 +50,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             end("interrupted", INTERRUPTED)
         except SystemExit as quitting:
-            # Nothing was judged: whatever code it carries, a 0 above all, is no verdict.
+            # Nothing was checked, so its own code, which may be 0, must not become the exit code.
             called = traceback.extract_tb(quitting.__traceback__)[-1]
             end(f"{called.filename}:{called.lineno} quit with SystemExit({quitting.code!r}) in between", NOT_CHECKED)
         except Exception as error:
@@ -61,7 +61,7 @@ class Command(click.Command):
                     + how_to_install(self.extras[missing]),
                     NOT_CHECKED,
                 )
-            if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a folder that is none
+            if isinstance(error, OSError) and error.strerror is not None:  # a full disk, a missing folder
                 place = "" if error.filename is None else f"{error.filename}: "
                 end(f"{place}{error.strerror}", NOT_CHECKED)
             traceback.print_exc()
@@ -71,12 +71,12 @@ class Command(click.Command):
 
 
 def check_platform() -> None:
-    """Looks whether this system is one that Lengthwise runs on.
+    """Checks that Lengthwise runs on this system.
 
     Raises:
-        ConfigurationError: It is not.
+        ConfigurationError: It does not.
     """
-    for module in ("fcntl", "resource"):  # what Windows has not
+    for module in ("fcntl", "resource"):  # missing on Windows
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -86,7 +86,7 @@ def check_platform() -> None:
 
 
 def end(message: str, code: int) -> NoReturn:
-    """Says what went wrong, and ends the process."""
+    """Prints an error and ends the process."""
     click.echo(f"error: {message}", err=True)
     raise Ended(code)
 

@@ -1,4 +1,4 @@
-"""Every way a request, a model or a call can be refused, as one tree.
+"""All errors that Lengthwise raises on purpose, as one tree.
 
 ```
 LengthwiseError
@@ -6,26 +6,26 @@ LengthwiseError
 │   └── RecordError                 one record of a data file is wrong
 ├── ModelError                      a model directory that must not be served       exit 1
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
-│   ├── VerificationError           its digests, its golden sequences or its proof do not hold
-│   │   └── PromiseBroken           company moves an answer by more than was promised
-│   └── NotJudged                   it could not be judged, for a reason that need not be its own: tried again later
-└── RequestError                    a request that gets no answer: has a status, a title, maybe a wait
+│   ├── VerificationError           its digests, its golden sequences or its verification do not hold
+│   │   └── PromiseBroken           batching changes an answer by more than was promised
+│   └── NotJudged                   it could not be verified, perhaps for another reason than itself: tried again later
+└── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     ├── Unauthorized         401    no key, or a wrong one
-    ├── Forbidden            403    a call that this server does not take from anybody, as it was started
+    ├── Forbidden            403    a call that this server's options switch off
     ├── ModelNotFound        404    no such model or version
     ├── TooLarge             413    more bytes, sequences or steps than the limits allow
-    ├── UnsupportedMedia     415    a content type or encoding that is not read here
+    ├── UnsupportedMedia     415    a content type or encoding that is not supported
     ├── InferenceFailed      500    the runtime failed; only this batch is affected
-    └── Refused                     nothing is wrong with the request itself; says why, as a closed set of reasons
+    └── Refused                     the request itself is good, but is rejected; has one of a closed set of reasons
         ├── QueueFull        429    reason queue_full; comes with the seconds to wait
-        ├── InflightFull     503    reason inflight_full: too many bytes of bodies and answers are in hand
+        ├── InflightFull     503    reason inflight_full: too many bytes of bodies and answers in memory
         ├── NotReady         503    reason not_ready: starting, or no good model
         ├── Draining         503    reason draining: shutting down
         └── DeadlineExceeded 504    reason deadline
 ```
 
-Only the text given to a `RequestError` ever reaches a client; whatever caused it stays in the log.
+Only the text given to a `RequestError` reaches a client; its cause is in the log only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import ClassVar
 
 
 def how_to_install(extra: str) -> str:
-    """What brings what an extra is for, as the end of an error's text."""
+    """How to install an extra, as the end of an error's text."""
     return f"pip install 'lengthwise[{extra}]', or in a checkout: make install"
 
 
@@ -45,7 +45,7 @@ class LengthwiseError(Exception):
 
 
 class ConfigurationError(LengthwiseError):
-    """An option is wrong or a path cannot be read; the message says which, and what would be right."""
+    """An option is wrong or a path cannot be read; the message names it and says what is valid."""
 
 
 class RecordError(ConfigurationError):
@@ -57,19 +57,19 @@ class ModelError(LengthwiseError):
 
 
 class ManifestError(ModelError):
-    """The manifest is missing, malformed, or says something else than the graph does."""
+    """The manifest is missing or malformed, or contradicts the graph."""
 
 
 class VerificationError(ModelError):
-    """Digests, golden sequences or the recorded proof do not hold."""
+    """Digests, golden sequences or the recorded verification do not hold."""
 
 
 class PromiseBroken(VerificationError):
-    """Company moves an answer by more than was promised for the device that it runs on."""
+    """Batching changes an answer by more than was promised for the device that runs it."""
 
 
 class NotJudged(ModelError):
-    """A model could not be judged, and whatever stood in the way may be gone at the next look."""
+    """A model could not be verified now; the next scan tries it again."""
 
 
 class RequestError(LengthwiseError):
@@ -77,7 +77,7 @@ class RequestError(LengthwiseError):
 
     Args:
         detail: A sentence for the client.
-        retry_after_seconds: When to come back, where that is known.
+        retry_after_seconds: After how many seconds to try again, if that is known.
     """
 
     status: ClassVar[int] = 500
@@ -91,7 +91,7 @@ class RequestError(LengthwiseError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one place of a body: an RFC 6901 pointer into the body as sent, and a sentence."""
+    """An error at one place of a body: its RFC 6901 pointer into the body as sent, and a sentence."""
 
     pointer: str
     detail: str
@@ -101,9 +101,9 @@ class InvalidRequest(RequestError):
     """The body, or items in it, cannot be read as the model's sequences.
 
     Args:
-        problems: The first of them, in body order.
-        total: How many there are in all; the number of `problems` unless more were found than are listed.
-        more: Whether there may be still more: the rest was not read.
+        problems: The first errors, in body order.
+        total: How many errors were found; default: the number of `problems`.
+        more: Whether there may be more, because the rest of the body was not read.
     """
 
     status = 422
@@ -124,7 +124,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The call is switched off here; the text says how to switch it on, where that can be."""
+    """The call is switched off; the text says how to switch it on, if it can be."""
 
     status = 403
     title = "Forbidden"
@@ -145,7 +145,7 @@ class TooLarge(RequestError):
 
 
 class UnsupportedMedia(RequestError):
-    """The content type or content encoding is none that is read here."""
+    """The content type or the content encoding is not supported."""
 
     status = 415
     title = "Unsupported media type"
@@ -159,7 +159,7 @@ class InferenceFailed(RequestError):
 
 
 class Refused(RequestError):
-    """Nothing is wrong with the request itself; `reason` is the label in `lengthwise_rejected_total`."""
+    """The request itself is good, but is rejected; `reason` is the label in `lengthwise_rejected_total`."""
 
     reason: ClassVar[str]
 
@@ -173,7 +173,7 @@ class QueueFull(Refused):
 
 
 class InflightFull(Refused):
-    """The bodies and answers in hand leave no room for this call's bytes."""
+    """The bodies and answers in memory leave no room for this call's bytes."""
 
     status = 503
     title = "Too many bytes in flight"
@@ -189,7 +189,7 @@ class NotReady(Refused):
 
 
 class Draining(Refused):
-    """The server is shutting down and takes nothing new."""
+    """The server is shutting down and rejects new requests."""
 
     status = 503
     title = "Draining"
@@ -197,7 +197,7 @@ class Draining(Refused):
 
 
 class DeadlineExceeded(Refused):
-    """The request's deadline passed before its answer was there."""
+    """The request's deadline passed before it was answered."""
 
     status = 504
     title = "Deadline exceeded"

@@ -1,9 +1,8 @@
-"""Reads files from a folder that others fill, and writes files that others read.
+"""Reads files from a folder that other programs write to, and writes files that other programs read.
 
-Reading takes plain files only, within a bound, and never waits.
-
-A pipe without a writer would be waited for, a device may have no end, and a file may be larger than the memory. Each of
-these is an `OSError` here, like a file that is not there.
+Only regular files within a size limit are read, so that reading never blocks and never fills the memory: a pipe without
+a writer would block, a device may have no end, and a file may be larger than the memory. Each of these raises
+`OSError`, as a missing file does.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ log = logging.getLogger("lengthwise.files")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """A plain file, opened for reading.
+    """Opens a regular file for reading.
 
     Raises:
-        OSError: There is none, it may not be read, or it is a folder, a pipe, a socket or a device.
+        OSError: The file is missing, may not be read, or is a folder, a pipe, a socket or a device.
     """
-    _check_plain(os.stat(path), path)  # before it is opened: to open a device may do something
-    # Whatever has taken its place since then is not waited for either.
+    _check_regular(os.stat(path), path)  # before it is opened, because opening a device may have an effect
+    # Does not block even if the file was replaced since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb") as file:
-        _check_plain(os.fstat(file.fileno()), path)
+        _check_regular(os.fstat(file.fileno()), path)
         yield file
 
 
 def read(path: Path, most_bytes: int) -> bytes:
-    """All of a plain file.
+    """The content of a regular file.
 
     Raises:
-        OSError: As `opened` says; or it has more bytes, or grows while it is read.
+        OSError: As `opened`; or the file is larger than `most_bytes`, or grows while it is read.
     """
     with opened(path) as file:
         size = _check_size(file, path, most_bytes)
@@ -52,7 +51,7 @@ def read(path: Path, most_bytes: int) -> bytes:
 
 
 def read_if_any(path: Path, most_bytes: int) -> bytes | None:
-    """All of a plain file that may be missing; None, with a warning in the log, where it cannot be read."""
+    """The content of a regular file; None if it is missing, or if it cannot be read, which is logged as a warning."""
     try:
         return read(path, most_bytes)
     except FileNotFoundError:
@@ -66,7 +65,7 @@ def replace(path: Path, content: bytes) -> None:
     """Writes a file in one step: a reader sees the old content or the new one, and so does the disk after a crash.
 
     Raises:
-        OSError: It cannot be written; nothing of it stays.
+        OSError: It cannot be written; the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -85,24 +84,24 @@ def digest_of(content: bytes) -> str:
 
 
 def digest(path: Path, most_bytes: int | None = None) -> str:
-    """SHA-256 of a plain file, as `sha256:<hex>`.
+    """SHA-256 of a regular file, as `sha256:<hex>`.
 
     Raises:
-        OSError: As `opened` says; or it has more bytes.
+        OSError: As `opened`; or the file is larger than `most_bytes`.
     """
     with opened(path) as file:
         _check_size(file, path, most_bytes)
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _check_plain(found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         raise OSError(code, "it is not a plain file", str(path))
 
 
 def _check_size(file: io.BufferedReader, path: Path, most_bytes: int | None) -> int:
-    """The bytes of a file, if they are not too many."""
+    """A file's size in bytes; `OSError` if that is more than `most_bytes`."""
     size = os.fstat(file.fileno()).st_size
     if most_bytes is not None and size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {most_bytes} are read", str(path))

@@ -1,17 +1,17 @@
-"""How many bytes of bodies and answers are in hand at once, under one bound for all calls of all protocols.
+"""Limits the bytes of bodies and answers in memory at once: one bound for all calls of all protocols.
 
-A `Hold` is one call's part of them. It changes with what the call has in memory:
+A `Hold` is one call's share of them. It changes with what the call has in memory:
 
 ```
-body read ──> inflated ──> decoded: its sequences ──> asked: and room for the answer ──> answer ──> written
-   as it comes   piece by piece, before each          before it is queued                bytes      nothing
+body read ──> inflated ──> decoded: its sequences ──> queued: and room for the answer ──> answer ──> written
+   as it comes   before each piece                     before it is queued                 bytes      nothing
 ```
 
-A call that would pass the bound is refused with 503 and may come again. Everything here runs on the event loop, so that
-counting is an addition and needs no lock.
+A call that would exceed the bound is rejected with 503 and may be sent again. Everything here runs on the event loop,
+so counting needs no lock.
 
-What is not counted, because it has bounds of its own: heads and what the kernel and the parser read ahead (tens of
-kilobytes a connection), what reading one large body takes beside the body (few are read at once, see
+Some memory is not counted here, because it has bounds of its own: header blocks and what the kernel and the parser read
+ahead (tens of kilobytes a connection), the temporary memory of decoding a large body (few are decoded at once, see
 `endpoint.LARGE_BODIES_AT_ONCE`), and the padded batches that run.
 """
 
@@ -22,17 +22,18 @@ from typing import Final
 from lengthwise.errors import InflightFull, TooLarge
 
 LEAST_BODIES: Final = 4
-"""How many times the largest body the bound has to be: of `[0,0,0,...]`, 64-bit tokens take four times the text."""
+"""The bound must be at least this many times the largest body: `[0,0,0,...]` as 64-bit tokens takes four times the
+bytes of its text."""
 
 
 class Inflight:
-    """What all calls hold.
+    """The bytes of all calls.
 
     Args:
         max_bytes: The bound.
 
     Attributes:
-        bytes: What is held now.
+        bytes: Bytes held now.
         max_bytes: The bound.
     """
 
@@ -44,20 +45,20 @@ class Inflight:
 
     @property
     def free(self) -> int:
-        """How many more may be held."""
+        """How many more bytes may be held."""
         return self.max_bytes - self.bytes
 
     @property
     def crowded(self) -> bool:
-        """Whether more than half of the bound is held: who is late by then makes room for the others."""
+        """Whether more than half of the bound is held: then a slow connection is closed to make room for others."""
         return 2 * self.bytes > self.max_bytes
 
 
 class Hold:
-    """What one call holds.
+    """The bytes of one call.
 
     Args:
-        inflight: What it is a part of.
+        inflight: The bytes of all calls.
 
     Attributes:
         size: Its bytes.
@@ -75,11 +76,11 @@ class Hold:
         return self._inflight.crowded
 
     def set(self, size: int) -> None:
-        """It holds so many bytes from now on.
+        """Changes the call's bytes to `size`.
 
         Raises:
-            TooLarge: Alone they are more than the bound.
-            InflightFull: With what the others hold they are; it goes on to hold what it held.
+            TooLarge: `size` alone is more than the bound.
+            InflightFull: With the other calls' bytes it is more than the bound; the call keeps its old size.
         """
         inflight = self._inflight
         held = inflight.bytes + size - self.size
@@ -97,15 +98,15 @@ class Hold:
         self.size = size
 
     def grow(self, more: int) -> None:
-        """It holds so many bytes more. Raises as `set` does."""
+        """Adds bytes to the call. Raises as `set` does."""
         self.set(self.size + more)
 
     def holds(self, size: int) -> None:
-        """It holds so many bytes from now on, whatever the bound says: they are there already."""
+        """Changes the call's bytes to `size` without checking the bound: they are in memory already."""
         self._inflight.bytes += size - self.size
         self.size = size
 
     def close(self) -> None:
-        """It holds nothing any more; as often as one likes."""
+        """Releases the call's bytes; may be called several times."""
         self._inflight.bytes -= self.size
         self.size = 0

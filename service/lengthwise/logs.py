@@ -1,4 +1,4 @@
-"""How the log looks: lines for people, or one JSON object a line; on stderr, never with a payload in it."""
+"""The format of the log: text lines, or one JSON object per line; on stderr. It never has payloads of requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lengthwise.settings import Settings
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; what a record has in `fields` stands in it as fields of their own."""
+    """One JSON object per line; the items of a record's attribute `fields` become fields of it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; an exception stands in the field `exception`."""
-        made = {
+        """The line of a record; an exception is in the field `exception`."""
+        line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -23,8 +23,8 @@ class JsonLines(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            made["exception"] = self.formatException(record.exc_info)
-        return json.dumps(made)  # not orjson: what is logged may be no Unicode
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)  # not orjson, which fails on text that is not valid Unicode
 
 
 def configure(settings: Settings) -> None:
@@ -42,7 +42,7 @@ def configure(settings: Settings) -> None:
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
                 "lengthwise": {"level": level},
-                # Whoever asks for these lines gets them, however little else is logged.
+                # Access lines have their own option, so the log level does not suppress them.
                 "lengthwise.access": {"level": "INFO"},
                 "uvicorn": {"level": "WARNING"},
             },

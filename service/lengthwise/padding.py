@@ -1,8 +1,8 @@
-"""From sequences of different lengths to the rectangle a graph wants, and nothing of the rectangle in the answer.
+"""Pads sequences of different lengths to the rectangle that a graph takes.
 
-Padding is zeros, and the width is the longest length rounded up to a multiple of four: at such widths a matrix product
-over the steps sums in the same order whatever the batch is padded to, which is what makes a sequence's answer the same
-bits alone and in company (measured on onnxruntime's CPU kernels; `verification.json` measures it for each model).
+Padding is zeros. The width is the longest length rounded up to a multiple of four: at such widths a matrix product over
+the steps sums in the same order for every width, which makes a sequence's answer the same bits batched and unbatched
+(measured on onnxruntime's CPU kernels; `verification.json` has the measurement of each model).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Steps = NDArray[np.float32] | NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Sequences as a rectangle.
+    """Sequences, padded to a rectangle.
 
     Attributes:
         steps: `[rows, width, features]` float32, or `[rows, width]` int64 for tokens; zeros past each length.
         lengths: `[rows]` int32, each 1 to width.
-        fillers: How many rows at the end are nobody's: one step of zeros each, that a device may see few shapes.
+        fillers: How many rows at the end are no sequence: one step of zeros each, so that a device sees few shapes.
     """
 
     steps: Steps
@@ -42,32 +42,33 @@ class PaddedBatch:
         return int(self.steps.shape[1])
 
     @property
-    def cost(self) -> int:
-        """Padded steps that are computed: rows x width."""
+    def padded_steps(self) -> int:
+        """Rows x width, fillers included."""
         return self.rows * self.width
 
     @property
     def valid_steps(self) -> int:
-        """Steps that are somebody's: the sum of the sequences' lengths."""
+        """The sum of the sequences' lengths, without fillers."""
         lengths: list[int] = self.lengths.tolist()
         return sum(lengths) - self.fillers
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
-    """The width a batch gets whose longest sequence has `length` steps."""
+    """The width of a batch whose longest sequence has `length` steps."""
     return -(-length // multiple) * multiple
 
 
 def pad(
     sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, rows: int | None = None
 ) -> PaddedBatch:
-    """Lays sequences side by side, zeros behind each.
+    """Pads sequences to a batch, with zeros after each.
 
     Args:
-        sequences: At least one; each `[length, features]` or `[length]`, length at least 1, all of one kind.
+        sequences: At least one; each `[length, features]` or `[length]`, length at least 1, all with one dtype and one
+            number of features.
         multiple: The width is rounded up to a multiple of it.
         width: The width to pad to instead, at least the longest length.
-        rows: How many rows to fill up to, at least the number of sequences; None for no filler.
+        rows: The number of rows to fill up to, at least the number of sequences; None for no filler.
 
     Raises:
         ValueError: No sequence, an empty one, one longer than `width`, or more than `rows`.
@@ -96,13 +97,13 @@ def pad(
 def batches(
     sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, most_rows: int | None = None
 ) -> Iterator[PaddedBatch]:
-    """The sequences in order, padded in batches of at most so many rows; None for all in one. See `pad`."""
+    """The sequences in order, padded in batches of at most `most_rows` rows; None for one batch of all. See `pad`."""
     most = most_rows or len(sequences)
     for start in range(0, len(sequences), most):
         yield pad(sequences[start : start + most], multiple=multiple, width=width)
 
 
 def step_mask(lengths: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
-    """`[rows, width]`, true at the valid steps."""
+    """`[rows, width]`, true at the valid steps of `lengths [rows]`."""
     mask: NDArray[np.bool_] = np.arange(width, dtype=np.int32) < lengths[:, None]
     return mask

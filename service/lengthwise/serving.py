@@ -1,4 +1,4 @@
-"""What serves, without a protocol: the models, a lane for each, the batcher and the figures.
+"""What serves, without a protocol: the models, a queue for each, the batcher and the figures.
 
 Every protocol's room decodes into a `Call` and asks `Serving.answer` for it, so a sequence that came one way shares a
 batch with one that came another.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing, Waiter
+from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, Problem
@@ -28,6 +28,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import Model
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
+from lengthwise.repository.served import Served as Served
 from lengthwise.runtime import answers, recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
@@ -45,28 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lengthwise.serving")
 
 NOT_FINITE = "the model's answer to this sequence is not finite"
-
-
-class Served:
-    """A model with its lane and its figures: what a request finds under a name and a version."""
-
-    __slots__ = ("lane", "manifest", "metrics", "model")
-
-    def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
-        limits = limits.at_most(model.manifest.max_batch_rows)
-        self.model = model
-        self.manifest = model.manifest
-        self.metrics = metrics
-        self.lane: ModelQueue[Answer | None] = ModelQueue(
-            model.manifest.key,
-            model.answer,
-            model.cost,
-            metrics,
-            limits,
-            multiple=model.manifest.width_multiple,
-            buckets=model.buckets,
-            steady=model.steady,
-        )
 
 
 class Serving:
@@ -196,14 +175,14 @@ class Serving:
         finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
         trace: Trace | None = None,
-    ) -> PendingRequest[Answer | None]:
-        """Queues a call. Its ticket's future has what `finish` makes of one `Answer` for each item.
+    ) -> PendingRequest:
+        """Queues a call. The future of the request has what `finish` makes of one `Answer` for each item.
 
         Args:
             call: What is asked.
             arrived: When, on the clock of `time.monotonic`; the deadline counts from it.
             finish: Makes the caller's answer; runs in a runner thread.
-            waiter: Completed in the place of the ticket's future.
+            waiter: Completed in the place of the future.
             trace: The caller's.
 
         Raises:
@@ -224,7 +203,7 @@ class Serving:
             return finish(_all_finite(call, _merged(call, found, windows)), timing)
 
         return self.batcher.submit(
-            served.lane,
+            served.queue,
             sequences,
             complete,
             deadline=arrived + timeout_ms / 1000,
@@ -254,24 +233,24 @@ class Serving:
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
         served = Served(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
-        self.batcher.open(served.lane)
+        self.batcher.open(served.queue)
         return served
 
     def _let_go(self, served: Served) -> None:
-        self.batcher.close(served.lane)
+        self.batcher.close(served.queue)
         if all(other.metrics is not served.metrics for other in self.served):
             self.metrics.let_go(served.metrics)
         log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
         gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.ready) for served in self.served}
-        for lane in self.batcher.lanes:  # also of models that are let go, while anything waits or runs there
-            labels = _labels(lane.metrics)
+        for queue in self.batcher.queues:  # also of models that are let go, while anything waits or runs there
+            labels = _labels(queue.metrics)
             held = gauges.get(labels, Gauges(0, 0, 0, False))
             gauges[labels] = Gauges(
-                held.queue_cost_steps + lane.cost_steps,
-                held.queue_sequences + len(lane.pool),
-                held.inflight_batches + lane.inflight,
+                held.queue_cost_steps + queue.padded_steps,
+                held.queue_sequences + len(queue.pending),
+                held.inflight_batches + queue.inflight,
                 held.ready,
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}

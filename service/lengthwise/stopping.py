@@ -1,4 +1,4 @@
-"""How what runs in another thread is told to end: it looks whether it should, or has itself told."""
+"""A stop signal for work in another thread: the work polls it, or registers a callback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class Stopped(Exception):
-    """What was asked for is not wanted any more."""
+    """The work was asked to stop."""
 
 
 class Stopping:
-    """Whether to end. Set once, by any thread, and then for good."""
+    """A stop signal. Any thread may set it, once and for ever."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,27 +20,27 @@ class Stopping:
         self._ends: list[Callable[[], None]] = []
 
     def stop(self) -> None:
-        """Has everything end."""
+        """Sets the signal and calls the registered callbacks."""
         with self._lock:
             self._stopped = True
             for end in self._ends:
                 end()
 
     def check(self) -> None:
-        """Returns while there is no end.
+        """Does nothing until the signal is set.
 
         Raises:
-            Stopped: There is.
+            Stopped: The signal is set.
         """
         if self._stopped:
             raise Stopped
 
     @contextmanager
     def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Has a function called at the end, if it comes within the block, or has come before it.
+        """Registers a callback for the duration of the block; called at once if the signal is set already.
 
         Args:
-            end: Ends what the block waits for; called at once or by the thread that stops, and quick.
+            end: Ends what the block waits for. It runs in the thread that stops, under a lock, so it must be short.
         """
         with self._lock:
             self._ends.append(end)

@@ -1,12 +1,12 @@
-"""Which versions of the models in a repository are served: the policy that `--versions` says. Pure.
+"""The policy of `--versions`: which versions of a repository's models are served. Pure.
 
 | policy | serves |
 |---|---|
-| `latest` | of each name the highest version that is good, and no other |
-| `all` | every good version |
-| `NAME/VERSION,...` | these and no others |
+| `latest` | the highest version of each name that passes verification |
+| `all` | every version that passes verification |
+| `NAME/VERSION,...` | these versions only |
 
-Under every policy the highest version that is served answers where a request names none.
+Under every policy, a request that names no version gets the highest version that is served.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_DIGITS: Final = 9
-"""A version is written with so many digits at most: it then fits into every protocol's integers."""
+"""Most digits of a version: with nine it fits into every protocol's integers."""
 
 _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
 _VERSION: Final = re.compile(rf"[1-9][0-9]{{0,{MOST_DIGITS - 1}}}")
@@ -46,8 +46,8 @@ class Policy:
     """A policy.
 
     Attributes:
-        one: Whether one version of a name is enough.
-        named: The versions that may be served at all, or None for any.
+        one: Whether one version of each name is enough.
+        named: The only versions that may be served; None for any.
     """
 
     one: bool = True
@@ -58,7 +58,7 @@ class Policy:
         """Reads a policy.
 
         Raises:
-            ValueError: The text is none; says what one looks like.
+            ValueError: The text is not a policy; says what one looks like.
         """
         if text in ("latest", "all"):
             return cls(one=text == "latest")
@@ -69,9 +69,9 @@ class Policy:
         return cls(one=False, named=frozenset(keys))
 
     def candidates(self, present: Iterable[Key]) -> list[Key]:
-        """The versions to try, in order: the highest of each name, then the next of each, and so on.
+        """The versions to try, in order: the highest of each name, then the second highest of each, and so on.
 
-        So where there is not room for all, no name goes without while another has two.
+        So if there is not memory for all, every name has a version before any name has two.
         """
         by_name: defaultdict[str, list[int]] = defaultdict(list)
         for key in present:
@@ -85,5 +85,5 @@ class Policy:
         return [key for _, key in sorted(ranked)]
 
     def absent(self, present: Container[Key]) -> list[Key]:
-        """The versions that it names and that are not there."""
+        """The versions that the policy names and that are not in the repository."""
         return sorted(key for key in self.named or () if key not in present)

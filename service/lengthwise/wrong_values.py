@@ -1,7 +1,7 @@
-"""What is wrong with a key of a spec, a manifest or a configuration, in plain words.
+"""Plain error messages for wrong values in a spec, a manifest or a configuration.
 
-pydantic finds it and names its kind; the sentence is ours, so that whoever reads it at night learns what to write, and
-not which kind of Python object was meant.
+pydantic finds the error and names its type. The sentence is made here, so that it says what to write, and not which
+Python object was expected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST_LISTED: Final = 10
 _MOST_CHARACTERS: Final = 60
 
-_KINDS: Final[Mapping[str, str]] = {
+_SENTENCES: Final[Mapping[str, str]] = {
     "missing": "must be given",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -45,69 +45,69 @@ _KINDS: Final[Mapping[str, str]] = {
     "too_long": "must have at most {max_length}",
     "string_pattern_mismatch": "must match {pattern}",
 }
-"""By pydantic's name for what is wrong; the braces are what it tells beside it."""
+"""The sentence for each of pydantic's error types; the braces are filled with pydantic's details."""
 
 
 def sentence(item: ErrorDetails) -> str:
-    """What a value must be, as the end of a sentence that begins with its key."""
-    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    kind = _KINDS.get(item["type"])
-    if kind is not None:
-        return kind.format_map(item.get("ctx", {}))
+    """What a value must be, as the end of a sentence that starts with its key."""
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    known = _SENTENCES.get(item["type"])
+    if known is not None:
+        return known.format_map(item.get("ctx", {}))
     for beginning in ("Input should be ", "Value should be "):
-        said = said.replace(beginning, "must be ")
-    return said
+        message = message.replace(beginning, "must be ")
+    return message
 
 
 def all_wrong(
     errors: Sequence[ErrorDetails], known: Callable[[tuple[int | str, ...]], Iterable[str]], *, whole: str
 ) -> str:
-    """Every key that is wrong, with what is wrong and what stands there.
+    """Every wrong key, with what is wrong and its value; at most ten of them.
 
     Args:
-        errors: As pydantic found them.
-        known: The keys that there are in the table at a place.
-        whole: What to call the whole, where no key of it is meant.
+        errors: pydantic's errors.
+        known: Gives the valid keys of the table at a place.
+        whole: The name of the whole, for an error that belongs to no key.
     """
     places = [item["loc"] for item in errors]
-    told = []
+    messages = []
     for item in errors:
         place = item["loc"]
-        # Of a list whose entries are wrong none is counted, and pydantic then calls it too short as well.
+        # pydantic does not count wrong entries of a list, and then reports the list as too short as well.
         if item["type"] == "too_short" and any(place == other[: len(place)] != other for other in places):
             continue
         if item["type"] == "extra_forbidden":
-            said = unknown(str(place[-1]), known(place[:-1]))
+            message = unknown(str(place[-1]), known(place[:-1]))
         else:
-            said = sentence(item)
+            message = sentence(item)
             if item["type"] not in ("missing", "value_error"):
-                said = f"{said}, it is {shown(item['input'])}"
-        told.append(f"{'.'.join(map(str, place)) or whole}: {said}")
-    more = [f"and {len(told) - _MOST_LISTED} more"] if len(told) > _MOST_LISTED else []
-    return "; ".join([*told[:_MOST_LISTED], *more])
+                message = f"{message}, it is {shown(item['input'])}"
+        messages.append(f"{'.'.join(map(str, place)) or whole}: {message}")
+    more = [f"and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
+    return "; ".join([*messages[:_MOST_LISTED], *more])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """What is said of a key that does not exist: the nearest that does, and all of them."""
+    """The message for an unknown key: the most similar known key, and all known keys."""
     names = list(known)
     return f"unknown key{nearest(name, names)}; known are {', '.join(names)}"
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean ...?` with the known name that is most like another, or nothing where none is.
+    """`; did you mean ...?` with the most similar known name; empty if none is similar.
 
     Args:
-        name: What was written.
-        known: The names that there are.
-        prefix: What stands before both and is not compared.
+        name: The name that was given.
+        known: The valid names.
+        prefix: Put before the name in the message; not compared.
     """
     names = {each.lower().replace("-", "_"): each for each in known}
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{names[found[0]]}?" if found else ""
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""
 
 
 def shown(value: Any) -> str:
-    """A value as it may stand in a file, cut where it is long."""
+    """A value as JSON, or as text if it has none; shortened to 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -116,17 +116,17 @@ def shown(value: Any) -> str:
 
 
 def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
-    """Refuses `true` where a number is meant, which Python takes for 1.
+    """Rejects `true` and `false` for a number: Python would read them as 1 and 0.
 
     Args:
-        table: What a file holds.
+        table: The content of a file.
         annotations: The type of each key.
 
     Returns:
-        The table.
+        The table, unchanged.
 
     Raises:
-        ValueError: Names the first.
+        ValueError: A number is a boolean; names the first such key.
     """
     for name, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, bool) and name in annotations:
@@ -137,7 +137,7 @@ def no_booleans_for_numbers(table: Any, annotations: Mapping[str, Any]) -> Any:
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation is made of."""
+    """The types inside an annotation."""
     inside = get_args(annotation)
     if not inside:
         yield annotation

@@ -208,7 +208,7 @@ def test_batches_for_a_device_are_made_and_run_as_the_service_does(section: Modu
 def test_a_batch_for_a_device_is_filled_up_and_every_sequence_answered(on_a_fake_device: Stage):
     desk = on_a_fake_device.desk("fp32", BatchLimits(), Figures())
     assert desk.model.buckets is not None
-    assert desk.lane(ModelMetrics()).buckets is desk.model.buckets
+    assert desk.model_queue(ModelMetrics()).buckets is desk.model.buckets
     assert desk.runners == ONE[0].in_flight
     sequences: list[Steps] = on_a_fake_device.of_lengths([5, 9, 14])
     seen = desk.closed(sequences, 0.05, 8)

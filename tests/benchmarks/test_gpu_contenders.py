@@ -218,7 +218,7 @@ def test_the_profilers_share_is_that_of_kernels_and_not_of_copies(monkeypatch: p
 
 def test_shapes_stay_within_the_limits_and_differ():
     random = np.random.default_rng(0)
-    limits = BatchLimits(rows=16, cost_steps=512)
+    limits = BatchLimits(rows=16, padded_steps=512)
     drawn = [[len(steps) for steps in memory.group(random, limits, 3, 200)] for _ in range(200)]
     assert all(len(group) <= 16 and len(group) * max(group) <= max(512, max(group)) for group in drawn)
     assert all(min(group) >= 1 and max(group) <= 200 for group in drawn)

@@ -7,13 +7,13 @@ import pytest
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import provider
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import Choice
+from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.runtime.session import Session
 from tests.support.model_directories import BUNDLED
 
 
 @pytest.fixture(scope="session")
-def choice() -> Choice:
+def choice() -> DeviceChoice:
     """The GPUs; a test that asks for them is skipped where there is none."""
     try:
         found = provider.choose("auto")
@@ -37,6 +37,6 @@ def on_cpu(manifest: Manifest) -> Session:
 
 
 @pytest.fixture(scope="session")
-def on_gpu(manifest: Manifest, choice: Choice) -> Session:
+def on_gpu(manifest: Manifest, choice: DeviceChoice) -> Session:
     """The same on one GPU."""
     return Session.load(BUNDLED, manifest, devices=choice.devices[:1])

@@ -19,7 +19,7 @@ from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import Choice, choose
+from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
 from tests.gpu.company import hold_to_its_promise, sequences
 from tests.support.model_directories import BUNDLED, place
@@ -31,18 +31,18 @@ ROUNDING = 1e-4
 
 
 @pytest.fixture(scope="module")
-def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The bundled model as the service loads it on all GPUs: proved there, measured, warmed up."""
     directory = place(tmp_path_factory.mktemp("models"))
     return loading.load(directory, LIMITS, devices=choice.devices)
 
 
-def test_every_node_of_the_bundled_model_but_its_shapes_is_on_the_gpu(on_gpu: Session, choice: Choice) -> None:
+def test_every_node_of_the_bundled_model_but_its_shapes_is_on_the_gpu(on_gpu: Session, choice: DeviceChoice) -> None:
     assert on_gpu.provider == choice.devices[0].label  # a node elsewhere would have refused the load
 
 
 def test_a_graph_with_a_node_that_cuda_has_no_kernel_for_is_refused_by_its_name(
-    manifest: Manifest, choice: Choice
+    manifest: Manifest, choice: DeviceChoice
 ) -> None:
     steps = helper.make_tensor_value_info("values", TensorProto.FLOAT, ["rows", "width", 12])
     lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["rows"])
@@ -76,7 +76,7 @@ def test_answers_in_float32_are_those_of_the_cpu_but_for_rounding(on_gpu: Sessio
     assert not found.attention[past].any()
 
 
-def test_tf32_is_off_unless_it_is_asked_for(manifest: Manifest, choice: Choice, on_cpu: Session) -> None:
+def test_tf32_is_off_unless_it_is_asked_for(manifest: Manifest, choice: DeviceChoice, on_cpu: Session) -> None:
     batch = pad(sequences(32))
     expected = on_cpu.run(batch).logits
 
@@ -109,18 +109,18 @@ def free_bytes(index: int) -> int:
     return free.value
 
 
-def test_memory_stays_where_the_warm_up_left_it(served: Model, choice: Choice) -> None:
+def test_memory_stays_where_the_warm_up_left_it(served: Model, choice: DeviceChoice) -> None:
     assert served.buckets is not None
     random = np.random.default_rng(3)
     before = free_bytes(choice.devices[0].index)
     for _ in range(1000):
         width = served.buckets.width_of(int(random.integers(1, 1025)))
-        rows = served.buckets.rows_of(int(random.integers(1, max(2, LIMITS.cost_steps // width))), width)
+        rows = served.buckets.rows_of(int(random.integers(1, max(2, LIMITS.padded_steps // width))), width)
         served.session.run(pad([np.zeros((width, 12), np.float32)] * min(rows, LIMITS.rows), width=width))
     assert before - free_bytes(choice.devices[0].index) < 64 << 20
 
 
-def test_an_arena_keeps_to_its_limit(manifest: Manifest, choice: Choice) -> None:
+def test_an_arena_keeps_to_its_limit(manifest: Manifest, choice: DeviceChoice) -> None:
     bounded = replace(choice.devices[0], memory_limit_bytes=64 << 20)
     session = Session.load(BUNDLED, manifest, devices=[bounded])
     assert session.run(pad(sequences(4, longest=50))).logits.shape == (4, 9)
@@ -144,7 +144,7 @@ def test_batches_in_flight_at_once_get_their_own_answers(served: Model, on_cpu: 
     assert wrong == []
 
 
-def test_every_gpu_answers_alike(manifest: Manifest, choice: Choice) -> None:
+def test_every_gpu_answers_alike(manifest: Manifest, choice: DeviceChoice) -> None:
     if len(choice.devices) < 2:
         pytest.skip("there is one GPU")
     batch = pad(sequences(16, seed=4))
@@ -153,7 +153,7 @@ def test_every_gpu_answers_alike(manifest: Manifest, choice: Choice) -> None:
         np.testing.assert_array_equal(found, answers[0])
 
 
-def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: Choice, tmp_path: Path) -> None:
+def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: DeviceChoice, tmp_path: Path) -> None:
     place(tmp_path)
     few = ("--max-batch-rows", "8", "--max-batch-cost-steps", "512")  # soon warmed up
     with started(str(tmp_path), *few) as server:
@@ -165,5 +165,5 @@ def test_a_service_takes_the_gpu_by_itself_and_says_so(choice: Choice, tmp_path:
     assert answer.status_code == 200
 
 
-def test_all_that_cuda_needs_is_here(choice: Choice) -> None:
+def test_all_that_cuda_needs_is_here(choice: DeviceChoice) -> None:
     assert choose("cuda").devices == choice.devices

@@ -14,7 +14,7 @@ from lengthwise.padding import pad
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.provider import Choice
+from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.runtime.session import Session
 from lengthwise.verification import kept_promises, promises
 from lengthwise_export.onnx_graphs import precision
@@ -33,7 +33,7 @@ def half(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The model at fp16 as the service loads it on all GPUs: every node is there, or the load would be refused."""
     return loading.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
 
@@ -42,7 +42,7 @@ def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(serv
     batch = pad(sequences(32))
     found, expected = served.session.run(batch).logits, on_cpu.run(batch).logits
     size = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
-    assert (np.abs(found - expected) / size).max() < promises.APART["fp16"]
+    assert (np.abs(found - expected) / size).max() < promises.MAX_DIFFERENCE["fp16"]
     assert found.tobytes() != expected.tobytes()
 
 
@@ -57,14 +57,14 @@ def test_at_fp16_attention_at_padding_is_exactly_nothing(served: Model) -> None:
     assert not attention[np.arange(batch.width) >= batch.lengths[:, None]].any()
 
 
-def test_the_gpus_promise_is_kept_for_the_next_start(choice: Choice, tmp_path: Path) -> None:
+def test_the_gpus_promise_is_kept_for_the_next_start(choice: DeviceChoice, tmp_path: Path) -> None:
     directory = half(tmp_path)
     first = loading.load(directory, BatchLimits(4, 256), devices=choice.devices)
     assert (directory / kept_promises.FILE).is_file()
     assert loading.load(directory, BatchLimits(4, 256), devices=choice.devices).promise == first.promise
 
 
-def test_a_quantised_layer_is_refused_by_its_name(manifest: Manifest, choice: Choice) -> None:
+def test_a_quantised_layer_is_refused_by_its_name(manifest: Manifest, choice: DeviceChoice) -> None:
     graph = precision.converted(onnx.load(BUNDLED / GRAPH_FILE), "int8")
     listed = precision.described(manifest, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
     with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*DynamicQuantizeLSTM"):

@@ -15,7 +15,7 @@ from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import Session
-from lengthwise.verification import golden, promises, proof
+from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export import export, package
@@ -53,7 +53,7 @@ def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> 
     source = built_in(covering.build(choice), None)
     made = source.build(source.manifest)
     data = made.SerializeToString()
-    cases = proof.verify(
+    cases = measurement.measure_cases(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
     assert promises.failures(cases) == []
@@ -69,7 +69,7 @@ def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:
     )
     source = built_in(wide, None)
     data = source.build(source.manifest).SerializeToString()
-    cases = proof.verify(
+    cases = measurement.measure_cases(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
     )
     assert promises.failures(cases) == []
@@ -128,7 +128,7 @@ def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> N
     reference = source.reference
     assert reference is not None
 
-    def another_model(batch: PaddedBatch) -> proof.Logits:
+    def another_model(batch: PaddedBatch) -> measurement.BatchLogits:
         return reference(batch) + np.float32(1e-3)
 
     with pytest.raises(VerificationError, match=r"3 of \d+ cases do not hold"):
@@ -205,7 +205,7 @@ def test_the_bundled_model_passes_its_own_proof() -> None:
     manifest.check_digests(BUNDLED)
     session = Session.load(BUNDLED, manifest)
     golden.check(session, Golden.read(BUNDLED / GOLDEN_FILE, manifest), manifest)
-    cases = proof.verify(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
+    cases = measurement.measure_cases(lambda threads: Session.load(BUNDLED, manifest, threads=threads), manifest, None)
     assert promises.failures(cases) == []
 
 

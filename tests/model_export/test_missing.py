@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
-from lengthwise.runtime.session import CPU
+from lengthwise.runtime.session import CPU_LABEL
 from lengthwise_export.cli import main
 from lengthwise_export.missing import cases, looks_for_nan, why_not
 from tests.gallery.onnx_models import Weights, integers, model, scalar
@@ -94,7 +94,7 @@ def test_a_null_that_eats_its_step_is_seen_in_any_model() -> None:
                 StepInput(features=4),
                 max_length=30,
                 seed=0,
-                provider=CPU,
+                provider=CPU_LABEL,
             )
         )
         assert (why_not(found) is None) is not eats

@@ -20,9 +20,9 @@ from lengthwise.errors import VerificationError
 from lengthwise.padding import pad, step_mask
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, Precision
-from lengthwise.runtime.session import CPU, Session
-from lengthwise.verification import promises, proof
-from lengthwise.verification.proof import Case
+from lengthwise.runtime.session import CPU_LABEL, Session
+from lengthwise.verification import measurement, promises
+from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export import export
 from lengthwise_export.candidate import built_in
@@ -108,7 +108,7 @@ def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, 
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: dict[str, Published], to: str) -> None:
     (promise,) = published[to].manifest.promises
-    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
     varied = {case.varied for case in published[to].cases}
     assert ({"width", "padding", "at padding"} <= varied) == (to == "fp16")
 
@@ -285,7 +285,7 @@ def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> Non
     x = random.standard_normal((1, 4)).astype(np.float32)
     eight = precision.converted(graph, "int8")
     assert kinds(eight)["MatMulInteger"] == 2
-    found = InferenceSession(eight.SerializeToString(), providers=[CPU]).run(None, {"x": x})[0]
+    found = InferenceSession(eight.SerializeToString(), providers=[CPU_LABEL]).run(None, {"x": x})[0]
     expected = x @ weights[0].T @ weights[0].T @ weights[1]
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
@@ -353,12 +353,12 @@ def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit:
                 precision.converted(graph, to)
             continue
         cases = cases_against(exact, precision.converted(graph, to), precision.described(manifest, to))
-        assert promises.failures(cases, tolerance=0.0, apart={"fp16": 2e-3, "int8": 3e-2}[to]) == []
+        assert promises.failures(cases, tolerance=0.0, most={"fp16": 2e-3, "int8": 3e-2}[to]) == []
 
 
 def cases_against(exact: Session, graph: onnx.ModelProto, manifest: Manifest) -> list[Case]:
     data = graph.SerializeToString()
-    return proof.verify(
+    return measurement.measure_cases(
         lambda threads: Session(data, manifest, threads=threads), manifest, lambda batch: exact.run(batch).logits
     )
 
@@ -420,7 +420,7 @@ def test_every_kind_of_target_is_exported_at_each_precision(
     assert code == 0, output
     assert {"fp16": "fp16 within", "int8": "int8, one sequence at a time, within"}[to] in output
     directory = tmp_path / "models" / "m" / "1"
-    assert loading.load(directory, BatchLimits(rows=4, cost_steps=64), budget_seconds=0.01).promise is not None
+    assert loading.load(directory, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.01).promise is not None
 
 
 def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.queues import Timing
 from lengthwise.errors import DeadlineExceeded, Draining, InferenceFailed, NotReady, QueueFull, TooLarge, Unauthorized
 from lengthwise.padding import PaddedBatch
-from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence
 
 FOREVER = float("inf")
 
@@ -27,7 +27,7 @@ FOREVER = float("inf")
 async def test_a_lone_request_on_an_idle_server_runs_at_once_and_alone():
     gate = Gate()
     gate.open.set()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         assert await outcome(batcher.submit(only, [sequence(7)], answers)) == [7]
     assert gate.batches == [[7]]
@@ -35,14 +35,14 @@ async def test_a_lone_request_on_an_idle_server_runs_at_once_and_alone():
 
 async def test_what_arrives_while_a_batch_runs_shares_the_next_one():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         first = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
         others = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2, 3)]
         gate.open.set()
         assert await outcome(first) == [0]
-        assert [await outcome(ticket) for ticket in others] == [[1], [2], [3]]
+        assert [await outcome(request) for request in others] == [[1], [2], [3]]
     assert gate.batches[0] == [0]
     assert sorted(gate.batches[1]) == [1, 2, 3]
 
@@ -50,11 +50,11 @@ async def test_what_arrives_while_a_batch_runs_shares_the_next_one():
 async def test_the_sequences_of_one_request_come_back_in_order_from_several_batches():
     gate = Gate()
     gate.open.set()
-    only = lane(gate, rows=3)
+    only = model_queue(gate, rows=3)
     async with running(only, runners=2) as batcher:
         lengths = [9, 1, 5, 12, 2, 7, 3, 30, 4, 11]
-        ticket = batcher.submit(only, [sequence(n, length) for n, length in enumerate(lengths)], answers)
-        assert await outcome(ticket) == list(range(10))
+        request = batcher.submit(only, [sequence(n, length) for n, length in enumerate(lengths)], answers)
+        assert await outcome(request) == list(range(10))
     assert len(gate.batches) >= 4
     assert max(map(len, gate.batches)) <= 3
 
@@ -66,7 +66,7 @@ async def test_attention_is_computed_where_one_of_the_batch_wants_it():
         wanted.append(attention)
         return names(batch, attention)
 
-    only = lane(run)
+    only = model_queue(run)
     async with running(only) as batcher:
         await outcome(batcher.submit(only, [sequence(1)], answers))
         await outcome(batcher.submit(only, [sequence(1)], answers, attention=True))
@@ -75,7 +75,7 @@ async def test_attention_is_computed_where_one_of_the_batch_wants_it():
 
 async def test_what_a_batch_costs_counts_from_its_plan_to_its_results():
     effort = iter(range(0, 10_000, 7))
-    only = lane()
+    only = model_queue()
     only.cost.clock = lambda: next(effort)  # planning begins at 0, and its results are there at 7
     observed: list[tuple[int, int, float]] = []
     only.cost.observe = lambda rows, width, seconds: observed.append((rows, width, seconds))  # type: ignore[method-assign]
@@ -86,7 +86,7 @@ async def test_what_a_batch_costs_counts_from_its_plan_to_its_results():
 
 async def test_counted_steps_are_those_that_ran():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         first = batcher.submit(only, [sequence(0, 3)], answers)
         await gate.busy()
@@ -109,35 +109,35 @@ async def test_a_failed_batch_fails_only_the_requests_in_it():
             raise RuntimeError("internals: /secret/path")
         return names(batch, attention)
 
-    only = lane(run, rows=1)
+    only = model_queue(run, rows=1)
     async with running(only) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (12, 13, 14)]
-        good, failed, after = [await outcome(ticket) for ticket in tickets]
+        requests = [batcher.submit(only, [sequence(number)], answers) for number in (12, 13, 14)]
+        good, failed, after = [await outcome(request) for request in requests]
     assert (good, after) == ([12], [14])
     assert isinstance(failed, InferenceFailed)
     assert "secret" not in failed.detail
     assert only.metrics.batch_failures == 1
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 async def test_what_is_left_of_a_failed_request_is_not_run():
     gate = Gate(lambda batch, attention: [][1])  # an IndexError
-    only = lane(gate, rows=1)
+    only = model_queue(gate, rows=1)
     async with running(only, max_queue_cost_steps=12) as batcher:
-        ticket = batcher.submit(only, [sequence(number) for number in (1, 2, 3)], answers)
+        request = batcher.submit(only, [sequence(number) for number in (1, 2, 3)], answers)
         await gate.busy()
         gate.run = names
-        batcher.withdraw(ticket, InferenceFailed("as if"))
-        assert (len(only.pool), only.cost_steps) == (0, 0)
+        batcher.withdraw(request, InferenceFailed("as if"))
+        assert (len(only.pending), only.padded_steps) == (0, 0)
         gate.open.set()
-        assert isinstance(await outcome(ticket), InferenceFailed)
+        assert isinstance(await outcome(request), InferenceFailed)
         whole_queue = batcher.submit(only, [sequence(number) for number in (4, 5, 6)], answers)
         assert await outcome(whole_queue) == [4, 5, 6]
     assert gate.batches == [[1], [4], [5], [6]]
 
 
 async def test_a_run_with_too_few_results_is_a_failure():
-    only = lane(lambda batch, attention: [])
+    only = model_queue(lambda batch, attention: [])
     async with running(only) as batcher:
         assert isinstance(await outcome(batcher.submit(only, [sequence(1)], answers)), InferenceFailed)
     assert only.metrics.batch_failures == 1
@@ -148,7 +148,7 @@ async def test_a_refusal_of_the_finish_is_its_own_callers_answer():
         raise Unauthorized("not for you")
 
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
@@ -162,7 +162,7 @@ async def test_a_refusal_of_the_finish_is_its_own_callers_answer():
 
 async def test_a_finish_that_raises_costs_nobody_else_his_answer():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
@@ -188,7 +188,7 @@ class BrokenWaiter:
 
 async def test_a_caller_that_cannot_be_given_its_answer_costs_nobody_else_his(caplog: pytest.LogCaptureFixture):
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
@@ -206,16 +206,16 @@ def broken(*arguments: Any, **named: Any) -> Any:
 
 async def test_a_plan_that_raises_does_not_end_the_runner(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batcher_module, "plan", broken)
-    only = lane()
+    only = model_queue()
     async with running(only) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
-        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(5)]
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+        requests = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
+        assert [await outcome(request) for request in requests] == [[number] for number in range(5)]
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1e-6], ids=["in a runner", "on the loop"])
 async def test_costs_that_cannot_be_learned_cost_no_answer(monkeypatch: pytest.MonkeyPatch, seconds: float):
-    only = lane(seconds=seconds)
+    only = model_queue(seconds=seconds)
     monkeypatch.setattr(only.cost, "observe", broken)
     async with running(only) as batcher:
         for number in (1, 2):
@@ -223,7 +223,7 @@ async def test_costs_that_cannot_be_learned_cost_no_answer(monkeypatch: pytest.M
 
 
 async def test_figures_that_cannot_be_counted_cost_no_answer(monkeypatch: pytest.MonkeyPatch):
-    only = lane()
+    only = model_queue()
     monkeypatch.setattr(only.metrics, "batch", broken)
     async with running(only) as batcher:
         for number in (1, 2):
@@ -234,31 +234,31 @@ async def test_figures_that_cannot_be_counted_cost_no_answer(monkeypatch: pytest
 
 
 async def test_nothing_is_taken_before_the_start():
-    only = lane()
+    only = model_queue()
     with pytest.raises(NotReady):
         Batcher().submit(only, [sequence(1)], answers)
 
 
 async def test_the_queue_is_bounded_in_padded_steps_and_says_when_to_come_back():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only, max_queue_cost_steps=40) as batcher:
         running_now = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
         waiting = [batcher.submit(only, [sequence(1, 17)], answers), batcher.submit(only, [sequence(2, 18)], answers)]
-        assert only.cost_steps == 40
+        assert only.padded_steps == 40
         with pytest.raises(QueueFull) as full:
             batcher.submit(only, [sequence(3, 1)], answers)
         assert full.value.retry_after_seconds == pytest.approx(only.cost.predict(64, 20) * 2 / 64)
         gate.open.set()
-        for ticket in (running_now, *waiting):
-            await outcome(ticket)
+        for request in (running_now, *waiting):
+            await outcome(request)
         assert await outcome(batcher.submit(only, [sequence(4, 40)], answers)) == [4]
-    assert only.cost_steps == 0
+    assert only.padded_steps == 0
 
 
 async def test_what_even_an_idle_queue_cannot_hold_is_too_large():
-    only = lane()
+    only = model_queue()
     async with running(only, max_queue_cost_steps=40) as batcher:
         with pytest.raises(TooLarge, match="44 padded steps"):
             batcher.submit(only, [sequence(0, 21), sequence(1, 20)], answers)
@@ -266,11 +266,11 @@ async def test_what_even_an_idle_queue_cannot_hold_is_too_large():
 
 
 async def test_a_request_whose_deadline_has_passed_is_refused():
-    only = lane()
+    only = model_queue()
     async with running(only, clock=lambda: 100.0) as batcher:
         with pytest.raises(DeadlineExceeded):
             batcher.submit(only, [sequence(0)], answers, deadline=100.0)
-        assert only.cost_steps == 0
+        assert only.padded_steps == 0
 
 
 # Who comes late or leaves
@@ -282,13 +282,13 @@ def soon() -> float:
 
 async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         first = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
         late = batcher.submit(only, [sequence(1)], answers, deadline=soon())
         assert isinstance(await outcome(late), DeadlineExceeded)
-        assert (len(only.pool), only.cost_steps) == (0, 0)
+        assert (len(only.pending), only.padded_steps) == (0, 0)
         gate.open.set()
         assert await outcome(first) == [0]
     assert gate.batches == [[0]]
@@ -296,7 +296,7 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
 
 async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_has_not_fired():
     gate, now = Gate(), [0.0]
-    only = lane(gate, rows=1)
+    only = model_queue(gate, rows=1)
     async with running(only, clock=lambda: now[0]) as batcher:
         first = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
@@ -308,20 +308,20 @@ async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_
         assert isinstance(await outcome(late), DeadlineExceeded)
         assert await outcome(last) == [2]
     assert gate.batches == [[0], [2]]
-    assert only.cost_steps == 0
+    assert only.padded_steps == 0
 
 
 async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_dropped():
     finished: list[int] = []
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         late = batcher.submit(only, [sequence(0)], lambda results, timing: finished.extend(results), deadline=soon())
         assert isinstance(await outcome(late), DeadlineExceeded)
         gate.open.set()
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
     assert finished == []
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 0.01], ids=["on the event loop", "in a runner"])
@@ -332,7 +332,7 @@ async def test_a_deadline_that_passes_while_running_counts_though_its_timer_has_
         now[0] = 1000.0
         return names(batch, attention)
 
-    only = lane(run, seconds=seconds)
+    only = model_queue(run, seconds=seconds)
     async with running(only, clock=lambda: now[0]) as batcher:
         late = batcher.submit(only, [sequence(0)], answers, deadline=1000.0)
         mate = batcher.submit(only, [sequence(1)], answers, deadline=2000.0)
@@ -342,7 +342,7 @@ async def test_a_deadline_that_passes_while_running_counts_though_its_timer_has_
 
 async def test_a_caller_that_is_cancelled_leaves_its_batch_mates_their_answers():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         leaver = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
@@ -352,19 +352,19 @@ async def test_a_caller_that_is_cancelled_leaves_its_batch_mates_their_answers()
         gate.open.set()
         assert await outcome(mates[0]) == [1]
         assert await outcome(mates[2]) == [3]
-    assert (len(only.pool), only.cost_steps, only.inflight) == (0, 0, 0)
+    assert (len(only.pending), only.padded_steps, only.inflight) == (0, 0, 0)
 
 
 async def test_a_withdrawn_request_is_not_run_and_withdrawing_again_does_nothing():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     async with running(only) as batcher:
         first = batcher.submit(only, [sequence(0)], answers)
         await gate.busy()
         leaver = batcher.submit(only, [sequence(1), sequence(2)], answers)
         for _ in range(2):
             batcher.withdraw(leaver, InferenceFailed("left"))
-        assert only.cost_steps == 0
+        assert only.padded_steps == 0
         gate.open.set()
         assert await outcome(first) == [0]
         batcher.withdraw(first, InferenceFailed("too late to leave"))
@@ -378,37 +378,37 @@ async def test_a_withdrawn_request_is_not_run_and_withdrawing_again_does_nothing
 
 async def test_with_a_wait_a_lone_request_runs_after_it():
     timings: list[Timing] = []
-    only = lane()
+    only = model_queue()
     async with running(only, max_wait_seconds=0.05) as batcher:
         await outcome(batcher.submit(only, [sequence(0)], lambda results, timing: timings.append(timing)))
     assert 0.05 <= timings[0].queue < PATIENCE_SECONDS / 2
 
 
 async def test_a_full_batch_waits_for_nobody():
-    only = lane(rows=2)
+    only = model_queue(rows=2)
     async with running(only, max_wait_seconds=10 * PATIENCE_SECONDS) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (0, 1)]
-        assert [await outcome(ticket) for ticket in tickets] == [[0], [1]]
+        requests = [batcher.submit(only, [sequence(number)], answers) for number in (0, 1)]
+        assert [await outcome(request) for request in requests] == [[0], [1]]
 
 
 async def test_nobody_waits_for_company_past_his_deadline():
-    only = lane(seconds=0.1)  # as predicted: it takes none, and a machine that stalls for as long spoils nothing
+    only = model_queue(seconds=0.1)  # as predicted: it takes none, and a machine that stalls for as long spoils nothing
     async with running(only, max_wait_seconds=10 * PATIENCE_SECONDS) as batcher:
         deadline = asyncio.get_running_loop().time() + 0.4
         assert await outcome(batcher.submit(only, [sequence(0)], answers, deadline=deadline)) == [0]
 
 
 async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch):
-    only = lane()
+    only = model_queue()
     looked = threading.Event()  # by a runner that then waits, under the lock that the drain needs
-    monkeypatch.setattr(only.pool, "earliest_deadline", looked.set)
+    monkeypatch.setattr(only.pending, "earliest_deadline", looked.set)
     batcher = Batcher(runners=2, max_wait_seconds=10 * PATIENCE_SECONDS)
     batcher.open(only)
     await batcher.start()
-    ticket = batcher.submit(only, [sequence(0)], answers)
+    request = batcher.submit(only, [sequence(0)], answers)
     assert await asyncio.to_thread(looked.wait, PATIENCE_SECONDS)
     assert await batcher.drain(PATIENCE_SECONDS)
-    assert await outcome(ticket) == [0]
+    assert await outcome(request) == [0]
 
 
 # The end
@@ -416,11 +416,11 @@ async def test_a_drain_ends_the_wait_for_company(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_drain_answers_what_was_accepted_and_refuses_what_comes():
     gate = Gate()
-    only = lane(gate, rows=1)
+    only = model_queue(gate, rows=1)
     batcher = Batcher()
     batcher.open(only)
     await batcher.start()
-    tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
+    requests = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
     await gate.busy()
     batcher.begin_draining()
     assert batcher.draining
@@ -428,21 +428,21 @@ async def test_a_drain_answers_what_was_accepted_and_refuses_what_comes():
         batcher.submit(only, [sequence(9)], answers)
     gate.open.set()
     assert await batcher.drain(PATIENCE_SECONDS)
-    assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2]]
+    assert [await outcome(request) for request in requests] == [[0], [1], [2]]
 
 
 async def test_a_drain_that_runs_out_of_time_refuses_what_is_left():
     gate = Gate()
-    only = lane(gate, rows=1)
+    only = model_queue(gate, rows=1)
     batcher = Batcher()
     batcher.open(only)
     await batcher.start()
-    tickets = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
+    requests = [batcher.submit(only, [sequence(number)], answers) for number in range(3)]
     await gate.busy()
     assert not await batcher.drain(0.01)
-    for ticket in tickets:
+    for request in requests:
         with pytest.raises(Draining):
-            await ticket.future
+            await request.future
     gate.open.set()
     await batcher.drain(PATIENCE_SECONDS)
     assert gate.batches == [[0]]
@@ -450,12 +450,12 @@ async def test_a_drain_that_runs_out_of_time_refuses_what_is_left():
 
 async def test_a_run_that_hangs_does_not_hold_the_exit_once_its_callers_are_gone():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     batcher = Batcher()
     batcher.open(only)
     await batcher.start()
-    ticket = batcher.submit(only, [sequence(0)], answers, deadline=soon())
-    assert isinstance(await outcome(ticket), DeadlineExceeded)
+    request = batcher.submit(only, [sequence(0)], answers, deadline=soon())
+    assert isinstance(await outcome(request), DeadlineExceeded)
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert await batcher.drain(0.05)
     gate.open.set()
@@ -464,7 +464,7 @@ async def test_a_run_that_hangs_does_not_hold_the_exit_once_its_callers_are_gone
 
 def test_a_run_that_outlasts_the_event_loop_ends_quietly():
     gate = Gate()
-    only = lane(gate)
+    only = model_queue(gate)
     batcher = Batcher()
     batcher.open(only)
 
@@ -506,7 +506,7 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
     seconds: float, options: dict[str, Any]
 ):
     choices = random.Random(4)
-    lanes = [lane(Unlucky(seed), seconds=seconds, rows=rows) for seed, rows in enumerate((4, 64))]
+    queues = [model_queue(Unlucky(seed), seconds=seconds, rows=rows) for seed, rows in enumerate((4, 64))]
     finished: list[int] = []
 
     async def call(batcher: Batcher, number: int) -> str:
@@ -525,27 +525,27 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
 
         deadline = loop.time() + choices.uniform(0.0005, 0.02) if fate < 0.15 else FOREVER
         try:
-            ticket = batcher.submit(
-                choices.choice(lanes), sequences, finish, deadline=deadline, priority=choices.choice((0, 0, 0, 9))
+            request = batcher.submit(
+                choices.choice(queues), sequences, finish, deadline=deadline, priority=choices.choice((0, 0, 0, 9))
             )
             if 0.15 < fate < 0.25:
-                loop.call_later(choices.uniform(0, 0.005), batcher.withdraw, ticket, InferenceFailed("left"))
+                loop.call_later(choices.uniform(0, 0.005), batcher.withdraw, request, InferenceFailed("left"))
             elif 0.25 < fate < 0.35:
-                loop.call_later(choices.uniform(0, 0.005), ticket.future.cancel)
+                loop.call_later(choices.uniform(0, 0.005), request.future.cancel)
             async with asyncio.timeout(PATIENCE_SECONDS):
-                assert await ticket.future == [number] * len(sequences)
+                assert await request.future == [number] * len(sequences)
         except (DeadlineExceeded, InferenceFailed, QueueFull) as error:
             return type(error).__name__
         except asyncio.CancelledError:
-            batcher.withdraw(ticket, InferenceFailed("left"))
+            batcher.withdraw(request, InferenceFailed("left"))
             return "cancelled"
         return "answered"
 
-    async with running(*lanes, **options, max_queue_cost_steps=4000) as batcher:
+    async with running(*queues, **options, max_queue_cost_steps=4000) as batcher:
         outcomes: list[str] = []
         for start in range(0, 3000, 100):
             outcomes += await asyncio.gather(*(call(batcher, number) for number in range(start, start + 100)))
-        for one in lanes:
+        for one in queues:
             one.run = names
             assert await outcome(batcher.submit(one, [sequence(1, 3)], answers)) == [1]
     counted = {kind: outcomes.count(kind) for kind in set(outcomes)}
@@ -553,26 +553,26 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
     assert counted["answered"] > 1000
     assert set(counted) == {"answered", "DeadlineExceeded", "InferenceFailed", "cancelled", "QueueFull"}
     assert len(finished) == len(set(finished)), "a request was finished twice"
-    for one in lanes:
-        assert (len(one.pool), one.cost_steps, one.inflight) == (0, 0, 0)
+    for one in queues:
+        assert (len(one.pending), one.padded_steps, one.inflight) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [1, 60])
 async def test_the_steps_of_what_is_withdrawn_are_let_go_at_once_though_nobody_asks_again(count: int) -> None:
     gate = Gate()
-    one = lane(gate)
+    one = model_queue(gate)
     async with running(one) as batcher:
         first = batcher.submit(one, [sequence(0)], answers)
         await asyncio.to_thread(gate.entered.wait, PATIENCE_SECONDS)
         sequences = [sequence(number) for number in range(count)]
         gone = [weakref.ref(steps) for steps in sequences]
-        tickets = [batcher.submit(one, [steps], answers) for steps in sequences]  # each of a caller of its own
-        tickets.append(batcher.submit(one, sequences, answers))  # and all of one
+        requests = [batcher.submit(one, [steps], answers) for steps in sequences]  # each of a caller of its own
+        requests.append(batcher.submit(one, sequences, answers))  # and all of one
         del sequences
-        for ticket in tickets:
-            batcher.withdraw(ticket, DeadlineExceeded("gone"))
-            assert isinstance(ticket.future.exception(), DeadlineExceeded)
-        del ticket, tickets
+        for request in requests:
+            batcher.withdraw(request, DeadlineExceeded("gone"))
+            assert isinstance(request.future.exception(), DeadlineExceeded)
+        del request, requests
         assert [steps() for steps in gone] == [None] * count
         gate.open.set()
         assert await first.future == [0]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lengthwise.batching.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
 from lengthwise.batching.cost import CostTable, grid
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.padding import rounded_width
 
@@ -44,7 +44,7 @@ def zipf(random: np.random.Generator, count: int) -> NDArray[Any]:
     return 4.0 * random.zipf(1.5, count)
 
 
-class Sequence(Waiting):
+class Sequence(WaitingSequence):
     """One that waits, and knows its length."""
 
     length = 0
@@ -92,11 +92,11 @@ def test_there_are_few_shapes(limits: BatchLimits):
 def test_every_batch_runs_in_a_shape_that_was_listed_and_fits(length: int):
     width = CHOSEN.width_of(length)
     assert length <= width <= rounded_width(length) * (1 + MOST_ADDED)
-    for rows in range(1, min(max(1, FEW.cost_steps // width), FEW.rows) + 1):
+    for rows in range(1, min(max(1, FEW.padded_steps // width), FEW.rows) + 1):
         filled = CHOSEN.rows_of(rows, width)
         assert (filled, width) in LISTED
         assert rows <= filled <= rows * (1 + MOST_ADDED)
-        assert filled == 1 or filled * width <= FEW.cost_steps
+        assert filled == 1 or filled * width <= FEW.padded_steps
         assert CHOSEN.rows_of(filled, width) == filled
 
 
@@ -138,8 +138,8 @@ def test_a_planner_is_told_what_a_batch_costs_with_the_rows_that_fill_it():
     cost = BucketedCosts(measured, buckets)
     assert [cost.predict(rows, 4) for rows in (2, 8)] == [measured.predict(8, 4)] * 2
     assert cost.predict(9, 4) == measured.predict(64, 4)
-    assert cost.column(4, 64).cheapest[9] == 8
-    assert cost.column(4, 64).cheapest[64] == 64
+    assert cost.column(4, 64).cheapest_rows[9] == 8
+    assert cost.column(4, 64).cheapest_rows[64] == 64
 
 
 def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():

@@ -70,9 +70,9 @@ def test_past_a_single_point_it_grows_in_proportion():
 @given(tables(), st.integers(1, 30), st.integers(1, 150))
 def test_the_cheapest_number_of_rows_is_the_one_with_the_least_seconds_a_row(table: CostTable, rows: int, width: int):
     column = table.column(width, rows)
-    assert len(column.seconds) == len(column.cheapest) == rows + 1
+    assert len(column.seconds) == len(column.cheapest_rows) == rows + 1
     for most in range(1, rows + 1):
-        best = column.cheapest[most]
+        best = column.cheapest_rows[most]
         assert 1 <= best <= most
         assert column.seconds[best] / best <= min(column.seconds[n] / n for n in range(1, most + 1)) * (1 + 1e-12)
 
@@ -105,8 +105,8 @@ def test_a_drift_makes_everything_slower_and_no_column_is_computed_again(monkeyp
     for _ in range(50):
         table.observe(1, 4, 50.0)
     assert table.column(4, 8) is column
-    assert table.slower > 2
-    assert [table.predict(rows, 4) for rows in range(1, 9)] == pytest.approx([table.slower * each for each in before])
+    assert table.drift > 2
+    assert [table.predict(rows, 4) for rows in range(1, 9)] == pytest.approx([table.drift * each for each in before])
 
 
 def test_more_rows_asked_for_while_another_thread_learns_lose_nothing_of_it(monkeypatch: pytest.MonkeyPatch):
@@ -136,7 +136,7 @@ def test_memory_is_bounded_however_many_widths_are_asked_for():
     table = linear_table(1.0, 1.0)
     for width in range(1, 5000):
         table.predict(1, width)
-    assert len(table._kept.columns) <= 1024
+    assert table.cached_widths <= 1024
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
@@ -186,48 +186,48 @@ def test_one_hiccup_moves_it_by_a_few_percent_only():
     assert before <= table.predict(2, 40) <= 1.04 * before
 
 
-def learned(truth: CostTable, rows: tuple[int, ...], widths: tuple[int, ...], *, besides: float) -> CostTable:
-    """A table of 10 us a step and 0.1 ms a run after many batches that took what `truth` says and something besides."""
+def learned(truth: CostTable, rows: tuple[int, ...], widths: tuple[int, ...], *, overhead: float) -> CostTable:
+    """A table of 10 us a step and 0.1 ms a run after many batches that took what `truth` says and a fixed overhead."""
     table = linear_table(0.0001, 0.00001)
     random = np.random.default_rng(0)
     for _ in range(1000):
         shape = int(random.choice(rows)), int(random.choice(widths))
-        table.observe(*shape, (truth.predict(*shape) + besides) * float(random.lognormal(0, 0.05)))
+        table.observe(*shape, (truth.predict(*shape) + overhead) * float(random.lognormal(0, 0.05)))
     return table
 
 
 @pytest.mark.parametrize("slower", [0.7, 1.0, 1.5])
-def test_half_of_what_each_batch_costs_besides_its_shape_is_counted(slower: float):
+def test_half_of_the_overhead_of_a_batch_is_predicted(slower: float):
     truth = linear_table(slower * 0.0001, slower * 0.00001)
-    table = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), besides=0.0006)
-    without = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), besides=0.0)
+    table = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), overhead=0.0006)
+    without = learned(truth, (1, 2, 4, 6, 12), (20, 40, 80, 160), overhead=0.0)
     assert without.predict(1, 4) == pytest.approx(truth.predict(1, 4), rel=0.3)
     assert table.predict(1, 4) - without.predict(1, 4) == pytest.approx(0.0003, rel=0.4)
-    for shape in ((1, 40), (4, 40), (12, 160)):  # what is not counted there is held for slowness
+    for shape in ((1, 40), (4, 40), (12, 160)):  # the drift takes the other half
         assert table.predict(*shape) == pytest.approx(truth.predict(*shape) + 0.0006, rel=0.4)
 
 
-def test_what_batches_cost_besides_makes_them_larger():
+def test_overhead_makes_batches_larger():
     truth = linear_table(0.0001, 0.00001)
-    before = truth.column(20, 64).enough
-    assert learned(truth, (1, 4, 16), (20, 80), besides=0.0).column(20, 64).enough <= before + 1
-    assert learned(truth, (1, 4, 16), (20, 80), besides=0.001).column(20, 64).enough > before + 5
+    before = truth.column(20, 64).enough_rows
+    assert learned(truth, (1, 4, 16), (20, 80), overhead=0.0).column(20, 64).enough_rows <= before + 1
+    assert learned(truth, (1, 4, 16), (20, 80), overhead=0.001).column(20, 64).enough_rows > before + 5
 
 
-def test_of_batches_all_alike_nothing_is_held_to_be_besides():
-    table = learned(linear_table(0.0001, 0.00001), (4,), (40,), besides=0.001)
+def test_batches_of_one_size_show_no_overhead():
+    table = learned(linear_table(0.0001, 0.00001), (4,), (40,), overhead=0.001)
     assert table.predict(4, 40) == pytest.approx(0.0027, rel=0.15)
     assert table.predict(1, 4) < 0.0004
 
 
-def test_never_more_than_a_quarter_of_a_batch_is_held_to_be_besides():
-    table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8, 16), besides=0.01)
-    besides = table._besides
-    assert besides.seconds == pytest.approx(0.25 * besides.mean_batch)
+def test_the_overhead_is_at_most_a_quarter_of_a_batch():
+    table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8, 16), overhead=0.01)
+    overhead = table.overhead
+    assert overhead.seconds == pytest.approx(0.25 * overhead.mean_batch_seconds)
 
 
 @pytest.mark.parametrize("before", [1, 2, 10, 100])
-def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int):
+def test_one_slow_run_is_no_overhead_even_after_few_batches(before: int):
     table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
     shapes = [(8, 100), (4, 60), (2, 20)]
     for number in range(before):
@@ -238,30 +238,30 @@ def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int)
     assert table.predict(8, 100) <= 1.1 * truth.predict(8, 100)
 
 
-def test_of_runs_too_short_to_be_told_apart_nothing_is_held_to_be_besides():
+def test_runs_too_short_to_be_measured_show_no_overhead():
     table = CostTable([1, 2], [4], np.full((2, 1), 1e-7))
     for number in range(100):
         table.observe(1 + number % 2, 4, 0.001)
-    assert table._besides.seconds == 0
+    assert table.overhead.seconds == 0
     assert table.predict(1, 4) > 1e-6
 
 
-def test_batches_nearly_alike_and_noise_are_no_cost_besides():
+def test_batches_of_nearly_one_size_and_noise_show_no_overhead():
     table, random = linear_table(0.0001, 0.00001), np.random.default_rng(0)
     for _ in range(1000):
         width = int(random.choice((40, 44)))
         table.observe(4, width, (0.0001 + 0.00004 * width) * float(random.lognormal(0, 0.15)))
-        assert table._besides.seconds < 0.0001 + 0.05 * table._besides.mean_batch
+        assert table.overhead.seconds < 0.0001 + 0.05 * table.overhead.mean_batch_seconds
 
 
-def test_a_slow_machine_at_rest_and_a_fast_one_at_work_are_no_cost_besides():
+def test_a_slow_idle_machine_and_a_fast_busy_one_show_no_overhead():
     table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
     random = np.random.default_rng(0)
     for number in range(400):
         rows, slower = (1, 1.6) if number < 300 else (16, 1.0)
         width = 4 * int(random.integers(2, 20))
         table.observe(rows, width, slower * truth.predict(rows, width) * float(random.lognormal(0, 0.05)))
-    assert table.column(20, 64).enough <= truth.column(20, 64).enough + 4
+    assert table.column(20, 64).enough_rows <= truth.column(20, 64).enough_rows + 4
     assert table.predict(16, 40) == pytest.approx(truth.predict(16, 40), rel=0.1)
 
 
@@ -321,7 +321,7 @@ class Machine:
             self,
             max_rows=max_rows,
             max_width=max_width,
-            max_cost_steps=512,
+            max_padded_steps=512,
             budget_seconds=budget_seconds,
             clock=lambda: self.now,
         )
@@ -395,7 +395,7 @@ def test_times_that_lie_on_no_line_are_taken_as_they_are():
         clock[0] += 1e-6 * rows * width * width
 
     clock = [0.0]
-    table = measure(quadratic, max_rows=4, max_width=64, max_cost_steps=256, clock=lambda: clock[0])
+    table = measure(quadratic, max_rows=4, max_width=64, max_padded_steps=256, clock=lambda: clock[0])
     for width in (4, 8, 16, 32, 64):
         assert table.predict(1, width) == pytest.approx(1e-6 * width * width)
 
@@ -406,9 +406,9 @@ def test_the_rows_that_a_kernel_takes_at_once_are_found():
         clock[0] += 1e-4 + 1e-6 * width * (5 * sixes + (left + 2 if left else 0))
 
     clock = [0.0]
-    table = measure(kernel, max_rows=64, max_width=256, max_cost_steps=4096, clock=lambda: clock[0])
+    table = measure(kernel, max_rows=64, max_width=256, max_padded_steps=4096, clock=lambda: clock[0])
     for width in (32, 128):
-        cheapest = table.column(width, 64).cheapest
+        cheapest = table.column(width, 64).cheapest_rows
         assert [cheapest[most] for most in (6, 7, 8)] == [6, 6, 6]
         assert cheapest[12] == cheapest[15] == 12
 
@@ -443,13 +443,13 @@ def test_measuring_ends_soon_after_its_budget_however_slow_the_runs(per_step: fl
 
 
 def test_a_clock_that_stands_still_gives_a_table_all_the_same():
-    table = measure(lambda rows, width: None, max_rows=4, max_width=8, max_cost_steps=32, clock=lambda: 0.0)
+    table = measure(lambda rows, width: None, max_rows=4, max_width=8, max_padded_steps=32, clock=lambda: 0.0)
     assert_monotone(table)
 
 
 def test_a_lone_step_is_measured_even_where_no_shape_is_within_the_limits():
     ran: list[tuple[int, int]] = []
-    measure(lambda rows, width: ran.append((rows, width)), max_rows=4, max_width=8, max_cost_steps=1)
+    measure(lambda rows, width: ran.append((rows, width)), max_rows=4, max_width=8, max_padded_steps=1)
     assert set(ran) == {(1, 4)}
 
 

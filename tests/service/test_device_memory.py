@@ -12,7 +12,7 @@ import pytest
 from lengthwise.errors import ModelError
 from lengthwise.runtime import device_memory
 from lengthwise.runtime.device_memory import CudaMemory, HostMemory
-from lengthwise.runtime.provider import CPU, PROVIDERS, Device
+from lengthwise.runtime.provider import CPU_DEVICE, PROVIDERS, Device
 
 
 class FakeRuntime:
@@ -127,5 +127,5 @@ def test_no_runtime_is_an_error():
 def test_a_device_has_the_memory_of_its_provider(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeRuntime())
     monkeypatch.setattr(CudaMemory.__init__, "__defaults__", (ctypes.CDLL,))
-    assert isinstance(device_memory.of(CPU), HostMemory)
+    assert isinstance(device_memory.of(CPU_DEVICE), HostMemory)
     assert isinstance(device_memory.of(Device(PROVIDERS["cuda"])), CudaMemory)

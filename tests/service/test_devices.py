@@ -24,7 +24,7 @@ from lengthwise.http.app import make_app
 from lengthwise.padding import pad
 from lengthwise.repository import loading
 from lengthwise.runtime.binding import Slot
-from lengthwise.runtime.provider import PLAIN_CPU, Choice
+from lengthwise.runtime.provider import PLAIN_CPU, DeviceChoice
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.fake_device import ELSEWHERE, ONE, TWO
@@ -49,7 +49,9 @@ def directory(folder: Path) -> Path:
 async def serving_on(
     devices: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> AsyncIterator[tuple[Serving, httpx.AsyncClient]]:
-    monkeypatch.setattr("lengthwise.serving.choose", lambda *_, **__: Choice(tuple(devices), "a test asked for it"))
+    monkeypatch.setattr(
+        "lengthwise.serving.choose", lambda *_, **__: DeviceChoice(tuple(devices), "a test asked for it")
+    )
     serving = Serving(Settings(models=folder, max_batch_rows=16, max_batch_cost_steps=128, **options))
     await serving.start()
     try:
@@ -142,9 +144,9 @@ async def test_two_threads_run_batches_for_each_device(folder: Path, monkeypatch
 def test_the_options_reach_the_choice(monkeypatch: pytest.MonkeyPatch):
     seen: list[Any] = []
 
-    def choose(wanted: str, **options: Any) -> Choice:
+    def choose(wanted: str, **options: Any) -> DeviceChoice:
         seen.append((wanted, options))
-        return Choice()
+        return DeviceChoice()
 
     monkeypatch.setattr("lengthwise.serving.choose", choose)
     Serving(Settings(provider="cuda", tf32=True, gpu_memory_bytes=7, runners=3))

@@ -334,12 +334,12 @@ async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event
     first.send(GOOD)
     await running.wait()
     second.send(orjson.dumps({"sequences": [[[7, 7]]]}), *headers)
-    lane = made.service.serving.served[0].lane
+    queue = made.service.serving.served[0].queue
     async with asyncio.timeout(60):
-        while not lane.pool:
+        while not queue.pending:
             await asyncio.sleep(0)
         second.writer.close()
-        while lane.pool:
+        while queue.pending:
             await asyncio.sleep(0)
     release.set()
     assert (await first.answer())[0] == 200
@@ -398,9 +398,9 @@ async def test_attention_that_a_neighbour_asked_for_costs_nobody_else_his_answer
         await running.wait()
         asking.send(orjson.dumps({"sequences": [[[1, 3]]], "outputs": ["attention"]}))
         other.send(orjson.dumps({"sequences": [[[BLIND, BLIND]]]}))
-        lane = made.service.serving.served[0].lane
+        queue = made.service.serving.served[0].queue
         async with asyncio.timeout(20):
-            while len(lane.pool) < 2:
+            while len(queue.pending) < 2:
                 await asyncio.sleep(0.001)
         release.set()
         assert [(await line.answer())[0] for line in (first, asking, other)] == [200, 200, 200]

@@ -6,7 +6,7 @@ import pytest
 from lengthwise.errors import PromiseBroken, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput
-from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import golden
 from lengthwise.verification.golden import Golden
 
@@ -20,7 +20,7 @@ class Sums(Session):
     def __init__(self, *, per_step: bool = False, shift: dict[int, float] | None = None) -> None:
         self.per_step = per_step
         self.shift = shift or {}
-        self.provider = CPU
+        self.provider = CPU_LABEL
 
     def run(self, batch: PaddedBatch, outputs: object = ("logits",)) -> Outputs:
         steps = batch.steps if batch.steps.ndim == 3 else np.stack([batch.steps, -batch.steps], axis=2)
@@ -36,7 +36,7 @@ def manifest(*, kind: str = "values", task: str = "single-label", tolerance: flo
         labels=("a", "b"),
         task=task,
         graph=GraphNames(),
-        promises=(Promise(provider=CPU, bits=not tolerance, tolerance=tolerance),),
+        promises=(Promise(provider=CPU_LABEL, bits=not tolerance, tolerance=tolerance),),
     )
 
 
@@ -72,14 +72,14 @@ def test_the_same_golden_sequences_give_the_same_file(tmp_path: Path) -> None:
 def test_a_check_says_how_far_each_sequence_was_off() -> None:
     made = golden.answers(Sums(), sequences(), manifest())
     first, *_ = golden.check(Sums(shift={1: 2**-16}), made, manifest(tolerance=2**-15))
-    assert (first.length, first.bits) == (1, False)
-    assert first.alone == first.apart == pytest.approx(2**-16, rel=0.01)
-    assert first.together == 0.0
+    assert (first.length, first.same_bits) == (1, False)
+    assert first.unbatched == first.between == pytest.approx(2**-16, rel=0.01)
+    assert first.batched == 0.0
 
 
-def test_a_bit_that_company_changes_breaks_a_promise_of_bits() -> None:
+def test_a_bit_that_batching_changes_breaks_a_promise_of_bits() -> None:
     made = golden.answers(Sums(), sequences(), manifest())
-    with pytest.raises(PromiseBroken, match=r"golden sequence 0 \(1 steps\) comes out .* where the same bits were"):
+    with pytest.raises(PromiseBroken, match=r"golden sequence 0 \(1 steps\) differs by .* where the same bits were"):
         golden.check(Sums(shift={3: 2**-20}), made, manifest())
 
 

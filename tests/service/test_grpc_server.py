@@ -118,9 +118,9 @@ async def held(**options: Any) -> AsyncIterator[tuple[Caller, Callable[[], None]
 
 async def queued(caller: Caller, count: int) -> None:
     """Returns once that many sequences wait."""
-    lane = caller.service.serving.served[0].lane
+    queue = caller.service.serving.served[0].queue
     async with asyncio.timeout(60):
-        while len(lane.pool) != count:
+        while len(queue.pending) != count:
             await asyncio.sleep(0)
 
 
@@ -335,7 +335,7 @@ async def test_the_callers_deadline_is_known_to_the_queue() -> None:
         latest = time.monotonic() + 20
         call = asyncio.ensure_future(caller.call("ModelInfer", request(), timeout=20))
         await queued(caller, 2)
-        urgent = caller.service.serving.served[0].lane.pool.most_urgent()
+        urgent = caller.service.serving.served[0].queue.pending.most_urgent()
         assert urgent is not None
         assert latest - 5 < urgent.deadline < latest + 5
         release()

@@ -326,8 +326,8 @@ async def test_what_waits_is_counted_by_what_it_keeps_in_memory() -> None:
         await running.wait()
         before = made.service.serving.inflight.bytes
         second.send(orjson.dumps({"sequences": [[[1, 3]] * 100]}))
-        lane = made.service.serving.served[0].lane
-        await until(lambda: len(lane.pool) == 1)
+        queue = made.service.serving.served[0].queue
+        await until(lambda: len(queue.pending) == 1)
         assert 800 <= made.service.serving.inflight.bytes - before < 1200  # 200 numbers, and some room for the answer
         release.set()
         assert [(await line.answer())[0] for line in (first, second)] == [200, 200]

@@ -22,7 +22,7 @@ from lengthwise.repository import contents, judge_process, judging, loading
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import ModelFiles
 from lengthwise.repository.scan import scan
-from lengthwise.runtime.provider import CPU
+from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.settings import memory_left_bytes
 from lengthwise.stopping import Stopped, Stopping
 from lengthwise.versions import Policy
@@ -40,13 +40,13 @@ Started = list[subprocess.Popen[bytes]]
 def processes(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The processes that were started to judge."""
     started: Started = []
-    start = JudgeProcess._started
+    start = JudgeProcess.start
 
     def watched(self: JudgeProcess, *arguments: int) -> subprocess.Popen[bytes]:
         started.append(start(self, *arguments))
         return started[-1]
 
-    monkeypatch.setattr(JudgeProcess, "_started", watched)
+    monkeypatch.setattr(JudgeProcess, "start", watched)
     return started
 
 
@@ -94,7 +94,7 @@ def test_a_good_model_is_judged_there_as_here(tmp_path: Path, processes: Started
     directory = place(tmp_path, max_length=64)
     there = loading.load(directory, LIMITS, budget_seconds=0.01, judge=JudgeProcess(600, 2**30))
     assert len(processes) == 1
-    assert "vowels/1 is proved on CPUExecutionProvider" in caplog.text
+    assert "vowels/1 is verified on CPUExecutionProvider" in caplog.text
     (directory / "promises.json").unlink()
     here = loading.load(directory, LIMITS, budget_seconds=0.01)
     assert len(processes) == 1
@@ -283,10 +283,10 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
     program = (
         "import sys; from pathlib import Path; from lengthwise.repository import judge_process, loading;"
-        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess._started\n"
+        "from lengthwise.batching.plan import BatchLimits; start = judge_process.JudgeProcess.start\n"
         "def watched(*arguments):\n"
         "    process = start(*arguments); print(process.pid, flush=True); return process\n"
-        "judge_process.JudgeProcess._started = watched\n"
+        "judge_process.JudgeProcess.start = watched\n"
         "loading.load(Path(sys.argv[1]), BatchLimits(), judge=judge_process.JudgeProcess(600, 2**30))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as parent:
@@ -325,7 +325,9 @@ def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_p
 
     def judge(files: ModelFiles, *arguments: object) -> judging.Judged:
         (directory / "model.onnx").write_bytes(b"another graph")
-        return judging.Judged(**{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU,), Stopping())), "session": None})
+        return judging.Judged(
+            **{**vars_of(judging.judge(files, LIMITS, 0.01, (CPU_DEVICE,), Stopping())), "session": None}
+        )
 
     model = loading.load(directory, LIMITS, judge=judge)
     good = loading.load(BUNDLED, BatchLimits(4, 64), budget_seconds=0.01)

@@ -17,7 +17,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.cli import main
 from lengthwise.repository import judging, kept_costs, loading
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU
+from lengthwise.runtime.provider import CPU_DEVICE
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 
@@ -57,8 +57,8 @@ def test_a_table_of_a_gpu_holds_for_that_gpu_in_any_machine(monkeypatch: pytest.
     gpu = "CUDAExecutionProvider, NVIDIA H200"
     assert under(gpu, "one") == under(gpu, "another")
     assert under(gpu, "one") != under("CUDAExecutionProvider, NVIDIA L4", "one")
-    assert under(CPU.label, "one") != under(CPU.label, "another")
-    assert under(CPU.label, "one") != under(CPU.label, "one", "avx2")
+    assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "another")
+    assert under(CPU_DEVICE.label, "one") != under(CPU_DEVICE.label, "one", "avx2")
 
 
 def test_a_table_learns_by_the_clock_that_it_is_read_with(tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def test_a_spoilt_file_is_passed_over_with_a_word(
 ) -> None:
     (tmp_path / kept_costs.FILE).write_bytes(content.encode("latin-1"))
     assert kept_costs.read(tmp_path, UNDER) is None
-    assert "passed over" in caplog.text
+    assert "is ignored" in caplog.text
 
 
 def test_a_service_plans_with_the_kept_table_and_measures_nothing(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = models / "japanese-vowels" / "1"
-    limits = BatchLimits(rows=8, cost_steps=64)
+    limits = BatchLimits(rows=8, padded_steps=64)
     measured = loading.load(directory, limits)
     under = kept_costs.conditions(measured.manifest, measured.session, limits)
     kept_costs.write(directory, under, TABLE)

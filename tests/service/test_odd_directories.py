@@ -424,7 +424,7 @@ def test_a_version_of_many_folders_in_each_other_is_looked_into_so_far_only(fold
         inner = inner / "d"
         inner.mkdir()
         (inner / "file").touch()
-    deepest = max(name.count("/") for name, *_ in loading.look(bad))
+    deepest = max(name.count("/") for name, *_ in loading.directory_state(bad))
     assert deepest == loading.MOST_NESTED
     assert served(look(folder)) == ["bad/1", "good/1"]
 

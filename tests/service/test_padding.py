@@ -41,9 +41,9 @@ def test_the_width_is_the_longest_rounded_up_and_no_more(sequences: list[Steps],
 def test_cost_is_valid_steps_and_padding(sequences: list[Steps]):
     batch = pad(sequences)
     assert batch.rows == len(sequences)
-    assert batch.cost == batch.rows * batch.width
+    assert batch.padded_steps == batch.rows * batch.width
     assert batch.valid_steps == sum(map(len, sequences))
-    assert batch.cost - batch.valid_steps == int((~step_mask(batch.lengths, batch.width)).sum())
+    assert batch.padded_steps - batch.valid_steps == int((~step_mask(batch.lengths, batch.width)).sum())
 
 
 def test_a_width_can_be_given_as_long_as_the_longest_fits():
@@ -59,7 +59,7 @@ def test_rows_can_be_filled_up_with_one_step_of_zeros_each_that_nobody_counts():
     assert batch.steps.shape == (4, 8, 2)
     assert not batch.steps[2:].any()
     assert batch.lengths.tolist() == [3, 5, 1, 1]
-    assert (batch.rows, batch.fillers, batch.cost, batch.valid_steps) == (4, 2, 32, 8)
+    assert (batch.rows, batch.fillers, batch.padded_steps, batch.valid_steps) == (4, 2, 32, 8)
     assert pad([np.ones((3, 2), np.float32)], rows=1).fillers == 0
 
 

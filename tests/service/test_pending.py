@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import lengthwise.batching.pending
-from lengthwise.batching.pending import PRIORITY_HEAD_START, PendingSequences, Waiting
+from lengthwise.batching.pending import PRIORITY_HEAD_START, PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from tests.support.costs import linear_table
 
@@ -26,7 +26,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(lengthwise.batching.pending, "PRIORITY_HEAD_START", 3)  # so that priority and arrival mix
         self.pool = PendingSequences(horizon=4)
-        self.waits: list[Waiting] = []
+        self.waits: list[WaitingSequence] = []
 
     @rule(
         width=st.integers(1, 8).map(lambda quarter: 4 * quarter),
@@ -34,7 +34,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1, 9]),
     )
     def add(self, width: int, deadline: float, priority: int) -> None:
-        waiting = Waiting(width, deadline, priority)
+        waiting = WaitingSequence(width, deadline, priority)
         self.pool.add(waiting)
         self.waits.append(waiting)
 
@@ -87,10 +87,10 @@ class TestPoolAgainstASet(PoolAgainstASet.TestCase):
 
 def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     pool = PendingSequences()
-    first = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    first = [WaitingSequence(4) for _ in range(PRIORITY_HEAD_START + 1)]
     for waiting in first:
         pool.add(waiting)
-    urgent = Waiting(4, priority=1)
+    urgent = WaitingSequence(4, priority=1)
     pool.add(urgent)
     assert pool.most_urgent() is first[0]
     pool.remove(first[0])
@@ -98,11 +98,11 @@ def test_priority_overtakes_those_that_came_earlier_by_its_head_start():
     assert pool.most_urgent() is urgent
 
 
-def of_equal_urgency() -> tuple[PendingSequences, list[Waiting], Waiting]:
+def of_equal_urgency() -> tuple[PendingSequences, list[WaitingSequence], WaitingSequence]:
     """A pool, those without priority in it, and one with it that stands where the second of them stands."""
     pool = PendingSequences()
-    plain = [Waiting(4) for _ in range(PRIORITY_HEAD_START + 1)]
-    equal = Waiting(4, priority=1)
+    plain = [WaitingSequence(4) for _ in range(PRIORITY_HEAD_START + 1)]
+    equal = WaitingSequence(4, priority=1)
     for waiting in (*plain, equal):
         pool.add(waiting)
     return pool, plain, equal
@@ -118,7 +118,7 @@ def test_of_equal_urgency_the_right_one_is_removed():
 
 def test_a_batch_takes_the_most_urgent_of_each_width_and_the_anchor_in_the_place_of_the_last():
     pool = PendingSequences()
-    narrow, wide = [Waiting(4) for _ in range(4)], [Waiting(8) for _ in range(3)]
+    narrow, wide = [WaitingSequence(4) for _ in range(4)], [WaitingSequence(8) for _ in range(3)]
     for waiting in (*narrow, *wide):
         pool.add(waiting)
     assert pool.take({4: 2, 8: 1}, anchor=narrow[3]) == [narrow[0], narrow[3], wide[0]]
@@ -138,17 +138,17 @@ def test_a_batch_may_be_of_one_width_around_which_more_of_equal_urgency_stand():
 
 def test_a_withdrawn_sequence_is_not_brought_near_by_one_with_priority():
     pool = PendingSequences(horizon=2)
-    near, far = [Waiting(4), Waiting(4)], Waiting(8)
+    near, far = [WaitingSequence(4), WaitingSequence(4)], WaitingSequence(8)
     for waiting in (*near, far):
         pool.add(waiting)
     pool.remove(far)
-    pool.add(Waiting(12, priority=9))
+    pool.add(WaitingSequence(12, priority=9))
     assert [waiting.width for waiting in pool] == [4, 4, 12]
 
 
 def test_the_earliest_deadline_is_of_one_that_still_waits():
     pool = PendingSequences()
-    soon, later, never = Waiting(4, deadline=1.0), Waiting(8, deadline=2.0), Waiting(4)
+    soon, later, never = WaitingSequence(4, deadline=1.0), WaitingSequence(8, deadline=2.0), WaitingSequence(4)
     for waiting in (later, never, soon):
         pool.add(waiting)
     assert pool.earliest_deadline() is soon
@@ -161,7 +161,7 @@ def test_the_earliest_deadline_is_of_one_that_still_waits():
 def test_widths_around_one_reach_as_far_as_rows_are_wanted():
     pool = PendingSequences()
     for width in (4, 8, 8, 12, 16, 20, 20, 24):
-        pool.add(Waiting(width))
+        pool.add(WaitingSequence(width))
     assert pool.around(12, 0) == ([12], [1])
     assert pool.around(12, 2) == ([8, 12, 16, 20], [2, 1, 1, 2])
     assert pool.around(12, 2.5) == ([4, 8, 12, 16, 20], [1, 2, 1, 1, 2])
@@ -171,7 +171,7 @@ def test_widths_around_one_reach_as_far_as_rows_are_wanted():
 def test_widths_around_one_fill_batches_with_all_that_are_wider():
     pool = PendingSequences()
     for width in (4, 8, 8, 8, 12, 16, 20, 20, 24):
-        pool.add(Waiting(width))
+        pool.add(WaitingSequence(width))
     assert pool.around(16, 1, full=3) == ([8, 12, 16, 20, 24], [1, 1, 1, 2, 1])  # 24 alone would fill none
     assert pool.around(12, 1, full=4) == ([8, 12, 16, 20, 24], [3, 1, 1, 2, 1])
     assert pool.around(16, 0, full=3) == ([8, 12, 16], [1, 1, 1])
@@ -180,7 +180,7 @@ def test_widths_around_one_fill_batches_with_all_that_are_wider():
     assert pool.around(24, 0, full=4) == ([16, 20, 24], [1, 2, 1])
 
 
-class Tracked(Waiting):
+class Tracked(WaitingSequence):
     """One that can be seen to be gone."""
 
 
@@ -199,7 +199,7 @@ def test_what_is_withdrawn_is_let_go_at_once_though_nobody_looks(horizon: int, o
 
 def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
     pool = PendingSequences()
-    pool.add(Waiting(8, deadline=0.0, priority=9))  # the most urgent and the first deadline, but of another width
+    pool.add(WaitingSequence(8, deadline=0.0, priority=9))  # most urgent and first deadline, but of another width
     for _ in range(200):
         waiting = Tracked(4, deadline=9.0)
         gone = weakref.ref(waiting)
@@ -212,9 +212,9 @@ def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
 
 def test_the_orders_forget_the_numbers_of_what_left():
     pool = PendingSequences()
-    pool.add(Waiting(8, deadline=0.0, priority=9))
+    pool.add(WaitingSequence(8, deadline=0.0, priority=9))
     for _ in range(2000):
-        waiting = Waiting(4, deadline=9.0)
+        waiting = WaitingSequence(4, deadline=9.0)
         pool.add(waiting)
         pool.take({4: 1}, anchor=waiting)
     assert len(pool._urgent) < 200
@@ -224,7 +224,7 @@ def test_the_orders_forget_the_numbers_of_what_left():
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
 def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
     pool = PendingSequences(horizon)
-    pool.add(Waiting(4, deadline=0.0))  # the most urgent and the first deadline, so that no order loses its first
+    pool.add(WaitingSequence(4, deadline=0.0))  # most urgent and first deadline, so that no order loses its first
     gone = []
     for _ in range(2000):
         waiting = Tracked(4, deadline=9.0)

@@ -12,7 +12,7 @@ import pytest
 from lengthwise.errors import ModelError
 from lengthwise.runtime import placement
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.placement import Node
+from lengthwise.runtime.placement import PlacedNode
 from lengthwise.runtime.provider import PROVIDERS, Device
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
@@ -24,8 +24,8 @@ GPU = Device(PROVIDERS["cuda"], name="NVIDIA H200")
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 
 
-def on(provider: str, *names: str) -> list[Node]:
-    return [Node(name, name.partition("_")[0].title(), provider) for name in names]
+def on(provider: str, *names: str) -> list[PlacedNode]:
+    return [PlacedNode(name, name.partition("_")[0].title(), provider) for name in names]
 
 
 def test_a_graph_whose_nodes_are_all_on_the_device_is_taken():
@@ -48,7 +48,7 @@ def test_a_listed_node_on_a_third_provider_is_refused():
 
 def test_a_node_without_a_name_is_refused_by_its_operator_whatever_is_listed():
     with pytest.raises(ModelError, match=r"a node without a name \(LSTM\)"):
-        placement.check([Node("", "LSTM", CPU)], CUDA, ("",), model="m/1")
+        placement.check([PlacedNode("", "LSTM", CPU)], CUDA, ("",), model="m/1")
 
 
 def test_of_many_nodes_the_first_are_named_and_the_rest_counted():

@@ -14,7 +14,7 @@ import lengthwise.batching.pending
 import lengthwise.batching.plan
 from benchmarks.planner import LENGTHS, LONGEST, exact_seconds, planned, recurrent_table
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import MAX_LEFT_OUT, BatchLimits, bypass_bound, plan
 from lengthwise.padding import rounded_width
 from tests.support.costs import linear_table
@@ -24,18 +24,18 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True)
 class Spec:
-    """What `Waiting` is made of, so that the same may wait twice."""
+    """What `WaitingSequence` is made of, so that the same may wait twice."""
 
     width: int
     deadline: float = FOREVER
     priority: int = 0
 
 
-def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[PendingSequences, dict[Waiting, int]]:
+def pool_of(specs: list[Spec], horizon: int = 2048) -> tuple[PendingSequences, dict[WaitingSequence, int]]:
     """A pool, and the place of each in the order of arrival."""
     pool, places = PendingSequences(horizon), {}
     for place, spec in enumerate(specs):
-        waiting = Waiting(spec.width, spec.deadline, spec.priority)
+        waiting = WaitingSequence(spec.width, spec.deadline, spec.priority)
         pool.add(waiting)
         places[waiting] = place
     return pool, places
@@ -51,7 +51,7 @@ specs = st.builds(
 several_limits = st.builds(
     BatchLimits,
     rows=st.integers(1, 16),
-    cost_steps=st.integers(1, 2000),
+    padded_steps=st.integers(1, 2000),
     seconds=st.sampled_from([FOREVER, 0.05, 0.002, 0.0]),
     turn_seconds=st.sampled_from([FOREVER, 0.02, 0.002]),
     multiple=st.sampled_from([1, 4, 32]),
@@ -87,7 +87,7 @@ def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(waiting: list[Spec],
         rows, width = len(chosen), max(one.width for one in chosen)
         if rows > 1:
             assert rows <= limits.rows
-            assert rows * rounded_width(width, limits.multiple) <= limits.cost_steps
+            assert rows * rounded_width(width, limits.multiple) <= limits.padded_steps
             assert cost.predict(rows, width) <= limits.seconds
 
 
@@ -119,14 +119,14 @@ def test_the_most_urgent_is_left_out_only_a_few_times_in_a_row_and_for_a_deadlin
 
 @pytest.mark.parametrize(("width", "fits"), [(252, True), (253, False)])
 def test_the_width_that_is_limited_is_the_one_that_runs(width: int, fits: bool):
-    limits = BatchLimits(rows=4, cost_steps=4 * 255, multiple=4)
+    limits = BatchLimits(rows=4, padded_steps=4 * 255, multiple=4)
     pool, _ = pool_of([Spec(width)] + [Spec(width - 1)] * 3)
     assert (len(plan(pool, linear_table(1.0, 0.0), limits, now=0.0)) == 4) is fits
 
 
 def test_a_sequence_past_every_limit_runs_alone():
     pool, places = pool_of([Spec(4), Spec(1000), Spec(8)])
-    limits = BatchLimits(rows=4, cost_steps=100, seconds=0.0001)
+    limits = BatchLimits(rows=4, padded_steps=100, seconds=0.0001)
     ran = [[places[one] for one in plan(pool, linear_table(0.001, 0.001), limits, now=0.0)] for _ in range(3)]
     assert ran == [[0], [1], [2]]
 
@@ -167,7 +167,7 @@ def test_a_stream_of_deadlines_lets_the_most_urgent_through_after_a_few():
     waits = []
     for _ in range(MAX_LEFT_OUT + 1):
         waits.append(first.waits)
-        pool.add(Waiting(4, deadline=0.015))
+        pool.add(WaitingSequence(4, deadline=0.015))
         plan(pool, cost, BatchLimits(rows=1), now=0.0)
     assert all(waits)
     assert not first.waits
@@ -185,12 +185,12 @@ def most_passed_over(arrivals: list[list[Spec]], horizon: int, limits: BatchLimi
         limits: Of a batch.
     """
     cost, pool = linear_table(0.01, 0.0001), PendingSequences(horizon)
-    came: dict[Waiting, int] = {}
-    passed: dict[Waiting, int] = {}
+    came: dict[WaitingSequence, int] = {}
+    passed: dict[WaitingSequence, int] = {}
     worst = now = 0.0
     for step in range(len(arrivals) + 10_000):
         for spec in arrivals[step] if step < len(arrivals) else []:
-            waiting = Waiting(spec.width, now + spec.deadline, spec.priority)
+            waiting = WaitingSequence(spec.width, now + spec.deadline, spec.priority)
             came[waiting], passed[waiting] = len(came), 0
             pool.add(waiting)
         chosen = plan(pool, cost, limits, now)
@@ -305,7 +305,7 @@ def test_so_do_plans_of_more_than_the_horizon_holds(lengths: str, cost: CostTabl
 def test_and_at_most_six_where_rows_are_free_and_one_too_many_costs_a_batch(
     lengths: str, count: int, seed: int, rows: int
 ):
-    limits = BatchLimits(rows=rows, cost_steps=rows * LONGEST)
+    limits = BatchLimits(rows=rows, padded_steps=rows * LONGEST)
     assert 1 - 1e-9 <= ratio_to_exact(lengths, count, seed, launched_table(), limits) <= 1.06
 
 
@@ -315,11 +315,11 @@ def test_where_rows_are_free_and_lengths_are_spread_nearly_all_batches_are_full(
     pool, random, batches = PendingSequences(), np.random.default_rng(0), []
     of_width = iter(np.clip(LENGTHS[lengths](random, 20_000), 1, LONGEST).astype(int).tolist())
     for _ in range(256):
-        pool.add(Waiting(next(of_width)))
+        pool.add(WaitingSequence(next(of_width)))
     for _ in range(100):
-        batches.append(plan(pool, launched_table(), BatchLimits(rows=rows, cost_steps=65536), now=0.0))
+        batches.append(plan(pool, launched_table(), BatchLimits(rows=rows, padded_steps=65536), now=0.0))
         for _ in batches[-1]:
-            pool.add(Waiting(next(of_width)))
+            pool.add(WaitingSequence(next(of_width)))
     assert sum(map(len, batches)) >= 0.9 * rows * len(batches)
 
 
@@ -335,7 +335,7 @@ def test_sequences_of_one_width_are_divided_as_cheaply_as_can_be(width: int, tur
 
 @given(st.lists(widths, min_size=1, max_size=7), tables())
 def test_the_exact_partition_is_no_dearer_than_any_other(of_width: list[int], cost: CostTable):
-    limits, choices = BatchLimits(rows=3, cost_steps=400), random.Random(0)
+    limits, choices = BatchLimits(rows=3, padded_steps=400), random.Random(0)
     exact = exact_seconds(of_width, cost, limits)
     for _ in range(30):
         left, seconds = list(of_width), 0.0
@@ -364,8 +364,8 @@ def test_a_wide_sequence_does_not_drag_narrow_ones_along():
 
 
 def test_a_models_own_bound_of_rows_lowers_the_limits_and_never_raises_them():
-    limits = BatchLimits(rows=8, cost_steps=100, seconds=0.5)
-    assert limits.at_most(1) == BatchLimits(rows=1, cost_steps=100, seconds=0.5)
+    limits = BatchLimits(rows=8, padded_steps=100, seconds=0.5)
+    assert limits.at_most(1) == BatchLimits(rows=1, padded_steps=100, seconds=0.5)
     assert limits.at_most(None) == limits.at_most(64) == limits
 
 
@@ -374,21 +374,21 @@ def test_a_models_own_bound_of_rows_lowers_the_limits_and_never_raises_them():
 def test_a_drift_takes_no_row_from_a_batch_that_is_worth_it(slower: float):
     rows = [1, 2, 4, 8, 16, 32, 64]
     cost = CostTable(rows, [4, 64], 0.010 + np.outer(rows, [0.0001, 0.02]))
-    cost.slower = slower
+    cost.drift = slower
     pool = PendingSequences()
     for _ in range(200):
-        pool.add(Waiting(64))
-    assert len(plan(pool, cost, BatchLimits(turn_seconds=0.02), 0.0)) == cost.column(64, 64).enough
+        pool.add(WaitingSequence(64))
+    assert len(plan(pool, cost, BatchLimits(turn_seconds=0.02), 0.0)) == cost.column(64, 64).enough_rows
 
 
 def test_of_a_slower_machine_deadlines_leave_fewer_rows():
     cost = CostTable([1, 64], [64], np.array([[0.001], [0.064]]))
 
     def rows_at(slower: float) -> int:
-        cost.slower = slower
+        cost.drift = slower
         pool = PendingSequences()
         for _ in range(64):
-            pool.add(Waiting(64, deadline=0.032))
+            pool.add(WaitingSequence(64, deadline=0.032))
         return len(plan(pool, cost, BatchLimits(), 0.0))
 
     assert rows_at(2.0) <= 16 < rows_at(1.0) <= 32

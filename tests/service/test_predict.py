@@ -52,9 +52,9 @@ async def held(**options: Any) -> AsyncIterator[tuple[Service, threading.Event, 
 
 async def waiting(service: Service, count: int) -> None:
     """Returns once that many sequences wait."""
-    lane = service.serving.served[0].lane
+    queue = service.serving.served[0].queue
     async with asyncio.timeout(60):
-        while len(lane.pool) != count:
+        while len(queue.pending) != count:
             await asyncio.sleep(0)
 
 
@@ -394,9 +394,9 @@ async def test_what_an_idle_server_could_not_queue_is_413() -> None:
 async def test_a_deadline_that_passes_is_504_and_its_work_is_not_run_if_it_had_not_begun(where: str) -> None:
     rows: list[int] = []
     async with held() as (service, release, running):
-        lane = service.serving.served[0].lane
-        inner = lane.run
-        lane.run = lambda batch, attention: rows.append(batch.rows) or inner(batch, attention)  # type: ignore[func-returns-value]
+        queue = service.serving.served[0].queue
+        inner = queue.run
+        queue.run = lambda batch, attention: rows.append(batch.rows) or inner(batch, attention)  # type: ignore[func-returns-value]
         if where == "waiting":
             first = asyncio.ensure_future(service.predict(GOOD))
             await running.wait()

@@ -17,9 +17,8 @@ from lengthwise.repository import judging, loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise.runtime.provider import CPU as CPU_DEVICE
-from lengthwise.runtime.provider import PLAIN_CPU
-from lengthwise.runtime.session import CPU, Outputs, Session
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import kept_promises, promises
 from tests.support import model_directories
 from tests.support.fake_device import ONE
@@ -63,10 +62,10 @@ def load(
 
 
 def prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def prove(*arguments: Any, **options: Any) -> Any:
+    def verify_here(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("proved")
 
-    monkeypatch.setattr(promises, "prove", prove)
+    monkeypatch.setattr(promises, "verify_here", verify_here)
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:
@@ -125,12 +124,12 @@ def test_a_model_that_breaks_the_promise_of_its_device_is_refused_with_the_figur
     directory: Path, monkeypatch: pytest.MonkeyPatch, first: float, then: float
 ) -> None:
     load(directory, monkeypatch, company=first)
-    with pytest.raises(VerificationError, match=r"apart alone and in company on Imagined.* were promised; .*remove"):
+    with pytest.raises(VerificationError, match=r"batched and unbatched on Imagined.* were promised; .*remove"):
         load(directory, monkeypatch, company=then)
 
 
 def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(VerificationError, match=r"cases of its proof do not hold on Imagined.*; the worst"):
+    with pytest.raises(VerificationError, match=r"cases of its verification fail on Imagined.*; the worst"):
         load(directory, monkeypatch, company=0.1)
     assert not (directory / kept_promises.FILE).exists()
 
@@ -151,26 +150,26 @@ def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
     monkeypatch.setattr(kept_promises, "write", write)
     caplog.set_level(logging.INFO)
     first = load(directory, monkeypatch, company=2**-16)
-    assert "is made at every start: Read-only file system" in caplog.text
+    assert "so every start verifies the model: Read-only file system" in caplog.text
     assert load(directory, monkeypatch, company=2**-16).promise == first.promise
 
 
 def test_a_processor_that_does_not_keep_the_exporters_bits_states_its_own_tolerance(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    promise = load(directory, monkeypatch, company=2**-16, provider=CPU).promise
-    assert "it is proved anew on this processor" in caplog.text
+    promise = load(directory, monkeypatch, company=2**-16, provider=CPU_LABEL).promise
+    assert "it is verified again on this processor" in caplog.text
     assert promise is not None
-    assert (promise.provider, promise.bits) == (CPU, False)
+    assert (promise.provider, promise.bits) == (CPU_LABEL, False)
     with pytest.raises(VerificationError, match="were promised"):
-        load(directory, monkeypatch, company=2**-14, provider=CPU)
+        load(directory, monkeypatch, company=2**-14, provider=CPU_LABEL)
 
 
 def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise(directory: Path) -> None:
     made = {promises.KERNELS: Session.load(directory, Manifest.read(directory)).kernels}
     model_directories.sign(directory, made=made)
     model = loading.load(directory, LIMITS)
-    assert model.promise == Manifest.read(directory).promise(CPU)
+    assert model.promise == Manifest.read(directory).promise(CPU_LABEL)
     assert not (directory / kept_promises.FILE).exists()
 
 
@@ -191,11 +190,11 @@ def test_a_promise_that_was_measured_in_other_kernels_is_proved_anew_in_those_th
 
 
 def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> None:
-    before = loading.look(model_directories.BUNDLED)
+    before = loading.directory_state(model_directories.BUNDLED)
     promise = loading.load(model_directories.BUNDLED, LIMITS).promise
     assert promise is not None
     assert promise.bits
-    assert loading.look(model_directories.BUNDLED) == before
+    assert loading.directory_state(model_directories.BUNDLED) == before
 
 
 def test_promises_of_several_devices_are_kept_beside_each_other(
@@ -212,10 +211,10 @@ def test_a_spoilt_file_is_passed_over_and_the_model_proved_anew(
 ) -> None:
     (directory / kept_promises.FILE).write_bytes(content.encode("latin-1"))
     assert load(directory, monkeypatch).promise is not None
-    assert "passed over" in caplog.text
+    assert "is ignored" in caplog.text
     assert len(kept(directory)) == 1
 
 
 def test_kept_promises_are_no_bytes_of_the_graph(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(directory, monkeypatch)
-    assert loading.graph_bytes(loading.look(directory)) == (directory / "model.onnx").stat().st_size
+    assert loading.graph_bytes(loading.directory_state(directory)) == (directory / "model.onnx").stat().st_size

@@ -9,7 +9,7 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.installation import Driver, Gpu, Installation
-from lengthwise.runtime.provider import CPU, PROVIDERS, Choice, Device, choose
+from lengthwise.runtime.provider import CPU_DEVICE, PROVIDERS, Device, DeviceChoice, choose
 
 H200 = Gpu(0, "NVIDIA H200", 141 << 30)
 TWO = Driver((13, 0), (H200, replace(H200, index=1)))
@@ -54,7 +54,7 @@ def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
     def asked() -> Driver:
         raise AssertionError("nobody asked for a GPU")
 
-    assert choose("cpu", installation=without(driver=asked)) == Choice((CPU,), "the CPU was asked for")
+    assert choose("cpu", installation=without(driver=asked)) == DeviceChoice((CPU_DEVICE,), "the CPU was asked for")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
 )
 def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(installation: Installation, reason: str):
     choice = choose("auto", installation=installation)
-    assert choice.devices == (CPU,)
+    assert choice.devices == (CPU_DEVICE,)
     assert choice.reason.startswith("CUDA cannot be had: ")
     assert reason in choice.reason
     with pytest.raises(ConfigurationError, match=f"--provider cuda cannot be had: .*{reason}"):
@@ -92,7 +92,9 @@ def test_auto_loads_no_library_where_no_gpu_could_use_it():
     def loaded() -> tuple[str, ...]:
         raise AssertionError("half a gigabyte for nothing")
 
-    assert choose("auto", installation=without(driver=NO_DRIVER.driver, missing_libraries=loaded)).devices == (CPU,)
+    assert choose("auto", installation=without(driver=NO_DRIVER.driver, missing_libraries=loaded)).devices == (
+        CPU_DEVICE,
+    )
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cpu"])
@@ -133,12 +135,12 @@ def test_a_memory_limit_reaches_the_provider_and_its_arena_grows_by_what_is_need
 
 
 def test_the_cpu_is_told_nothing_and_named_as_manifests_name_it():
-    assert CPU.options == {}
-    assert CPU.label == "CPUExecutionProvider"
+    assert CPU_DEVICE.options == {}
+    assert CPU_DEVICE.label == "CPUExecutionProvider"
 
 
 def test_threads_that_run_batches_are_the_cores_on_a_cpu_and_two_for_each_gpu():
-    assert Choice().runners(7) == 7
+    assert DeviceChoice().runners(7) == 7
     assert choose("cuda", installation=WITH_GPU).runners(7) == 4
 
 

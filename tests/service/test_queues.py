@@ -8,7 +8,7 @@ import pytest
 from lengthwise.batching.queues import ModelQueue, ModelQueues, QueuedSequence
 from lengthwise.errors import QueueFull
 from lengthwise.padding import PaddedBatch
-from tests.support.batching import Gate, answers, lane, names, outcome, running, sequence
+from tests.support.batching import Gate, answers, model_queue, names, outcome, running, sequence
 
 
 class Clock:
@@ -22,18 +22,18 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def lane(self, name: str, *, predicted: float = 0.01) -> ModelQueue[int]:
+    def model_queue(self, name: str, *, predicted: float = 0.01) -> ModelQueue:
         def run(batch: PaddedBatch, attention: bool) -> list[int]:
             self.now += 1 if name in self.ran else 1 + self.held_up * (name == "other")
             self.ran.append(name)
             return names(batch, attention)
 
-        return lane(run, seconds=predicted, name=name, rows=1)
+        return model_queue(run, seconds=predicted, name=name, rows=1)
 
 
 async def test_a_flooded_model_does_not_starve_another():
     clock = Clock()
-    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
+    flooded, other = clock.model_queue("flooded", predicted=1), clock.model_queue("other", predicted=1)
     async with running(flooded, other, clock=clock) as batcher:
         flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
         few = batcher.submit(other, [sequence(number) for number in range(5)], answers)
@@ -45,7 +45,7 @@ async def test_a_flooded_model_does_not_starve_another():
 
 async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
     clock = Clock()
-    flooded, other = clock.lane("flooded", predicted=1), clock.lane("other", predicted=1)
+    flooded, other = clock.model_queue("flooded", predicted=1), clock.model_queue("other", predicted=1)
     async with running(flooded, other, clock=clock) as batcher:
         clock.held_up = 1000  # seconds that the first run of the other one takes
         flood = batcher.submit(flooded, [sequence(number) for number in range(50)], answers)
@@ -59,7 +59,7 @@ async def test_a_batch_that_was_held_up_does_not_cost_its_model_its_turns():
 
 async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
     clock = Clock()
-    steady, idle = clock.lane("steady"), clock.lane("idle")
+    steady, idle = clock.model_queue("steady"), clock.model_queue("idle")
     async with running(steady, idle, clock=clock) as batcher:
         await outcome(batcher.submit(steady, [sequence(number) for number in range(100)], answers))
         clock.ran.clear()
@@ -72,25 +72,25 @@ async def test_a_model_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
 
 async def test_a_closed_model_answers_what_waits_and_a_call_that_was_read_for_it():
     gate = Gate()
-    old, new = lane(gate), lane()
+    old, new = model_queue(gate), model_queue()
     async with running(old, new) as batcher:
         first = batcher.submit(old, [sequence(0)], answers)
         await gate.busy()
         waiting = batcher.submit(old, [sequence(1)], answers)
         batcher.close(old)
-        assert batcher.lanes == [old, new]
+        assert batcher.queues == [old, new]
         gate.open.set()
         assert await outcome(first) == [0]
         assert await outcome(waiting) == [1]
-        assert batcher.lanes == [new]
+        assert batcher.queues == [new]
         assert await outcome(batcher.submit(old, [sequence(2)], answers)) == [2]
-        assert batcher.lanes == [new]
+        assert batcher.queues == [new]
         assert await outcome(batcher.submit(new, [sequence(3)], answers)) == [3]
 
 
 async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
     gate = Gate()
-    flooded, quiet = lane(gate), lane()
+    flooded, quiet = model_queue(gate), model_queue()
     async with running(flooded, quiet, max_queue_cost_steps=16) as batcher:
         first = batcher.submit(flooded, [sequence(0)], answers)
         await gate.busy()
@@ -102,16 +102,16 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
             batcher.submit(quiet, [sequence(8)], answers)
         gate.open.set()
         assert await outcome(first) == [0]
-        assert [await outcome(ticket) for ticket in flood] == [[1], [2], [3], [4]]
-        assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
+        assert [await outcome(request) for request in flood] == [[1], [2], [3], [4]]
+        assert [await outcome(request) for request in calls] == [[6], [7]]
 
 
 def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
-    only = lane(seconds=0.01)
-    lanes = ModelQueues(max_wait_seconds=10)
-    lanes.open(only)
+    only = model_queue(seconds=0.01)
+    queues = ModelQueues(max_wait_seconds=10)
+    queues.add(only)
     steps, nobody = np.zeros((4, 1), dtype=np.float32), None
-    only.pool.add(QueuedSequence(4, 1.0, steps=steps, cost=4, arrival=0.0, index=0, ticket=nobody))  # type: ignore[arg-type]
-    _, wait = lanes.next(0.0, draining=False)
+    only.pending.add(QueuedSequence(4, 1.0, steps=steps, padded_steps=4, arrival=0.0, index=0, request=nobody))  # type: ignore[arg-type]
+    _, wait = queues.next(0.0, draining=False)
     assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
-    assert lanes.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only
+    assert queues.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only

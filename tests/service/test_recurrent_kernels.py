@@ -21,7 +21,7 @@ from lengthwise.errors import ModelError
 from lengthwise.padding import pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.provider import CPU, PLAIN_CPU, choose
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, choose
 from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 
@@ -543,15 +543,15 @@ def test_a_processor_that_has_the_instructions_is_known_by_them():
 
 
 def test_they_can_be_turned_off():
-    assert choose("cpu").devices == (CPU,)
+    assert choose("cpu").devices == (CPU_DEVICE,)
     assert choose("cpu", recurrent_kernels=False).devices == (PLAIN_CPU,)
-    assert CPU.label == PLAIN_CPU.label
+    assert CPU_DEVICE.label == PLAIN_CPU.label
 
 
 def test_the_bundled_model_answers_as_with_onnxruntimes_kernels():
     directory = bundled_models() / "japanese-vowels" / "1"
     manifest = Manifest.read(directory)
-    own, plain = (Session.load(directory, manifest, devices=(device,)) for device in (CPU, PLAIN_CPU))
+    own, plain = (Session.load(directory, manifest, devices=(device,)) for device in (CPU_DEVICE, PLAIN_CPU))
     random = np.random.default_rng(0)
     several = pad([random.normal(0, 1, (length, 12)).astype(np.float32) for length in (7, 29, 12, 18)])
     ours, theirs = own.run(several, ("logits", "attention")), plain.run(several, ("logits", "attention"))

@@ -404,7 +404,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
         assert await asyncio.gather(first, second) == ["1", "1"]
         assert await version(service, SUMS) == "2"
         figures = await service.figures()
-        assert len(service.serving.batcher.lanes) == 1
+        assert len(service.serving.batcher.queues) == 1
     assert idle(figures)
     assert 'lengthwise_ready{model="sums",version="1"}' not in figures
 
@@ -415,9 +415,9 @@ async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_
         read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
         found.models = (model(manifest(version=2)),)
         await service.serving.shelf.refresh()
-        ticket = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
-        assert await ticket.future == "sums/1"
-        assert len(service.serving.batcher.lanes) == 1
+        request = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
+        assert await request.future == "sums/1"
+        assert len(service.serving.batcher.queues) == 1
 
 
 @pytest.mark.parametrize("change", ["replaced", "unloaded", "vanished"])
@@ -535,11 +535,11 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
                 assert loaded.status_code in (200, 400), loaded.text  # 400 where the highest version is a broken one
             await service.serving.shelf.refresh()
             found = service.serving.repository
-            assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.looks), found)
+            assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.states), found)
         end.set()
         await asyncio.gather(*tasks)
         figures = await service.figures()
-        assert [lane.name for lane in service.serving.batcher.lanes] == ["steady/1", f"vowels/{present[-1]}"]
+        assert [queue.name for queue in service.serving.batcher.queues] == ["steady/1", f"vowels/{present[-1]}"]
     assert tally.wrong == steady.wrong == []
     assert tally.sent == tally.answered.total()
     assert set(tally.answered) - {"404"} > {"1"}, "the versions did change under load"
@@ -565,10 +565,10 @@ async def test_a_flooded_model_does_not_starve_a_quiet_one(monkeypatch: pytest.M
         while not end.is_set():
             assert await version(service, SUMS | {"model": "loud"}) == "1"
 
-    def noted(lane: ModelQueue[Any], *arguments: Any, **options: Any) -> Any:
-        if lane.name == "quiet/1":
+    def noted(queue: ModelQueue, *arguments: Any, **options: Any) -> Any:
+        if queue.name == "quiet/1":
             queued.append(len(order))
-        return submit(lane, *arguments, **options)
+        return submit(queue, *arguments, **options)
 
     queued: list[int] = []
     found = Next(

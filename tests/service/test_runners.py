@@ -10,15 +10,15 @@ import weakref
 import pytest
 
 from lengthwise.batching.batcher import Batcher
-from lengthwise.batching.queues import FIRST_RUNS
+from lengthwise.batching.inline import FIRST_RUNS
 from lengthwise.batching.runners import Runners
 from lengthwise.padding import PaddedBatch
-from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names, outcome, running, sequence
+from tests.support.batching import PATIENCE_SECONDS, Gate, answers, model_queue, names, outcome, running, sequence
 
 
 async def at_rest(batcher: Batcher) -> None:
     """Returns when every runner waits: an answer is there a little before."""
-    while batcher._runners._idle < batcher._runners.count:
+    while not batcher.idle:
         await asyncio.sleep(0)
 
 
@@ -29,7 +29,7 @@ async def test_short_work_at_rest_runs_on_the_event_loop():
         threads.append(threading.current_thread())
         return names(batch, attention)
 
-    quick, slow = lane(run, seconds=1e-6), lane(run)
+    quick, slow = model_queue(run, seconds=1e-6), model_queue(run)
     async with running(quick, slow) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
         assert await outcome(batcher.submit(slow, [sequence(2)], answers)) == [2]
@@ -45,11 +45,11 @@ async def test_on_one_core_short_work_runs_on_the_event_loop_also_under_load_and
         threads.update(dict.fromkeys(numbers, threading.current_thread()))
         return numbers
 
-    only = lane(run, seconds=0.001, rows=2)
+    only = model_queue(run, seconds=0.001, rows=2)
     async with running(only, one_core=True) as batcher:
         lengths = [4, 64, 4, 4, 64, 4, 4, 4]
-        tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
-        assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(8)]
+        requests = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+        assert [await outcome(request) for request in requests] == [[number] for number in range(8)]
         after = batcher.submit(only, [sequence(9), sequence(10)], answers)
         assert await outcome(after) == [9, 10]
     on_the_loop = {number for number, thread in threads.items() if thread is threading.main_thread()}
@@ -63,13 +63,13 @@ async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
         ran.append((threading.current_thread() is threading.main_thread(), batch.rows, int(batch.lengths.max())))
         return names(batch, attention)
 
-    only = lane(run, seconds=0.0008)
+    only = model_queue(run, seconds=0.0008)
     choices = random.Random(5)
     async with running(only, one_core=True) as batcher:
         for _ in range(20):
             lengths = [choices.randint(1, 24) for _ in range(64)]
-            tickets = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
-            assert [await outcome(ticket) for ticket in tickets] == [[number] for number in range(64)]
+            requests = [batcher.submit(only, [sequence(n, length)], answers) for n, length in enumerate(lengths)]
+            assert [await outcome(request) for request in requests] == [[number] for number in range(64)]
     on_the_loop = [only.cost.predict(rows, longest) for inline, rows, longest in ran if inline]
     assert on_the_loop
     assert max(on_the_loop) <= 0.0045  # what the table has learned since is not held against a batch
@@ -79,10 +79,10 @@ async def test_on_one_core_no_batch_that_runs_on_the_event_loop_is_long():
 async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
     gate = Gate()
     gate.open.set()
-    only = lane(gate, seconds=1e-6)
+    only = model_queue(gate, seconds=1e-6)
     async with running(only, one_core=True, max_wait_seconds=0.02) as batcher:
-        tickets = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
-        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+        requests = [batcher.submit(only, [sequence(number)], answers) for number in (1, 2)]
+        assert [await outcome(request) for request in requests] == [[1], [2]]
     assert gate.batches == [[1, 2]]
 
 
@@ -94,7 +94,7 @@ async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_on
         effort[0] += 1.0
         return names(batch, attention)
 
-    only = lane(run, seconds=1e-6)
+    only = model_queue(run, seconds=1e-6)
     only.cost.clock = lambda: effort[0]
     async with running(only, one_core=True, clock=lambda: now[0]) as batcher:
         for number in range(3):
@@ -112,7 +112,7 @@ async def test_a_model_whose_time_depends_on_values_never_runs_on_the_event_loop
         threads.append(threading.current_thread())
         return names(batch, attention)
 
-    looping = lane(run, seconds=1e-6, steady=False)
+    looping = model_queue(run, seconds=1e-6, steady=False)
     async with running(looping, one_core=one_core) as batcher:
         for number in range(20):
             assert await outcome(batcher.submit(looping, [sequence(number)], answers)) == [number]
@@ -128,7 +128,7 @@ async def test_the_first_runs_of_a_model_are_the_runners(one_core: bool):
         on_the_loop.append(threading.current_thread() is threading.main_thread())
         return names(batch, attention)
 
-    new = lane(run, seconds=1e-6, first_runs=FIRST_RUNS)
+    new = model_queue(run, seconds=1e-6, first_runs=FIRST_RUNS)
     async with running(new, one_core=one_core) as batcher:
         for number in range(FIRST_RUNS + 1):
             assert await outcome(batcher.submit(new, [sequence(number)], answers)) == [number]
@@ -144,7 +144,7 @@ async def test_a_model_that_is_slow_in_a_runner_does_not_get_to_the_event_loop()
         effort[0] += 1.0
         return names(batch, attention)
 
-    new = lane(run, seconds=1e-6, first_runs=1)
+    new = model_queue(run, seconds=1e-6, first_runs=1)
     new.cost.clock = lambda: effort[0]
     async with running(new, clock=lambda: 0.0) as batcher:
         for number in range(3):
@@ -160,7 +160,7 @@ async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_th
         effort[0] += 1.0 if on_the_loop[-1] else 0.0
         return names(batch, attention)
 
-    only = lane(run, seconds=1e-6)
+    only = model_queue(run, seconds=1e-6)
     only.cost.clock = lambda: effort[0]
     async with running(only, clock=lambda: now[0]) as batcher:
         for at, held in [(0, True), (99, False), (101, True), (300, False), (302, True), (700, False), (703, True)]:
@@ -168,17 +168,17 @@ async def test_each_further_run_that_holds_the_event_loop_leaves_its_model_to_th
             assert await outcome(batcher.submit(only, [sequence(at)], answers)) == [at]
             assert on_the_loop.pop() is held
             await at_rest(batcher)
-        assert only.pause_seconds == 800
+        assert only.inline.cooldown_seconds == 800
         now[0] = 703 + 800 + 10 * 800 + 1  # long enough ago to be forgotten
         assert await outcome(batcher.submit(only, [sequence(0)], answers)) == [0]
-        assert only.pause_seconds == 100
+        assert only.inline.cooldown_seconds == 100
 
 
 async def test_short_work_of_two_models_at_once_is_all_done():
-    quick, other = lane(seconds=1e-6), lane(seconds=1e-6)
+    quick, other = model_queue(seconds=1e-6), model_queue(seconds=1e-6)
     async with running(quick, other) as batcher:
-        tickets = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
-        assert [await outcome(ticket) for ticket in tickets] == [[0], [1], [2], [3]]
+        requests = [batcher.submit(one, [sequence(n)], answers) for n, one in enumerate((quick, other, quick, other))]
+        assert [await outcome(request) for request in requests] == [[0], [1], [2], [3]]
 
 
 async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_one_asked_for_its_turn():
@@ -189,13 +189,13 @@ async def test_the_event_loop_leaves_a_long_run_to_the_runners_though_a_short_on
         ran.update(dict.fromkeys(numbers, threading.current_thread().name))
         return numbers
 
-    only = lane(run, seconds=0.0005)
+    only = model_queue(run, seconds=0.0005)
     async with running(only, runners=2) as batcher:
-        tickets = [
+        requests = [
             batcher.submit(only, [sequence(1)], answers),
             batcher.submit(only, [sequence(2, length=64)], answers, priority=9),
         ]
-        assert [await outcome(ticket) for ticket in tickets] == [[1], [2]]
+        assert [await outcome(request) for request in requests] == [[1], [2]]
     assert ran[2].startswith("runner-")
 
 
@@ -203,7 +203,7 @@ async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with running() as batcher:
-        old = lane()
+        old = model_queue()
         watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
         batcher.open(old)
         assert await outcome(batcher.submit(old, [sequence(0)], answers)) == [0]
@@ -217,13 +217,13 @@ async def test_a_runner_that_waits_keeps_no_model_that_is_gone():
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the event loop looked for another request though it could have slept."""
     seen: list[float] = []
-    stay_awake = Runners._stay_awake
+    busy_poll = Runners.busy_poll
 
     def counted(self: Runners, loop: asyncio.AbstractEventLoop) -> None:
         seen.append(loop.time())
-        stay_awake(self, loop)
+        busy_poll(self, loop)
 
-    monkeypatch.setattr(Runners, "_stay_awake", counted)
+    monkeypatch.setattr(Runners, "busy_poll", counted)
     return seen
 
 
@@ -244,7 +244,7 @@ async def looked_in_a_while(looks: list[float]) -> int:
 
 async def test_the_event_loop_that_answered_all_looks_for_more_for_a_while_and_then_sleeps(looks: list[float]):
     now = [0.0]
-    quick = lane(seconds=1e-6)
+    quick = model_queue(seconds=1e-6)
     async with running(quick, clock=lambda: now[0]) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
         await looked_again(looks)
@@ -256,14 +256,14 @@ async def test_the_event_loop_that_answered_all_looks_for_more_for_a_while_and_t
 
 async def test_while_a_runner_computes_the_event_loop_takes_nothing_of_its_core(looks: list[float]):
     gate = Gate()
-    quick, slow = lane(seconds=1e-6), lane(gate)
+    quick, slow = model_queue(seconds=1e-6), model_queue(gate)
     async with running(quick, slow, clock=lambda: 0.0) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
-        ticket = batcher.submit(slow, [sequence(2)], answers)
+        request = batcher.submit(slow, [sequence(2)], answers)
         await gate.busy()
         assert await looked_in_a_while(looks) <= 1
         gate.open.set()
-        assert await outcome(ticket) == [2]
+        assert await outcome(request) == [2]
 
 
 async def test_while_anything_waits_the_event_loop_does_not_look_again(looks: list[float]):
@@ -273,7 +273,7 @@ async def test_while_anything_waits_the_event_loop_does_not_look_again(looks: li
         looked.append(len(looks))
         return names(batch, attention)
 
-    quick = lane(run, seconds=1e-6, rows=1)
+    quick = model_queue(run, seconds=1e-6, rows=1)
     async with running(quick, one_core=True, clock=lambda: 0.0) as batcher:
         await outcome(batcher.submit(quick, [sequence(number) for number in range(9)], answers))
     assert len(looked) == 9
@@ -281,7 +281,7 @@ async def test_while_anything_waits_the_event_loop_does_not_look_again(looks: li
 
 
 async def test_a_batcher_that_drained_looks_for_nothing(looks: list[float]):
-    quick = lane(seconds=1e-6)
+    quick = model_queue(seconds=1e-6)
     async with running(quick, clock=lambda: 0.0) as batcher:
         assert await outcome(batcher.submit(quick, [sequence(1)], answers)) == [1]
     assert await looked_in_a_while(looks) <= 1

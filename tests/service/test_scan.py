@@ -246,7 +246,7 @@ def test_a_refused_version_that_vanishes_is_forgotten(folder: Folder) -> None:
     shutil.rmtree(bad)
     folder.scan()
     assert folder.refused == {}
-    assert folder.found.looks == {}
+    assert folder.found.states == {}
 
 
 def test_a_name_that_vanishes_while_the_folder_is_listed_has_no_version(folder: Folder) -> None:
@@ -348,21 +348,21 @@ def test_no_name_goes_without_while_another_has_two(folder: Folder) -> None:
 
 def test_a_directory_looks_other_when_any_file_in_it_does(folder: Folder) -> None:
     directory = place(folder.path)
-    before = loading.look(directory)
-    assert loading.look(directory) == before
+    before = loading.directory_state(directory)
+    assert loading.directory_state(directory) == before
     golden = directory / GOLDEN_FILE
     status, content = golden.stat(), golden.read_bytes()
     golden.write_bytes(content[:-1] + b"x")
     os.utime(golden, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times does
-    assert loading.look(directory) != before
-    assert loading.look(directory / "absent") == ()
+    assert loading.directory_state(directory) != before
+    assert loading.directory_state(directory / "absent") == ()
 
 
 def test_a_link_to_nowhere_is_passed_over_by_the_look_and_refused_by_the_proof(folder: Folder) -> None:
     directory = place(folder.path)
     (directory / GRAPH_FILE).unlink()
     (directory / GRAPH_FILE).symlink_to("nowhere")
-    assert GRAPH_FILE not in {name for name, *_ in loading.look(directory)}
+    assert GRAPH_FILE not in {name for name, *_ in loading.directory_state(directory)}
     assert folder.scan() == []
     assert "model.onnx" in folder.refused["vowels/1"]
 

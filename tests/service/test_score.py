@@ -26,7 +26,7 @@ from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Promise
-from lengthwise.runtime.session import CPU
+from lengthwise.runtime.session import CPU_LABEL
 from lengthwise.scoring import records
 from lengthwise.scoring.command import Run
 from lengthwise.scoring.scored import Scored
@@ -36,7 +36,7 @@ from tests.support import numpy_models
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 DEMO = "aeon:JapaneseVowels_TEST"
-EXACT = (Promise(provider=CPU, bits=True, tolerance=0),)
+EXACT = (Promise(provider=CPU_LABEL, bits=True, tolerance=0),)
 
 pytestmark = pytest.mark.process
 

@@ -182,7 +182,7 @@ async def test_no_more_versions_are_judged_at_once_than_are_allowed(folder: Path
 async def test_memory_that_a_version_may_take_which_is_judged_is_not_given_to_another(folder: Path) -> None:
     place(folder, "aaa")
     judge = SlowJudge("aaa/1")
-    one = scan.graph_bytes(scan.look(folder / "vowels" / "1"))
+    one = scan.graph_bytes(scan.directory_state(folder / "vowels" / "1"))
     async with starting(folder, judge, max_model_bytes=one) as (service, start):
         await until(lambda: judge.begun == ["aaa/1"])
         judge.go_on.set()
@@ -255,14 +255,14 @@ async def test_a_look_that_fails_half_way_keeps_what_it_published(
         await start
         (folder.parent / "aside").rename(folder / "vowels")
         place(folder, "zzz")
-        look = scan.look
+        look = scan.directory_state
 
         def fails(directory: Path) -> Any:
             if directory.parent.name == "zzz":
                 raise MemoryError
             return look(directory)
 
-        monkeypatch.setattr(scan, "look", fails)
+        monkeypatch.setattr(scan, "directory_state", fails)
         monkeypatch.setattr(scan, "SLOW_SECONDS", PATIENCE_SECONDS)
         with pytest.raises(Exception, match="could not be looked through"):
             await service.serving.shelf.refresh()

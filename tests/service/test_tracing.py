@@ -152,7 +152,7 @@ async def test_a_batch_is_one_span_linked_with_each_of_its_calls() -> None:
         first = asyncio.ensure_future(service.predict({"sequences": [[[1, 3]]]}))
         await running.wait()
         others = [asyncio.ensure_future(service.predict(GOOD)) for _ in range(2)]
-        while service.serving.served[0].lane.cost_steps < 16:
+        while service.serving.served[0].queue.padded_steps < 16:
             await asyncio.sleep(0)
         release.set()
         await asyncio.gather(first, *others)

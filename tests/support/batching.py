@@ -36,7 +36,7 @@ def answers(results: list[int], timing: Timing) -> list[int]:
     return list(results)
 
 
-def lane(
+def model_queue(
     run: Any = names,
     *,
     seconds: float = 0.01,
@@ -44,21 +44,21 @@ def lane(
     steady: bool = True,
     first_runs: int = 0,
     **limits: int,
-) -> ModelQueue[int]:
-    """A lane whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
+) -> ModelQueue:
+    """A queue whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     cost = CostTable([1, 64], [4, 64], np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]]))
-    made: ModelQueue[int] = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
-    made.first_runs = first_runs
+    made = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)
+    made.inline.first_runs = first_runs
     return made
 
 
 @asynccontextmanager
-async def running(*lanes: ModelQueue[int], **options: Any) -> AsyncIterator[Batcher]:
+async def running(*queues: ModelQueue, **options: Any) -> AsyncIterator[Batcher]:
     batcher = Batcher(**options)
-    for one in lanes:
+    for one in queues:
         batcher.open(one)
     await batcher.start()
-    while batcher._runners._idle < batcher._runners.count:  # a thread that is not there yet takes work differently
+    while not batcher.idle:  # a thread that is not there yet takes work differently
         await asyncio.sleep(0)
     try:
         yield batcher
@@ -86,11 +86,11 @@ class Gate:
         assert await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
 
 
-async def outcome(ticket: PendingRequest[Any]) -> Any:
-    """The ticket's answer, or the error that it was given."""
+async def outcome(request: PendingRequest) -> Any:
+    """The request's answer, or the error that it was given."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await ticket.future
+            return await request.future
     except DeadlineExceeded as error:
         return error
     except InferenceFailed as error:

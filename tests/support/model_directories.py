@@ -17,7 +17,7 @@ from lengthwise.settings import bundled_models
 from lengthwise.verification.golden import Golden
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
-LIMITS = BatchLimits(rows=4, cost_steps=256)
+LIMITS = BatchLimits(rows=4, padded_steps=256)
 
 
 def measure_quickly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
-from lengthwise.runtime.session import CPU, Outputs
+from lengthwise.runtime.session import CPU_LABEL, Outputs
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 
@@ -76,7 +76,7 @@ class NoModel:
 class Sums:
     """A session that answers each row by itself; see the module."""
 
-    provider = CPU
+    provider = CPU_LABEL
 
     def __init__(self, manifest: Manifest, before: Callable[[PaddedBatch], None]) -> None:
         self._manifest = manifest
@@ -108,7 +108,7 @@ def model(
 ) -> Model:
     """A model whose batches are said to take long enough that none runs on the event loop."""
     table = CostTable([1, 64], [4, 1024], np.full((2, 2), seconds), clock=clock)
-    return Model(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU))  # type: ignore[arg-type]
+    return Model(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU_LABEL))  # type: ignore[arg-type]
 
 
 def repository(*models: Model) -> Repository:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import StepInput
+from lengthwise.verification.random_sequences import EXTREME_PADDING
 from lengthwise_export.checking.axes import Geometry
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "company", "poison"]
@@ -25,7 +26,6 @@ company at once, or padding to values that are not finite or overflow (what only
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 """The changes in the order in which they tell most: the first ones leave every shape as it is."""
 
-POISONS: Final = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30, "-1e30": -1e30}
 JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
 """The scale of each junk."""
 
@@ -169,7 +169,7 @@ def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterat
     if odd:
         yield Trial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
     if base.steps.dtype == np.float32:
-        for name, value in POISONS.items():
+        for name, value in EXTREME_PADDING.items():
             yield Trial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
 
 

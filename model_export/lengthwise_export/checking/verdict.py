@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
+from lengthwise.verification.promises import ROUNDING as ROUNDING
 from lengthwise_export.checking.axes import Geometry
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import Change
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
-
-ROUNDING: Final = 1e-5
-"""What sums in another order may differ by, relative to the largest value where that is above 1."""
 
 
 @dataclass(frozen=True, slots=True)

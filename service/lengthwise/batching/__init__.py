@@ -1,1 +1,1 @@
-"""Which sequences run together, when, and in which thread."""
+"""Which sequences run together, when, and in which thread. Knows neither onnxruntime nor any protocol."""

@@ -1,21 +1,20 @@
-"""Admits sequences, lets them wait, runs them in company, and gives each its answer: exactly once.
+"""Accepts requests, runs their sequences in batches, and completes each request exactly once.
 
 ```
-event loop                                    runner threads, one for each core
-──────────                                    ──────────────────────────────────
-submit: full? draining? too late? ── wake ──> take the next batch: fair share of models, then plan
-   await the ticket's future                  pad, run, score; finish the tickets that are complete
-   <────────────── one call for all of them ──┘ and take the next, without asking the loop
+event loop                                    runner threads, by default one for each core
+──────────                                    ────────────────────────────────────────────
+submit: full? draining? too late? ── wake ──> take the next batch: which model's turn, then the plan
+   await request.future                       pad, run, score; make the answers that are complete
+   <────────── one call for all of them ──────┘ and take the next batch, without asking the event loop
 ```
 
-A runner (`batching.runners`) takes its next batch by itself, so between two batches nothing waits for the event loop;
-the next batch gathers while one runs, and a lone request on an idle server never waits for company (unless
-`max_wait_ms` says so).
+A runner takes its next batch itself (`batching.runners`), so no time is lost on the event loop between two batches.
+Sequences that arrive while a batch runs form the next one. A single request on an idle server runs at once, unless
+`max_wait_ms` says otherwise.
 
-Who waits is a `PendingRequest`, what is computed a `QueuedSequence` (`batching.queues`). A ticket is settled in one
-place, `_settle`, which does nothing when it is settled already; so a deadline, a client that left, a failed batch and a
-good answer may come in any order. Everything shared between the threads is under one lock, which is held for deciding,
-never for computing.
+A request (`PendingRequest`) is completed in one place, `_settle`, which does nothing the second time. So a deadline, a
+client that left, a failed batch and a good answer may come in any order. Everything that threads share is under one
+lock, which is held for decisions only, not for computing.
 """
 
 from __future__ import annotations
@@ -26,29 +25,27 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, cast
 
-from lengthwise.batching.execution import Execution, OnBatch, Outcomes, Taken
+from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import plan
-from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing, Waiter
-from lengthwise.batching.runners import Runners
+from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
+from lengthwise.batching.runners import InlineMode, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from lengthwise.padding import Steps, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
 
-R = TypeVar("R")
-
 
 class Batcher:
-    """All lanes, who waits in them, and who runs what waits.
+    """All queues, the requests that wait in them, and the runners.
 
     Args:
-        runners: Number of threads.
-        max_queue_cost_steps: Most padded steps that may wait, over all lanes.
-        max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+        runners: Number of runner threads.
+        max_queue_cost_steps: Most padded steps that may wait, in all queues together.
+        max_wait_seconds: Longest that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
-        on_batch: Told of each batch that ran or failed; runs in a runner thread.
+        on_batch: Called with each batch that ran or failed, in the thread that ran it.
         clock: Seconds; the clock of all deadlines.
     """
 
@@ -62,87 +59,94 @@ class Batcher:
         on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_queue = max_queue_cost_steps
+        self._max_padded_steps = max_queue_cost_steps
         self._clock = clock
-        self._lanes = ModelQueues(max_wait_seconds)
+        self._queues = ModelQueues(max_wait_seconds)
         self._lock = threading.Lock()
-        self._execution = Execution(self._lanes, self._lock, clock, on_batch)
-        self._runners = Runners(
-            self, self._execution, self._lock, runners, clock, one_core=one_core, patient=max_wait_seconds > 0
-        )
-        self._queued = 0
-        self._unsettled: set[PendingRequest[Any]] = set()
+        self._execution = Execution(self._queues, self._lock, clock, on_batch)
+        mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
+        if max_wait_seconds > 0:
+            mode = InlineMode.NEVER
+        self._runners = Runners(self, self._execution, self._lock, runners, clock, mode=mode)
+        self._padded_steps = 0  # of all waiting sequences
+        self._unsettled: set[PendingRequest] = set()
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._quiet = asyncio.Event()  # set while nothing accepted is unanswered
-        self._quiet.set()
+        self._all_settled = asyncio.Event()
+        self._all_settled.set()
 
     @property
     def draining(self) -> bool:
-        """Whether it takes nothing new."""
+        """Whether it rejects new requests because the server shuts down."""
         return self._draining
 
     @property
     def unanswered(self) -> int:
-        """How many accepted calls have no answer yet."""
+        """How many accepted requests have no answer yet."""
         return len(self._unsettled)
 
+    @property
+    def idle(self) -> bool:
+        """Whether every runner waits for work."""
+        return self._runners.all_idle
+
     async def start(self) -> None:
-        """Starts the runners on the running event loop."""
+        """Starts the runners; batches are completed on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._runners.start(self._loop)
 
     @property
-    def lanes(self) -> list[ModelQueue[Any]]:
-        """Every lane that is open, or closed and not empty yet."""
+    def queues(self) -> list[ModelQueue]:
+        """Every queue that is open, or closed and not empty yet."""
         with self._lock:
-            return list(self._lanes)
+            return list(self._queues)
 
-    def open(self, lane: ModelQueue[Any]) -> None:
-        """Adds a model's lane."""
+    def open(self, queue: ModelQueue) -> None:
+        """Adds a model's queue."""
         with self._lock:
-            self._lanes.open(lane)
+            self._queues.add(queue)
 
-    def close(self, lane: ModelQueue[Any]) -> None:
-        """Forgets a lane when it is empty.
+    def close(self, queue: ModelQueue) -> None:
+        """Removes a queue when it is empty.
 
-        What waits in it is still answered, and so is a call that was read for its model before this and comes after.
+        Its waiting sequences are still answered, and so is a later call that was decoded for its model before this.
         """
         with self._lock:
-            lane.closed = True
-            self._lanes.forget_if_done(lane)
+            queue.closed = True
+            self._queues.remove_if_done(queue)
 
     def submit(
         self,
-        lane: ModelQueue[R],
+        queue: ModelQueue,
         sequences: Sequence[Steps],
-        finish: Callable[[list[R], Timing], Any],
+        finish: Finish,
         *,
         deadline: float = float("inf"),
         priority: int = 0,
         attention: bool = False,
         waiter: Waiter | None = None,
         trace: Any = None,
-    ) -> PendingRequest[R]:
-        """Accepts some sequences of one caller, who then awaits the ticket's future: what `finish` made, or an error.
+    ) -> PendingRequest:
+        """Accepts the sequences of one call. The caller awaits the request's future: what `finish` returned.
 
-        The future's errors: `DeadlineExceeded` when the deadline passed, waiting or running; `InferenceFailed` when the
-        runtime failed on a batch with one of the sequences in it; whatever `RequestError` `finish` raised.
+        The future's errors: `DeadlineExceeded` if the deadline passed, waiting or running; `InferenceFailed` if the
+        runtime failed on a batch with one of the sequences; any `RequestError` that `finish` raised.
 
         Args:
-            lane: The model's.
-            sequences: Each `[length, features]` or `[length]`, already valid.
-            finish: Makes the caller's answer of all results, in order; runs in a runner thread.
-            deadline: When the answer is worthless, on the batcher's clock.
+            queue: The model's queue.
+            sequences: Each `[length, features]` or `[length]`, already validated.
+            finish: Makes the answer of all results, in order; runs in the thread that ran the last batch.
+            deadline: When the answer is no longer useful, on the batcher's clock.
             priority: 0 to 9, higher first.
-            attention: Whether the attention is wanted.
-            waiter: Completed in the place of a future, which then need not be made.
-            trace: The caller's, for `on_batch`.
+            attention: Whether the attention weights are wanted.
+            waiter: Completed instead of a future, which then need not be created.
+            trace: The caller's trace, for `on_batch`.
 
         Raises:
-            Draining: It takes nothing new.
-            TooLarge: An idle server could not queue it.
-            QueueFull: This one cannot now; comes with the seconds after which it probably can.
+            NotReady: The batcher was not started.
+            Draining: The server shuts down.
+            TooLarge: Even an empty queue could not hold it.
+            QueueFull: The queue cannot hold it now; has the seconds after which it probably can.
             DeadlineExceeded: The deadline has passed already.
         """
         loop = self._loop
@@ -150,8 +154,8 @@ class Batcher:
             raise NotReady("the server is starting", retry_after_seconds=1)
         now = self._clock()
         count = len(sequences)
-        ticket: PendingRequest[R] = PendingRequest(
-            lane,
+        request = PendingRequest(
+            queue,
             loop.create_future() if waiter is None else waiter,
             finish,
             attention,
@@ -159,53 +163,61 @@ class Batcher:
             count,
             trace=trace,
         )
-        entries: list[QueuedSequence[R]] = []
-        cost = 0
+        queued: list[QueuedSequence] = []
+        total = 0
         for index, steps in enumerate(sequences):
-            width = lane.width_of(len(steps))
-            padded = rounded_width(width, lane.multiple)
-            entries.append(
+            width = queue.width_of(len(steps))
+            padded_steps = rounded_width(width, queue.multiple)
+            queued.append(
                 QueuedSequence(
-                    width, deadline, priority, steps=steps, cost=padded, arrival=now, index=index, ticket=ticket
+                    width,
+                    deadline,
+                    priority,
+                    steps=steps,
+                    padded_steps=padded_steps,
+                    arrival=now,
+                    index=index,
+                    request=request,
                 )
             )
-            cost += padded
-        if cost > self._max_queue:
-            raise TooLarge(f"{cost} padded steps; the queue holds {self._max_queue} in all")
+            total += padded_steps
+        most = self._max_padded_steps
+        if total > most:
+            raise TooLarge(f"{total} padded steps; the queue holds {most} in all")
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         with self._lock:
             if self._draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
-            if self._queued + cost > self._max_queue and self._lanes.beyond_share(lane, cost, self._max_queue):
+            if self._padded_steps + total > most and self._queues.exceeds_share(queue, total, most):
                 raise QueueFull(
-                    "the queue is full", retry_after_seconds=self._lanes.backlog_seconds() / self._runners.count
+                    "the queue is full", retry_after_seconds=self._queues.backlog_seconds() / self._runners.count
                 )
-            ticket.entries = entries  # they point at it, too: until it is settled, which a refused one never is
-            self._queued += cost
-            lane.cost_steps += cost
-            self._unsettled.add(ticket)
-            self._lanes.wake(lane)
-            for entry in entries:
-                lane.pool.add(entry)
-            self._runners.wake(lane, entries)
-        self._quiet.clear()
+            request.sequences = queued  # a cycle, until it is settled; a rejected request never has it
+            self._padded_steps += total
+            queue.padded_steps += total
+            self._unsettled.add(request)
+            self._queues.activate(queue)
+            for sequence in queued:
+                queue.pending.add(sequence)
+            self._runners.wake(queue, queued)
+        self._all_settled.clear()
         if deadline != float("inf"):
-            ticket.timer = loop.call_later(deadline - now, self._expire, ticket)
-        return ticket
+            request.timer = loop.call_later(deadline - now, self._expire, request)
+        return request
 
-    def withdraw(self, ticket: PendingRequest[Any], error: BaseException) -> None:
-        """Settles a ticket whose caller no longer waits: what has not begun of it is not run, and its future fails."""
-        self._settle(ticket, error)
+    def withdraw(self, request: PendingRequest, error: BaseException) -> None:
+        """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
+        self._settle(request, error)
 
     async def drain(self, seconds: float) -> bool:
-        """Takes nothing new, finishes what was accepted, and stops the runners.
+        """Rejects new requests, finishes the accepted ones, and stops the runners.
 
         Args:
-            seconds: How long to wait for it.
+            seconds: How long to wait for the accepted ones.
 
         Returns:
-            Whether everything accepted was answered in that time; what was not is refused.
+            Whether every accepted request was answered in that time; the others fail with `Draining`.
         """
         until = self._clock() + seconds
         with self._lock:
@@ -213,91 +225,93 @@ class Batcher:
             self._runners.wake_all()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._quiet.wait()
+                await self._all_settled.wait()
         late = list(self._unsettled)
-        for ticket in late:
-            self._settle(ticket, Draining("the server stopped before the answer was there", retry_after_seconds=1))
+        for request in late:
+            self._settle(request, Draining("the server stopped before the answer was there", retry_after_seconds=1))
         with self._lock:
             self._runners.stop()
         await self._runners.join(lambda: until - self._clock())
         return not late
 
     def begin_draining(self) -> None:
-        """Takes nothing new from now on; `drain` waits for the rest. Safe in a signal handler: takes no lock."""
+        """Rejects new requests from now on; `drain` waits for the others. Safe in a signal handler: takes no lock."""
         self._draining = True
 
-    def next_lane(self) -> tuple[ModelQueue[Any] | None, float | None]:
-        """See `Queue`, and `ModelQueues.next`. What is late leaves its queue, though its timer may not have fired."""
+    def next_queue(self) -> tuple[ModelQueue | None, float | None]:
+        """See `BatchSource`. Removes sequences whose deadline has passed, even if their timer has not fired yet."""
         now = self._clock()
-        for lane in self._lanes:
-            while isinstance(late := lane.pool.earliest_deadline(), QueuedSequence) and late.deadline <= now:
-                lane.pool.remove(late)
-                self._leave(lane, [late])
+        for queue in self._queues:
+            while isinstance(late := queue.pending.earliest_deadline(), QueuedSequence) and late.deadline <= now:
+                queue.pending.remove(late)
+                self._count_removed(queue, [late])
                 if self._loop is not None:
-                    self._loop.call_soon_threadsafe(self._expire, late.ticket)
-        return self._lanes.next(now, draining=self._draining)
+                    self._loop.call_soon_threadsafe(self._expire, late.request)
+        return self._queues.next(now, draining=self._draining)
 
-    def take(self, lane: ModelQueue[Any], *, seconds: float = float("inf")) -> Taken:
-        """See `Queue`. Wakes another if anything still waits."""
-        began = lane.cost.clock()
-        entries = self._plan(lane, seconds)
-        lane.inflight += 1
-        self._leave(lane, entries)
-        if self._lanes.waiting():
+    def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
+        """See `BatchSource`. Wakes a runner, or the event loop, if other sequences still wait."""
+        work_start = queue.cost.clock()
+        sequences = self._plan(queue, seconds)
+        queue.inflight += 1
+        self._count_removed(queue, sequences)
+        if self._queues.waiting():
             self._runners.wake_another()
-        return Taken(lane, entries, began)
+        return PlannedBatch(queue, sequences, work_start)
 
-    def _plan(self, lane: ModelQueue[Any], seconds: float) -> list[Any]:
+    def _plan(self, queue: ModelQueue, seconds: float) -> list[QueuedSequence]:
+        limits = queue.limits_within(seconds, self._queues.turn_seconds())
         try:
-            return plan(lane.pool, lane.cost, lane.limits_within(seconds, self._lanes.turn_seconds()), self._clock())
-        except Exception:  # whatever is wrong with a plan must not end the runner
-            log.exception("planning failed for %s; the most urgent sequence runs alone", lane.name)
-            urgent = lane.pool.most_urgent()
+            chosen = plan(queue.pending, queue.cost, limits, self._clock())
+        except Exception:  # an error in a plan must not end the runner
+            log.exception("planning failed for %s; the most urgent sequence runs alone", queue.name)
+            urgent = queue.pending.most_urgent()
             if urgent is None:
                 return []
-            lane.pool.remove(urgent)
-            return [urgent]
+            queue.pending.remove(urgent)
+            chosen = [urgent]
+        return cast("list[QueuedSequence]", chosen)  # nothing else is added to a queue
 
     def settle_all(self, outcomes: Outcomes) -> None:
-        """See `Queue`; what is late has none, though its timer has not fired yet."""
+        """See `BatchSource`. A request whose deadline has passed fails, even if its timer has not fired yet."""
         now = self._clock()
-        for ticket, outcome in outcomes:
+        for request, outcome in outcomes:
             try:
-                if ticket.entries and ticket.entries[0].deadline <= now:
-                    self._expire(ticket)
+                if request.sequences and request.sequences[0].deadline <= now:
+                    self._expire(request)
                 else:
-                    self._settle(ticket, outcome)
-            except Exception:  # one caller's broken connection must not cost the others their answers
+                    self._settle(request, outcome)
+            except Exception:  # one caller's broken connection must not lose the other answers
                 log.exception("an answer could not be given to its caller")
 
-    def _expire(self, ticket: PendingRequest[Any]) -> None:
-        self._settle(ticket, DeadlineExceeded("the deadline passed before the answer was there"))
+    def _expire(self, request: PendingRequest) -> None:
+        self._settle(request, DeadlineExceeded("the deadline passed before the answer was there"))
 
-    def _settle(self, ticket: PendingRequest[Any], outcome: Any) -> None:
-        """Gives a ticket its outcome, on the event loop; a no-op where it has one already."""
-        if ticket.settled:
+    def _settle(self, request: PendingRequest, outcome: Any) -> None:
+        """Completes a request with its outcome, on the event loop; does nothing if it is settled already."""
+        if request.settled:
             return
-        ticket.settled = True
-        if ticket.timer is not None:
-            ticket.timer.cancel()
-        lane, entries = ticket.lane, ticket.entries
-        ticket.entries = []  # they point back at it: without the circle both are freed at once
+        request.settled = True
+        if request.timer is not None:
+            request.timer.cancel()
+        queue, sequences = request.queue, request.sequences
+        request.sequences = []  # breaks the cycle, so that both are freed at once
         with self._lock:
-            self._unsettled.discard(ticket)
-            if ticket.remaining:  # what still waits of it is not run
-                self._leave(lane, [entry for entry in entries if lane.pool.remove(entry)])
-                self._lanes.forget_if_done(lane)
-            quiet = not self._unsettled
-        if quiet:
-            self._quiet.set()
-        if not ticket.future.done():
+            self._unsettled.discard(request)
+            if request.remaining:  # its sequences that still wait are not run
+                self._count_removed(queue, [sequence for sequence in sequences if queue.pending.remove(sequence)])
+                self._queues.remove_if_done(queue)
+            all_settled = not self._unsettled
+        if all_settled:
+            self._all_settled.set()
+        if not request.future.done():
             if isinstance(outcome, BaseException):
-                ticket.future.set_exception(outcome)
+                request.future.set_exception(outcome)
             else:
-                ticket.future.set_result(outcome)
+                request.future.set_result(outcome)
 
-    def _leave(self, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]]) -> None:
-        """Notes that some entries no longer wait in a lane."""
-        cost = sum(entry.cost for entry in entries)
-        self._queued -= cost
-        lane.cost_steps -= cost
+    def _count_removed(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> None:
+        """Subtracts sequences that no longer wait from the padded steps that wait."""
+        removed = sum(sequence.padded_steps for sequence in sequences)
+        self._padded_steps -= removed
+        queue.padded_steps -= removed

@@ -1,11 +1,11 @@
-"""The shapes that batches have on a device: few enough to be seen once before anybody waits for one.
+"""The batch shapes that run on a device: few enough that each runs once before the model serves.
 
-A device's memory grows by every new shape, and its libraries choose their kernels by shape. So a width is rounded up to
-one of few, and rows that are nobody's, of one step each, fill a batch up to one of few numbers of rows. Which ones, the
-cost table decides: as few as can be while no rounding adds more than a small share of steps or of predicted seconds.
-The planner sees the rounding as a cost (`BucketedCosts`), so that it makes batches that need no filling where it can.
+On a device, memory grows with every new shape, and libraries choose their kernels by shape. So widths are rounded up to
+one of a few widths, and batches are filled up with rows of one step (*fillers*) to one of a few numbers of rows. The
+cost table decides which ones: as few as possible, while no rounding adds more than a small share of steps or of
+predicted seconds. The planner sees the rounding as cost (`BucketedCosts`), so it prefers batches that need no filler.
 
-Whatever is rounded up has been counted before it runs: widths in the queue, rows in the batch.
+The queue's limit counts the rounded width, and the batch metrics count the filler rows.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import rounded_width
 
 MOST_ADDED: Final = 0.05
-"""Most that one rounding adds, of steps or of seconds. On average it is less than half of that, rows and widths
-together below a twentieth: lengths fall evenly between two widths, and most batches are as full as they may be."""
+"""Most that one rounding adds, as a share of the steps or of the predicted seconds. The mean is below half of it,
+because lengths are spread evenly between two widths, and most batches are full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The widths and the numbers of rows that run.
+    """The widths and the numbers of rows of batches that run.
 
     Attributes:
-        widths: Ascending, at least one.
+        widths: Ascending, at least one; in steps.
         rows: Ascending, from 1.
-        limits: What one batch may be; a full batch runs as it is.
+        limits: The limits of one batch; a full batch gets no filler.
         multiple: Widths are multiples of it.
     """
 
@@ -44,34 +44,34 @@ class Buckets:
     multiple: int = 4
 
     def width_of(self, length: int) -> int:
-        """The width at which a sequence runs."""
+        """The width, in steps, of a batch whose longest sequence has this length."""
         place = bisect_left(self.widths, length)
         return self.widths[place] if place < len(self.widths) else rounded_width(length, self.multiple)
 
     def rows_of(self, rows: int, width: int) -> int:
-        """With how many rows a batch of so many sequences runs."""
+        """The number of rows, fillers included, of a batch of `rows` sequences at a width."""
         most = self.limits.most_rows(width)
         if rows >= most:
             return rows
         return min(self.rows[bisect_left(self.rows, rows)], most)
 
     def shapes(self) -> list[tuple[int, int]]:
-        """Every rows and width that a batch can have, the largest first."""
-        every = []
+        """Every (rows, width) that a batch can have, the largest first."""
+        shapes = []
         for width in self.widths:
             most = self.limits.most_rows(width)
-            every += [(rows, width) for rows in (*self.rows[: bisect_left(self.rows, most)], most)]
-        return sorted(every, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
+            shapes += [(rows, width) for rows in (*self.rows[: bisect_left(self.rows, most)], most)]
+        return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True)
 
 
 def choose(
     cost: CostTable, limits: BatchLimits, *, max_length: int, multiple: int = 4, most_added: float = MOST_ADDED
 ) -> Buckets:
-    """The fewest widths and rows of which none adds more than its share.
+    """The fewest widths and rows for which no rounding adds more than `most_added`.
 
     Args:
-        cost: What batches cost on the device.
-        limits: What one batch may be.
+        cost: Predicts a batch's seconds on the device.
+        limits: The limits of one batch.
         max_length: The longest sequence.
         multiple: Widths are multiples of it.
         most_added: Share of steps, and of predicted seconds, that one rounding may add.
@@ -82,7 +82,7 @@ def choose(
         return cost.predict(limits.most_rows(width), width)
 
     def seconds_of(rows: int) -> float:
-        return cost.predict(rows, max(multiple, min(widest, limits.cost_steps // limits.rows)))
+        return cost.predict(rows, max(multiple, min(widest, limits.padded_steps // limits.rows)))
 
     widths = _fewest(range(multiple, widest + 1, multiple), seconds_at, most_added)
     rows = _fewest(range(1, limits.rows + 1), seconds_of, most_added)
@@ -90,21 +90,21 @@ def choose(
 
 
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:
-    """The fewest of some ascending points to which all can be rounded up, from the largest down."""
-    kept = [points[-1]]
+    """The fewest of ascending points to which all of them can be rounded up; found from the largest down."""
+    chosen = [points[-1]]
     for point in reversed(points):
-        above = kept[-1]
+        above = chosen[-1]
         if max(above / point, seconds(above) / seconds(point)) > 1 + most_added:
-            kept.append(point)
-    return tuple(reversed(kept))
+            chosen.append(point)
+    return tuple(reversed(chosen))
 
 
 class BucketedCosts(CostTable):
-    """A cost table that says what a batch costs as it runs: with the rows that fill it up.
+    """A cost table whose predictions include the filler rows.
 
     Args:
-        table: What was measured.
-        buckets: What runs.
+        table: The measured table, without fillers.
+        buckets: The shapes that run.
     """
 
     def __init__(self, table: CostTable, buckets: Buckets) -> None:

@@ -1,10 +1,17 @@
-"""What a batch costs: seconds by rows and width, measured on the machine that serves.
+"""Predicted seconds of a batch, by its rows and its width, on the machine that serves.
 
-The planner asks this table what company is worth. It is measured at load on a grid of shapes, made monotone (more rows
-or more steps never cost less), and interpolated linearly between the grid's points, which fits recurrent models: their
-time is linear in the width, and piecewise linear in the rows up to where the processor's vectors are full. Serving
-refines it from real runs, in two figures: how much slower everything is than it was at load, and what a batch costs
-besides, whatever its shape. A single hiccup moves either by a few percent at most.
+The table is measured when a model is loaded, on a grid of shapes. It is made monotone (more rows or more steps never
+cost less) and is interpolated linearly between the points of the grid. That fits recurrent models: their time is linear
+in the width, and piecewise linear in the rows until the processor's vectors are full.
+
+While serving, the table learns two numbers from the batches that run:
+
+| number | meaning |
+|---|---|
+| drift | how many times as long every batch takes as it did at load: one factor for all shapes |
+| overhead | the seconds that each batch takes on top of what its shape took at load, whatever its shape |
+
+A single slow run moves either of them by a few percent at most.
 """
 
 from __future__ import annotations
@@ -19,81 +26,85 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Run = Callable[[int, int], object]
-"""Runs one batch of `rows` by `width`, and returns when it is done."""
+RunShape = Callable[[int, int], object]
+"""Runs one batch of `rows` by `width` steps, and returns when it has finished."""
 
-_HICCUP: Final = 0.7
-"""Most that one run counts for, as a log ratio: twice or half of what was expected."""
-_MEMORY: Final = 0.05
-"""Share of a new run in what is remembered."""
-_LONG_MEMORY: Final = 0.01
-"""The same for what each batch costs besides, which is told from the differences between batches."""
-_DOUBT: Final = 0.03
-"""How alike batches may be in size, as the square of the share by which one deviates from their mean, before what each
-costs besides is hardly believed."""
-_FEW: Final = 10
-"""Of how many batches little is believed, however they vary."""
-_MOST_BESIDES: Final = 0.25
-"""Most that each batch costs besides, as a share of the mean batch."""
-_BELIEVED: Final = 0.5
-"""Share of what is found besides that counts; the rest passes for drift. Batches that are too large cost waiting and
-padding, those that are a little too small cost next to nothing."""
-_ABOUT: Final = 1.05
-"""Times that differ by less are about the same."""
-_NOTICED: Final = 0.03
-"""How much of the mean batch what each batch costs besides must change by before columns are computed anew."""
-_LEAST: Final = 1e-7
-"""The shortest time that a run is taken to take, in seconds."""
-_FURTHEST: Final = 3.5
-"""Most that serving moves what was measured, as a log ratio: 33 times."""
-_COLUMNS: Final = 1024
-"""How many widths are kept computed."""
-_TURNS: Final = 5
-"""How many times each shape is measured."""
-_ON_A_LINE: Final = 0.1
-"""How far times may be from the line through them."""
-_ENOUGH_FOR_A_LINE: Final = 4
-"""Of how many widths times are held against a line."""
+_MAX_LOG_ERROR: Final = 0.7
+"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that something
+else on the machine held up is not learned from as it is."""
+_DRIFT_WEIGHT: Final = 0.05
+"""Weight of one run in the moving average of the drift: it follows a change within about 20 batches."""
+_OVERHEAD_WEIGHT: Final = 0.01
+"""Weight of one run in the moving averages of the overhead. Less than the drift's, because the overhead is estimated
+from the differences between batches, which are small."""
+_SIZE_VARIANCE_FLOOR: Final = 0.03
+"""Regularisation: the overhead estimate shrinks to 0 when the squared coefficient of variation of the batches' seconds
+is not well above this. Batches of nearly one size do not show what a batch of no size would take."""
+_FEW_BATCHES: Final = 10
+"""Regularisation: after N batches, `_FEW_BATCHES / N` is added to the floor above, so that a few batches move the
+overhead little."""
+_MAX_OVERHEAD: Final = 0.25
+"""Largest overhead, as a share of the mean batch's seconds."""
+_OVERHEAD_SHRINKAGE: Final = 0.5
+"""Share of the estimated overhead that is used; the drift takes the rest. Batches that are too large cost waiting and
+padding, while batches that are a little too small cost almost nothing."""
+_NEARLY_BEST: Final = 1.05
+"""A row's seconds within this factor of the least possible count as the least."""
+_OVERHEAD_STEP: Final = 0.03
+"""Columns are computed again when the overhead has changed by more than this share of the mean batch's seconds."""
+_SHORTEST_SECONDS: Final = 1e-7
+"""Lower bound of a measured run, in seconds: a coarse clock may read 0."""
+_MAX_LOG_DRIFT: Final = 3.5
+"""Bound on the log of the drift: serving scales the measured times by 33 at most."""
+_MAX_COLUMNS: Final = 1024
+"""How many widths have their column cached; past it the cache is emptied."""
+_ROUNDS: Final = 5
+"""How many times each shape is measured at load; the fastest run counts."""
+_LINE_TOLERANCE: Final = 0.1
+"""The measured times of one number of rows are replaced by the line fitted over the widths, if each of them is within
+this share of it."""
+_LINE_POINTS: Final = 4
+"""Least number of measured widths for which a line is fitted."""
 
 
 class Column(NamedTuple):
-    """The costs of one width, before the drift: `CostTable.slower` times as long is what a batch takes.
+    """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`.
 
     Attributes:
-        seconds: Of 0, 1, 2, ... rows; entry 0 is 0.
-        cheapest: For at most 0, 1, 2, ... rows, the number of rows at which one row is cheapest; entry 0 is 0.
-        enough: The least number of rows at which one row is about as cheap as at any other.
-        least: The seconds of one row where it is cheapest.
+        seconds: Of a batch of 0, 1, 2, ... rows; the first is 0.
+        cheapest_rows: For at most 0, 1, 2, ... rows, the number of rows with the fewest seconds a row; the first is 0.
+        enough_rows: The smallest number of rows whose seconds a row are nearly the least (within 5 %).
+        least_row_seconds: The seconds a row at the best number of rows.
     """
 
     seconds: list[float]
-    cheapest: list[int]
-    enough: int
-    least: float
+    cheapest_rows: list[int]
+    enough_rows: int
+    least_row_seconds: float
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
-        """The column of these seconds, of 1, 2, ... rows; they do not fall."""
+        """The column for the seconds of batches of 1, 2, ... rows, `[rows]`, which do not fall."""
         counts = np.arange(1, len(seconds) + 1)
-        each = seconds / counts
-        least = np.minimum.accumulate(each)
-        cheapest = np.maximum.accumulate(np.where(each <= least, counts, 0))
-        enough = int((each <= _ABOUT * least[-1]).argmax()) + 1
+        of_one_row = seconds / counts
+        least = np.minimum.accumulate(of_one_row)
+        cheapest = np.maximum.accumulate(np.where(of_one_row <= least, counts, 0))
+        enough = int((of_one_row <= _NEARLY_BEST * least[-1]).argmax()) + 1
         return cls([0.0, *seconds.tolist()], [0, *cheapest.tolist()], enough, float(least[-1]))
 
 
-class _Kept(NamedTuple):
-    """What is computed of a table before the drift, until what batches cost besides changes.
+class _Snapshot(NamedTuple):
+    """What is computed from a table and its overhead, before the drift. Replaced when the overhead changes.
 
     Attributes:
-        rows: How many rows the columns go to.
-        besides: The seconds besides that are in it.
-        seconds: `[rows, widths]` of the grid.
-        columns: By width.
+        rows: Most rows in a column.
+        overhead: The overhead that is included, in seconds.
+        seconds: `[rows, widths]` of the grid, with the overhead.
+        columns: The cached columns, by width.
     """
 
     rows: int
-    besides: float
+    overhead: float
     seconds: NDArray[np.float64]
     columns: dict[int, Column]
 
@@ -105,15 +116,15 @@ class CostTable:
         rows: The grid's rows, ascending, at least one.
         widths: The grid's widths, ascending, at least one.
         seconds: `[rows, widths]`, finite and above 0; made monotone here.
-        clock: What the seconds are of, and what serving must observe with: by default the processor time of the thread
-            that runs, which nothing else on the machine can spoil. A run that is not this thread's work (a device's)
-            wants the time on the wall.
+        clock: The clock of the seconds, for the table and for `observe`. By default the processor time of the running
+            thread, which other work on the machine does not change. A run on a device needs the wall clock.
 
     Attributes:
-        slower: How many times as long everything takes as it did at load: the drift.
+        drift: How many times as long a batch takes as it did at load.
+        overhead: The seconds of every batch that its shape does not explain.
 
     Raises:
-        ValueError: That is no such grid.
+        ValueError: The rows, the widths or the seconds do not form such a grid.
     """
 
     def __init__(
@@ -134,81 +145,100 @@ class CostTable:
         if measured.shape != (len(self.rows), len(self.widths)) or not ((measured > 0) & (measured < np.inf)).all():
             raise ValueError("a cost table wants one time above 0 for each of its rows and widths")
         self._measured = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
-        self.slower = 1.0
-        self._drift = 0.0  # log of what serving sees over what was measured
-        self._besides = _Besides()
-        self._learning = threading.RLock()  # learning predicts, and who predicts may want more rows
-        self._kept = _Kept(0, 0.0, self._measured, {})  # another thread's `observe` puts another in its place
-        self._between: dict[int, NDArray[np.float64]] = {}  # by rows: the weights of the grid's rows in 1, 2, ... rows
+        self.drift = 1.0
+        self.overhead = Overhead()
+        self._log_drift = 0.0
+        self._learning = threading.RLock()  # reentrant: `observe` predicts, and a prediction may add rows
+        self._snapshot = _Snapshot(0, 0.0, self._measured, {})  # replaced, never changed, by `observe` in any thread
+        self._row_weights: dict[int, NDArray[np.float64]] = {}  # `[rows, grid rows]` by rows, for interpolation
         self._widths = self.widths.tolist()
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """`[rows, widths]` of the grid, as serving has it now; monotone."""
-        return self._kept.seconds * self.slower
+        """`[rows, widths]` of the grid, with overhead and drift; monotone."""
+        return self._snapshot.seconds * self.drift
+
+    @property
+    def cached_widths(self) -> int:
+        """How many widths have their column cached."""
+        return len(self._snapshot.columns)
 
     def column(self, width: int, rows: int) -> Column:
-        """The costs of up to `rows` rows of that width, before the drift; kept until more than that changes."""
-        kept = self._kept
-        column = kept.columns.get(width)
-        return self.columns([width], rows)[0] if column is None or rows > kept.rows else column
+        """The column of a width, for `rows` rows at least, before the drift; cached until the overhead changes."""
+        snapshot = self._snapshot
+        column = snapshot.columns.get(width)
+        return self.columns([width], rows)[0] if column is None or rows > snapshot.rows else column
 
     def columns(self, widths: Sequence[int], rows: int) -> list[Column]:
-        """The costs of up to `rows` rows of each of some widths, before the drift."""
-        kept = self._kept
-        if rows > kept.rows:
+        """The columns of some widths, each for `rows` rows at least, before the drift."""
+        snapshot = self._snapshot
+        if rows > snapshot.rows:
             with self._learning:
-                kept = self._kept = self._kept._replace(rows=max(rows, self._kept.rows), columns={})
-        columns = kept.columns
+                old = self._snapshot
+                snapshot = self._snapshot = old._replace(rows=max(rows, old.rows), columns={})
+        columns = snapshot.columns
         try:
             return [columns[width] for width in widths]
         except KeyError:
-            return [self._column_of(kept, width) for width in widths]
+            return [self._column_of(snapshot, width) for width in widths]
 
-    def _column_of(self, kept: _Kept, width: int) -> Column:
-        column = kept.columns.get(width)
-        return _keep(kept.columns, width, self._computed(width, kept.rows, kept.seconds)) if column is None else column
+    def _column_of(self, snapshot: _Snapshot, width: int) -> Column:
+        columns = snapshot.columns
+        column = columns.get(width)
+        if column is None:
+            column = self._computed(width, snapshot.rows, snapshot.seconds)
+            if len(columns) >= _MAX_COLUMNS:
+                columns.clear()
+            columns[width] = column
+        return column
 
     def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
-        """The costs of up to `rows` rows of that width, where those of the grid are `seconds [rows, widths]`."""
-        between = self._between.get(rows)
-        if between is None:
+        """The column of a width for 1 to `rows` rows, interpolated in the grid's `seconds [rows, widths]`."""
+        weights = self._row_weights.get(rows)
+        if weights is None:
             counts, grid = np.arange(1, rows + 1), np.eye(len(self.rows))
-            weights = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
-            between = self._between[rows] = weights * np.maximum(1.0, counts / self.rows[-1])[:, None]
-        # Past the widest, a slope of many rows may be less than one of few.
-        at_width = np.maximum.accumulate(_along(self._widths, seconds, width))
-        return Column.of(np.maximum.accumulate(between @ at_width))
+            between = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
+            weights = self._row_weights[rows] = between * np.maximum(1.0, counts / self.rows[-1])[:, None]
+        # Past the widest point, the slope of many rows may be smaller than the slope of few: accumulate again.
+        at_width = np.maximum.accumulate(_interpolated(self._widths, seconds, width))
+        return Column.of(np.maximum.accumulate(weights @ at_width))
 
     def predict(self, rows: int, width: int) -> float:
-        """Seconds of one batch; past the grid's ends it grows with the last slope of the width, and as the rows do."""
-        return self.column(width, rows).seconds[rows] * self.slower
+        """Predicted seconds of one batch, with overhead and drift.
+
+        Past the end of the grid they grow with the last slope over the width, and in proportion to the rows.
+        """
+        return self.column(width, rows).seconds[rows] * self.drift
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
-        """Learns from a batch that ran: slowly, and never by more than a hiccup's share at once.
+        """Learns from a batch that ran: updates the drift and the overhead, both by a small bounded step.
 
-        What makes one batch slower, a busy neighbour or a lower clock, makes all slower, so there is one drift for all.
-        One for each number of rows was tried: rows that do not occur then look cheap or dear beside those that do, and
-        few rows, which occur at other lengths than many, drift away from these; batches grew, and throughput fell.
+        There is one drift for all shapes, because a busy machine or a lower clock slows all of them. One drift for each
+        number of rows was tried and was worse: numbers of rows that did not occur looked cheap or expensive beside
+        those that did, batches grew, and throughput fell.
 
-        What is done for each batch, from its plan to its scores, was not measured at load, or with all of it in the
-        processor's caches. At work each run drives it out of these: without that in the table batches are too small.
+        The overhead is the work for each batch from its plan to its scores. It was not measured at load, or only with
+        warm processor caches, which the runs between two batches evict. Without it in the table, batches are too small.
 
-        What is no duration (zero, negative, not finite) is not learned from.
+        Args:
+            rows: Rows that ran.
+            width: Their padded number of steps.
+            seconds: How long the batch took on `clock`. Ignored if it is zero, negative or not finite.
         """
         if not 0 < seconds < math.inf:
             return
         with self._learning:
-            besides = self._besides
-            measured = self.column(width, rows).seconds[rows] - self._kept.besides
-            expected = (measured + besides.seconds) * self.slower
-            error = _within(math.log(seconds) - math.log(expected), _HICCUP)
-            self._drift = _within(self._drift + _MEMORY * error, _FURTHEST)
-            self.slower = math.exp(self._drift)
-            if measured > _LEAST:
-                besides.observe(measured, expected * math.exp(error) / self.slower)
-            if abs(besides.seconds - self._kept.besides) > _NOTICED * besides.mean_batch:
-                self._kept = _Kept(self._kept.rows, besides.seconds, self._measured + besides.seconds, {})
+            overhead, snapshot = self.overhead, self._snapshot
+            measured = self.column(width, rows).seconds[rows] - snapshot.overhead
+            expected = (measured + overhead.seconds) * self.drift
+            error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
+            self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
+            self.drift = math.exp(self._log_drift)
+            if measured > _SHORTEST_SECONDS:
+                overhead.observe(measured, expected * math.exp(error) / self.drift)
+            snapshot = self._snapshot  # `column` may have replaced it
+            if abs(overhead.seconds - snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
+                self._snapshot = _Snapshot(snapshot.rows, overhead.seconds, self._measured + overhead.seconds, {})
 
     def to_json(self) -> dict[str, Any]:
         """Grid and seconds, for reports and for the model directory."""
@@ -220,38 +250,40 @@ class CostTable:
         return cls(data["rows"], data["widths"], np.asarray(data["seconds"], dtype=np.float64), clock=clock)
 
 
-class _Besides:
-    """What each batch costs besides what was measured of its shape: what a batch of no size costs.
+class Overhead:
+    """Estimates the fixed overhead of a batch: the intercept of a weighted least-squares fit.
 
-    Where a line through all batches meets it, by least squares with a weight of `1 / measured` for each: short batches
-    vary less than long ones, but most in proportion, and neither may decide alone.
+    The fit is `took = overhead + slope * measured` over the batches that ran, each with a weight of `1 / measured`:
+    the times of short batches vary less than those of long ones, but most of them in proportion to their length.
 
     Attributes:
-        seconds: The part of it that is believed; 0 or above.
-        mean_batch: What a batch takes in the mean, in seconds.
+        seconds: The overhead that is used, after regularisation; at least 0.
+        mean_batch_seconds: Moving average of a batch's seconds.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.mean_batch = 0.0
+        self.mean_batch_seconds = 0.0
         self._count = 0
-        self._means = [0.0, 0.0, 0.0, 0.0]
+        self._means = [0.0, 0.0, 0.0, 0.0]  # of measured, 1 / measured, took, took / measured
 
     def observe(self, measured: float, took: float) -> None:
-        """One batch more.
+        """Adds one batch to the fit.
 
         Args:
             measured: The seconds of its shape at load; above 0.
-            took: Those that it took, less the drift; above 0.
+            took: The seconds that it took, divided by the drift; above 0.
         """
         self._count += 1
-        weight = max(_LONG_MEMORY, 1 / self._count)
+        weight = max(_OVERHEAD_WEIGHT, 1 / self._count)
         seen = (measured, 1 / measured, took, took / measured)
         self._means = [mean + weight * (each - mean) for mean, each in zip(self._means, seen, strict=True)]
-        size, inverse, self.mean_batch, slower = self._means
-        variety = max(0.0, size * inverse - 1)
-        besides = (size * slower - self.mean_batch) / (variety + _DOUBT + _FEW / self._count)
-        self.seconds = max(0.0, min(_BELIEVED * besides, _MOST_BESIDES * self.mean_batch))
+        size, inverse, self.mean_batch_seconds, ratio = self._means
+        variance = max(0.0, size * inverse - 1)  # about the squared coefficient of variation of `measured`
+        intercept = (size * ratio - self.mean_batch_seconds) / (
+            variance + _SIZE_VARIANCE_FLOOR + _FEW_BATCHES / self._count
+        )
+        self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
 
 
 def grid(largest: int, *, smallest: int = 1) -> list[int]:
@@ -265,109 +297,112 @@ def grid(largest: int, *, smallest: int = 1) -> list[int]:
 
 
 def rows_grid(largest: int) -> list[int]:
-    """Powers of two and half as many again, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
+    """Powers of two and 1.5 times those, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
 
-    Kernels of matrix products take 6 or 12 rows at once, on many a processor: there one row is cheapest.
+    On many processors a matrix product's kernel computes 6 or 12 rows at once: there the seconds a row are the least.
     """
     points = grid(largest)
     return sorted({*points, *(3 * point // 2 for point in points[1:] if 3 * point // 2 <= largest)})
 
 
 def measure(
-    run: Run,
+    run: RunShape,
     *,
     max_rows: int,
     max_width: int,
-    max_cost_steps: int,
+    max_padded_steps: int,
     multiple: int = 4,
     budget_seconds: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
 ) -> CostTable:
-    """Measures a table, small shapes first, the fastest of some runs each, until the budget is spent.
+    """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
 
-    The runs of a shape are not one after the other: all shapes take turns, so that what slows the machine for a while
-    slows them alike. A table whose small shapes met a busy machine and whose large ones did not would make every batch
-    too large, for as long as it serves. Where the times of as many rows lie on a line over the widths, as a recurrent
-    model's do, the line is taken: what noise is left in one shape is then shared by all.
-
-    A shape that took longer than a larger one was held up by something else, and is taken to cost what that one does.
-    A shape that was not reached (too large a batch, or no time left) is extrapolated: linear in the width, but never
-    past proportion to fewer rows, so that a hiccup in the last shape measured is not drawn out into a slope.
+    1. All shapes are run once, then all a second time, and so on, so that a period in which the machine is busy slows
+       all of them. If it slowed only the small shapes, the planner would make every batch too large.
+    2. A shape that took longer than a larger one was disturbed: it gets the larger one's time.
+    3. If the times of one number of rows lie on a line over the widths, as those of a recurrent model do, the line
+       replaces them, which averages the noise.
+    4. A shape that was not run (too many padded steps, or no time left) is extrapolated: linearly in the width, and at
+       most in proportion to the rows, so that noise in the last shape measured does not become a slope.
 
     Args:
         run: Runs one batch of that many rows and steps.
         max_rows: Most rows of a batch.
         max_width: Widest batch, in steps.
-        max_cost_steps: Most rows x width that are run.
+        max_padded_steps: Most rows x width of a batch that is run.
         multiple: Widths are multiples of it.
-        budget_seconds: Time to spend.
-        clock: What is measured, and what the budget is of; see `CostTable`.
+        budget_seconds: Seconds to spend, on `clock`.
+        clock: Measures the runs; see `CostTable`.
     """
     rows = rows_grid(max_rows)
     widths = grid(max(max_width, multiple), smallest=multiple)
     seconds = np.full((len(rows), len(widths)), np.nan)
-    shapes = sorted((r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_cost_steps)
+    shapes = sorted(
+        (r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_padded_steps
+    )
     shapes = shapes or [(rows[0] * widths[0], 0, 0)]
     run(rows[0], widths[0])  # the first run allocates
     now = clock()
     end = now + budget_seconds
     while shapes and now <= end:
-        until = now + (end - now) / _TURNS
-        in_turns = 0  # of the shapes left, as many as a turn has time for; for the rest there may be time afterwards
-        for turn in range(_TURNS):
-            for _, i, j in shapes[: in_turns or None]:
+        until = now + (end - now) / _ROUNDS
+        in_rounds = 0  # how many of the shapes left fit into one round; the rest is run afterwards if time is left
+        for turn in range(_ROUNDS):
+            for _, i, j in shapes[: in_rounds or None]:
                 before = clock()
                 run(rows[i], widths[j])
                 now = clock()
-                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, _LEAST))
+                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, _SHORTEST_SECONDS))
                 if turn == 0:
-                    in_turns += 1
+                    in_rounds += 1
                 if now > until:
                     break
             until = end
             if now > end:
                 break
-        shapes = shapes[in_turns:]
-    measured = _straightened(np.asarray(widths), _without_hiccups(seconds))
+        shapes = shapes[in_rounds:]
+    measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
     return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
 
 
-def _without_hiccups(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each measured time lowered to the least of the shapes with as many rows and steps or more; NaN stays."""
+def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[rows, widths]`: each time at most that of any shape with at least as many rows and steps; NaN stays NaN."""
     from_largest = seconds[::-1, ::-1]
     least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
     return np.where(np.isfinite(seconds), least, np.nan)
 
 
-def _straightened(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The times of each number of rows on the line that fits them best, where one does; NaN stays."""
+def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[rows, widths]`: the times of each number of rows, replaced by a line where one fits; NaN stays NaN."""
     straight = seconds.copy()
     for row in straight:
         known = np.flatnonzero(np.isfinite(row))
-        if len(known) < _ENOUGH_FOR_A_LINE:
+        if len(known) < _LINE_POINTS:
             continue
         steps, took = widths[known], row[known]
-        fixed, each = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
+        fixed, slope = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
         if fixed < 0:
-            fixed, each = 0.0, (steps / took).sum() / np.square(steps / took).sum()
-        line = fixed + each * steps
-        if each > 0 and (np.abs(line / took - 1) <= _ON_A_LINE).all():
+            fixed, slope = 0.0, (steps / took).sum() / np.square(steps / took).sum()
+        line = fixed + slope * steps
+        if slope > 0 and (np.abs(line / took - 1) <= _LINE_TOLERANCE).all():
             row[known] = line
     return straight
 
 
 def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The grid without gaps; `[0, 0]` is always measured.
+    """`[rows, widths]`: the grid with its gaps (NaN) extrapolated; `[0, 0]` is always measured.
 
-    The fewest rows go on in the width as they did; more go on likewise, but take no less beside fewer than they did
-    where they were widest, and no more than in proportion: noise in narrow shapes, drawn out into a slope, would make
-    many rows look cheap, or any look dear.
+    Each number of rows continues its last slope over the width. Two bounds keep noise in narrow shapes from becoming a
+    slope that makes many rows look too cheap or too expensive: relative to the next smaller number of rows, the time
+    is at least what it was at the widest measured shape, and at most in proportion to the rows.
     """
     filled = seconds.copy()
     for i in range(len(rows)):
         known = np.flatnonzero(np.isfinite(seconds[i]))
         for j in np.flatnonzero(np.isnan(seconds[i])):
-            on_slope = _along(widths[known].tolist(), seconds[i, known], int(widths[j])) if len(known) else np.inf
+            on_slope = (
+                _interpolated(widths[known].tolist(), seconds[i, known], int(widths[j])) if len(known) else np.inf
+            )
             if i:
                 fewer = filled[i - 1]
                 at_least = fewer[j] * seconds[i, known[-1]] / fewer[known[-1]] if len(known) else 0.0
@@ -376,19 +411,11 @@ def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray
     return filled
 
 
-def _keep(columns: dict[int, Column], width: int, column: Column) -> Column:
-    """Keeps a column, in the place of all others where there are too many."""
-    if len(columns) >= _COLUMNS:
-        columns.clear()
-    columns[width] = column
-    return column
-
-
-def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
+def _interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
     """`values [..., points]` at `x`, `[...]`: linear between the points.
 
-    Below the first point it is the first value; past the last one the last slope goes on, or proportion where there is
-    but one point.
+    Below the first point it is the first value. Past the last point the last slope continues; with one point only, the
+    value grows in proportion.
     """
     if len(points) == 1:
         return values[..., 0] * max(1.0, x / points[0])
@@ -397,5 +424,5 @@ def _along(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
     return values[..., right - 1] + share * (values[..., right] - values[..., right - 1])
 
 
-def _within(value: float, bound: float) -> float:
+def _clipped(value: float, bound: float) -> float:
     return max(-bound, min(value, bound))

@@ -1,6 +1,6 @@
-"""One batch, run: padded, computed, counted, and its results given to the tickets that wait for them.
+"""Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics.
 
-Whatever goes wrong here goes wrong for this batch alone: its tickets get an error, and the next batch is run.
+An error here fails this batch alone: its requests get the error, and the next batch runs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
 from lengthwise.errors import InferenceFailed, RequestError
@@ -16,167 +16,168 @@ from lengthwise.padding import PaddedBatch
 
 log = logging.getLogger("lengthwise.execution")
 
-R = TypeVar("R")
-
-OnBatch = Callable[[ModelQueue[Any], Sequence[QueuedSequence[Any]], float, float], None]
-"""Is told of a batch: its lane, its entries, when it began and when it ended."""
-Outcomes = list[tuple[PendingRequest[Any], Any]]
-"""Tickets that are complete, each with what its caller gets: a finished answer, or an error."""
+OnBatch = Callable[[ModelQueue, Sequence[QueuedSequence], float, float], None]
+"""Called with each batch that ran or failed: its queue, its sequences, and when it started and ended."""
+Outcomes = list[tuple[PendingRequest, Any]]
+"""Complete requests, each with its outcome: a finished answer, or an error."""
 
 
-class Taken(NamedTuple):
-    """A batch that left its queue to be run.
+class PlannedBatch(NamedTuple):
+    """A batch that was removed from its queue and is about to run.
 
     Attributes:
-        lane: Whose it is.
-        entries: Its sequences, at least one.
-        began: When its effort began, on the clock of the lane's costs.
+        queue: Its model's queue.
+        sequences: Its sequences, at least one.
+        work_start: When its planning started, on the clock of the queue's cost table.
     """
 
-    lane: ModelQueue[Any]
-    entries: list[QueuedSequence[Any]]
-    began: float
+    queue: ModelQueue
+    sequences: list[QueuedSequence]
+    work_start: float
 
     @property
     def width(self) -> int:
-        """What its cost was planned with."""
-        return max(entry.width for entry in self.entries)
+        """The width with which its cost was predicted."""
+        return max(sequence.width for sequence in self.sequences)
 
 
-class Ran(NamedTuple):
-    """A batch that ran, or failed.
+class FinishedBatch(NamedTuple):
+    """A batch that ran or failed.
 
     Attributes:
-        taken: What was run.
-        outcomes: The tickets that are complete with it, each with its outcome.
-        batch: What its sequences were padded to; None of one that failed.
-        start: When it began, on the clock of the batcher.
-        seconds: How long it took on that clock.
-        effort: The same on the clock of the lane's costs, from its planning to its results.
-        padding: The part of its seconds that padding took.
-        writing: How long the answers took to write that are complete with it.
+        planned: What was run.
+        outcomes: The requests that are complete with it, each with its outcome.
+        batch: The padded sequences; None if it failed.
+        start: When it started, on the batcher's clock.
+        seconds: How long padding and inference took, on that clock.
+        work_seconds: The time from planning to results on the clock of the queue's cost table: the processor time of
+            this thread on a CPU, wall time on a device.
+        padding_seconds: The part of `seconds` that padding took.
+        writing_seconds: How long it took to write the answers of the complete requests.
     """
 
-    taken: Taken
+    planned: PlannedBatch
     outcomes: Outcomes
     batch: PaddedBatch | None
     start: float
     seconds: float
-    effort: float
-    padding: float
-    writing: float
+    work_seconds: float
+    padding_seconds: float
+    writing_seconds: float
 
 
 class Execution:
     """Runs batches.
 
     Args:
-        lanes: All of them.
-        lock: Held for whatever the lanes and tickets hold.
+        queues: All queues.
+        lock: Held while queues and requests are changed.
         clock: Seconds.
-        on_batch: Told of each batch that ran or failed.
+        on_batch: Called with each batch that ran or failed.
     """
 
     def __init__(
-        self, lanes: ModelQueues, lock: threading.Lock, clock: Callable[[], float], on_batch: OnBatch | None = None
+        self, queues: ModelQueues, lock: threading.Lock, clock: Callable[[], float], on_batch: OnBatch | None = None
     ) -> None:
-        self._lanes = lanes
+        self._queues = queues
         self._lock = lock
         self._clock = clock
         self._on_batch = on_batch
 
-    def run(self, taken: Taken) -> Ran:
-        """Runs one batch. Whoever has it run calls `count` when nobody waits for it any more."""
-        lane, entries, began = taken
+    def run(self, planned: PlannedBatch) -> FinishedBatch:
+        """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
+        queue, sequences, work_start = planned
         start = padded = self._clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
         try:
-            batch = lane.padded([entry.steps for entry in entries])
+            batch = queue.padded([sequence.steps for sequence in sequences])
             padded = self._clock()
-            results = lane.run(batch, any(entry.ticket.attention for entry in entries))
-            if len(results) != len(entries):
-                raise ValueError(f"{len(results)} results for {len(entries)} rows")
+            results = queue.run(batch, any(sequence.request.attention for sequence in sequences))
+            if len(results) != len(sequences):
+                raise ValueError(f"{len(results)} results for {len(sequences)} rows")
             end = self._clock()
-            charged = lane.charge(batch.rows, taken.width, end - start)
-        except Exception:  # onnxruntime's errors have no common base; only this batch is affected
-            log.exception("a batch of %d failed in %s", len(entries), lane.name)
-            lane.metrics.batch_failed()
+            charged = queue.charge(batch.rows, planned.width, end - start)
+        except Exception:  # onnxruntime's errors have no common base; only this batch fails
+            log.exception("a batch of %d failed in %s", len(sequences), queue.name)
+            queue.metrics.batch_failed()
             results = batch = None
             end = self._clock()
             charged = end - start
-        effort = lane.cost.clock() - began  # what follows is done for each sequence, however they were batched
-        complete = self._scatter(taken, results, start, end - start, charged)
+        work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
+        complete = self._store(planned, results, start, end - start, charged)
         if self._on_batch is not None:
-            self._tell(self._on_batch, lane, entries, start, end)
-        written = self._clock()
-        outcomes = [(ticket, self._finished(ticket, failed=results is None)) for ticket in complete]
-        return Ran(taken, outcomes, batch, start, end - start, effort, padded - start, self._clock() - written)
+            self._notify(self._on_batch, queue, sequences, start, end)
+        writing = self._clock()
+        outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
+        return FinishedBatch(
+            planned, outcomes, batch, start, end - start, work_seconds, padded - start, self._clock() - writing
+        )
 
-    def count(self, ran: Ran) -> None:
-        """Learns from a batch that ran, and counts it."""
-        taken, batch = ran.taken, ran.batch
+    def count(self, finished: FinishedBatch) -> None:
+        """Counts a batch that ran in the metrics, and lets the cost table learn from it."""
+        planned, batch = finished.planned, finished.batch
         if batch is None:
             return
-        lane = taken.lane
+        queue = planned.queue
         try:
-            lane.cost.observe(batch.rows, taken.width, ran.effort)
-            lane.metrics.batch(
+            queue.cost.observe(batch.rows, planned.width, finished.work_seconds)
+            queue.metrics.batch(
                 rows=batch.rows,
                 width=batch.width,
                 valid_steps=batch.valid_steps,
-                waits=[ran.start - entry.arrival for entry in taken.entries],
-                seconds=ran.seconds,
-                padding_seconds=ran.padding,
-                writing_seconds=ran.writing,
+                waits=[finished.start - sequence.arrival for sequence in planned.sequences],
+                seconds=finished.seconds,
+                padding_seconds=finished.padding_seconds,
+                writing_seconds=finished.writing_seconds,
             )
-        except Exception:  # its answers are there: a figure must not cost anybody his
-            log.exception("a batch of %d could not be counted in %s", batch.rows, lane.name)
+        except Exception:  # the answers are ready: an error in a metric must not lose them
+            log.exception("a batch of %d could not be counted in %s", batch.rows, queue.name)
 
-    def _tell(
-        self, on_batch: OnBatch, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]], start: float, end: float
+    def _notify(
+        self, on_batch: OnBatch, queue: ModelQueue, sequences: Sequence[QueuedSequence], start: float, end: float
     ) -> None:
-        """Tells of a batch, whatever becomes of what is told."""
+        """Calls `on_batch`; an error there is logged only."""
         try:
-            on_batch(lane, entries, start, end)
-        except Exception:  # its answers are there: who follows must not cost anybody his
-            log.exception("a batch of %d could not be followed in %s", len(entries), lane.name)
+            on_batch(queue, sequences, start, end)
+        except Exception:  # the answers are ready: an error in an observer must not lose them
+            log.exception("a batch of %d could not be followed in %s", len(sequences), queue.name)
 
-    def _scatter(
-        self, taken: Taken, results: Sequence[Any] | None, start: float, seconds: float, charged: float
-    ) -> list[PendingRequest[Any]]:
-        """Notes each entry's result; the tickets that have all of theirs now, or failed."""
-        lane, entries, _ = taken
-        complete: dict[PendingRequest[Any], None] = {}
+    def _store(
+        self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float
+    ) -> list[PendingRequest]:
+        """Stores each row's result in its request; returns the requests that are complete or failed."""
+        queue, sequences, _ = planned
+        complete: dict[PendingRequest, None] = {}
         with self._lock:
-            lane.inflight -= 1
-            lane.used_seconds += charged
-            if lane.first_runs and results is not None:
-                lane.first_runs -= 1
-            for row, entry in enumerate(entries):
-                ticket = entry.ticket
-                ticket.queue_seconds = max(ticket.queue_seconds, start - entry.arrival)
-                ticket.inference_seconds = max(ticket.inference_seconds, seconds)
+            queue.inflight -= 1
+            queue.used_seconds += charged
+            if queue.inline.first_runs and results is not None:
+                queue.inline.first_runs -= 1
+            for row, sequence in enumerate(sequences):
+                request = sequence.request
+                request.queue_seconds = max(request.queue_seconds, start - sequence.arrival)
+                request.inference_seconds = max(request.inference_seconds, seconds)
                 if results is None:
-                    complete[ticket] = None
+                    complete[request] = None
                     continue
-                ticket.results[entry.index] = results[row]
-                ticket.remaining -= 1
-                if not ticket.remaining:
-                    complete[ticket] = None
-            self._lanes.forget_if_done(lane)
+                request.results[sequence.index] = results[row]
+                request.remaining -= 1
+                if not request.remaining:
+                    complete[request] = None
+            self._queues.remove_if_done(queue)
         return list(complete)
 
-    def _finished(self, ticket: PendingRequest[Any], *, failed: bool) -> Any:
-        """What the ticket's caller gets: its finished answer, or an error."""
+    def _outcome(self, request: PendingRequest, *, failed: bool) -> Any:
+        """What the caller gets: its finished answer, or an error."""
         if failed:
             return InferenceFailed("the model could not be run on this batch")
-        if ticket.settled:
+        if request.settled:
             return None
         try:
-            return ticket.finish(ticket.results, Timing(ticket.queue_seconds, ticket.inference_seconds))
+            return request.finish(request.results, Timing(request.queue_seconds, request.inference_seconds))
         except RequestError as raised:
-            return raised.with_traceback(None)  # which holds this frame, and with it the whole batch
-        except Exception:  # one caller's answer must not cost the others theirs
+            return raised.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
+        except Exception:  # an error in one answer must not lose the other answers of the batch
             log.exception("an answer could not be written")
             return InferenceFailed("the answer could not be written")

@@ -1,11 +1,12 @@
-"""What waits, in the two orders that a plan needs: by urgency, and by width.
+"""The waiting sequences of one model, in the two orders that a plan needs: by urgency and by width.
 
-Urgency is arrival, with a head start for priority. Only the `HORIZON` most urgent stand in the order by width, so that
-a plan costs the same however much waits, and what it leaves waiting is bounded; the others are brought near as these
-run or are withdrawn.
+Urgency is the order of arrival, with a head start for priority. Only the `HORIZON` most urgent sequences are ordered by
+width, so that the work of a plan does not grow with the queue, and so that no sequence is passed over forever. These
+sequences are *near*; the others are *far* and become near when near ones run or are withdrawn.
 
-Removing is cheap: the orders hold numbers of arrival, and keep that of what left until it comes to the front or until
-there are too many such numbers. What left is itself let go of at once: it holds its steps, which may be megabytes.
+Removing is cheap. The orders hold arrival numbers, not sequences. The number of a removed sequence stays in an order
+until it reaches the front, or until too many such numbers are there. The sequence itself is freed at once, because its
+steps may be megabytes.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ from operator import itemgetter
 from typing import Final, TypeAlias
 
 HORIZON: Final = 2048
-"""How many of the most urgent sequences a plan chooses from."""
+"""How many of the most urgent sequences a plan chooses from: enough for good batches of every width, and few enough
+that the time of a plan stays small."""
 PRIORITY_HEAD_START: Final = 256
-"""How many sequences that came earlier one level of priority overtakes."""
+"""How many earlier sequences one level of priority overtakes."""
 MAX_PRIORITY: Final = 9
-_FORGOTTEN: Final = 64
-"""How many removed sequences an order may hold beside as many again as wait."""
+_MAX_STALE: Final = 64
+"""An order is cleaned when it holds more numbers than this, plus twice those of the waiting sequences."""
 _URGENCY: Final = itemgetter(0)
 Number: TypeAlias = int
-"""A sequence's place in the order of arrival; by it the pool knows it."""
+"""A sequence's place in the order of arrival, from 1: its key here."""
 _NEVER: Final = float("inf")
 
 
 @dataclass(eq=False, slots=True)
-class Waiting:
-    """One sequence that waits, once, as far as planning needs it. Whoever queues it derives from this class.
+class WaitingSequence:
+    """The part of a waiting sequence that planning needs; what is queued derives from this class.
 
     Attributes:
-        width: What a batch costs the width of in which it is the longest, in steps.
-        deadline: When its answer is worthless, in seconds of the caller's clock.
+        width: The width, in steps, with which the cost of a batch is predicted if this sequence is its longest.
+        deadline: When its answer is no longer useful, in seconds of the caller's clock.
         priority: 0 to 9, higher first.
-        urgency: Set by the pool: its number in order of arrival, less the head start of its priority. Lower is sooner.
-        number: Set by the pool: its number in order of arrival.
-        waits: Set by the pool: whether it is still in it.
+        urgency: Set by `PendingSequences`: the arrival number minus the head start of the priority. Lower runs sooner.
+        number: Set by `PendingSequences`: the arrival number.
+        waits: Set by `PendingSequences`: whether it still waits there.
     """
 
     width: int
@@ -51,10 +53,10 @@ class Waiting:
     waits: bool = field(default=False, init=False)
 
 
-class _Line:
-    """What waits, in one order: each as its place in that order, and its number.
+class _Order:
+    """One order of the waiting sequences: a sorted list of (sort key, arrival number).
 
-    Nearly everything comes in order and goes in order, which a list does faster than a heap.
+    Nearly all of them are added at the end and removed at the front, where a list is faster than a heap.
     """
 
     __slots__ = ("_entries",)
@@ -63,80 +65,83 @@ class _Line:
         self._entries: list[tuple[float, Number]] = []
 
     def __len__(self) -> int:
-        """How many it holds, of what waits and of what left."""
+        """How many numbers it holds, those of removed sequences too."""
         return len(self._entries)
 
     def add(self, entry: tuple[float, Number]) -> None:
-        """Lets one stand in line."""
+        """Adds one (sort key, arrival number)."""
         entries = self._entries
         if entries and entry < entries[-1]:
             insort(entries, entry)
         else:
             entries.append(entry)
 
-    def first(self, waiting: Mapping[Number, Waiting]) -> Waiting | None:
-        """The first that waits, or None where nothing does; lets go of what left before it."""
+    def first(self, waiting: Mapping[Number, WaitingSequence]) -> WaitingSequence | None:
+        """The first sequence that waits, or None; drops the numbers of removed ones before it."""
         entries = self._entries
         for place, (_, number) in enumerate(entries):
-            found = waiting.get(number)
-            if found is not None:
+            sequence = waiting.get(number)
+            if sequence is not None:
                 if place:
                     del entries[:place]
-                return found
+                return sequence
         entries.clear()
         return None
 
-    def forget(self, waiting: Mapping[Number, Waiting], most: int) -> None:
-        """Lets go of all that left, where it and what waits are more than so many."""
+    def drop_stale(self, waiting: Mapping[Number, WaitingSequence], most: int) -> None:
+        """Drops the numbers of all removed sequences if it holds more than `most`."""
         if len(self._entries) > most:
             self._entries = [entry for entry in self._entries if entry[1] in waiting]
 
 
 class PendingSequences:
-    """What waits.
+    """The waiting sequences of one model.
 
     Args:
         horizon: How many of the most urgent a plan chooses from.
+
+    Attributes:
+        left_out: How many plans in a row did not contain the most urgent sequence; counted by the planner.
     """
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
         self.left_out = 0
         self._arrivals = 0
-        self._waiting: dict[Number, Waiting] = {}
+        self._waiting: dict[Number, WaitingSequence] = {}
         self._near = 0
-        self._by_width: dict[int, list[tuple[int, int, Waiting]]] = {}
+        self._by_width: dict[int, list[tuple[int, int, WaitingSequence]]] = {}
         self._widths: list[int] = []
-        self._urgent = _Line()
-        self._deadlines = _Line()
+        self._urgent = _Order()
+        self._deadlines = _Order()
         self._far: list[tuple[int, Number]] = []
-        self._last_near = 0  # the greatest urgency that was ever near
+        self._last_near = 0  # the greatest urgency (the least urgent) that was ever near
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many sequences wait."""
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Waiting]:
-        """All that wait, in order of arrival."""
+    def __iter__(self) -> Iterator[WaitingSequence]:
+        """All waiting sequences, in order of arrival."""
         return iter(self._waiting.values())
 
-    def add(self, waiting: Waiting) -> None:
-        """Lets one more wait."""
+    def add(self, waiting: WaitingSequence) -> None:
+        """Adds a sequence."""
         self._arrivals += 1
-        if not self._arrivals % _FORGOTTEN:
-            self._forget()
+        if not self._arrivals % _MAX_STALE:
+            self._drop_stale()
         waiting.number = self._arrivals
         waiting.urgency = self._arrivals - PRIORITY_HEAD_START * waiting.priority
         waiting.waits = True
         self._waiting[waiting.number] = waiting
-        # What is more urgent than one that came near must not stand behind it; nothing in `_far` is.
+        # A sequence that is more urgent than a near one has to be near too. Nothing in `_far` is more urgent.
         if self._near < self.horizon or waiting.urgency < self._last_near:
             self._bring_near(waiting)
         else:
             heapq.heappush(self._far, (waiting.urgency, waiting.number))
 
-    def remove(self, waiting: Waiting) -> bool:
-        """Takes one out because nobody wants its answer any more. False if it did not wait."""
+    def remove(self, waiting: WaitingSequence) -> bool:
+        """Removes a sequence whose answer is no longer wanted. False if it did not wait."""
         if not waiting.waits:
             return False
         waiting.waits = False
@@ -148,51 +153,51 @@ class PendingSequences:
             self._near -= 1
             if not group:
                 self._forget_width(waiting.width)
-        self._tidy()
-        self._forget()
+        self._fill_near()
+        self._drop_stale()
         return True
 
-    def take(self, batch: Mapping[int, int], anchor: Waiting) -> list[Waiting]:
-        """Takes a batch out, which runs: the most urgent of each width.
+    def take(self, batch: Mapping[int, int], anchor: WaitingSequence) -> list[WaitingSequence]:
+        """Removes and returns the sequences of a batch: of each width the most urgent ones.
 
         Args:
-            batch: How many of each width, at least 1 and no more than stand near.
-            anchor: One of the near that is among them, in the place of the last of its width if need be.
+            batch: How many of each width: at least 1, and at most as many as are near.
+            anchor: A near sequence that is in the batch even if it is not among the most urgent of its width.
         """
-        taken: list[Waiting] = []
+        removed: list[WaitingSequence] = []
         for width, count in batch.items():
             group = self._by_width[width]
             if count == len(group):
-                taken += [waiting for _, _, waiting in group]
+                removed += [waiting for _, _, waiting in group]
                 self._forget_width(width)
                 continue
             if width == anchor.width and (place := _place(group, anchor)) >= count:
                 group.insert(count - 1, group.pop(place))
-            taken += [waiting for _, _, waiting in group[:count]]
+            removed += [waiting for _, _, waiting in group[:count]]
             del group[:count]
-        for waiting in taken:
+        for waiting in removed:
             waiting.waits = False
             del self._waiting[waiting.number]
-        self._near -= len(taken)
-        self._tidy()
-        return taken
+        self._near -= len(removed)
+        self._fill_near()
+        return removed
 
-    def most_urgent(self) -> Waiting | None:
-        """The one that the next plan is made for, or None where nothing waits."""
+    def most_urgent(self) -> WaitingSequence | None:
+        """The most urgent sequence, or None if none waits."""
         return self._urgent.first(self._waiting)
 
-    def earliest_deadline(self) -> Waiting | None:
-        """The one whose deadline comes first, or None where nothing waits."""
+    def earliest_deadline(self) -> WaitingSequence | None:
+        """The near sequence with the earliest deadline, or None if none has one."""
         return self._deadlines.first(self._waiting)
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
-        """The widths that are near around one, ascending, and how many of each.
+        """The window around a width: the near widths, ascending, and how many sequences of each.
 
         Args:
-            width: One of them.
-            rows: On either side, as many widths as hold so many sequences.
-            full: Both these and all that are wider fill batches of so many, as far as there are as many; for that more
-                are taken on either side, and of the outermost width only some.
+            width: A near width.
+            rows: How many sequences the window has on either side of it, at least, if there are as many.
+            full: The window is extended so that its rows, and the rows wider than it, are multiples of `full`, if there
+                are enough of them; of the outermost widths it may then have only a part.
         """
         widths, groups = self._widths, self._by_width
         low = place = bisect_left(widths, width)
@@ -209,17 +214,17 @@ class PendingSequences:
             counts.append(count := len(groups[widths[high]]))
             left -= count
             high += 1
-        return (widths[low:high], counts) if full == 1 else self._in_full(low, high, full)
+        return (widths[low:high], counts) if full == 1 else self._extended(low, high, full)
 
-    def _in_full(self, low: int, high: int, full: int) -> tuple[list[int], list[int]]:
-        """The widths from one place to before another, and what else makes these and all that are wider full."""
+    def _extended(self, low: int, high: int, full: int) -> tuple[list[int], list[int]]:
+        """The window from `self._widths[low]` to before `[high]`, extended to full batches; see `around`."""
         widths, groups = self._widths, self._by_width
         wanted = sum([len(groups[each]) for each in widths[high:]]) % full
         while wanted > 0:
             wanted -= len(groups[widths[high]])
             high += 1
         counts = [len(groups[each]) for each in widths[low:high]]
-        counts[-1] += wanted  # what was too many of the last stays out
+        counts[-1] += wanted  # negative: the last width has more rows than were needed
         wanted = -sum(counts) % full
         while low and wanted > 0:
             low -= 1
@@ -229,10 +234,10 @@ class PendingSequences:
         return widths[low:high], counts
 
     def count(self, width: int) -> int:
-        """How many of one width are near."""
+        """How many near sequences have this width."""
         return len(self._by_width[width])
 
-    def _bring_near(self, waiting: Waiting) -> None:
+    def _bring_near(self, waiting: WaitingSequence) -> None:
         entry = (waiting.urgency, waiting.number, waiting)
         self._near += 1
         self._last_near = max(self._last_near, waiting.urgency)
@@ -249,28 +254,28 @@ class PendingSequences:
             self._deadlines.add((waiting.deadline, waiting.number))
 
     def _forget_width(self, width: int) -> None:
-        """Nothing of a width is near any more."""
+        """Removes a width that no near sequence has any more."""
         del self._by_width[width], self._widths[bisect_left(self._widths, width)]
 
-    def _tidy(self) -> None:
-        """Brings the most urgent of the far near."""
+    def _fill_near(self) -> None:
+        """Makes the most urgent of the far sequences near, up to the horizon."""
         while self._near < self.horizon and self._far:
             waiting = self._waiting.get(heapq.heappop(self._far)[1])
             if waiting is not None:
                 self._bring_near(waiting)
 
-    def _forget(self) -> None:
-        """Lets go of the numbers of what left, once they are most of an order: until then they are passed over."""
-        most = 2 * self._near + _FORGOTTEN
-        self._urgent.forget(self._waiting, most)
-        self._deadlines.forget(self._waiting, most)
-        if len(self._far) > 2 * (len(self._waiting) - self._near) + _FORGOTTEN:
+    def _drop_stale(self) -> None:
+        """Drops the numbers of removed sequences from each order in which they are the most."""
+        most = 2 * self._near + _MAX_STALE
+        self._urgent.drop_stale(self._waiting, most)
+        self._deadlines.drop_stale(self._waiting, most)
+        if len(self._far) > 2 * (len(self._waiting) - self._near) + _MAX_STALE:
             self._far = [entry for entry in self._far if entry[1] in self._waiting]
             heapq.heapify(self._far)
 
 
-def _place(group: Sequence[tuple[int, int, Waiting]], waiting: Waiting) -> int:
-    """Where one stands in a group, the most urgent first; the group's length where it does not."""
+def _place(group: Sequence[tuple[int, int, WaitingSequence]], waiting: WaitingSequence) -> int:
+    """The index of a sequence in a group, which is sorted by urgency; the group's length if it is not there."""
     if group and group[0][2] is waiting:
         return 0
     place = bisect_left(group, waiting.urgency, key=_URGENCY)

@@ -1,8 +1,13 @@
-"""Who waits, and in which queue.
+"""The queues of waiting sequences, one for each model, and which queue is served next.
 
-A `ModelQueue` is one model's queue. A `PendingRequest` is one caller who waits for the answers to all of its sequences;
-a `QueuedSequence` is one of these sequences, the unit of planning. `ModelQueues` says whose turn it is: the runners are
-shared by time, so that a flooded model takes nothing from a quiet one. Nothing here locks: the batcher does.
+| class | is |
+|---|---|
+| `ModelQueue` | one model's queue: its waiting sequences, and how a batch of them is predicted, padded and run |
+| `PendingRequest` | one call that waits for the answers to all of its sequences |
+| `QueuedSequence` | one of these sequences: the unit of planning |
+| `ModelQueues` | all queues, and whose turn it is: models share the runners' time equally, whatever their load |
+
+Nothing here locks; the batcher does.
 """
 
 from __future__ import annotations
@@ -11,57 +16,66 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol
 
 from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.inline import InlineRule
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.telemetry.metrics import ModelMetrics
 
-R = TypeVar("R")
-
 TURN_SECONDS: Final = 0.02
-"""How long a batch runs with more rows than are worth it."""
+"""Longest predicted run of a batch with more rows than make a row cheaper, in seconds; see
+`BatchLimits.turn_seconds`."""
 SHARED_TURN_SECONDS: Final = 0.002
-"""The same where there are other models: no batch can be interrupted for their sake, and a few rows at a time gain
-nearly all that batching can."""
-FIRST_RUNS: Final = 4
-"""How many batches of a model runners run before the event loop may: its costs were measured with zeros only."""
-_USED: Final = attrgetter("used_seconds")
-_WOKEN_LATE_SECONDS: Final = 0.005
-"""How late a busy machine may wake a runner that waited for company: nobody's deadline is missed for that."""
+"""The same limit where several models are served: a running batch cannot be interrupted for another model, and a few
+rows gain nearly all that batching can."""
+_WAKE_UP_SECONDS: Final = 0.005
+"""How late a busy machine may wake a runner: a wait for more requests ends this much before a deadline needs it to."""
 
-Run = Callable[[PaddedBatch, bool], Sequence[R]]
-"""Runs a padded batch, with attention or without: one result for each row."""
+_USED_SECONDS: Final = attrgetter("used_seconds")
+
+RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]
+"""Runs a padded batch, with attention (true) or without. Returns one result for each row, which is opaque here."""
+Finish = Callable[[list[Any], "Timing"], Any]
+"""Makes a call's answer of the results of its sequences, in their order."""
 
 
 class Timing(NamedTuple):
-    """Where a ticket's time went, in seconds."""
+    """How long a request waited and ran, in seconds: each the longest of its sequences."""
 
     queue: float
     inference: float
 
 
-class ModelQueue(Generic[R]):
+class ModelQueue:
     """One model's queue.
 
     Args:
         name: For logs.
         run: Runs a padded batch.
-        cost: What batches cost; learns from those that run.
-        metrics: Where its figures are counted.
-        limits: What one batch may be.
+        cost: Predicts a batch's seconds, and learns from the batches that run.
+        metrics: The model's metrics.
+        limits: The limits of one batch.
         multiple: Widths are multiples of it.
-        buckets: The shapes that batches have; None where any will do.
-        steady: Whether a run's time follows from its batch's shape; the event loop runs no others.
+        buckets: The shapes of the batches that run; None if any shape may run.
+        steady: Whether the time of a run follows from the shape of its batch.
+
+    Attributes:
+        pending: The waiting sequences.
+        padded_steps: The padded steps of the waiting sequences.
+        inflight: How many batches run.
+        closed: Whether its model is no longer served.
+        used_seconds: The runners' time that it was charged for; the queue with the least is served next.
+        inline: Whether the event loop may run its batches.
     """
 
     def __init__(
         self,
         name: str,
-        run: Run[R],
+        run: RunBatch,
         cost: CostTable,
         metrics: ModelMetrics,
         limits: BatchLimits,
@@ -78,18 +92,15 @@ class ModelQueue(Generic[R]):
         self._limits_within: dict[tuple[float, float], BatchLimits] = {}
         self.multiple = multiple
         self.buckets = buckets
-        self.pool = PendingSequences()
-        self.cost_steps = 0
+        self.pending = PendingSequences()
+        self.padded_steps = 0
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
-        self.steady = steady
-        self.first_runs = FIRST_RUNS  # so many of its first batches are still to come
-        self.runners_until = 0.0  # on the batcher's clock: until then the event loop runs none of its batches
-        self.pause_seconds = 0.0  # how long that was from the run that was its reason
+        self.inline = InlineRule(steady=steady)
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
-        """The limits with these of the time; kept, as there are only a few of them."""
+        """The limits, with these two times at most; cached, because only a few pairs occur."""
         limits = self._limits_within.get((seconds, turn_seconds))
         if limits is None:
             limits = replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
@@ -97,34 +108,34 @@ class ModelQueue(Generic[R]):
         return limits
 
     def width_of(self, length: int) -> int:
-        """What a sequence's batch costs the width of, if it is the longest there: its bucket's, where there are any.
+        """The width with which the cost of a batch is predicted if a sequence of this length is its longest.
 
-        Where there are none it is its own length: the processor's recurrent kernels end at the longest sequence, so
-        the steps that rounding adds are next to free, and to plan as if they were not wastes what is saved.
+        With buckets, it is the bucket's width. Without, it is the length itself and not the padded width: the
+        recurrent kernels on a CPU end at the longest sequence, so the steps added by rounding cost almost nothing.
         """
         return length if self.buckets is None else self.buckets.width_of(length)
 
     def fits(self, seconds: float) -> bool:
-        """Whether its next batch takes no longer, with as many rows as are worth waiting for; something waits.
+        """Whether the next batch, with as many rows as make a row cheaper, is predicted to end within `seconds`.
 
-        What a plan can start from counts: a long sequence that ran alone, to be short enough, would cost twice as much.
+        Only the two sequences from which a plan can start are looked at. At least one sequence must wait.
         """
-        urgent, hurried = self.pool.most_urgent(), self.pool.earliest_deadline()
+        urgent, hurried = self.pending.most_urgent(), self.pending.earliest_deadline()
         width = 0 if urgent is None else urgent.width
         if hurried is not None and hurried.width > width:
             width = hurried.width
         column = self.cost.column(width, self.limits.rows)
-        return column.seconds[min(len(self.pool), column.enough)] * self.cost.slower <= seconds
+        return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
 
     def charge(self, rows: int, width: int, seconds: float) -> float:
-        """The seconds of the runners that a batch counts for: those it took, but no more than were predicted.
+        """The seconds that a batch counts in `used_seconds`: those it took, but at most those that were predicted.
 
-        One that something else on the machine held up must not cost its model the turns of a second.
+        A batch that something else on the machine slowed down must not cost its model its next turns.
         """
         return min(seconds, self.cost.predict(rows, width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
-        """Sequences as the batch that runs."""
+        """The batch that runs: the sequences, padded to the queue's shapes."""
         if self.buckets is None:
             return pad(sequences, multiple=self.multiple)
         width = self.buckets.width_of(max(len(steps) for steps in sequences))
@@ -132,37 +143,46 @@ class ModelQueue(Generic[R]):
 
 
 class Waiter(Protocol):
-    """What a ticket completes, once, on the event loop: the part of a future that completing needs."""
+    """What a request completes, once, on the event loop: the part of an `asyncio.Future` that this needs."""
 
     def done(self) -> bool:
-        """Whether it is complete, or was cancelled."""
+        """Whether it is complete or cancelled."""
 
     def set_result(self, result: Any, /) -> None:
-        """Takes what `finish` made."""
+        """Completes it with what `finish` returned."""
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Takes why there is none."""
+        """Completes it with an error."""
 
 
 @dataclass(eq=False, slots=True)
-class PendingRequest(Generic[R]):
-    """One caller who waits for the answers to all of its sequences.
+class PendingRequest:
+    """One call that waits for the answers to all of its sequences.
 
     Attributes:
-        lane: The model's.
-        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that it gave. A caller
-            that stops waiting calls `Batcher.withdraw`.
-        trace: Its caller's, for whoever follows batches; nothing here looks at it.
+        queue: Its model's queue.
+        future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that the caller gave. A
+            caller that stops waiting calls `Batcher.withdraw`.
+        finish: Makes the answer of the results.
+        attention: Whether the attention weights are wanted.
+        results: The result of each sequence; None where there is none yet.
+        remaining: How many results are missing.
+        trace: The caller's trace, for `on_batch`; not used here.
+        sequences: Its sequences, until it is settled.
+        settled: Whether its outcome is decided.
+        timer: Ends it at its deadline.
+        queue_seconds: The longest wait of its sequences so far.
+        inference_seconds: The longest run of its sequences so far.
     """
 
-    lane: ModelQueue[R]
+    queue: ModelQueue
     future: Any
-    finish: Callable[[list[R], Timing], Any]
+    finish: Finish
     attention: bool
-    results: list[R | None]
+    results: list[Any]
     remaining: int
     trace: Any = None
-    entries: list[QueuedSequence[R]] = field(default_factory=list, init=False)
+    sequences: list[QueuedSequence] = field(default_factory=list, init=False)
     settled: bool = False
     timer: asyncio.TimerHandle | None = None
     queue_seconds: float = 0.0
@@ -170,107 +190,117 @@ class PendingRequest(Generic[R]):
 
 
 @dataclass(eq=False, slots=True)
-class QueuedSequence(Waiting, Generic[R]):
-    """One sequence that waits; `cost` in padded steps, as the queue is counted."""
+class QueuedSequence(WaitingSequence):
+    """One sequence of a request, waiting or running.
+
+    Attributes:
+        steps: `[length, features]` or `[length]`.
+        padded_steps: Its length rounded up to the queue's widths: what the queue's limit counts.
+        arrival: When it was queued, on the batcher's clock.
+        index: Its place in the request.
+        request: The request.
+    """
 
     steps: Steps = field(kw_only=True)
-    cost: int = field(kw_only=True)
+    padded_steps: int = field(kw_only=True)
     arrival: float = field(kw_only=True)
     index: int = field(kw_only=True)
-    ticket: PendingRequest[R] = field(kw_only=True)
+    request: PendingRequest = field(kw_only=True)
 
 
 class ModelQueues:
-    """The lanes of all models, and whose turn it is.
+    """The queues of all models, and whose turn it is.
 
     Args:
-        max_wait_seconds: Longest that a sequence waits for company while a runner is idle.
+        max_wait_seconds: Longest that a sequence waits for more requests to batch with while a runner is idle.
     """
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
         self._max_wait = max_wait_seconds
-        self._lanes: list[ModelQueue[Any]] = []
-        self._used_seconds = 0.0  # of the lane that was served last: what a lane that was idle starts from
+        self._queues: list[ModelQueue] = []
+        self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
 
-    def __iter__(self) -> Iterator[ModelQueue[Any]]:
-        """All lanes, closed ones too while anything waits or runs in them."""
-        return iter(self._lanes)
+    def __iter__(self) -> Iterator[ModelQueue]:
+        """All queues; a closed one too while a sequence waits or runs there."""
+        return iter(self._queues)
 
-    def open(self, lane: ModelQueue[Any]) -> None:
-        """Adds a lane."""
-        self._lanes.append(lane)
+    def add(self, queue: ModelQueue) -> None:
+        """Adds a queue."""
+        self._queues.append(queue)
 
-    def forget_if_done(self, lane: ModelQueue[Any]) -> None:
-        """Removes a lane that is closed and has nothing waiting or running; a late call in it brings it back."""
-        if lane.closed and not lane.pool and not lane.inflight and lane in self._lanes:
-            self._lanes.remove(lane)
-            lane.pool = PendingSequences()  # its orders may hold tickets of long ago, and these the lane
+    def remove_if_done(self, queue: ModelQueue) -> None:
+        """Removes a queue that is closed and has nothing waiting or running; a late call for it adds it again."""
+        if queue.closed and not queue.pending and not queue.inflight and queue in self._queues:
+            self._queues.remove(queue)
+            queue.pending = PendingSequences()  # breaks a cycle: its orders may hold old requests, and these the queue
 
-    def wake(self, lane: ModelQueue[Any]) -> None:
-        """Something is about to wait in a lane: if nothing did, it has saved up no claim on the runners."""
-        if lane.closed and lane not in self._lanes:
-            self._lanes.append(lane)
-        if not lane.pool:
-            lane.used_seconds = max(lane.used_seconds, self._used_seconds)
+    def activate(self, queue: ModelQueue) -> None:
+        """Prepares a queue for a new sequence: if it was empty, it has no claim on time that it did not use."""
+        if queue.closed and queue not in self._queues:
+            self._queues.append(queue)
+        if not queue.pending:
+            queue.used_seconds = max(queue.used_seconds, self._used_seconds)
 
-    def beyond_share(self, lane: ModelQueue[Any], cost: int, most: int) -> bool:
-        """Whether a lane would hold more than its even share of a queue.
+    def exceeds_share(self, queue: ModelQueue, more: int, most: int) -> bool:
+        """Whether one queue would hold more than its equal share of all queues' padded steps.
 
-        In a full queue a lane may still fill its share: a flooded model must not have the others refused.
+        When the server is full, a queue may still fill its share, so that one overloaded model does not make the
+        server reject the requests for the others.
 
         Args:
-            lane: Where something is about to wait.
-            cost: Its padded steps.
-            most: Padded steps that the queue holds.
+            queue: The queue to add to.
+            more: Padded steps to add.
+            most: Most padded steps of all queues together.
         """
-        return lane.cost_steps + cost > most // max(1, len(self._lanes))
+        return queue.padded_steps + more > most // max(1, len(self._queues))
 
     def turn_seconds(self) -> float:
-        """How long a batch is planned for that has more rows than are worth it; see `BatchLimits`."""
-        return SHARED_TURN_SECONDS if len(self._lanes) > 1 else TURN_SECONDS
+        """The `BatchLimits.turn_seconds` for the next plan."""
+        return SHARED_TURN_SECONDS if len(self._queues) > 1 else TURN_SECONDS
 
     def waiting(self) -> bool:
-        """Whether anything waits in any lane."""
-        return any(lane.pool for lane in self._lanes)
+        """Whether a sequence waits in any queue."""
+        return any(queue.pending for queue in self._queues)
 
-    def next(self, now: float, *, draining: bool) -> tuple[ModelQueue[Any] | None, float | None]:
-        """Of the lanes in which something waits long enough, the one that used the runners least.
+    def next(self, now: float, *, draining: bool) -> tuple[ModelQueue | None, float | None]:
+        """The queue to serve next: of those that are ready, the one with the least `used_seconds`.
 
         Args:
             now: The time.
-            draining: Whether nobody need wait for company any more.
+            draining: Whether no queue waits for more requests any longer.
 
         Returns:
-            That lane, or None and the seconds until one will be ready, if anything waits.
+            The queue and None; or None and the seconds until one is ready; or None twice if no sequence waits.
         """
-        waiting = [lane for lane in self._lanes if len(lane.pool)]
+        waiting = [queue for queue in self._queues if len(queue.pending)]
         if not waiting:
             return None, None
         if self._max_wait > 0 and not draining:
-            patience = {lane: self._patience(lane, now) for lane in waiting}
-            waiting = [lane for lane in waiting if patience[lane] <= 0]
+            waits = {queue: self._seconds_to_wait(queue, now) for queue in waiting}
+            waiting = [queue for queue in waiting if waits[queue] <= 0]
             if not waiting:
-                return None, min(patience.values())
-        served = waiting[0] if len(waiting) == 1 else min(waiting, key=_USED)
+                return None, min(waits.values())
+        served = waiting[0] if len(waiting) == 1 else min(waiting, key=_USED_SECONDS)
         self._used_seconds = max(self._used_seconds, served.used_seconds)
         return served, None
 
     def backlog_seconds(self) -> float:
-        """Roughly how long what waits would take one runner, by the cost of a full batch of each lane."""
+        """Roughly how long one runner would need for all that waits, predicted with a full batch of each queue."""
         seconds = 0.0
-        for lane in self._lanes:
-            if lane.cost_steps:
-                width = max(lane.multiple, lane.cost_steps // max(1, len(lane.pool)))
-                rows = lane.limits.most_rows(width)
-                seconds += lane.cost.predict(rows, width) * lane.cost_steps / (rows * width)
+        for queue in self._queues:
+            if queue.padded_steps:
+                width = max(queue.multiple, queue.padded_steps // max(1, len(queue.pending)))
+                rows = queue.limits.most_rows(width)
+                seconds += queue.cost.predict(rows, width) * queue.padded_steps / (rows * width)
         return seconds
 
-    def _patience(self, lane: ModelQueue[Any], now: float) -> float:
-        """Seconds that a lane may still wait for company: no longer than its deadlines allow."""
-        if len(lane.pool) >= lane.limits.rows:
+    def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
+        """How long a queue may still wait for more requests, as far as its earliest deadline allows."""
+        pending = queue.pending
+        if len(pending) >= queue.limits.rows:
             return 0.0
-        oldest, hurried = lane.pool.most_urgent(), lane.pool.earliest_deadline()
-        patience = oldest.arrival + self._max_wait - now if isinstance(oldest, QueuedSequence) else 0.0
+        oldest, hurried = pending.most_urgent(), pending.earliest_deadline()
+        seconds = oldest.arrival + self._max_wait - now if isinstance(oldest, QueuedSequence) else 0.0
         if hurried is None:
-            return patience
-        return min(patience, hurried.deadline - now - 2 * lane.cost.predict(1, hurried.width) - _WOKEN_LATE_SECONDS)
+            return seconds
+        return min(seconds, hurried.deadline - now - 2 * queue.cost.predict(1, hurried.width) - _WAKE_UP_SECONDS)

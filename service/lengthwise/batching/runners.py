@@ -1,102 +1,123 @@
-"""Who runs the batches: threads that take the next one by themselves, and the event loop where it is better off alone.
+"""Which thread runs the next batch: a runner, or the event loop itself ("inline").
 
-```
-         queued ──> is every runner idle, and the next batch short?
-                      yes: the event loop runs it in its next turn        two changes of thread cost more than the run
-                      no:  an idle runner is woken, or the next that is free takes it
-```
+A run on the event loop saves two changes of thread, which for a short batch cost more than the run. A long run there
+would block every connection. So a batch may run inline only if it is *short*: its predicted seconds are within the
+inline limit, and its model's `InlineRule` allows it.
 
-Where event loop and runner share one core, no run is faster for being in another thread, so there the loop runs all
-that is short, under load too, and the runner is left with what is long.
+| event | state | who runs the next batch |
+|---|---|---|
+| sequences are queued | no runner is idle | the first runner that becomes free |
+| | several cores, all runners idle, one sequence, short | the event loop, in its next turn |
+| | several cores, otherwise | an idle runner, which is woken |
+| | one core, the runner idle | the event loop, in its next turn |
+| a batch was taken, sequences are left | several cores | another idle runner, which is woken |
+| | one core, taken by the event loop | the event loop, in a further turn |
+| | one core, taken by the runner | the runner, when it becomes free |
+| turn of the event loop | the next batch is short | the event loop, now |
+| | the next batch is not short | a runner, which is woken |
+| a runner becomes free | one core, the next batch is short | the event loop, in its next turn; the runner waits |
+| | otherwise | this runner, now |
+
+With `max_wait_ms` above 0 (`InlineMode.NEVER`) only runners run batches: they can wait for more requests, the event
+loop cannot. On one core (`InlineMode.ONE_CORE`) a run in another thread is no faster, so the event loop runs all short
+batches, under load too, and the runner runs the long ones.
+
+The state is under the batcher's lock: how many runners are idle, whether a turn of the event loop is scheduled, and
+whether everything stops. The state of a model is in its queue (`ModelQueue.inline`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from lengthwise.batching.execution import Execution, Outcomes, Ran, Taken
+from lengthwise.batching.execution import Execution, FinishedBatch, Outcomes, PlannedBatch
+from lengthwise.batching.inline import SLOW_FACTOR
 from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 INLINE_SECONDS: Final = 0.001
-"""Longest predicted run that the event loop does itself while every runner is idle."""
+"""The inline limit: longest predicted run of a batch on the event loop, in seconds, while every runner is idle."""
 ONE_CORE_INLINE_SECONDS: Final = 0.004
-"""The same where the loop and the runner share one core."""
-HELD_FACTOR: Final = 8
-"""How many times longer than the event loop may be held a run took, that was predicted to be shorter, when its model is
-left to the runners for a while: costs are learned a few percent a batch, and one that is far slower than was measured
-would hold the loop for all of these."""
-HELD_PAUSE: Final = 100
-"""How long that while is at least, in times of that run: the event loop is held for a hundredth of the time at most."""
-LONGEST_PAUSE_SECONDS: Final = 3600.0
-_FORGOTTEN: Final = 10
-"""After how many such whiles without a slow run the next one counts as the first; until then each doubles."""
-
-AWAKE_SECONDS: Final = 0.0001
-"""How long the event loop looks for another request, when it has run all that waited, before it sleeps. To be woken
-takes about as long, so a client that asks again at once is answered sooner. It costs a server with little to do this
-much of its core a batch, at most; whoever else wants the core gets it at once."""
+"""The inline limit where event loop and runner share one core."""
+BUSY_POLL_SECONDS: Final = 0.0001
+"""How long the event loop polls for new requests after an inline run that emptied the queue, before it sleeps. About as
+long as the system takes to wake it, so a client that sends its next request at once is answered sooner. It yields the
+core at every poll, so it delays no other process."""
 
 
-class Queue(Protocol):
-    """Where batches come from, and where what became of them goes."""
+class InlineMode(enum.Enum):
+    """When the event loop may run batches."""
 
-    def next_lane(self) -> tuple[ModelQueue[Any] | None, float | None]:
-        """The lane whose turn it is, or None and the seconds until there will be one, if anything waits.
+    NEVER = "never"
+    ALL_IDLE = "all runners idle"
+    ONE_CORE = "one core"
 
-        The lock is held.
+
+class BatchSource(Protocol):
+    """Where batches come from, and where their outcomes go: the batcher."""
+
+    def next_queue(self) -> tuple[ModelQueue | None, float | None]:
+        """The queue to serve next; see `ModelQueues.next`. The lock is held."""
+
+    def take_batch(self, queue: ModelQueue, *, seconds: float = float("inf")) -> PlannedBatch:
+        """Plans a queue's next batch and removes it from the queue; the lock is held.
+
+        Args:
+            queue: The queue.
+            seconds: Longest predicted run.
         """
 
-    def take(self, lane: ModelQueue[Any], *, seconds: float = float("inf")) -> Taken:
-        """A lane's next batch, out of its queue, no longer than so many seconds; the lock is held."""
-
     def settle_all(self, outcomes: Outcomes) -> None:
-        """Gives tickets their outcomes; on the event loop."""
+        """Gives requests their outcomes; on the event loop."""
 
 
 class Runners:
-    """The threads, and the event loop's turns.
+    """The runner threads, and the turns of the event loop.
 
     Args:
-        queue: Where the work is.
+        source: Gives batches.
         execution: Runs a batch.
-        lock: Held wherever the queue is looked at.
-        count: Number of threads.
+        lock: Held while the source is asked.
+        count: Number of runner threads.
         clock: Seconds.
-        one_core: Whether event loop and runner share one core.
-        patient: Whether a sequence may wait for company; then nothing runs on the loop, whose turns come at once.
+        mode: When the event loop may run batches.
     """
 
     def __init__(
         self,
-        queue: Queue,
+        source: BatchSource,
         execution: Execution,
         lock: threading.Lock,
         count: int,
         clock: Callable[[], float],
         *,
-        one_core: bool,
-        patient: bool,
+        mode: InlineMode,
     ) -> None:
         self.count = count
         self._clock = clock
-        self._queue = queue
+        self._source = source
         self._execution = execution
         self._lock = lock
         self._work = threading.Condition(lock)
-        self._idle = 0
-        self._one_core = one_core and count == 1 and not patient
-        self._patient = patient
+        self._mode = mode
+        self._one_core = mode is InlineMode.ONE_CORE
         self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
-        self._turn_asked = False
-        self._awake_until = 0.0
+        self._idle = 0  # runners that wait for work
+        self._turn_scheduled = False  # whether `_run_inline` is going to be called
         self._stopping = False
+        self._poll_end = 0.0  # until when the event loop polls; used by the event loop only
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def all_idle(self) -> bool:
+        """Whether every runner waits for work."""
+        return self._idle == self.count
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
@@ -106,128 +127,125 @@ class Runners:
             thread.start()
             self._threads.append(thread)
 
-    def wake(self, lane: ModelQueue[Any], entries: list[QueuedSequence[Any]]) -> None:
-        """Has somebody take what was just queued; on the event loop, with the lock held."""
+    def wake(self, queue: ModelQueue, added: Sequence[QueuedSequence]) -> None:
+        """Decides who runs sequences that were just queued; on the event loop, with the lock held."""
         if not self._idle:
             return
-        short = self._one_core or (len(entries) == 1 and lane.cost.predict(1, entries[0].width) <= INLINE_SECONDS)
-        short = short and lane.steady and not lane.first_runs
-        if self._idle == self.count and short and not self._patient and self._loop is not None:
-            # In its next turn: whatever else has arrived by then is queued too, and shares the batch.
-            self._ask_turn(self._loop.call_soon)
+        if (
+            self._idle == self.count
+            and self._mode is not InlineMode.NEVER
+            and self._loop is not None
+            and queue.inline.possible
+            and (self._one_core or (len(added) == 1 and queue.cost.predict(1, added[0].width) <= INLINE_SECONDS))
+        ):
+            # In the next turn, so that other sequences that arrive in this turn are in the same batch.
+            self._schedule_turn(self._loop.call_soon)
         else:
-            self._work.notify(len(entries))
+            self._work.notify(len(added))
 
     def wake_another(self) -> None:
-        """Something still waits where a batch was taken; with the lock held."""
+        """Decides who runs what is left after a batch was taken; with the lock held."""
         if self._one_core:
             if self._loop is not None and threading.current_thread() not in self._threads:
-                self._ask_turn(self._loop.call_soon)
+                self._schedule_turn(self._loop.call_soon)
         elif self._idle:
             self._work.notify()
 
     def wake_all(self) -> None:
-        """Whoever waits for company looks again; with the lock held."""
+        """Has all runners that wait for more requests look again; with the lock held."""
         self._work.notify_all()
 
     def stop(self) -> None:
-        """Takes no further batch; with the lock held."""
+        """Lets no further batch run; with the lock held."""
         self._stopping = True
         self._work.notify_all()
 
     async def join(self, seconds: Callable[[], float]) -> None:
-        """Waits for the threads to end, for so many seconds at most: a run that hangs must not hold the exit."""
+        """Waits for the threads to end.
+
+        Args:
+            seconds: How long to wait for the next of them: a run that hangs must not block the exit.
+        """
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, seconds()))
 
     def _serve(self) -> None:
-        """A runner: takes a batch, runs it, and again, until everything stops."""
+        """The loop of a runner thread: takes a batch and runs it, until everything stops."""
         while True:
-            taken = self._take()
-            if taken is None:
+            planned = self._next_batch()
+            if planned is None:
                 return
-            ran = self._execution.run(taken)
-            self._watch(ran)
-            self._execution.count(ran)
-            if ran.outcomes and self._loop is not None:
-                with suppress(RuntimeError):  # the loop was closed over a run that outlasted the drain
-                    self._loop.call_soon_threadsafe(self._queue.settle_all, ran.outcomes)
-            del taken, ran  # a runner that waits must not keep a model that nobody serves any more
+            finished = self._execution.run(planned)
+            self._check_speed(finished)
+            self._execution.count(finished)
+            if finished.outcomes and self._loop is not None:
+                with suppress(RuntimeError):  # the event loop was closed during a run that outlasted the drain
+                    self._loop.call_soon_threadsafe(self._source.settle_all, finished.outcomes)
+            del planned, finished  # an idle runner must not keep a model in memory that is no longer served
 
-    def _take(self) -> Taken | None:
-        """The next batch, after waiting for one; None when everything stops."""
+    def _next_batch(self) -> PlannedBatch | None:
+        """Waits for a batch to run in this thread; None if everything stops."""
         with self._lock:
             while True:
                 if self._stopping:
                     return None
-                lane, wait = self._queue.next_lane()
-                if lane is not None:
-                    if not (self._one_core and self._loop is not None and self._fits_loop(lane)):
-                        return self._queue.take(lane)
-                    self._ask_turn(self._loop.call_soon_threadsafe)
-                    wait = None
+                queue, wait_seconds = self._source.next_queue()
+                if queue is not None:
+                    if not (self._one_core and self._loop is not None and self._is_short(queue)):
+                        return self._source.take_batch(queue)
+                    self._schedule_turn(self._loop.call_soon_threadsafe)
+                    wait_seconds = None
                 self._idle += 1
-                self._work.wait(wait)
+                self._work.wait(wait_seconds)
                 self._idle -= 1
 
-    def _ask_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
-        """Has the event loop run a batch soon, unless it will anyway."""
-        if not self._turn_asked:
-            self._turn_asked = True
-            call(self._take_turn)
+    def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
+        """Has the event loop run a batch soon, unless it is going to anyway."""
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            call(self._run_inline)
 
-    def _take_turn(self) -> None:
-        """Runs one short batch on the event loop, and leaves what is long to the runners."""
+    def _run_inline(self) -> None:
+        """A turn of the event loop: runs one batch if it is short, and else leaves it to the runners."""
         with self._lock:
-            self._turn_asked = False
-            lane, _ = self._queue.next_lane()
-            if lane is None or self._stopping:
+            self._turn_scheduled = False
+            queue, _ = self._source.next_queue()
+            if queue is None or self._stopping:
                 return
-            if not self._fits_loop(lane):
-                self._work.notify(len(lane.pool))
+            if not self._is_short(queue):
+                self._work.notify(len(queue.pending))
                 return
-            taken = self._queue.take(lane, seconds=self._inline_seconds)
-        ran = self._execution.run(taken)
-        self._watch(ran)
+            planned = self._source.take_batch(queue, seconds=self._inline_seconds)
+        finished = self._execution.run(planned)
+        self._check_speed(finished)
         if self._loop is not None:
-            self._loop.call_soon(self._execution.count, ran)  # when the answers are on their way
-        self._queue.settle_all(ran.outcomes)
+            self._loop.call_soon(self._execution.count, finished)  # after the answers were written
+        self._source.settle_all(finished.outcomes)
         if self._loop is not None:
-            self._awake_until = self._clock() + AWAKE_SECONDS
-            self._loop.call_soon(self._stay_awake, self._loop)
+            self._poll_end = self._clock() + BUSY_POLL_SECONDS
+            self._loop.call_soon(self.busy_poll, self._loop)
 
-    def _stay_awake(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Has the event loop look for requests again, for a while: between two of its turns it does not sleep."""
-        at_rest = self._idle == self.count and not self._turn_asked
-        if at_rest and self._clock() < self._awake_until:
-            _give_way()
-            loop.call_soon(self._stay_awake, loop)
+    def busy_poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keeps the event loop from sleeping until `BUSY_POLL_SECONDS` are over or work arrives."""
+        if self._idle == self.count and not self._turn_scheduled and self._clock() < self._poll_end:
+            _yield_core()
+            loop.call_soon(self.busy_poll, loop)
 
-    def _watch(self, ran: Ran) -> None:
-        """Leaves a model to the runners for a while, if its run was far slower than its costs say, wherever it ran."""
-        if ran.effort <= HELD_FACTOR * self._inline_seconds:
+    def _check_speed(self, finished: FinishedBatch) -> None:
+        """Starts a cooldown for a model whose batch was predicted to be short and was much slower."""
+        if finished.work_seconds <= SLOW_FACTOR * self._inline_seconds:
             return
-        lane, now = ran.taken.lane, self._clock()
-        if lane.cost.predict(len(ran.taken.entries), ran.taken.width) > self._inline_seconds:
-            return
-        ago = now - lane.runners_until
-        longer = 0.0 if ago >= _FORGOTTEN * lane.pause_seconds else lane.pause_seconds
-        if ago >= 0:  # not while it is the runners' anyway
-            longer *= 2
-        lane.pause_seconds = min(max(HELD_PAUSE * ran.effort, longer), LONGEST_PAUSE_SECONDS)
-        lane.runners_until = now + lane.pause_seconds
+        planned = finished.planned
+        queue = planned.queue
+        if queue.cost.predict(len(planned.sequences), planned.width) <= self._inline_seconds:
+            queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
-    def _fits_loop(self, lane: ModelQueue[Any]) -> bool:
-        """Whether a lane's next batch is one for the event loop: surely short."""
-        return (
-            lane.steady
-            and not lane.first_runs
-            and lane.runners_until <= self._clock()
-            and lane.fits(self._inline_seconds)
-        )
+    def _is_short(self, queue: ModelQueue) -> bool:
+        """Whether the event loop may run a queue's next batch."""
+        return queue.inline.allows(self._clock()) and queue.fits(self._inline_seconds)
 
 
-def _give_way() -> None:
-    """Lets another process that waits for this core run, where the system knows how; a client may share it."""
+def _yield_core() -> None:
+    """Lets another process run that waits for this core, perhaps a client; where the system has `sched_yield`."""
     if hasattr(os, "sched_yield"):
         os.sched_yield()

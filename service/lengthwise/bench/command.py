@@ -293,7 +293,7 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
 
     folder, name, version = located(where)
     settings = Settings.load()
-    limits = BatchLimits(rows=settings.max_batch_rows, cost_steps=settings.max_batch_cost_steps)
+    limits = BatchLimits(rows=settings.max_batch_rows, padded_steps=settings.max_batch_cost_steps)
     devices = choose(
         settings.provider,
         tf32=settings.tf32,

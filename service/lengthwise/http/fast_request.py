@@ -84,7 +84,7 @@ class Direct:
         self.headers = headers
         self._account = endpoint.account(headers)
         self._hold = Hold(endpoint.serving.inflight)
-        self._ticket: PendingRequest[Answer | None] | None = None
+        self._ticket: PendingRequest | None = None
         self._decoding: asyncio.Task[None] | None = None
         self.disconnected = False
         self.keep_alive = True

@@ -98,7 +98,7 @@ def _described(served: Served) -> dict[str, Any]:
         "precision": manifest.precision,
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "promises": [promise.model_dump() for promise in manifest.promises],
-        "queue_sequences": len(served.lane.pool),
+        "queue_sequences": len(served.queue.pending),
     }
 
 

@@ -149,7 +149,7 @@ class Endpoint(ABC):
         account: CallRecord,
         hold: Hold,
         waiter: Waiter | None = None,
-    ) -> PendingRequest[Answer | None]:
+    ) -> PendingRequest:
         """Queues a call, for whose sequences and answer there has to be room; see `Serving.ask`.
 
         Raises:
@@ -274,7 +274,7 @@ class Endpoint(ABC):
         finally:
             watch.cancel()
 
-    async def _watch(self, receive: Receive, ticket: PendingRequest[Any]) -> None:
+    async def _watch(self, receive: Receive, ticket: PendingRequest) -> None:
         """Withdraws a ticket whose client leaves; cancelled when the answer is there first."""
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -1,7 +1,7 @@
-"""What a model repository holds at one moment: what is served, what is refused, and which model a request means.
+"""The result of a scan of the model repository: the models to serve, those rejected, and which model a request means.
 
-A `Repository` is never changed, only replaced, as a whole: `scan` makes the next one. The highest version of a name is
-its default, and a repository with one name needs no name in a request.
+A `Repository` is immutable; `scan` makes the next one. A request without a version means the highest one, and a request
+needs no name if the repository has one name only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from lengthwise.errors import ModelNotFound, NotReady
 from lengthwise.repository.model import Model
 from lengthwise.versions import Key
 
-Look = tuple[tuple[str, int, int, int], ...]
-"""How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
+DirectoryState = tuple[tuple[str, int, int, int], ...]
+"""The files of a model directory: name, size in bytes, mtime and ctime in nanoseconds of each. A directory whose state
+is unchanged is not verified again."""
 
 MOST_LISTED: Final = 10
 """How many names or versions a message lists."""
@@ -26,7 +27,7 @@ class Refusal:
     """A version that is not served, and why.
 
     Attributes:
-        path: `NAME/VERSION`. A version of that name may be served all the same: the one that stood there before.
+        path: `NAME/VERSION`. The same version may still be served, as it was before its directory changed.
         reason: A sentence.
     """
 
@@ -42,25 +43,25 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """What is served of one folder, and what is not.
+    """The models of one folder, served or rejected.
 
     Attributes:
-        models: By name, and by version.
-        refused: What is in the folder, is wanted, and is not served.
-        unloaded: Names that are not served because somebody asked for that.
-        looks: How the directory of each version in `models` and `refused` looked when it was judged. A version that
-            looks otherwise is judged again, and one that is not here.
-        reason: Why the folder has nothing that could be served, or None where it has a version at all.
-        passed: Names of folders that were passed over: they cannot be read, or no model can have such a name.
-        unnamed: Which name a request means that says none, while a look goes on: what else is found must not change it.
-        unjudged: What the look has still to find out about; empty when it is over.
-        starting: Whether the look goes on and nothing was served before it: what is not here may still come.
+        models: The models to serve, by name and version.
+        refused: The versions that the policy selects and that are not served.
+        unloaded: Names that a client has unloaded.
+        states: The state of each version's directory in `models` and `refused` when it was verified. A version with
+            another state, or with none, is verified again.
+        reason: Why the folder has nothing to serve; None if it has a version.
+        passed: Names of folders that were ignored: they cannot be read, or the name is not valid for a model.
+        unnamed: The name that a request without a name means while a scan runs: models found later must not change it.
+        unjudged: The versions that the running scan has not verified yet; empty when it is over.
+        starting: Whether the first scan still runs: a model that is missing here may still come.
     """
 
     models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
     refused: Sequence[Refusal] = ()
     unloaded: frozenset[str] = frozenset()
-    looks: Mapping[Key, Look] = field(default_factory=dict)
+    states: Mapping[Key, DirectoryState] = field(default_factory=dict)
     reason: str | None = None
     passed: frozenset[str] = frozenset()
     unnamed: str | None = None
@@ -73,14 +74,14 @@ class Repository:
         models: Iterable[Model],
         refused: Sequence[Refusal] = (),
         unloaded: frozenset[str] = frozenset(),
-        looks: Mapping[Key, Look] | None = None,
+        states: Mapping[Key, DirectoryState] | None = None,
         reason: str | None = None,
     ) -> Repository:
-        """The repository of some models."""
+        """A repository of these models."""
         by_name: dict[str, dict[int, Model]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
-        return cls(by_name, tuple(refused), unloaded, looks or {}, reason)
+        return cls(by_name, tuple(refused), unloaded, states or {}, reason)
 
     def __iter__(self) -> Iterator[Model]:
         """All good models, by name and ascending version."""
@@ -92,12 +93,12 @@ class Repository:
         """The model that a request means.
 
         Args:
-            name: Or None, where there is one name only.
-            version: Its digits, or None for the highest.
+            name: Its name; None if there is one name only.
+            version: Its digits; None for the highest.
 
         Raises:
-            NotReady: There is no good model at all, or this one may still come.
-            ModelNotFound: There is none of that name or version, or several names and none was said.
+            NotReady: There is no model at all, or this one may still come.
+            ModelNotFound: The name or the version is unknown, or there are several names and none was given.
         """
         if not self.models:
             raise self.none_ready()
@@ -110,7 +111,7 @@ class Repository:
         if version is None:
             model = versions[max(versions)] if versions else None
         else:
-            # A version of more digits than any file system has cannot be one; int() of it would be slow or refused.
+            # With 20 digits or more it is not a version, and int() could be slow or raise.
             model = versions.get(int(version)) if len(version) < 20 else None
         if model is not None:
             return model
@@ -122,7 +123,7 @@ class Repository:
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def none_ready(self) -> NotReady:
-        """The refusal of a request while there is no good model, or the first look at the folder goes on."""
+        """The error of a request while there is no model, or while the first scan runs."""
         if self.starting:
             left = len(self.unjudged)
             why = f": {left} version{'s' * (left != 1)} not judged yet; /healthz says which" if left else ""
@@ -131,23 +132,23 @@ class Repository:
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
     def without(self, name: str) -> Repository:
-        """The same without a model, which stays away until it is loaded by name."""
+        """The repository without a name, which is then not served until it is loaded."""
         return Repository(
             {other: versions for other, versions in self.models.items() if other != name},
             [refusal for refusal in self.refused if refusal.key.name != name],
             self.unloaded | {name},
-            {key: seen for key, seen in self.looks.items() if key.name != name},
+            {key: state for key, state in self.states.items() if key.name != name},
         )
 
     def settled(self) -> Repository:
-        """The same, with nothing more to come of this look."""
+        """The repository after the end of its scan."""
         return replace(self, unnamed=None, unjudged=(), starting=False)
 
     def allowing(self, name: str) -> Repository:
-        """The same, but the next scan may serve that name."""
+        """The repository, but the next scan may serve this name again."""
         return replace(self, unloaded=self.unloaded - {name})
 
 
 def listed(words: Sequence[str]) -> str:
-    """The words, or the first of many."""
+    """The words, separated by commas; shortened to the first ten."""
     return ", ".join([*words[:MOST_LISTED], *(["..."] if len(words) > MOST_LISTED else [])])

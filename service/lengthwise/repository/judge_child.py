@@ -1,13 +1,13 @@
-"""Judging in a process of its own: what that process does. Started by `lengthwise.repository.judge_process` alone.
+"""Judges a model in a process of its own: the side of that process, which `repository.judge_process` starts.
 
-It reads its task from stdin and writes its answer, one JSON object, to what was stdout:
+It reads its task from stdin and writes its answer to the original stdout, as one JSON object:
 
 | field | holds |
 |---|---|
-| `judged` | `Judged.to_json`, of a model that is good |
-| `refused`, `kind` | why it is not, and the class of the error; with `trace` where that was not foreseen |
-| `memory` | true where the bound on memory was met |
-| `log` | what was logged: level, logger, text |
+| `judged` | `Judged.to_json`, if the model may be served |
+| `refused`, `kind` | why it may not, and the class of the error; with `trace` if the error was unexpected |
+| `memory` | true if the memory limit was reached |
+| `log` | the log records: level, logger, text |
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ _LATER_SECONDS: Final = 5
 
 
 def main() -> None:
-    """Does the task on stdin."""
+    """Runs the task on stdin."""
     parent, nicer, memory_bytes = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     timeout_seconds = float(sys.argv[4])
     _die_with(parent, timeout_seconds)
     _be_modest(nicer)
-    # What libraries print to stdout must not stand in the answer.
+    # What libraries print to stdout must not get into the answer.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         answer = _answer(memory_bytes)
         out.write(json.dumps(answer).encode())
 
 
-class _Kept(logging.Handler):
-    """Keeps what is logged, for the log of the process that serves."""
+class _LogCollector(logging.Handler):
+    """Collects log records, for the service's log."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[tuple[int, str, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a line."""
+        """Stores a record."""
         self.lines.append((record.levelno, record.name, record.getMessage()))
 
 
 def _answer(memory_bytes: int) -> dict[str, Any]:
-    """The answer to the task on stdin, in so much memory more than the interpreter and the libraries take."""
-    kept = _Kept()
-    logging.getLogger("lengthwise").addHandler(kept)
+    """The answer to the task on stdin; may use `memory_bytes` beyond what interpreter and libraries already use."""
+    records = _LogCollector()
+    logging.getLogger("lengthwise").addHandler(records)
     logging.getLogger("lengthwise").setLevel(logging.INFO)
     answer: dict[str, Any] = {}
     try:
@@ -75,36 +75,36 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
             answer["memory"] = any(sign in str(error) for sign in _OUT_OF_MEMORY)
     except MemoryError:
         answer["memory"] = True
-    except Exception as error:  # whatever a model makes of what reads it is a reason to refuse it
+    except Exception as error:  # any error that a model's files cause is a reason to reject it
         answer |= {"refused": f"it makes what reads it fail: {type(error).__name__}: {str(error)[:500]}"}
         answer |= {"trace": traceback.format_exc(), "memory": any(sign in str(error) for sign in _OUT_OF_MEMORY)}
-    answer["log"] = kept.lines
+    answer["log"] = records.lines
     return answer
 
 
 def _die_with(parent: int, timeout_seconds: float) -> None:
-    """Has the system end this process with its parent, and at the latest a little past its time, whatever it does."""
+    """Makes the system kill this process when its parent ends, and a few seconds after its timeout in any case."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(timeout_seconds) + _LATER_SECONDS)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.getppid() != parent:  # it ended before that was set
+    if os.getppid() != parent:  # the parent ended before this was set
         os._exit(1)
 
 
 def _be_modest(nicer: int) -> None:
-    """Gives way to whoever serves: for the processor, and where the system runs out of memory."""
+    """Lowers the priority: for the processor, and as the first process to kill if the system runs out of memory."""
     with suppress(OSError):
         os.nice(nicer)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # nor a dump of it where a graph ends it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump if a graph crashes it
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def _bound_memory(more_bytes: int) -> None:
-    """Lets this process take so much memory more than it has, where the system can bound that."""
+    """Limits this process to `more_bytes` beyond its present memory, if the system can."""
     has = 0
     with suppress(OSError), open("/proc/self/status") as file:
         has = next((1024 * int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)

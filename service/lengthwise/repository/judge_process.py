@@ -1,12 +1,12 @@
-"""Judging in a process of its own: the side of the process that serves.
+"""Judges models in a process of their own: the side of the service.
 
-    files, limits, devices ──stdin──> a fresh interpreter (`repository.judge_child`) ──stdout──> Judged, or why not
-                                           │ ends by itself: the signal is the reason
-                                           │ takes too long, or the service stops: it is killed
+    files, limits, devices ──stdin──> a new interpreter (`repository.judge_child`) ──stdout──> Judged, or why not
+                                           │ it crashes: the signal is the reason
+                                           │ it takes too long, or the service stops: it is killed
 
-A graph may end the process that runs it, hang it, or take all of its memory. Here that is the refusal of one version.
-The process gets what was read of the model, so it judges the very bytes that will be opened; of the environment it gets
-what running models needs, and no open file. It never outlives the process that started it.
+A graph may crash the process that runs it, hang, or use all of its memory. Here that only rejects one version. The
+process gets the model's bytes, so it judges what will run. It gets only those environment variables that running a
+model needs, and no open file, and it never outlives the service.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from lengthwise.stopping import Stopping
 log = logging.getLogger("lengthwise.judging")
 
 NICER: Final = 5
-"""How much lower the priority of judging is than that of serving: about a third of its share of a busy core."""
+"""Added to the nice value of the process: it then gets about a third of the service's share of a busy core."""
 SHARE_OF_MEMORY: Final = 0.8
-"""Most that judging may take of the memory that the container has left."""
+"""Most memory of the process, as a share of what the container has left."""
 LEAST_BYTES: Final = 2**27
-"""With less than this the process cannot even start; a version that finds less is judged at the next look."""
+"""Least memory with which the process can start; with less left, the version is verified at the next scan."""
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-"""Ends that are not the graph's doing: somebody wanted it, or the system needed the memory."""
+"""Exit codes that the graph did not cause: an operator killed the process, or the system ran out of memory."""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
 
 
 class _OutOfMemory(Exception):
-    """Judging met the bound on its memory."""
+    """The process reached its memory limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What the process is to do.
+class JudgeTask:
+    """The task of the process, sent to it pickled: the arguments of `judging.judge`.
 
     Attributes:
-        files: The model's.
-        limits: What one batch may be.
-        budget_seconds: Time to spend on measuring.
-        devices: Where the model runs.
+        files: The content of the model directory.
+        limits: The limits of one batch.
+        budget_seconds: Time to measure costs.
+        devices: The devices that the model runs on.
     """
 
     files: ModelFiles
@@ -69,9 +69,9 @@ class JudgeProcess:
     """Judges each model in a process of its own; a `Judge`.
 
     Args:
-        timeout_seconds: Longest that it may take.
-        memory_bytes: Most memory that it may take.
-        nicer: How much lower its priority is.
+        timeout_seconds: Longest time for one model.
+        memory_bytes: Most memory for one model.
+        nicer: Added to the nice value of the process.
     """
 
     def __init__(self, timeout_seconds: float, memory_bytes: int, *, nicer: int = NICER) -> None:
@@ -93,21 +93,21 @@ class JudgeProcess:
 
         Raises:
             ModelError: It must not be served; says why.
-            NotJudged: The process could not be started, or was ended from outside.
-            Stopped: It was stopped.
+            NotJudged: The process could not be started, or was killed from outside.
+            Stopped: The work was stopped.
         """
         key = files.manifest.key
-        task = Task(files, limits, budget_seconds, tuple(devices))
+        task = JudgeTask(files, limits, budget_seconds, tuple(devices))
         with self._memory() as most:
             return self._run(key, task, most, stopping)
 
     @contextmanager
     def _memory(self) -> Iterator[int]:
-        """The bytes that a process may take; other processes that judge at the same time keep theirs."""
+        """Reserves memory for a process, beside the others that run at the same time: its limit in bytes."""
         left = memory_left_bytes()
         with self._lock:
             most = self._memory_bytes
-            if left is not None:  # where a container's memory is used up, the system may end all that is in it
+            if left is not None:  # if a container runs out of memory, the system may kill everything in it
                 most = min(most, int(SHARE_OF_MEMORY * max(0, left - self._allotted_bytes)))
             self._allotted_bytes += most
         try:
@@ -116,12 +116,12 @@ class JudgeProcess:
             with self._lock:
                 self._allotted_bytes -= most
 
-    def _run(self, key: str, task: Task, most: int, stopping: Stopping) -> Judged:
-        """Runs the process, which may take `most` bytes."""
+    def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
+        """Runs the process with a memory limit of `most` bytes."""
         if most < min(LEAST_BYTES, self._memory_bytes):
             raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next look")
         try:
-            process = self._started(most)
+            process = self.start(most)
         except OSError as error:
             raise NotJudged(
                 f"{key}: no process can be started to judge it: {error.strerror}; where that is not to be had, "
@@ -129,7 +129,7 @@ class JudgeProcess:
             ) from error
         with process, stopping.ending(process.kill):
             try:
-                told, said = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
+                output, errors = process.communicate(pickle.dumps(task), timeout=self._timeout_seconds)
             except subprocess.TimeoutExpired as error:
                 process.kill()
                 raise ModelError(
@@ -140,7 +140,7 @@ class JudgeProcess:
                 process.kill()
         stopping.check()
         try:
-            return self._judged(key, process.returncode, told, said)
+            return self._judged(key, process.returncode, output, errors)
         except _OutOfMemory as error:
             if most < self._memory_bytes:
                 raise NotJudged(
@@ -151,9 +151,9 @@ class JudgeProcess:
                 f"{key}: judging it ran out of memory: it takes more than {most} bytes ({_LIMITS[0]})"
             ) from error
 
-    def _started(self, memory_bytes: int) -> subprocess.Popen[bytes]:
-        """The process, which waits for its task, and may take so much memory."""
-        # As `multiprocessing` does it: whatever this process can import, that one can.
+    def start(self, memory_bytes: int) -> subprocess.Popen[bytes]:
+        """Starts the process, which waits for its task and limits its own memory."""
+        # As `multiprocessing` does: the child can import what this process can.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         arguments = [str(os.getpid()), str(self._nicer), str(memory_bytes), str(self._timeout_seconds)]
         return subprocess.Popen(
@@ -170,9 +170,9 @@ class JudgeProcess:
             },
         )
 
-    def _judged(self, key: str, code: int, told: bytes, said: bytes) -> Judged:
-        """What the process said of the model."""
-        answer = _read(told)
+    def _judged(self, key: str, code: int, output: bytes, errors: bytes) -> Judged:
+        """The result, from the exit code and the output of the process."""
+        answer = _read(output)
         for level, name, text in answer.get("log", ()):
             logging.getLogger(str(name)).log(int(level), "%s", text)
         if code == 0 and "judged" in answer:
@@ -180,7 +180,7 @@ class JudgeProcess:
                 return Judged.from_json(answer["judged"])
             except Exception as error:
                 raise ModelError(f"{key}: the process that judged it gave no sense: {error}") from error
-        last = said.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             raise _OutOfMemory
         if "refused" in answer:
@@ -188,7 +188,9 @@ class JudgeProcess:
                 log.error("%s: judging it failed\n%s", key, answer["trace"])
             kind = VerificationError if answer.get("kind") == "VerificationError" else ModelError
             raise kind(str(answer["refused"]))
-        log.error("%s: the process that judged it ended with %s\n%s", key, code, said.decode(errors="replace")[-4000:])
+        log.error(
+            "%s: the process that judged it ended with %s\n%s", key, code, errors.decode(errors="replace")[-4000:]
+        )
         if code in _FROM_OUTSIDE:
             raise NotJudged(
                 f"{key}: the process that judged it was ended from outside, by {_name(code)}; where nobody did that, "
@@ -198,10 +200,10 @@ class JudgeProcess:
         raise ModelError(f"{key}: the process that judged it {how}: its graph ends the process that runs it. {last}")
 
 
-def _read(told: bytes) -> dict[str, Any]:
-    """The answer of the process; empty where it gave none."""
+def _read(output: bytes) -> dict[str, Any]:
+    """The answer of the process; empty if it gave none."""
     try:
-        answer = json.loads(told)
+        answer = json.loads(output)
     except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}

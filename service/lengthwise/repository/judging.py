@@ -1,10 +1,10 @@
-"""One model, judged: is it to be served here, under which promise, and at what cost.
+"""Judges one model: may it be served here, under which promise, and what do its batches cost?
 
-    graph and weights ──> session ──> rows, golden sequences, proof ──> odd values ──> costs
+    graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
 
-Everything is made of bytes that were read once and held against their digests (`ModelFiles`), so what is judged is what
-will be opened. `judge` runs in the process that calls it. `judge_process` has it run in a process of its own,
-which may hang, grow or end without harm to the one that serves.
+Everything uses bytes that were read once and compared with their digests (`ModelFiles`), so what is verified is what
+will run. `judge` runs in the calling process. `judge_process` runs it in another process, which may hang, crash or run
+out of memory without harm to the service.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from lengthwise.verification import kept_promises, promises
 from lengthwise.verification.golden import Golden
 
 ODD_VALUES: Final = (0.0, 1.0, -1.0, 1e3, -1e3)
-"""Sequences of one value again and again, which no proof and no recording has: a graph that looks at values to choose
-what it computes does something else with these."""
+"""Values of constant sequences, which neither random sequences nor recordings contain: a graph whose control flow
+depends on values may crash with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What a model directory holds, read once.
+    """The content of a model directory, read once.
 
     Attributes:
-        manifest: What it wants and answers.
+        manifest: The manifest.
         graph: The graph's bytes.
-        weights: Contents of the files that the graph takes weights from, by its names of them.
-        verification: The recorded proof.
-        golden: The golden sequences.
-        costs: A kept cost table, where there is one.
-        promises: Kept promises, where there are some.
+        weights: The content of the files with the graph's weights, by the graph's names of them.
+        verification: The content of `verification.json`.
+        golden: The content of `golden.npz`.
+        costs: The content of `costs.json`; None if it is missing.
+        promises: The content of `promises.json`; None if it is missing.
     """
 
     manifest: Manifest
@@ -64,8 +64,8 @@ class ModelFiles:
         """Reads a model directory.
 
         Args:
-            directory: Holds the model.
-            most_bytes: Of all files that have digests.
+            directory: The model directory.
+            most_bytes: Most bytes of all files that have digests.
 
         Raises:
             ModelError: It must not be served; says why.
@@ -93,21 +93,21 @@ class ModelFiles:
         )
 
     def open(self, devices: Sequence[Device]) -> Session:
-        """The session of the graph."""
+        """Opens a session of the graph on these devices."""
         return Session(self.graph, self.manifest, weights=self.weights, devices=devices)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A model that is good.
+    """The result for a model that may be served.
 
     Attributes:
-        promise: What holds of a sequence alone and in company.
-        cases: The proof of the promise where it is a new one, as `Case.as_json` writes it.
-        costs: The cost table, as `CostTable.to_json` writes it.
+        promise: The promise of batch invariance here.
+        cases: The cases of a new promise, as `Case.as_json`; empty if the promise was stored.
+        costs: The cost table, as `CostTable.to_json`.
         steady: Whether the time of a run follows from the shape of its batch.
-        kernels: Whose kernels ran its recurrent layers.
-        session: The session that it was judged with; None where that was in another process.
+        kernels: The kernels of its recurrent layers, as `Session.kernels`.
+        session: The session that was used; None if that was in another process.
     """
 
     promise: Promise
@@ -118,7 +118,7 @@ class Judged:
     session: Session | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the session."""
+        """All except the session, as JSON."""
         return {
             "promise": self.promise.model_dump(),
             "cases": list(self.cases),
@@ -128,19 +128,19 @@ class Judged:
         }
 
     @classmethod
-    def from_json(cls, told: Any) -> Judged:
-        """What `to_json` wrote."""
+    def from_json(cls, data: Any) -> Judged:
+        """Reads what `to_json` wrote."""
         return cls(
-            Promise.model_validate(told["promise"]),
-            tuple(told["cases"]),
-            dict(told["costs"]),
-            bool(told["steady"]),
-            str(told["kernels"]),
+            Promise.model_validate(data["promise"]),
+            tuple(data["cases"]),
+            dict(data["costs"]),
+            bool(data["steady"]),
+            str(data["kernels"]),
         )
 
 
 Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]
-"""`judge`, in this process or in another: with the same arguments, and raising the same."""
+"""The type of `judge`; `JudgeProcess` is one too. Arguments and errors are those of `judge`."""
 
 
 def judge(
@@ -153,15 +153,15 @@ def judge(
     """Judges a model in this process.
 
     Args:
-        files: What was read of it.
-        limits: What one batch may be; bounds what is measured.
-        budget_seconds: Time to spend on measuring.
-        devices: Where it runs.
-        stopping: Whether to end early.
+        files: The content of its directory.
+        limits: The limits of one batch; only such batches are measured.
+        budget_seconds: Time to measure costs.
+        devices: The devices that it runs on.
+        stopping: Ends the work early.
 
     Raises:
         ModelError: It must not be served; says why.
-        Stopped: It was stopped.
+        Stopped: The work was stopped.
     """
     manifest = files.manifest
     _check_verification(files.verification, manifest)
@@ -183,9 +183,8 @@ def judge(
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
-    told = [case.as_json() for case in cases]
     steady = data_dependence.has_steady_time(graph)
-    return Judged(promise, told, cost.to_json(), steady, session.kernels, session)
+    return Judged(promise, [case.as_json() for case in cases], cost.to_json(), steady, session.kernels, session)
 
 
 def measure_cost(
@@ -196,10 +195,10 @@ def measure_cost(
     budget_seconds: float = 1.0,
     stopping: Stopping | None = None,
 ) -> CostTable:
-    """The cost table of a session, measured with sequences of zeros: padding, run and scoring.
+    """Measures the cost table of a session with sequences of zeros: the seconds of padding, run and scoring.
 
     Raises:
-        Stopped: It was stopped.
+        Stopped: The work was stopped.
     """
     multiple = manifest.width_multiple
 
@@ -213,7 +212,7 @@ def measure_cost(
         run,
         max_rows=limits.rows,
         max_width=rounded_width(manifest.max_length, multiple),
-        max_cost_steps=limits.cost_steps,
+        max_padded_steps=limits.padded_steps,
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,
@@ -221,10 +220,10 @@ def measure_cost(
 
 
 def _check_verification(verification: bytes, manifest: Manifest) -> None:
-    """Looks through the recorded proof: it must hold.
+    """Checks that every case in `verification.json` passed.
 
     Raises:
-        VerificationError: It does not.
+        VerificationError: A case failed, or the file cannot be read.
     """
     try:
         recorded: Any = json.loads(verification)
@@ -234,11 +233,11 @@ def _check_verification(verification: bytes, manifest: Manifest) -> None:
         raise VerificationError(f"{manifest.key}: {VERIFICATION_FILE} cannot be read: {error!r}") from error
     if failed or not count:
         what = f"its cases failed: {', '.join(failed[:5])}" if failed else "it has no case"
-        raise VerificationError(f"{manifest.key}: the recorded proof does not hold: {what}")
+        raise VerificationError(f"{manifest.key}: the recorded verification does not hold: {what}")
 
 
 def _read(files: ModelFiles) -> Graph:
-    """The graph's nodes, of a graph that onnxruntime has loaded."""
+    """The nodes of a graph that onnxruntime has loaded."""
     try:
         return onnx_graph.read(files.graph)
     except ValueError as error:
@@ -246,15 +245,15 @@ def _read(files: ModelFiles) -> Graph:
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
-    """Refuses a graph in which a caller's values may leave one of onnxruntime's recurrent layers without a row.
+    """Checks that no values of a client can leave one of onnxruntime's recurrent layers without a row: it would crash.
 
     Args:
         graph: The graph.
-        kernels: Whose kernels run its recurrent layers, as `Session.kernels` says it.
-        manifest: Says what the graph's inputs are.
+        kernels: The kernels of its recurrent layers, as `Session.kernels`.
+        manifest: Names the graph's inputs.
 
     Raises:
-        ModelError: It is one.
+        ModelError: They can.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME:
@@ -267,7 +266,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
 
 
 def run_odd_values(session: Session, manifest: Manifest) -> None:
-    """Runs sequences of one value, alone and together: whatever they answer, they must come through."""
+    """Runs constant sequences, batched and unbatched, to see that nothing crashes; the answers do not matter."""
     length = min(5, manifest.max_length)
     sequences = [_constant(manifest, value, length) for value in ODD_VALUES]
     sequences += [_constant(manifest, 0.0, 1), _constant(manifest, 0.0, manifest.max_length)]
@@ -277,7 +276,7 @@ def run_odd_values(session: Session, manifest: Manifest) -> None:
 
 
 def _constant(manifest: Manifest, value: float, length: int) -> Steps:
-    """A sequence of one value; of tokens, the first id or the last."""
+    """A sequence of one value; for a token model, of the first id or the last."""
     if manifest.input.vocabulary is not None:
         return np.full(length, 0 if value <= 0 else manifest.input.vocabulary - 1, dtype=np.int64)
     return np.full((length, manifest.input.features or 1), value, dtype=np.float32)

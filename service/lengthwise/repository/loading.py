@@ -1,7 +1,7 @@
-"""Opens a model directory: its files are read once, judged, and what was read is what runs.
+"""Loads a model directory: reads its files once, verifies what was read, and runs exactly that.
 
-The files are compared with their digests as they are read. They are judged by `judging`, in a process of its own where
-a service loads them (`judge_process`).
+The files are compared with their digests when they are read. `judging` verifies them, in a service in a process of its
+own (`judge_process`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.files import bundled_models
 from lengthwise.repository import judging, kept_costs
-from lengthwise.repository.contents import Look
+from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest
-from lengthwise.runtime.provider import CPU, Device
+from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.session import Session
 from lengthwise.stopping import Stopping
 from lengthwise.verification import kept_promises, promises
 
 MOST_NESTED: Final = 32
-"""How deep folders in a model directory are looked into."""
+"""Most levels of folders in a model directory whose files are listed."""
 WARM_UP: Final = 25
-"""How much longer than measuring the warm-up of a device may take: 10 s at the start, 4 s beside others that serve."""
+"""Longest warm-up of a device, in times of `budget_seconds`: the first run of a shape there takes far longer than a
+later one."""
 
 log = logging.getLogger("lengthwise.repository")
 
@@ -44,27 +45,25 @@ def load(
     limits: BatchLimits,
     *,
     budget_seconds: float = 1.0,
-    devices: Sequence[Device] = (CPU,),
+    devices: Sequence[Device] = (CPU_DEVICE,),
     judge: Judge = judging.judge,
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
 ) -> Model:
-    """One model directory, proved and measured.
-
-    Its files are read once: what was held against its digests is what is judged, and what is opened.
+    """Loads a model directory: verifies it and measures its costs.
 
     Args:
-        directory: Holds the model.
-        limits: What one batch may be; bounds what is measured.
-        budget_seconds: Time to spend on measuring; on devices more, see `WARM_UP`.
-        devices: Where it runs.
-        judge: Judges it, in this process or in another.
-        most_bytes: Of its files.
-        stopping: Whether to end early.
+        directory: The model directory.
+        limits: The limits of one batch; only such batches are measured.
+        budget_seconds: Time to measure costs; on devices more, see `WARM_UP`.
+        devices: The devices that it runs on.
+        judge: Verifies it, in this process or in another.
+        most_bytes: Most bytes of its files.
+        stopping: Ends the work early.
 
     Raises:
         ModelError: It must not be served; says why.
-        Stopped: It was stopped.
+        Stopped: The work was stopped.
     """
     files = ModelFiles.read(directory, most_bytes=most_bytes)
     manifest = files.manifest
@@ -72,10 +71,10 @@ def load(
     session = judged.session or files.open(devices)
     if session.kernels != judged.kernels:
         raise ModelError(
-            f"{manifest.key}: it was proved with the recurrent kernels of {judged.kernels}, and those of "
+            f"{manifest.key}: it was verified with the recurrent kernels of {judged.kernels}, and those of "
             f"{session.kernels} would serve it"
         )
-    if judged.cases and not directory.is_relative_to(bundled_models()):  # what is installed stays as it is
+    if judged.cases and not directory.is_relative_to(bundled_models()):  # an installation is not changed
         promises.keep(directory, session, manifest, judged.promise, judged.cases)
     try:
         cost = CostTable.from_json(dict(judged.costs), clock=session.clock)
@@ -87,11 +86,13 @@ def load(
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
-    return Model(manifest, session, cost, graph_bytes(look(directory)), judged.promise, shapes, judged.steady)
+    return Model(
+        manifest, session, cost, graph_bytes(directory_state(directory)), judged.promise, shapes, judged.steady
+    )
 
 
 def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: BatchLimits, *, seconds: float) -> Buckets:
-    """The shapes that batches will have on a device, each seen by it once as far as the time goes."""
+    """Chooses the shapes of the batches on a device, and runs each of them once, as far as the time allows."""
     chosen = buckets.choose(cost, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
     shapes = chosen.shapes()
     ran = session.warm_up(shapes, seconds=seconds)
@@ -107,20 +108,20 @@ def _warmed(session: Session, cost: CostTable, manifest: Manifest, limits: Batch
     return chosen
 
 
-def look(directory: Path) -> Look:
-    """How a model directory looks from outside; empty where it is gone."""
-    seen = []
+def directory_state(directory: Path) -> DirectoryState:
+    """The files of a model directory with their sizes and times; empty if it does not exist."""
+    state = []
     for folder, inside, names in os.walk(directory):
         if folder.count(os.sep) - str(directory).count(os.sep) >= MOST_NESTED:
             inside.clear()
         for name in names:
             path = Path(folder, name)
-            with suppress(OSError):  # it went away meanwhile, or is a link to nowhere: `load` says so if it matters
-                found = path.stat()
-                seen.append((str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    return tuple(sorted(seen))
+            with suppress(OSError):  # removed meanwhile, or a broken link; `load` reports it if it matters
+                status = path.stat()
+                state.append((str(path.relative_to(directory)), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(sorted(state))
 
 
-def graph_bytes(seen: Look) -> int:
-    """Bytes of the graph's files among those of a model directory: all but those that describe and prove it."""
-    return sum(size for name, size, *_ in seen if name not in _ABOUT_THE_GRAPH)
+def graph_bytes(state: DirectoryState) -> int:
+    """Bytes of the graph's files in a model directory: all files except manifest, verification, costs and promises."""
+    return sum(size for name, size, *_ in state if name not in _ABOUT_THE_GRAPH)

@@ -1,4 +1,7 @@
-"""A model that can be run: what it wants, its graph, and what its batches cost here."""
+"""A model that can run: its manifest, its graph, and the predicted seconds of its batches here.
+
+It joins the runtime (session, answers) with batching (costs, buckets), so it is in the first room that may import both.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Promise
-from lengthwise.runtime.session import Output, Session
+from lengthwise.runtime.session import OutputName, Session
 from lengthwise.versions import Key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A model that passed its proof and can be run.
+    """A verified model.
 
     Attributes:
-        manifest: What it wants and answers.
-        session: Its graph.
-        cost: What its batches cost here.
-        promise: What holds here of a sequence alone and in company; None where nothing was proved.
-        buckets: The shapes that its batches have; None where any will do.
-        graph_bytes: Of the graph's files; what it counts for where memory is bounded.
+        manifest: Its inputs, outputs and labels.
+        session: Runs its graph.
+        cost: Predicts the seconds of its batches here.
+        graph_bytes: Size of the graph's files; counts against `--max-model-bytes`.
+        promise: The promise of batch invariance here; None if nothing was verified.
+        buckets: The shapes of its batches; None if any shape may run.
         steady: Whether the time of a run follows from the shape of its batch.
     """
 
@@ -42,8 +45,8 @@ class Model:
         return Key(self.manifest.name, self.manifest.version)
 
     def answer(self, batch: PaddedBatch, attention: bool) -> list[Answer | None]:
-        """Runs a batch: one answer for each sequence, or None for one whose logits are not finite."""
-        wanted: tuple[Output, ...] = ("logits", "attention") if attention else ("logits",)
+        """Runs a batch, with attention or without: one answer for each sequence; None if its logits are not finite."""
+        wanted: tuple[OutputName, ...] = ("logits", "attention") if attention else ("logits",)
         outputs, lengths = self.session.run(batch, wanted), batch.lengths
         if batch.fillers:
             outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]

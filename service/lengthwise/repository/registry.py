@@ -1,18 +1,18 @@
-"""What is served at this moment, and how that changes while requests come in.
+"""The registry: the models that are served now, and how they change while requests come in.
 
 ```
-a period ── SIGHUP ── load ── unload            one change at a time
-                  │
-               rescan            in a thread: what is new is loaded, proved and measured beside what runs
-                  │
-   take in what is new, put all of it in the place of what was, let go of what is gone
+timer ── SIGHUP ── load ── unload         one change at a time
+               │
+            rescan                        in a thread: new versions are loaded and verified while others serve
+               │
+   add new models, replace the snapshot, remove models that are gone
 ```
 
-A look publishes what it has found so far: one bad version that is judged for minutes keeps no good one waiting.
+A scan publishes its results step by step, so a version that takes minutes to verify delays no other.
 
-Everything a request can find stands in one value that is never changed, only replaced: a request sees the models before
-a change or those after it, never some of both. What it found is its own until it is answered; what is let go is closed
-when the last such request is done.
+Everything that a request can find is in one immutable snapshot, which is replaced as a whole: a request sees the models
+before a change or after it, never a mixture. A request keeps the model that it found until it is answered; the queue of
+a removed model is closed when its last request is done.
 """
 
 from __future__ import annotations
@@ -24,89 +24,89 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import Model
+from lengthwise.repository.served import Served
 from lengthwise.stopping import Stopped, Stopping
 
-log = logging.getLogger("lengthwise.shelf")
+log = logging.getLogger("lengthwise.registry")
 
 R = TypeVar("R")
-S = TypeVar("S")
 
 Rescan = Callable[[Repository, str | None], Repository]
-"""Looks at the folder again: what was found before, and a name whose refused versions are judged anew; see `scan`."""
+"""Scans the folder again, after the last result; may name a model whose rejected versions are verified again."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Now(Generic[S]):
-    """The models of one moment, each with what serves it; and what a request means that names none, if it may."""
+class _Snapshot:
+    """The models that are served; `unnamed` is the one for requests that name none, if there is one."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
-    served: Mapping[Model, S] = field(default_factory=dict)
-    unnamed: S | None = None
+    served: Mapping[Model, Served] = field(default_factory=dict)
+    unnamed: Served | None = None
 
 
-class Registry(Generic[S]):
-    """The models that are served, each with what serves it.
+class Registry:
+    """The models that are served.
 
     Args:
-        rescan: Finds out what is served from now on; runs in a thread.
-        take_in: Makes what serves a model.
-        let_go: Told, after the change, of what served a model that is gone.
-        period_seconds: How often the folder is looked at unasked; 0 for never.
+        rescan: Scans the folder; runs in a thread.
+        add: Makes the queue and the metrics of a new model.
+        remove: Called with a model that is gone, after the change.
+        period_seconds: How often to scan the folder; 0 for never.
 
     Attributes:
-        listeners: Awaited after each look and each call that changes something.
+        listeners: Awaited after each scan, and after each call that changes the models.
     """
 
     def __init__(
         self,
         rescan: Rescan,
-        take_in: Callable[[Model], S],
-        let_go: Callable[[S], None],
+        add: Callable[[Model], Served],
+        remove: Callable[[Served], None],
         *,
         period_seconds: float = 0.0,
     ) -> None:
         self.listeners: list[Callable[[], Awaitable[None]]] = []
         self._rescan = rescan
-        self._take_in = take_in
-        self._let_go = let_go
+        self._add = add
+        self._remove = remove
         self._period = period_seconds
-        self._now: _Now[S] = _Now()
+        self._snapshot = _Snapshot()
         self._changing = asyncio.Lock()
-        self._asked = asyncio.Event()
+        self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._stopping = Stopping()
         self._thread = threading.local()
 
     @property
     def stopping(self) -> Stopping:
-        """Whether looking is to end early: once the shelf is closed."""
+        """Stops a scan early, when the registry is closed."""
         return self._stopping
 
     @property
     def repository(self) -> Repository:
-        """What was found at the last look."""
-        return self._now.repository
+        """The result of the last scan."""
+        return self._snapshot.repository
 
     @property
-    def served(self) -> Sequence[S]:
-        """What serves, for all models by name and ascending version."""
-        return list(self._now.served.values())
+    def served(self) -> Sequence[Served]:
+        """All models that are served, by name and ascending version."""
+        return list(self._snapshot.served.values())
 
-    def find(self, name: str | None, version: str | None) -> S:
-        """What serves the model that a request means; see `Repository.find`."""
-        now = self._now
-        if name is None and version is None and now.unnamed is not None:
-            return now.unnamed
-        return now.served[now.repository.find(name, version)]
+    def find(self, name: str | None, version: str | None) -> Served:
+        """The model that a request means; see `Repository.find`."""
+        snapshot = self._snapshot
+        if name is None and version is None and snapshot.unnamed is not None:
+            return snapshot.unnamed
+        return snapshot.served[snapshot.repository.find(name, version)]
 
     async def open(self) -> None:
-        """Looks at the folder for the first time, and from then on as often as it is to.
+        """Scans the folder for the first time, and from then on periodically.
 
         Raises:
             ConfigurationError: The folder cannot be read.
@@ -114,30 +114,30 @@ class Registry(Generic[S]):
         self._loop = asyncio.get_running_loop()
         try:
             await self.refresh()
-        except Draining:  # it was closed meanwhile
+        except Draining:  # closed meanwhile
             raise asyncio.CancelledError from None
-        self._keeper = asyncio.create_task(self._keep())
+        self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Looks no more; a look that goes on ends as soon as it sees that. What is served stays."""
+        """Ends the scans; a running one stops early. The models stay served."""
         self._stopping.stop()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait((self._keeper,))
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait((self._watcher,))
 
-    def publish(self, found: Repository) -> None:
-        """Serves what a look has found so far; called by `rescan`, in its thread. Returns before it is served."""
-        self._thread.publish(found)
+    def publish(self, result: Repository) -> None:
+        """Serves what a scan has found so far, soon after it returns. Called by `rescan`, in its thread."""
+        self._thread.publish(result)
 
     def ask(self) -> None:
-        """Has the folder looked at soon. Safe in a signal handler."""
-        if self._loop is None:  # it will be looked at anyway
+        """Starts a scan soon. Safe in a signal handler."""
+        if self._loop is None:  # the first scan is still to come
             return
-        with suppress(RuntimeError):  # the loop is closed: the end has come
-            self._loop.call_soon_threadsafe(self._asked.set)
+        with suppress(RuntimeError):  # the event loop is closed: the service has ended
+            self._loop.call_soon_threadsafe(self._rescan_wanted.set)
 
     async def refresh(self) -> None:
-        """Looks at the folder, and serves what is good of it.
+        """Scans the folder, and serves its verified models.
 
         Raises:
             ConfigurationError: The folder cannot be read; nothing changes.
@@ -146,29 +146,29 @@ class Registry(Generic[S]):
             await self._look(self.repository)
 
     async def load(self, name: str) -> Refusal | None:
-        """Looks at the folder for a model's sake: judges anew what was refused of it, and serves it if it was unloaded.
+        """Scans the folder for one name: verifies its rejected versions again, and serves it if it was unloaded.
 
         Returns:
-            Why its highest version is not served, or None where it is. What was served before is served still.
+            Why its highest version is not served; None if it is. Versions that were served before stay served.
 
         Raises:
-            ModelNotFound: The folder has no version of it that may be served.
+            ModelNotFound: The folder has no version of this name that the policy allows.
             ConfigurationError: The folder cannot be read; nothing changes.
         """
         async with self._changing:
             await self._look(self.repository.allowing(name), name)
-            found = self.repository
-        refused = {refusal.key.version: refusal for refusal in found.refused if refusal.key.name == name}
-        versions = [*refused, *found.models.get(name, ())]
+            result = self.repository
+        refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
+        versions = [*refused, *result.models.get(name, ())]
         if not versions:
             raise ModelNotFound("the repository has no version of such a model that may be served")
         return refused.get(max(versions))
 
     async def unload(self, name: str) -> None:
-        """Serves a model no more, whatever is in the folder, until it is loaded by its name or the server starts again.
+        """Stops serving a name, whatever is in the folder, until it is loaded by name or the server restarts.
 
         Raises:
-            ModelNotFound: It is not served, and nothing of it was refused.
+            ModelNotFound: It has neither a served nor a rejected version.
         """
         async with self._changing:
             before = self.repository
@@ -179,36 +179,36 @@ class Registry(Generic[S]):
             await self._change(before.without(name))
             log.info("%s is unloaded", name)
 
-    async def _keep(self) -> None:
-        """Looks at the folder whenever the period is over or somebody asks."""
+    async def _watch(self) -> None:
+        """Scans the folder periodically, and when `ask` was called."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period or None):
-                    await self._asked.wait()
-            self._asked.clear()
+                    await self._rescan_wanted.wait()
+            self._rescan_wanted.clear()
             try:
                 await self.refresh()
             except ConfigurationError as error:
                 log.error("%s; what is served stays as it is", error)
             except Draining:
                 return
-            except Exception:  # whatever is wrong with one look must not be the end of looking
+            except Exception:  # an error in one scan must not end the later scans
                 log.exception("the repository could not be looked through; what is served stays as it is")
 
     async def _look(self, before: Repository, again: str | None = None) -> None:
-        going_on = True
+        running = True
         loop = asyncio.get_running_loop()
 
-        def put(found: Repository) -> None:
-            if going_on:
-                self._put(found)
+        def put(result: Repository) -> None:
+            if running:
+                self._put(result)
 
         def rescan() -> Repository:
-            self._thread.publish = lambda found: loop.call_soon_threadsafe(put, found)
+            self._thread.publish = lambda result: loop.call_soon_threadsafe(put, result)
             return self._rescan(before, again)
 
         try:
-            found = await _in_thread_of_its_own(rescan)
+            result = await _in_daemon_thread(rescan)
         except ConfigurationError:
             raise
         except Stopped as stopped:
@@ -217,32 +217,32 @@ class Registry(Generic[S]):
             log.exception("the repository could not be looked through")
             raise ConfigurationError("the model repository could not be looked through; the log says why") from error
         finally:
-            going_on = False  # nobody waits for this look any more
-            if not before.starting:  # else the service cannot start
+            running = False  # what this scan publishes from now on is ignored
+            if not before.starting:  # after a failed first scan the service cannot start
                 self._put(self.repository.settled())
-        await self._change(found)
+        await self._change(result)
 
-    async def _change(self, found: Repository) -> None:
-        self._put(found)
+    async def _change(self, result: Repository) -> None:
+        self._put(result)
         for listener in self.listeners:
             await listener()
 
-    def _put(self, found: Repository) -> None:
-        before = self._now.served
-        served = {model: before[model] if model in before else self._take_in(model) for model in found}
+    def _put(self, result: Repository) -> None:
+        before = self._snapshot.served
+        served = {model: before[model] if model in before else self._add(model) for model in result}
         unnamed = None
-        with suppress(RequestError):  # whoever names none is told why there is none
-            unnamed = served[found.find(None, None)]
-        self._now = _Now(found, served, unnamed)
+        with suppress(RequestError):  # such a request will get this error from `find`
+            unnamed = served[result.find(None, None)]
+        self._snapshot = _Snapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
-                self._let_go(gone)
+                self._remove(gone)
 
 
-async def _in_thread_of_its_own(function: Callable[[], R]) -> R:
-    """What a function returns or raises that runs in a thread which the end of the process does not wait for.
+async def _in_daemon_thread(function: Callable[[], R]) -> R:
+    """Runs a function in a daemon thread: its result, or its error.
 
-    The event loop's own threads are waited for, and a folder may be one that nobody can read to the end.
+    The process waits for the event loop's own threads at its end, and reading a folder may block for ever.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()
@@ -252,7 +252,7 @@ async def _in_thread_of_its_own(function: Callable[[], R]) -> R:
             tell: Callable[[], None] = partial(_settle, done, function(), None)
         except BaseException as error:
             tell = partial(_settle, done, None, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(tell)
 
     threading.Thread(target=run, name="rescan", daemon=True).start()

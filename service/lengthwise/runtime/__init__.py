@@ -1,1 +1,1 @@
-"""One graph, ready to run: its manifest, its session on a device, its kernels and its answers."""
+"""Runs one graph: its manifest, its session on a device, its recurrent kernels, and answers from its outputs."""

@@ -1,16 +1,15 @@
-/* LSTM and GRU that compute the steps of each sequence and no others, as kernels for onnxruntime.
+/* LSTM and GRU kernels for onnxruntime that compute valid steps only.
  *
- * Onnxruntime's own compute every row up to the longest length, and drop what lies past a row's own. These sort the rows
- * by length: at each step those that still have one stand together, and nothing else is computed or even read. A row's
- * bits do not depend on its company, nor on what lies in its padding.
+ * onnxruntime's own kernels compute every row up to the longest length, and discard what is past a row's own. These sort
+ * the rows by length: at each step, the rows that have this step are adjacent, and nothing else is computed or read. A
+ * row's bits do not depend on the other rows, nor on the values of its padding.
  *
- * The library is the module `lengthwise.runtime._recurrent_kernels` and, to onnxruntime, a library of custom operators (`RegisterCustomOps`)
- * that puts its own `LSTM` and `GRU` into ONNX's domain: sessions that register it take them in the place of the built-in
- * ones. Where a graph wants what they do not know (peepholes, other activations, weights that are computed), they refuse
- * to be made, the session cannot be opened, and `lengthwise.runtime.session` keeps to one without them.
+ * The library is the Python module `lengthwise.runtime._recurrent_kernels`, and to onnxruntime a library of custom
+ * operators (`RegisterCustomOps`). It adds its own `LSTM` and `GRU` to ONNX's domain, which replace the built-in ones in
+ * sessions that register it. If a graph needs what they do not support (peepholes, other activations, weights that are
+ * computed), their creation fails, and `lengthwise.runtime.session` opens a session without them.
  *
- * What is used of onnxruntime's interface in C (version 16 of it; entries are only ever added behind the last) is
- * declared here. Held to onnxruntime's own kernels by tests/service/test_recurrent_kernels.py.
+ * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -18,7 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define API_VERSION 16
+#include "_onnxruntime_api.h"
+
 #define ALIGNMENT 64
 #define ROWS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 
@@ -256,132 +256,95 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
 
 /* ---- Onnxruntime's side. ---- */
 
-typedef struct OrtStatus OrtStatus;
-typedef struct OrtValue OrtValue;
-typedef const void *const *OrtApi; /* a table of functions, by the places below */
-
-enum {
-    CREATE_STATUS = 0,
-    GET_ERROR_MESSAGE = 2,
-    CREATE_CUSTOM_OP_DOMAIN = 26,
-    CUSTOM_OP_DOMAIN_ADD = 27,
-    ADD_CUSTOM_OP_DOMAIN = 28,
-    GET_TENSOR_MUTABLE_DATA = 51,
-    GET_DIMENSIONS_COUNT = 61,
-    GET_DIMENSIONS = 62,
-    GET_TENSOR_TYPE_AND_SHAPE = 65,
-    GET_ATTRIBUTE_INT64 = 86,
-    GET_ATTRIBUTE_STRING = 87,
-    GET_INPUT_COUNT = 88,
-    GET_OUTPUT_COUNT = 89,
-    GET_INPUT = 90,
-    GET_OUTPUT = 91,
-    RELEASE_STATUS = 93,
-    RELEASE_TENSOR_TYPE_AND_SHAPE_INFO = 99,
-    INFO_GET_INPUT_COUNT = 230,
-    INFO_GET_INPUT_NAME = 232,
-    GET_CONSTANT_INPUT = 249,
-};
-enum { INT32 = 6, FLOAT = 1, OPTIONAL = 1, REQUIRED = 0, FAILED = 1, INVALID_ARGUMENT = 2 };
 enum { X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES }; /* the inputs of ONNX's LSTM; a GRU has the first six */
 
-static OrtApi api;
-
-#define CALL(place, returns, ...) ((returns(*)(__VA_ARGS__))api[place])
+static const OrtApi *api;
 
 static OrtStatus *status(int code, const char *message)
 {
-    return CALL(CREATE_STATUS, OrtStatus *, int, const char *)(code, message);
+    return api->CreateStatus(code, message);
 }
 
-/* Whether a call went well; its status is given back. */
+/* Whether a call succeeded; releases its status. */
 static int well(OrtStatus *status)
 {
-    if (status) CALL(RELEASE_STATUS, void, OrtStatus *)(status);
+    if (status) api->ReleaseStatus(status);
     return !status;
 }
 
-/* The dimensions of a tensor, of which there have to be `count`, and its data; NULL where that is not so. */
+/* A tensor's data, and its dimensions; NULL if it does not have `count` dimensions. */
 static void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
 {
-    void *shape = NULL, *data = NULL;
+    OrtTensorTypeAndShapeInfo *shape = NULL;
+    void *data = NULL;
     size_t found = 0;
-    if (!well(CALL(GET_TENSOR_TYPE_AND_SHAPE, OrtStatus *, const OrtValue *, void **)(value, &shape))) return NULL;
-    int good = well(CALL(GET_DIMENSIONS_COUNT, OrtStatus *, const void *, size_t *)(shape, &found)) && found == count &&
-               well(CALL(GET_DIMENSIONS, OrtStatus *, const void *, int64_t *, size_t)(shape, dimensions, count));
-    CALL(RELEASE_TENSOR_TYPE_AND_SHAPE_INFO, void, void *)(shape);
-    good = good && well(CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, const OrtValue *, void **)(value, &data));
+    if (!well(api->GetTensorTypeAndShape(value, &shape))) return NULL;
+    int good = well(api->GetDimensionsCount(shape, &found)) && found == count &&
+               well(api->GetDimensions(shape, dimensions, count));
+    api->ReleaseTensorTypeAndShapeInfo(shape);
+    good = good && well(api->GetTensorMutableData((OrtValue *)value, &data));
     return good ? data : NULL;
 }
 
-/* A whole-number attribute, or what it is where it is absent. */
-static int64_t whole(const void *info, const char *name, int64_t otherwise)
+/* An integer attribute, or `otherwise` if it is absent. */
+static int64_t whole(const OrtKernelInfo *info, const char *name, int64_t otherwise)
 {
     int64_t found;
-    return well(CALL(GET_ATTRIBUTE_INT64, OrtStatus *, const void *, const char *, int64_t *)(info, name, &found))
-               ? found
-               : otherwise;
+    return well(api->KernelInfoGetAttribute_int64(info, name, &found)) ? found : otherwise;
 }
 
-/* Whether an attribute is absent: only then does onnxruntime say that there is none, whatever its type is. */
-static int absent(const void *info, const char *name)
+/* Whether an attribute is absent: only then, whatever its type, is this the error. */
+static int absent(const OrtKernelInfo *info, const char *name)
 {
     size_t size = 0;
-    OrtStatus *error = CALL(GET_ATTRIBUTE_STRING, OrtStatus *, const void *, const char *, char *, size_t *)(
-        info, name, NULL, &size);
-    const int none =
-        error && !strncmp(CALL(GET_ERROR_MESSAGE, const char *, OrtStatus *)(error), "No attribute with name", 22);
+    OrtStatus *error = api->KernelInfoGetAttribute_string(info, name, NULL, &size);
+    const int none = error && !strncmp(api->GetErrorMessage(error), "No attribute with name", 22);
     well(error);
     return none;
 }
 
-/* Whether the node has that input: one that is left out has no name. */
-static int has_input(const void *info, size_t index)
+/* Whether the node has an input: an omitted one has no name. */
+static int has_input(const OrtKernelInfo *info, size_t index)
 {
     size_t count = 0, size = 0;
-    return well(CALL(INFO_GET_INPUT_COUNT, OrtStatus *, const void *, size_t *)(info, &count)) && index < count &&
-           (!well(CALL(INFO_GET_INPUT_NAME, OrtStatus *, const void *, size_t, char *, size_t *)(info, index, NULL,
-                                                                                               &size)) ||
-            size > 1);
+    return well(api->KernelInfo_GetInputCount(info, &count)) && index < count &&
+           (!well(api->KernelInfo_GetInputName(info, index, NULL, &size)) || size > 1);
 }
 
-/* The data of an input that is the same in every run; NULL where it is not, or has other dimensions. */
-static const float *constant(const void *info, size_t index, int64_t *dimensions, size_t count)
+/* The data of a constant input; NULL if it is not constant, or has another number of dimensions. */
+static const float *constant(const OrtKernelInfo *info, size_t index, int64_t *dimensions, size_t count)
 {
     int is_constant = 0;
     const OrtValue *value = NULL;
-    if (!well(CALL(GET_CONSTANT_INPUT, OrtStatus *, const void *, size_t, int *, const OrtValue **)(
-            info, index, &is_constant, &value)) ||
-        !is_constant || !value)
+    if (!well(api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value)) || !is_constant || !value)
         return NULL;
     return tensor(value, dimensions, count);
 }
 
-static OrtStatus *create(int gates, const void *info, void **kernel)
+static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
 {
     char direction[16] = "forward";
     size_t size = sizeof direction;
     int64_t w[3], r[3], b[2] = {0, 0};
     const float *weights = constant(info, W, w, 3), *of_states = constant(info, R, r, 3), *biases = NULL;
-    if (!weights || !of_states) return status(FAILED, "weights that are not constant");
-    if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(FAILED, "biases that are not constant");
+    if (!weights || !of_states) return status(ORT_FAIL, "weights that are not constant");
+    if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(ORT_FAIL, "biases that are not constant");
     if (!absent(info, "direction") &&
-        !well(CALL(GET_ATTRIBUTE_STRING, OrtStatus *, const void *, const char *, char *, size_t *)(
-            info, "direction", direction, &size)))
-        return status(FAILED, "an unknown direction");
+        !well(api->KernelInfoGetAttribute_string(info, "direction", direction, &size)))
+        return status(ORT_FAIL, "an unknown direction");
     const int both = !strcmp(direction, "bidirectional"), backward = !strcmp(direction, "reverse");
-    if (!both && !backward && strcmp(direction, "forward")) return status(FAILED, "an unknown direction");
+    if (!both && !backward && strcmp(direction, "forward")) return status(ORT_FAIL, "an unknown direction");
     if (!absent(info, "activations") || !absent(info, "clip") || whole(info, "layout", 0) ||
         (gates == 4 && (whole(info, "input_forget", 0) || has_input(info, PEEPHOLES))) ||
         (gates == 3 && !whole(info, "linear_before_reset", 0)))
-        return status(FAILED, "not the plain form of the cell");
+        return status(ORT_FAIL, "not the plain form of the cell");
     const int count = both ? 2 : 1;
     if (whole(info, "hidden_size", r[2]) != r[2] || w[0] != count || r[0] != count || w[1] != r[1] ||
         w[1] != gates * r[2] || w[2] < 1 || r[2] < 1 || (biases && (b[0] != count || b[1] != 2 * w[1])))
-        return status(FAILED, "weights that do not fit each other");
+        return status(ORT_FAIL, "weights that do not fit each other");
 
     struct Layer *layer = chosen ? calloc(1, sizeof *layer) : NULL;
-    if (!layer) return status(FAILED, chosen ? "no memory" : "no instruction set that they are made for");
+    if (!layer) return status(ORT_FAIL, chosen ? "no memory" : "no instruction set that they are made for");
     layer->gates = gates;
     layer->count = count;
     layer->backward = backward;
@@ -393,24 +356,24 @@ static OrtStatus *create(int gates, const void *info, void **kernel)
         if (!pack(layer, &layer->directions[d], weights + d * w[1] * w[2], of_states + d * r[1] * r[2],
                   biases ? biases + d * b[1] : NULL)) {
             destroy(layer);
-            return status(FAILED, "no memory");
+            return status(ORT_FAIL, "no memory");
         }
     *kernel = layer;
     return NULL;
 }
 
-/* An input of a run, with so many dimensions; NULL where the node has none, or it has others (then `*good` becomes 0). */
-static const void *input(void *context, size_t index, int64_t *dimensions, size_t count, int *good)
+/* The data of an input of a run; NULL if it is omitted, or has not `count` dimensions (then `*good` becomes 0). */
+static const void *input(OrtKernelContext *context, size_t index, int64_t *dimensions, size_t count, int *good)
 {
     size_t inputs = 0;
     const OrtValue *value = NULL;
-    if (!well(CALL(GET_INPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &inputs)) || index >= inputs ||
-        !well(CALL(GET_INPUT, OrtStatus *, const void *, size_t, const OrtValue **)(context, index, &value)) || !value)
+    if (!well(api->KernelContext_GetInputCount(context, &inputs)) || index >= inputs ||
+        !well(api->KernelContext_GetInput(context, index, &value)) || !value)
         return NULL;
     for (size_t i = 0; i < count; i++) dimensions[i] = 1;
     const void *data = tensor(value, dimensions, count);
     if (data) return data;
-    /* Of a tensor without elements, one of no rows or no steps, there may be no data: nothing of it is read. */
+    /* A tensor without elements (no rows or no steps) may have no data, and none is read. */
     static const float nothing = 0;
     for (size_t i = 0; i < count; i++)
         if (dimensions[i] == 0) return &nothing;
@@ -418,20 +381,20 @@ static const void *input(void *context, size_t index, int64_t *dimensions, size_
     return NULL;
 }
 
-/* Makes an output of a run: `*data` stays NULL where nobody wants it. What went wrong, or NULL. */
-static OrtStatus *output(void *context, size_t index, const int64_t *dimensions, size_t count, float **data)
+/* Allocates an output of a run; `*data` stays NULL if it is not requested. Returns an error, or NULL. */
+static OrtStatus *output(OrtKernelContext *context, size_t index, const int64_t *dimensions, size_t count,
+                         float **data)
 {
     size_t outputs = 0;
     OrtValue *value = NULL;
-    OrtStatus *error = CALL(GET_OUTPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &outputs);
+    OrtStatus *error = api->KernelContext_GetOutputCount(context, &outputs);
     if (error || index >= outputs) return error;
-    error = CALL(GET_OUTPUT, OrtStatus *, void *, size_t, const int64_t *, size_t, OrtValue **)(
-        context, index, dimensions, count, &value);
+    error = api->KernelContext_GetOutput(context, index, dimensions, count, &value);
     if (error || !value) return error;
-    return CALL(GET_TENSOR_MUTABLE_DATA, OrtStatus *, OrtValue *, void **)(value, (void **)data);
+    return api->GetTensorMutableData(value, (void **)data);
 }
 
-static OrtStatus *compute(void *kernel, void *context)
+static OrtStatus *compute(void *kernel, OrtKernelContext *context)
 {
     const struct Layer *layer = kernel;
     int good = 1;
@@ -444,12 +407,12 @@ static OrtStatus *compute(void *kernel, void *context)
     if (!good || !batch.x || x[2] != layer->inputs || (batch.lengths && lengths[0] != x[1]) ||
         (batch.initial_h && (h[0] != layer->count || h[1] != x[1] || h[2] != layer->hidden)) ||
         (batch.initial_c && (c[0] != layer->count || c[1] != x[1] || c[2] != layer->hidden)))
-        return status(INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
+        return status(ORT_INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
     batch.steps = x[0];
     batch.rows = x[1];
     for (long row = 0; batch.lengths && row < batch.rows; row++)
         if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
-            return status(INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+            return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
 
     const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
     const long size = batch.steps * layer->count * batch.rows * layer->hidden;
@@ -469,83 +432,60 @@ static OrtStatus *compute(void *kernel, void *context)
     free(unwanted);
     free(batch.order);
     free(batch.active);
-    return made ? NULL : status(FAILED, "no memory");
+    return made ? NULL : status(ORT_FAIL, "no memory");
 }
 
-/* ONNX's operator as onnxruntime wants it described: the fields up to version 16, in their order. */
-struct Operator {
-    uint32_t version;
-    void *create_kernel_v1;
-    const char *(*name)(const struct Operator *);
-    const char *(*provider)(const struct Operator *);
-    int (*input_type)(const struct Operator *, size_t);
-    size_t (*input_count)(const struct Operator *);
-    int (*output_type)(const struct Operator *, size_t);
-    size_t (*output_count)(const struct Operator *);
-    void *compute_v1;
-    void (*destroy)(void *);
-    int (*input_presence)(const struct Operator *, size_t);
-    int (*output_presence)(const struct Operator *, size_t);
-    int (*input_memory)(const struct Operator *, size_t);
-    int (*variadic[4])(const struct Operator *);
-    OrtStatus *(*create)(const struct Operator *, OrtApi, const void *, void **);
-    OrtStatus *(*compute)(void *, void *);
-    void *later[8];
-};
+/* The operators LSTM and GRU, as onnxruntime asks for them. */
 
-static const char *lstm_name(const struct Operator *op) { return (void)op, "LSTM"; }
-static const char *gru_name(const struct Operator *op) { return (void)op, "GRU"; }
-static const char *provider(const struct Operator *op) { return (void)op, NULL; } /* the CPU's */
-static int input_type(const struct Operator *op, size_t index) { return (void)op, index == LENGTHS ? INT32 : FLOAT; }
-static size_t lstm_inputs(const struct Operator *op) { return (void)op, PEEPHOLES + 1; }
-static size_t gru_inputs(const struct Operator *op) { return (void)op, INITIAL_H + 1; }
-static int output_type(const struct Operator *op, size_t index) { return (void)op, (void)index, FLOAT; }
-static size_t lstm_outputs(const struct Operator *op) { return (void)op, 3; }
-static size_t gru_outputs(const struct Operator *op) { return (void)op, 2; }
-static int input_presence(const struct Operator *op, size_t index) { return (void)op, index <= R ? REQUIRED : OPTIONAL; }
-static int output_presence(const struct Operator *op, size_t index) { return (void)op, (void)index, OPTIONAL; }
-static int input_memory(const struct Operator *op, size_t index) { return (void)op, (void)index, 0; }
-static int not_variadic(const struct Operator *op) { return (void)op, 1; }
+static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
+static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
+static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU's */
+static int input_type(const OrtCustomOp *op, size_t index) { return (void)op, index == LENGTHS ? ORT_INT32 : ORT_FLOAT; }
+static size_t lstm_inputs(const OrtCustomOp *op) { return (void)op, PEEPHOLES + 1; }
+static size_t gru_inputs(const OrtCustomOp *op) { return (void)op, INITIAL_H + 1; }
+static int output_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
+static size_t lstm_outputs(const OrtCustomOp *op) { return (void)op, 3; }
+static size_t gru_outputs(const OrtCustomOp *op) { return (void)op, 2; }
+static int input_presence(const OrtCustomOp *op, size_t index) { return (void)op, index <= R ? ORT_REQUIRED : ORT_OPTIONAL; }
+static int output_presence(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_OPTIONAL; }
+static int input_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
+static int not_variadic(const OrtCustomOp *op) { return (void)op, 1; }
 
-static OrtStatus *create_lstm(const struct Operator *op, OrtApi given, const void *info, void **kernel)
+static OrtStatus *create_lstm(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
 {
     return (void)op, (void)given, create(4, info, kernel);
 }
 
-static OrtStatus *create_gru(const struct Operator *op, OrtApi given, const void *info, void **kernel)
+static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
 {
     return (void)op, (void)given, create(3, info, kernel);
 }
 
 #define OPERATOR(kind)                                                                                             \
     {                                                                                                              \
-        .version = API_VERSION, .name = kind##_name, .provider = provider, .input_type = input_type,               \
-        .input_count = kind##_inputs, .output_type = output_type, .output_count = kind##_outputs,                  \
-        .destroy = destroy, .input_presence = input_presence, .output_presence = output_presence,                  \
-        .input_memory = input_memory, .variadic = {not_variadic, not_variadic, not_variadic, not_variadic},        \
-        .create = create_##kind, .compute = compute,                                                               \
+        .version = ORT_API_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider,                  \
+        .GetInputType = input_type, .GetInputTypeCount = kind##_inputs, .GetOutputType = output_type,              \
+        .GetOutputTypeCount = kind##_outputs, .KernelDestroy = destroy, .GetInputCharacteristic = input_presence,  \
+        .GetOutputCharacteristic = output_presence, .GetInputMemoryType = input_memory,                            \
+        .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},                                   \
+        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
     }
-static const struct Operator LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
-
-struct ApiBase {
-    OrtApi (*get_api)(uint32_t version);
-    const char *(*version)(void);
-};
+static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
 
 /* What onnxruntime calls for each session that registers the library. */
-__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(void *options, const struct ApiBase *base)
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
 {
-    static void *domain; /* sessions hold it for as long as they live; Python's lock is held while they register it */
-    if (!(api = base->get_api(API_VERSION))) return NULL;
+    static OrtCustomOpDomain *domain; /* never freed, as sessions refer to it; created under Python's lock */
+    if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
     if (!domain) {
-        void *made = NULL;
-        OrtStatus *error = CALL(CREATE_CUSTOM_OP_DOMAIN, OrtStatus *, const char *, void **)("", &made);
-        if (!error) error = CALL(CUSTOM_OP_DOMAIN_ADD, OrtStatus *, void *, const struct Operator *)(made, &LSTM);
-        if (!error) error = CALL(CUSTOM_OP_DOMAIN_ADD, OrtStatus *, void *, const struct Operator *)(made, &GRU);
+        OrtCustomOpDomain *made = NULL;
+        OrtStatus *error = api->CreateCustomOpDomain("", &made);
+        if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
+        if (!error) error = api->CustomOpDomain_Add(made, &GRU);
         if (error) return error;
         domain = made;
     }
-    return CALL(ADD_CUSTOM_OP_DOMAIN, OrtStatus *, void *, void *)(options, domain);
+    return api->AddCustomOpDomain(options, domain);
 }
 
 /* ---- Python's side. ---- */

@@ -1,6 +1,6 @@
-"""From a graph's outputs to answers: probabilities of each row, and of a sequence in windows one answer again.
+"""Makes answers of a graph's outputs: probabilities of each row, and one answer of a sequence's windows.
 
-Everything is row by row: no figure of one row depends on another, so scoring keeps what the graph promises.
+Everything is computed row by row, so no number of a row depends on another row, and batch invariance is kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Floats = NDArray[np.float32]
 
 
 class Answer(NamedTuple):
-    """What the model says of one sequence.
+    """The model's answer for one sequence.
 
     Attributes:
         probabilities: `[classes]`, or `[length, classes]` of a per-step head.
-        best: The class of the highest probability; 0 of a per-step head, which has one for each step.
-        attention: `[length]`, summing to 1, or None where it was not asked for.
-        windows: Under policy `window`, what each window said, where it starts and how long it is.
+        best: The index of the class with the highest probability; 0 for a per-step head, which has one for each step.
+        attention: `[length]`, with sum 1; None if it was not requested.
+        windows: Under policy `window`: start, length and probabilities of each window.
     """
 
     probabilities: Floats
@@ -35,12 +35,12 @@ class Answer(NamedTuple):
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
-    """The answer of each row; None where its logits are not finite. Its attention may not be: see `with_attention`.
+    """The answer of each row; None if its logits are not finite. The attention is not checked: see `with_attention`.
 
     Args:
         outputs: `logits [rows, classes]` (per-step: `[rows, width, classes]`), `attention [rows, width]` or None.
-        lengths: `[rows]`; what lies past a row's length is cut off.
-        manifest: Task, and what the output is.
+        lengths: `[rows]`; a row's outputs are cut to its length.
+        manifest: Has the task, and whether the outputs are logits or probabilities.
     """
     logits, attention = outputs.logits, outputs.attention
     weights = (
@@ -54,8 +54,8 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
             Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
             for row, weight in zip(rows, weights, strict=True)
         ]
-    numbers = np.isfinite(logits)
-    finite = None if np.count_nonzero(numbers) == numbers.size else np.logical_and.reduce(numbers, axis=1)
+    is_finite = np.isfinite(logits)
+    finite = None if np.count_nonzero(is_finite) == is_finite.size else np.logical_and.reduce(is_finite, axis=1)
     scored = probabilities(logits if finite is None else np.where(finite[:, None], logits, np.float32(0)), manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
@@ -67,9 +67,9 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
 
 
 def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
-    """The answers for a caller who asked for the attention; None in the place of one whose attention is not finite.
+    """The answers for a request for attention: an answer whose attention is not finite becomes None.
 
-    Whoever did not ask has his answer all the same: what his company asked for must not change it.
+    Other requests in the same batch keep their answers: what one request asks for must not change another's answer.
     """
     return [
         None if answer is None or (answer.attention is not None and not np.isfinite(answer.attention).all()) else answer
@@ -78,11 +78,16 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:
-    """Softmax over the last axis, or of a multi-label head the logistic function; nothing where they are already."""
+    """Softmax over the last axis; the logistic function for a multi-label head; unchanged if they are probabilities.
+
+    Args:
+        logits: `[..., classes]`.
+        manifest: Has the task, and whether the outputs are logits or probabilities.
+    """
     if manifest.scores == "probabilities":
         return logits
     if manifest.task == "multi-label":
-        # 1 / (1 + exp(-x)) in float64, where exp cannot overflow for any float32 that is a logit of interest.
+        # In float64, exp(-x) overflows only for logits whose probability is 0 anyway.
         with np.errstate(over="ignore"):
             return (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
     powers: Floats = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
@@ -91,9 +96,9 @@ def probabilities(logits: Floats, manifest: Manifest) -> Floats:
 
 
 def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
-    """A sequence as windows of at most `max_length` steps, each with its start.
+    """Splits a sequence into windows of at most `max_length` steps, each with the step it starts at.
 
-    They stand end to end; the last reaches back over its neighbour, so that every window of a long sequence is full.
+    Windows follow each other without gaps. The last one overlaps the one before, so that every window is full.
     """
     if len(steps) <= max_length:
         return [(0, steps)]
@@ -102,25 +107,25 @@ def windows(steps: Steps, max_length: int) -> list[tuple[int, Steps]]:
 
 
 def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifest: Manifest) -> Answer:
-    """One answer from those of a sequence's windows.
+    """Merges the answers of a sequence's windows.
 
-    Probabilities are the mean over the windows; so is the attention, which then sums to 1 over the sequence. A step
-    of a per-step head that lies in two windows is answered by the first.
+    Probabilities and attention are means over the windows, so the attention sums to 1 over the sequence. With a
+    per-step head, a step that is in two windows gets the first one's answer.
 
     Args:
-        answers: Of each window.
-        starts: Where each window starts.
-        length: Of the whole sequence.
-        manifest: Labels and task.
+        answers: The answer of each window.
+        starts: The step at which each window starts.
+        length: Steps of the whole sequence.
+        manifest: Has the labels and the task.
     """
     if manifest.task == "per-step":
         whole = np.empty((length, manifest.classes), dtype=np.float32)
         for answer, start in zip(reversed(answers), reversed(starts), strict=True):
             whole[start : start + len(answer.probabilities)] = answer.probabilities
-        told: list[dict[str, Any]] = [
+        parts: list[dict[str, Any]] = [
             {"start": start, "length": len(answer.probabilities)} for answer, start in zip(answers, starts, strict=True)
         ]
-        return Answer(whole, windows=told)
+        return Answer(whole, windows=parts)
     stacked = np.stack([answer.probabilities for answer in answers])
     mean: Floats = stacked.mean(axis=0, dtype=np.float64, keepdims=True)[0].astype(np.float32)
     attention = None
@@ -130,8 +135,8 @@ def merge(answers: Sequence[Answer], starts: Sequence[int], length: int, manifes
             if answer.attention is not None:
                 attention[start : start + len(answer.attention)] += answer.attention / np.float32(len(answers))
     size = min(length, manifest.max_length)
-    told = [
+    parts = [
         {"start": start, "length": size, "probabilities": answer.probabilities}
         for answer, start in zip(answers, starts, strict=True)
     ]
-    return Answer(mean, int(mean.argmax()), attention, told)
+    return Answer(mean, int(mean.argmax()), attention, parts)

@@ -1,13 +1,13 @@
-"""One batch in flight on a device: buffers that are made once, and the run that is bound to them.
+"""One batch in flight on a device: reusable buffers, and a run that is bound to them (onnxruntime's I/O binding).
 
 ```
-array ─> page-locked buffer ─> the device's buffer ─┐                       (what the device reads)
+array ─> page-locked buffer ─> device buffer ───────┐                       (inputs that the device reads)
 array ─> page-locked buffer ────────────────────────┴> run ─> page-locked buffer ─> array
 ```
 
-Nothing is allocated for a batch whose shape is no larger than those before it. Lengths, which onnxruntime's recurrent
-kernels read on the host, stay there; only the outputs that were asked for are copied back. A slot belongs to one thread
-at a time: `lengthwise.runtime.session` hands it out.
+A batch allocates nothing if its shape is not larger than the earlier ones. Lengths stay on the host, where
+onnxruntime's recurrent kernels read them. Only the requested outputs are copied back. One thread at a time uses a slot;
+`lengthwise.runtime.session` assigns it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Shape = tuple[int, ...]
 
 
 class Slot:
-    """The buffers of one batch in flight, and its binding.
+    """The buffers and the I/O binding of one batch in flight.
 
     Args:
         session: onnxruntime's session on the device.
-        device: Where it runs.
-        memory: Where the buffers come from.
-        on_device: Names of the inputs that the device reads.
+        device: The device.
+        memory: Allocates the buffers.
+        on_device: Names of the inputs that are read in the device's memory.
     """
 
     def __init__(self, session: Any, device: Device, memory: Memory, on_device: Collection[str]) -> None:
@@ -41,48 +41,48 @@ class Slot:
         self._on_device = frozenset(on_device)
         self._binding = session.io_binding()
         self._host: dict[str, Bytes] = {}
-        self._there: dict[str, Buffer] = {}
+        self._on_device_buffers: dict[str, Buffer] = {}
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
         """Runs the graph once.
 
         Args:
-            inputs: By the graph's names.
-            outputs: By the graph's names, the shape that each has for these inputs; all float32.
+            inputs: The input arrays, by the graph's names.
+            outputs: The shape of each requested output, by the graph's names; all float32.
 
         Returns:
-            The outputs, in arrays of their own.
+            The outputs, copied out of the buffers.
         """
         binding = self._binding
         for name, array in inputs.items():
             staged = self._staged(name, array.shape, array.dtype)
             np.copyto(staged, array)
             if name in self._on_device:
-                there = self._room_there(name, staged.nbytes)
-                self._memory.upload(staged, there)
-                place, index, address = self._device.provider.device_type, self._device.index, there.address
+                target = self._device_buffer(name, staged.nbytes)
+                self._memory.upload(staged, target)
+                place, index, address = self._device.provider.device_type, self._device.index, target.address
             else:
                 place, index, address = "cpu", 0, staged.ctypes.data
             binding.bind_input(name, place, index, array.dtype.type, array.shape, address)
-        binding.clear_binding_outputs()  # of the batch before, which may have wanted others
-        found = {}
+        binding.clear_binding_outputs()  # the last batch may have requested others
+        results = {}
         for name, shape in outputs.items():
-            found[name] = self._staged(name, shape, np.dtype(np.float32))
-            binding.bind_output(name, "cpu", 0, np.float32, shape, found[name].ctypes.data)
+            results[name] = self._staged(name, shape, np.dtype(np.float32))
+            binding.bind_output(name, "cpu", 0, np.float32, shape, results[name].ctypes.data)
         self._session.run_with_iobinding(binding)
-        return {name: staged.copy() for name, staged in found.items()}
+        return {name: staged.copy() for name, staged in results.items()}
 
     def _staged(self, name: str, shape: Shape, kind: np.dtype[Any]) -> NDArray[Any]:
-        """The beginning of a name's host buffer, in this form; the buffer grows where it is too small."""
+        """The start of a name's host buffer, as an array of this shape; the buffer grows if it is too small."""
         size = int(np.prod(shape)) * kind.itemsize
         held = self._host.get(name)
         if held is None or held.nbytes < size:
             held = self._host[name] = self._memory.on_host(size)
         return held[:size].view(kind).reshape(shape)
 
-    def _room_there(self, name: str, size: int) -> Buffer:
-        """A name's buffer on the device, likewise."""
-        held = self._there.get(name)
+    def _device_buffer(self, name: str, size: int) -> Buffer:
+        """A name's buffer on the device, of at least `size` bytes; replaced if it is too small."""
+        held = self._on_device_buffers.get(name)
         if held is None or held.size_bytes < size:
-            held = self._there[name] = self._memory.on_device(size)
+            held = self._on_device_buffers[name] = self._memory.on_device(size)
         return held

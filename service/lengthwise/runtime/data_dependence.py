@@ -1,12 +1,14 @@
-"""What of a graph's run depends on the numbers in a batch, and not only on its shape. Pure.
+"""Finds what in a graph's run depends on the values in a batch, and not only on its shape. Pure.
 
-Two things do not go well with that. The time of a run: the event loop runs batches that are predicted to be short, and
-a loop over the steps' values may take any time. And the number of rows of a recurrent layer: onnxruntime's own LSTM and
-GRU end the process where they get no row at all (seen in 1.31), so a graph that drops rows by their values, as a
-boolean index does, may be ended by a single request.
+Two such dependences are problems:
 
-What is followed for each value of the graph is whether its content, and whether its shape, depends on what a caller
-sends. In doubt it does.
+- The time of a run. The event loop runs batches that are predicted to be short, and a loop that depends on values may
+  take any time.
+- The number of rows of a recurrent layer. onnxruntime's own LSTM and GRU crash the process if they get no row (seen in
+  1.31). So one request could crash a graph that drops rows by their values, as a boolean index does.
+
+For each value of the graph, this module follows whether its content and its shape depend on what a client sends. In
+doubt, they do.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Final
 from lengthwise.runtime.onnx_graph import Graph, Node
 
 ENDS_WITHOUT_ROWS: Final = frozenset({"LSTM", "GRU"})
-"""Operators of onnxruntime that end the process at zero rows, where the service's own kernels do not run them."""
+"""Operators that crash the process with zero rows, if onnxruntime's kernels run them and not the service's."""
 ENDS_WITHOUT_ROWS_AT_INT8: Final = frozenset({"DynamicQuantizeLSTM"})
-"""Likewise; nothing else runs them."""
+"""The same, for int8 graphs; only onnxruntime has kernels for these."""
 
 _CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _COUNTING: Final = frozenset({"Compress", "NonZero", "NonMaxSuppression", "StringSplit", "Unique"})
@@ -53,44 +55,46 @@ _SHAPED_BY: Final[dict[str, tuple[int, ...]]] = {
     "TopK": (1,),
     "Unsqueeze": (1,),
 }
-"""Operators some of whose inputs say a shape, with the places of these inputs."""
+"""Operators with inputs that determine the output's shape: the indexes of these inputs."""
 _SHAPED_AS_FIRST: Final = frozenset({"ScatterElements", "ScatterND", "Scatter", "GatherElements"})
-"""Operators whose output has the shape of one input, whatever the shapes of the others; see `_same_shape`."""
+"""Operators whose output has the shape of one input; see `_same_shape`."""
 
 
 def has_steady_time(graph: Graph) -> bool:
-    """Whether a run's time follows from the batch's shape: nothing in the graph loops, branches or counts."""
+    """Whether the time of a run follows from the shape of its batch: the graph has no loop, branch or counting."""
     return not any(node.operator in _CONTROL_FLOW | _COUNTING for node in graph.walk())
 
 
 def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], ending: frozenset[str]) -> str | None:
-    """The operator that may get no row at all, by what a caller sends; None where there is none.
+    """The operator that may get no row, depending on what a client sends; None if there is none.
 
     Args:
-        graph: The model's.
+        graph: The model's graph.
         sequences: The name of the input with the sequences.
-        others: The names of the inputs for lengths and mask. A shape may follow from these, as a width follows from the
-            largest length; what they select may be nothing.
+        others: The names of the inputs for lengths and mask. A shape may depend on these, as a width depends on the
+            largest length; but rows that they select may be none.
         ending: The operators to look for.
     """
     if not any(node.operator in ending for node in graph.walk()):
         return None
     inside = [node for node in graph.walk() if node.operator in ending]
     outside = [node for node in graph.nodes if node.operator in ending]
-    if len(inside) > len(outside) or graph.functions:  # in a loop, a branch or a function: not followed there
+    if (
+        len(inside) > len(outside) or graph.functions
+    ):  # in a loop, a branch or a function, into which values are not followed
         return inside[0].operator if any(node.operator in _COUNTING for node in graph.walk()) else None
     known = {name: _Depends(content=name == sequences, selects=True) for name in (sequences, *others)}
     for node in graph.nodes:
-        taken = [known.get(name, _NOTHING) for name in node.inputs]
-        if node.operator in ending and taken and taken[0].shape:
+        inputs = [known.get(name, _NOTHING) for name in node.inputs]
+        if node.operator in ending and inputs and inputs[0].shape:
             return node.operator
-        made = _made(node, taken, [known.get(name, _NOTHING) for name in _captured(node)])
-        known.update((name, made) for name in node.outputs if name)
+        outputs = _of_outputs(node, inputs, [known.get(name, _NOTHING) for name in _captured(node)])
+        known.update((name, outputs) for name in node.outputs if name)
     return None
 
 
 def why_refused(operator: str) -> str:
-    """What is said of a graph with such an operator."""
+    """The error for a graph with such an operator."""
     return (
         f"what a caller sends decides how many rows its {operator} gets, and onnxruntime's own {operator} ends the "
         "process where that is none: keep all rows, and choose among them behind it"
@@ -99,12 +103,12 @@ def why_refused(operator: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Depends:
-    """How a value depends on what a caller sends.
+    """How a value depends on what a client sends.
 
     Attributes:
-        content: Its numbers follow from the sequences' numbers.
-        selects: Its numbers follow from the sequences' numbers, the lengths or the mask.
-        shape: How many numbers it has does.
+        content: Its numbers depend on the sequences' numbers.
+        selects: Its numbers depend on the sequences' numbers, the lengths or the mask.
+        shape: Its shape depends on the sequences' numbers, or on rows that were selected.
     """
 
     content: bool = False
@@ -115,9 +119,9 @@ class _Depends:
 _NOTHING: Final = _Depends()
 
 
-def _made(node: Node, taken: list[_Depends], captured: list[_Depends]) -> _Depends:
-    """How a node's outputs depend on what a caller sends."""
-    every = [*taken, *captured]
+def _of_outputs(node: Node, inputs: list[_Depends], captured: list[_Depends]) -> _Depends:
+    """How a node's outputs depend on what a client sends."""
+    every = [*inputs, *captured]
     content = any(one.content for one in every)
     selects = any(one.selects for one in every)
     shape = any(one.shape for one in every)
@@ -126,24 +130,24 @@ def _made(node: Node, taken: list[_Depends], captured: list[_Depends]) -> _Depen
     if node.operator in _COUNTING:
         return _Depends(content, selects, shape or selects)
     if node.operator in _SHAPED_AS_FIRST:
-        return _Depends(content or shape, selects or shape, _same_shape(node, taken))
+        return _Depends(content or shape, selects or shape, _same_shape(node, inputs))
     if node.graphs:
-        # What is made may be of any shape where numbers decide how often a loop turns, or which branch is taken.
-        decides = {"Scan": False, "If": bool(taken) and taken[0].content}.get(node.operator, content)
+        # The outputs may have any shape if values decide how often a loop runs, or which branch runs.
+        decides = {"Scan": False, "If": bool(inputs) and inputs[0].content}.get(node.operator, content)
         counts = any(inner.operator in _COUNTING for graph in node.graphs for inner in graph.walk())
         return _Depends(content, selects, shape or decides or (counts and selects))
-    said = [taken[place] for place in _SHAPED_BY.get(node.operator, ()) if place < len(taken)]
-    return _Depends(content, selects, shape or any(one.content for one in said))
+    shapes = [inputs[index] for index in _SHAPED_BY.get(node.operator, ()) if index < len(inputs)]
+    return _Depends(content, selects, shape or any(one.content for one in shapes))
 
 
-def _same_shape(node: Node, taken: list[_Depends]) -> bool:
-    """Whether the input that such an operator's output has the shape of has one that depends on what is sent."""
-    place = 1 if node.operator == "GatherElements" else 0
-    return place < len(taken) and taken[place].shape
+def _same_shape(node: Node, inputs: list[_Depends]) -> bool:
+    """For an operator of `_SHAPED_AS_FIRST`: whether the input with the output's shape has a dependent shape."""
+    index = 1 if node.operator == "GatherElements" else 0
+    return index < len(inputs) and inputs[index].shape
 
 
 def _captured(node: Node) -> Iterator[str]:
-    """What the graphs inside a node take; names of the graph around them are among these."""
+    """The input names of the graphs inside a node; some are names of the graph around it."""
     for graph in node.graphs:
         for inner in graph.walk():
             yield from inner.inputs

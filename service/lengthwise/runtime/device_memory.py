@@ -1,51 +1,50 @@
-"""Memory for batches on their way to a device: page-locked on the host, and the device's own.
+"""Buffers for batches that run on a device: page-locked memory of the host, and memory of the device.
 
-Page-locked memory is copied by the device itself, at the speed of the bus, while the processor does something else.
-onnxruntime's Python interface cannot allocate it, so CUDA's runtime is asked, which onnxruntime has loaded already.
-`HostMemory` does the same with ordinary memory: for tests, and for providers that read the host's.
+The device itself copies page-locked memory, at the speed of the bus, while the processor does other work. onnxruntime's
+Python interface cannot allocate it, so CUDA's runtime is called, which onnxruntime has loaded already. `HostMemory` is
+ordinary memory on both sides. No provider of today uses it; with it the tests run the whole device path (buffers,
+slots, buckets) on machines without a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.errors import ModelError
+from lengthwise.runtime.installation import LoadLibrary
 from lengthwise.runtime.provider import Device
 
 Bytes = NDArray[np.uint8]
 
-_PORTABLE: Final = 1  # cudaHostAllocPortable: page-locked for every device, not for the current one alone
+_PORTABLE: Final = 1  # cudaHostAllocPortable: page-locked for every device, not only for the current one
 _TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
-
-Load = Callable[[str], Any]
 
 
 class Memory(Protocol):
-    """Buffers on both sides, and the way from one to the other. A buffer is freed with the last reference to it."""
+    """Allocates buffers on host and device, and copies between them; a buffer is freed with its last reference."""
 
     def on_host(self, size_bytes: int) -> Bytes:
         """A buffer that the device can copy from and to."""
 
     def on_device(self, size_bytes: int) -> Buffer:
-        """A buffer of the device."""
+        """A buffer in the device's memory."""
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies a contiguous array to the beginning of a device's buffer; returns when it is there."""
+        """Copies a contiguous array to the start of a device buffer; returns when the copy is complete."""
 
 
 class Buffer:
-    """A buffer of a device.
+    """A buffer in a device's memory.
 
     Args:
-        address: Where it begins, in the device's addresses.
-        size_bytes: How long it is.
-        held: What keeps it alive.
+        address: Its start, as an address of the device.
+        size_bytes: Its size.
+        held: The object that owns the memory.
     """
 
     __slots__ = ("__weakref__", "address", "held", "size_bytes")
@@ -64,27 +63,27 @@ class HostMemory:
         return np.empty(size_bytes, dtype=np.uint8)
 
     def on_device(self, size_bytes: int) -> Buffer:
-        """Another one."""
+        """A buffer of ordinary memory, used as the device's."""
         held = self.on_host(size_bytes)
         return Buffer(held.ctypes.data, size_bytes, held)
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies."""
+        """Copies the bytes."""
         ctypes.memmove(target.address, source.ctypes.data, source.nbytes)
 
 
 class CudaMemory:
-    """Page-locked memory and a GPU's, by CUDA's runtime.
+    """Page-locked memory, and the memory of a GPU, through CUDA's runtime.
 
     Args:
-        index: The GPU.
+        index: The GPU's number.
         load: Loads the runtime's library; tests give their own.
 
     Raises:
-        ModelError: The runtime cannot be had.
+        ModelError: The runtime cannot be loaded.
     """
 
-    def __init__(self, index: int, load: Load = ctypes.CDLL) -> None:
+    def __init__(self, index: int, load: LoadLibrary = ctypes.CDLL) -> None:
         self._index = index
         for name in ("libcudart.so.13", "libcudart.so.12"):
             try:
@@ -95,10 +94,10 @@ class CudaMemory:
         raise ModelError("CUDA's runtime (libcudart.so) cannot be loaded")
 
     def on_host(self, size_bytes: int) -> Bytes:
-        """Page-locked memory.
+        """A buffer of page-locked memory.
 
         Raises:
-            ModelError: There is none to be had.
+            ModelError: The allocation failed.
         """
         address = ctypes.c_void_p()
         self._use()
@@ -108,10 +107,10 @@ class CudaMemory:
         return np.ctypeslib.as_array(held)
 
     def on_device(self, size_bytes: int) -> Buffer:
-        """The GPU's memory.
+        """A buffer of the GPU's memory.
 
         Raises:
-            ModelError: There is none to be had.
+            ModelError: The allocation failed.
         """
         address = ctypes.c_void_p()
         self._use()
@@ -121,7 +120,7 @@ class CudaMemory:
         return buffer
 
     def upload(self, source: NDArray[Any], target: Buffer) -> None:
-        """Copies over the bus; the interpreter lock is free meanwhile.
+        """Copies over the bus; releases the interpreter lock.
 
         Raises:
             ModelError: The copy failed.
@@ -136,22 +135,22 @@ class CudaMemory:
         )
 
     def _use(self) -> None:
-        """Makes the GPU this thread's: which one is current is the thread's own."""
+        """Makes the GPU the current one of this thread, as CUDA requires before each call."""
         self._call("cudaSetDevice", ctypes.c_int(self._index))
 
-    def _call(self, name: str, *given: Any) -> None:
-        code = getattr(self._cuda, name)(*given)
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._cuda, name)(*arguments)
         if code:
-            said = self._cuda.cudaGetErrorString
-            said.restype = ctypes.c_char_p
-            text = (said(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")
+            describe = self._cuda.cudaGetErrorString
+            describe.restype = ctypes.c_char_p
+            text = (describe(ctypes.c_int(code)) or b"unknown error").decode(errors="replace")
             raise ModelError(f"GPU {self._index}: {name} failed: {text} (error {code})")
 
 
 def of(device: Device) -> Memory:
-    """The memory that a device's batches go through.
+    """The kind of memory for a device's batches.
 
     Raises:
-        ModelError: It cannot be had.
+        ModelError: CUDA's runtime cannot be loaded.
     """
     return CudaMemory(device.index) if device.provider.device_type == "cuda" else HostMemory()

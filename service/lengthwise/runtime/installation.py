@@ -1,7 +1,7 @@
-"""What this machine and this environment have for running a graph: which onnxruntime, which CUDA libraries, which GPUs.
+"""What is installed here to run a graph: which onnxruntime, which CUDA libraries, which GPUs.
 
-Looks, and judges nothing: `runtime.provider` makes a choice of it. The driver is asked directly (its library is part of
-no package), because onnxruntime lists its CUDA provider wherever the package has it, GPU or none.
+This module only finds out; `runtime.provider` chooses. It asks the GPU driver directly, because onnxruntime lists its
+CUDA provider if the package has it, with or without a GPU.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any, Final
 _import_error = ""
 try:
     import onnxruntime
-except ImportError as error:  # `provider.choose` says what brings it; what needs no graph works without
+except ImportError as error:  # `provider.choose` says how to install it; commands that run no graph work without
     onnxruntime, _import_error = None, str(error)
 
 PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
-"""Both bring the module `onnxruntime`, and the second one installed writes over the files of the first."""
+"""Both install the module `onnxruntime`; the one installed last overwrites the files of the other."""
 
 _DRIVER: Final = "libcuda.so.1"
 _NO_DEVICE: Final = 100  # CUDA_ERROR_NO_DEVICE
 _MOST_NAME_BYTES: Final = 256
 
-Load = Callable[[str], Any]
+LoadLibrary = Callable[[str], Any]
 """Loads a shared library by its name, or raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as the driver shows it; `CUDA_VISIBLE_DEVICES` decides which those are.
+    """A GPU that the driver shows; `CUDA_VISIBLE_DEVICES` selects them.
 
     Attributes:
-        index: Its number, as onnxruntime counts too.
-        name: What it calls itself.
+        index: Its number, which onnxruntime uses too.
+        name: The name that the driver gives.
         memory_bytes: Its memory.
     """
 
@@ -53,9 +53,9 @@ class Driver:
     """The GPU driver.
 
     Attributes:
-        cuda: The newest CUDA that it runs, as `(major, minor)`.
+        cuda: The newest CUDA version that it supports, as `(major, minor)`.
         gpus: The GPUs that may be used.
-        problem: Why there are none, as a sentence; None where there are.
+        problem: Why there is none, as a sentence; None if there are some.
     """
 
     cuda: tuple[int, int] = (0, 0)
@@ -65,16 +65,16 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What was found.
+    """What is installed.
 
     Attributes:
-        packages: Which of `PACKAGES` are installed, with their versions.
+        packages: The installed ones of `PACKAGES`, with their versions.
         module: Whether the module `onnxruntime` can be imported.
-        import_error: Why it cannot.
-        providers: onnxruntime's names of the providers that its package has.
-        cuda: The CUDA that onnxruntime was built for, as `13.0`, or empty.
+        import_error: Why it cannot be imported.
+        providers: onnxruntime's names of the providers in its package.
+        cuda: The CUDA version that onnxruntime was built for, such as `13.0`, or empty.
         driver: Asks the driver.
-        missing_libraries: Tries the libraries that the CUDA provider loads: the names of those that cannot be had.
+        missing_libraries: Loads the libraries of the CUDA provider: returns the names of those that fail.
     """
 
     packages: dict[str, str]
@@ -87,7 +87,7 @@ class Installation:
 
 
 def find() -> Installation:
-    """What is here. Neither GPUs nor libraries are touched before they are asked for."""
+    """Finds out what is installed. GPUs and libraries are touched only by `driver` and `missing_libraries`."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -107,7 +107,7 @@ def find() -> Installation:
     )
 
 
-def ask_driver(load: Load = ctypes.CDLL) -> Driver:
+def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
     """Asks the driver for its GPUs, through CUDA's driver interface.
 
     Args:
@@ -120,10 +120,10 @@ def ask_driver(load: Load = ctypes.CDLL) -> Driver:
     if code := cuda.cuInit(0):
         if code == _NO_DEVICE:
             return Driver(problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
-        return Driver(problem=f"the NVIDIA driver cannot be used: {_said(cuda, code)}")
+        return Driver(problem=f"the NVIDIA driver cannot be used: {_error_text(cuda, code)}")
     newest, count = ctypes.c_int(), ctypes.c_int()
     if code := cuda.cuDriverGetVersion(ctypes.byref(newest)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_said(cuda, code)}")
+        return Driver(problem=f"the NVIDIA driver cannot be asked for its GPUs: {_error_text(cuda, code)}")
     version_pair = (newest.value // 1000, newest.value % 1000 // 10)
     if not count.value:
         return Driver(version_pair, problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
@@ -137,23 +137,23 @@ def ask_driver(load: Load = ctypes.CDLL) -> Driver:
             or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
         )
         if code:
-            return Driver(version_pair, problem=f"GPU {index} does not answer: {_said(cuda, code)}")
+            return Driver(version_pair, problem=f"GPU {index} does not answer: {_error_text(cuda, code)}")
         gpus.append(Gpu(index, name.value.decode(errors="replace"), memory.value))
     return Driver(version_pair, tuple(gpus))
 
 
-def missing_libraries(cuda: str, load: Load = ctypes.CDLL) -> tuple[str, ...]:
-    """Loads what the CUDA provider needs, as onnxruntime does; the names of the libraries that cannot be had.
+def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
+    """Loads the libraries that the CUDA provider needs, as onnxruntime does; returns the names of those that fail.
 
-    Without cuDNN onnxruntime loads its provider all the same, and has no recurrent layer then: here it is needed.
+    cuDNN is required here: without it onnxruntime loads its provider too, but has no recurrent layers.
 
     Args:
-        cuda: The CUDA that onnxruntime was built for.
+        cuda: The CUDA version that onnxruntime was built for.
         load: Loads a library; tests give their own.
     """
     if onnxruntime is not None and hasattr(onnxruntime, "preload_dlls"):
-        with redirect_stdout(io.StringIO()):  # it prints what is missing; said below, in one sentence
-            onnxruntime.preload_dlls()  # from NVIDIA's packages, which no search path names
+        with redirect_stdout(io.StringIO()):  # it prints what is missing; reported below in one sentence
+            onnxruntime.preload_dlls()  # from NVIDIA's Python packages, which are on no library path
     major = cuda.partition(".")[0] or "13"
     needed = (
         f"libcudart.so.{major}",
@@ -171,18 +171,18 @@ def missing_libraries(cuda: str, load: Load = ctypes.CDLL) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _said(cuda: Any, code: int) -> str:
-    """The driver's own words for an error."""
+def _error_text(cuda: Any, code: int) -> str:
+    """The driver's text for an error code."""
     text = ctypes.c_char_p()
     cuda.cuGetErrorString(code, ctypes.byref(text))
     return f"{(text.value or b'unknown error').decode(errors='replace')} (error {code})"
 
 
 def processor() -> str:
-    """What this machine's processor calls itself."""
+    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {platform.machine()}"

@@ -1,16 +1,16 @@
-"""The manifest of a model directory: what the graph wants, what it answers, and what is promised for it.
+"""The manifest of a model directory: the graph's inputs and outputs, the model's labels, and the promises made for it.
 
-A model directory is `MODELS/<name>/<version>/` with four files, all of them data:
+A model directory is `MODELS/<name>/<version>/` with four data files:
 
 | file | holds |
 |---|---|
 | `model.onnx` | the graph |
 | `manifest.json` | this module's `Manifest` |
-| `verification.json` | each case of the proof, with its figure |
+| `verification.json` | the cases of verification, with the differences measured |
 | `golden.npz` | a few sequences with their expected logits, run again at every load |
 
-The manifest is the only thing the service knows of a model: decoding, padding, scoring and the metadata endpoints all
-read it, and none of them reads the graph.
+The service knows a model by its manifest only: decoding, padding, scoring and the metadata endpoints read it, and none
+of them reads the graph.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lengthwise.runtime import onnx_graph
 from lengthwise.wrong_values import all_wrong
 
 CONTRACT = 1
-"""Version of the contract between exporter and service. A service reads the contract versions it knows."""
+"""Version of the format shared by exporter and service. A service reads the versions that it knows."""
 
 GRAPH_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -41,7 +41,7 @@ GOLDEN_FILE = "golden.npz"
 MOST_MANIFEST_BYTES: Final = 2**26
 """Largest manifest that is read: a hundred thousand labels are a few megabytes."""
 MOST_BYTES: Final = 2**36
-"""Most bytes of graph, weights and proof that are read, unless somebody says less."""
+"""Most bytes of graph, weights and verification that are read, unless the caller limits them further."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A model's name: also a folder, a URL segment and a metric label, so its alphabet is small."""
@@ -51,26 +51,26 @@ _NAME: Final = TypeAdapter(Name)
 Task = Literal["single-label", "multi-label", "per-step"]
 LongPolicy = Literal["reject", "head", "tail", "window"]
 MissingPolicy = Literal["refuse", "zero", "mean", "indicator", "handled"]
-"""`zero`, `mean` and `indicator` are done inside the graph; `handled` is a user's own graph that takes NaN."""
+"""`zero`, `mean` and `indicator` are computed inside the graph; `handled` is a user's own graph that accepts NaN."""
 Precision = Literal["fp32", "fp16", "int8"]
-"""What weights and products are computed in; inputs and outputs are float32 at each."""
+"""The type of weights and products; inputs and outputs are always float32."""
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class StepInput(_Part):
+class StepInput(_ManifestPart):
     """What one step of a sequence is.
 
     Attributes:
-        kind: `values`: `features` float32 numbers a step. `tokens`: one id a step, 0 to `vocabulary` - 1.
-        features: Numbers a step; for `values` only.
-        feature_names: Their names, in order, where the spec gives them.
-        mean: Per feature, over the valid, present values of the training split; applied inside the graph.
-        std: Likewise.
-        vocabulary: How many token ids there are; for `tokens` only.
-        padding_id: The token id that the model itself treats as no step, where it has one.
+        kind: `values`: `features` float32 numbers per step. `tokens`: one id per step, 0 to `vocabulary` - 1.
+        features: Numbers per step; for `values` only.
+        feature_names: Their names, in order, if the spec gives them.
+        mean: The mean of each feature over the valid, present values of the training split; used inside the graph.
+        std: The standard deviation of each feature, over the same values; used inside the graph.
+        vocabulary: Number of token ids; for `tokens` only.
+        padding_id: The token id that the model itself treats as padding; None if it has none.
     """
 
     kind: Literal["values", "tokens"] = "values"
@@ -92,24 +92,23 @@ class StepInput(_Part):
         return self
 
 
-class GraphNames(_Part):
-    """The graph's own names and forms of what the service gives it and takes from it.
+class GraphNames(_ManifestPart):
+    """The names, types and orders of axes of the graph's inputs and outputs.
 
-    One of `lengths` and `mask` is set, or both where the graph wants both. All orders of axes that are not said are
-    `[rows, width, ...]`.
+    `lengths` or `mask` is set, or both if the graph needs both. The default order of axes is `[rows, width, ...]`.
 
     Attributes:
         sequences: The input with the steps.
         lengths: The input with the lengths, `[rows]`.
-        lengths_type: Its element type.
+        lengths_type: The element type of the lengths.
         mask: The input with the mask, `[rows, width]`.
-        mask_type: Its element type.
+        mask_type: The element type of the mask.
         mask_marks: Where the mask is 1 (or true): at valid steps, or at padding.
-        time_first: Steps go in as `[width, rows, features]`, the mask as `[width, rows]`.
-        channels_first: Steps go in as `[rows, features, width]`.
-        features_axis: False where steps of one feature go in without that axis, as `[rows, width]`.
-        logits: The output with the answers.
-        classes_first: Answers for each step come out as `[rows, classes, width]`.
+        time_first: The steps are `[width, rows, features]`, the mask is `[width, rows]`.
+        channels_first: The steps are `[rows, features, width]`.
+        features_axis: False if steps of one feature have no axis for it: `[rows, width]`.
+        logits: The output with the logits, or with probabilities (`Manifest.scores`).
+        classes_first: The logits of a per-step head are `[rows, classes, width]`.
         attention: The output with the attention weights, `[rows, width]`.
     """
 
@@ -140,20 +139,20 @@ class GraphNames(_Part):
 
     @property
     def open_axes(self) -> tuple[int, int]:
-        """Which axes of the steps are the rows and the width."""
+        """The indexes of the axes of the steps that are the rows and the width."""
         return (1, 0) if self.time_first else (0, 2) if self.channels_first else (0, 1)
 
 
-class Promise(_Part):
-    """What was measured, on which provider, about a sequence alone against the same in company.
+class Promise(_ManifestPart):
+    """A promise of batch invariance on one kind of device: batched answers against unbatched ones.
 
     Attributes:
-        provider: onnxruntime's name of the execution provider, and the device where it is not the CPU.
-        bits: True where no bit differed in any case.
-        tolerance: The largest absolute difference of a logit that is promised; 0 where `bits`.
-        seen: The largest that was seen in the proof; 0 where `bits`.
-        golden: How far an answer may lie from the stored golden logits, where that is more than rounding in float32: on
-            a device other than the exporter's, and at a precision that rounds more.
+        provider: The device's label: onnxruntime's name of the provider, and the device's name unless it is the CPU.
+        bits: Whether all bits were equal in every case.
+        tolerance: The largest absolute difference of a logit that is promised; 0 with `bits`.
+        seen: The largest difference that was measured; 0 with `bits`.
+        golden: Allowed difference from the stored golden logits, if that is more than float32 rounding: on another
+            device than the exporter's, and at a lower precision.
     """
 
     provider: str
@@ -163,13 +162,13 @@ class Promise(_Part):
     golden: float = Field(default=0.0, ge=0)
 
 
-class Manifest(_Part):
-    """Everything the service needs to know of a model. See the module's docstring for its place on disk.
+class Manifest(_ManifestPart):
+    """Everything that the service needs to know of a model; the content of `manifest.json`.
 
-    Of the fields that do not explain themselves: `from_fp32` is the largest absolute difference of a logit to the
-    float32 graph that was seen at export, None where this is that graph. A width is rounded up to a `width_multiple`,
-    and no more than `max_batch_rows` rows run together, None for as many as the service likes. `host_nodes` are those
-    nodes of the graph that compute nothing but shapes: on a device they alone may run on the CPU.
+    Some fields explained: `from_fp32` is the largest absolute difference of a logit from the float32 graph, measured at
+    export; None for a float32 graph. Widths are rounded up to a multiple of `width_multiple`. At most `max_batch_rows`
+    rows run together; None leaves that to the service. `host_nodes` are the nodes of the graph that compute shapes
+    only; on a device, only they may run on the CPU.
     """
 
     contract: Literal[1] = 1
@@ -214,7 +213,7 @@ class Manifest(_Part):
 
     @cached_property
     def answer_head(self) -> bytes:
-        """What every answer in JSON begins with, `{` and all: who answers, and the labels."""
+        """The start of every JSON answer, from `{` on: model, version and labels."""
         return orjson.dumps({"model": self.name, "version": str(self.version), "labels": self.labels})[:-1]
 
     @property
@@ -223,7 +222,7 @@ class Manifest(_Part):
         return f"{self.name}/{self.version}"
 
     def promise(self, provider: str) -> Promise | None:
-        """What is promised on a provider, or None where nothing was measured there."""
+        """The promise for a provider's label; None if nothing was measured there."""
         return next((promise for promise in self.promises if promise.provider == provider), None)
 
     def to_json(self) -> str:
@@ -235,7 +234,7 @@ class Manifest(_Part):
         """Reads a manifest.
 
         Raises:
-            ManifestError: The text is not a manifest of a known contract version; says every field that is wrong.
+            ManifestError: The text is not a manifest of a known contract version; names every wrong field.
         """
         try:
             return cls.model_validate_json(text)
@@ -248,7 +247,7 @@ class Manifest(_Part):
         """Reads `manifest.json` of a model directory.
 
         Raises:
-            ManifestError: There is none that can be read, or it is malformed.
+            ManifestError: It cannot be read, or is malformed.
         """
         path = directory / MANIFEST_FILE
         try:
@@ -261,25 +260,26 @@ class Manifest(_Part):
         """Compares every file that the manifest names with its digest.
 
         Raises:
-            VerificationError: As `checked` says.
+            VerificationError: As `checked`.
         """
         self.checked(directory)
 
     def checked(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
-        """Reads what a model is made of, each file once, and compares every file that has a digest with it.
+        """Reads a model's files, each once, and compares them with their digests.
+
+        The caller should use the returned contents, not the files: they are what was compared.
 
         Args:
-            directory: The model's.
-            most_bytes: Of all that is read and kept.
+            directory: The model directory.
+            most_bytes: Most bytes that are read and kept, of all files together.
 
         Returns:
-            The content of the graph, the verification, the golden sequences (where they have digests) and of the files
-            that the graph takes weights from, by name: what was compared is what may be used. A file of weights stands
-            under the graph's own name of it.
+            The contents by name: the graph, `verification.json` and `golden.npz` (if they have digests), and the files
+            with the graph's weights, by the graph's own names of them.
 
         Raises:
-            VerificationError: A file is missing, changed, too large, no plain file, or outside the directory; the graph
-                has no digest, or takes weights from a file that has none.
+            VerificationError: A file is missing, changed, too large, not a regular file, or outside the directory; or
+                the graph, or a file with its weights, has no digest.
         """
         if GRAPH_FILE not in self.digests:
             raise VerificationError(f"{self.key}: the manifest has no digest of {GRAPH_FILE}; export the model again")
@@ -292,41 +292,43 @@ class Manifest(_Part):
                 raise VerificationError(
                     f"{self.key}: the graph takes weights from {location!r}, of which the manifest has no digest"
                 )
-        kept = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
-        found: dict[str, bytes] = {}
+        to_keep = {VERIFICATION_FILE, GOLDEN_FILE, *locations.values()}
+        contents_read: dict[str, bytes] = {}
         for name, expected in self.digests.items():
             if name == GRAPH_FILE:
                 continue
-            keep = os.path.normpath(name) in kept
+            keep = os.path.normpath(name) in to_keep
             content = self._checked(directory, name, expected, left if keep else most_bytes, keep=keep)
             if keep:
-                found[os.path.normpath(name)] = content
+                contents_read[os.path.normpath(name)] = content
                 left -= len(content)
-        contents |= {name: found.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests}
-        return contents | {location: found.get(name, b"") for location, name in locations.items()}
+        contents |= {
+            name: contents_read.get(name, b"") for name in (VERIFICATION_FILE, GOLDEN_FILE) if name in self.digests
+        }
+        return contents | {location: contents_read.get(name, b"") for location, name in locations.items()}
 
     def _checked(self, directory: Path, name: str, expected: str, most_bytes: int, *, keep: bool = True) -> bytes:
-        """A file that has its digest: its content, or nothing where that is not to be kept."""
+        """The content of a file whose digest is right; empty if it is not kept."""
         try:
             root = directory.resolve()
             path = (root / name).resolve()
             if not path.is_relative_to(root):
                 raise VerificationError(f"{self.key}: {name} lies outside the model directory")
             content = files.read(path, most_bytes) if keep else b""
-            found = files.digest_of(content) if keep else files.digest(path, most_bytes)
+            actual = files.digest_of(content) if keep else files.digest(path, most_bytes)
         except FileNotFoundError as error:
             raise VerificationError(f"{self.key}: {name} is missing from {directory}") from error
         except OSError as error:
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error.strerror}") from error
-        except (ValueError, RuntimeError) as error:  # a name that no file can have, a loop of links
+        except (ValueError, RuntimeError) as error:  # an invalid file name, a loop of links
             raise VerificationError(f"{self.key}: {name!r} cannot be read: {error}") from error
-        if found != expected:
+        if actual != expected:
             raise VerificationError(f"{self.key}: {name} is not the file that was published (its digest differs)")
         return content
 
 
 def is_name(text: str) -> bool:
-    """Whether a model can have that name."""
+    """Whether a text is a valid name of a model."""
     try:
         _NAME.validate_python(text)
     except ValidationError:
@@ -335,14 +337,14 @@ def is_name(text: str) -> bool:
 
 
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys of the table at a place."""
+    """The valid keys of the table at a place."""
     tables: dict[object, type[BaseModel]] = {"input": StepInput, "graph": GraphNames, "promises": Promise}
     return tables.get(place[0], Manifest).model_fields if place else Manifest.model_fields
 
 
 def external_data(graph: bytes) -> list[str]:
-    """The files that a graph takes weights from, as it names them; none of what is no graph."""
+    """The files with a graph's weights, as it names them; none if the bytes are not a graph."""
     try:
         return sorted(onnx_graph.read(graph).locations)
-    except ValueError:  # onnxruntime says what is wrong with it, and is given no file
+    except ValueError:  # onnxruntime will say what is wrong with it, and gets no file
         return []

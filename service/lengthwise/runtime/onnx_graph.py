@@ -1,8 +1,8 @@
-"""What the service has to know of a graph before it is run: its nodes, and the files that it takes weights from.
+"""Reads what the service must know of an ONNX file before it runs it: its nodes, and the files with its weights.
 
-Serving has no `onnx` package. An ONNX file is a message of protocol buffers, and this module reads the few fields that
-are needed of it, by their numbers in `onnx.proto`; it skips the weights themselves. Fields may stand in any order, and
-a message that stands there twice counts as one with the fields of both, as protocol buffers have it.
+The service does not have the package `onnx`. An ONNX file is a protocol-buffers message; this module reads the few
+fields that are needed, by their numbers in `onnx.proto`, and skips the weights. Fields may be in any order, and a
+message that occurs twice has the fields of both, as in protocol buffers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _MOST_NESTED: Final = 64
-"""Graphs inside graphs. Onnxruntime's own reader of protocol buffers ends at 100 messages."""
+"""Most graphs inside each other. onnxruntime's own reader allows 100 nested messages."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -22,8 +22,9 @@ class Node:
 
     Attributes:
         operator: Its type.
-        inputs: The names of what it takes; an empty one is an input that is left out.
-        outputs: The names of what it makes.
+        domain: The domain of its type; empty for ONNX's own.
+        inputs: The names of its inputs; an empty name is an omitted input.
+        outputs: The names of its outputs.
         graphs: The graphs inside it: branches, or the body of a loop.
     """
 
@@ -36,11 +37,12 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes, in an order in which they can be run.
+    """Nodes, in an order in which they can run.
 
     Attributes:
-        functions: Functions of the model that nodes may call by their names; in the outermost graph only.
-        locations: The files that weights are taken from, as the graph names them; in the outermost graph only.
+        nodes: The nodes.
+        functions: The model's functions, which nodes may call by name; in the outermost graph only.
+        locations: The files with weights, as the graph names them; in the outermost graph only.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -48,7 +50,7 @@ class Graph:
     locations: set[str] = field(default_factory=set)
 
     def walk(self) -> Iterator[Node]:
-        """Every node, also those of the functions and of the graphs inside of nodes."""
+        """Every node, including those of functions and of the graphs inside nodes."""
         for node in self.nodes:
             yield node
             for inner in node.graphs:
@@ -61,7 +63,7 @@ def read(model: bytes) -> Graph:
     """Reads an ONNX file (`ModelProto`).
 
     Raises:
-        ValueError: The bytes are no message of protocol buffers, or are nested too deeply.
+        ValueError: The bytes are not a protocol-buffers message, or are nested too deeply.
     """
     graph = Graph()
     for number, value in _fields(memoryview(model)):
@@ -71,7 +73,7 @@ def read(model: bytes) -> Graph:
             function = Graph()
             _read_function(value, function, graph.locations)
             graph.functions.append(function)
-        elif number == 20 and isinstance(value, memoryview):  # training, which is never run: its files count
+        elif number == 20 and isinstance(value, memoryview):  # training graphs never run, but their files count
             for part, inner in _fields(value):
                 if part in (1, 2) and isinstance(inner, memoryview):
                     _read_graph(inner, Graph(), graph.locations, 1)
@@ -122,7 +124,7 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
 
 
 def _read_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
-    """Adds the graphs of an `AttributeProto` to its node, and looks for weights in its tensors."""
+    """Adds the graphs of an `AttributeProto` to its node, and the files of its tensors to `locations`."""
     one: Graph | None = None
     for number, value in _fields(message):
         if not isinstance(value, memoryview):
@@ -132,7 +134,7 @@ def _read_attribute(message: memoryview, node: Node, locations: set[str], depth:
         elif number in (22, 23):
             _read_sparse(value, locations)
         elif number == 6:
-            if one is None:  # what stands there twice counts as one
+            if one is None:  # a message that occurs twice counts as one
                 one = Graph()
                 node.graphs.append(one)
             _read_graph(value, one, locations, depth + 1)
@@ -143,14 +145,14 @@ def _read_attribute(message: memoryview, node: Node, locations: set[str], depth:
 
 
 def _read_sparse(message: memoryview, locations: set[str]) -> None:
-    """Looks for weights in a `SparseTensorProto`."""
+    """Adds the files of a `SparseTensorProto`."""
     for number, value in _fields(message):
         if number in (1, 2) and isinstance(value, memoryview):
             _read_tensor(value, locations)
 
 
 def _read_tensor(message: memoryview, locations: set[str]) -> None:
-    """Adds the files that a `TensorProto` takes its weights from: its entries with the key `location`."""
+    """Adds the files of a `TensorProto`: its external data entries with the key `location`."""
     for number, value in _fields(message):
         if number == 13 and isinstance(value, memoryview):
             entry: dict[int, list[bytes]] = {1: [], 2: []}
@@ -162,7 +164,7 @@ def _read_tensor(message: memoryview, locations: set[str]) -> None:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message, each with its number: bytes, or an integer."""
+    """The fields of a message, each as its number and its content: bytes, or an integer."""
     place, end = 0, len(message)
     while place < end:
         tag, place = _varint(message, place)
@@ -184,7 +186,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number that begins at a place, and the place behind it."""
+    """The varint at a position, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(message):

@@ -1,10 +1,10 @@
-"""Which node of a graph runs where: none moves to the CPU unseen. Pure: what onnxruntime recorded is an argument.
+"""Checks that every node of a graph runs on the chosen provider. Pure: what onnxruntime recorded is an argument.
 
-onnxruntime gives a node that the device has no kernel for to the CPU, copies to it and back, and says so in its log at
-most. Here such a graph is refused, by the names of these nodes. One kind of node belongs on the CPU all the same:
-what computes nothing but shapes (a `Shape`, and the `Squeeze` that takes the width out of it). onnxruntime puts these
-there on purpose, because the numbers they need are there already. The exporter finds them, and the manifest lists them;
-nothing else is allowed. onnxruntime's own switch, `session.disable_cpu_ep_fallback`, refuses them too, and names none.
+If the device has no kernel for a node, onnxruntime runs the node on the CPU, copies its tensors there and back, and at
+most logs it. Here such a graph is rejected, with the names of these nodes. One kind of node may run on the CPU: those
+that compute shapes only (a `Shape`, and the `Squeeze` that takes the width out of it), because the numbers that they
+need are on the CPU. The exporter finds these nodes, and the manifest lists them. onnxruntime's own option
+`session.disable_cpu_ep_fallback` would reject them too, and names no node.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Final
 
 from lengthwise.errors import ModelError
 
-CPU: Final = "CPUExecutionProvider"
+CPU_PROVIDER: Final = "CPUExecutionProvider"
+"""onnxruntime's name of the provider that runs on the CPU."""
 _MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One node, as onnxruntime placed it.
+class PlacedNode:
+    """A node, and the provider that onnxruntime chose for it.
 
     Attributes:
         name: Its name in the graph; may be empty.
@@ -38,17 +39,17 @@ class Node:
         return f"{self.name or 'a node without a name'} ({self.operator})"
 
 
-def check(nodes: Iterable[Node], provider: str, host_nodes: Collection[str], *, model: str) -> None:
-    """Holds that every node runs on its provider, but for those that compute shapes.
+def check(nodes: Iterable[PlacedNode], provider: str, host_nodes: Collection[str], *, model: str) -> None:
+    """Checks that every node runs on the provider, except those that compute shapes.
 
     Args:
-        nodes: All of the graph's, those of its subgraphs too.
-        provider: onnxruntime's name of the one that was asked for.
+        nodes: All nodes of the graph and of its subgraphs.
+        provider: onnxruntime's name of the chosen provider.
         host_nodes: Names of the nodes that may run on the CPU.
         model: `name/version`, for the message.
 
     Raises:
-        ModelError: Some node runs elsewhere, or none was recorded; names them.
+        ModelError: A node runs on another provider, or onnxruntime recorded no node; names them.
     """
     placed = list(nodes)
     if not placed:
@@ -56,7 +57,7 @@ def check(nodes: Iterable[Node], provider: str, host_nodes: Collection[str], *, 
     strays = [
         node
         for node in placed
-        if node.provider != provider and not (node.provider == CPU and node.name and node.name in host_nodes)
+        if node.provider != provider and not (node.provider == CPU_PROVIDER and node.name and node.name in host_nodes)
     ]
     if strays:
         more = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""

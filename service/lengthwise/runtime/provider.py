@@ -1,13 +1,14 @@
-"""Providers: where a graph runs, and what is promised there. One table, and the choice among its rows.
+"""Providers: where graphs run, and what is promised there. A table of providers, and the choice of devices.
 
 | provider | runs on | promises in float32 | costs are measured by |
 |---|---|---|---|
-| `cpu` | this machine's processor, in the thread that runs | the same bits alone and in company | processor time |
-| `cuda` | one session a GPU, two batches in flight on each | a tolerance, measured on that device | the clock |
+| `cpu` | the processor, in the thread that runs the batch | the same bits batched and unbatched | processor time |
+| `cuda` | one session per GPU, two batches in flight on each | a tolerance, measured on that device | wall time |
 
-`--provider auto` takes CUDA where the installed onnxruntime has it and a GPU answers, else the CPU, and says why.
-`--provider cuda` where it cannot be had is an error that names all that is missing. Nothing falls to the CPU silently:
-`lengthwise.runtime.session` refuses a session that onnxruntime moved there, and `lengthwise.runtime.placement` a node.
+`--provider auto` chooses CUDA if the installed onnxruntime supports it and a GPU is available, else the CPU, and logs
+why. `--provider cuda` without CUDA is an error that names everything that is missing. Nothing falls back to the CPU
+silently: `lengthwise.runtime.session` rejects a session that onnxruntime moved there, and
+`lengthwise.runtime.placement` rejects a node.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class Provider:
     """One row of the table.
 
     Attributes:
-        name: As `--provider` names it.
-        execution_provider: As onnxruntime does.
+        name: Its name in `--provider`.
+        execution_provider: Its name in onnxruntime.
         device_type: onnxruntime's name of the memory that its kernels read.
-        bits: Whether a float32 graph can answer with the same bits alone and in company. Each model's own promise is
-            measured; where this is False a tolerance is promised.
-        wall_clock: Whether a run is not the work of the thread that waits for it, so that its cost is time on the wall.
-        in_flight: Batches at once on one device, unless runners say otherwise: one is copied, decoded and answered
-            while another computes.
-        bound: Whether batches go through buffers of a device (`runtime.binding`), in shapes of a bounded number
+        bits: Whether a float32 graph can give the same bits batched and unbatched. Each model's promise is measured;
+            if this is False, a tolerance is promised.
+        wall_clock: Whether costs are wall time, because the work is not done by the thread that waits for it.
+        in_flight: Batches at once on one device, unless `runners` says otherwise: one is copied and answered while
+            another is computed.
+        bound: Whether batches go through buffers of the device (`runtime.binding`), in a bounded number of shapes
             (`lengthwise.batching.buckets`).
         session: Entries of onnxruntime's session options.
-        options: Options of the provider.
+        options: onnxruntime's options of the provider.
     """
 
     name: str
@@ -74,13 +75,13 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         in_flight=2,
         bound=True,
         session={
-            # Who runs what is recorded, and looked at by `lengthwise.runtime.placement` before anything is answered.
+            # onnxruntime records which provider runs each node; `lengthwise.runtime.placement` checks that at load.
             "session.record_ep_graph_assignment_info": "1",
         },
         options={
-            # The arena grows by what a shape needs; doubling it would pass a memory limit that the shapes fit into.
+            # The arena grows by what a shape needs; doubling could exceed a memory limit that the shapes fit into.
             "arena_extend_strategy": "kSameAsRequested",
-            # An exhaustive search for convolutions would be made anew for every shape.
+            # An exhaustive search of convolution algorithms would run again for every shape.
             "cudnn_conv_algo_search": "HEURISTIC",
             "do_copy_in_default_stream": "1",
         },
@@ -90,17 +91,18 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a session runs.
+    """A device on which sessions run.
 
     Attributes:
         provider: Its row of the table.
-        index: Which of the provider's devices.
-        name: What it calls itself; empty for the CPU.
-        memory_bytes: Its memory; 0 where nobody asked.
-        tf32: Whether float32 products may be rounded to ten bits of mantissa: faster, and off by about 1e-3.
-        memory_limit_bytes: Most that onnxruntime's arena takes there; None for no bound.
+        index: Its number among the provider's devices.
+        name: The name that its driver gives; empty for the CPU.
+        memory_bytes: Its memory; 0 if not known.
+        tf32: Whether float32 products may use TF32 (ten bits of mantissa): faster, with errors of about 1e-3.
+        memory_limit_bytes: Limit of onnxruntime's memory arena there; None for no limit.
         in_flight: Batches at once.
-        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are the CPU's.
+        recurrent_kernels: Whether recurrent layers may run in the kernels of `recurrent_kernels`, which are for the
+            CPU.
     """
 
     provider: Provider
@@ -114,7 +116,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """How manifests, logs and metrics name it: what a promise and a cost table hold for.
+        """Its name in manifests, logs and metrics: a promise and a cost table are valid for one label.
 
         `CPUExecutionProvider`, or `CUDAExecutionProvider, NVIDIA H200`, with `, TF32` where that is on.
         """
@@ -123,7 +125,7 @@ class Device:
 
     @property
     def options(self) -> dict[str, str]:
-        """What onnxruntime is told of this device."""
+        """The provider options for onnxruntime."""
         options = dict(self.provider.options)
         if self.provider.name == "cuda":
             options |= {"device_id": str(self.index), "use_tf32": "1" if self.tf32 else "0"}
@@ -132,22 +134,22 @@ class Device:
         return options
 
 
-CPU: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
-"""The processor: what is served, exported and checked on where nothing else is said."""
+CPU_DEVICE: Final = Device(PROVIDERS["cpu"], recurrent_kernels=True)
+"""The processor, with Lengthwise's recurrent kernels: the default device."""
 PLAIN_CPU: Final = Device(PROVIDERS["cpu"])
-"""The same with onnxruntime's kernels alone."""
+"""The processor, with onnxruntime's kernels only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen, and why.
+class DeviceChoice:
+    """The chosen devices, and why.
 
     Attributes:
-        devices: All of one provider; each gets a session of every model.
+        devices: Devices of one provider; each gets a session of every model.
         reason: A sentence for the log and `/healthz`.
     """
 
-    devices: tuple[Device, ...] = (CPU,)
+    devices: tuple[Device, ...] = (CPU_DEVICE,)
     reason: str = "the CPU was asked for"
 
     @property
@@ -156,7 +158,7 @@ class Choice:
         return self.devices[0].provider
 
     def runners(self, cores: int) -> int:
-        """How many threads run batches: each is a core's work, or waits for its batch on a device."""
+        """How many runner threads: one for each core, or one for each batch in flight on the devices."""
         return sum(device.in_flight for device in self.devices) if self.provider.bound else cores
 
     def __str__(self) -> str:
@@ -173,29 +175,29 @@ def choose(
     runners: int | None = None,
     recurrent_kernels: bool = True,
     installation: Installation | None = None,
-) -> Choice:
-    """Where graphs run from now on.
+) -> DeviceChoice:
+    """Chooses the devices that graphs run on.
 
     Args:
         wanted: `--provider`.
         tf32: See `Device`.
         memory_limit_bytes: See `Device`.
-        runners: How many threads run batches, shared out among the devices; None for as many as the table says.
-        recurrent_kernels: See `Device`; of the CPU, where it is chosen.
-        installation: What there is to choose from; None looks.
+        runners: Number of runner threads, divided among the devices; None for the table's `in_flight`.
+        recurrent_kernels: See `Device`; used if the CPU is chosen.
+        installation: What is installed; None finds out.
 
     Raises:
-        ConfigurationError: No onnxruntime is installed, or two; or CUDA is wanted and cannot be had: names all that is
-            missing.
+        ConfigurationError: No onnxruntime is installed, or two; or CUDA is required and not available: names everything
+            that is missing.
     """
-    found = find() if installation is None else installation
-    check_packages(found)
-    processor = CPU if recurrent_kernels else PLAIN_CPU
+    installed = find() if installation is None else installation
+    check_packages(installed)
+    processor = CPU_DEVICE if recurrent_kernels else PLAIN_CPU
     if wanted == "cpu":
-        return Choice((processor,))
-    driver, missing = _what_cuda_lacks(found, everything=wanted == "cuda")
+        return DeviceChoice((processor,))
+    driver, missing = _what_cuda_lacks(installed, everything=wanted == "cuda")
     if not missing:
-        # A promise and a cost table hold for one kind of device.
+        # A promise and a cost table are valid for one kind of device.
         alike = [gpu for gpu in driver.gpus if gpu.name == driver.gpus[0].name]
         cuda = PROVIDERS["cuda"]
         in_flight = cuda.in_flight if runners is None else -(-runners // len(alike))
@@ -205,52 +207,52 @@ def choose(
         others = len(driver.gpus) - len(alike)
         left_out = f"; {others} of another kind left out" if others else ""
         why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
-        return Choice(gpus, why + left_out)
+        return DeviceChoice(gpus, why + left_out)
     if wanted == "cuda":
         raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
-    return Choice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
+    return DeviceChoice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
 
 
-def check_packages(found: Installation) -> None:
-    """Holds that exactly one onnxruntime is installed.
+def check_packages(installed: Installation) -> None:
+    """Checks that exactly one onnxruntime is installed.
 
     Raises:
-        ConfigurationError: There is none, or two that write over each other's files.
+        ConfigurationError: None is installed, or two that overwrite each other's files.
     """
-    if len(found.packages) > 1:
+    if len(installed.packages) > 1:
         raise ConfigurationError(
-            f"{' and '.join(found.packages)} are both installed, and each writes over the other's files: "
-            f"pip uninstall {' '.join(found.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
+            f"{' and '.join(installed.packages)} are both installed, and each writes over the other's files: "
+            f"pip uninstall {' '.join(installed.packages)}, then {_CPU_PACKAGE} or {_GPU_PACKAGE}"
         )
-    if found.packages and not found.module:
-        named = " ".join(f"{name} {version}" for name, version in found.packages.items())
-        raise ConfigurationError(f"{named} is installed, and cannot be imported: {found.import_error}")
-    if not found.module:
+    if installed.packages and not installed.module:
+        named = " ".join(f"{name} {version}" for name, version in installed.packages.items())
+        raise ConfigurationError(f"{named} is installed, and cannot be imported: {installed.import_error}")
+    if not installed.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
             "NVIDIA GPUs; in a checkout: make install"
         )
 
 
-def _what_cuda_lacks(found: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
-    """The driver, and what is missing for CUDA, each a sentence: the first of it only, or everything."""
+def _what_cuda_lacks(installed: Installation, *, everything: bool) -> tuple[Driver, list[str]]:
+    """The driver, and what is missing for CUDA, as sentences: everything, or only the first."""
     missing = []
     cuda = PROVIDERS["cuda"].execution_provider
-    if cuda not in found.providers:
-        named = " ".join(f"{name} {version}" for name, version in found.packages.items()) or "this onnxruntime"
-        if not everything:  # nobody asked for CUDA, so nobody need be told how to get it
+    if cuda not in installed.providers:
+        named = " ".join(f"{name} {version}" for name, version in installed.packages.items()) or "this onnxruntime"
+        if not everything:  # CUDA was not asked for, so do not say how to install it
             return Driver(), [f"{named} is without CUDA"]
         missing.append(f"{named} is without CUDA (pip uninstall onnxruntime, then {_GPU_PACKAGE})")
-    driver = found.driver()
+    driver = installed.driver()
     if driver.problem is not None:
         missing.append(driver.problem)
-    elif found.cuda and driver.cuda[0] < int(found.cuda.partition(".")[0]):
+    elif installed.cuda and driver.cuda[0] < int(installed.cuda.partition(".")[0]):
         missing.append(
             f"the NVIDIA driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, and onnxruntime was built for "
-            f"CUDA {found.cuda}: a newer driver is needed"
+            f"CUDA {installed.cuda}: a newer driver is needed"
         )
     if missing and not everything:
         return driver, missing
-    if cuda in found.providers and (libraries := found.missing_libraries()):
+    if cuda in installed.providers and (libraries := installed.missing_libraries()):
         missing.append(f"{', '.join(libraries)} cannot be loaded ({_GPU_PACKAGE} brings CUDA's libraries and cuDNN)")
     return driver, missing

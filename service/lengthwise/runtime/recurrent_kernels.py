@@ -1,13 +1,13 @@
 """Recurrent layers that compute valid steps only, for graphs that run on the CPU.
 
-Onnxruntime's own LSTM and GRU compute every row of a batch up to the longest, and drop what lies past a row's own
-length. The kernels of `_recurrent_kernels.c` sort the rows by length and compute at each step those that have it: they
-neither compute padding nor read it. A session that registers them takes them in the place of onnxruntime's, whatever
-the graph is; the graph itself is the same file.
+onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
+own length. The kernels of `_recurrent_kernels.c` sort the rows by length, and compute at each step only the rows that
+have this step: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
+the graph is the same file.
 
-They want AVX-512 or AVX2, and a compiler at installation. Without, where a graph wants of a cell what they do not know
-(peepholes, activations of its own, weights that are computed), and where it takes NaN, onnxruntime's kernels run. What
-they are worth: `python -m benchmarks.kernels`.
+They need AVX-512 or AVX2, and a C compiler at installation. onnxruntime's kernels run without these, and for a graph
+that needs what they do not support (peepholes, other activations, weights that are computed) or that accepts NaN.
+`python -m benchmarks.kernels` measures the difference.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Any, Final
 
 try:
     from lengthwise.runtime import _recurrent_kernels as _kernels
-except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
+except ImportError:  # mypy reads the module's stub; an installation may lack the module
     _kernels = None  # type: ignore[assignment]
 
 ONNXRUNTIME: Final = "onnxruntime"
-"""What runs recurrent layers where these kernels do not."""
+"""The name for onnxruntime's own kernels, beside the instruction sets of these kernels."""
 COMPILED: Final = _kernels is not None
-"""Whether the module in C is there."""
+"""Whether the C module was built."""
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()
-"""Those that this processor has and the kernels are made for, best first; empty where they cannot run."""
+"""The instruction sets that both this processor and the kernels support, best first; empty if they cannot run."""
 
 
 def register(options: Any) -> str:
-    """Has the sessions opened with these options run recurrent layers in the kernels.
+    """Makes sessions with these options use the kernels. `INSTRUCTION_SETS` must not be empty.
 
     Args:
-        options: Onnxruntime's `SessionOptions`.
+        options: onnxruntime's `SessionOptions`.
 
     Returns:
-        The instruction set that they use, one of `INSTRUCTION_SETS`, which must not be empty.
+        The instruction set that the kernels use, one of `INSTRUCTION_SETS`.
     """
     options.register_custom_ops_library(_kernels.__file__)
     return _kernels.chosen()
 
 
 def described(*, wanted: bool) -> str:
-    """How recurrent layers run on the CPU, and why, for the log."""
+    """Which kernels run recurrent layers on the CPU, and why, for the log."""
     if wanted and INSTRUCTION_SETS:
         return f"valid steps only, with {_kernels.chosen()}"
     if not wanted:
@@ -54,10 +54,10 @@ def described(*, wanted: bool) -> str:
 
 
 def choose(instruction_set: str) -> None:
-    """Makes the kernels of sessions opened from now on use that set: tests and benchmarks compare them.
+    """Sets the instruction set for sessions opened from now on, in the whole process; for tests and benchmarks.
 
     Raises:
-        ValueError: This processor has it not.
+        ValueError: This processor does not support it.
     """
     if instruction_set not in INSTRUCTION_SETS:
         raise ValueError(f"{instruction_set} is not one of {', '.join(INSTRUCTION_SETS) or 'none'}")

@@ -1,9 +1,11 @@
-"""A graph, ready to run: the module that knows onnxruntime.
+"""Runs a graph in onnxruntime: the only module that uses onnxruntime's sessions.
 
-A `Session` takes padded batches and gives outputs. It builds whichever the graph wants of lengths and mask, checks at
-load that the graph's inputs are what the manifest says, and may be run from several threads at once: `run` releases the
-interpreter lock while onnxruntime computes. On the CPU a batch is run as it is. On devices there is one onnxruntime
-session each, with slots for the batches in flight, and a batch takes the slot that is free the longest.
+A `Session` runs padded batches. It gives the graph lengths, a mask or both, and checks at load that the graph's inputs
+and outputs are those of the manifest. Several threads may run it at once: `run` releases the interpreter lock while
+onnxruntime computes. On the CPU there is one onnxruntime session. With devices there is one for each, with slots for
+the batches in flight; a batch uses the slot that has been free for longest.
+
+Importing this module switches onnxruntime's telemetry off, for the whole process.
 """
 
 from __future__ import annotations
@@ -26,23 +28,24 @@ from lengthwise.runtime import device_memory, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
-from lengthwise.runtime.provider import CPU as PROCESSOR
-from lengthwise.runtime.provider import Device, Provider, check_packages
+from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
 try:
     import onnxruntime
-except ImportError:  # `provider.choose` says which extra brings it; what runs no graph works without
+except ImportError:  # `provider.choose` says how to install it; commands that run no graph work without
     onnxruntime = None
 
 log = logging.getLogger("lengthwise.session")
 
-Output = Literal["logits", "attention"]
+OutputName = Literal["logits", "attention"]
+"""The outputs that a graph may have, by the service's names."""
 
-CPU = PROCESSOR.label
+CPU_LABEL = CPU_DEVICE.label
+"""`Session.provider` of a session on the CPU."""
 RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else ""
 
 if onnxruntime is not None:
-    onnxruntime.disable_telemetry_events()  # a service says nothing of its users to anybody, unless they ask it to
+    onnxruntime.disable_telemetry_events()  # a service sends no data about its users to anybody unasked
 
 _ELEMENTS = {
     "tensor(float)": "float32",
@@ -53,16 +56,16 @@ _ELEMENTS = {
 
 
 _NO_FOLDER = f"{os.devnull}/none"
-"""A folder that cannot be."""
+"""A folder that cannot exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What sessions are made of.
+    """The graph that sessions are made of.
 
     Attributes:
-        graph: The file, or the graph's bytes.
-        weights: What is in the files beside it, by name.
+        graph: Its file, or its bytes.
+        weights: The content of the files with its weights, by name.
     """
 
     graph: Path | bytes
@@ -71,18 +74,18 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a graph answers for one padded batch.
+    """A graph's outputs for one padded batch.
 
     Attributes:
-        logits: `[rows, classes]` float32; of a per-step head `[rows, width, classes]`.
-        attention: `[rows, width]` float32, or None where it was not asked for.
+        logits: `[rows, classes]` float32; `[rows, width, classes]` of a per-step head.
+        attention: `[rows, width]` float32; None if it was not requested.
     """
 
     logits: NDArray[np.float32]
     attention: NDArray[np.float32] | None = None
 
     def first(self, rows: int) -> Outputs:
-        """The same of the first rows."""
+        """The outputs of the first rows."""
         return Outputs(self.logits[:rows], None if self.attention is None else self.attention[:rows])
 
 
@@ -90,24 +93,23 @@ class Session:
     """One graph on one provider.
 
     Args:
-        graph: The file, or the graph's bytes. What is given as bytes takes nothing from any file.
-        manifest: What the graph's inputs and outputs mean.
-        weights: Contents of the files that a graph given as bytes takes weights from, by its names of them.
-        threads: Threads inside one run. Serving uses 1 and runs several batches at once instead.
-        devices: Where it runs: the CPU, or devices of one kind.
+        graph: The graph's file, or its bytes. A graph given as bytes reads no file.
+        manifest: Describes the graph's inputs and outputs.
+        weights: The content of the files that a graph given as bytes has its weights in, by the graph's names of them.
+        threads: Threads inside one run. Serving uses 1, and runs several batches at once instead.
+        devices: The CPU, or devices of one kind.
 
     Attributes:
-        provider: The devices' label, which manifests and cost tables name.
-        kernels: Whose kernels run recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or
+        provider: The devices' label, as in manifests and cost tables.
+        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or
             "onnxruntime".
-        recurrent: Whether there may be a recurrent layer in it.
-        clock: What a run's cost is measured by: the processor time of the thread that runs it, or, where a device does
-            the work, the time on the wall.
+        recurrent: Whether the graph may have a recurrent layer.
+        clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
     Raises:
         ConfigurationError: No onnxruntime is installed.
-        ModelError: onnxruntime cannot load the graph, or would run some of it elsewhere.
-        ManifestError: The graph's inputs or outputs are not what the manifest says.
+        ModelError: onnxruntime cannot load the graph, or would run a part of it on another provider.
+        ManifestError: The graph's inputs or outputs are not those of the manifest.
     """
 
     def __init__(
@@ -117,23 +119,23 @@ class Session:
         *,
         weights: Mapping[str, bytes] | None = None,
         threads: int = 1,
-        devices: Sequence[Device] = (PROCESSOR,),
+        devices: Sequence[Device] = (CPU_DEVICE,),
     ) -> None:
         self._manifest = manifest
         self._names = manifest.graph
         source = _Source(graph, weights or {})
-        self._weights = source.weights  # onnxruntime may go on reading there
-        opened = [_opened(source, manifest, threads, device) for device in devices]
+        self._weights = source.weights  # kept in memory, because onnxruntime may still read from it
+        opened = [_open(source, manifest, threads, device) for device in devices]
         self._sessions = [session for session, _ in opened]
         self.kernels = opened[0][1]
         self.recurrent = _is_recurrent(graph)
         self._session = self._sessions[0]
         self._check(manifest)
-        self._outputs: dict[Output, str] = {"logits": manifest.graph.logits}
+        self._outputs: dict[OutputName, str] = {"logits": manifest.graph.logits}
         if manifest.graph.attention is not None:
             self._outputs["attention"] = manifest.graph.attention
-        # Only these have a time axis, and come with it first where the graph takes its steps so.
-        self._along_steps: frozenset[Output] = frozenset(
+        # The outputs with a time axis. With a time-first graph it is their first axis.
+        self._along_steps: frozenset[OutputName] = frozenset(
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
         self.provider = devices[0].label
@@ -141,33 +143,31 @@ class Session:
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
-            self._slots = self._made_slots(devices)
+            self._slots = self._make_slots(devices)
             for slot in self._slots:
                 self._free.put(slot)
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (PROCESSOR,)
+        cls, directory: Path, manifest: Manifest, *, threads: int = 1, devices: Sequence[Device] = (CPU_DEVICE,)
     ) -> Session:
         """The session of a model directory's graph."""
         return cls(directory / GRAPH_FILE, manifest, threads=threads, devices=devices)
-
-    @property
-    def outputs(self) -> frozenset[Output]:
-        """Which outputs the graph has."""
-        return frozenset(self._outputs)
 
     @property
     def bound(self) -> bool:
         """Whether batches go through buffers of a device, so that few shapes are better than many."""
         return bool(self._slots)
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[Output] = ("logits",)) -> Outputs:
+    def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
         """Runs the graph once.
 
         Args:
             batch: `steps [rows, width, features]` or `[rows, width]`, with `lengths [rows]`.
-            outputs: Which to compute; an output that the graph does not have is left out.
+            outputs: The outputs to compute; those that the graph does not have are left out.
+
+        Returns:
+            The outputs, rows first.
         """
         wanted = [output for output in outputs if output in self._outputs]
         inputs = feed(self._names, batch)
@@ -184,23 +184,23 @@ class Session:
         return Outputs(**dict(zip(wanted, results, strict=True)))
 
     def warm_up(self, shapes: Iterable[tuple[int, int]], *, seconds: float) -> int:
-        """Runs batches of zeros, so that no caller waits for what a device makes at the first run of a shape.
+        """Runs batches of zeros, because the first run of each shape on a device is slow.
 
-        Every slot runs the first shape, which should be the largest, and one of the most rows: its buffers need not
-        grow after that. All others are run once on each device.
+        Every slot runs the first shape, which should be the largest, and each shape with more rows than those before,
+        so that its buffers need not grow later. The other shapes run once on each device.
 
         Args:
-            shapes: Rows and width of each.
-            seconds: When to stop, at the latest; the first shape is run whatever it takes.
+            shapes: The (rows, width) of each.
+            seconds: No further shape is started after this time; the first one always runs.
 
         Returns:
             How many shapes were run.
         """
         until = time.monotonic() + seconds
-        wanted: list[Output] = [*self._outputs]
+        wanted: list[OutputName] = [*self._outputs]
         count = most_rows = 0
         for rows, width in shapes:
-            batch = _zeros(self._manifest, rows, width)
+            batch = _zero_batch(self._manifest, rows, width)
             inputs = feed(self._names, batch)
             for slot in self._slots if rows > most_rows else self._slots[: len(self._sessions)]:
                 self._run_in(slot, inputs, batch, wanted)
@@ -210,8 +210,8 @@ class Session:
                 break
         return count
 
-    def _made_slots(self, devices: Sequence[Device]) -> list[Slot]:
-        """The slots of all devices, in turn, so that batches spread evenly."""
+    def _make_slots(self, devices: Sequence[Device]) -> list[Slot]:
+        """The slots of all devices, alternating between devices, so that batches are spread evenly."""
         slots = []
         for _ in range(devices[0].in_flight):
             for session, device in zip(self._sessions, devices, strict=True):
@@ -221,14 +221,14 @@ class Session:
         return slots
 
     def _run_in(
-        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[Output]
+        self, slot: Slot, inputs: dict[str, NDArray[Any]], batch: PaddedBatch, wanted: Sequence[OutputName]
     ) -> list[NDArray[np.float32]]:
         shapes = {self._outputs[output]: self._shape(output, batch) for output in wanted}
-        found = slot.run(inputs, shapes)
-        return [found[name] for name in shapes]
+        results = slot.run(inputs, shapes)
+        return [results[name] for name in shapes]
 
-    def _shape(self, output: Output, batch: PaddedBatch) -> Shape:
-        """An output's shape, in the graph's order of axes."""
+    def _shape(self, output: OutputName, batch: PaddedBatch) -> Shape:
+        """An output's shape for a batch, in the graph's order of axes."""
         axes: Shape = (batch.rows, batch.width) if output in self._along_steps else (batch.rows,)
         if self._names.time_first:
             axes = axes[::-1]
@@ -238,11 +238,11 @@ class Session:
             return (batch.rows, self._manifest.classes, batch.width)
         return (*axes, self._manifest.classes)
 
-    def _are_classes_first(self, output: Output) -> bool:
+    def _are_classes_first(self, output: OutputName) -> bool:
         return self._names.classes_first and output == "logits" and output in self._along_steps
 
-    def _rows_first(self, output: Output, result: NDArray[np.float32]) -> NDArray[np.float32]:
-        """An output `[rows, ...]` or `[rows, width, ...]`, from the graph's own order of axes."""
+    def _rows_first(self, output: OutputName, result: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An output in the order `[rows, ...]` or `[rows, width, ...]`, from the graph's own order of axes."""
         if output not in self._along_steps:
             return result
         if self._are_classes_first(output):
@@ -250,7 +250,7 @@ class Session:
         return np.ascontiguousarray(result.swapaxes(0, 1)) if self._names.time_first else result
 
     def _check(self, manifest: Manifest) -> None:
-        """Holds the graph's inputs and outputs against the manifest."""
+        """Checks the graph's inputs and outputs against the manifest."""
         names = manifest.graph
         tokens = manifest.input.kind == "tokens"
         expected = {names.sequences: ("int64", 2) if tokens else ("float32", 3 if names.features_axis else 2)}
@@ -258,14 +258,14 @@ class Session:
             expected[names.lengths] = (names.lengths_type, 1)
         if names.mask is not None:
             expected[names.mask] = (names.mask_type, 2)
-        found = {
+        actual = {
             node.name: (_ELEMENTS.get(node.type, node.type), len(node.shape)) for node in self._session.get_inputs()
         }
-        if found != expected:
+        if actual != expected:
             raise ManifestError(
-                f"{manifest.key}: the graph's inputs are {_said(found)}, the manifest says {_said(expected)}"
+                f"{manifest.key}: the graph's inputs are {_described(actual)}, the manifest says {_described(expected)}"
             )
-        steps = self._session.get_inputs()[[*found].index(names.sequences)]
+        steps = self._session.get_inputs()[[*actual].index(names.sequences)]
         opened = [steps.shape[axis] for axis in names.open_axes]
         if any(isinstance(size, int) for size in opened):
             raise ManifestError(f"{manifest.key}: rows and width of {names.sequences} are frozen at {opened}")
@@ -281,53 +281,53 @@ class Session:
             raise ManifestError(f"{manifest.key}: the graph has no output {', '.join(sorted(missing))}")
 
 
-def _opened(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """Onnxruntime's session of a graph on one device, nothing of it elsewhere; and whose recurrent kernels it has."""
+def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """An onnxruntime session that runs a graph on one device only; and the kernels of its recurrent layers."""
     if onnxruntime is None:
         check_packages(find())
     provider = device.provider
     try:
-        session = _made(source, _options(threads, provider), device)
+        session = _open_in(source, _options(threads, provider), device)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: onnxruntime cannot load the graph: {error}") from error
-    if provider != PROCESSOR.provider:
+    if provider != CPU_DEVICE.provider:
         if session.get_providers()[0] != provider.execution_provider:
             raise ModelError(
                 f"{manifest.key}: onnxruntime could not start {provider.execution_provider} for the graph, and took "
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
-        placement.check(_placed(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    # Some of onnxruntime's kernels make a number of NaN, these do not: a graph that takes NaN may live by that.
+        placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
+    # Some of onnxruntime's kernels turn NaN into numbers, and these do not; a graph that accepts NaN may rely on it.
     wanted = device.recurrent_kernels and manifest.missing != "handled"
     if wanted and recurrent_kernels.INSTRUCTION_SETS and _is_recurrent(source.graph):
         try:
             return _with_recurrent_kernels(source, manifest, threads, device)
-        except Exception as error:  # whatever it is, the graph is good without them
+        except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, error)
     return session, recurrent_kernels.ONNXRUNTIME
 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
-    """Whether there may be an LSTM or a GRU in a graph: its operators' names stand there as they are."""
+    """Whether a graph may have an LSTM or a GRU: searches its bytes for the operators' names."""
     data = graph if isinstance(graph, bytes) else graph.read_bytes()
     return b"LSTM" in data or b"GRU" in data
 
 
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """The session of a graph, known to be good, in the kernels of `recurrent_kernels`; and their instruction set.
+    """A session with the kernels of `recurrent_kernels`, and their instruction set.
 
-    It has run once: of its own operators onnxruntime infers shapes, which some graphs live by; of these it does not.
+    It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
     options = _options(threads, device.provider)
-    options.log_severity_level = 4  # they may well refuse it
+    options.log_severity_level = 4  # an error is expected for some graphs
     kernels = recurrent_kernels.register(options)
-    session = _made(source, options, device)
-    session.run(None, feed(manifest.graph, _zeros(manifest, 1, manifest.width_multiple)))
+    session = _open_in(source, options, device)
+    session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, manifest.width_multiple)))
     return session, kernels
 
 
-def _zeros(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
-    """A full batch of zeros that the model takes."""
+def _zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
+    """A batch of zeros `[rows, width, ...]` that is valid for the model."""
     wants = manifest.input
     lengths = np.full(rows, min(width, manifest.max_length), dtype=np.int32)
     if wants.kind == "tokens":
@@ -336,25 +336,25 @@ def _zeros(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
 
 
 def _options(threads: int, provider: Provider) -> Any:
-    """Onnxruntime's options of a session."""
+    """The session options for onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # A runner that waits must not burn the core that the event loop needs.
+    # Threads that wait must not spin on a core that the event loop needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in provider.session.items():
         options.add_session_config_entry(key, value)
-    options.enable_mem_pattern = False  # it keeps a plan of memory for every shape that it has seen
+    options.enable_mem_pattern = False  # it would keep a memory plan for every shape that occurred
     return options
 
 
-def _made(source: _Source, options: Any, device: Device) -> Any:
-    """A session on that device, or where onnxruntime's own rules put it."""
+def _open_in(source: _Source, options: Any, device: Device) -> Any:
+    """An onnxruntime session; its rules may put it on the CPU instead of the device, which the caller checks."""
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        # Weights are in the graph or among those given here: a file of that name elsewhere is not to be found.
+        # Weights are in the graph or in `weights`; onnxruntime must not find a file of the same name elsewhere.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
@@ -363,29 +363,29 @@ def _made(source: _Source, options: Any, device: Device) -> Any:
         options.add_external_initializers_from_files_in_memory(
             list(source.weights), contents, [len(content) for content in contents]
         )
-    # Its fallback opens the session on the CPU where the provider fails, and prints a line about it.
+    # With the fallback, onnxruntime would open the session on the CPU if the provider fails.
     session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=0)
     if hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # kept for that fallback alone, for as long as the session
+        session._model_bytes = None  # only the fallback needs it; frees the memory
     return session
 
 
 def _is_device_memory(info: Any) -> bool:
-    """Whether an input is read where only the device can: not on the host, page-locked or other."""
+    """Whether an input is read in the device's own memory, and not in the host's (page-locked or other)."""
     return bool(info.name != "Cpu" and info.device_mem_type == onnxruntime.OrtDeviceMemoryType.DEFAULT)
 
 
-def _placed(session: Any) -> list[placement.Node]:
-    """Where onnxruntime put each node; needs onnxruntime 1.24."""
+def _placed_nodes(session: Any) -> list[placement.PlacedNode]:
+    """The provider that onnxruntime chose for each node; needs onnxruntime 1.24."""
     return [
-        placement.Node(node.name, node.op_type, part.ep_name)
+        placement.PlacedNode(node.name, node.op_type, part.ep_name)
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     ]
 
 
 def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
-    """The graph's inputs for a batch, under the graph's own names and in its own forms."""
+    """The graph's inputs for a batch, by the graph's own names, types and order of axes."""
     inputs: dict[str, NDArray[Any]] = {}
     if names.mask is not None:
         valid = step_mask(batch.lengths, batch.width)
@@ -393,12 +393,12 @@ def feed(names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
         inputs[names.mask] = np.ascontiguousarray(mask.T) if names.time_first else mask
     if names.lengths is not None:
         inputs[names.lengths] = batch.lengths.astype(names.lengths_type, copy=False)
-    inputs[names.sequences] = _arranged(names, batch.steps)
+    inputs[names.sequences] = _in_graph_order(names, batch.steps)
     return inputs
 
 
-def _arranged(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
-    """Steps `[rows, width, ...]` in the graph's own order of axes."""
+def _in_graph_order(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
+    """Steps `[rows, width, ...]`, in the graph's own order of axes."""
     if not names.features_axis:
         steps = steps[:, :, 0]
     if names.channels_first:
@@ -406,5 +406,5 @@ def _arranged(names: GraphNames, steps: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(steps.swapaxes(0, 1)) if names.time_first else steps
 
 
-def _said(inputs: dict[str, tuple[str, int]]) -> str:
+def _described(inputs: dict[str, tuple[str, int]]) -> str:
     return ", ".join(f"{name} ({kind}, rank {rank})" for name, (kind, rank) in sorted(inputs.items()))

@@ -27,7 +27,7 @@ from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import MANIFEST_FILE
-from lengthwise.runtime.provider import CPU, PLAIN_CPU, Device
+from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
 from lengthwise.scoring import offline
 from lengthwise.scoring.offline import Batch, Result
 from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
@@ -104,7 +104,7 @@ def score(
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
-    model = _load(directory, BatchLimits(), CPU if kernels else PLAIN_CPU)
+    model = _load(directory, BatchLimits(), CPU_DEVICE if kernels else PLAIN_CPU)
     limits = BatchLimits().at_most(model.manifest.max_batch_rows)
     if attention and model.manifest.graph.attention is None:
         raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")

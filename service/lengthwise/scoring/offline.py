@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar, cast
 
-from lengthwise.batching.pending import PendingSequences, Waiting
+from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import Steps, pad, rounded_width
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class _Row(Waiting):
+class _Row(WaitingSequence):
     """One window of an item, which is all of it where it is not too long.
 
     Attributes:
@@ -137,7 +137,7 @@ def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
     batch = pad([row.steps for row in rows], multiple=model.manifest.width_multiple)
 
     def figures() -> Batch:
-        return Batch(batch.rows, batch.cost, batch.valid_steps, time.thread_time() - started)
+        return Batch(batch.rows, batch.padded_steps, batch.valid_steps, time.thread_time() - started)
 
     try:
         found = answers.with_attention(model.answer(batch, attention))

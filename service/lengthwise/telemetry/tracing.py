@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -81,20 +81,18 @@ class Tracer:
         span.end(_epoch(ended))
         return span
 
-    def batch(
-        self, lane: ModelQueue[Any], entries: Sequence[QueuedSequence[Any]], started: float, ended: float
-    ) -> None:
+    def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, ended: float) -> None:
         """A batch has run, or failed: its span, and for each traced call in it the spans of its wait and its run.
 
         Args:
-            lane: The model's.
+            queue: The model's queue.
             entries: Its rows.
             started: When, on the clock of `time.monotonic`.
             ended: Likewise.
         """
         arrivals: dict[Trace, float] = {}
         for entry in entries:
-            trace = entry.ticket.trace
+            trace = entry.request.trace
             if trace is not None:
                 arrivals[trace] = min(entry.arrival, arrivals.get(trace, entry.arrival))
         if not arrivals:
@@ -103,9 +101,9 @@ class Tracer:
         for trace, arrival in arrivals.items():
             self.stage(trace, "queue", arrival, started)
             runs.append(self._calls.start_span("inference", trace.context, start_time=_epoch(started)))
-        width = max(entry.cost for entry in entries)
+        width = max(entry.padded_steps for entry in entries)
         figures: dict[str, str | int] = {
-            "lengthwise.model": lane.name,
+            "lengthwise.model": queue.name,
             "lengthwise.rows": len(entries),
             "lengthwise.width_steps": width,
         }

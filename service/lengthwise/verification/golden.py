@@ -1,9 +1,9 @@
-"""Golden sequences: a few sequences with the logits that the exporter saw, run again at every load.
+"""Golden sequences: a few sequences with the logits that the exporter computed, run again at every load.
 
-`golden.npz` holds three plain arrays: `steps`, all sequences end to end (`[steps, features]` float32, or `[steps]`
-int64 for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or end to end
-`[steps, classes]` for a per-step model. A load that runs them through the padding and the session that will serve
-shows that this machine's kernels answer what was proved, and that company changes nothing here either.
+`golden.npz` holds three arrays: `steps`, all sequences concatenated (`[steps, features]` float32, or `[steps]`
+int64 for tokens); `lengths` `[sequences]` int32; `logits` `[sequences, classes]` float32, or
+concatenated `[steps, classes]` for a per-step model. Every load runs them through the padding and the session that will
+serve. So it checks that this machine's kernels give the verified answers, and that batching does not change them here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest, Promise
 from lengthwise.runtime.session import Session
 
 TOLERANCE = 1e-4
-"""Allowed difference, times max(1, |logit|): CPU families round differently, wrong weights are further off."""
+"""Allowed difference of a logit, times max(1, the largest stored |logit|): processor families round differently by
+less, and wrong weights differ by more."""
 
-npy: Any = numpy_format  # it says no types
+npy: Any = numpy_format  # it has no type annotations
 MOST_BYTES: Final = 2**28
-"""Largest file, and largest array in it, that is read: the exporter writes some kilobytes."""
+"""Largest file, and largest array in it, that is read, in bytes; the exporter writes some kilobytes."""
 
 _ARRAYS = ("steps", "lengths", "logits")
 
@@ -73,10 +74,10 @@ class Golden:
 
     @classmethod
     def of(cls, content: bytes, manifest: Manifest, *, source: str = GOLDEN_FILE) -> Golden:
-        """The same of the file's content.
+        """Reads the content of `golden.npz`.
 
         Raises:
-            VerificationError: As `read` says.
+            VerificationError: As `read`.
         """
         arrays = _arrays(content, source)
         _check_shapes(arrays, manifest, source)
@@ -89,113 +90,119 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """How far one golden sequence came out from its stored logits, and in company from alone.
+class GoldenDifference:
+    """How much one golden sequence's logits differ from the stored ones, and batched from unbatched.
 
     Attributes:
         sequence: Its index in the file.
-        length: Its steps.
-        alone: Largest absolute difference of a logit from the stored one when it ran alone.
-        together: Likewise when all golden sequences ran together.
-        apart: Likewise between its answers alone and together.
-        bits: Whether no bit differed between these two.
-        size: The largest stored |logit|, at least 1: what rounding is measured by.
+        length: Its number of steps.
+        unbatched: Largest absolute difference of a logit from the stored one, run unbatched.
+        batched: The same, run in one batch with the other golden sequences.
+        between: Largest absolute difference of a logit between these two runs.
+        same_bits: Whether these two runs gave the same bits.
+        scale: The largest stored |logit|, at least 1; rounding errors are relative to it.
     """
 
     sequence: int
     length: int
-    alone: float
-    together: float
-    apart: float
-    bits: bool
-    size: float
+    unbatched: float
+    batched: float
+    between: float
+    same_bits: bool
+    scale: float
+
+    @property
+    def from_stored(self) -> float:
+        """The larger difference from the stored logits; NaN if one of them is NaN."""
+        return float(np.max((self.unbatched, self.batched)))
 
 
-def compare(session: Session, golden: Golden, manifest: Manifest) -> list[Difference]:
-    """Runs the golden sequences, each alone and all together, and says what came of each."""
+def compare(session: Session, golden: Golden, manifest: Manifest) -> list[GoldenDifference]:
+    """Runs the golden sequences, each unbatched and all in one batch; the differences of each."""
     multiple, most_rows = manifest.width_multiple, manifest.max_batch_rows
-    together = [
-        answer
+    batched = [
+        logits
         for batch in batches(golden.sequences, multiple=multiple, most_rows=most_rows)
-        for answer in _answers(session, batch, manifest)
+        for logits in _logits(session, batch, manifest)
     ]
     differences = []
-    for index, (steps, expected, in_company) in enumerate(zip(golden.sequences, golden.logits, together, strict=True)):
-        (alone,) = _answers(session, pad([steps], multiple=multiple), manifest)
+    for index, (steps, expected, together) in enumerate(zip(golden.sequences, golden.logits, batched, strict=True)):
+        (alone,) = _logits(session, pad([steps], multiple=multiple), manifest)
         differences.append(
-            Difference(
+            GoldenDifference(
                 sequence=index,
                 length=len(steps),
-                alone=_distance(alone, expected),
-                together=_distance(in_company, expected),
-                apart=_distance(in_company, alone),
-                bits=in_company.tobytes() == alone.tobytes(),
-                size=max(1.0, float(np.abs(expected).max())),
+                unbatched=_distance(alone, expected),
+                batched=_distance(together, expected),
+                between=_distance(together, alone),
+                same_bits=together.tobytes() == alone.tobytes(),
+                scale=max(1.0, float(np.abs(expected).max())),
             )
         )
     return differences
 
 
-def check(session: Session, golden: Golden, manifest: Manifest, promise: Promise | None = None) -> list[Difference]:
-    """Runs the golden sequences, each alone and all together, and holds what comes against the stored logits.
+def check(
+    session: Session, golden: Golden, manifest: Manifest, promise: Promise | None = None
+) -> list[GoldenDifference]:
+    """Runs the golden sequences, and checks the logits against the stored ones and against a promise.
 
     Args:
         session: Runs the graph.
         golden: The sequences with their stored logits.
         manifest: The model's.
-        promise: What holds where the session runs; None for what the manifest says of it.
+        promise: The promise for the session's device; None for the manifest's.
 
     Returns:
-        What was seen, one entry for each sequence.
+        The differences of each sequence.
 
     Raises:
-        VerificationError: A sequence's logits are not finite or too far off, or company moved them by more than is
-            promised; names the sequence and the figures.
+        VerificationError: A sequence's logits are not finite, or differ too much from the stored ones.
+        PromiseBroken: Batching changed a sequence's logits by more than was promised.
     """
     promise = promise or manifest.promise(session.provider)
     differences = compare(session, golden, manifest)
     for one in differences:
         name = f"{manifest.key}: golden sequence {one.sequence} ({one.length} steps)"
         allowed = (
-            TOLERANCE * one.size if promise is None else max(TOLERANCE * one.size, promise.tolerance, promise.golden)
+            TOLERANCE * one.scale if promise is None else max(TOLERANCE * one.scale, promise.tolerance, promise.golden)
         )
-        # "not <=" so that NaN fails too
-        if not (one.alone <= allowed and one.together <= allowed):
+        if not (one.unbatched <= allowed and one.batched <= allowed):  # "not <=" so that NaN fails too
             raise VerificationError(
-                f"{name} differs from its stored logits by {one.alone:.3g} alone and {one.together:.3g} in company; "
-                f"{allowed:.3g} is allowed. This is not the graph that was proved, or not its kernels."
+                f"{name} differs from its stored logits by {one.unbatched:.3g} unbatched and {one.batched:.3g} "
+                f"batched; {allowed:.3g} is allowed. This is not the verified graph, or other kernels run it."
             )
-        if promise is not None and not (one.bits or (not promise.bits and one.apart <= promise.tolerance)):
+        if promise is not None and not (one.same_bits or (not promise.bits and one.between <= promise.tolerance)):
             promised = "the same bits" if promise.bits else f"{promise.tolerance:.3g} at most"
             raise PromiseBroken(
-                f"{name} comes out {one.apart:.3g} apart alone and in company on {session.provider}, where {promised} "
-                "were promised"
+                f"{name} differs by {one.between:.3g} between batched and unbatched on {session.provider}, where "
+                f"{promised} were promised"
             )
     return differences
 
 
 def answers(session: Session, sequences: Sequence[Steps], manifest: Manifest) -> Golden:
-    """Makes golden sequences of a session's own answers, each computed alone."""
+    """Golden sequences with a session's own logits, each computed unbatched."""
     logits = []
     for steps in sequences:
-        (alone,) = _answers(session, pad([steps], multiple=manifest.width_multiple), manifest)
+        (alone,) = _logits(session, pad([steps], multiple=manifest.width_multiple), manifest)
         logits.append(alone)
     return Golden(tuple(sequences), tuple(logits))
 
 
-def _answers(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
+def _logits(session: Session, batch: PaddedBatch, manifest: Manifest) -> Iterator[NDArray[np.float32]]:
     """Each row's logits, without padding."""
     logits = session.run(batch).logits
     for row, length in zip(logits, batch.lengths, strict=True):
         yield row[:length] if manifest.task == "per-step" else row
 
 
-def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+def _distance(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(actual - expected).max()) if actual.shape == expected.shape else float("inf")
 
 
 def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
-    """The arrays of the file, whatever their shapes."""
+    """The arrays of the file; their shapes are not checked yet."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             missing = [name for name in _ARRAYS if f"{name}.npy" not in archive.namelist()]
@@ -204,17 +211,17 @@ def _arrays(content: bytes, source: str) -> dict[str, NDArray[Any]]:
             return {name: _array(archive, f"{name}.npy") for name in _ARRAYS}
     except VerificationError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy have dozens of their own for what is none
+    except Exception as error:  # zipfile, zlib and numpy raise many types for a malformed file
         raise VerificationError(f"{source} cannot be read as golden sequences: {error}") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """One array, no larger than the archive says of it; nothing is unpickled.
+    """One array, limited to the size that the archive gives for it; nothing is unpickled.
 
     Raises:
-        ValueError: It is none, or holds another number of bytes than its own header says.
+        ValueError: It is not an array, or its size contradicts its header.
     """
-    size = archive.getinfo(name).file_size  # no more than that is read of it, whatever it inflates to
+    size = archive.getinfo(name).file_size  # no more is decompressed than this
     if size > MOST_BYTES:
         raise ValueError(f"{name} has {size} bytes, and at most {MOST_BYTES} are read")
     file = io.BytesIO(archive.read(name))
@@ -228,7 +235,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: str) -> None:
-    """Holds the arrays against each other and against the manifest."""
+    """Checks that the arrays fit each other and the manifest."""
     steps, lengths, logits = (arrays[name] for name in _ARRAYS)
     if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
         raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least 1")

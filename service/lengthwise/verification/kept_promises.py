@@ -1,8 +1,8 @@
-"""What a device promised when a model was proved on it, kept in the model directory: the next start need not prove it.
+"""`promises.json`: promises of devices, stored in the model directory, so that the next start need not measure.
 
-`promises.json` is no part of what was published, so no digest names it, as of kept costs. An entry holds under its
-conditions: provider and device, processor, onnxruntime and graph. Where the directory cannot be written, every start
-proves anew. An entry tells the cases that were measured, each with its figure.
+The exporter does not publish this file, so the manifest has no digest of it (nor of `costs.json`). An entry is valid
+under its conditions: provider and device, kernels, processor, onnxruntime and graph. It also has the measured cases. If
+the directory is not writable, every start measures again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger("lengthwise.promises")
 
 FILE = "promises.json"
 MOST_BYTES: Final = 2**24
-"""Largest file of promises that is read."""
+"""Largest file that is read, in bytes."""
 
 
 def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
-    """Under which a promise holds: another device, runtime or graph is proved by itself."""
+    """The conditions under which a promise is valid; with another device, runtime or graph it is measured again."""
     return {
         "provider": session.provider,
         "recurrent_kernels": session.kernels,
@@ -37,26 +37,26 @@ def conditions(manifest: Manifest, session: Session) -> dict[str, str]:
 
 
 def read(directory: Path, wanted: dict[str, str]) -> Promise | None:
-    """The promise that was kept under these conditions, or None."""
+    """The promise stored under these conditions, or None."""
     return of(files.read_if_any(directory / FILE, MOST_BYTES), wanted, source=str(directory / FILE))
 
 
-def of(kept: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
-    """The same of the file's content; None where there is no file."""
-    for entry in _entries(kept, source):
+def of(content: bytes | None, wanted: dict[str, str], *, source: str = FILE) -> Promise | None:
+    """As `read`, from the file's content; None for a missing file."""
+    for entry in _entries(content, source):
         if entry["conditions"] == wanted:
             return Promise.model_validate(entry["promise"])
     return None
 
 
 def write(directory: Path, under: dict[str, str], promise: Promise, cases: Sequence[Mapping[str, Any]]) -> Path:
-    """Keeps a promise beside those of other devices; whoever reads sees the old file or the new one.
+    """Stores a promise, beside those under other conditions; atomically, see `files.replace`.
 
     Args:
-        directory: The model's.
+        directory: The model directory.
         under: The conditions.
-        promise: What holds under them.
-        cases: What was measured, as `Case.as_json` writes it.
+        promise: The promise that is valid under them.
+        cases: The measured cases, as `Case.as_json`.
 
     Raises:
         OSError: The directory cannot be written.
@@ -70,17 +70,17 @@ def write(directory: Path, under: dict[str, str], promise: Promise, cases: Seque
     return path
 
 
-def _entries(kept: bytes | None, source: str) -> list[dict[str, Any]]:
-    """The entries of the file; none where there is none, or one that cannot be read."""
-    if kept is None:
+def _entries(content: bytes | None, source: str) -> list[dict[str, Any]]:
+    """The entries of the file; empty if it is missing or malformed."""
+    if content is None:
         return []
     try:
-        entries: list[dict[str, Any]] = json.loads(kept)["promises"]
+        entries: list[dict[str, Any]] = json.loads(content)["promises"]
         for entry in entries:
             entry["conditions"].items()
             Promise.model_validate(entry["promise"])
         json.dumps(entries, allow_nan=False)
-    except Exception as error:  # no digest vouches for it: whatever is in it, the model can be proved
-        log.warning("%s is passed over, the model is proved anew: %.200r", source, error)
+    except Exception as error:  # no digest protects the file, so it may hold anything; the model can be verified again
+        log.warning("%s is ignored, the model is verified again: %.200r", source, error)
         return []
     return entries

@@ -1,26 +1,38 @@
-"""Draws sequences that a model might be sent, to prove it with: at export, and at load on a device of another kind."""
+"""The inputs of verification: random sequences that a client might send, and extreme values for padding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
-LIKENESS = 0.9
-"""Correlation of a drawn step with the one before. Steps without any are noise, and a recurrent model that was trained
-on recordings amplifies rounding on noise a hundredfold: the proof would measure that, and not the graph."""
+EXTREME_PADDING: Final[Mapping[str, float]] = {
+    "NaN": math.nan,
+    "Inf": math.inf,
+    "-Inf": -math.inf,
+    "1e30": 1e30,
+    "-1e30": -1e30,
+}
+"""Values for padding that are not finite or overflow. The service never pads with them; they show a mask that is only
+multiplied or added, as 0 * NaN is NaN."""
+
+_CORRELATION = 0.9
+"""Correlation of a drawn step with the step before. Uncorrelated steps are noise, and a recurrent model that was
+trained on recordings amplifies rounding errors on noise about a hundredfold: verification would measure that, and not
+the graph."""
 
 
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int) -> list[Steps]:
-    """Sequences as a client might send them, `[length, features]` or `[length]`.
+    """Random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
-    Values have the model's own mean and standard deviation where the manifest has them, and each step resembles the
-    one before. Some steps are zeros, and in every other sequence the last one is: zeros are data. Where the model takes
-    missing values, some are.
+    Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
+    correlated. Some steps are zeros, and so is the last step of every other sequence, because zeros are data. If the
+    model accepts missing values, a tenth of the values are NaN.
     """
     random = np.random.default_rng(seed)
     return [_sequence(manifest, length, index, random) for index, length in enumerate(lengths)]
@@ -36,8 +48,8 @@ def _sequence(manifest: Manifest, length: int, index: int, random: np.random.Gen
     mean = np.asarray(manifest.input.mean or np.zeros(features))
     std = np.asarray(manifest.input.std or np.ones(features))
     drawn = random.standard_normal((length, features))
-    for step in range(1, length):  # an autoregression of first order, of variance 1 at every step
-        drawn[step] = LIKENESS * drawn[step - 1] + math.sqrt(1 - LIKENESS**2) * drawn[step]
+    for step in range(1, length):  # a first-order autoregression with variance 1 at every step
+        drawn[step] = _CORRELATION * drawn[step - 1] + math.sqrt(1 - _CORRELATION**2) * drawn[step]
     values = (mean + std * drawn).astype(np.float32)
     if manifest.missing != "refuse":
         values[random.random(values.shape) < 0.1] = np.nan

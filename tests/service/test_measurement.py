@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
-from lengthwise.runtime.session import CPU, Outputs, Session
-from lengthwise.verification import promises, proof
-from lengthwise.verification.golden import Difference
-from lengthwise.verification.proof import Case
+from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
+from lengthwise.verification import promises
+from lengthwise.verification.golden import GoldenDifference
+from lengthwise.verification.measurement import BatchLogits, Case, measure_cases
 from lengthwise.verification.random_sequences import draw
 
 FEATURES = 3
@@ -40,7 +40,7 @@ class Model(Session):
         self.leak = leak
         self.threads = threads
         self.per_step = per_step
-        self.provider = CPU
+        self.provider = CPU_LABEL
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -82,10 +82,10 @@ class Model(Session):
 def prove(leak: str = "", described: Manifest | None = None, *, per_step: bool = False) -> list[Case]:
     described = described or manifest()
 
-    def reference(batch: PaddedBatch) -> proof.Logits:
+    def reference(batch: PaddedBatch) -> BatchLogits:
         return Model(per_step=per_step).run(batch).logits
 
-    return proof.verify(lambda threads: Model(leak, threads=threads, per_step=per_step), described, reference, seed=0)
+    return measure_cases(lambda threads: Model(leak, threads=threads, per_step=per_step), described, reference, seed=0)
 
 
 def varied(cases: list[Case]) -> set[str]:
@@ -105,7 +105,7 @@ def test_a_sound_graph_has_no_failing_case() -> None:
         "threads",
         "attention",
     } | {"at padding"}
-    assert {case.provider for case in cases} == {CPU}
+    assert {case.provider for case in cases} == {CPU_LABEL}
 
 
 @pytest.mark.parametrize(
@@ -156,15 +156,15 @@ def strangers() -> Callable[[PaddedBatch, int], NDArray[np.bool_]]:
     ("moved", "only"),
     [
         (strangers(), "every neighbour replaced"),
-        (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, alone"),
-        (lambda batch, threads: np.array(threads == 2 and batch.rows > 1), "2 threads instead of 1, in company"),
+        (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, unbatched"),
+        (lambda batch, threads: np.array(threads == 2 and batch.rows > 1), "2 threads instead of 1, batched"),
         (lambda batch, threads: (batch.lengths < 50) & (batch.lengths.max() == 50), "beside a sequence of 50 steps"),
     ],
 )
 def test_a_leak_that_one_case_alone_can_see_is_seen(
     moved: Callable[[PaddedBatch, int], NDArray[np.bool_]], only: str
 ) -> None:
-    cases = proof.verify(lambda threads: Among(moved, threads), manifest(), None)
+    cases = measure_cases(lambda threads: Among(moved, threads), manifest(), None)
     assert [case.name for case in promises.failures(cases)] == [only]
 
 
@@ -203,12 +203,12 @@ def test_tokens_are_verified_with_other_ids_at_padding() -> None:
 
 def test_a_short_max_length_is_kept_to() -> None:
     cases = prove(described=manifest(longest=4))
-    assert "4 steps in company" in {case.name for case in cases}
+    assert "4 steps batched" in {case.name for case in cases}
     assert promises.failures(cases) == []
 
 
 def test_without_a_reference_there_are_no_cases_of_it() -> None:
-    cases = proof.verify(lambda threads: Model(threads=threads), manifest(), None)
+    cases = measure_cases(lambda threads: Model(threads=threads), manifest(), None)
     assert "reference" not in varied(cases)
 
 
@@ -226,7 +226,7 @@ def test_a_tolerance_is_what_may_differ() -> None:
 
 def test_the_promise_is_bits_where_no_bit_differed() -> None:
     promise = promises.promise(prove())
-    assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
+    assert (promise.provider, promise.bits, promise.tolerance) == (CPU_LABEL, True, 0.0)
 
 
 def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
@@ -237,7 +237,7 @@ def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
 
 
 def test_a_difference_that_is_not_finite_is_null_in_json() -> None:
-    case = Case("x", "padding", math.inf, math.inf, bits=False, provider=CPU, extreme=True)
+    case = Case("x", "padding", math.inf, math.inf, bits=False, provider=CPU_LABEL, extreme=True)
     found = json.loads(json.dumps(case.as_json(), allow_nan=False))
     assert (found["difference"], found["relative"], found["name"]) == (None, None, "x")
 
@@ -254,7 +254,9 @@ def test_sequences_hold_genuine_zero_steps_and_what_may_be_missing() -> None:
 
 
 def test_golden_sequences_that_company_moved_are_part_of_what_was_seen() -> None:
-    moved = Difference(sequence=0, length=3, alone=0.0, together=2e-6, apart=2e-6, bits=False, size=1.0)
+    moved = GoldenDifference(
+        sequence=0, length=3, unbatched=0.0, batched=2e-6, between=2e-6, same_bits=False, scale=1.0
+    )
     promise = promises.promise(prove(), [moved])
     assert (promise.bits, promise.seen, promise.tolerance) == (False, 2e-6, promises.HEADROOM * 2e-6)
 
@@ -269,15 +271,17 @@ class Shared(Model):
 
 def test_a_model_of_one_row_at_a_time_is_proved_as_it_runs_without_company_and_without_padding() -> None:
     alone = manifest().model_copy(update={"max_batch_rows": 1, "width_multiple": 1})
-    together = proof.verify(lambda threads: Shared(threads=threads), manifest(), None)
-    cases = proof.verify(lambda threads: Shared(threads=threads), alone, lambda batch: Shared().run(batch).logits)
+    together = measure_cases(lambda threads: Shared(threads=threads), manifest(), None)
+    cases = measure_cases(lambda threads: Shared(threads=threads), alone, lambda batch: Shared().run(batch).logits)
     assert {"company", "width"} <= varied(promises.failures(together))
     assert promises.failures(cases) == []
     assert varied(cases) == {"reference", "company", "neighbours", "order", "threads", "attention"}
-    assert not any("in company" in case.name for case in cases)
+    assert not any("batched" in case.name.split() for case in cases)
 
 
 def test_how_far_a_graph_may_lie_from_what_it_was_made_from_is_said_apart_from_what_company_may_do() -> None:
-    cases = proof.verify(lambda threads: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
+    cases = measure_cases(
+        lambda threads: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5)
+    )
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
-    assert promises.failures(cases, apart=0.5) == []
+    assert promises.failures(cases, most=0.5) == []

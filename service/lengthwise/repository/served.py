@@ -1,0 +1,35 @@
+"""A model that is served: what a request finds in the registry under a name and a version."""
+
+from __future__ import annotations
+
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.batching.queues import ModelQueue
+from lengthwise.repository.model import Model
+from lengthwise.telemetry.metrics import ModelMetrics
+
+
+class Served:
+    """A model with its queue and its metrics.
+
+    Args:
+        model: The model.
+        metrics: Its metrics.
+        limits: The limits of one batch.
+    """
+
+    __slots__ = ("manifest", "metrics", "model", "queue")
+
+    def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
+        self.model = model
+        self.manifest = model.manifest
+        self.metrics = metrics
+        self.queue = ModelQueue(
+            model.manifest.key,
+            model.answer,
+            model.cost,
+            metrics,
+            limits.at_most(model.manifest.max_batch_rows),
+            multiple=model.manifest.width_multiple,
+            buckets=model.buckets,
+            steady=model.steady,
+        )
