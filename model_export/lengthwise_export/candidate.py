@@ -16,30 +16,30 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
 from lengthwise.verification.promises import ROUNDING
 from lengthwise.verification.proof import Logits, Reference
+from lengthwise_export.accuracy import UNTRAINED
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as judge
-from lengthwise_export.checking.recording import Answer, Subject
-from lengthwise_export.checking.refusals import runs
+from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import ExportError, RunError
-from lengthwise_export.missing import looks_for_nan
+from lengthwise_export.missing_values import looks_for_nan
 from lengthwise_export.options import OPSET
-from lengthwise_export.sample import UNTRAINED
 from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing import graph
 
 MAX_LENGTH = 1024
 """Longest sequence that is promised for a model of which nobody says it."""
 
-Scores = Literal["logits", "probabilities"]
+ScoreKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Candidate:
     """A model on its way, whatever it was made from.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source:
     notices: tuple[str, ...] = ()
 
 
-def built_in(
+def from_spec(
     spec: Spec,
     weights: Path | None,
     *,
@@ -65,7 +65,7 @@ def built_in(
     multi_label: bool = False,
     opset: int = OPSET,
     tolerance: float | None = None,
-) -> Source:
+) -> Candidate:
     """The built-in architecture, with trained weights or, without any, with those it begins with.
 
     Args:
@@ -74,7 +74,7 @@ def built_in(
         max_length: As the caller says it; the spec must say the same.
         multi_label: Likewise, whether each class is judged by itself.
         opset: Of the graph.
-        tolerance: As in `Source`.
+        tolerance: As in `Candidate`.
 
     Raises:
         CheckpointError: The weights are not those of this spec.
@@ -95,27 +95,29 @@ def built_in(
     mean, std = _statistics(model, spec)
 
     def build(named: Manifest) -> onnx.ModelProto:
-        return without_traces(graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset))
+        return without_exporter_metadata(
+            graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset)
+        )
 
-    return Source(
+    return Candidate(
         manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(update={"made": made}),
         build=build,
-        reference=eager(model),
+        reference=eager_reference(model),
         tolerance=tolerance,
     )
 
 
-def brought(
+def from_target(
     target: Target,
     *,
     max_length: int,
     multi_label: bool = False,
-    scores: Scores | None = None,
+    scores: ScoreKind | None = None,
     missing: MissingPolicy | None = None,
     opset: int = OPSET,
     tolerance: float = 0.0,
     seed: int = 0,
-) -> Source:
+) -> Candidate:
     """A model of the user's, a torch module or a graph made elsewhere, once `check` finds nothing wrong with it.
 
     Args:
@@ -168,16 +170,16 @@ def brought(
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = target.build(named.name, opset)
-        return without_traces(proto) if target.kind == "module" else proto
+        return without_exporter_metadata(proto) if target.kind == "module" else proto
 
     def reference(batch: PaddedBatch) -> Logits:
         return target.subject.answer(batch).logits
 
     notices = (_MAY_TAKE_NAN,) if missing is None and _may_take_nan(target, batch) else ()
-    return Source(manifest, build, reference if target.framework else None, tolerance, notices)
+    return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)
 
 
-def with_threshold(source: Source, threshold: float) -> Source:
+def with_threshold(source: Candidate, threshold: float) -> Candidate:
     """The same model, assigning its classes from another probability on.
 
     Raises:
@@ -188,7 +190,7 @@ def with_threshold(source: Source, threshold: float) -> Source:
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
 
 
-def eager(model: SequenceClassifier) -> Reference:
+def eager_reference(model: SequenceClassifier) -> Reference:
     """The model as torch runs it, sequences packed."""
 
     def answer(batch: PaddedBatch) -> Logits:
@@ -199,7 +201,7 @@ def eager(model: SequenceClassifier) -> Reference:
     return answer
 
 
-def without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The graph without what the exporter notes at each node: the code that it came from, with its paths.
 
     A published graph tells nothing of the machine that made it, and is the same bytes wherever it was made.
@@ -232,7 +234,7 @@ def _require_sound(judged: Report, text: str) -> None:
         )
 
 
-def _is_attention(answer: Answer, batch: PaddedBatch) -> bool:
+def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
     """Whether what a module calls attention is weights: nothing at padding, one in all."""
     weights = answer.attention
     if weights is None or weights.shape != (batch.rows, batch.width):
@@ -260,7 +262,7 @@ def _task(target: Target, *, multi_label: bool) -> Task:
     return "per-step" if target.per_step else "single-label"
 
 
-def _found_scores(answer: Answer, batch: PaddedBatch, task: Task) -> Scores:
+def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """Probabilities where every row lies in 0 to 1 and sums to 1.
 
     Raises:

@@ -42,13 +42,13 @@ class RunError(UncheckableError):
 
     Args:
         detail: What it says.
-        place: Where in the user's code that was, where it is known.
+        location: Where in the user's code that was, where it is known.
     """
 
-    def __init__(self, detail: str, place: object = None) -> None:
-        super().__init__(detail if place is None else f"{place}: {detail}")
+    def __init__(self, detail: str, location: object = None) -> None:
+        super().__init__(detail if location is None else f"{location}: {detail}")
         self.detail = detail
-        self.place = place
+        self.location = location
 
 
 class ExportError(LengthwiseError):

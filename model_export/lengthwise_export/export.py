@@ -2,9 +2,9 @@
 
     target -> torch module -> graph -> stage -> verify [-> another precision -> verify] -> publish
 
-`export` is that line. What comes in is a `Source`, which knows how to build its graph and what its manifest says. What
-goes out is a version of a model that a service can load, and the cases that prove it. Nothing is published whose proof
-does not hold. A graph of another precision is made of the proved float32 graph, and held against it.
+`export` is that line. What comes in is a `Candidate`, which knows how to build its graph and what its manifest says.
+What goes out is a version of a model that a service can load, and the cases that prove it. Nothing is published whose
+proof does not hold. A graph of another precision is made of the proved float32 graph, and held against it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, promises, proof
 from lengthwise.verification.proof import Case, Logits, Reference
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import missing, package, sample
-from lengthwise_export.candidate import Source
+from lengthwise_export import accuracy, missing_values, publish
+from lengthwise_export.accuracy import DataAccuracy
+from lengthwise_export.candidate import Candidate
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
-from lengthwise_export.sample import Sample
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedModel:
     """A model directory, and its proof.
 
     Attributes:
@@ -63,28 +63,28 @@ class Published:
     manifest: Manifest
     cases: Sequence[Case]
     nodes: int
-    labels: labels.Changes | None = None
-    sample: Sample | None = None
+    labels: labels.LabelChanges | None = None
+    sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Proved:
+class VerifiedGraph:
     """A graph whose proof holds.
 
     Attributes:
         graph: The graph.
         manifest: What it wants.
         cases: Of its proof.
-        labels: As in `Published`.
+        labels: As in `PublishedModel`.
         sample: Likewise.
     """
 
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: labels.Changes | None = None
-    sample: Sample | None = None
+    labels: labels.LabelChanges | None = None
+    sample: DataAccuracy | None = None
 
     def session(self, threads: int = 1) -> Session:
         """The graph, ready to run."""
@@ -92,8 +92,8 @@ class Proved:
 
 
 def export(
-    source: Source, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
-) -> Published:
+    source: Candidate, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
+) -> PublishedModel:
     """Builds, verifies and publishes.
 
     Args:
@@ -111,11 +111,11 @@ def export(
         ConfigurationError: The data does not fit the model: its sequences, or their labels.
         ModelError: A service would refuse it all the same.
     """
-    place = package.place(out)
+    place = publish.destination(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
     graph = source.build(manifest)
-    with package.staged(place) as stage:
-        proved = prove(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+    with publish.staging_folder(place) as stage:
+        proved = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
         if to != "fp32":
             sequences = None if data is None else [record.steps for record in data]
             proved = at_precision(proved, to, sequences, tolerance=source.tolerance, seed=seed)
@@ -123,12 +123,12 @@ def export(
             proved = _held_against(proved, data)
         finished = _write(stage, proved, seed=seed)
         notices = tuple(_load_as_a_service_would(stage, finished))
-    return Published(
+    return PublishedModel(
         place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample, notices
     )
 
 
-def prove(
+def verify_graph(
     graph: onnx.ModelProto,
     manifest: Manifest,
     reference: Reference | None,
@@ -137,7 +137,7 @@ def prove(
     seed: int,
     made_from: str = "the model itself",
     apart: float = promises.ROUNDING,
-) -> Proved:
+) -> VerifiedGraph:
     """Verifies a graph.
 
     Args:
@@ -167,7 +167,7 @@ def prove(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
-    return Proved(graph, manifest, cases)
+    return VerifiedGraph(graph, manifest, cases)
 
 
 def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
@@ -184,8 +184,8 @@ def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Ca
             return session.run(batch).logits
 
         longest, provider = manifest.max_length, session.provider
-        found = list(missing.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
-        why = missing.why_not(found)
+        found = list(missing_values.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
+        why = missing_values.why_not(found)
         if why is not None:
             raise VerificationError(
                 f"{manifest.key}: --missing handled does not hold: {why}; leave it out, and missing values are refused"
@@ -194,16 +194,16 @@ def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Ca
 
 
 def at_precision(
-    proved: Proved, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
-) -> Proved:
+    proved: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
+) -> VerifiedGraph:
     """The same model at another precision, held against its float32 graph.
 
     Requires: a proved float32 graph. Ensures: every case holds, and the manifest says how far the two lie apart.
     """
     exact = proved.session()
-    manifest = precision.described(proved.manifest, to)
-    found = prove(
-        precision.converted(proved.graph, to),
+    manifest = precision.manifest_at(proved.manifest, to)
+    found = verify_graph(
+        precision.convert(proved.graph, to),
         manifest,
         lambda batch: exact.run(batch).logits,
         tolerance=tolerance,
@@ -213,12 +213,12 @@ def at_precision(
     )
     apart = max(case.difference for case in found.cases if case.varied == "reference")
     changes = None if data is None else labels.compare(exact, proved.manifest, found.session(), manifest, data)
-    return Proved(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
+    return VerifiedGraph(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
 
 
-def _held_against(proved: Proved, data: Sequence[Record]) -> Proved:
+def _held_against(proved: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
     """The same graph once its answers were compared with the data's labels, and its manifest with the figures."""
-    found = sample.measure(proved.session(), proved.manifest, data)
+    found = accuracy.measure(proved.session(), proved.manifest, data)
     if found is None:
         return proved
     file = Path(data[0].place).name.rpartition(":")[0]
@@ -227,7 +227,7 @@ def _held_against(proved: Proved, data: Sequence[Record]) -> Proved:
     return replace(proved, manifest=proved.manifest.model_copy(update={"made": made}), sample=found)
 
 
-def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
+def _write(stage: Path, proved: VerifiedGraph, *, seed: int) -> Manifest:
     """Writes a whole model directory.
 
     Requires: a proved graph. Ensures: its files are in the stage.

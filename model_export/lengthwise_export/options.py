@@ -32,7 +32,7 @@ _FILE: Final = click.Path(exists=True, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TargetOptions:
     """What the caller says of a target; None where it is to be read off."""
 
     checkpoint: Path | None = field(
@@ -77,14 +77,14 @@ class Options:
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command these options; it gets them as one argument, `options`."""
-    fields = dataclasses.fields(Options)
+    fields = dataclasses.fields(TargetOptions)
 
     @wraps(command)
     def collected(**given: Any) -> Any:
         said = {each.name: given.pop(each.name) for each in fields}
         if said["labels"] is not None:
             said["labels"] = tuple(label.strip() for label in said["labels"].split(","))
-        return command(options=Options(**said), **given)
+        return command(options=TargetOptions(**said), **given)
 
     decorated: Callable[..., Any] = collected
     for each in reversed(fields):

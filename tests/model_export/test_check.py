@@ -13,8 +13,8 @@ from lengthwise_export.checking.check import check
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.cli import main
-from lengthwise_export.tracing.call_signature import Calling
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.outputs import output_selector
 
 STEPS = StepInput(features=3)
 
@@ -100,7 +100,7 @@ class InPlace(Base):
 
 
 def judged(module: nn.Module, **options: object) -> Report:
-    return check(TorchSubject(module, STEPS, calling=Calling(), choose=chosen_by(None)), **options)
+    return check(TorchSubject(module, STEPS, signature=CallSignature(), select_output=output_selector(None)), **options)
 
 
 def test_a_sound_model_passes_every_trial() -> None:
@@ -128,8 +128,8 @@ def test_a_leak_names_operator_line_cause_and_mend() -> None:
     report = judged(MeanOverWidth())
     (leak,) = report.leaks
     assert (report.verdict, leak.operator) == ("leak", "mean")
-    assert leak.place is not None
-    assert leak.place.source == "return h.mean(1)"
+    assert leak.location is not None
+    assert leak.location.source == "return h.mean(1)"
     assert "divides by the width" in leak.cause.why
     assert "lengths[:, None]" in leak.cause.fix
 
@@ -268,8 +268,8 @@ def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
 def test_writing_in_place_is_followed_and_leaves_the_batch_as_it_was() -> None:
     report = judged(InPlace())
     assert report.verdict == "leak"
-    assert report.leaks[0].place is not None
-    assert "x[:, -1]" in report.leaks[0].place.source
+    assert report.leaks[0].location is not None
+    assert "x[:, -1]" in report.leaks[0].location.source
 
 
 def test_a_loop_over_steps_can_be_judged_at_other_widths() -> None:
@@ -322,7 +322,7 @@ def test_small_models_of_tokens_are_judged() -> None:
             return self.table(tokens).sum(1) / lengths[:, None]
 
     steps = StepInput(kind="tokens", vocabulary=9)
-    report = check(TorchSubject(Bag(), steps, calling=Calling(), choose=chosen_by(None)))
+    report = check(TorchSubject(Bag(), steps, signature=CallSignature(), select_output=output_selector(None)))
     assert report.verdict == "leak"
     assert report.leaks[0].operator == "sum"
     assert np.isfinite(report.leaks[0].difference)
@@ -381,8 +381,8 @@ def test_a_position_that_follows_the_width_is_where_the_leak_begins_and_not_the_
 
     report = judged(FromTheEnd(2000))
     assert report.verdict == "leak"
-    assert report.leaks[0].place is not None
-    assert "torch.arange" in report.leaks[0].place.source
+    assert report.leaks[0].location is not None
+    assert "torch.arange" in report.leaks[0].location.source
 
 
 def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_takes() -> None:
@@ -583,10 +583,12 @@ def test_another_reading_that_does_not_leak_is_said() -> None:
         def pool(self, h, valid, lengths):
             return super().pool(h, valid, lengths)
 
-    subject = TorchSubject(Inverted(), STEPS, calling=Calling("mask"), choose=chosen_by(None))
+    subject = TorchSubject(Inverted(), STEPS, signature=CallSignature("mask"), select_output=output_selector(None))
     report = check(subject)
     assert report.verdict != "sound"
-    subject = TorchSubject(Inverted(), STEPS, calling=Calling("padding-mask"), choose=chosen_by(None))
+    subject = TorchSubject(
+        Inverted(), STEPS, signature=CallSignature("padding-mask"), select_output=output_selector(None)
+    )
     assert check(subject).verdict == "sound"
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from lengthwise.runtime.manifest import digest
 from lengthwise_export.cli import main
-from lengthwise_export.training.train import Epoch, Run
+from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support import users_models
 from tests.support.specs import separable
 
@@ -103,7 +103,7 @@ def test_an_interruption_before_the_first_epoch_promises_nothing(files: Path, mo
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files)
     assert (refused.exit_code, "no epoch was done" in refused.stderr) == (130, True)
     assert not (files / "run" / "state.safetensors").exists()
@@ -113,15 +113,15 @@ def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert trained(files).exit_code == 0
-    epoch, done = Run.epoch, []
+    epoch, done = TrainingRun.epoch, []
 
-    def interrupted(run: Run) -> Epoch:
+    def interrupted(run: TrainingRun) -> Epoch:
         if done:
             raise KeyboardInterrupt
         done.append(1)
         return epoch(run)
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files, "--seed", "1", "--overwrite")
     assert "1 epoch: the same command with --resume in the place of --overwrite goes on" in refused.stderr
     assert not (files / "run" / "model.safetensors").exists()

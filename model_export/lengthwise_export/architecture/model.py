@@ -18,7 +18,7 @@ from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.spec import ConvSpec, InputSpec, ModelSpec, Spec
 
 
-class Answer(NamedTuple):
+class ClassifierOutput(NamedTuple):
     """What the model answers for a batch.
 
     Attributes:
@@ -54,7 +54,7 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(features, len(spec.output.labels))
 
-    def forward(self, steps: Tensor, lengths: Tensor) -> Answer:
+    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
 
         Args:
@@ -69,9 +69,9 @@ class SequenceClassifier(nn.Module):
         if self.self_attention is not None:
             hidden = self.self_attention(hidden, mask)
         if self.pooling is None:
-            return Answer(layers.masked(self.head(self.dropout(hidden)), mask))
+            return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
-        return Answer(self.head(self.dropout(pooled)), attention)
+        return ClassifierOutput(self.head(self.dropout(pooled)), attention)
 
 
 def first_layer(spec: InputSpec, model: ModelSpec) -> layers.Standardize | layers.TokenEmbedding:

@@ -98,7 +98,7 @@ class Pairing:
         return self.before.lengths == self.after.lengths and self.rows == every
 
 
-class _Part(Protocol):
+class _AxisPart(Protocol):
     """An axis, or one of those that were merged into one."""
 
     def size(self, batch: Geometry) -> int:
@@ -150,8 +150,8 @@ class _Steps:
         return slice(max(self.shift, 0), max(self.shift, 0) + max(length + min(self.shift, 0), 0))
 
 
-_Reading = tuple[_Part, ...]
-_EXACT: Final[tuple[_Part, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
+_AxisReading = tuple[_AxisPart, ...]
+_EXACT: Final[tuple[_AxisPart, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
 
 
 def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int, ...] | None = None) -> float | None:
@@ -306,7 +306,7 @@ def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
 
 def _readings(
     before: Sequence[int], after: Sequence[int], pairing: Pairing, larger: Sequence[int] | None
-) -> Iterator[_Reading]:
+) -> Iterator[_AxisReading]:
     """The ways to read a tensor's axes, the likeliest first."""
     seen = [(pairing.before, before), (pairing.after, after)]
     if larger is not None and pairing.larger is not None and len(larger) == len(before):
@@ -317,7 +317,7 @@ def _readings(
         yield tuple(itertools.chain.from_iterable(parts))
 
 
-def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_Reading]:
+def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
     """The ways to read an axis that has these sizes in these batches."""
     exact = [part for part in _EXACT if _fits((part,), sizes, batches)]
     if exact:
@@ -341,13 +341,13 @@ def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -
         yield (_Other(sizes[0]),)
 
 
-def _fits(reading: _Reading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
+def _fits(reading: _AxisReading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
     return all(
         math.prod(part.size(batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
     )
 
 
-def _rounded_up(size: int, batch: Geometry) -> Iterator[_Reading]:
+def _rounded_up(size: int, batch: Geometry) -> Iterator[_AxisReading]:
     """Steps padded to whole chunks; to one chunk of a fixed length as well."""
     for cut in (False, True):
         if size > _Steps(cut).size(batch):
@@ -355,9 +355,9 @@ def _rounded_up(size: int, batch: Geometry) -> Iterator[_Reading]:
             yield from ((part,) for chunk in chunks if (part := _Steps(cut, whole=chunk)).size(batch) == size)
 
 
-def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_Reading]:
+def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_AxisReading]:
     """Rows or steps merged with each other or with something else, in any order; then padded, convolved and pooled."""
-    merged: list[_Reading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
+    merged: list[_AxisReading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
     merged += [(_Rows(), _Steps(whole=chunk)) for chunk in chunks]
     for parts in merged:
         whole = math.prod(part.size(batch) for part in parts)
@@ -377,7 +377,7 @@ def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_R
 
 
 def _shared(
-    before: Array, after: Array, reading: _Reading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
+    before: Array, after: Array, reading: _AxisReading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[Array, Array]]:
     """The parts of two tensors that should be equal, as pairs of arrays of one shape."""
     first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
@@ -393,10 +393,10 @@ def _shared(
         yield np.take(first, row, axis=rows)[where], np.take(second, other, axis=rows)[where]
 
 
-def _valid(reading: _Reading, length: int) -> tuple[slice, ...]:
+def _valid(reading: _AxisReading, length: int) -> tuple[slice, ...]:
     return tuple(part.valid(length) if isinstance(part, _Steps) else slice(None) for part in reading)
 
 
-def _split(tensor: Array, reading: _Reading, batch: Geometry) -> Array:
+def _split(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:
     """A tensor with its merged axes apart."""
     return tensor.reshape([part.size(batch) for part in reading])

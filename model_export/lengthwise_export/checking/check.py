@@ -17,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise_export.checking.answered import First
 from lengthwise_export.checking.axes import Geometry
-from lengthwise_export.checking.leaks import Moved, locate
-from lengthwise_export.checking.limits import Limits
-from lengthwise_export.checking.recording import Answer, Subject
-from lengthwise_export.checking.refusals import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
+from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.leaks import FailedTrial, find_leaks
+from lengthwise_export.checking.limits import WidthLimits
+from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import (
+    BatchSizes,
+    CheckTrial,
     Sampler,
-    Sizes,
-    Trial,
     base_sequences,
     fewer_rows,
     geometry,
@@ -35,7 +34,8 @@ from lengthwise_export.checking.trials import (
     padding_changed,
     trials,
 )
-from lengthwise_export.checking.verdict import ROUNDING, Outcome, Ran, Report, Verdict, said
+from lengthwise_export.checking.uncheckable import refuse_other_contracts, runs, why_it_raises, why_it_raises_for
+from lengthwise_export.checking.verdict import ROUNDING, CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MOST_ALONE: Final = 48
@@ -47,11 +47,16 @@ _MOST_NAMED: Final = 5
 _JUMP: Final = 1e-3
 """A model whose answer the last bits of the input move by more does not amplify rounding, it jumps."""
 
-Progress = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
 
 def check(
-    subject: Subject, *, max_length: int = 1024, tolerance: float = 0.0, seed: int = 0, progress: Progress | None = None
+    subject: Subject,
+    *,
+    max_length: int = 1024,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
 ) -> Report:
     """Judges a model.
 
@@ -74,21 +79,23 @@ def check(
 class _Check:
     """One check: what every trial showed, and what should be known besides."""
 
-    def __init__(self, subject: Subject, max_length: int, tolerance: float, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, subject: Subject, max_length: int, tolerance: float, seed: int, progress: ProgressCallback
+    ) -> None:
         self.subject = subject
         self.max_length = max_length
         self.tolerance = tolerance
         self.progress = progress
         self.sampler = Sampler(subject.steps, seed)
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[TrialResult] = []
         self.notes: list[str] = []
-        self.moved: list[Moved] = []
+        self.moved: list[FailedTrial] = []
         self.ran: list[Geometry] = []
 
     def report(self) -> Report:
         """Runs everything and judges."""
         self.progress(f"a sequence of {self.max_length} steps")
-        limits = Limits.of(self.subject, self.sampler, self.max_length)
+        limits = WidthLimits.of(self.subject, self.sampler, self.max_length)
         widest, sizes = limits.widest, limits.sizes
         self.notes += [] if limits.note is None else [limits.note]
         first = self._first(sizes)
@@ -106,7 +113,7 @@ class _Check:
             self._require_that_it_could_show(first)
         self._note_a_fast_path(first)
         self.progress("where it begins")
-        leaks = tuple(locate(self.subject, finite or self.moved, self.tolerance))
+        leaks = tuple(find_leaks(self.subject, finite or self.moved, self.tolerance))
         names = _first_of([moved.trial.name for moved in finite or self.moved])
         verdict: Verdict
         if finite:
@@ -126,30 +133,30 @@ class _Check:
             tuple(self.notes),
             widest,
             self.tolerance,
-            Ran.of(self.ran),
+            CheckedSizes.of(self.ran),
         )
 
-    def _answer(self, batch: PaddedBatch) -> Answer:
+    def _answer(self, batch: PaddedBatch) -> ModelOutput:
         """Answers one of the batches that are compared."""
         answer = self.subject.answer(batch)
         self.ran.append(geometry(batch))
         return answer
 
-    def _require_that_it_could_show(self, first: First) -> None:
+    def _require_that_it_could_show(self, first: Baseline) -> None:
         """Refuses to call sound what could not have leaked: nothing was varied, or no answer follows its sequence.
 
         Raises:
             UncheckableError: So it is.
         """
-        ran = Ran.of(self.ran)
+        ran = CheckedSizes.of(self.ran)
         if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, self.max_length):
             raise UncheckableError(
-                f"nothing could be varied: {said(ran.rows)} rows, widths of {said(ran.widths)} and sequences of "
-                f"{said(ran.lengths)} steps are all that ran"
+                f"nothing could be varied: {as_ranges(ran.rows)} rows, widths of {as_ranges(ran.widths)} and sequences "
+                f"of {as_ranges(ran.lengths)} steps are all that ran"
             )
         others = Sampler(self.subject.steps, seed=len(first.sequences) + 1)
         replaced = pad([others.sequence(len(steps)) for steps in first.sequences], width=first.batch.width)
-        moved = first.moved_by_again(self.subject.answer(replaced))
+        moved = first.largest_difference(self.subject.answer(replaced))
         if moved <= self.tolerance:
             raise UncheckableError(
                 f"the answers do not depend on the sequences: others of the same lengths move them by {moved:.2g}, and "
@@ -157,17 +164,17 @@ class _Check:
                 "forgotten input, or a --tolerance that is too large"
             )
 
-    def _note_other_readings(self, first: First, finite: Sequence[Moved]) -> None:
+    def _note_other_readings(self, first: Baseline, finite: Sequence[FailedTrial]) -> None:
         """Says so where the model does not leak when it is called in another way.
 
         Raises:
             UncheckableError: That way is one in which no model is served.
         """
-        for other in self.subject.others():
+        for other in self.subject.alternatives():
             try:
-                again = First(first.sequences, first.batch, other.subject.answer(first.batch))
+                again = Baseline(first.sequences, first.batch, other.subject.answer(first.batch))
                 answers = [other.subject.answer(moved.trial.batch) for moved in finite if moved.base is first.batch]
-                last = other.subject.answer(first.with_last_steps_moved(self.subject.steps.vocabulary))
+                last = other.subject.answer(first.with_last_steps_changed(self.subject.steps.vocabulary))
                 trials_of = [moved.trial for moved in finite if moved.base is first.batch]
                 is_sound = all(
                     again.moved_by(answer, row, place) <= self.tolerance
@@ -185,12 +192,12 @@ class _Check:
             elif is_sound and answers and "share" in other.runs:
                 raise UncheckableError(f"the model is sound only {other.runs}")
 
-    def _first(self, sizes: Sizes) -> First:
+    def _first(self, sizes: BatchSizes) -> Baseline:
         self.progress("the first batch, twice")
         sequences = base_sequences(self.sampler, sizes)
         batch = pad(sequences, width=sizes.width)
         try:
-            first = First(sequences, batch, self._answer(batch))
+            first = Baseline(sequences, batch, self._answer(batch))
         except RunError as error:
             self.progress("sizes at which the model runs")
             raise why_it_raises(self.subject, sequences, sizes.width, error) from error
@@ -210,7 +217,7 @@ class _Check:
                 "the output is as long as the batch is wide, and no [rows, classes] or [rows, width, classes]: "
                 "name the one that is the answer with --output"
             )
-        if first.moved_by_again(self.subject.answer(batch)) > self.tolerance:
+        if first.largest_difference(self.subject.answer(batch)) > self.tolerance:
             raise UncheckableError(
                 "the same batch does not get the same answer twice: something random is on in evaluation mode "
                 "(F.dropout without training=self.training)"
@@ -218,33 +225,33 @@ class _Check:
         self._allow_for_rounding(first)
         return first
 
-    def _allow_for_rounding(self, first: First) -> None:
+    def _allow_for_rounding(self, first: Baseline) -> None:
         """Raises the tolerance for a model that amplifies rounding.
 
         Sums in another order round otherwise, and what that can do to an answer the last bits of the input show.
         """
         if self.subject.steps.kind == "tokens":
             return
-        moved = first.moved_by_again(self.subject.answer(first.with_last_bits_moved()))
+        moved = first.largest_difference(self.subject.answer(first.with_one_ulp_added()))
         if self.tolerance < 10 * moved < _JUMP:
             self.tolerance = 10 * moved
             self.notes.append(
                 f"the last bits of the input move an answer by {moved:.2g}: less than 10 times that is let be"
             )
 
-    def _try_alone(self, sizes: Sizes) -> None:
+    def _try_alone(self, sizes: BatchSizes) -> None:
         """Every length from 1 on: alone, against all of them in one batch."""
         lengths = np.unique(np.linspace(1, sizes.width, min(sizes.width, _MOST_ALONE)).round().astype(int))[::-1]
         sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
         batch = pad(sequences, width=sizes.wider)
-        together = First(sequences, batch, self._answer(batch))
+        together = Baseline(sequences, batch, self._answer(batch))
         rows = [
             np.isfinite(row[: len(steps)] if row.ndim == 2 else row).all()
             for row, steps in zip(together.answer.logits, sequences, strict=True)
         ]
         if not all(rows):
             bad = sorted(len(steps) for steps, finite in zip(sequences, rows, strict=True) if not finite)
-            raise UncheckableError(f"the answers to finite sequences of {said(bad)} steps are not finite")
+            raise UncheckableError(f"the answers to finite sequences of {as_ranges(bad)} steps are not finite")
         raised = {
             len(sequence): error
             for sequence, trial in zip(sequences, lone_trials(sequences), strict=True)
@@ -259,13 +266,13 @@ class _Check:
             lengths_said = ", ".join(map(str, sorted(raised)))
             self.notes.append(f"alone at {lengths_said} steps the model raises: {raised[min(raised)]}")
 
-    def _try_odd_batches(self, first: First, sizes: Sizes, widest: int) -> None:
+    def _try_odd_batches(self, first: Baseline, sizes: BatchSizes, widest: int) -> None:
         """Numbers of rows, lengths and widths that a model may have a path of its own for, each with padding."""
         for trial in fewer_rows(first.batch):
             self._try(first, trial)
         for name, sequences, batch in odd_batches(sizes, widest, self.sampler):
             try:
-                base = First(sequences, batch, self._answer(batch))
+                base = Baseline(sequences, batch, self._answer(batch))
             except RunError as error:
                 if batch.rows == 1:  # noted where it is alone
                     continue
@@ -275,29 +282,29 @@ class _Check:
             for trial in padding_changed(name, sequences, batch, self.sampler):
                 self._try(base, trial)
 
-    def _try(self, first: First, trial: Trial, *, may_raise: bool = False) -> RunError | None:
+    def _try(self, first: Baseline, trial: CheckTrial, *, may_raise: bool = False) -> RunError | None:
         """Runs a trial and judges it; gives what it raised, where it may."""
         self.progress(trial.name)
         try:
             answer = self._answer(trial.batch)
         except RunError as error:
-            self.outcomes.append(Outcome(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
+            self.outcomes.append(TrialResult(trial.name, trial.change, None, passed=may_raise, raised=str(error)))
             if trial.change in ("padding", "neighbours", "poison"):
                 # The shape is that of the first batch, which it answers: what it reads is the padding, or a neighbour.
-                self.moved.append(Moved(first.batch, trial, 0))
+                self.moved.append(FailedTrial(first.batch, trial, 0))
             elif not may_raise:
                 raise why_it_raises_for(first, trial, error) from error
             return error
         self._judge(first, trial, answer)
         return None
 
-    def _note_a_fast_path(self, first: First) -> None:
+    def _note_a_fast_path(self, first: Baseline) -> None:
         """Says so where the framework's own fast path does not show what was found on the plain one."""
         moved = next((moved for moved in self.moved if moved.base is first.batch), None)
         if moved is None:
             return
         try:
-            shipped = First(first.sequences, first.batch, self.subject.answer_as_shipped(first.batch))
+            shipped = Baseline(first.sequences, first.batch, self.subject.answer_as_shipped(first.batch))
             after = self.subject.answer_as_shipped(moved.trial.batch)
         except RunError:
             return
@@ -307,18 +314,18 @@ class _Check:
                 "other settings and an exported graph take the plain path"
             )
 
-    def _judge(self, first: First, trial: Trial, answer: Answer) -> None:
+    def _judge(self, first: Baseline, trial: CheckTrial, answer: ModelOutput) -> None:
         moved = [first.moved_by(answer, row, other) for row, other in trial.rows]
         passed = max(moved) <= self.tolerance
-        self.outcomes.append(Outcome(trial.name, trial.change, max(moved), passed))
+        self.outcomes.append(TrialResult(trial.name, trial.change, max(moved), passed))
         if not passed:
-            self.moved.append(Moved(first.batch, trial, int(np.argmax(moved))))
+            self.moved.append(FailedTrial(first.batch, trial, int(np.argmax(moved))))
 
 
-def _beside(first: First, long: Steps) -> Trial:
+def _beside(first: Baseline, long: Steps) -> CheckTrial:
     """One of the first sequences beside the longest that there may be."""
     row = len(first.sequences) // 2
-    return Trial(
+    return CheckTrial(
         f"beside a sequence of {len(long)} steps", "company", pad([long, first.sequences[row]], multiple=1), ((row, 1),)
     )
 

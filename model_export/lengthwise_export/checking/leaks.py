@@ -18,9 +18,9 @@ from lengthwise_export.checking import axes
 from lengthwise_export.checking.axes import Geometry, Pairing
 from lengthwise_export.checking.causes import Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import CHANGES, Change, Trial, geometry
+from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, geometry
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.tracing.source_lines import CodeLocation
 
 _MORE_ROWS, _LONGER = 2, 3
 """By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
@@ -32,27 +32,27 @@ MOST_PICTURED: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class FailedTrial:
     """A trial in which an answer moved, the batch it moved from, and which of the trial's pairs of rows moved most."""
 
     base: PaddedBatch
-    trial: Trial
+    trial: CheckTrial
     row: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class OperatorSpread:
     """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole.
 
     Attributes:
         operator: Its name.
         along: How far it moved.
-        place: The line that calls it, where there are lines.
+        location: The line that calls it, where there are lines.
     """
 
     operator: str
     along: tuple[float, ...]
-    place: Place | None = None
+    location: CodeLocation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Leak:
     Attributes:
         operator: The first whose output changes at a valid position, or as a whole where it has no steps.
         kind: What it computes.
-        place: The line that calls it, where there are lines.
+        location: The line that calls it, where there are lines.
         cause: Why, and how to mend it.
         cause_at: Where the mask or the lengths went wrong, where that is another place.
         difference: How far the operator's output moved, in units of max(1, its largest value).
@@ -73,16 +73,16 @@ class Leak:
 
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     cause: Cause
     cause_at: str | None
     difference: float
     trial: str
-    spread: tuple[Spread, ...] = field(default=(), repr=False)
+    spread: tuple[OperatorSpread, ...] = field(default=(), repr=False)
     length: int = 0
 
 
-def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
+def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
     """Where each kind of change gets in; what an operator found before explains is not told twice.
 
     Args:
@@ -90,7 +90,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         moved: The trials in which an answer to a sequence moved.
         tolerance: What an output may move by.
     """
-    found: set[tuple[str, str, Place | None]] = set()
+    found: set[tuple[str, str, CodeLocation | None]] = set()
     # To be alone is to have no neighbours and another width; to have other lengths is to be sorted otherwise.
     told_by_another: set[Change] = {"company"}
     for change in CHANGES:
@@ -123,7 +123,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         yield Leak(
             operator=first.operator,
             kind=first.kind,
-            place=first.place,
+            location=first.location,
             cause=explain(first.kind, change),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
@@ -133,7 +133,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         )
 
 
-def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Recording]:
+def _recorded(subject: Subject, moved: Iterable[FailedTrial]) -> tuple[FailedTrial | None, Recording]:
     """The first of the trials that the model gets through, and its run."""
     for one in moved:
         with contextlib.suppress(RunError):
@@ -267,11 +267,11 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
             return None
         came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
         if is_zero and not all(is_zero) and came_in_zero:
-            return operation.operator if operation.place is None else str(operation.place)
+            return operation.operator if operation.location is None else str(operation.location)
     return None
 
 
-def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spread]:
+def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
     """The picture's lines: of every operator its first output."""
     for pair in pairs:
         if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
@@ -280,4 +280,4 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spre
         along = axes.along_steps(mine, other, pairing, row, larger)
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
-        yield Spread(pair.before.operator, tuple(along), pair.before.place)
+        yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)

@@ -8,8 +8,8 @@ from typing import Final
 
 from lengthwise.padding import pad, rounded_width
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.refusals import lengths_may_not_differ, runs
-from lengthwise_export.checking.trials import Sampler, Sizes, sizes_apart_from
+from lengthwise_export.checking.trials import BatchSizes, Sampler, sizes_apart_from
+from lengthwise_export.checking.uncheckable import lengths_may_not_differ, runs
 from lengthwise_export.errors import RunError, UncheckableError
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
@@ -20,7 +20,7 @@ _SMALLEST_TABLE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WidthLimits:
     """What was found out before the trials.
 
     Attributes:
@@ -30,11 +30,11 @@ class Limits:
     """
 
     widest: int
-    sizes: Sizes
+    sizes: BatchSizes
     note: str | None = None
 
     @classmethod
-    def of(cls, subject: Subject, sampler: Sampler, max_length: int) -> Limits:
+    def of(cls, subject: Subject, sampler: Sampler, max_length: int) -> WidthLimits:
         """Finds them by running batches of two rows.
 
         Raises:
@@ -81,7 +81,7 @@ class _Search:
             )
         return narrowest, good, error
 
-    def sizes(self, narrowest: int, widest: int) -> Sizes:
+    def sizes(self, narrowest: int, widest: int) -> BatchSizes:
         """The sizes of the trials' batches; a few steps of padding even where the longest sequence is very short."""
         sizes = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=widest)
         rounded = rounded_width(sizes.longest + 1)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lengthwise_export.checking.leaks import Leak, Spread
-from lengthwise_export.checking.report import kinds, number, rounding, what_ran
-from lengthwise_export.checking.verdict import Outcome, Report
+from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
+from lengthwise_export.checking.verdict import Report, TrialResult
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -75,7 +75,7 @@ def _right(report: Report) -> str:
         return ""
     items = [
         f"<b>{len(passed)} of {len(report.trials)} trials</b> moved no answer: "
-        + html.escape("; ".join(outcome.name for outcome in kinds(tuple(passed))))
+        + html.escape("; ".join(outcome.name for outcome in one_per_kind(tuple(passed))))
     ]
     for leak in report.leaks:
         before = _before(leak)
@@ -84,7 +84,7 @@ def _right(report: Report) -> str:
                 f"<b>{len(before)} operators</b> before <code>{html.escape(leak.operator)}</code> give the same at "
                 f"every valid step, with {html.escape(leak.trial)}"
             )
-    items.append(html.escape(what_ran(report)))
+    items.append(html.escape(tested_sizes_text(report)))
     return "<section><h2>What was right</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul></section>"
 
 
@@ -96,12 +96,12 @@ def _tried(report: Report) -> str:
     good = [outcome for outcome in report.trials if outcome.passed]
     every = (
         f"<details><summary>All {len(report.trials)} trials</summary>{_table(report.trials)}</details>"
-        f"<p>{html.escape(rounding(report.tolerance))}.</p>"
+        f"<p>{html.escape(tolerance_text(report.tolerance))}.</p>"
     )
-    return _table([*kinds(tuple(bad)), *kinds(tuple(good))]) + every
+    return _table([*one_per_kind(tuple(bad)), *one_per_kind(tuple(good))]) + every
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
+def _table(outcomes: Sequence[TrialResult]) -> str:
     rows = (
         f"<tr{'' if outcome.passed else ' class=moved'}><td>{html.escape(outcome.name)}</td>"
         f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
@@ -112,8 +112,8 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _section(leak: Leak) -> str:
-    place = "" if leak.place is None else f"<p><code>{html.escape(str(leak.place))}</code></p>"
-    source = "" if leak.place is None else f"<pre>{html.escape(leak.place.source)}</pre>"
+    place = "" if leak.location is None else f"<p><code>{html.escape(str(leak.location))}</code></p>"
+    source = "" if leak.location is None else f"<pre>{html.escape(leak.location.source)}</pre>"
     since = (
         "" if leak.cause_at is None else f"<p>Padding stopped being 0 at <code>{html.escape(leak.cause_at)}</code>.</p>"
     )
@@ -174,7 +174,7 @@ def _lines(leak: Leak, steps: int, cell: float) -> Iterator[str]:
         yield _summary(f"{_operators(len(behind) - _MOST_BEHIND)} more, up to the answer")
 
 
-def _rows(spreads: Sequence[Spread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
+def _rows(spreads: Sequence[OperatorSpread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
     for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
         alike = list(group)
         if still and len(alike) > 1:
@@ -184,7 +184,7 @@ def _rows(spreads: Sequence[Spread], leak: Leak, steps: int, cell: float) -> Ite
             yield from (_row(spread, leak, steps, cell) for spread in alike)
 
 
-def _before(leak: Leak) -> tuple[Spread, ...]:
+def _before(leak: Leak) -> tuple[OperatorSpread, ...]:
     """The operators before the leaking one."""
     first = next((place for place, spread in enumerate(leak.spread) if spread.operator == leak.operator), 0)
     return leak.spread[:first]
@@ -200,19 +200,19 @@ def _summary(text: str) -> str:
     return f'{_SUMMARY} x="0" y="{_ROW - 7}">{html.escape(shown)}</text>'
 
 
-def _name(spread: Spread) -> str:
+def _name(spread: OperatorSpread) -> str:
     """What an operator is called: its module and function, or, where it is a bare function, the line that calls it."""
-    if spread.place is None or not spread.place.source:
+    if spread.location is None or not spread.location.source:
         return spread.operator
     if ": " in spread.operator:
-        return f"{spread.operator} (line {spread.place.line})"
-    return f"{spread.place.line}: {spread.place.source}"
+        return f"{spread.operator} (line {spread.location.line})"
+    return f"{spread.location.line}: {spread.location.source}"
 
 
-def _row(spread: Spread, leak: Leak, steps: int, cell: float) -> str:
+def _row(spread: OperatorSpread, leak: Leak, steps: int, cell: float) -> str:
     name = _name(spread)
     label = name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
-    is_first = spread.operator == leak.operator and spread.place in (leak.place, None)
+    is_first = spread.operator == leak.operator and spread.location in (leak.location, None)
     first = ' class="first"' if is_first else ""
     told = f"<title>{html.escape(f'{spread.operator}: {name}')}</title>"
     cells = [f'<text x="0" y="{_ROW - 7}"{first}>{told}{html.escape(label)}</text>']

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.tracing.source_lines import CodeLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Operation:
     Attributes:
         operator: Its name for people: a module path and a function, a layer, a node.
         kind: What it computes: a function of torch, an ONNX operator type; the key to the table of causes.
-        place: The line of the user's code that called it; None where the source has no lines.
+        location: The line of the user's code that called it; None where the source has no lines.
         inputs: The keys of the values that went in.
         gives: The keys of those of its outputs that reach the answer.
         outputs: The same outputs with their keys, as they were when it had run; empty where nothing is compared.
@@ -32,15 +32,15 @@ class Operation:
 
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     inputs: frozenset[int] = frozenset()
     gives: frozenset[int] = frozenset()
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
 
     @property
-    def identity(self) -> tuple[str, str, Place | None]:
+    def identity(self) -> tuple[str, str, CodeLocation | None]:
         """What makes two operations of two runs the same one."""
-        return self.operator, self.kind, self.place
+        return self.operator, self.kind, self.location
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelOutput:
     """What a model answers for a batch, rows first.
 
     Attributes:
@@ -80,28 +80,28 @@ class Subject(Protocol):
     def sizes(self) -> frozenset[int]:
         """The sizes of its weights: what the number of rows and steps must not be mistaken for."""
 
-    def answer(self, batch: PaddedBatch) -> Answer:
+    def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch.
 
         Raises:
             RunError: The model raises; says what and where.
         """
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch as the framework does when nobody looks, with whatever fast paths it has."""
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch whose sequences stand at the end of their rows; what the model is told is the same."""
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch, and gives every operator that reached the answer."""
 
-    def others(self) -> Iterator[OtherReading]:
+    def alternatives(self) -> Iterator[AlternativeReading]:
         """The same model, called in the other ways that may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
-class OtherReading:
+class AlternativeReading:
     """A model, called in another way.
 
     Attributes:

@@ -16,8 +16,8 @@ from rich.text import Text
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import CHANGES
-from lengthwise_export.checking.verdict import Outcome, Report, Verdict, said
-from lengthwise_export.tracing.source_lines import shown
+from lengthwise_export.checking.verdict import Report, TrialResult, Verdict, as_ranges
+from lengthwise_export.tracing.source_lines import relative_path
 
 _STYLES: Final[dict[Verdict, str]] = {
     "sound": "bold green",
@@ -36,9 +36,9 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "operator": leak.operator,
                 "kind": leak.kind,
-                "file": None if leak.place is None else shown(leak.place.file),
-                "line": None if leak.place is None else leak.place.line,
-                "source": None if leak.place is None else leak.place.source,
+                "file": None if leak.location is None else relative_path(leak.location.file),
+                "line": None if leak.location is None else leak.location.line,
+                "source": None if leak.location is None else leak.location.source,
                 "cause_at": leak.cause_at,
                 "cause": leak.cause.why,
                 "fix": leak.cause.fix,
@@ -83,16 +83,16 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
         parts += ["", *_told(leak)]
     parts += [Text(f"note: {note}") for note in report.notes]
     if report.ran.rows:
-        parts.append(Text(what_ran(report)))
+        parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        told = report.trials if verbose or report.verdict != "sound" else tuple(kinds(report.trials))
+        told = report.trials if verbose or report.verdict != "sound" else tuple(one_per_kind(report.trials))
         parts += ["", _table(told)]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
-            parts.append(Text(f"{rounding(report.tolerance)}{f'; {served}' if served else ''}."))
+            parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))
     return Group(*parts)
 
 
-def promised(manifest: Manifest) -> str | None:
+def promise_text(manifest: Manifest) -> str | None:
     """What a manifest promises of the widths that the service pads to; None where it promises nothing."""
     if not manifest.promises:
         return None
@@ -107,18 +107,18 @@ def promised(manifest: Manifest) -> str | None:
     return f"{widths}, the manifest promises {kept}"
 
 
-def what_ran(report: Report) -> str:
+def tested_sizes_text(report: Report) -> str:
     """A sentence of the batches that really ran."""
-    ran = report.ran
-    return f"ran: {said(ran.rows)} rows, widths of {said(ran.widths)}, sequences of {said(ran.lengths)} steps"
+    rows, widths, lengths = (as_ranges(sizes) for sizes in (report.ran.rows, report.ran.widths, report.ran.lengths))
+    return f"ran: {rows} rows, widths of {widths}, sequences of {lengths} steps"
 
 
-def rounding(tolerance: float) -> str:
+def tolerance_text(tolerance: float) -> str:
     """A sentence of what an answer may move by."""
     return f"Up to {tolerance:.2g} is rounding, as another width or number of rows sums in another order"
 
 
-def kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
+def one_per_kind(outcomes: tuple[TrialResult, ...]) -> Iterator[TrialResult]:
     """One outcome for each kind of trial: the largest difference, under the first one's name."""
     for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
         alike = list(group)
@@ -127,17 +127,17 @@ def kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
         yield replace(alike[0], name=alike[0].name + more, difference=max(differences, default=None))
 
 
-def _by_kind(outcome: Outcome) -> int:
+def _by_kind(outcome: TrialResult) -> int:
     return CHANGES.index(outcome.change)
 
 
 def _told(leak: Leak) -> Iterator[RenderableType]:
-    place = "" if leak.place is None else f"{leak.place}: "
+    place = "" if leak.location is None else f"{leak.location}: "
     yield Text.assemble(
         (f"{place}{leak.operator}", "bold"), f"  its output moves by {number(leak.difference)} with {leak.trial}"
     )
-    if leak.place is not None and leak.place.source:
-        yield Text(f" {leak.place.line} | {leak.place.source}", no_wrap=True, overflow="ignore")
+    if leak.location is not None and leak.location.source:
+        yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), leak.cause.why)
     if leak.cause_at is not None:
         yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
@@ -146,7 +146,7 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
 
 
-def _table(outcomes: tuple[Outcome, ...]) -> Table:
+def _table(outcomes: tuple[TrialResult, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("tried")
     table.add_column("the answer moves by", justify="right")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.session import feed
-from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.onnx_graphs.adopt import Adopted
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session
 
 
@@ -27,7 +27,7 @@ class OnnxSubject:
         one_by_one: Whether a row is run by itself and without padding, as a service runs a model of one row at a time.
     """
 
-    def __init__(self, adopted: Adopted, *, one_by_one: bool = False) -> None:
+    def __init__(self, adopted: ExternalGraph, *, one_by_one: bool = False) -> None:
         self._one_by_one = one_by_one
         self.steps = adopted.steps
         self._adopted = adopted
@@ -42,17 +42,17 @@ class OnnxSubject:
         """The sizes of its weights."""
         return frozenset(int(size) for weights in self._adopted.graph.graph.initializer for size in weights.dims)
 
-    def answer(self, batch: PaddedBatch) -> Answer:
+    def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch."""
         if self._one_by_one:
             return self._answer_each(batch)
         return self._answer(feed(self._adopted.names, batch))
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch; onnxruntime has one way."""
         return self.answer(batch)
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch whose sequences stand at the end of their rows."""
         inputs = feed(self._adopted.names, batch)
         mask = self._adopted.names.mask
@@ -61,7 +61,7 @@ class OnnxSubject:
             inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
         return self._answer(inputs)
 
-    def others(self) -> Iterator[OtherReading]:
+    def alternatives(self) -> Iterator[AlternativeReading]:
         """The same graph, its inputs read in the other ways that may be meant."""
         names = self._adopted.names
         if names.mask is not None:
@@ -76,9 +76,9 @@ class OnnxSubject:
                 {"time_first": True}, "where steps are [width, rows, features]: if that is meant, say --time-first"
             )
 
-    def _read_as(self, names: dict[str, Any], runs: str) -> OtherReading:
+    def _read_as(self, names: dict[str, Any], runs: str) -> AlternativeReading:
         read = replace(self._adopted, names=self._adopted.names.model_copy(update=names))
-        return OtherReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+        return AlternativeReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what every node computed on the way."""
@@ -91,7 +91,7 @@ class OnnxSubject:
             Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
                 kind=node.op_type,
-                place=None,
+                location=None,
                 inputs=frozenset(hash(name) for name in node.input if name),
                 gives=frozenset(hash(name) for name in node.output if name in needed),
                 outputs=tuple(
@@ -104,7 +104,7 @@ class OnnxSubject:
         ]
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
-    def _answer_each(self, batch: PaddedBatch) -> Answer:
+    def _answer_each(self, batch: PaddedBatch) -> ModelOutput:
         """The rows' answers, each without the others and without its padding, side by side again."""
         found = [
             self._answer(
@@ -116,19 +116,19 @@ class OnnxSubject:
         ]
         logits = [answer.logits[0] for answer in found]
         attention = [answer.attention[0] for answer in found if answer.attention is not None]
-        return Answer(
+        return ModelOutput(
             _widened(logits, batch.width) if self._adopted.per_step else np.stack(logits),
             _widened(attention, batch.width) if attention else None,
         )
 
-    def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
+    def _answer(self, inputs: dict[str, NDArray[Any]]) -> ModelOutput:
         logits, *attention = self._run(self._session, self._outputs, inputs)
         if self._adopted.names.classes_first and self._adopted.per_step:
             logits = logits.swapaxes(1, 2)
         if self._adopted.names.time_first:
             logits = logits.swapaxes(0, 1) if self._adopted.per_step else logits
             attention = [weights.T for weights in attention]
-        return Answer(logits, *attention)
+        return ModelOutput(logits, *attention)
 
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]

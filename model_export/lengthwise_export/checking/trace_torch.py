@@ -26,12 +26,12 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.conventions import other_callings
-from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.checking.alternative_calls import alternative_calls
+from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import Calling, Role, plain_path, step_mask
-from lengthwise_export.tracing.outputs import Choice
-from lengthwise_export.tracing.source_lines import Place, current_place, said, users_place
+from lengthwise_export.tracing.call_signature import CallSignature, Role, step_mask, without_fast_path
+from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
@@ -42,12 +42,14 @@ _UNWRITTEN: Final = frozenset({"empty", "empty_like", "new_empty", "empty_stride
 class TorchSubject:
     """A torch module under check; it is put into evaluation mode."""
 
-    def __init__(self, module: nn.Module, steps: StepInput, *, calling: Calling, choose: Choice) -> None:
+    def __init__(
+        self, module: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
+    ) -> None:
         """Takes a module, what one step is, how it is called, and which of its outputs are judged."""
         self._module = module.eval()
         self.steps = steps
-        self._calling = calling
-        self._choose = choose
+        self._signature = signature
+        self._select_output = select_output
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -56,60 +58,62 @@ class TorchSubject:
         tensors = [*self._module.parameters(), *self._module.buffers(), *held]
         return frozenset(size for tensor in tensors for size in tensor.shape)
 
-    def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
+    def answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
         """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
-        with plain_path():
+        with without_fast_path():
             return _answer(self._run(self._inputs(batch, left=left)))
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch as torch does by itself: nested tensors hold no padding where it takes its fast path."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _answer(self._run(self._inputs(batch)))
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Answers a batch whose sequences stand at the end of their rows."""
         return self.answer(batch, left=True)
 
     def record(self, batch: PaddedBatch) -> Recording:
         """Answers a batch, and gives what it called on the way."""
         recorder, inputs = _Recorder(self._module), self._inputs(batch)
-        with plain_path(), recorder.listening():
+        with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
 
-    def others(self) -> Iterator[OtherReading]:
+    def alternatives(self) -> Iterator[AlternativeReading]:
         """The same module, called in the other ways that may be meant."""
-        for other in other_callings(self._calling):
-            if self.steps.kind == "values" or not other.calling.channels_first:
-                subject = TorchSubject(self._module, self.steps, calling=other.calling, choose=self._choose)
-                yield OtherReading(subject, other.runs, other.is_option)
+        for other in alternative_calls(self._signature):
+            if self.steps.kind == "values" or not other.signature.channels_first:
+                subject = TorchSubject(
+                    self._module, self.steps, signature=other.signature, select_output=self._select_output
+                )
+                yield AlternativeReading(subject, other.runs, other.is_option)
 
     def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
         """What the module is called with; the steps in a copy, as a module may write into what it is given."""
         lengths = torch.tensor(batch.lengths).long()
         valid = step_mask(lengths, batch.width)
-        return self._calling.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+        return self._signature.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
 
     def _run(self, given: dict[Role, Tensor]) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
-                outputs = self._choose(self._calling.call(self._module, given))
+                outputs = self._select_output(self._signature.call(self._module, given))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            raise RunError(said(error), users_place(error)) from error
-        outputs["logits"] = self._calling.rows_first(outputs["logits"])
+            raise RunError(error_text(error), location_of(error)) from error
+        outputs["logits"] = self._signature.rows_first(outputs["logits"])
         return outputs
 
 
-def _answer(outputs: dict[str, Tensor]) -> Answer:
-    return Answer(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
+def _answer(outputs: dict[str, Tensor]) -> ModelOutput:
+    return ModelOutput(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     inputs: frozenset[int]
     outputs: list[tuple[int, NDArray[Any]]]
     is_packing: bool
@@ -161,7 +165,7 @@ class _Recorder(TorchFunctionMode):
             _Call(
                 operator=f"{path}: {name}" if path else name,
                 kind=name,
-                place=current_place(),
+                location=current_location(),
                 inputs=frozenset(map(_storage, inputs)),
                 outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
                 is_packing=_is_packing(sys._getframe(1).f_code.co_filename, name),
@@ -181,7 +185,7 @@ class _Recorder(TorchFunctionMode):
                 # What packing does inside is in an order of its own, and goes wrong in no way of its own.
                 shown = () if call.is_packing else outputs
                 gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, gives, shown))
+                reaching.append(Operation(call.operator, call.kind, call.location, call.inputs, gives, shown))
         reaching.reverse()
         return Recording(reaching, answers)
 

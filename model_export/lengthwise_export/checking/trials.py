@@ -36,7 +36,7 @@ _LEFT_OVER: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CheckTrial:
     """A batch that holds sequences of the first batch, and must be answered alike for them.
 
     Attributes:
@@ -53,7 +53,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class BatchSizes:
     """The number of rows and steps of a check's batches; all primes that occur nowhere in the model.
 
     Attributes:
@@ -69,7 +69,7 @@ class Sizes:
     wider: int
 
 
-def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> Sizes:
+def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> BatchSizes:
     """Sizes that none of `taken` can be mistaken for.
 
     Args:
@@ -82,10 +82,10 @@ def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowe
     steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # The shortest that leave something between one another, for a small model of long steps to stay quick.
-        return Sizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
+        return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
     longest = max(longest_allowed - 2, min(2, longest_allowed))
     width = max(longest_allowed - 1, longest)
-    return Sizes(rows, longest, width, max(longest_allowed, width))
+    return BatchSizes(rows, longest, width, max(longest_allowed, width))
 
 
 _PRIMES: Final = tuple(
@@ -123,7 +123,7 @@ class Sampler:
         return [*np.roll(np.arange(rows), int(self._random.integers(1, max(rows, 2))))]
 
 
-def base_sequences(sampler: Sampler, sizes: Sizes) -> list[Steps]:
+def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
     """The first batch's sequences, the longest first, the shortest of one step; the second ends in a step of zeros."""
     shares = np.linspace(sizes.longest, 1, sizes.rows)
     sequences = [sampler.sequence(round(length)) for length in shares]
@@ -137,28 +137,30 @@ def geometry(batch: PaddedBatch) -> Geometry:
     return Geometry(tuple(int(length) for length in batch.lengths), batch.width)
 
 
-def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterator[Trial]:
+def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
     """Everything that is tried with the first batch's sequences, the changes that leave its shape alone first."""
     rows = len(sequences)
     same = tuple((row, row) for row in range(rows))
     kept = tuple((row, row) for row in range(0, rows, 2))
     base = pad(sequences, width=sizes.width)
     for name, scale in JUNK.items():
-        yield Trial(f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same)
-    yield Trial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
-    yield Trial("padded wider", "width", pad(sequences, width=sizes.wider), same)
-    yield Trial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
-    yield Trial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
+        yield CheckTrial(
+            f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same
+        )
+    yield CheckTrial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
+    yield CheckTrial("padded wider", "width", pad(sequences, width=sizes.wider), same)
+    yield CheckTrial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
+    yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    yield Trial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
     loud = [steps if row % 2 == 0 else _louder(strangers[row]) for row, steps in enumerate(sequences)]
-    yield Trial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
     turned = [(row, rows - 1 - row) for row in range(rows)]
     upside_down = pad(sequences[::-1], width=sizes.width)
-    yield Trial("rows in another order", "order", upside_down, tuple(turned))
+    yield CheckTrial("rows in another order", "order", upside_down, tuple(turned))
     order = sampler.order(rows)
     shuffled = pad([sequences[row] for row in order], width=sizes.width)
-    yield Trial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
+    yield CheckTrial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
     # The first row is replaced as well, so that the longest length is another one.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
@@ -167,28 +169,28 @@ def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterat
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
     odd = tuple((row, row) for row in range(1, rows, 2))
     if odd:
-        yield Trial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
+        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
     if base.steps.dtype == np.float32:
         for name, value in POISONS.items():
-            yield Trial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
+            yield CheckTrial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
 
 
-def lone_trials(sequences: Sequence[Steps]) -> Iterator[Trial]:
+def lone_trials(sequences: Sequence[Steps]) -> Iterator[CheckTrial]:
     """Each of the sequences alone, exactly as wide as it is long."""
     for row, steps in enumerate(sequences):
-        yield Trial(
+        yield CheckTrial(
             f"alone, {len(steps)} step{'s' if len(steps) > 1 else ''}", "company", pad([steps], multiple=1), ((row, 0),)
         )
 
 
-def fewer_rows(first: PaddedBatch) -> Iterator[Trial]:
+def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
     """The first rows of the first batch only: numbers of rows that it does not have."""
     for rows in range(2, min(first.rows, _MOST_FEWER + 1)):
         batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
-        yield Trial(f"with {rows} rows", "company", batch, tuple((row, row) for row in range(rows)))
+        yield CheckTrial(f"with {rows} rows", "company", batch, tuple((row, row) for row in range(rows)))
 
 
-def odd_batches(sizes: Sizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
+def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
     """Batches of which code has a path of its own, with their sequences: each is padded, unlike a sequence alone.
 
     One row; rows of one length; sequences as long as the longest that is promised, and half as long.
@@ -202,14 +204,14 @@ def odd_batches(sizes: Sizes, widest: int, sampler: Sampler) -> Iterator[tuple[s
             yield name, sequences, pad(sequences, width=width)
 
 
-def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[Trial]:
+def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[CheckTrial]:
     """What is tried with such a batch: other padding, and where it is short, less of it."""
     same = tuple((row, row) for row in range(base.rows))
     junk = sampler.fill(base.steps.shape[:2], JUNK["junk"])
-    yield Trial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
+    yield CheckTrial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
     longest = int(base.lengths.max())
     if longest + _LEFT_OVER < base.width:  # of many steps, another width is another order of their sums
-        yield Trial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
+        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
 
 
 def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:

@@ -17,7 +17,7 @@ ROUNDING: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialResult:
     """What one trial showed.
 
     Attributes:
@@ -36,7 +36,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class CheckedSizes:
     """The batches that really ran, and whose answers were compared: each number of rows, width and length once."""
 
     rows: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class Ran:
     lengths: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, batches: Iterable[Geometry]) -> Ran:
+    def of(cls, batches: Iterable[Geometry]) -> CheckedSizes:
         """What these batches come to."""
         seen = list(batches)
         return cls(
@@ -73,11 +73,11 @@ class Report:
     verdict: Verdict
     reason: str
     leaks: tuple[Leak, ...] = ()
-    trials: tuple[Outcome, ...] = ()
+    trials: tuple[TrialResult, ...] = ()
     notes: tuple[str, ...] = ()
     max_length: int | None = None
     tolerance: float = ROUNDING
-    ran: Ran = Ran()
+    ran: CheckedSizes = CheckedSizes()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
@@ -86,7 +86,7 @@ class Report:
         return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
 
 
-def said(sizes: Sequence[int]) -> str:
+def as_ranges(sizes: Sequence[int]) -> str:
     """Sizes for people: those in a row as `1 to 5`."""
     parts: list[list[int]] = []
     for size in sizes:

@@ -20,7 +20,9 @@ from lengthwise_export.options import Second
 Role = Literal["steps", "lengths", "mask", "padding-mask"]
 """What an argument of `forward` is. A mask is true at valid steps, a padding mask at padding."""
 
-Form = Literal["as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"]
+ArgumentFormat = Literal[
+    "as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"
+]
 """What lengths and masks look like; all but the first are tried only to say what a module wants instead."""
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
@@ -30,7 +32,7 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "both": ("lengths", "mask"),
 }
 
-_FORMS: Final[Mapping[Form, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
+_FORMS: Final[Mapping[ArgumentFormat, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
     "float lengths": (frozenset({"lengths"}), lambda lengths, width: lengths.float()),
     "float mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.float()),
     "int64 mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.long()),
@@ -40,7 +42,7 @@ _FORMS: Final[Mapping[Form, tuple[frozenset[Role], Callable[[Tensor, int], Tenso
 
 
 @dataclass(frozen=True, slots=True)
-class Calling:
+class CallSignature:
     """The way a module is called.
 
     Attributes:
@@ -52,7 +54,7 @@ class Calling:
         channels_first: Steps go in as `[rows, features, width]`.
         features_axis: False where steps of one feature go in as `[rows, width]`.
         classes_first: Answers a step come out as `[rows, classes, width]`.
-        form: See `Form`.
+        form: See `ArgumentFormat`.
     """
 
     second: Second = "lengths"
@@ -61,7 +63,7 @@ class Calling:
     channels_first: bool = False
     features_axis: bool = True
     classes_first: bool = False
-    form: Form = "as promised"
+    form: ArgumentFormat = "as promised"
 
     def given(self, steps: Tensor, lengths: Tensor, valid: Tensor) -> dict[Role, Tensor]:
         """What a module is called with, by role.
@@ -106,7 +108,7 @@ def step_mask(lengths: Tensor, width: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def plain_path() -> Iterator[None]:
+def without_fast_path() -> Iterator[None]:
     """Switches off torch's fast path: its nested tensors can be neither traced nor compared with padding."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -116,14 +118,14 @@ def plain_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def calling_of(
+def read_signature(
     module: nn.Module,
     *,
     second: Second | None = None,
     time_first: bool = False,
     channels_first: bool = False,
     numbers: bool = False,
-) -> Calling:
+) -> CallSignature:
     """Reads off a module's `forward` how it is called.
 
     Args:
@@ -145,7 +147,7 @@ def calling_of(
     steps = _steps_among(named, numbers=numbers) if named else None
     others = [each for each in named if each is not steps]
     if second is not None and not others and any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return Calling(second=second, time_first=time_first, channels_first=channels_first)
+        return CallSignature(second=second, time_first=time_first, channels_first=channels_first)
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so that it cannot know where a sequence ends: give it "
@@ -163,7 +165,7 @@ def calling_of(
     roles[steps.name] = "steps"
     taken = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
     arguments = tuple(_arguments(named, roles))
-    return Calling(
+    return CallSignature(
         second=taken,
         arguments=() if arguments == _usual(taken) else arguments,
         time_first=time_first,

@@ -27,12 +27,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.call_signature import Calling, plain_path, step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, step_mask, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, OpenSizes, watched_branches
-from lengthwise_export.tracing.outputs import Choice
-from lengthwise_export.tracing.patched_builtins import open_numbers, refused
+from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
-from lengthwise_export.tracing.source_lines import current_place, said, users_place
+from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
 
 # Sizes of the traced batch: any above one would do, for 0 and 1 are the sizes that torch.export may burn in.
 _ROWS, _WIDTH = 3, 7
@@ -42,16 +42,16 @@ def capture(
     model: nn.Module,
     steps: StepInput,
     *,
-    calling: Calling,
-    choose: Choice,
+    signature: CallSignature,
+    select_output: OutputSelector,
 ) -> tuple[ExportedProgram, list[str]]:
     """Traces a module with rows and width left open.
 
     Args:
         model: The module.
         steps: What one step is.
-        calling: How it is called.
-        choose: Picks the graph's outputs, by name, from whatever the module returns.
+        signature: How it is called.
+        select_output: Picks the graph's outputs, by name, from whatever the module returns.
 
     Returns:
         A program of (sequences, lengths int32), and the names of its outputs.
@@ -65,24 +65,24 @@ def capture(
         sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
     lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
     trace = _Trace()
-    traced = _Traced(model, calling, choose, trace).eval()
+    traced = _Traced(model, signature, select_output, trace).eval()
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    trace.branches = _steady_branches(model, steps, calling)
+    trace.branches = _steady_branches(model, steps, signature)
     with _replaced(trace), open_numbers(model), torch.no_grad():
         try:
             program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
-            raise refused(users_place(error), said(error)) from error
+            raise trace_error(location_of(error), error_text(error)) from error
     return program, trace.outputs
 
 
-def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Branches:
+def _steady_branches(model: nn.Module, steps: StepInput, signature: CallSignature) -> Branches:
     """Which way the module's branches on tensor values go, of those that go one way for every batch tried here."""
     seen: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
-    with watched_branches(seen), plain_path(), torch.no_grad():
+    with watched_branches(seen), without_fast_path(), torch.no_grad():
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
             shape = (len(lengths), max(lengths))
             if steps.kind == "tokens":
@@ -92,18 +92,20 @@ def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Br
             ends = torch.tensor(lengths)
             # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
             with contextlib.suppress(Exception, SystemExit):
-                calling.call(model, calling.given(sequences, ends, step_mask(ends, shape[1])))
+                signature.call(model, signature.given(sequences, ends, step_mask(ends, shape[1])))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
 class _Traced(nn.Module):
     """The module with the graph's own inputs and outputs, and its recurrent weights in ONNX's layout as buffers."""
 
-    def __init__(self, model: nn.Module, calling: Calling, choose: Choice, trace: _Trace) -> None:
+    def __init__(
+        self, model: nn.Module, signature: CallSignature, select_output: OutputSelector, trace: _Trace
+    ) -> None:
         super().__init__()
         self.model = model
-        self._calling = calling
-        self._choose = choose
+        self._signature = signature
+        self._select_output = select_output
         self._trace = trace
         for path, part in model.named_modules():
             if isinstance(part, nn.RNNBase) and part.proj_size == 0:
@@ -115,11 +117,11 @@ class _Traced(nn.Module):
         torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
         ends = lengths.long()
         self._trace.begin(sequences, ends)
-        given = self._calling.given(sequences, ends, step_mask(ends, sequences.shape[1]))
+        given = self._signature.given(sequences, ends, step_mask(ends, sequences.shape[1]))
         with OpenSizes(sequences, ends, given, self._trace.branches):
-            answer = self._calling.call(self.model, given)
-        outputs = self._choose(answer)
-        outputs["logits"] = self._calling.rows_first(outputs["logits"])
+            answer = self._signature.call(self.model, given)
+        outputs = self._select_output(answer)
+        outputs["logits"] = self._signature.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)
         return tuple(outputs.values())
 
@@ -180,7 +182,9 @@ class _Trace:
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor, initial: Any) -> tuple[Tensor, Any]:
         """One recurrent module over `[rows, width, features]`: its outputs, and its last states as torch gives them."""
         if module.proj_size:
-            raise refused(current_place(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size")
+            raise trace_error(
+                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
+            )
         layers = self.weights[module]
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
         outputs, states, cells = recurrent(
@@ -207,7 +211,9 @@ class _Trace:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            raise refused(current_place(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence")
+            raise trace_error(
+                current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
+            )
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
         return _Rectangle(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
@@ -237,7 +243,7 @@ def _replaced(trace: _Trace) -> Iterator[None]:
         for function, code in codes.items():
             undo.callback(setattr, function, "__code__", function.__code__)
             function.__code__ = code
-        undo.enter_context(plain_path())
+        undo.enter_context(without_fast_path())
         yield
 
 
@@ -278,7 +284,9 @@ def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[
         outputs, state = trace.run(module, rectangle.steps, rectangle.lengths, hx)
         return trace.pack(_Rectangle(outputs, rectangle.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        raise refused(current_place(), f"{type(module).__name__} runs over a single sequence: run it over the batch")
+        raise trace_error(
+            current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
+        )
     steps = input if module.batch_first else input.transpose(0, 1)
     outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state

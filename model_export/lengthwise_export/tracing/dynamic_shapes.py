@@ -23,8 +23,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lengthwise_export.tracing.call_signature import Role
-from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, refused
-from lengthwise_export.tracing.source_lines import current_place
+from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, trace_error
+from lengthwise_export.tracing.source_lines import current_location
 
 BRANCH: Final = (
     "Python branches on a value in a tensor, and takes one way or the other depending on the batch: use torch.where"
@@ -82,8 +82,8 @@ class OpenSizes(TorchFunctionMode):
             return self._way(first)
         if name in ("__iter__", "unbind"):
             self._refuse_loop(first, *args[1:2], **kwargs)
-        if name in _NUMBERS and isinstance(first, Tensor) and (place := current_place()) is not None:
-            raise refused(place, A_NUMBER)
+        if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
+            raise trace_error(location, A_NUMBER)
         if name == "take_along_dim":
             # torch's own asks for the sizes as numbers; a gather with the indices spread out is the same.
             return _gathered(*args, **kwargs)
@@ -128,19 +128,19 @@ class OpenSizes(TorchFunctionMode):
         return value
 
     def _way(self, condition: Any) -> bool:
-        place = current_place()
-        if place is None or (place.file, place.line) not in self._branches:
-            raise refused(place, BRANCH)
-        return self._branches[place.file, place.line]
+        location = current_location()
+        if location is None or (location.file, location.line) not in self._branches:
+            raise trace_error(location, BRANCH)
+        return self._branches[location.file, location.line]
 
     def _refuse_loop(self, tensor: Any, dim: int = 0) -> None:
         if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
-            raise refused(current_place(), LOOP)
+            raise trace_error(current_location(), LOOP)
 
     def _ensure_open(self) -> None:
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
-            raise refused(current_place(), f"this fixes the number of {frozen[0]} at what it is in one batch")
+            raise trace_error(current_location(), f"this fixes the number of {frozen[0]} at what it is in one batch")
 
 
 class _Known:
@@ -173,8 +173,8 @@ class _Branching(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
-        if func.__name__ == "__bool__" and (place := current_place()) is not None:
-            self._seen.setdefault((place.file, place.line), set()).add(bool(answer))
+        if func.__name__ == "__bool__" and (location := current_location()) is not None:
+            self._seen.setdefault((location.file, location.line), set()).add(bool(answer))
         return answer
 
 

@@ -26,11 +26,11 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing.call_signature import Calling
+from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
-from lengthwise_export.tracing.outputs import Choice, chosen_by
+from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.recurrent_op import TRANSLATIONS
-from lengthwise_export.tracing.source_lines import place_in
+from lengthwise_export.tracing.source_lines import location_in
 
 BUILT_IN_NODES: Final = 60
 """No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""
@@ -55,8 +55,8 @@ def build(
     *,
     name: str,
     labels: Sequence[str],
-    calling: Calling | None = None,
-    choose: Choice | None = None,
+    signature: CallSignature | None = None,
+    select_output: OutputSelector | None = None,
     opset: int = OPSET,
     most_nodes: int | None = None,
 ) -> onnx.ModelProto:
@@ -67,8 +67,8 @@ def build(
         steps: What one step is.
         name: The model's name, for the metadata.
         labels: Its labels, in order, for the metadata.
-        calling: How the module is called; by default with lengths.
-        choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
+        signature: How the module is called; by default with lengths.
+        select_output: Picks `logits` and `attention` from what the module returns; by default by name and rank.
         opset: At most `HIGHEST_OPSET`.
         most_nodes: How many nodes the graph may have, where that is known.
 
@@ -77,7 +77,9 @@ def build(
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
-    program, outputs = capture(model, steps, calling=calling or Calling(), choose=choose or chosen_by(None))
+    program, outputs = capture(
+        model, steps, signature=signature or CallSignature(), select_output=select_output or output_selector(None)
+    )
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
     _name(graph, [sequences, "lengths"], outputs)
@@ -220,8 +222,8 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
     if node is None:
         return ExportError("translate", why)
     operator = str(node.target).removeprefix("aten.").split(".")[0]
-    place = place_in(node.meta.get("stack_trace") or "")
-    at = "" if place is None else f"{place}: `{place.source}`: "
+    location = location_in(node.meta.get("stack_trace") or "")
+    at = "" if location is None else f"{location}: `{location.source}`: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")

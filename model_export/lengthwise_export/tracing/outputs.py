@@ -12,16 +12,16 @@ from torch import Tensor
 
 from lengthwise_export.errors import ExportError
 
-Choice = Callable[[Any], dict[str, Tensor]]
+OutputSelector = Callable[[Any], dict[str, Tensor]]
 """From whatever a module returns to the graph's outputs by name, `logits` first."""
 
 
-def chosen_by(output: str | None) -> Choice:
+def output_selector(output: str | None) -> OutputSelector:
     """The choice that `--output NAME|INDEX` makes; without it `logits`, else the first float output of rank 2 or 3."""
-    return partial(_choose, output=output)
+    return partial(_select_output, output=output)
 
 
-def _choose(answer: Any, *, output: str | None) -> dict[str, Tensor]:
+def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
     """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and `attention` `[rows, width]` if it is named so.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.source_lines import Place, current_place, is_users
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users
 
 LOOP: Final = (
     "a Python loop is as long as one batch, and a graph is for all of them. Over the steps: use nn.LSTM or nn.GRU in "
@@ -49,9 +49,9 @@ def is_open(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
-def refused(place: Place | None, why: str) -> ExportError:
+def trace_error(location: CodeLocation | None, why: str) -> ExportError:
     """The error that says why a line of the user's code cannot be traced."""
-    return ExportError("trace", why if place is None else f"{place}: `{place.source}`: {why}")
+    return ExportError("trace", why if location is None else f"{location}: `{location.source}`: {why}")
 
 
 class OpenRange:
@@ -67,7 +67,7 @@ class OpenRange:
 
     def __iter__(self) -> Iterator[int]:
         """Refuses to be looped over."""
-        raise refused(current_place(), LOOP)
+        raise trace_error(current_location(), LOOP)
 
 
 def _namespaces_of(model: nn.Module) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def _range(*bounds: Any) -> Any:
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
     def number(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
-            raise refused(current_place(), LOOP)
+            raise trace_error(current_location(), LOOP)
         return convert(size)
 
     return number

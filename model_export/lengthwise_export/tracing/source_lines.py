@@ -26,7 +26,7 @@ import lengthwise_export
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CodeLocation:
     """A line of somebody's code.
 
     Attributes:
@@ -43,10 +43,10 @@ class Place:
 
     def __str__(self) -> str:
         """`path:line`, the path relative to the working directory where it lies below it."""
-        return f"{shown(self.file)}:{self.line}"
+        return f"{relative_path(self.file)}:{self.line}"
 
 
-def shown(file: str) -> str:
+def relative_path(file: str) -> str:
     """A path as people want to read it: relative where it lies below the working directory."""
     relative = os.path.relpath(file)
     return file if relative.startswith("..") else relative
@@ -128,16 +128,16 @@ def is_users(file: str, *, installed: bool = False) -> bool:
     return _belongs_to(file) >= (1 if installed else 2)
 
 
-def _innermost(calls: list[tuple[str, int, str]]) -> Place | None:
+def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
     """Of calls, outermost first, the innermost in the user's own code, or else in a package that they installed."""
     for nearness in (2, 1):
         for file, line, function in reversed(calls):
             if _belongs_to(file) == nearness:
-                return Place(file, line, linecache.getline(file, line).strip(), function)
+                return CodeLocation(file, line, linecache.getline(file, line).strip(), function)
     return None
 
 
-def current_place() -> Place | None:
+def current_location() -> CodeLocation | None:
     """The line of the user's code that runs now, below the first call of this package; None where there is none."""
     calls = []
     frame: FrameType | None = sys._getframe(1)
@@ -149,21 +149,21 @@ def current_place() -> Place | None:
     return _innermost(calls[below:])
 
 
-def users_place(error: BaseException) -> Place | None:
+def location_of(error: BaseException) -> CodeLocation | None:
     """The line of the user's code that an exception, or what caused it, passed through; None where there is none."""
     calls = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
-    place = _innermost(calls)
-    return users_place(error.__cause__) if place is None and error.__cause__ is not None else place
+    location = _innermost(calls)
+    return location_of(error.__cause__) if location is None and error.__cause__ is not None else location
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an exception of somebody's code says, in one line."""
     if isinstance(error, SystemExit):
         return f"it quits with SystemExit({error.code!r})"
     return str(error).strip().split("\n")[0]
 
 
-def place_in(stack: str) -> Place | None:
+def location_in(stack: str) -> CodeLocation | None:
     """The line of the user's code in a stack as text, such as a traced operator carries; None where there is none."""
     calls = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', stack)
     return _innermost([(file, int(line), function) for file, line, function in calls])

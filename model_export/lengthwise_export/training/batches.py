@@ -43,7 +43,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Examples side by side.
 
     Attributes:
@@ -104,7 +104,7 @@ def stratum(example: Example, task: Task) -> object:
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
-def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[Batch]:
+def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[TrainingBatch]:
     """Batches of sequences of like length.
 
     Args:
@@ -129,11 +129,11 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None
         yield collate([members[index] for index in group])
 
 
-def collate(members: Sequence[Example]) -> Batch:
+def collate(members: Sequence[Example]) -> TrainingBatch:
     """One batch of these examples, in their order."""
     targets = [example.target for example in members]
     per_step = targets[0].ndim == 1 and not targets[0].is_floating_point()
-    return Batch(
+    return TrainingBatch(
         steps=pad_sequence([example.steps for example in members], batch_first=True),
         lengths=torch.tensor([len(example.steps) for example in members]),
         targets=pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),

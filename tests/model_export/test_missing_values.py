@@ -13,7 +13,7 @@ from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU
 from lengthwise_export.cli import main
-from lengthwise_export.missing import cases, looks_for_nan, why_not
+from lengthwise_export.missing_values import cases, looks_for_nan, why_not
 from tests.gallery.onnx_models import Weights, integers, model, scalar
 
 

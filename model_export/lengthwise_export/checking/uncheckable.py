@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes
-from lengthwise_export.checking.answered import First
+from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.trials import Sampler, Sizes, Trial
+from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MOST_ROWS, _LARGEST_WIDTH = 64, 128
@@ -97,7 +97,7 @@ def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes[:_MOST_NAMED])) + (", ..." if len(sizes) > _MOST_NAMED else "")
 
 
-def why_it_raises_for(first: First, trial: Trial, error: RunError) -> UncheckableError:
+def why_it_raises_for(first: Baseline, trial: CheckTrial, error: RunError) -> UncheckableError:
     """Why the first batch runs and a trial's does not."""
     if trial.batch.width != first.batch.width:
         return UncheckableError(
@@ -113,7 +113,12 @@ def why_it_raises_for(first: First, trial: Trial, error: RunError) -> Uncheckabl
 
 
 def refuse_other_contracts(
-    subject: Subject, first: First, moved: Sequence[Trial], sizes: Sizes, sampler: Sampler, tolerance: float
+    subject: Subject,
+    first: Baseline,
+    moved: Sequence[CheckTrial],
+    sizes: BatchSizes,
+    sampler: Sampler,
+    tolerance: float,
 ) -> None:
     """Refuses what is no leak but another contract.
 
@@ -144,13 +149,13 @@ def refuse_other_contracts(
         )
 
 
-def _are_rows_exchanged(subject: Subject, first: First, trial: Trial, tolerance: float) -> bool:
+def _are_rows_exchanged(subject: Subject, first: Baseline, trial: CheckTrial, tolerance: float) -> bool:
     """Whether every answer of a batch in another order is right, but another row's: a leak, and no contract."""
     answers = subject.answer(trial.batch).logits
     return all(min(axes.gap(mine, other) for other in answers) <= tolerance for mine in first.answer.logits)
 
 
-def _is_right_at_the_end(subject: Subject, first: First, width: int, sampler: Sampler, tolerance: float) -> bool:
+def _is_right_at_the_end(subject: Subject, first: Baseline, width: int, sampler: Sampler, tolerance: float) -> bool:
     """Whether sequences at the end of their rows get the answers that they get alone, because of their lengths."""
     steps = sampler.fill((first.batch.rows, width), 3.0)
     for row, sequence in zip(steps, first.sequences, strict=True):

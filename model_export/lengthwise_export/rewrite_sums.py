@@ -19,7 +19,7 @@ from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification import promises, proof
-from lengthwise_export.candidate import Source
+from lengthwise_export.candidate import Candidate
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import ROUNDING
@@ -30,7 +30,7 @@ _LOWEST_OPSET: Final = 15
 """The first in which Shape gives one axis alone."""
 
 
-def rewriting(source: Source, say: Say) -> Source:
+def with_sums_rewritten(source: Candidate, say: Say) -> Candidate:
     """The same source, with its graph rewritten where that gives the same bits alone and in company.
 
     Args:

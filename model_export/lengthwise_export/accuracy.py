@@ -33,7 +33,7 @@ _FAR: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DataAccuracy:
     """What a graph answers to labelled sequences.
 
     Attributes:
@@ -107,7 +107,7 @@ class Sample:
             yield f"always answering {self.labels[most]!r} would be right as often: {alone} times"
 
 
-def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> Sample | None:
+def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:
     """Asks a graph, and compares its answers with the labels.
 
     Args:
@@ -150,12 +150,12 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         counts += wanted.sum(axis=0)
         hits = wanted == found if manifest.task == "multi-label" else (wanted & found).any(axis=1)
         answered, right = answered + hits.size, right + int(hits.sum())
-    sample = Sample(manifest.labels, answered, right, table, counts, left_out, why)
+    sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
     _refuse_another_order(sample, manifest)
     return sample
 
 
-def _refuse_another_order(sample: Sample, manifest: Manifest) -> None:
+def _refuse_another_order(sample: DataAccuracy, manifest: Manifest) -> None:
     """Refuses labels whose order the answers contradict.
 
     Each output is given the label that the data has most often where it answers. That order is believed where it is one

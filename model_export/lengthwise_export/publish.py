@@ -31,7 +31,7 @@ _STAGE_TRIALS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """Where a model directory goes: `MODELS/<name>/<version>`."""
 
     name: str
@@ -39,7 +39,7 @@ class Place:
     directory: Path
 
 
-def place(out: Path) -> Place:
+def destination(out: Path) -> Destination:
     """Reads `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Raises:
@@ -67,7 +67,7 @@ def place(out: Path) -> Place:
     directory = parent / str(version)
     if os.path.lexists(directory):
         raise PublishError(f"{directory} exists, and a published version is never changed; publish {max(found) + 1}")
-    return Place(name, version, directory)
+    return Destination(name, version, directory)
 
 
 def versions(model: Path) -> list[int]:
@@ -78,7 +78,7 @@ def versions(model: Path) -> list[int]:
 
 
 @contextmanager
-def staged(target: Place) -> Iterator[Path]:
+def staging_folder(target: Destination) -> Iterator[Path]:
     """A folder to fill, which becomes the model directory when the block ends without an error.
 
     Raises:

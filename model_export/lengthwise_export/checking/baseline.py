@@ -9,18 +9,18 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise_export.checking import axes
-from lengthwise_export.checking.recording import Answer
+from lengthwise_export.checking.recording import ModelOutput
 
 
 @dataclass(frozen=True, slots=True)
-class First:
+class Baseline:
     """Sequences, the batch that they were answered in first, and its answer."""
 
     sequences: Sequence[Steps]
     batch: PaddedBatch
-    answer: Answer
+    answer: ModelOutput
 
-    def moved_by(self, after: Answer, row: int, other: int) -> float:
+    def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
         """How far another batch's answer to one of the sequences lies from the first one, at valid steps.
 
         Args:
@@ -41,17 +41,17 @@ class First:
             apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
         return max(apart)
 
-    def moved_by_again(self, after: Answer) -> float:
+    def largest_difference(self, after: ModelOutput) -> float:
         """How far any row of an answer to a batch of the same rows lies from the first one."""
         return max(self.moved_by(after, row, row) for row in range(self.batch.rows))
 
-    def with_last_bits_moved(self) -> PaddedBatch:
+    def with_one_ulp_added(self) -> PaddedBatch:
         """The same batch with every number, but zero, the next larger one that there is."""
         steps = self.batch.steps
         moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
         return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
 
-    def with_last_steps_moved(self, vocabulary: int | None) -> PaddedBatch:
+    def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
         """The same batch with another last valid step in each row; of tokens, the next of so many ids."""
         steps = self.batch.steps.copy()
         for row, length in enumerate(self.batch.lengths):
