@@ -73,14 +73,14 @@ def test_what_is_too_much_for_a_picture_is_counted() -> None:
 def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> None:
     trials = (
         TrialResult("padded wider", "width", 0.25, False),
-        *(TrialResult(f"alone, {steps} steps", "company", 0.0, True) for steps in range(2, 31)),
+        *(TrialResult(f"unbatched, {steps} steps", "company", 0.0, True) for steps in range(2, 31)),
     )
     page = as_page(replace(REPORT, trials=trials), "net:make")
-    assert page.index("What was right") < page.index("pool: mean</h2>") < page.index("What was tried")
+    assert page.index(">Passed<") < page.index("pool: mean</h2>") < page.index(">Trials<")
     assert "29 of 30 trials</b> moved no answer" in page
-    summary, every = page[page.index("What was tried") :].split("<details>")
+    summary, every = page[page.index(">Trials<") :].split("<details>")
     assert (summary.count("<tr"), every.count("<tr")) == (3, 31)
-    assert "alone, 2 steps, and 28 more" in summary
+    assert "unbatched, 2 steps, and 28 more" in summary
 
 
 def test_a_page_without_leaks_has_no_picture() -> None:

@@ -36,7 +36,7 @@ REPORT = Report(
     (LEAK,),
     (
         TrialResult("padded wider", "width", 0.25, False),
-        TrialResult("alone, 1 step", "company", None, True, "too short"),
+        TrialResult("unbatched, 1 step", "company", None, True, "too short"),
     ),
     ("the model raises past a width of 40",),
     40,
@@ -50,9 +50,9 @@ SOUND = Report(
     "no answer changed in 4 trials",
     trials=(
         TrialResult("padded wider", "width", 0.0, True),
-        TrialResult("alone, 2 steps", "company", 7.8e-08, True),
+        TrialResult("unbatched, 2 steps", "company", 7.8e-08, True),
         TrialResult("padded one step wider", "width", 3e-08, True),
-        TrialResult("alone, 1 step", "company", None, True, "too short"),
+        TrialResult("unbatched, 1 step", "company", None, True, "too short"),
     ),
 )
 
@@ -80,7 +80,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
             "trial": "padded wider",
         }
     ]
-    assert told["trials"][1] == {"name": "alone, 1 step", "difference": None, "passed": True, "raised": "too short"}
+    assert told["trials"][1] == {"name": "unbatched, 1 step", "difference": None, "passed": True, "raised": "too short"}
     assert (told["notes"], told["max_length"]) == (["the model raises past a width of 40"], 40)
     assert told["ran"] == {"rows": [1, 7], "widths": [1, 2, 3, 23], "lengths": [1, 2]}
 
@@ -124,12 +124,12 @@ def test_code_is_not_wrapped() -> None:
 def test_a_sound_model_has_a_row_for_each_kind_of_trial_with_its_largest_difference() -> None:
     rows = [line.split() for line in terminal(SOUND).splitlines()]
     assert ["padded", "wider,", "and", "1", "more", "3e-08"] in rows
-    assert ["alone,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
+    assert ["unbatched,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
 
 
 def test_all_of_its_trials_are_shown_on_request() -> None:
     told = terminal(SOUND, verbose=True)
-    assert [name for name in ("padded one step wider", "alone, 1 step") if name not in told] == []
+    assert [name for name in ("padded one step wider", "unbatched, 1 step") if name not in told] == []
     assert "more" not in told
 
 

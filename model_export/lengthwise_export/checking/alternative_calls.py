@@ -1,6 +1,6 @@
-"""Other ways to call a model, tried where the way that was said raises or leaks: which of them would be right.
+"""Other ways to call a module, such as time-first, tried when a model raises or leaks.
 
-Nothing is concluded from them but a sentence: the caller says how a model is called.
+They only add a hint to the report or the error: which option the user may have meant. The call itself never changes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Final, Literal
 
 from lengthwise_export.tracing.call_signature import ArgumentFormat, CallSignature, Role
 
-_FORMS: Final[dict[ArgumentFormat, str]] = {
-    "float mask": "where its mask is float32, and it is given a bool mask: begin forward with mask = mask.to(x.dtype)",
-    "int64 mask": "where its mask is int64, and it is given a bool mask: begin forward with mask = mask.long()",
-    "float lengths": "where its lengths are float32, and it is given int64: begin forward with lengths = "
-    "lengths.to(x.dtype)",
-    "share of the width": "where its lengths are shares of the width, and it is given steps (int64): begin forward "
-    "with lengths = lengths / x.size(1)",
-    "share of the longest": "where its lengths are shares of the longest, and it is given steps (int64): take them "
-    "from the width, which no neighbour changes, and begin forward with lengths = lengths / x.size(1)",
+_FORMATS: Final[dict[ArgumentFormat, str]] = {
+    "float mask": "with a float32 mask, but it gets a bool mask: begin forward with mask = mask.to(x.dtype)",
+    "int64 mask": "with an int64 mask, but it gets a bool mask: begin forward with mask = mask.long()",
+    "float lengths": "with float32 lengths, but it gets int64: begin forward with lengths = lengths.to(x.dtype)",
+    "share of the width": "with lengths as shares of the width, but it gets steps (int64): begin forward with "
+    "lengths = lengths / x.size(1)",
+    "share of the longest": "with lengths as shares of the longest, but it gets steps (int64): divide by the width, "
+    "which other rows do not change, and begin forward with lengths = lengths / x.size(1)",
 }
+"""The end of the sentence "the model runs ..." for each format of the lengths or the mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class AlternativeCall:
     """Another way to call a module.
 
     Attributes:
-        signature: The way.
-        runs: When it runs, and what to say or write then: the end of a sentence.
-        is_option: Whether an option says it; else the module's own code must change.
+        signature: The call.
+        runs: The end of the sentence "the model runs ...", with the option to pass or the code to write.
+        is_option: Whether an option selects it; otherwise the module's code must change.
     """
 
     signature: CallSignature
@@ -39,23 +39,23 @@ class AlternativeCall:
 
 
 def alternative_calls(signature: CallSignature) -> Iterator[AlternativeCall]:
-    """The ways in which a module may be meant to be called, apart from this one."""
+    """The other ways in which the module may have to be called."""
     if signature.form != "as promised":
         return
     plain = replace(signature, time_first=False, channels_first=False, classes_first=False, features_axis=True)
     if not signature.channels_first:
         yield AlternativeCall(
             replace(plain, channels_first=True),
-            "where steps are [rows, features, width]: if that is meant, say --channels-first",
+            "with steps as [rows, features, width]: if that is right, pass --channels-first",
         )
     if not signature.time_first:
         yield AlternativeCall(
             replace(plain, time_first=True),
-            "where steps are [width, rows, features]: if that is meant, say --time-first",
+            "with steps as [width, rows, features]: if that is right, pass --time-first",
         )
     if signature.time_first or signature.channels_first:
-        said = "--time-first" if signature.time_first else "--channels-first"
-        yield AlternativeCall(plain, f"where steps are [rows, width, features]: if that is meant, leave {said} out")
+        option = "--time-first" if signature.time_first else "--channels-first"
+        yield AlternativeCall(plain, f"with steps as [rows, width, features]: if that is right, leave {option} out")
     if signature.second in ("mask", "padding-mask"):
         other: Literal["mask", "padding-mask"] = "padding-mask" if signature.second == "mask" else "mask"
         place = "padding" if other == "padding-mask" else "valid steps"
@@ -64,8 +64,8 @@ def alternative_calls(signature: CallSignature) -> Iterator[AlternativeCall]:
         )
         yield AlternativeCall(
             replace(signature, second=other, arguments=names),
-            f"where its mask is true at {place}: if that is meant, say --second {other}",
+            f"with a mask that is true at {place}: if that is right, pass --second {other}",
         )
-    for form, runs in _FORMS.items():
-        if ("mask" in form) == (signature.second in ("mask", "padding-mask")) or signature.second == "both":
-            yield AlternativeCall(replace(signature, form=form), runs, is_option=False)
+    for argument_format, runs in _FORMATS.items():
+        if ("mask" in argument_format) == (signature.second in ("mask", "padding-mask")) or signature.second == "both":
+            yield AlternativeCall(replace(signature, form=argument_format), runs, is_option=False)
