@@ -6,8 +6,9 @@ What a command needs is imported where it begins: torch takes seconds, and help,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -76,25 +77,25 @@ def train(
     import torch
     from rich.console import Console
 
-    from lengthwise.errors import ConfigurationError
     from lengthwise_export.architecture import trained
     from lengthwise_export.architecture.spec import Spec
     from lengthwise_export.training import metrics
     from lengthwise_export.training import train as training
-    from lengthwise_export.training.batches import examples
+    from lengthwise_export.training.batches import check, examples
 
     if not resume and not overwrite:
         _refuse_to_overwrite(out)
     torch.set_num_threads(threads)
     spec = Spec.read(spec_file)
     options = TrainingOptions(**chosen)
-    records = _some(data, spec.input.kind)
-    held_out = examples(_some(test, spec.input.kind), spec) if test else None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
-    with _kept_when_interrupted(out, overwrite=overwrite) as done, _bar(options, quiet=as_json) as show:
+    fits = partial(check, spec=spec)
+    records = _some(data, spec.input.kind, fits)
+    held_out = examples(_some(test, spec.input.kind, fits), spec) if test else None
+    with (
+        _folder(out),
+        _kept_when_interrupted(out, overwrite=overwrite) as done,
+        _bar(options, quiet=as_json) as show,
+    ):
 
         def on_epoch(epoch: training.Epoch) -> None:
             done.append(epoch)
@@ -374,12 +375,14 @@ def check(
     click.get_current_context().exit(report.exit_code(strict=strict))
 
 
-def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
-    """The records of a file that has any."""
+def _some(
+    data: str, kind: dataset.Kind, check: Callable[[dataset.Record], object] = lambda _record: None
+) -> list[dataset.Record]:
+    """The records of a file that has any, each of which passes a check."""
     from lengthwise.decoding import dataset
     from lengthwise.errors import ConfigurationError
 
-    records = list(dataset.read(dataset.locate(data), kind))
+    records = list(dataset.read(dataset.locate(data), kind, check))
     if not records:
         raise ConfigurationError(f"{data}: there is no record in it")
     return records
@@ -416,6 +419,29 @@ def _refuse_to_overwrite(out: Path) -> None:
             raise ConfigurationError(
                 f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"
             )
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Makes a folder for the block; where that fails and left nothing in it, what was made goes away again.
+
+    Raises:
+        ConfigurationError: It cannot be made.
+    """
+    from lengthwise.errors import ConfigurationError
+
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"--out {out} cannot be written: {error.strerror}") from error
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import InvalidRequest, NotReady, Problem
+from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.inflight import Inflight
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
@@ -127,7 +127,9 @@ class Serving:
         self._stopping: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Loads and proves the models, and starts the runners; ready afterwards.
+        """Starts the runners, then loads and proves the models; ready afterwards.
+
+        A model that is found good is answered for at once, while the others are judged.
 
         Raises:
             ConfigurationError: The repository cannot be read.
@@ -139,8 +141,8 @@ class Serving:
             )
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
-        await self.shelf.open()
         await self.batcher.start()
+        await self.shelf.open()
         self._started = True
         if not self.shelf.served:
             log.error("no model is ready: every request will be answered with 503")
@@ -160,17 +162,18 @@ class Serving:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered."""
-        return self._started and bool(self.shelf.served) and not self.batcher.draining
+        """Whether all good models are served, and there is one."""
+        starting = not self._started or self.repository.starting
+        return not starting and bool(self.shelf.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
-        """Whether the models were looked at."""
+        """Whether all models were looked at."""
         return self._started
 
     @property
     def repository(self) -> Repository:
-        """What was found of the models at the last look."""
+        """What was found of the models at the last look, or so far."""
         return self.shelf.repository
 
     @property
@@ -184,8 +187,6 @@ class Serving:
         Raises:
             RequestError: There is none, or none is ready.
         """
-        if not self._started:
-            raise NotReady("the server is starting", retry_after_seconds=1)
         return self.shelf.find(name, version)
 
     def ask(
@@ -246,6 +247,7 @@ class Serving:
             judge=self._judge,
             most_bytes=settings.judge_memory_bytes,
             stopping=self.shelf.stopping,
+            publish=self.shelf.publish,
         )
 
     def _take_in(self, model: Model) -> Served:

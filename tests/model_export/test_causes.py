@@ -1,6 +1,6 @@
 import pytest
 
-from lengthwise_export.checking.causes import explain
+from lengthwise_export.checking.causes import Names, explain
 from lengthwise_export.checking.trials import CHANGES
 
 
@@ -49,3 +49,90 @@ def test_every_change_has_a_cause_and_a_mend_for_any_operator(change) -> None:
     cause = explain("an_operator_of_next_year", change)
     assert cause.why.endswith((".", "kind."))
     assert cause.fix
+
+
+LENGTHS = Names("seq.size(1)", "seq_len", "lengths")
+MASK = Names("seq.size(1)", "attention_mask", "mask")
+PADDING = Names("seq.size(0)", "pad", "padding-mask")
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "source", "names", "lines"),
+    [
+        (
+            "lstm",
+            "encoder.rnns.0: lstm",
+            "out, _ = self.rnns[0](h)",
+            LENGTHS,
+            [
+                "packed = pack_padded_sequence(h, seq_len.cpu(), batch_first=True, enforce_sorted=False)",
+                "packed, state = self.rnns[0](packed)",
+                "outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=seq.size(1))  # ONNX: "
+                "sequence_lens",
+            ],
+        ),
+        (
+            "gru",
+            "gru: gru",
+            "return self.head(self.gru(self.embed(seq))[0])",
+            MASK,
+            [
+                "# inputs: what goes into self.gru",
+                "lengths = attention_mask.sum(1)",
+                "packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)",
+                "packed, state = self.gru(packed)",
+                "outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=seq.size(1))  # ONNX: "
+                "sequence_lens",
+            ],
+        ),
+        (
+            "mean",
+            "mean",
+            "return self.head(h.mean(1))",
+            LENGTHS,
+            [
+                "valid = torch.arange(seq.size(1), device=seq_len.device) < seq_len[:, None]  # [rows, width], true at "
+                "valid steps",
+                "mean = h.masked_fill(~valid[..., None], 0.0).sum(1) / seq_len[:, None]",
+            ],
+        ),
+        (
+            "mean",
+            "mean",
+            "return torch.mean(h, 0)",
+            PADDING,
+            [
+                "lengths = (~pad.bool()).sum(1)",
+                "valid = ~pad.bool()  # [rows, width], true at valid steps",
+                "mean = h.masked_fill(~valid[..., None], 0.0).sum(1) / lengths[:, None]",
+            ],
+        ),
+        (
+            "__getitem__",
+            "__getitem__",
+            "return h[:, -1]",
+            LENGTHS,
+            ["last = h[torch.arange(len(seq_len), device=seq_len.device), seq_len - 1]  # [rows, features]"],
+        ),
+    ],
+)
+def test_a_mend_is_written_in_the_modules_own_names(
+    kind: str, operator: str, source: str, names: Names, lines: list[str]
+) -> None:
+    assert explain(kind, "padding", names, operator, source).fix.splitlines() == lines
+
+
+@pytest.mark.parametrize("names", [LENGTHS, MASK, PADDING, Names()])
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_mend_has_a_place_left_to_fill_in(change, names: Names) -> None:
+    kinds = "lstm gru conv1d batch_norm group_norm layer_norm softmax flip cumsum fft_fft arange mean max sum matmul "
+    for kind in f"{kinds} __getitem__ reshape sort adaptive_avg_pool1d max_pool1d other attention".split():
+        fix = explain(kind, change, names).fix
+        assert "$" not in fix
+        assert (
+            names.role == "lengths"
+            or "lengths" not in fix
+            or "all lengths" in fix
+            or "lengths of" in fix
+            or ("lengths = " in fix)
+        ), fix

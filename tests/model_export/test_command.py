@@ -50,6 +50,52 @@ def test_training_reports_metrics_and_pictures(files: Path) -> None:
         assert (files / "run" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_all_mistakes_of_a_file_are_told_in_one_go_and_in_its_order(files: Path) -> None:
+    lines = (files / "train.jsonl").read_text().splitlines()
+    wrong = {
+        3: ('{"id": 1', "not JSON: "),
+        5: ('{"steps": [[1, 2]], "label": "a"}', "2 features a step, the records before have 3"),
+        8: ('{"steps": [[1, 2, 3]], "label": "c"}', "label 'c' is none of output.labels"),
+        9: ('{"steps": [[1, 2, 3]]}', "there is no label to train on"),
+        11: ('{"step": [[1, 2, 3]], "label": "a"}', "unknown field 'step'"),
+        24: ('{"steps": [], "label": "a"}', "steps must be a list of at least one step"),
+    }
+    for number, (line, _) in wrong.items():
+        lines[number - 1] = line
+    (files / "train.jsonl").write_text("\n".join(lines))
+    result = trained(files)
+    assert result.exit_code == 2
+    told = result.stderr.removeprefix("error: ").splitlines()
+    assert len(told) == len(wrong)
+    for said, (number, (_, why)) in zip(told, wrong.items(), strict=True):
+        assert said.startswith(f"{files / 'train.jsonl'}:{number}: {why}")
+    assert not (files / "run").exists()
+
+
+def test_of_many_mistakes_the_first_twenty_are_told_and_all_counted(files: Path) -> None:
+    with (files / "train.jsonl").open("a") as file:
+        file.write("\n" + '{"steps": [[1, 2, 3]], "label": "d"}\n' * 50)
+    told = trained(files).stderr.splitlines()
+    assert len(told) == 21
+    assert "train.jsonl:25: label 'd' is none" in told[0]
+    assert "train.jsonl:44: label 'd' is none" in told[19]
+    assert told[20] == "and 30 more records are wrong"
+
+
+@pytest.mark.parametrize("out", ["run", "new/deep/run"])
+def test_a_training_that_fails_leaves_no_empty_folder(files: Path, out: str) -> None:
+    lines = (files / "train.jsonl").read_text().splitlines()
+    (files / "train.jsonl").write_text(lines[0])  # too few to keep some aside
+    assert run("train", files / "tiny.toml", files / "train.jsonl", "--out", files / out).exit_code == 2
+    assert not (files / out.partition("/")[0]).exists()
+
+
+def test_a_training_that_fails_leaves_a_folder_that_was_there(files: Path) -> None:
+    (files / "run").mkdir()
+    assert trained(files, "--resume").exit_code == 2
+    assert (files / "run").is_dir()
+
+
 def test_a_run_that_is_there_is_not_overwritten_unasked(files: Path) -> None:
     trained(files)
     weights = files / "run" / "model.safetensors"

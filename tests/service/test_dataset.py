@@ -95,6 +95,15 @@ def test_tokens_are_whole_numbers(tmp_path: Path) -> None:
         ({"steps": [["1"]]}, "neither a number nor null"),
         ({"steps": [[True]]}, "neither a number nor null"),
         ({"steps": [[1], [1e39]]}, "step 1 holds a number that is not finite"),
+        ('{"steps": [[1, 2]], "id": "a", "id": "b"}', "the key 'id' stands twice in one object"),
+        ('{"label": "a", "steps": [[1, 2]], "label": "a"}', "the key 'label' stands twice in one object"),
+        ('{"steps": [[1, 2]], "steps": [[1, 2]]}', "the key 'steps' stands twice in one object"),
+        ('{"steps" : [[1, 2]], "steps": [[1, 2]]}', "the key 'steps' stands twice in one object"),
+        ('{"steps": [[1, 2]], "id": "a:b", "id": "c"}', "the key 'id' stands twice in one object"),
+        ('{"steps": [[1, 2]], "id": "c", "id": "a:b"}', "the key 'id' stands twice in one object"),
+        ('{"steps": [[1, 2]], "i\\u0064": "c", "id": "a"}', "the key 'id' stands twice in one object"),
+        ('{"steps": [[1, 2]], "id": "c", "id": "\\u003a"}', "the key 'id' stands twice in one object"),
+        ('{"steps": [[1, 2]], "label": {"a": 1, "a": 2}}', "the key 'a' stands twice in one object"),
         ({"steps": [[1, 2, 3]]}, "3 features a step, the records before have 2"),
     ],
 )
@@ -102,6 +111,37 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path, bad: object, sai
     path = lines(tmp_path, {"steps": [[1, 2]]}, bad)
     with pytest.raises(ConfigurationError, match=r"d\.jsonl:2: .*" + said):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"steps": [[1, 2]], "id": "12:30:00"},
+        {"steps": [[1, 2]], "id": '":"', "label": ["a:b", ":"]},
+        {"steps": [[1, 2]], "id": "id", "label": "label"},
+        {"label": "steps", "steps": [1, 2], "id": '"steps":'},
+    ],
+)
+def test_a_key_that_stands_once_stands_not_twice_whatever_the_strings_hold(tmp_path: Path, line: object) -> None:
+    assert len(read(lines(tmp_path, line))) == 1
+
+
+@pytest.mark.parametrize("twice", ["id", "label", "steps"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_long_line_may_have_no_key_twice_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twice: str, nested: bool
+) -> None:
+    monkeypatch.setattr("service.dataset.LONG_LINE_BYTES", 64)
+    monkeypatch.setattr("service.json_lines.LONG_LINE_BYTES", 64)
+    steps = json.dumps([[1, 2]] * 100 if nested else [1] * 100)
+    good = f'{{"id": "a", "steps": {steps}, "label": "b"}}'
+    again = {"id": '"c"', "label": '"d"', "steps": "[[1, 2]]"}[twice]
+    path = lines(tmp_path, good, f'{good[:-1]}, "{twice}": {again}}}', f'{{"{twice}": {again}, {good[1:]}', good)
+    found = list(dataset.entries(path))
+    assert [isinstance(each, dataset.BadRecord) for each in found] == [False, True, True, False]
+    for each in found[1:3]:
+        assert isinstance(each, dataset.BadRecord)
+        assert f"the key '{twice}' stands twice in one object" in str(each.error)
 
 
 def test_what_goes_on_behind_bad_records_gets_them_in_their_places(tmp_path: Path) -> None:

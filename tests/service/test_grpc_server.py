@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +40,7 @@ from lengthwise.repository.model import Model
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import CallRecord
+from lengthwise.versions import Key
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +181,9 @@ async def test_a_model_that_is_not_named_is_the_default_and_a_version_may_be_nam
     async with listening(model(manifest()), model(manifest(version=2))) as caller:
         assert (await caller.call("ModelInfer", request(model_name=""))).model_version == "2"
         assert (await caller.call("ModelInfer", request(model_version="1"))).model_version == "1"
+
+
+KEY = "k" * 40
 
 
 def parameter(name: str, **choice: Any) -> dict[str, Any]:
@@ -419,6 +424,43 @@ READY: dict[str, Callable[[Service], Awaitable[Any]]] = {
 }
 
 
+@pytest.mark.parametrize("keys", [False, True], ids=["no keys", "keys"])
+async def test_what_is_served_is_listed_for_who_asks_for_something_else_but_for_nobody_without_a_key(
+    tmp_path: Path, keys: bool
+) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    names = [model(manifest(name=f"m{number:02}")) for number in range(11)]
+    versions = [model(manifest(version=number)) for number in range(1, 13)]
+    body = {"sequences": [[[1, 3]]]}
+    cases = (
+        (
+            f"no such model is served; served are {', '.join(f'm{number:02}' for number in range(10))}, ...",
+            body | {"model": "none"},
+            "/v1/models/none",
+            "/v2/models/none",
+            request(model_name="none"),
+        ),
+        (
+            "the model 'sums' has no such version; served of it are 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...",
+            body | {"model": "sums", "version": "13"},
+            None,
+            "/v2/models/sums/versions/13",
+            request(model_version="13"),
+        ),
+    )
+    async with listening(*names, *versions, **({"api_keys_file": tmp_path / "keys"} if keys else {})) as caller:
+        client = caller.service.client
+        for said, body, v1, v2, message in cases:
+            for head in ({}, {"authorization": f"Bearer {KEY}"}) if keys else ({},):
+                allowed = bool(head) or not keys
+                detail = (await client.post("/predict", json=body, headers=head)).json()["detail"]
+                over_http = [(await client.get(path, headers=head)).json() for path in (v1, v2) if path]
+                error = await caller.refused("ModelInfer", message, metadata=tuple(head.items()))
+                for found in (detail, error.details(), *(each.get("error", "") for each in over_http)):
+                    assert (found == said) == allowed, found
+                    assert allowed or not any(name in found for name in ("m00", "12", "sums"))
+
+
 @pytest.mark.parametrize("state", READY)
 @pytest.mark.parametrize(
     ("name", "version"),
@@ -439,6 +481,49 @@ async def test_a_model_is_ready_or_not_as_it_is_over_http_and_never_an_error(
         )
         everywhere = await caller.service.client.get("/v2/health/ready")
         assert (await caller.call("ServerReady")).ready == (everywhere.status_code == 200) == (state == "served")
+
+
+async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_server_is_not_ready() -> None:
+    looked, go_on = threading.Event(), threading.Event()
+    good, other = model(manifest()), model(manifest(name="other"))
+
+    def scan(*_: Any) -> Any:
+        made.shelf.publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
+        looked.set()
+        go_on.wait(30)
+        return repository(good, other)
+
+    made = Serving(Settings(runners=1), scan)
+    server = GrpcServer(made, asyncio.Semaphore(2))
+    port = await server.start("127.0.0.1", 0)
+    starting = asyncio.ensure_future(made.start())
+    try:
+        await asyncio.to_thread(looked.wait, 30)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            caller = Caller(Service(made, None, None), channel)  # type: ignore[arg-type]  # HTTP is not asked
+            async with asyncio.timeout(30):
+                while not made.served:
+                    await asyncio.sleep(0)
+            assert (await caller.call("ModelInfer", request())).model_name == "sums"
+            for message in (request(model_name="other"), request(model_name=""), request(model_version="2")):
+                error = await caller.refused("ModelInfer", message)
+                assert error.code() is Code.UNAVAILABLE
+                assert error.details() == "the server is starting: 1 version not judged yet; /healthz says which"
+            assert not (await caller.call("ServerReady")).ready
+            assert not (await caller.call("ModelReady", pb.ModelReadyRequest(name="sums"))).ready
+            asked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert (await asked).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            go_on.set()
+            await starting
+            assert (await caller.call("ServerReady")).ready
+            assert (await caller.call("ModelInfer", request(model_name="other"))).model_name == "other"
+            error = await caller.refused("ModelInfer", request(model_version="2"))
+            assert error.code() is Code.NOT_FOUND
+    finally:
+        go_on.set()
+        await starting
+        await server.stop()
+        await made.stop()
 
 
 async def test_while_the_models_are_loaded_nothing_is_ready_and_nothing_an_error() -> None:

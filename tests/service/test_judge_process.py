@@ -66,13 +66,15 @@ def is_there(pid: int) -> bool:
 
 
 @contextmanager
-def judging_endlessly(folder: Path, processes: Started, stopping: Stopping) -> Iterator[list[BaseException]]:
+def judging_endlessly(
+    folder: Path, processes: Started, stopping: Stopping, judge_process: JudgeProcess | None = None
+) -> Iterator[list[BaseException]]:
     """A thread that judges a graph without an end; in the list is what that raised, after the block."""
     directory, raised = place_graph(folder, hostile_models.endless), []
 
     def judge() -> None:
         try:
-            loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**30), stopping=stopping)
+            loading.load(directory, LIMITS, judge=judge_process or JudgeProcess(600, 2**30), stopping=stopping)
         except BaseException as error:
             raised.append(error)
 
@@ -148,6 +150,21 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
     directory = place_graph(tmp_path, hostile_models.greedy)
     with pytest.raises(NotJudged, match=rf"it takes more than {256 * MEBIBYTE} bytes, which is most of what"):
         loading.load(directory, LIMITS, judge=JudgeProcess(600, 2**40))
+
+
+def test_processes_that_judge_at_the_same_time_share_what_the_container_has_left(
+    tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
+    judge = JudgeProcess(600, 700 * MEBIBYTE)
+    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
+        with pytest.raises(NotJudged, match=rf"it takes more than {240 * MEBIBYTE} bytes, which is most of what"):
+            loading.load(place_graph(tmp_path / "second", hostile_models.greedy), LIMITS, judge=judge)
+        with judging_endlessly(tmp_path / "third", processes, Stopping(), judge):
+            until(lambda: len(processes) == 3)
+            with pytest.raises(NotJudged, match="no memory left to judge it; it is judged at the next look"):
+                loading.load(place(tmp_path / "fourth"), LIMITS, judge=judge)
+    assert loading.load(place(tmp_path / "fifth"), LIMITS, judge=judge)
 
 
 @pytest.mark.parametrize(

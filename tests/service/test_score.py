@@ -74,6 +74,26 @@ def numbered(path: Path, count: int = 10) -> Path:
     return write(path, *({"id": f"r{i}", "steps": each, "label": "c"} for i, each in enumerate(steps)))
 
 
+@pytest.mark.parametrize("count", [3, 60])
+def test_the_bad_records_behind_the_one_that_ends_the_run_are_told_too(tmp_path: Path, count: int):
+    source, out = numbered(tmp_path / "in.jsonl", count=300), tmp_path / "out.jsonl"
+    lines = source.read_text().splitlines()
+    bad = [10 + 4 * number for number in range(count)]
+    for number in bad:
+        lines[number - 1] = '{"steps": [[1, 2, 3]]}' if number % 8 else "{"
+    source.write_text("\n".join(lines))
+    with pytest.raises(RecordError) as raised:
+        run(source, out, small())
+    told = str(raised.value).splitlines()
+    for number, said in zip(bad[:20], told, strict=False):
+        assert said.startswith(
+            f"{source}:{number}: {'the model takes 2 features a step' if number % 8 else 'not JSON'}"
+        ), said
+    assert told[20:] == ([] if count < 20 else [f"and {count - 20} more records are wrong"])
+    assert len(told) == min(count, 21)
+    assert len(read(out)) == 9
+
+
 async def test_a_file_is_answered_with_the_same_bytes_as_over_http(tmp_path: Path):
     out = tmp_path / "out.jsonl"
     assert call(DEMO, out, "--attention").exit_code == 0

@@ -120,7 +120,7 @@ async def test_all_versions_of_a_model_are_told_unless_one_is_named_and_of_all_m
         ("stats/stats", 404, "no such model is served; served are sums"),
         ("sums%20/stats", 404, "no such model is served; served are sums"),
         ("%2e%2e/stats", 404, "no such model is served; served are sums"),
-        ("sums/versions/3/stats", 404, "the model 'sums' has no such version"),
+        ("sums/versions/3/stats", 404, "the model 'sums' has no such version; served of it are 1"),
         ("sums/versions/01/stats", 400, "a version is ASCII digits that do not start with 0"),
         ("sums/versions/-1/stats", 400, "a version is ASCII digits that do not start with 0"),
     ],

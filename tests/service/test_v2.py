@@ -250,7 +250,7 @@ async def test_what_is_wrong_with_an_input_is_said_with_its_place(field: str, va
     ("octets", "length", "said"),
     [
         (b"", None, "/inputs/0/parameters/binary_data_size: must be the number of its bytes behind the JSON"),
-        (bytes(40), "0", "the body is not JSON"),
+        (bytes(40), "0", "the body's JSON is empty"),
         (bytes(40), "-1", "Inference-Header-Content-Length must be from 0 to the body's"),
         (bytes(40), "9" * 30, "Inference-Header-Content-Length must be from 0 to the body's"),
         (bytes(41), None, "1 bytes behind the JSON belong to no input"),

@@ -88,6 +88,34 @@ def test_a_literal_that_is_not_json_is_named_with_its_place(body: bytes, place: 
     assert problems(body).problems == (Problem("", f"{place}; a missing value is null"),)
 
 
+def test_a_body_that_is_cut_anywhere_is_said_to_end_there() -> None:
+    whole = r"""{"model": "é \\n\"\u00e9\ud83d\ude00",
+ "outputs": [true, false, null, -1.5e+10, 2E-3, 0.25, {}, [], ""] }""".encode()
+    for length in range(1, len(whole)):
+        said = f"the body ends in the middle of the JSON text, at byte {length}"
+        assert problems(whole[:length]).problems == (Problem("", said),), whole[:length]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is empty"),
+        (b" \r\n\t", "the body is empty, but for white space"),
+        (b"{} t", "Extra data"),
+        (b'{"a": tru}', "Expecting value"),
+        (b'{"a": 1.}', "Expecting"),
+        (b'{"a": "\\u12"}', "Invalid"),
+        (b'{"a": "\\x', "Invalid"),
+        (b'{"a": "\n"}', "Invalid control character"),
+        (b"[1, 2}", "Expecting"),
+    ],
+)
+def test_what_is_wrong_before_the_end_is_not_taken_for_the_end(body: bytes, said: str) -> None:
+    (problem,) = problems(body).problems
+    assert said in problem.detail
+    assert "middle" not in problem.detail
+
+
 def test_the_first_20_are_listed_and_all_are_counted() -> None:
     error = problems({"sequences": [[[1]]] * 50})
     assert [problem.pointer for problem in error.problems] == [f"/sequences/{i}/0" for i in range(20)]

@@ -28,11 +28,11 @@ def option(text: str) -> bytes:
 
 
 NOT_JSON = [
-    Bad("nothing", b"", "", "not JSON"),
-    Bad("white space", b" \n", "", "not JSON"),
+    Bad("nothing", b"", "", "the body is empty"),
+    Bad("white space", b" \n", "", "the body is empty, but for white space"),
     Bad("a word", b"hello", "", "not JSON"),
-    Bad("truncated", b'{"sequences": [[[1, 2], [3', "", "not JSON"),
-    Bad("truncated in a string", b'{"sequences', "", "not JSON"),
+    Bad("truncated", b'{"sequences": [[[1, 2], [3', "", "the body ends in the middle of the JSON text, at byte 26"),
+    Bad("truncated in a string", b'{"sequences', "", "the body ends in the middle of the JSON text, at byte 11"),
     Bad("trailing junk", b'{"sequences": [[[1, 2]]]} x', "", "not JSON"),
     Bad("two documents", b'{"sequences": [[[1, 2]]]}{"sequences": [[[1, 2]]]}', "", "not JSON"),
     Bad("trailing comma", b'{"sequences": [[[1, 2],]]}', "", "not JSON"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.causes import Names
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 
@@ -80,6 +81,10 @@ class Subject(Protocol):
     @property
     def sizes(self) -> frozenset[int]:
         """The sizes of all axes of its weights; the trials use other row counts and widths."""
+
+    @property
+    def names(self) -> Names:
+        """The names of the module's arguments, for the code of a fix."""
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch.

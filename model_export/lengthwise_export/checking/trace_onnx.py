@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.session import feed
+from lengthwise_export.checking.causes import NEUTRAL, Names
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -41,6 +42,11 @@ class OnnxSubject:
     def sizes(self) -> frozenset[int]:
         """The sizes of all axes of its weights."""
         return frozenset(int(size) for weights in self._external.graph.graph.initializer for size in weights.dims)
+
+    @property
+    def names(self) -> Names:
+        """Neutral ones: a mend is code of the module that the graph was made of, and that is not known."""
+        return NEUTRAL
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch."""

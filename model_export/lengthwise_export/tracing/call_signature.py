@@ -86,6 +86,15 @@ class CallSignature:
         by_place = [given[role] for role, name in arguments if name is None]
         return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})
 
+    def names(self, module: nn.Module) -> dict[Role, str]:
+        """What a module calls its arguments, by role; empty where it takes them as they come (`*args`)."""
+        arguments = self.arguments or _usual(self.second)
+        parameters = list(inspect.signature(module.forward).parameters.values())
+        by_place = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
+        if len(by_place) < len(arguments):
+            return {}
+        return {role: name or by_place[place] for place, (role, name) in enumerate(arguments)}
+
     def rows_first(self, logits: Tensor) -> Tensor:
         """Logits `[rows, classes]` as they are, those of each step as `[rows, width, classes]`."""
         if logits.dim() != 3:

@@ -75,6 +75,15 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     return made
 
 
+def check(record: Record, spec: Spec) -> None:
+    """Looks whether a record can be trained on.
+
+    Raises:
+        ConfigurationError: It does not fit the spec; names its file and line.
+    """
+    examples([record], spec)
+
+
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
     """Splits examples so that each kind of target keeps its share.
 

@@ -7,8 +7,9 @@
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
 
 A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
-one string a step for a per-step model. A bad record is named by file and line: `read` ends at the first, `entries`
-goes on behind it. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings along.
+one string a step for a per-step model. A bad record is named by file and line: `read` ends with the first
+twenty of them, `entries` goes on behind each. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings
+along.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import gzip
 import importlib.util
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -31,7 +32,7 @@ import orjson
 from numpy.typing import NDArray
 
 from lengthwise.decoding import json_text, options
-from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
+from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
 from lengthwise.decoding.json_lines import Kind as Kind
 from lengthwise.errors import ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
@@ -41,6 +42,9 @@ Label = str | tuple[str, ...] | None
 
 FIELDS = frozenset({"id", "steps", "label"})
 """What a record may have."""
+
+MOST_TOLD: Final = 20
+"""How many bad records are named in one go."""
 
 _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
@@ -107,17 +111,44 @@ def locate(name: str) -> Path:
     return path
 
 
-def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
+def read(
+    path: Path, kind: Kind = "values", check: Callable[[Record], object] = lambda _record: None
+) -> Iterator[Record]:
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
     Args:
         path: Its suffix says the format.
         kind: What a step is; `.ts` holds values only.
+        check: Raises `ConfigurationError` for a record that cannot be used, and names its place.
 
     Raises:
-        ConfigurationError: The file or a record in it cannot be read; names the line.
+        ConfigurationError: The file cannot be read, or records in it cannot be used; at the end of the file, with the
+            lines of the first `MOST_TOLD`.
     """
-    return _all_good(entries(path, kind))
+    return _all_good(entries(path, kind), check)
+
+
+def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> ConfigurationError:
+    """One error for a bad record and all that follow it.
+
+    Args:
+        first: What is wrong with the first.
+        behind: What follows it; of `BadRecord` the errors are told, all others are passed over.
+    """
+    errors = [str(first)]
+    total = 1
+    with suppress(ConfigurationError):  # the file cannot be read to its end: what was found is told all the same
+        for record in behind:
+            if isinstance(record, BadRecord):
+                total += 1
+                if total <= MOST_TOLD:
+                    errors.append(str(record.error))
+    if total == 1:
+        return first
+    if total > MOST_TOLD:
+        more = total - MOST_TOLD
+        errors.append(f"and {more} more {'record is' if more == 1 else 'records are'} wrong")
+    return RecordError("\n".join(errors))
 
 
 def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share: None) -> Iterator[Record | BadRecord]:
@@ -146,12 +177,26 @@ def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share:
     raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
 
 
-def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
+def _all_good(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record]:
+    """The records, as long as all are good; then whatever is wrong with this and all others."""
+    checked = _checked(found, check)
+    for record in checked:
+        if isinstance(record, BadRecord):
+            raise with_those_behind(record.error, checked)
+        yield record
+
+
+def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
+    """The records, those among the bad that have other features than the first one or do not pass a check."""
     features: int | None = None
     for record in found:
-        if isinstance(record, BadRecord):
-            raise record.error
-        features = _same_features(record, features)
+        if isinstance(record, Record):
+            try:
+                features = _same_features(record, features)
+                check(record)
+            except ConfigurationError as error:
+                yield BadRecord(record.id, RecordError(str(error)))
+                continue
         yield record
 
 
@@ -197,9 +242,11 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
             if isinstance(line, LongLine):
                 fields = line.fields(kind, features, partial(_steps, kind, place))
             else:
-                fields = plain_fields(line, kind, features) or orjson.loads(line)
+                fields = plain_fields(line, kind, features) or loads(line)
         except orjson.JSONDecodeError as error:
             yield BadRecord(str(index), RecordError(f"{place}: {_not_json(error)}"))
+        except RepeatedKey as error:
+            yield BadRecord(str(index), RecordError(f"{place}: the key {error.key[:40]!r} stands twice in one object"))
         except RecordError as error:
             yield BadRecord(str(index), error)
         else:

@@ -8,8 +8,10 @@ steps one by one and says what is wrong.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -40,6 +42,60 @@ Careful = Callable[[list[Any], int, int | None], Steps]
 sequence, and the features that a step has, where that is known."""
 
 
+class RepeatedKey(ValueError):
+    """An object of a line has a key twice.
+
+    Attributes:
+        key: The key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def loads(text: bytes) -> Any:
+    """The JSON value of a text.
+
+    Raises:
+        orjson.JSONDecodeError: It is not JSON.
+        RepeatedKey: A key stands twice in one object. Which of its values counts, nobody can say.
+    """
+    found = orjson.loads(text)
+    if isinstance(found, dict):
+        check_keys(text, found, text.count(b":") - len(found))
+    return found
+
+
+def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
+    """Looks whether a key stands twice in an object.
+
+    Args:
+        text: Of the object.
+        found: What was read of it.
+        more: How many more colons than keys it has.
+
+    Raises:
+        RepeatedKey: One does.
+    """
+    # A colon stands behind each key. Where there are more, they stand in strings, or in what a repeated key lost.
+    name = found.get("id")
+    if more and type(name) is str and b"\\" not in text:
+        more -= name.count(":")  # an id often has some
+    if not more:
+        return
+    with suppress(RecursionError):  # so deep is no record: its steps or its label are refused
+        json.loads(text, object_pairs_hook=_once, parse_int=bool, parse_float=bool)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise RepeatedKey(key)
+        seen.add(key)
+
+
 class _File(Protocol):
     """What lines are read from, compressed or not."""
 
@@ -62,11 +118,15 @@ def plain_fields(line: bytes, kind: Kind, features: int | None) -> dict[str, Any
     end = line.rfind(b"]]") + 2 if opening[1] else line.find(b"]", start) + 1
     if end <= start or b'"steps"' in line[end:]:
         return None
+    text = line[:start] + b"null" + line[end:]
     try:
-        fields = orjson.loads(line[:start] + b"null" + line[end:])
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(fields, dict) or fields.get("steps", "") is not None:
+        fields = orjson.loads(text)
+        if not isinstance(fields, dict) or fields.get("steps", "") is not None:
+            return None
+        more = text.count(b":") - len(fields)
+        if more:
+            check_keys(text, fields, more)
+    except (orjson.JSONDecodeError, RepeatedKey):  # the whole line says what is wrong with it
         return None
     steps = _array(line[start:end], kind, features)
     if steps is None:
@@ -101,6 +161,7 @@ class LongLine:
         Raises:
             RecordError: `careful` found something wrong.
             orjson.JSONDecodeError: It is not JSON.
+            RepeatedKey: It has a key twice.
         """
         try:
             return self._fields(kind, features, careful)
@@ -113,7 +174,7 @@ class LongLine:
         opening = _OPENING.search(self._text)
         if opening is None:
             self._read_to_the_end()
-            return orjson.loads(self._text)
+            return loads(self._text)
         is_nested = opening[1] is not None
         head = self._text[: opening.start() + len(_KEY)]
         self._text = self._text[len(head) :].lstrip()[1:]
@@ -122,7 +183,7 @@ class LongLine:
             rest = self._by_pieces(parts, head, kind, features, careful, is_nested=is_nested)
         except orjson.JSONDecodeError:  # not laid out as this class expects: what is left is parsed as a whole
             self._read_to_the_end()
-            rest = orjson.loads(head + b"[" + self._text)
+            rest = loads(head + b"[" + self._text)
             if isinstance(rest, dict) and isinstance(rest.get("steps"), list):
                 parts.append(careful(rest["steps"], sum(map(len, parts)), _features(parts)))
                 rest["steps"] = None
@@ -147,7 +208,7 @@ class LongLine:
             self._read_on()
         self._read_to_the_end()  # a label for each step may be long as well
         last = self._text if end is None else self._text[: end.end() - 1]
-        rest = orjson.loads(head + b"null" + self._text[len(last) + 1 :])
+        rest = loads(head + b"null" + self._text[len(last) + 1 :])
         parts.append(_piece(last, kind, features, careful, parts))
         return rest
 

@@ -26,8 +26,17 @@ _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
 """A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
 
 
-def parse(body: bytes | bytearray) -> Any:
+_CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
+"""Where the reader stops in a text that is cut: the end, or the beginning of a literal or of a part of a number."""
+_CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
+
+
+def parse(body: bytes | bytearray, what: str = "the body") -> Any:
     """The JSON value of a body. NaN and Infinity literals, duplicate keys and absurd nesting are not JSON here.
+
+    Args:
+        body: The text.
+        what: It is called in what is said of it.
 
     Raises:
         InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate; its one problem points at the whole.
@@ -39,7 +48,11 @@ def parse(body: bytes | bytearray) -> Any:
     try:
         text = bytes(body).decode("utf-8")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise _ends_early(body, what) from None
         raise _not_json(f"the body is not UTF-8: byte {error.start} cannot be read") from None
+    if not text or text.isspace():
+        raise _not_json(f"{what} is empty{', but for white space' if text else ''}")
     if text.startswith("\ufeff"):
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
@@ -55,6 +68,8 @@ def parse(body: bytes | bytearray) -> Any:
     except RecursionError:
         raise _not_json("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
+        if _is_cut(text, error):
+            raise _ends_early(body, what) from None
         raise _not_json(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     if "\\u" in text and _has_lone_surrogate(document):
         raise _not_json("the body has a lone surrogate, which is no text")
@@ -126,6 +141,19 @@ def _has_lone_surrogate(value: Any) -> bool:
         elif isinstance(top, list):
             stack.extend(top)
     return False
+
+
+def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the reader came to the end of the text before that of the value."""
+    if error.msg.startswith("Unterminated string"):
+        return True
+    if error.msg.startswith("Invalid \\"):
+        return _CUT_ESCAPE.search(text, max(0, error.pos - 2)) is not None
+    return error.msg != "Extra data" and _CUT.fullmatch(text, error.pos) is not None
+
+
+def _ends_early(body: bytes | bytearray, what: str) -> InvalidRequest:
+    return _not_json(f"{what} ends in the middle of the JSON text, at byte {len(body)}")
 
 
 def _not_json(detail: str) -> InvalidRequest:

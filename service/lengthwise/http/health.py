@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import documents, kserve
+from lengthwise.repository.contents import Repository, listed
 from lengthwise.serving import Served, Serving
 
 
@@ -73,7 +74,7 @@ def described(serving: Serving) -> dict[str, Any]:
             "reason": serving.choice.reason,
         },
         "models": [_described(served) for served in serving.served],
-        "reason": serving.repository.reason,
+        "reason": _reason(serving.repository),
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
     }
 
@@ -100,9 +101,16 @@ def _described(served: Served) -> dict[str, Any]:
     }
 
 
+def _reason(repository: Repository) -> str | None:
+    """Why nothing is ready, where that is not the fault of a version."""
+    if not repository.starting or not repository.unjudged:
+        return repository.reason
+    return f"starting: not judged yet are {listed([str(key) for key in repository.unjudged])}"
+
+
 def _why_not_ready(serving: Serving) -> RequestError:
     if serving.batcher.draining:
         return Draining("the server is shutting down", retry_after_seconds=1)
-    if not serving.started:
+    if not serving.started and not serving.repository.starting:
         return NotReady("the server is starting", retry_after_seconds=1)
     return serving.repository.none_ready()

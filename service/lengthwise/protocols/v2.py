@@ -71,7 +71,7 @@ class Infer(Endpoint):
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, octets = _parts(request)
-        document = json_text.parse(head)
+        document = json_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
         problems = Problems()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from lengthwise.errors import ModelNotFound, NotReady
 from lengthwise.repository.model import Model
@@ -15,6 +16,9 @@ from lengthwise.versions import Key
 
 Look = tuple[tuple[str, int, int, int], ...]
 """How a model directory looks from outside: name, bytes, and times of change (of content, of anything) of each file."""
+
+MOST_LISTED: Final = 10
+"""How many names or versions a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class Repository:
             looks otherwise is judged again, and one that is not here.
         reason: Why the folder has nothing that could be served, or None where it has a version at all.
         passed: Names of folders that were passed over: they cannot be read, or no model can have such a name.
+        unnamed: Which name a request means that says none, while a look goes on: what else is found must not change it.
+        unjudged: What the look has still to find out about; empty when it is over.
+        starting: Whether the look goes on and nothing was served before it: what is not here may still come.
     """
 
     models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
@@ -56,6 +63,9 @@ class Repository:
     looks: Mapping[Key, Look] = field(default_factory=dict)
     reason: str | None = None
     passed: frozenset[str] = frozenset()
+    unnamed: str | None = None
+    unjudged: Sequence[Key] = ()
+    starting: bool = False
 
     @classmethod
     def of(
@@ -86,28 +96,37 @@ class Repository:
             version: Its digits, or None for the highest.
 
         Raises:
-            NotReady: There is no good model at all.
+            NotReady: There is no good model at all, or this one may still come.
             ModelNotFound: There is none of that name or version, or several names and none was said.
         """
         if not self.models:
             raise self.none_ready()
-        if name is None:
+        name = self.unnamed if name is None else name
+        if name is None and not self.starting:
             if len(self.models) > 1:
-                raise ModelNotFound(f"say which 'model': {', '.join(sorted(self.models))}")
+                raise ModelNotFound(f"say which 'model': {listed(sorted(self.models))}")
             name = next(iter(self.models))
-        versions = self.models.get(name)
-        if versions is None:
-            raise ModelNotFound(f"no such model is served; served are {', '.join(sorted(self.models))}")
+        versions = self.models.get(name, {}) if name is not None else {}
         if version is None:
-            return versions[max(versions)]
-        # A version of more digits than any file system has cannot be one; int() of it would be slow or refused.
-        model = versions.get(int(version)) if len(version) < 20 else None
-        if model is None:
-            raise ModelNotFound(f"the model {name!r} has no such version")
-        return model
+            model = versions[max(versions)] if versions else None
+        else:
+            # A version of more digits than any file system has cannot be one; int() of it would be slow or refused.
+            model = versions.get(int(version)) if len(version) < 20 else None
+        if model is not None:
+            return model
+        if self.starting:
+            raise self.none_ready()
+        if not versions:
+            raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
+        numbers = listed([str(number) for number in sorted(versions, reverse=True)])
+        raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
 
     def none_ready(self) -> NotReady:
-        """The refusal of a request while there is no good model."""
+        """The refusal of a request while there is no good model, or the first look at the folder goes on."""
+        if self.starting:
+            left = len(self.unjudged)
+            why = f": {left} version{'s' * (left != 1)} not judged yet; /healthz says which" if left else ""
+            return NotReady(f"the server is starting{why}", retry_after_seconds=1)
         why = "; /healthz says why" if self.reason is None else f": {self.reason}"
         return NotReady(f"no model is ready{why}", retry_after_seconds=5)
 
@@ -120,6 +139,15 @@ class Repository:
             {key: seen for key, seen in self.looks.items() if key.name != name},
         )
 
+    def settled(self) -> Repository:
+        """The same, with nothing more to come of this look."""
+        return replace(self, unnamed=None, unjudged=(), starting=False)
+
     def allowing(self, name: str) -> Repository:
         """The same, but the next scan may serve that name."""
         return replace(self, unloaded=self.unloaded - {name})
+
+
+def listed(words: Sequence[str]) -> str:
+    """The words, or the first of many."""
+    return ", ".join([*words[:MOST_LISTED], *(["..."] if len(words) > MOST_LISTED else [])])

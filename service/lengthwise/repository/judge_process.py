@@ -18,7 +18,9 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +37,8 @@ NICER: Final = 5
 """How much lower the priority of judging is than that of serving: about a third of its share of a busy core."""
 SHARE_OF_MEMORY: Final = 0.8
 """Most that judging may take of the memory that the container has left."""
+LEAST_BYTES: Final = 2**27
+"""With less than this the process cannot even start; a version that finds less is judged at the next look."""
 _FROM_OUTSIDE: Final = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 """Ends that are not the graph's doing: somebody wanted it, or the system needed the memory."""
 _LIMITS: Final = flag("judge_memory_bytes"), flag("judge_timeout_seconds")
@@ -74,6 +78,8 @@ class JudgeProcess:
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
         self._nicer = nicer
+        self._lock = threading.Lock()
+        self._allotted_bytes = 0
 
     def __call__(
         self,
@@ -91,10 +97,29 @@ class JudgeProcess:
             Stopped: It was stopped.
         """
         key = files.manifest.key
-        left = memory_left_bytes()
-        # Where a container's memory is used up, the system may end all that is in it.
-        most = self._memory_bytes if left is None else min(self._memory_bytes, int(SHARE_OF_MEMORY * left))
         task = Task(files, limits, budget_seconds, tuple(devices))
+        with self._memory() as most:
+            return self._run(key, task, most, stopping)
+
+    @contextmanager
+    def _memory(self) -> Iterator[int]:
+        """The bytes that a process may take; other processes that judge at the same time keep theirs."""
+        left = memory_left_bytes()
+        with self._lock:
+            most = self._memory_bytes
+            if left is not None:  # where a container's memory is used up, the system may end all that is in it
+                most = min(most, int(SHARE_OF_MEMORY * max(0, left - self._allotted_bytes)))
+            self._allotted_bytes += most
+        try:
+            yield most
+        finally:
+            with self._lock:
+                self._allotted_bytes -= most
+
+    def _run(self, key: str, task: Task, most: int, stopping: Stopping) -> Judged:
+        """Runs the process, which may take `most` bytes."""
+        if most < min(LEAST_BYTES, self._memory_bytes):
+            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next look")
         try:
             process = self._started(most)
         except OSError as error:

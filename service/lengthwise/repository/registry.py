@@ -8,6 +8,8 @@ a period ── SIGHUP ── load ── unload            one change at a time
    take in what is new, put all of it in the place of what was, let go of what is gone
 ```
 
+A look publishes what it has found so far: one bad version that is judged for minutes keeps no good one waiting.
+
 Everything a request can find stands in one value that is never changed, only replaced: a request sees the models before
 a change or those after it, never some of both. What it found is its own until it is answered; what is let go is closed
 when the last such request is done.
@@ -42,7 +44,7 @@ Rescan = Callable[[Repository, str | None], Repository]
 class _Now(Generic[S]):
     """The models of one moment, each with what serves it; and what a request means that names none, if it may."""
 
-    repository: Repository = field(default_factory=Repository)
+    repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[Model, S] = field(default_factory=dict)
     unnamed: S | None = None
 
@@ -57,7 +59,7 @@ class Registry(Generic[S]):
         period_seconds: How often the folder is looked at unasked; 0 for never.
 
     Attributes:
-        listeners: Awaited after each change.
+        listeners: Awaited after each look and each call that changes something.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Registry(Generic[S]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = Stopping()
+        self._thread = threading.local()
 
     @property
     def stopping(self) -> Stopping:
@@ -121,6 +124,10 @@ class Registry(Generic[S]):
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
+
+    def publish(self, found: Repository) -> None:
+        """Serves what a look has found so far; called by `rescan`, in its thread. Returns before it is served."""
+        self._thread.publish(found)
 
     def ask(self) -> None:
         """Has the folder looked at soon. Safe in a signal handler."""
@@ -189,8 +196,19 @@ class Registry(Generic[S]):
                 log.exception("the repository could not be looked through; what is served stays as it is")
 
     async def _look(self, before: Repository, again: str | None = None) -> None:
+        going_on = True
+        loop = asyncio.get_running_loop()
+
+        def put(found: Repository) -> None:
+            if going_on:
+                self._put(found)
+
+        def rescan() -> Repository:
+            self._thread.publish = lambda found: loop.call_soon_threadsafe(put, found)
+            return self._rescan(before, again)
+
         try:
-            found = await _in_thread_of_its_own(lambda: self._rescan(before, again))
+            found = await _in_thread_of_its_own(rescan)
         except ConfigurationError:
             raise
         except Stopped as stopped:
@@ -198,9 +216,18 @@ class Registry(Generic[S]):
         except Exception as error:
             log.exception("the repository could not be looked through")
             raise ConfigurationError("the model repository could not be looked through; the log says why") from error
+        finally:
+            going_on = False  # nobody waits for this look any more
+            if not before.starting:  # else the service cannot start
+                self._put(self.repository.settled())
         await self._change(found)
 
     async def _change(self, found: Repository) -> None:
+        self._put(found)
+        for listener in self.listeners:
+            await listener()
+
+    def _put(self, found: Repository) -> None:
         before = self._now.served
         served = {model: before[model] if model in before else self._take_in(model) for model in found}
         unnamed = None
@@ -210,8 +237,6 @@ class Registry(Generic[S]):
         for model, gone in before.items():
             if model not in served:
                 self._let_go(gone)
-        for listener in self.listeners:
-            await listener()
 
 
 async def _in_thread_of_its_own(function: Callable[[], R]) -> R:

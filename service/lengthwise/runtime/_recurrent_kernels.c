@@ -407,10 +407,15 @@ static const void *input(void *context, size_t index, int64_t *dimensions, size_
     if (!well(CALL(GET_INPUT_COUNT, OrtStatus *, const void *, size_t *)(context, &inputs)) || index >= inputs ||
         !well(CALL(GET_INPUT, OrtStatus *, const void *, size_t, const OrtValue **)(context, index, &value)) || !value)
         return NULL;
+    for (size_t i = 0; i < count; i++) dimensions[i] = 1;
     const void *data = tensor(value, dimensions, count);
-    /* Of a tensor without elements there may be no data. */
-    if (!data) *good = 0;
-    return data;
+    if (data) return data;
+    /* Of a tensor without elements, one of no rows or no steps, there may be no data: nothing of it is read. */
+    static const float nothing = 0;
+    for (size_t i = 0; i < count; i++)
+        if (dimensions[i] == 0) return &nothing;
+    *good = 0;
+    return NULL;
 }
 
 /* Makes an output of a run: `*data` stays NULL where nobody wants it. What went wrong, or NULL. */

@@ -22,7 +22,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.bench.progress import progress_bar
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
-from lengthwise.decoding.dataset import Label
+from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
@@ -178,7 +178,8 @@ class Run:
 
         Raises:
             ConfigurationError: The file cannot be read, or the other not be written or gone on with.
-            RecordError: A record has no answer, and that ends the run; the lines of all before it are written.
+            RecordError: A record has no answer, and that ends the run; the lines of all before it are written. Of a bad
+                record, the bad ones behind it are told too.
         """
         manifest = self.model.manifest
         summary = Summary(manifest.key)
@@ -221,7 +222,7 @@ class Run:
             )
             for chunk, results in answered:
                 began = time.thread_time()
-                self._write(chunk, results, scored, summary)
+                self._write(chunk, results, scored, summary, entries)
                 spent("writing", time.thread_time() - began)
                 progress.update(task, completed=chunk.read)
             scored.finish()
@@ -241,8 +242,10 @@ class Run:
                 raise scored.other("is of another kind of model") from error
         summary.resumed = scored.lines
 
-    def _write(self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary) -> None:
-        """Writes a chunk's lines, up to the record that ends the run, if one does."""
+    def _write(
+        self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary, behind: Iterator[Entry]
+    ) -> None:
+        """Writes a chunk's lines, up to the record that ends the run, if one does; looks then at those behind it."""
         manifest = self.model.manifest
         lines: list[bytes] = []
         found = iter(results)
@@ -252,7 +255,8 @@ class Run:
             if isinstance(made, RecordError):
                 if self.stop:
                     scored.write(lines)
-                    raise made
+                    # The file was read up to a bad record; one without an answer may be far before that.
+                    raise dataset.with_those_behind(made, behind) if isinstance(entry, BadRecord) else made
                 made = {"id": entry.id, "error": str(made)}
             lines.append(orjson.dumps(made, option=_LINE))
             summary.count(_label(entry), made, manifest.labels, manifest.task)

@@ -1,0 +1,297 @@
+"""A version whose judging takes long keeps no good one waiting: at the start, and at a reload."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lengthwise.errors import ModelError
+from lengthwise.http.app import make_app
+from lengthwise.repository import judging, scan
+from lengthwise.repository.judging import Judged, ModelFiles
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from lengthwise.stopping import Stopping
+from tests.support import hostile_models
+from tests.support.hostile_models import place_graph
+from tests.support.model_directories import measure_quickly, place
+from tests.support.numpy_models import Service
+from tests.support.server_process import ServerProcess
+
+PATIENCE_SECONDS = 60.0
+SEQUENCES = [[[0.5] * 12] * 3]
+STARTING = "the server is starting"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    measure_quickly(monkeypatch)
+    monkeypatch.setattr(scan, "SLOW_SECONDS", 0.01)
+    place(tmp_path / "models")
+    return tmp_path / "models"
+
+
+class SlowJudge:
+    """Judges as ever, but of some versions only when it is told to, and then refuses them if it is told that."""
+
+    def __init__(self, *slow: str) -> None:
+        self.held = set(slow)
+        self.begun: list[str] = []
+        self.go_on = threading.Event()
+        self.good = False
+
+    def __call__(self, files: ModelFiles, *arguments: Any) -> Judged:
+        self.begun.append(files.manifest.key)
+        stopping: Stopping = arguments[-1]
+        if files.manifest.key in self.held:
+            with stopping.ending(self.go_on.set):
+                assert self.go_on.wait(PATIENCE_SECONDS)
+            stopping.check()
+            if not self.good:
+                raise ModelError(f"{files.manifest.key}: it hangs")
+        return judging.judge(files, *arguments)
+
+
+@asynccontextmanager
+async def starting(folder: Path, judge: SlowJudge, **options: Any) -> AsyncIterator[tuple[Service, asyncio.Task[None]]]:
+    """A service whose first look goes on; and its start."""
+    made = Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options))
+    made._judge = judge
+    app = make_app(made)
+    start = asyncio.create_task(made.start())
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            yield Service(made, app, client), start
+    finally:
+        judge.go_on.set()
+        await start
+        await made.stop()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Returns once that is so."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not true():
+            await asyncio.sleep(0)
+
+
+def keys(service: Service) -> list[str]:
+    return [served.manifest.key for served in service.serving.served]
+
+
+async def predict(service: Service, **named: str) -> tuple[int, str]:
+    """The status of an answer, and which version it is of or what is wrong."""
+    answer = await service.predict({"sequences": SEQUENCES, **named})
+    said = answer.json()
+    if answer.status_code == 503:
+        assert answer.headers["retry-after"] == "1"
+    return answer.status_code, said.get("version") or said["detail"]
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"], ids=["judged first", "judged last"])
+async def test_a_good_model_answers_while_another_is_judged(folder: Path, name: str) -> None:
+    place(folder, name)
+    judge = SlowJudge(f"{name}/1")
+    async with starting(folder, judge) as (service, start):
+        await until(lambda: keys(service) == ["vowels/1"] and f"{name}/1" in judge.begun)
+        why = f"{STARTING}: 1 version not judged yet; /healthz says which"
+        assert await predict(service, model="vowels") == (200, "1")
+        assert await predict(service) == (503, why)
+        assert await predict(service, model=name) == (503, why)
+        assert await predict(service, model="vowels", version="2") == (503, why)
+        for path in ("/v1/models/other", f"/v2/models/{name}", "/v2/models/vowels/versions/7"):
+            answer = await service.client.get(path)
+            assert (answer.status_code, answer.json()["error"]) == (503, why)
+        answer = await service.client.post("/v1/models/vowels:predict", json={"instances": SEQUENCES})
+        assert answer.status_code == 200
+        assert (await service.client.get("/v2/models/vowels")).status_code == 200
+        ready = await service.client.get("/readyz")
+        assert (ready.status_code, ready.json()["detail"]) == (503, why)
+        assert (await service.client.get("/v2/health/ready")).status_code == 503
+        assert (await service.client.get("/v2/models/vowels/ready")).status_code == 503
+        health = await service.client.get("/healthz")
+        assert (health.status_code, health.json()["reason"]) == (503, f"starting: not judged yet are {name}/1")
+        assert not start.done()
+        judge.go_on.set()
+        await start
+        assert (await service.client.get("/readyz")).status_code == 200
+        assert (await service.client.get("/healthz")).json()["reason"] is None
+        assert await predict(service) == (200, "1")
+        assert (await predict(service, model=name))[0] == 404
+
+
+async def test_a_request_that_names_no_model_is_answered_at_once_where_the_folder_holds_one_name(folder: Path) -> None:
+    place(folder, version=2)
+    judge = SlowJudge("vowels/1")
+    async with starting(folder, judge, versions="all") as (service, _):
+        await until(lambda: keys(service) == ["vowels/2"] and "vowels/1" in judge.begun)
+        assert await predict(service) == (200, "2")
+        assert await predict(service, version="2") == (200, "2")
+        assert (await predict(service, version="1"))[0] == 503
+        assert (await service.client.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.parametrize("versions", ["latest", "all"])
+async def test_a_lower_version_waits_for_the_judgement_of_the_higher(folder: Path, versions: str, good: bool) -> None:
+    place(folder, version=2)
+    place(folder, "other")
+    judge = SlowJudge("vowels/2")
+    judge.good = good
+    async with starting(folder, judge, versions=versions) as (service, start):
+        await until(lambda: keys(service) == ["other/1"] and "vowels/2" in judge.begun)
+        assert (await predict(service, model="vowels"))[0] == 503
+        assert "vowels/1" not in judge.begun
+        judge.go_on.set()
+        await start
+        assert (await predict(service, model="vowels")) == (200, "2" if good else "1")
+
+
+async def test_versions_that_hang_do_not_take_all_places(folder: Path) -> None:
+    hanging = [f"a{number}" for number in range(scan.MOST_AT_ONCE - 1)]
+    for name in hanging:
+        place(folder, name)
+    judge = SlowJudge(*(f"{name}/1" for name in hanging))
+    async with starting(folder, judge) as (service, _):
+        await until(lambda: keys(service) == ["vowels/1"])
+        assert await predict(service, model="vowels") == (200, "1")
+        assert (await service.client.get("/readyz")).json()["detail"].startswith(f"{STARTING}: 3 versions not judged")
+
+
+async def test_no_more_versions_are_judged_at_once_than_are_allowed(folder: Path) -> None:
+    names = [f"a{number}" for number in range(scan.MOST_AT_ONCE + 2)]
+    for name in names:
+        place(folder, name)
+    judge = SlowJudge(*(f"{name}/1" for name in names))
+    async with starting(folder, judge) as (service, start):
+        await until(lambda: len(judge.begun) == scan.MOST_AT_ONCE)
+        judge.go_on.set()
+        await start
+        assert len(judge.begun) == len(names) + 1
+        assert keys(service) == ["vowels/1"]
+
+
+async def test_memory_that_a_version_may_take_which_is_judged_is_not_given_to_another(folder: Path) -> None:
+    place(folder, "aaa")
+    judge = SlowJudge("aaa/1")
+    one = scan.graph_bytes(scan.look(folder / "vowels" / "1"))
+    async with starting(folder, judge, max_model_bytes=one) as (service, start):
+        await until(lambda: judge.begun == ["aaa/1"])
+        judge.go_on.set()
+        await start
+        assert judge.begun == ["aaa/1", "vowels/1"]  # refused, it made room
+        assert keys(service) == ["vowels/1"]
+
+
+async def test_a_reload_serves_what_is_new_and_good_while_another_is_judged(folder: Path) -> None:
+    judge = SlowJudge("aaa/1")
+    async with starting(folder, judge) as (service, start):
+        await start
+        assert await predict(service) == (200, "1")
+        place(folder, "aaa")
+        place(folder, version=2)
+        place(folder, "new")
+        reload = asyncio.create_task(service.serving.shelf.refresh())
+        await until(lambda: keys(service) == ["new/1", "vowels/2"])
+        assert await predict(service) == (200, "2")  # what is unnamed changes only when the look is over
+        assert (await predict(service, model="none"))[0] == 404
+        assert (await service.client.get("/readyz")).status_code == 200
+        assert not reload.done()
+        judge.good = True
+        judge.go_on.set()
+        await reload
+        assert keys(service) == ["aaa/1", "new/1", "vowels/2"]
+        assert await predict(service) == (404, "say which 'model': aaa, new, vowels")
+
+
+async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(folder: Path) -> None:
+    judge = SlowJudge("zzz/1")
+    async with starting(folder, judge) as (service, start):
+        await start
+        (folder / "vowels").rename(folder.parent / "aside")
+        place(folder, "new")
+        place(folder, "zzz")
+        reload = asyncio.create_task(service.serving.shelf.refresh())
+        await until(lambda: "new/1" in keys(service))
+        answer = await service.predict({"sequences": SEQUENCES})
+        assert (answer.status_code, answer.json()["model"]) == (200, "vowels")
+        judge.go_on.set()
+        await reload
+        answer = await service.predict({"sequences": SEQUENCES})
+        assert (answer.status_code, answer.json()["model"]) == (200, "new")
+
+
+async def test_a_look_that_nobody_waits_for_any_more_publishes_nothing(folder: Path) -> None:
+    judge = SlowJudge("aaa/1")
+    async with starting(folder, judge) as (service, start):
+        await start
+        place(folder, "aaa")
+        reload = asyncio.create_task(service.serving.shelf.refresh())
+        await until(lambda: "aaa/1" in judge.begun)
+        reload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reload
+        judge.good = True
+        judge.go_on.set()
+        await until(lambda: not any(thread.name == "rescan" for thread in threading.enumerate()))
+        await asyncio.sleep(0)
+        assert keys(service) == ["vowels/1"]
+
+
+async def test_a_look_that_fails_half_way_keeps_what_it_published(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = SlowJudge()
+    (folder / "vowels").rename(folder.parent / "aside")
+    async with starting(folder, judge) as (service, start):
+        await start
+        (folder.parent / "aside").rename(folder / "vowels")
+        place(folder, "zzz")
+        look = scan.look
+
+        def fails(directory: Path) -> Any:
+            if directory.parent.name == "zzz":
+                raise MemoryError
+            return look(directory)
+
+        monkeypatch.setattr(scan, "look", fails)
+        monkeypatch.setattr(scan, "SLOW_SECONDS", PATIENCE_SECONDS)
+        with pytest.raises(Exception, match="could not be looked through"):
+            await service.serving.shelf.refresh()
+        assert (await service.client.get("/readyz")).status_code == 200
+        assert await predict(service) == (200, "1")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_graph_that_hangs_keeps_no_good_model_from_answering(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.server_process.PATIENCE_SECONDS", PATIENCE_SECONDS)
+    place(tmp_path, max_length=64)
+    place_graph(tmp_path, hostile_models.endless, name)
+    server = ServerProcess(str(tmp_path), "--runners", "1", "--max-batch-rows", "4", "--judge-timeout-seconds", "25")
+    try:
+        server.wait_for("listening on")
+        body = {"sequences": SEQUENCES, "model": "vowels"}
+        end = time.monotonic() + PATIENCE_SECONDS
+        while (answer := server.predict(body)).status_code == 503:
+            assert time.monotonic() < end
+            assert answer.headers["retry-after"] == "1"
+        assert answer.status_code == 200
+        assert "timed out" not in server.text
+        assert "1 version not judged yet" in server.get("/readyz").json()["detail"]
+        server.wait_for(f"{name}/1: judging it timed out after 25 s")
+        server.wait_for("try it: ")
+        assert server.get("/readyz").status_code == 200
+        assert server.predict({"sequences": SEQUENCES}).status_code == 200
+    finally:
+        server.kill()
