@@ -36,7 +36,7 @@ REPORT = Report(
     (LEAK,),
     (
         TrialResult("padded wider", "width", 0.25, False),
-        TrialResult("unbatched, 1 step", "company", None, True, "too short"),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
     ),
     ("the model raises past a width of 40",),
     40,
@@ -50,9 +50,9 @@ SOUND = Report(
     "no answer changed in 4 trials",
     trials=(
         TrialResult("padded wider", "width", 0.0, True),
-        TrialResult("unbatched, 2 steps", "company", 7.8e-08, True),
+        TrialResult("unbatched, 2 steps", "batch", 7.8e-08, True),
         TrialResult("padded one step wider", "width", 3e-08, True),
-        TrialResult("unbatched, 1 step", "company", None, True, "too short"),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
     ),
 )
 

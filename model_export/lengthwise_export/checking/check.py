@@ -327,7 +327,7 @@ def _with_longest(first: Baseline, long: Steps) -> CheckTrial:
     """A trial that batches one of the baseline's sequences with one of the maximum length."""
     row = len(first.sequences) // 2
     batch = pad([long, first.sequences[row]], multiple=1)
-    return CheckTrial(f"batched with a sequence of {len(long)} steps", "company", batch, ((row, 1),))
+    return CheckTrial(f"batched with a sequence of {len(long)} steps", "batch", batch, ((row, 1),))
 
 
 def _at_valid_steps(logits: NDArray[np.float32], batch: PaddedBatch) -> NDArray[np.float32]:

@@ -98,7 +98,7 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
     """
     found: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
-    explained: set[Change] = {"company"}
+    explained: set[Change] = {"batch"}
     for change in CHANGES:
         if found and change in explained:
             continue

@@ -120,7 +120,7 @@ def _section(leak: Leak) -> str:
     return (
         f"<section><h2>{html.escape(leak.operator)}</h2>{place}{source}"
         f"<p>{html.escape(leak.cause.why)}</p>{since}"
-        f"<h3>Mend it</h3><pre>{html.escape(leak.cause.fix)}</pre>"
+        f"<h3>Fix</h3><pre>{html.escape(leak.cause.fix)}</pre>"
         f"<h3>How it spreads: {html.escape(leak.trial)}</h3>{_picture(leak)}</section>"
     )
 

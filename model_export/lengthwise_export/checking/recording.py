@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import Names
+from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 
@@ -83,7 +83,7 @@ class Subject(Protocol):
         """The sizes of all axes of its weights; the trials use other row counts and widths."""
 
     @property
-    def names(self) -> Names:
+    def names(self) -> ArgumentNames:
         """The names of the module's arguments, for the code of a fix."""
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:

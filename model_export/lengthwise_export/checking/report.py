@@ -141,7 +141,7 @@ def _told(leak: Leak) -> Iterator[RenderableType]:
     yield Text.assemble(("  why   ", "bold"), leak.cause.why)
     if leak.cause_at is not None:
         yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
-    yield Text("  mend", style="bold")
+    yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
 

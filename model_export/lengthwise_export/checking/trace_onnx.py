@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.session import feed
-from lengthwise_export.checking.causes import NEUTRAL, Names
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
@@ -44,9 +44,9 @@ class OnnxSubject:
         return frozenset(int(size) for weights in self._external.graph.graph.initializer for size in weights.dims)
 
     @property
-    def names(self) -> Names:
-        """Neutral ones: a mend is code of the module that the graph was made of, and that is not known."""
-        return NEUTRAL
+    def names(self) -> ArgumentNames:
+        """The default names: the module that the graph was exported from is not known."""
+        return DEFAULT_NAMES
 
     def answer(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch."""

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.alternative_calls import alternative_calls
-from lengthwise_export.checking.causes import NEUTRAL, Names
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.tracing.call_signature import CallSignature, Role, step_mask, without_fast_path
@@ -66,15 +66,15 @@ class TorchSubject:
         return frozenset(size for tensor in tensors for size in tensor.shape)
 
     @property
-    def names(self) -> Names:
-        """The names of its arguments."""
+    def names(self) -> ArgumentNames:
+        """The names of the module's arguments."""
         names = self._signature.names(self._module)
         steps = names.get("steps")
         if steps is None:
-            return NEUTRAL
+            return DEFAULT_NAMES
         width = f"{steps}.size({0 if self._signature.time_first else 2 if self._signature.channels_first else 1})"
         role = next(role for role in ("lengths", "mask", "padding-mask") if role in names)
-        return Names(width, names[role], role)
+        return ArgumentNames(width, names[role], role)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""

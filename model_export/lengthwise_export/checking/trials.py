@@ -18,9 +18,9 @@ from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.axes import Geometry
 
-Change = Literal["padding", "neighbours", "width", "order", "lengths", "company", "poison"]
+Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
 """What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
-other rows, the whole batch around a sequence (`company`), or the padding to NaN, Inf or 1e30 (`poison`). A difference
+other rows, the whole batch around a sequence (`batch`), or the padding to NaN, Inf or 1e30 (`poison`). A difference
 that only `poison` shows is a warning."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
@@ -186,14 +186,14 @@ def lone_trials(sequences: Sequence[Steps]) -> Iterator[CheckTrial]:
     """Each sequence in a batch of its own, without padding."""
     for row, steps in enumerate(sequences):
         name = f"unbatched, {len(steps)} step{'s' if len(steps) > 1 else ''}"
-        yield CheckTrial(name, "company", pad([steps], multiple=1), ((row, 0),))
+        yield CheckTrial(name, "batch", pad([steps], multiple=1), ((row, 0),))
 
 
 def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
     """The first rows of the baseline, in batches of 2 to `_MAX_FEWER_ROWS` rows."""
     for rows in range(2, min(first.rows, _MAX_FEWER_ROWS + 1)):
         batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
-        yield CheckTrial(f"with {rows} rows", "company", batch, tuple((row, row) for row in range(rows)))
+        yield CheckTrial(f"with {rows} rows", "batch", batch, tuple((row, row) for row in range(rows)))
 
 
 def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:

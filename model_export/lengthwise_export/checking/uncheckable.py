@@ -140,7 +140,7 @@ def require_service_contract(
             "the model requires an order of the rows (sorted by length, longest first): its answers change if the "
             "first row is not the longest"
         )
-    if any(trial.change in ("width", "company") for trial in moved) and all(
+    if any(trial.change in ("width", "batch") for trial in moved) and all(
         _is_right_at_the_end(subject, first, width, sampler, tolerance) for width in (sizes.width, sizes.wider)
     ):
         raise UncheckableError(

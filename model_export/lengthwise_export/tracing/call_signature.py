@@ -87,7 +87,7 @@ class CallSignature:
         return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
-        """What a module calls its arguments, by role; empty where it takes them as they come (`*args`)."""
+        """The names of the module's arguments by role; empty if it takes `*args`."""
         arguments = self.arguments or _usual(self.second)
         parameters = list(inspect.signature(module.forward).parameters.values())
         by_place = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]

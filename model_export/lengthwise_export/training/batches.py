@@ -76,10 +76,10 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Looks whether a record can be trained on.
+    """Makes sure that a record can be used for training.
 
     Raises:
-        ConfigurationError: It does not fit the spec; names its file and line.
+        ConfigurationError: It does not fit the spec; the message names its file and line.
     """
     examples([record], spec)
 
