@@ -41,7 +41,8 @@ from lengthwise_export.checking.trials import Sampler, base_sequences, lone_tria
 from lengthwise_export.checking.verdict import ROUNDING
 from lengthwise_export.command import show_json
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import CallSignature, step_mask
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.outputs import output_selector
 
 LAYERS = Path(__file__).with_name("layers.toml")

@@ -4,7 +4,8 @@ from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.tracing.call_signature import CallSignature, Second, read_signature, step_mask, without_fast_path
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, Second, read_signature, without_fast_path
 
 
 def taking(signature: str) -> nn.Module:
@@ -75,9 +76,9 @@ def test_lengths_that_sound_like_shares_are_refused(name: str) -> None:
 
 
 def test_both_goes_by_the_names() -> None:
-    with pytest.raises(ConfigurationError, match="`len` and one with `mask`"):
+    with pytest.raises(ConfigurationError, match="`len` in its name and one with `mask`"):
         read_signature(taking("x, lengths, padding_mask"), second="both")
-    with pytest.raises(UncheckableError, match=r"also wants mask.*--second both"):
+    with pytest.raises(UncheckableError, match=r"also requires mask.*--second both"):
         read_signature(taking("x, lengths, mask"), second="lengths")
 
 
@@ -105,7 +106,7 @@ def test_one_order_of_axes_can_be_said() -> None:
 def test_a_module_that_takes_too_little_or_too_much_is_refused() -> None:
     with pytest.raises(UncheckableError, match="neither lengths nor a mask"):
         read_signature(taking("x"))
-    with pytest.raises(UncheckableError, match="also wants y"):
+    with pytest.raises(UncheckableError, match="also requires y"):
         read_signature(taking("x, y, lengths"))
 
 

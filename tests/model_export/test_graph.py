@@ -152,14 +152,14 @@ def changed(proto: onnx.ModelProto) -> ir.Model:
 
 
 def test_a_graph_with_other_inputs_is_not_let_through(proto: onnx.ModelProto) -> None:
-    with pytest.raises(ExportError, match="promised were"):
+    with pytest.raises(ExportError, match="expected were"):
         graph.ensure(changed(proto), {"values": ("FLOAT", ["rows", 7, 5]), "lengths": ("INT32", ["rows"])})
 
 
 def test_a_recurrent_node_without_lengths_is_not_let_through(proto: onnx.ModelProto) -> None:
     model = changed(proto)
     next(node for node in model.graph if node.op_type == "LSTM").replace_input_with(4, None)
-    with pytest.raises(ExportError, match="has no lengths: it would read padding"):
+    with pytest.raises(ExportError, match="has no lengths, so it would read padding"):
         graph.ensure(model, PROMISED)
 
 

@@ -56,7 +56,7 @@ def test_an_output_is_chosen_by_name_or_place() -> None:
     [
         ((LOGITS,), "risk", "returns no 'risk', but 0"),
         (torch.ones(3), None, "none of 0 .*rank 1"),
-        ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "an output has float32"),
+        ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "must be float32"),
         ("text", None, "returns a str"),
         ((None, 3), None, "0 .a NoneType., 1 .a int."),
     ],

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.spec import ConvSpec, InputSpec, ModelSpec, Spec
+from lengthwise_export.masks import step_mask
 
 
 class ClassifierOutput(NamedTuple):
@@ -61,7 +62,7 @@ class SequenceClassifier(nn.Module):
             steps: `[rows, width, features]` float32, NaN where a value is missing; or `[rows, width]` token ids.
             lengths: `[rows]`, each 1 to width.
         """
-        mask = layers.step_mask(lengths, steps.shape[1])  # (rows, width)
+        mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
         for convolution in self.convolutions:
             hidden = convolution(hidden, mask)

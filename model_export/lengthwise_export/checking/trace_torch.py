@@ -30,8 +30,10 @@ from lengthwise_export.checking.alternative_calls import alternative_calls
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import CallSignature, Role, step_mask, without_fast_path
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, Role, without_fast_path
 from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
@@ -83,7 +85,7 @@ class TorchSubject:
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""
-        with warnings.catch_warnings():
+        with PROCESS_WIDE, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _answer(self._run(self._inputs(batch)))
 
