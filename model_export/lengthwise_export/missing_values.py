@@ -1,8 +1,8 @@
-"""Holds a model to `--missing handled`: that it takes NaN at valid steps itself, and what stands beside it counts.
+"""Verifies `--missing handled`: the model accepts NaN at valid steps, and still uses the values around it.
 
-A finite answer proves nothing: onnxruntime's LSTM and GRU make numbers of NaN, and a step of which one value is missing
-may then be lost as a whole. So what is known beside a null is changed, in its own step and in the others, and the
-answer must move; and where this package's own recurrent kernels run, which make no number of NaN, it must be finite.
+A finite answer alone proves nothing: onnxruntime's LSTM and GRU turn NaN into numbers, and then a step with one missing
+value may be lost as a whole. So the test changes the known values around a null (a NaN), in the same step and in other
+steps, and the answer must change. With this package's own recurrent kernels, which keep NaN, it must also be finite.
 """
 
 from __future__ import annotations
@@ -17,81 +17,83 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.runtime.session import CPU, Session
-from lengthwise.verification.proof import Case
+from lengthwise.verification.proof import Case, Logits
 from lengthwise_export.checking import axes
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.targets.target import Target
 
-Logits = NDArray[np.float32]
+MIN_RATIO: Final = 1e-3
+"""A change must move the answer with a null by at least this share of what it moves the answer without one."""
 
-LEAST: Final = 1e-3
-"""The least that an answer moves beside a null, as a share of what the same change moves it by without one."""
-
-_NO_MOVE: Final = 1e-6
-"""What moves an answer by less without a null tells nothing."""
+_MIN_DIFFERENCE: Final = 1e-6
+"""Rows whose answer moves by less than this without a null are left out."""
 
 _LENGTHS: Final = (7, 5, 4, 3)
-_MOST_FEATURES: Final = 16
-"""Features that a null is tried in."""
+_MAX_FEATURES: Final = 16
+"""A null is tried in at most this many features."""
 
 
 def cases(
     run: Callable[[PaddedBatch], Logits], steps: StepInput, *, max_length: int, seed: int, provider: str
 ) -> Iterator[Case]:
-    """Measures what an answer does beside a null.
+    """Measures how answers depend on the values around a null.
 
     Args:
-        run: Answers a batch, logits rows first.
-        steps: What one step is: numbers.
-        max_length: The longest sequence that it takes.
-        seed: Decides the sequences.
-        provider: Where it runs.
+        run: Runs a batch and returns logits with the rows as the first axis.
+        steps: The kind of a step; must be values.
+        max_length: The longest sequence that the model accepts.
+        seed: Seed of the random sequences.
+        provider: The execution provider, for the cases.
 
     Yields:
-        A case for each feature that a null is tried in and each change: its difference is the least share, over the
-        rows, of what the same change does where nothing is missing; 0 where an answer is not finite.
+        A case for each tried feature and each change. Its difference is a ratio: how far the change moves the answer
+        with a null, divided by how far it moves the answer without one (the largest over the rows). It is 0 if an
+        answer is not finite.
     """
-    trial = _Trial(run, steps, max_length, seed)
+    probe = _MissingValueProbe(run, steps, max_length, seed)
     features = steps.features or 1
-    for feature in sorted({round(place) for place in np.linspace(0, features - 1, min(features, _MOST_FEATURES))}):
-        for name, share in trial.shares(feature):
+    for feature in sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))}):
+        for name, ratio in probe.ratios(feature):
             yield Case(
                 name=f"{name} a null of feature {feature}",
                 varied="missing",
-                difference=share,
-                relative=share,
+                difference=ratio,
+                relative=ratio,
                 bits=False,
                 provider=provider,
             )
 
 
-def why_not(found: list[Case]) -> str | None:
-    """Why a model does not take missing values itself, from its cases; None where it does."""
-    worst = min(found, key=lambda case: case.difference, default=None)
-    if worst is None or worst.difference >= LEAST:
+def failure(measured: list[Case]) -> str | None:
+    """The reason why a model does not handle missing values, from its cases; None if it does."""
+    worst = min(measured, key=lambda case: case.difference, default=None)
+    if worst is None or worst.difference >= MIN_RATIO:
         return None
     if worst.difference == 0.0 and worst.name.startswith("finite"):
         return "its answer to a null is not finite"
-    return f"{worst.name} moves its answer by {worst.difference:.2g} of what it does without the null: the null ate it"
+    return (
+        f"{worst.name} moves its answer by only {worst.difference:.2g} of the change without the null: the null hides "
+        "the values around it"
+    )
 
 
-def looks_for_nan(graph: onnx.ModelProto) -> bool:
-    """Whether a graph asks which values are NaN, so that it may take missing values itself."""
+def contains_isnan(graph: onnx.ModelProto) -> bool:
+    """Whether a graph has an IsNaN node, so it may handle missing values."""
     return any(node.op_type == "IsNaN" for node in graph.graph.node) or any(
         node.op_type == "IsNaN" for function in graph.functions for node in function.node
     )
 
 
 def require(target: Target, *, max_length: int, seed: int) -> None:
-    """Holds a target under check to `--missing handled`.
+    """Makes sure that a target under check handles missing values, for `check --missing handled`.
 
     Args:
-        target: Whatever it was made with.
-        max_length: The longest sequence that it takes.
-        seed: Decides the sequences.
+        target: The target.
+        max_length: The longest sequence that it accepts.
+        seed: Seed of the random sequences.
 
     Raises:
-        UncheckableError: It makes no sense of missing values: what was said contradicts it.
+        UncheckableError: It does not handle missing values.
     """
     if target.steps.kind == "tokens":
         raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
@@ -109,28 +111,30 @@ def require(target: Target, *, max_length: int, seed: int) -> None:
             task="per-step" if target.per_step else "single-label",
             graph=target.names,
         )
-        # As a model that refuses NaN it runs in the kernels that make no number of it.
+        # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)
     for run in runs:
-        why = why_not(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU)))
+        why = failure(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU)))
         if why is not None:
             raise UncheckableError(f"--missing handled contradicts {target.text}: {why}")
 
 
-class _Trial:
+class _MissingValueProbe:
+    """Runs the same batch with and without a null, and with changed values around it."""
+
     def __init__(self, run: Callable[[PaddedBatch], Logits], steps: StepInput, max_length: int, seed: int) -> None:
         self._run = run
         random = np.random.default_rng(seed)
         lengths = [length for length in _LENGTHS if length <= max_length] or [max_length]
-        self._batch = pad([_drawn(steps, length, random) for length in lengths])
-        self._other = pad([_drawn(steps, length, random) for length in lengths])
+        self._batch = pad([_random_sequence(steps, length, random) for length in lengths])
+        self._other = pad([_random_sequence(steps, length, random) for length in lengths])
         rows = np.arange(len(lengths))
-        # The null stands in the middle: steps before it and behind it must count.
-        self._place = (rows, self._batch.lengths // 2)
+        # The null is in the middle: the steps before and after it must affect the answer.
+        self._null_at = (rows, self._batch.lengths // 2)
 
-    def shares(self, feature: int) -> Iterator[tuple[str, float]]:
-        """The share of each change, by what is changed."""
+    def ratios(self, feature: int) -> Iterator[tuple[str, float]]:
+        """The ratio of `cases` for each change, with the name of the change."""
         plain, null = self._run(self._batch), self._run(self._with_null(self._batch.steps, feature))
         valid = step_mask(self._batch.lengths, self._batch.width)
         finite = np.isfinite(null[valid] if null.ndim == 3 else null).all()
@@ -139,44 +143,44 @@ class _Trial:
             return
         for name, where in self._changes(feature):
             changed = np.where(where[..., None] if where.ndim == 2 else where, self._other.steps, self._batch.steps)
-            usual = self._moved(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
-            beside = self._moved(null, self._run(self._with_null(changed, feature)))
-            shares = [mine / its for mine, its in zip(beside, usual, strict=True) if its > _NO_MOVE]
-            if shares:
-                # Some row's answer may be far from the null; where it moves none, the null ate them all.
-                yield name, float(max(shares))
+            without = self._differences(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
+            with_null = self._differences(null, self._run(self._with_null(changed, feature)))
+            ratios = [one / other for one, other in zip(with_null, without, strict=True) if other > _MIN_DIFFERENCE]
+            if ratios:
+                # The largest: in some rows the null may rightly weigh more than in others.
+                yield name, float(max(ratios))
 
     def _changes(self, feature: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         steps = self._batch.steps
         null_step = np.zeros(steps.shape[:2], dtype=bool)
-        null_step[self._place] = True
+        null_step[self._null_at] = True
         if steps.shape[2] > 1:
             other_values = np.repeat(null_step[..., None], steps.shape[2], axis=2)
             other_values[..., feature] = False
             yield "changing the other values of a step with", other_values
-        place = np.arange(steps.shape[1])
-        before = place < self._place[1][:, None]
+        index = np.arange(steps.shape[1])
+        before = index < self._null_at[1][:, None]
         if before.any():
             yield "changing the steps before", before
-        behind = (place > self._place[1][:, None]) & step_mask(self._batch.lengths, self._batch.width)
-        if behind.any():
-            yield "changing the steps behind", behind
+        after = (index > self._null_at[1][:, None]) & step_mask(self._batch.lengths, self._batch.width)
+        if after.any():
+            yield "changing the steps after", after
 
     def _with_null(self, steps: NDArray[Any], feature: int) -> PaddedBatch:
         values = steps.copy()
-        values[(*self._place, feature)] = np.nan
+        values[(*self._null_at, feature)] = np.nan
         return PaddedBatch(values, self._batch.lengths)
 
-    def _moved(self, before: Logits, after: Logits) -> list[float]:
-        """How far each row's answer moved, at valid steps."""
+    def _differences(self, before: Logits, after: Logits) -> list[float]:
+        """The difference of each row's answer at valid steps."""
         return [
             axes.gap(one[:length], other[:length]) if one.ndim == 2 else axes.gap(one, other)
             for one, other, length in zip(before, after, self._batch.lengths, strict=True)
         ]
 
 
-def _drawn(steps: StepInput, length: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """`[length, features]`, of the model's own mean and deviation where its manifest has them."""
+def _random_sequence(steps: StepInput, length: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """`[length, features]`, with the mean and standard deviation of the model's features if they are known."""
     features = steps.features or 1
     mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
     return (mean + std * random.standard_normal((length, features))).astype(np.float32)

@@ -135,7 +135,7 @@ def test_sequences_that_the_model_refuses_are_left_out_and_told() -> None:
     )
     assert (found.answers, found.left_out) == (9, 1)
     assert any("d.jsonl:10: 30 steps" in notice for notice in found.notices(None))
-    with pytest.raises(ConfigurationError, match=r"takes none of the data's 1 sequences: d\.jsonl:1: 30 steps"):
+    with pytest.raises(ConfigurationError, match=r"accepts none of the data's 1 sequences: d\.jsonl:1: 30 steps"):
         measured([record([0.0] * 30, "slow")], manifest(max_length=20))
 
 

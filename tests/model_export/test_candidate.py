@@ -49,7 +49,7 @@ def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> N
 
 
 def test_a_module_whose_padding_leaks_is_not_exported() -> None:
-    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` says why"):
+    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` shows the cause"):
         module("leaking")
 
 
@@ -90,14 +90,14 @@ def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, score
 def test_one_output_is_the_logit_of_one_label_or_nothing() -> None:
     with pytest.raises(
         ConfigurationError,
-        match=r"has one output, which would always be chosen: if it stands for one label, say --multi-label",
+        match=r"has one output, which would always be chosen: if it is a yes/no label, pass --multi-label",
     ):
         module("one")
     assert module("one", multi_label=True, scores="logits").manifest.classes == 1
 
 
 def test_outputs_that_may_be_probabilities_of_each_class_are_not_guessed() -> None:
-    with pytest.raises(ConfigurationError, match=r"say --scores probabilities, or logits"):
+    with pytest.raises(ConfigurationError, match=r"pass --scores probabilities, or --scores logits"):
         module("sigmoid", multi_label=True)
 
 

@@ -245,7 +245,7 @@ def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) 
     command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
     unsure = run(*command)
     assert unsure.exit_code == 2
-    assert "say --scores probabilities, or logits" in unsure.stderr
+    assert "pass --scores probabilities, or --scores logits" in unsure.stderr
     result = run(*command, "--scores", "probabilities")
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "1" / "manifest.json").read_text())
