@@ -123,7 +123,7 @@ def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> 
 
 
 def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:
-    assert "all 2 epochs, the last one taken" in trained(files, "--validation", "0").stdout
+    assert "all 2 epochs, the last one used" in trained(files, "--validation", "0").stdout
 
 
 def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
@@ -141,7 +141,7 @@ def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_say
     said = started.stderr.read()
     started.stderr.close()
     assert started.wait(60) == 130
-    assert re.search(rf"{files / 'run'} keeps \d+ epochs?: the same command with --resume goes on behind them", said)
+    assert re.search(rf"{files / 'run'} keeps \d+ epochs?: the same command with --resume continues", said)
     assert said.endswith("error: interrupted\n")
 
 
@@ -151,7 +151,7 @@ def test_an_interruption_before_the_first_epoch_promises_nothing(files: Path, mo
 
     monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files)
-    assert (refused.exit_code, "no epoch was done" in refused.stderr) == (130, True)
+    assert (refused.exit_code, "no epoch was finished" in refused.stderr) == (130, True)
     assert not (files / "run" / "state.safetensors").exists()
 
 
@@ -169,10 +169,10 @@ def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
 
     monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files, "--seed", "1", "--overwrite")
-    assert "1 epoch: the same command with --resume in the place of --overwrite goes on" in refused.stderr
+    assert "1 epoch: the same command with --resume instead of --overwrite continues" in refused.stderr
     assert not (files / "run" / "model.safetensors").exists()
     exported = run("export", files / "run", "--out", files / "models" / "m")
-    assert (exported.exit_code, "a training that has not ended" in exported.stderr) == (2, True)
+    assert (exported.exit_code, "an unfinished training run" in exported.stderr) == (2, True)
 
 
 def test_training_speaks_json(files: Path) -> None:
@@ -337,8 +337,8 @@ def test_the_package_runs_as_a_module() -> None:
         (("export", "empty.onnx", "--out", "m"), "empty.onnx holds no graph"),
         (("export", "absent.safetensors", "--out", "m"), "there is no file absent.safetensors"),
         (("export", "file.safetensors", "--out", "m"), "file.safetensors cannot be read as safetensors"),
-        (("export", "tiny.toml", "--checkpoint", "file.pt", "--out", "m"), "file.pt is no checkpoint: neither"),
-        (("export", "tiny.toml", "--checkpoint", "empty.pt", "--out", "m"), "empty.pt is no checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "file.pt", "--out", "m"), "file.pt is not a checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "empty.pt", "--out", "m"), "empty.pt is not a checkpoint: neither"),
         (("export", "tiny.toml", "--checkpoint", "folder", "--out", "m"), "a folder without a model.safetensors"),
         (("export", "tiny.toml", "--data", "absent.jsonl", "--out", "m"), "absent.jsonl: there is no such file"),
     ],

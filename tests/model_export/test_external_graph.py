@@ -99,10 +99,10 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
 @pytest.mark.parametrize(
     ("signature", "why"),
     [
-        ("g (float[N,T,4] x) => (float[N,2] logits)", "nothing says where a sequence ends"),
+        ("g (float[N,T,4] x) => (float[N,2] logits)", "nothing marks where a sequence ends"),
         ("g (float[N,30,4] x, int32[N] n) => (float[N,2] logits)", "frozen: width at 30"),
         ("g (float[1,T,4] x, int32[1] n) => (float[1,2] logits)", "frozen: rows at 1"),
-        ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "a sequence is one input"),
+        ("g (float[N,T,4] x, float[N,T,4] y) => (float[N,2] logits)", "sequences must be one input"),
         ("g (float[N,T,4] x, double[N] n) => (float[N,2] logits)", "shares of the longest"),
         ("g (float[N,T,4] x, bool[N] n) => (float[N,2] logits)", "name them with --values"),
         ("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits, float[N] other)", None),

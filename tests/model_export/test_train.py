@@ -98,13 +98,13 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was begun with 0, now it is 9\. Give what"),
+        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was started with 0, now it is 9\. Use the same"),
         (
             {"spec": spec(labels='["b", "a"]')},
-            r'output\.labels: it was begun with \["a", "b"\], now it is \["b", "a"\]',
+            r'output\.labels: it was started with \["a", "b"\], now it is \["b", "a"\]',
         ),
-        ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was begun with "attention", now it is "last"'),
-        ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was begun with 1024"),
+        ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was started with "attention", now it is "last"'),
+        ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was started with 1024"),
         ({"records": separable(21)}, "the records differ"),
     ],
 )
@@ -133,7 +133,7 @@ def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:
 
 
 def test_too_few_records_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"too few.*; --validation 0 keeps none"):
+    with pytest.raises(ConfigurationError, match=r"too few.*; --validation 0 trains on all"):
         train.train(spec(), separable(2), QUICK, tmp_path)
     with pytest.raises(ConfigurationError, match="too few"):
         train.train(spec(), [], replace(QUICK, validation=0.0), tmp_path)
