@@ -146,7 +146,7 @@ def test_only_a_module_whose_layers_say_nothing_is_told_that_it_cannot_be_read()
         def forward(self, x, mask):
             return x.sum(1)[:, :3]
 
-    with pytest.raises(ConfigurationError, match="cannot be read off the module; say --features N"):
+    with pytest.raises(ConfigurationError, match="cannot be inferred from the module; pass --features N"):
         found(Bare())
     assert found(Bare(), features=5).steps.features == 5
 

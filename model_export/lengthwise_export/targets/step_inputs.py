@@ -1,6 +1,6 @@
-"""What one step of a torch module is: as said, or by what its layers take and what it runs with.
+"""Finds the kind of a step of a torch module: from the options, or from its layers and from trial runs.
 
-Where nothing runs, other ways to call the module are tried, so that the answer names the option that helps.
+If nothing runs, other ways to call the module are tried, so that the error can name the option that helps.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.outputs import OutputSelector
 
 _WIDTHS: Final = (7, 8, 64, 515)
-"""Widths to try: most models take the first; some want pairs of steps, or a stretch of raw samples."""
+"""Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""
 _NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)
-"""What a module raises for reasons of its own, whatever a step is."""
+"""Exceptions that do not depend on the kind of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferredSteps:
-    """What a step is, how the module is called with it, and the shape of an answer, rows first."""
+    """The kind of a step, how the module is called with it, and the shape of the answer, rows first."""
 
     steps: StepInput
     signature: CallSignature
@@ -43,21 +43,21 @@ class InferredSteps:
 def read_steps(
     text: str, module: nn.Module, options: TargetOptions, signature: CallSignature, select_output: OutputSelector
 ) -> InferredSteps:
-    """Finds out what one step is.
+    """Finds the kind of a step.
 
     Args:
-        text: What the module is called, for people.
+        text: The name of the module, for errors.
         module: The module.
-        options: What the caller said.
-        signature: How it is called, as far as its signature and the options tell.
-        select_output: Picks the answer from what it returns.
+        options: The user's options.
+        signature: How the module is called, from its signature and the options.
+        select_output: Picks the logits from its result.
 
     Raises:
-        ConfigurationError: Nothing runs, or several readings do; says which options help.
+        ConfigurationError: No kind of step runs, or several do; the message names the options that help.
     """
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
-    said = options.features is not None or options.vocabulary is not None
+    is_given = options.features is not None or options.vocabulary is not None
     if options.features is not None:
         candidates = [StepInput(features=options.features)]
     elif options.vocabulary is not None:
@@ -71,35 +71,35 @@ def read_steps(
         candidates = list(dict.fromkeys(_likely_steps(module)))
     running = [found for steps in candidates if (found := _tried(module, steps, signature, select_output)) is not None]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
-        # Raw samples: one number a step, without an axis of features.
+        # Raw samples: one value for each step, without an axis of features.
         raw = _tried(module, StepInput(features=1), replace(signature, features_axis=False), select_output)
         running = [] if raw is None else [raw]
     if len(running) == 1:
         return running[0]
     if running:
         raise ConfigurationError(
-            f"{text} runs with {' and with '.join(_as_option(found.steps) for found in running)}: say which it is"
+            f"{text} runs with {' and with '.join(_as_option(found.steps) for found in running)}: pass the right one"
         )
     if not candidates:
         raise ConfigurationError(
-            f"{text}: what one step is cannot be read off the module; say --features N or --vocabulary N"
+            f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
         )
     error = _error_of(module, candidates[0], signature, select_output)
-    _refuse_other_callings(text, module, candidates, signature, select_output, error)
+    _explain_by_other_calls(text, module, candidates, signature, select_output, error)
     for steps in candidates:
         subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
         sampler = Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
-        if said or takes_one_row or widths_at_which_it_runs(subject, sampler):
-            # The check itself finds out which sizes run, and says it better.
+        if is_given or takes_one_row or widths_at_which_it_runs(subject, sampler):
+            # The check finds which sizes run and has a better error message.
             return InferredSteps(steps, signature, (0, options.classes or len(options.labels or ()) or 1))
     tried = candidates[:4]
-    said_of = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
-    hint = ". If a step is something else, say --features N or --vocabulary N"
+    which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
+    hint = ". If a step is something else, pass --features N or --vocabulary N"
     if isinstance(error.__cause__, _NOT_ABOUT_STEPS):
-        said_of = hint = ""
+        which = hint = ""
     raise ConfigurationError(
-        f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){said_of}: {error}{hint}"
+        f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"
     )
 
 
@@ -110,14 +110,14 @@ def _as_option(steps: StepInput) -> str:
 def _tried(
     module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> InferredSteps | None:
-    """A reading, where it runs at one of the usual widths."""
+    """The result for a kind of step that runs at one of the usual widths; None if it does not run."""
     return next(_each_tried(module, steps, signature, select_output), None)
 
 
 def _runs_at_several_widths(
     module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
 ) -> bool:
-    """Whether a reading runs at two widths at least: at one alone, the width may have been taken for the features."""
+    """Whether it runs at two or more widths. At a single one, the width may have been mistaken for the features."""
     return len(list(itertools.islice(_each_tried(module, steps, signature, select_output), 2))) == 2
 
 
@@ -142,7 +142,7 @@ def _each_tried(
 
 
 def _error_of(module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector) -> RunError:
-    """What the module says to a small batch of a reading that does not run."""
+    """The error of the module for a small batch."""
     sampler = Sampler(steps, seed=0)
     batch = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
     try:
@@ -152,7 +152,7 @@ def _error_of(module: nn.Module, steps: StepInput, signature: CallSignature, sel
     return RunError("it runs at some widths only")
 
 
-def _refuse_other_callings(
+def _explain_by_other_calls(
     text: str,
     module: nn.Module,
     candidates: Sequence[StepInput],
@@ -160,16 +160,16 @@ def _refuse_other_callings(
     select_output: OutputSelector,
     error: RunError,
 ) -> None:
-    """Says which other way to call the module runs, where one does.
+    """Raises an error with a hint if the weights are not float32, or if another way to call the module runs.
 
     Raises:
-        ConfigurationError: One does.
+        ConfigurationError: The message has the hint.
     """
     wrong = {tensor.dtype for tensor in module.parameters()} - {torch.float32}
     if any(dtype.is_floating_point for dtype in wrong):
         named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in wrong))
         raise ConfigurationError(
-            f"{text} has weights of {named}, and steps are float32: return module.float() from the factory ({error})"
+            f"{text} has weights of {named}, but steps are float32: return module.float() from the factory ({error})"
         )
     for other in alternative_calls(signature):
         for steps in candidates:
@@ -182,7 +182,7 @@ def _refuse_other_callings(
 
 
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
-    """What the module's layers take, in their order."""
+    """The kinds of steps that the module's layers accept, in the order of the layers."""
     for part in module.modules():
         if isinstance(part, nn.Embedding):
             yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
@@ -193,12 +193,12 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
 
 
 def _vocabulary(module: nn.Module, signature: CallSignature, select_output: OutputSelector) -> int | None:
-    """How many token ids there are, where a table is looked up with the steps as they are given.
+    """The number of token ids: the size of the embedding table that is indexed with the steps themselves.
 
-    Positions and kinds of tokens are looked up too, in tables of their own. Where the model's configuration names its
-    `vocab_size`, as Hugging Face's do, the table may be larger than that, and never smaller.
+    Tables of positions and token types are indexed with other values. If the model has a configuration with
+    `vocab_size`, as those of Hugging Face have, that is used, because the table may be larger.
     """
-    # Ids of the two kinds that every table has.
+    # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
 
@@ -221,5 +221,5 @@ def _vocabulary(module: nn.Module, signature: CallSignature, select_output: Outp
     if len(sizes) != 1:
         return None
     (size,) = sizes
-    said = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
-    return next((one for one in said if isinstance(one, int) and 0 < one <= size), size)
+    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
+    return next((one for one in configured if isinstance(one, int) and 0 < one <= size), size)
