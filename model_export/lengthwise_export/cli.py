@@ -1,6 +1,7 @@
-"""The commands `train`, `export` and `check`: the half of `lengthwise` that needs torch or onnx.
+"""The commands `train`, `export` and `check`, which need torch or onnx.
 
-What a command needs is imported where it begins: torch takes seconds, and help, or the check of a graph, needs none.
+A command imports its libraries when it runs: importing torch takes seconds, and help or the check of an ONNX file does
+not need it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import click
 
 from lengthwise.runtime.manifest import Precision
 from lengthwise_export.command import ExporterCommand, options_of, show_json
-from lengthwise_export.options import HIGHEST_OPSET, OPSET, Options, target_options
-from lengthwise_export.training.options import Options as TrainingOptions
+from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
+from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
     from lengthwise.decoding import dataset
-    from lengthwise_export.candidate import Scores
+    from lengthwise_export.candidate import ScoreKind
     from lengthwise_export.training import train as training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -36,11 +37,11 @@ def main() -> None:
 @click.argument("spec_file", metavar="SPEC", type=_FILE)
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
-@click.option("--test", help="A file that is only scored, at the very end: nothing is chosen on it.")
+@click.option("--test", help="A test file. It is scored once, at the end.")
 @options_of(TrainingOptions)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch uses.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run in --out stopped; the result is the same.")
-@click.option("--overwrite", is_flag=True, help="Start anew where --out holds a run, which is then lost.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run in --out; the result is the same.")
+@click.option("--overwrite", is_flag=True, help="Start a new run even if --out holds one, which is then deleted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def train(
     spec_file: Path,
@@ -55,15 +56,15 @@ def train(
 ) -> None:
     """Trains the built-in architecture of SPEC (a .toml file) on DATA.
 
-    docs/spec.md lists the keys of a SPEC; `output.task` asks for several labels a sequence, or one a step. Values come
-    as they are: the graph normalises, with the mean and deviation of the training split.
+    docs/spec.md lists the keys of a SPEC; `output.task` selects several labels for a sequence, or one for each step.
+    Do not normalise values: the graph normalises, with the mean and deviation of the training split.
 
-    DATA is a .jsonl file (one {"id", "steps", "label"} a line, .gz too), a .ts file of the UEA/UCR archive, a .parquet
-    file, or aeon:NAME_TRAIN for a set that the aeon package brings along.
+    DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
+    .parquet file, or aeon:NAME_TRAIN for a data set of the aeon package.
 
     \b
-    --out then holds
-      model.safetensors      weights of the best epoch: give them to `export --checkpoint`
+    Files in --out afterwards:
+      model.safetensors      weights of the best epoch, for `export --checkpoint`
       metrics.json           loss, accuracy, macro F1, confusion; for the test file too
       learning_curve.png, confusion_matrix.png
       state.safetensors      everything --resume needs
@@ -102,7 +103,7 @@ def train(
             show(epoch)
 
         result = training.train(spec, records, options, out, resume=resume, on_epoch=on_epoch)
-    report = metrics.Report(
+    report = metrics.TrainingReport(
         spec=spec,
         options=options,
         result=result,
@@ -127,7 +128,7 @@ def train(
 @click.option(
     "--multi-label",
     is_flag=True,
-    help="Each class of a model of yours is judged by itself: any number may be assigned, or none.",
+    help="For your own model: assign each class separately, so a sequence may have any number of classes.",
 )
 @click.option(
     "--threshold",
@@ -137,51 +138,49 @@ def train(
 @click.option(
     "--scores",
     type=click.Choice(["logits", "probabilities"]),
-    help="What the output is; found out without it, where it can be. Probabilities are not normalised again.",
+    help="What the output is; inferred by default. Probabilities are not normalised again.",
 )
 @click.option(
     "--max-length",
     type=click.IntRange(1),
-    help="Longest sequence promised and accepted: a spec says it itself, else 1024 or what the model takes.",
+    help="Longest accepted sequence. Default: that of the spec, or else 1024 or what the model accepts.",
 )
 @click.option(
     "--opset",
     default=OPSET,
     show_default=True,
     type=click.IntRange(OPSET, HIGHEST_OPSET),
-    help="Of the graph; past the highest here onnxruntime's CUDA provider moves recurrent layers to the CPU.",
+    help="Opset of the graph. Above this range, onnxruntime's CUDA provider runs recurrent layers on the CPU.",
 )
 @click.option(
     "--precision",
     default="fp32",
     show_default=True,
     type=click.Choice(get_args(Precision)),
-    help="Of weights and products: fp16 for GPUs; int8 for the CPU, which then runs one sequence at a time.",
+    help="Precision of weights and products: fp16 for GPUs; int8 for the CPU, one sequence at a time.",
 )
 @click.option(
     "--data",
-    help="Labelled sequences, as train reads them: how many are answered rightly, and at fp16 and int8 on how many "
-    "the label changes.",
+    help="Labelled sequences in the formats of train: reports the accuracy, and for fp16 and int8 how many labels "
+    "change.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    help="What company may move an answer by, beyond rounding (1e-5); without it not a bit.",
+    help="Allowed difference of batched and unbatched answers, beyond rounding (1e-5); default: the same bits.",
 )
 @click.option(
-    "--rewrite", is_flag=True, help="Rewrite sums over the steps of a model of yours where that gives the same bits."
+    "--rewrite", is_flag=True, help="Rewrite sums over the steps of your model, if answers then have the same bits."
 )
-@click.option("--seed", default=0, show_default=True, help="Decides the sequences of the proof.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print what was published as JSON, every case of the proof with it."
-)
+@click.option("--seed", default=0, show_default=True, help="Seed of the sequences of the verification.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with all cases of the verification.")
 def export(
     target: str | None,
     out: Path,
-    options: Options,
+    options: TargetOptions,
     multi_label: bool,
     threshold: float | None,
-    scores: Scores | None,
+    scores: ScoreKind | None,
     max_length: int | None,
     opset: int,
     precision: Precision,
@@ -191,16 +190,16 @@ def export(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Builds the graph of TARGET, proves that padding reaches no answer, and publishes a model directory.
+    """Builds the graph of TARGET, verifies that padding changes no answer, and publishes a model directory.
 
     TARGET is what `train` wrote (its folder, or model.safetensors in it), a spec (.toml) of the built-in architecture,
     package.module:factory or file.py:factory of a torch module, or an ONNX file.
 
-    A checkpoint holds the spec of its training. A spec that is given too must say the same, labels and their order
-    above all; only the policy past the max length may differ.
+    A checkpoint contains the spec of its training. If you pass a spec too, it must be the same, including the order of
+    the labels; only the policy for long sequences may differ.
 
     \b
-    Exit code 0: published. 1: the proof does not hold, nothing was published. 2: it could not be exported.
+    Exit code 0: published. 1: the verification failed, nothing was published. 2: it cannot be exported.
 
     \b
     Example:
@@ -214,8 +213,8 @@ def export(
     from lengthwise.bench.progress import status
     from lengthwise_export import export as exporting
     from lengthwise_export.architecture import trained
-    from lengthwise_export.candidate import MAX_LENGTH, brought, built_in, with_threshold
-    from lengthwise_export.rewrite import rewriting
+    from lengthwise_export.candidate import MAX_LENGTH, from_spec, from_target, with_threshold
+    from lengthwise_export.rewrite_sums import with_sums_rewritten
     from lengthwise_export.targets import targets
 
     torch.set_num_threads(1)
@@ -228,7 +227,7 @@ def export(
         _tell(read.notices)
         records = None if data is None else _labelled(data, read.steps.kind, to=precision)
         if read.spec is not None:
-            source = built_in(
+            source = from_spec(
                 read.spec,
                 read.checkpoint,
                 max_length=max_length,
@@ -237,7 +236,7 @@ def export(
                 tolerance=tolerance,
             )
         else:
-            source = brought(
+            source = from_target(
                 read,
                 max_length=max_length or MAX_LENGTH,
                 multi_label=multi_label,
@@ -255,14 +254,16 @@ def export(
         if weights is not None:
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
-            source = rewriting(source, lambda told: click.echo(told, err=True))
+            source = with_sums_rewritten(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, to=precision, data=records, seed=seed)
     for told in published.notices:
         click.echo(f"notice: {told}", err=True)
     if published.manifest.missing != source.manifest.missing:
         click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
     if published.sample is not None:
-        expected = None if read.spec is None or read.checkpoint is None else trained.recorded(read.checkpoint).expected
+        expected = (
+            None if read.spec is None or read.checkpoint is None else trained.read_record(read.checkpoint).expected
+        )
         _tell(published.sample.notices(expected))
     if as_json:
         show_json(
@@ -306,16 +307,18 @@ def export(
 @click.option(
     "--tolerance", default=0.0, show_default=True, type=click.FloatRange(0), help="Allowed difference beyond rounding."
 )
-@click.option("--seed", default=0, show_default=True, help="Decides the sequences.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random sequences.")
 @click.option(
-    "--strict", is_flag=True, help="Exit 1 for a warning too: what only NaN, Inf or 1e30 in the padding shows."
+    "--strict", is_flag=True, help="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--verbose", is_flag=True, help="A row for every trial of a sound model, not only for every kind.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page.")
+@click.option("--verbose", is_flag=True, help="Show a row for every trial, instead of one for each kind.")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as an HTML page."
+)
 def check(
     target: str,
-    options: Options,
+    options: TargetOptions,
     max_length: int,
     tolerance: float,
     seed: int,
@@ -324,13 +327,13 @@ def check(
     verbose: bool,
     page: Path | None,
 ) -> None:
-    """Finds where padding or a neighbour reaches an answer of TARGET, and says why and how to mend it.
+    """Finds where padding or another row of the batch changes an answer of TARGET, with the cause and a fix.
 
     TARGET is a spec (.toml), what `train` wrote, package.module:factory or file.py:factory of a torch module, an ONNX
     file, or a model directory.
 
     \b
-    Exit code 0: nothing leaks. 1: something does. 2: it cannot be checked, and why.
+    Exit code 0: no leak. 1: a leak. 2: it cannot be checked.
 
     \b
     Examples:
@@ -340,7 +343,7 @@ def check(
     from rich.console import Console
 
     from lengthwise.bench.progress import status
-    from lengthwise_export import missing
+    from lengthwise_export import missing_values
     from lengthwise_export.checking import report as reports
     from lengthwise_export.checking.check import check as judge
     from lengthwise_export.checking.verdict import Report
@@ -355,10 +358,10 @@ def check(
                 import torch
 
                 torch.set_num_threads(1)
-            served = None if read.manifest is None else reports.promised(read.manifest)
+            served = None if read.manifest is None else reports.promise_text(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
             if options.missing == "handled":
-                missing.require(read, max_length=report.max_length or max_length, seed=seed)
+                missing_values.require(read, max_length=report.max_length or max_length, seed=seed)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     _tell(() if read is None else read.notices)
@@ -376,7 +379,11 @@ def check(
 def _some(
     data: str, kind: dataset.Kind, check: Callable[[dataset.Record], object] = lambda _record: None
 ) -> list[dataset.Record]:
-    """The records of a file that has any, each of which passes a check."""
+    """The records of a file, each of which passes `check`.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
     from lengthwise.decoding import dataset
     from lengthwise.errors import ConfigurationError
 
@@ -390,15 +397,15 @@ def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.R
     """The records of --data.
 
     Raises:
-        ConfigurationError: There are none, or none has a label and there is no other use for them.
+        ConfigurationError: There are none, or none has a label although the labels are needed.
     """
     from lengthwise.errors import ConfigurationError
 
     records = _some(data, kind)
     if to == "fp32" and all(record.label is None for record in records):
         raise ConfigurationError(
-            f"{data}: no record has a label, so there is nothing to compare answers with; without labels, --data "
-            "compares --precision fp16 or int8 with fp32"
+            f"{data}: no record has a label, so answers cannot be compared; without labels, --data is only useful with "
+            "--precision fp16 or int8"
         )
     return records
 
@@ -415,16 +422,16 @@ def _refuse_to_overwrite(out: Path) -> None:
     for name in (trained.WEIGHTS_FILE, trained.STATE_FILE):
         if (out / name).exists():
             raise ConfigurationError(
-                f"{out} holds a run ({name}): give another --out, go on with --resume, or lose it with --overwrite"
+                f"{out} holds a run ({name}): use another --out, continue with --resume, or delete it with --overwrite"
             )
 
 
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """Makes a folder for the block; where that fails and left nothing in it, what was made goes away again.
+    """Creates a folder for the block. If the block raises, new folders that are still empty are removed.
 
     Raises:
-        ConfigurationError: It cannot be made.
+        ConfigurationError: It cannot be created.
     """
     from lengthwise.errors import ConfigurationError
 
@@ -437,28 +444,28 @@ def _folder(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # it holds something, or was never made
+            with suppress(OSError):  # not empty, or never created
                 folder.rmdir()
         raise
 
 
 @contextmanager
 def _kept_when_interrupted(out: Path, *, overwrite: bool) -> Iterator[list[training.Epoch]]:
-    """Says after an interruption what is kept, and how to go on; gives the list of the epochs that are done."""
+    """Yields a list for the finished epochs; after an interruption, prints what is kept and how to continue."""
     done: list[training.Epoch] = []
     try:
         yield done
     except KeyboardInterrupt:
-        how = "--resume in the place of --overwrite" if overwrite else "--resume"
+        how = "--resume instead of --overwrite" if overwrite else "--resume"
         epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
-        kept = f"{out} keeps {epochs}: the same command with {how} goes on behind them, and ends in the same weights"
-        click.echo(kept if done else f"no epoch was done, so {out} keeps nothing of this run", err=True)
+        kept = f"{out} keeps {epochs}: the same command with {how} continues, and ends in the same weights"
+        click.echo(kept if done else f"no epoch was finished, so {out} keeps nothing of this run", err=True)
         raise
 
 
 @contextmanager
 def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[training.Epoch], None]]:
-    """Shows each epoch, in a bar or, where there is no terminal, as a line; gives what is to be told of them."""
+    """Yields a function that shows an epoch: in a progress bar, or without a terminal as a line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -475,6 +482,6 @@ def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[trainin
 
 
 def _figures(epoch: training.Epoch) -> str:
-    """An epoch's loss, and its accuracy where there is a validation split."""
+    """The loss of an epoch, and its accuracy if there is a validation split."""
     accuracy = epoch.validation_accuracy
     return f"loss {epoch.training_loss:.4f}" + ("" if accuracy is None else f", validation accuracy {accuracy:.4f}")

@@ -82,7 +82,7 @@ def test_a_damaged_or_absent_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=name):
         checkpoint.weights(tmp_path / name)
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(CheckpointError, match=f"{name} (is no checkpoint|cannot be read)"):
+    with pytest.raises(CheckpointError, match=f"{name} (is not a checkpoint|cannot be read)"):
         checkpoint.weights(tmp_path / name)
 
 

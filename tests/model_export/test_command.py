@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from lengthwise.runtime.manifest import digest
 from lengthwise_export.cli import main
-from lengthwise_export.training.train import Epoch, Run
+from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support import users_models
 from tests.support.specs import separable
 
@@ -123,7 +123,7 @@ def test_training_says_when_it_stopped_and_which_epoch_was_best(files: Path) -> 
 
 
 def test_training_says_that_without_validation_the_last_epoch_counts(files: Path) -> None:
-    assert "all 2 epochs, the last one taken" in trained(files, "--validation", "0").stdout
+    assert "all 2 epochs, the last one used" in trained(files, "--validation", "0").stdout
 
 
 def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_says_how_to_go_on(files: Path) -> None:
@@ -141,7 +141,7 @@ def test_without_a_terminal_each_epoch_is_a_line_at_once_and_an_interruption_say
     said = started.stderr.read()
     started.stderr.close()
     assert started.wait(60) == 130
-    assert re.search(rf"{files / 'run'} keeps \d+ epochs?: the same command with --resume goes on behind them", said)
+    assert re.search(rf"{files / 'run'} keeps \d+ epochs?: the same command with --resume continues", said)
     assert said.endswith("error: interrupted\n")
 
 
@@ -149,9 +149,9 @@ def test_an_interruption_before_the_first_epoch_promises_nothing(files: Path, mo
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files)
-    assert (refused.exit_code, "no epoch was done" in refused.stderr) == (130, True)
+    assert (refused.exit_code, "no epoch was finished" in refused.stderr) == (130, True)
     assert not (files / "run" / "state.safetensors").exists()
 
 
@@ -159,20 +159,20 @@ def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert trained(files).exit_code == 0
-    epoch, done = Run.epoch, []
+    epoch, done = TrainingRun.epoch, []
 
-    def interrupted(run: Run) -> Epoch:
+    def interrupted(run: TrainingRun) -> Epoch:
         if done:
             raise KeyboardInterrupt
         done.append(1)
         return epoch(run)
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files, "--seed", "1", "--overwrite")
-    assert "1 epoch: the same command with --resume in the place of --overwrite goes on" in refused.stderr
+    assert "1 epoch: the same command with --resume instead of --overwrite continues" in refused.stderr
     assert not (files / "run" / "model.safetensors").exists()
     exported = run("export", files / "run", "--out", files / "models" / "m")
-    assert (exported.exit_code, "a training that has not ended" in exported.stderr) == (2, True)
+    assert (exported.exit_code, "an unfinished training run" in exported.stderr) == (2, True)
 
 
 def test_training_speaks_json(files: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) 
     command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
     unsure = run(*command)
     assert unsure.exit_code == 2
-    assert "say --scores probabilities, or logits" in unsure.stderr
+    assert "pass --scores probabilities, or --scores logits" in unsure.stderr
     result = run(*command, "--scores", "probabilities")
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "1" / "manifest.json").read_text())
@@ -278,8 +278,8 @@ def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
 def test_a_check_of_a_directory_tells_its_promise_and_every_trial_on_request() -> None:
     short = " ".join(run("check", "service/lengthwise/models/japanese-vowels/1").stdout.split())
     assert "the manifest promises the same bits" in short
-    assert "alone, 1 step" not in short
-    assert "alone, 1 step " in run("check", "service/lengthwise/models/japanese-vowels/1", "--verbose").stdout
+    assert "unbatched, 1 step" not in short
+    assert "unbatched, 1 step " in run("check", "service/lengthwise/models/japanese-vowels/1", "--verbose").stdout
     assert len(json.loads(run("check", "service/lengthwise/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
 
 
@@ -337,8 +337,8 @@ def test_the_package_runs_as_a_module() -> None:
         (("export", "empty.onnx", "--out", "m"), "empty.onnx holds no graph"),
         (("export", "absent.safetensors", "--out", "m"), "there is no file absent.safetensors"),
         (("export", "file.safetensors", "--out", "m"), "file.safetensors cannot be read as safetensors"),
-        (("export", "tiny.toml", "--checkpoint", "file.pt", "--out", "m"), "file.pt is no checkpoint: neither"),
-        (("export", "tiny.toml", "--checkpoint", "empty.pt", "--out", "m"), "empty.pt is no checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "file.pt", "--out", "m"), "file.pt is not a checkpoint: neither"),
+        (("export", "tiny.toml", "--checkpoint", "empty.pt", "--out", "m"), "empty.pt is not a checkpoint: neither"),
         (("export", "tiny.toml", "--checkpoint", "folder", "--out", "m"), "a folder without a model.safetensors"),
         (("export", "tiny.toml", "--data", "absent.jsonl", "--out", "m"), "absent.jsonl: there is no such file"),
     ],

@@ -12,10 +12,10 @@ from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
-from lengthwise_export.training.train import Epoch, Options, Progress
+from lengthwise_export.training.train import Epoch, TrainingOptions, TrainingProgress
 from tests.support.specs import separable, spec
 
-QUICK = Options(epochs=4, batch_rows=8, learning_rate=0.02)
+QUICK = TrainingOptions(epochs=4, batch_rows=8, learning_rate=0.02)
 
 
 class Interrupted(Exception):
@@ -98,13 +98,13 @@ def test_a_resume_keeps_the_best_epoch_that_lies_before_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was begun with 0, now it is 9\. Give what"),
+        ({"options": replace(QUICK, epochs=1, seed=9)}, r"--seed: it was started with 0, now it is 9\. Use the same"),
         (
             {"spec": spec(labels='["b", "a"]')},
-            r'output\.labels: it was begun with \["a", "b"\], now it is \["b", "a"\]',
+            r'output\.labels: it was started with \["a", "b"\], now it is \["b", "a"\]',
         ),
-        ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was begun with "attention", now it is "last"'),
-        ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was begun with 1024"),
+        ({"spec": spec('pooling = "last"')}, r'model\.pooling: it was started with "attention", now it is "last"'),
+        ({"spec": spec(step="features = 3\nmax_length = 99")}, r"input\.max_length: it was started with 1024"),
         ({"records": separable(21)}, "the records differ"),
     ],
 )
@@ -133,7 +133,7 @@ def test_there_must_be_a_state_to_resume_from(tmp_path: Path) -> None:
 
 
 def test_too_few_records_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"too few.*; --validation 0 keeps none"):
+    with pytest.raises(ConfigurationError, match=r"too few.*; --validation 0 trains on all"):
         train.train(spec(), separable(2), QUICK, tmp_path)
     with pytest.raises(ConfigurationError, match="too few"):
         train.train(spec(), [], replace(QUICK, validation=0.0), tmp_path)
@@ -151,13 +151,13 @@ def epoch(number: int, loss: float) -> Epoch:
 
 
 def test_the_epoch_of_the_lowest_validation_loss_is_kept() -> None:
-    progress = Progress()
+    progress = TrainingProgress()
     assert [progress.add(epoch(number, loss)) for number, loss in enumerate([3.0, 1.0, 2.0])] == [True, True, False]
     assert progress.best == 1
 
 
 def test_training_stops_when_patience_is_over() -> None:
-    progress, options = Progress(), Options(epochs=50, patience=2)
+    progress, options = TrainingProgress(), TrainingOptions(epochs=50, patience=2)
     progress.add(epoch(0, 1.0))
     progress.add(epoch(1, 2.0))
     assert not progress.stops(options)
@@ -168,7 +168,7 @@ def test_training_stops_when_patience_is_over() -> None:
 def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:
     records = [record for record in separable(60) if record.label == "a" or int(record.id) % 5 == 0]
     made = [
-        train.Run.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
+        train.TrainingRun.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
         for flag in (True, False)
     ]
     assert made[0].weights is not None

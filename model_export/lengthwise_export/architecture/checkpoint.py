@@ -1,7 +1,6 @@
-"""Weights on disk, read as data: safetensors, or a `state_dict` that torch reads with `weights_only=True`.
+"""Reads and writes weights without running code: safetensors, or a `state_dict` loaded with `weights_only=True`.
 
-Nothing in a checkpoint is ever unpickled into code. A file is written aside and moved into its place, so whoever reads
-it sees the one before or the one after, never half of it.
+Files are written under a temporary name and then renamed, so a reader never sees half a file.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from lengthwise_export.errors import CheckpointError
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors, and beside them in the same file what JSON can hold.
+    """Writes tensors and a JSON state into one file, so that the two always belong together.
 
     Args:
-        path: A `.safetensors` file; replaced in one move if it exists.
-        tensors: By name.
-        state: Kept as JSON in the file's metadata: tensors and state can never be of two different moments.
+        path: A `.safetensors` file; replaced atomically if it exists.
+        tensors: The tensors by name.
+        state: Stored as JSON in the metadata of the file.
     """
     data = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -37,10 +36,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `write` wrote.
+    """Reads a file of `write`.
 
     Returns:
-        The tensors by name, and the state; an empty one for a safetensors file made elsewhere.
+        The tensors by name, and the state; the state is empty for other safetensors files.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -53,7 +52,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """What `write` kept beside the tensors; of a file made elsewhere its labels, where it keeps some as `labels`.
+    """The state of a file of `write`; for a file of `torch.save`, its entry `labels` if there is one.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -77,10 +76,10 @@ def _state(file: Any) -> dict[str, Any]:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """A model's weights by name, from `.safetensors` or from what `torch.save` wrote of a `state_dict`.
+    """The weights by name, from `.safetensors` or from a `state_dict` written by `torch.save`.
 
     Raises:
-        CheckpointError: The file cannot be read as data, or holds something else than weights.
+        CheckpointError: The file cannot be read without running code, or holds something other than weights.
     """
     if path.suffix == ".safetensors":
         return read(path)[0]
@@ -88,12 +87,12 @@ def weights(path: Path) -> dict[str, Tensor]:
     if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise CheckpointError(f"{path} holds no state_dict, neither as a whole nor under the key 'state_dict'")
+        raise CheckpointError(f"{path} holds no state_dict, neither directly nor under the key 'state_dict'")
     return {str(name): value for name, value in held.items()}
 
 
 def _held(path: Path) -> Any:
-    """What `torch.save` wrote, read as data.
+    """Loads a file of `torch.save` without running code.
 
     Raises:
         CheckpointError: The file cannot be read, or holds code.
@@ -104,25 +103,28 @@ def _held(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if not _is_torchs(path):
-            raise CheckpointError(f"{path} is no checkpoint: neither .safetensors nor written by torch.save") from error
+            raise CheckpointError(
+                f"{path} is not a checkpoint: neither .safetensors nor written by torch.save"
+            ) from error
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
-                f"{path} holds more than weights, and reading that would run its code; save model.state_dict() instead"
+                f"{path} holds more than weights, and loading it would run code; save model.state_dict() instead"
             ) from error
         raise CheckpointError(f"{path} cannot be read as a checkpoint, it may be cut short: {error}") from error
 
 
 def _is_torchs(path: Path) -> bool:
-    """Whether it begins as a file of `torch.save` does: as a zip archive, or as the pickle of older versions."""
+    """Whether a file begins like one of `torch.save`: a zip archive, or a pickle for older versions."""
     with path.open("rb") as file:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def load(module: nn.Module, path: Path) -> None:
-    """Puts a checkpoint's weights into a module.
+    """Loads the weights of a checkpoint into a module.
 
     Raises:
-        CheckpointError: They cannot be read, or are not the module's: names what is missing, left over or misshapen.
+        CheckpointError: They cannot be read, or belong to another module; the message names missing, unexpected and
+            misshapen tensors.
     """
     held = weights(path)
     wanted = module.state_dict()

@@ -1,11 +1,11 @@
-"""Masked layers: each takes padded steps and says which are valid, and padding reaches nothing of its answer.
+"""Masked layers: layers for padded batches whose outputs at valid steps do not depend on padding.
 
-Throughout, `steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at valid
-steps. The width comes from the tensor, never from the longest length: a batch may be wider than any of its sequences.
-What a layer writes at padded positions is always zero, so no layer needs to know what ran before it.
+In this module, `steps` is `[rows, width, features]`, `lengths` is `[rows]`, and `mask` is `[rows, width]`, true at
+valid steps. The width comes from the tensor, never from the longest length: a batch may be wider than all of its
+sequences. The output of a layer at padding is always zero, so the next layer can rely on that.
 
-Weighted sums over the steps are matrix products and never a product followed by a sum: onnxruntime sums the former in
-an order that does not depend on the batch (see `lengthwise.padding` on widths), and the latter in one that does.
+Weighted sums over the steps are matrix products, never a product followed by a sum: in onnxruntime, the order of
+summation of the former does not depend on the batch (see `lengthwise.padding` on widths), that of the latter does.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lengthwise_export.masks import step_mask
+
 LOWEST = torch.finfo(torch.float32).min
-"""A masked score. Minus infinity would make a softmax NaN; this one becomes exactly 0 beside any valid step."""
-
-
-def step_mask(lengths: Tensor, width: int) -> Tensor:
-    """`[rows, width]`, true at the valid steps of `lengths [rows]`."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+"""A masked score. Minus infinity could make a softmax NaN; this value becomes exactly 0 if any step is valid."""
 
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:
-    """The steps with zeros at padding; a product would keep NaN (0 * NaN is NaN)."""
+    """The steps with zeros at padding. Multiplying with the mask would keep NaN (0 * NaN is NaN)."""
     return torch.where(mask.unsqueeze(2), steps, 0.0)
 
 
 class Standardize(nn.Module):
-    """Fills missing values and brings each feature to mean 0 and standard deviation 1.
+    """Fills missing values and scales each feature to mean 0 and standard deviation 1.
 
-    `mean` and `std` are buffers: they are fitted once, on the training split, and travel in the checkpoint and in the
-    graph. Where a spec does not normalise they stay 0 and 1; `fill` stays apart from `mean` for that.
+    `mean` and `std` are buffers: they are computed once, on the training split, and stored in the checkpoint and the
+    graph. If a spec does not normalise, they stay 0 and 1. `fill` is a separate buffer, because it is used even then.
 
     Args:
-        features: Numbers a step.
-        missing: What NaN at a valid step becomes; see `InputSpec.missing`.
+        features: Number of features.
+        missing: How NaN at a valid step is replaced; see `InputSpec.missing`.
     """
 
     mean: Tensor
@@ -55,13 +52,13 @@ class Standardize(nn.Module):
         self.register_buffer("fill", torch.zeros(features))
 
     def fit(self, sequences: list[Tensor], *, normalize: bool) -> None:
-        """Takes mean and std over valid, present values.
+        """Computes mean and std over the values that are not missing.
 
         Args:
-            sequences: The training split's, each `[length, features]`, without padding.
-            normalize: Whether to normalise; the mean that fills missing values is taken either way.
+            sequences: The sequences of the training split, each `[length, features]`, without padding.
+            normalize: Whether to normalise. The mean that replaces missing values is computed in any case.
 
-        A feature that is constant, or never present, keeps std 1 (and mean 0 if never present): it becomes 0.
+        A constant feature keeps std 1, so it becomes 0. A feature that is always missing also keeps mean 0.
         """
         steps = torch.cat(sequences).double()  # [all steps, features]
         present = ~steps.isnan()
@@ -76,7 +73,7 @@ class Standardize(nn.Module):
             self.fill.copy_(mean)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, features]`, twice the features with `indicator`; zeros at padding."""
+        """`[rows, width, features]`, with twice the features for `indicator`; zeros at padding."""
         if self.missing == "refuse":
             return masked((values - self.mean) / self.std, mask)
         absent = values.isnan()
@@ -88,12 +85,12 @@ class Standardize(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """A vector for each token id; padding may hold anything, an id past the table too.
+    """An embedding of token ids. Padding may hold any number, even outside the vocabulary.
 
     Args:
-        vocabulary: How many ids there are.
-        features: Numbers a vector.
-        padding_id: An id whose vector is zeros and stays so.
+        vocabulary: Number of token ids.
+        features: Size of a vector.
+        padding_id: An id whose vector is zeros and is not trained.
     """
 
     def __init__(self, vocabulary: int, features: int, padding_id: int | None = None) -> None:
@@ -107,7 +104,7 @@ class TokenEmbedding(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics are those of the valid steps (https://arxiv.org/abs/1502.03167)."""
+    """Batch normalisation with statistics over valid steps only (https://arxiv.org/abs/1502.03167)."""
 
     running_mean: Tensor
     running_variance: Tensor
@@ -128,10 +125,10 @@ class MaskedBatchNorm(nn.Module):
             mean = valid.mean(dim=0)
             variance = valid.var(dim=0, unbiased=False)
             with torch.no_grad():
-                # Bessel's correction for what is kept, as torch's own BatchNorm1d does
-                kept = variance * (len(valid) / max(len(valid) - 1, 1))
+                # Bessel's correction for the running variance, as in torch's BatchNorm1d
+                unbiased = variance * (len(valid) / max(len(valid) - 1, 1))
                 self.running_mean.lerp_(mean, self.momentum)
-                self.running_variance.lerp_(kept, self.momentum)
+                self.running_variance.lerp_(unbiased, self.momentum)
         else:
             mean, variance = self.running_mean, self.running_variance
         normal = (steps - mean) * torch.rsqrt(variance + self.epsilon)
@@ -139,7 +136,7 @@ class MaskedBatchNorm(nn.Module):
 
 
 class MaskedLayerNorm(nn.Module):
-    """Layer normalisation over each step's features (https://arxiv.org/abs/1607.06450); its bias stays off padding."""
+    """Layer normalisation over the features of each step (https://arxiv.org/abs/1607.06450); padding stays zero."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -151,17 +148,17 @@ class MaskedLayerNorm(nn.Module):
 
 
 class MaskedConv(nn.Module):
-    """A convolution over the steps, stride 1, as many steps out as in; the ends of a sequence see zeros, not padding.
+    """A convolution over the steps with stride 1 and the same number of steps. Around a sequence there are zeros.
 
-    The answer at each valid step is that of the unpadded sequence with zeros around it. It is computed as one matrix
-    product over the `kernel` neighbouring steps laid side by side: a convolution kernel's summation order depends on
+    The output at each valid step equals that of the unpadded sequence with zeros around it. It is computed as one
+    matrix product over `kernel` neighbouring steps, concatenated: the order of summation of a convolution depends on
     the width, that of a product with constant weights does not.
 
     Args:
-        features: Features a step.
-        channels: Features a step of the answer.
-        kernel: Steps that each answer sees; an even kernel sees one more behind than before.
-        dilation: Distance between the steps seen.
+        features: Number of input features.
+        channels: Number of output features.
+        kernel: Number of steps in the receptive field; an even kernel has one more step after than before.
+        dilation: Distance between these steps.
     """
 
     def __init__(self, features: int, channels: int, kernel: int = 3, dilation: int = 1) -> None:
@@ -181,7 +178,7 @@ class MaskedConv(nn.Module):
 
 
 class MaskedRecurrent(nn.Module):
-    """LSTM or GRU layers that end each sequence at its own length, in both directions."""
+    """LSTM or GRU layers over packed sequences, so that both directions ignore padding."""
 
     def __init__(
         self, cell: str, features: int, hidden: int, *, layers: int, bidirectional: bool, dropout: float
@@ -198,7 +195,7 @@ class MaskedRecurrent(nn.Module):
         )
 
     def forward(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, width, hidden]`, twice that in both directions; zeros at padding."""
+        """`[rows, width, hidden]`, or `2 * hidden` if bidirectional; zeros at padding."""
         packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, _ = self.rnn(packed)
         padded, _ = pad_packed_sequence(outputs, batch_first=True, total_length=steps.shape[1])
@@ -206,7 +203,7 @@ class MaskedRecurrent(nn.Module):
 
 
 class StepwiseLayers(nn.Module):
-    """The same small network at each step by itself; what stands in the recurrent layers' place without one."""
+    """A small network applied to each step separately, used instead of recurrent layers with `rnn = "none"`."""
 
     def __init__(self, features: int, hidden: int, *, layers: int, dropout: float) -> None:
         super().__init__()
@@ -221,7 +218,7 @@ class StepwiseLayers(nn.Module):
 
 
 class MaskedSelfAttention(nn.Module):
-    """Multi-head self-attention over the valid steps, added to its input, with a layer norm behind.
+    """Multi-head self-attention over the valid steps, with a residual connection and a layer norm after it.
 
     `softmax(Q K^T / sqrt(d)) V`, https://arxiv.org/abs/1706.03762, section 3.2, padded keys masked before the softmax.
     """
@@ -272,14 +269,14 @@ def mean_pooling(steps: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_pooling(steps: Tensor, mask: Tensor) -> Tensor:
-    """`[rows, features]`: each feature's largest value at a valid step; zeros at padding would win over negatives."""
+    """`[rows, features]`: the maximum over valid steps. Zeros at padding would be larger than negative values."""
     return torch.where(mask.unsqueeze(2), steps, LOWEST).amax(dim=1)
 
 
 def last_pooling(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
-    """`[rows, features]`: where each direction has read the whole sequence.
+    """`[rows, features]`: the output after each direction has read the whole sequence.
 
-    That is the last valid step, and for the half of the features that read backwards the first step.
+    That is the last valid step; for the backward half of the features, it is the first step.
     """
     index = (lengths.to(torch.int64) - 1).view(-1, 1, 1).expand(-1, 1, steps.shape[2])
     last = steps.gather(1, index).squeeze(1)

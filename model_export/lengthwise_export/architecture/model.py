@@ -1,10 +1,10 @@
-"""The built-in architecture, in the order in which a batch flows through it.
+"""The built-in architecture: a classifier made of masked layers.
 
 ```
 values or tokens -> standardize or embed -> convolutions -> recurrent layers or MLP -> self-attention -> pooling -> head
 ```
-Everything between is a masked layer of `architecture.layers`. What comes out has no trace of padding: not of its values
-(the first layer already writes zeros there), not of its amount.
+All layers are masked layers of `architecture.layers`, so the answers depend neither on the values in the padding nor on
+its amount.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch.nn import functional
 
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.spec import ConvSpec, InputSpec, ModelSpec, Spec
+from lengthwise_export.masks import step_mask
 
 
-class Answer(NamedTuple):
-    """What the model answers for a batch.
+class ClassifierOutput(NamedTuple):
+    """The output of the model for a batch.
 
     Attributes:
-        logits: `[rows, classes]`; of a per-step model `[rows, width, classes]`, zeros at padding.
-        attention: `[rows, width]`, the weights of attention pooling; None without it.
+        logits: `[rows, classes]`; for a per-step model `[rows, width, classes]`, zeros at padding.
+        attention: `[rows, width]`, the weights of attention pooling; None for other poolings.
     """
 
     logits: Tensor
@@ -34,7 +35,7 @@ class SequenceClassifier(nn.Module):
     """A classifier of sequences of different lengths.
 
     Args:
-        spec: What to build.
+        spec: The spec of the architecture.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -54,14 +55,14 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(features, len(spec.output.labels))
 
-    def forward(self, steps: Tensor, lengths: Tensor) -> Answer:
+    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
 
         Args:
-            steps: `[rows, width, features]` float32, NaN where a value is missing; or `[rows, width]` token ids.
+            steps: `[rows, width, features]` float32 with NaN for missing values; or `[rows, width]` token ids.
             lengths: `[rows]`, each 1 to width.
         """
-        mask = layers.step_mask(lengths, steps.shape[1])  # (rows, width)
+        mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
         for convolution in self.convolutions:
             hidden = convolution(hidden, mask)
@@ -69,21 +70,21 @@ class SequenceClassifier(nn.Module):
         if self.self_attention is not None:
             hidden = self.self_attention(hidden, mask)
         if self.pooling is None:
-            return Answer(layers.masked(self.head(self.dropout(hidden)), mask))
+            return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
-        return Answer(self.head(self.dropout(pooled)), attention)
+        return ClassifierOutput(self.head(self.dropout(pooled)), attention)
 
 
 def first_layer(spec: InputSpec, model: ModelSpec) -> layers.Standardize | layers.TokenEmbedding:
-    """What makes features of a step: its values standardised, or its token's vector."""
+    """The layer that turns a step into features: standardised values or a token's vector."""
     if spec.vocabulary is not None:
         return layers.TokenEmbedding(spec.vocabulary, model.hidden, spec.padding_id)
-    # A spec has one of the two: see InputSpec
+    # InputSpec makes sure that features is set if vocabulary is not
     return layers.Standardize(cast("int", spec.features), spec.missing)
 
 
 def body(features: int, spec: ModelSpec) -> layers.MaskedRecurrent | layers.StepwiseLayers:
-    """The recurrent layers, or the per-step MLP in their place."""
+    """The recurrent layers, or the per-step MLP."""
     if spec.rnn == "none":
         return layers.StepwiseLayers(features, spec.hidden, layers=spec.layers, dropout=spec.dropout)
     return layers.MaskedRecurrent(
@@ -107,7 +108,7 @@ class ConvBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
-        """`[rows, width, channels]`, zeros at padding: ReLU and dropout keep a zero."""
+        """`[rows, width, channels]`, zeros at padding (ReLU and dropout keep zeros)."""
         steps = self.convolution(steps, mask)
         if self.norm is not None:
             steps = self.norm(steps, mask)
@@ -116,7 +117,7 @@ class ConvBlock(nn.Module):
 
 
 class Pooling(nn.Module):
-    """From steps to one vector, in one of the four ways."""
+    """Reduces the steps to one vector: attention, mean, max or last."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Pooling(nn.Module):
         self.attention = layers.AttentionPooling(spec.body_features) if spec.pooling == "attention" else None
 
     def forward(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[rows, features]`, and the attention weights `[rows, width]` where there are any."""
+        """`[rows, features]`, and the weights `[rows, width]` of attention pooling (otherwise None)."""
         if self.attention is not None:
             pooled, weights = self.attention(steps, mask)
             return pooled, weights

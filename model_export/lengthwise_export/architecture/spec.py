@@ -1,7 +1,7 @@
-"""The spec of the built-in architecture: a TOML file in which only what a step is and the labels must stand.
+"""The spec of the built-in architecture: a TOML file. Only the kind of a step and the labels are required.
 
-A key that does not exist, and keys that do not fit together, are refused by name before anything is built. What a key
-means stands beside it here; `lengthwise_export.architecture.model` builds from the result.
+Unknown keys and contradicting keys are errors that name them. The keys are documented at the classes below;
+`lengthwise_export.architecture.model` builds a model from a spec.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lengthwise.wrong_values import all_wrong, no_booleans_for_numbers
 from lengthwise_export.errors import SpecError
 
 WIDEST_HEAD = 128
-"""Features of an attention head, at most: past that onnxruntime's CPU kernel sums a score in blocks whose size depends
-on the width, and a sequence would not get the same bits alone and in company."""
+"""Maximum number of features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks
+whose size depends on the width, so the bits of an answer would depend on the batch."""
 
 
 class _Table(BaseModel):
@@ -31,23 +31,24 @@ class _Table(BaseModel):
         return no_booleans_for_numbers(table, {name: field.annotation for name, field in cls.model_fields.items()})
 
     def says(self, *keys: str) -> list[str]:
-        """Which of the keys stand in the file, as against taken by default."""
+        """Which of these keys are in the file, instead of having their default value."""
         return [key for key in keys if key in self.model_fields_set]
 
 
 class InputSpec(_Table):
-    """What one step is: `features` numbers, or one of `vocabulary` token ids.
+    """The input: each step is `features` numbers, or one of `vocabulary` token ids.
 
     Attributes:
-        features: Numbers a step.
+        features: Number of values of a step.
         feature_names: Their names, in order.
-        vocabulary: How many token ids there are.
-        padding_id: A token id that stands for nothing: it is embedded as zeros, and that is never trained.
-        missing: What a missing value becomes: `refuse` (not taken), `zero` (the number 0), `mean` (the training mean),
-            `indicator` (the mean, and a 0/1 feature per feature that says what was missing).
-        normalize: Whether values are brought to mean 0 and standard deviation 1 in the graph.
-        max_length: Longest sequence accepted, and proved.
-        long: What happens to a longer one.
+        vocabulary: Number of token ids.
+        padding_id: A token id without meaning: its vector is zeros and is not trained.
+        missing: The policy for missing values: `refuse` (an error), `zero` (replaced by 0), `mean` (replaced by the
+            training mean), `indicator` (the mean, and for each feature another one that is 1 where a value was
+            missing).
+        normalize: Whether the graph scales values to mean 0 and standard deviation 1.
+        max_length: The longest accepted sequence.
+        long: The policy for longer sequences.
     """
 
     features: int | None = Field(default=None, ge=1)
@@ -61,7 +62,7 @@ class InputSpec(_Table):
 
     @property
     def kind(self) -> Literal["values", "tokens"]:
-        """What a step is, in the manifest's word."""
+        """The kind of a step, as in the manifest."""
         return "values" if self.vocabulary is None else "tokens"
 
     @model_validator(mode="after")
@@ -75,14 +76,14 @@ class InputSpec(_Table):
                 raise ValueError(f"'feature_names' has {len(self.feature_names)} names for {self.features} features")
             return self
         if values_only := self.says("feature_names", "missing", "normalize"):
-            raise ValueError(f"'{values_only[0]}' is for values: a token model ('vocabulary') has none of it")
+            raise ValueError(f"'{values_only[0]}' is for values: it has no meaning with 'vocabulary' (tokens)")
         if self.padding_id is not None and self.padding_id >= self.vocabulary:
-            raise ValueError(f"'padding_id' {self.padding_id} is no id of a vocabulary of {self.vocabulary}")
+            raise ValueError(f"'padding_id' {self.padding_id} is not in a vocabulary of {self.vocabulary}")
         return self
 
 
 class ConvSpec(_Table):
-    """One masked convolution over the steps, stride 1, with a norm and a ReLU behind it."""
+    """One masked convolution over the steps with stride 1, followed by a norm and a ReLU."""
 
     channels: int = Field(ge=1)
     kernel: int = Field(default=3, ge=1)
@@ -91,17 +92,17 @@ class ConvSpec(_Table):
 
 
 class ModelSpec(_Table):
-    """The body and how steps become one answer.
+    """The layers and the pooling.
 
     Attributes:
         conv: Convolutions before the recurrent layers, in order.
-        rnn: The recurrent layers; `none` is a per-step MLP in their place.
+        rnn: The recurrent layers; `none` for a per-step MLP instead.
         hidden: Units of each layer and direction.
-        layers: How many of them.
+        layers: Number of these layers.
         bidirectional: Whether each layer also reads backwards.
-        self_attention_heads: Heads of one masked self-attention block after the layers; 0 for no such block.
-        pooling: How steps become one vector; a per-step model has none.
-        dropout: Share of units dropped between blocks while training.
+        self_attention_heads: Heads of a masked self-attention block after the layers; 0 for none.
+        pooling: How the steps are reduced to one vector; has no meaning for per-step models.
+        dropout: Share of units dropped between blocks during training.
     """
 
     conv: tuple[ConvSpec, ...] = ()
@@ -115,7 +116,7 @@ class ModelSpec(_Table):
 
     @property
     def body_features(self) -> int:
-        """Features a step that the body gives to pooling and head."""
+        """Number of features after the recurrent layers."""
         return self.hidden * (2 if self.bidirectional and self.rnn != "none" else 1)
 
     @model_validator(mode="after")
@@ -125,18 +126,18 @@ class ModelSpec(_Table):
         if self.self_attention_heads and self.body_features % self.self_attention_heads:
             raise ValueError(
                 f"'self_attention_heads' {self.self_attention_heads} must divide the {self.body_features} features "
-                "that the layers give ('hidden', twice where bidirectional)"
+                "of the layers ('hidden', or twice that if bidirectional)"
             )
         if self.self_attention_heads * WIDEST_HEAD < self.body_features and self.self_attention_heads:
             raise ValueError(
                 f"'self_attention_heads' {self.self_attention_heads} gives a head more than {WIDEST_HEAD} of the "
-                f"{self.body_features} features that the layers give: use more heads"
+                f"{self.body_features} features of the layers: use more heads"
             )
         return self
 
 
 class OutputSpec(_Table):
-    """The labels, and whether a sequence has one of them, several, or one a step."""
+    """The labels and the task: one label for a sequence, several, or one for each step."""
 
     labels: tuple[str, ...] = Field(min_length=1)
     task: Task = "single-label"
@@ -144,14 +145,14 @@ class OutputSpec(_Table):
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Self:
         if len(self.labels) < 2 and self.task != "multi-label":
-            raise ValueError(f"'labels': '{self.task}' chooses between at least two")
+            raise ValueError(f"'labels': '{self.task}' needs at least two")
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("'labels': every label may stand there once")
+            raise ValueError("'labels': a label may occur only once")
         return self
 
 
 class Spec(_Table):
-    """A whole spec."""
+    """A complete spec."""
 
     input: InputSpec
     model: ModelSpec = ModelSpec()
@@ -173,7 +174,7 @@ class Spec(_Table):
         """Reads a spec.
 
         Raises:
-            SpecError: It is not TOML, or not a spec; says every key that is wrong.
+            SpecError: It is not TOML or not a spec; the message names all wrong keys.
         """
         try:
             table = tomllib.loads(text)
@@ -183,10 +184,10 @@ class Spec(_Table):
 
     @classmethod
     def from_table(cls, table: object, *, source: str = "spec") -> Spec:
-        """Reads a spec from what TOML or JSON holds.
+        """Reads a spec from parsed TOML or JSON.
 
         Raises:
-            SpecError: It is none; says every key that is wrong.
+            SpecError: It is not a spec; the message names all wrong keys.
         """
         try:
             return cls.model_validate(table)
@@ -194,10 +195,10 @@ class Spec(_Table):
             raise SpecError(f"{source}: {all_wrong(error.errors(), _known, whole='the spec')}") from error
 
     def resolved(self) -> dict[str, dict[str, Any]]:
-        """Every key with its value, defaults too, but for keys without a meaning in this spec; `from_table` reads it.
+        """All keys with their values, defaults included, except keys without a meaning in this spec.
 
-        Two specs that ask for the same have the same, whatever stands in their files, and what a default was stays
-        known when a later version has another.
+        Equivalent specs have equal results, and the defaults of this version are recorded for later versions.
+        `from_table` reads it.
         """
         tables: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude_none=True)
         if self.input.kind == "tokens":
@@ -229,7 +230,7 @@ class Spec(_Table):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> Manifest:
-        """The manifest of a graph of this spec, but for promises, digests and how it was made."""
+        """The manifest of a graph of this spec, without promises, digests and `made`."""
         tokens = self.input.kind == "tokens"
         missing: MissingPolicy = self.input.missing
         return Manifest(
@@ -263,9 +264,9 @@ TABLES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
     ("model", "conv"): ConvSpec,
     ("output",): OutputSpec,
 }
-"""What stands under which keys of the file."""
+"""The model of each table of the file, by its path."""
 
 
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys of the table at a place."""
+    """The keys of the table at a path."""
     return TABLES[tuple(part for part in place if isinstance(part, str))].model_fields

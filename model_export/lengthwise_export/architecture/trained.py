@@ -1,15 +1,15 @@
-"""What a checkpoint says of its own training, held against the spec that is given for it.
+"""Compares the spec recorded in a checkpoint with the spec that the user passes.
 
-Most of a spec leaves no trace in the weights: the order of the labels, how steps are pooled, what becomes of a missing
-value. So `train` writes the whole spec beside the weights, into the same file, and nobody exports them under another
-one. Older checkpoints say their labels only, those made elsewhere nothing; then that much is compared.
+Most keys of a spec cannot be seen in the weights: the order of the labels, the pooling, the policy for missing values.
+So `train` writes the whole spec into the same file as the weights, and an export with another spec is an error. Older
+checkpoints record only their labels, and other files nothing; then only that is compared.
 
 | key | may a given spec differ? |
 |---|---|
-| `input.max_length`, `input.long` | yes, with a notice: which sequences are taken is a policy of serving |
-| `model.dropout` | yes, with a notice: it acts in training only |
-| `input.feature_names` | yes, with a notice, where one side names none |
-| all others | no: they change a number that is answered, or what it means |
+| `input.max_length`, `input.long` | yes, with a notice: which sequences are accepted is a policy of serving |
+| `model.dropout` | yes, with a notice: it is used in training only |
+| `input.feature_names` | yes, with a notice, if one side has none |
+| all others | no: they change answers, or their meaning |
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS_FILE: Final = "model.safetensors"
-"""What a training run ends in, in its folder."""
+"""The file with the weights, written at the end of a training run."""
 STATE_FILE: Final = "state.safetensors"
-"""What an interrupted one goes on from."""
+"""The file with the state of a training run, for a resume."""
 
 FORMAT: Final = 1
-"""Of what `described` writes; a number that is not known here is a later version's."""
+"""The format version of `record_of`. Another number means a later version of lengthwise."""
 
 MAY_DIFFER: Final = {
-    "input.max_length": "which sequences are taken is a policy of serving",
-    "input.long": "what becomes of longer sequences is a policy of serving",
-    "model.dropout": "it acts in training only",
+    "input.max_length": "which sequences are accepted is a policy of serving",
+    "input.long": "the handling of longer sequences is a policy of serving",
+    "model.dropout": "it is used in training only",
 }
-"""Keys that a given spec may say otherwise, and why."""
+"""Keys that may differ from the recorded spec, each with the reason."""
 
 _NAMES: Final = "input.feature_names"
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What a checkpoint says.
+class TrainingRecord:
+    """What a checkpoint records about its training.
 
     Attributes:
-        labels: In the order of the outputs; None where it says nothing.
-        spec: What was trained; None where it was not kept.
-        accuracy: By split, `training` and maybe `validation`.
+        labels: The labels in the order of the outputs; None if not recorded.
+        spec: The spec; None if not recorded.
+        accuracy: The accuracy by split: `training` and maybe `validation`.
     """
 
     labels: tuple[str, ...] | None = None
@@ -61,13 +61,13 @@ class Recorded:
 
     @property
     def expected(self) -> float | None:
-        """The accuracy to expect of new data: that of validation, else of training; None where none was kept."""
+        """The expected accuracy on new data: that of validation, otherwise of training; None if not recorded."""
         accuracy = self.accuracy or {}
         return accuracy.get("validation", accuracy.get("training"))
 
 
-def described(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """What `train` writes beside the weights; `recorded` reads it."""
+def record_of(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
+    """The record that `train` writes next to the weights; `read_record` reads it."""
     return {
         "format": FORMAT,
         "labels": list(spec.output.labels),
@@ -76,11 +76,11 @@ def described(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def located(path: Path) -> Path:
-    """The checkpoint itself, where a run's folder may be named for it.
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint file, if `path` is the folder of a run; otherwise `path` itself.
 
     Raises:
-        CheckpointError: The folder holds none.
+        CheckpointError: The folder holds no checkpoint.
     """
     if not path.is_dir():
         return path
@@ -89,37 +89,37 @@ def located(path: Path) -> Path:
         return file
     if (path / STATE_FILE).is_file():
         raise CheckpointError(
-            f"{path} holds a training that has not ended, and no {WEIGHTS_FILE} yet: "
-            f"`lengthwise train ... --out {path} --resume` ends it"
+            f"{path} holds an unfinished training run, and no {WEIGHTS_FILE} yet: finish it with "
+            f"`lengthwise train ... --out {path} --resume`"
         )
-    raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: name the checkpoint's file")
+    raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: pass the checkpoint file")
 
 
-def recorded(path: Path) -> Recorded:
-    """Reads what a checkpoint says.
+def read_record(path: Path) -> TrainingRecord:
+    """Reads the record of a checkpoint.
 
     Raises:
-        CheckpointError: It cannot be read, is of a later version, or what it says is malformed.
+        CheckpointError: It cannot be read, is of a later version, or is malformed.
     """
-    from lengthwise_export.architecture import checkpoint  # brings torch along, which a graph does without
+    from lengthwise_export.architecture import checkpoint  # imported here, because ONNX files need no torch
 
     state = checkpoint.state(path)
     if "run" in state:
         raise CheckpointError(
-            f"{path} is the state of a training, not its result: give {path.with_name(WEIGHTS_FILE)}, which "
+            f"{path} is the state of a training run, not its result: pass {path.with_name(WEIGHTS_FILE)}, which "
             f"`lengthwise train ... --out {path.parent} --resume` writes at its end"
         )
     if state.get("format", FORMAT) != FORMAT:
         raise CheckpointError(f"{path} was written by a later version of lengthwise: export it with that one")
     labels, spec, accuracy = state.get("labels"), state.get("spec"), state.get("accuracy")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-        raise CheckpointError(f"{path}: the labels that it says are no list of strings")
+        raise CheckpointError(f"{path}: its labels are not a list of strings")
     try:
         read = None if spec is None else Spec.from_table(spec, source=f"{path}, the spec in it")
     except SpecError as error:
         raise CheckpointError(str(error)) from error
     figures = accuracy if isinstance(accuracy, dict) else {}
-    return Recorded(
+    return TrainingRecord(
         labels=None if labels is None else tuple(labels),
         spec=read,
         accuracy={
@@ -131,62 +131,61 @@ def recorded(path: Path) -> Recorded:
 
 
 def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
-    """Puts a checkpoint's weights into a module of the built-in architecture, once the two specs agree.
+    """Loads a checkpoint into a module of the built-in architecture, after comparing the specs.
 
     Returns:
-        Notices: what differs and may, and what could not be compared.
+        Notices about keys that differ but may, and about keys that could not be compared.
 
     Raises:
-        CheckpointError: It cannot be read, or was trained with another spec; names each key that differs.
+        CheckpointError: It cannot be read, or was trained with another spec; the message names the keys that differ.
     """
     from lengthwise_export.architecture import checkpoint
 
-    notices = held_against(recorded(path), spec, path)
+    notices = compare_specs(read_record(path), spec, path)
     checkpoint.load(module, path)
     return notices
 
 
-def held_against(found: Recorded, spec: Spec, path: Path) -> list[str]:
-    """Compares what a checkpoint says with the spec that is given for it; see `load`."""
+def compare_specs(found: TrainingRecord, spec: Spec, path: Path) -> list[str]:
+    """Compares the record of a checkpoint with a spec; see `load`."""
     if found.spec is None:
         if found.labels is None:
             return [
-                f"{path} does not say what it was trained with: that labels, pooling, missing and the other keys of "
-                "the spec are those of its training is taken from the spec"
+                f"{path} does not record its spec: labels, pooling, missing and the other keys are assumed to be "
+                "those of the spec that is passed"
             ]
-        refuse(
+        require_same(
             [_differs("output.labels", found.labels, spec.output.labels)] if found.labels != spec.output.labels else [],
             path,
         )
         return [
-            f"{path} says its labels only, as older checkpoints do: that pooling, missing and the other keys of the "
-            "spec are those of its training is taken from the spec"
+            f"{path} records only its labels, as older checkpoints do: pooling, missing and the other keys are assumed "
+            "to be those of the spec that is passed"
         ]
     notices, refused = [], []
-    for key, trained, said in differences(found.spec, spec):
+    for key, trained, given in differences(found.spec, spec):
         if key in MAY_DIFFER:
-            notices.append(f"{_differs(key, trained, said)}; the spec's counts, {MAY_DIFFER[key]}")
-        elif key == _NAMES and (trained is None or said is None):
-            notices.append(f"{_differs(key, trained, said)}; the spec's counts, they are names only")
+            notices.append(f"{_differs(key, trained, given)}; the spec is used, because {MAY_DIFFER[key]}")
+        elif key == _NAMES and (trained is None or given is None):
+            notices.append(f"{_differs(key, trained, given)}; the spec is used, because these are only names")
         else:
-            refused.append(_differs(key, trained, said))
-    refuse(refused, path)
+            refused.append(_differs(key, trained, given))
+    require_same(refused, path)
     return notices
 
 
-def refuse(wrong: list[str], path: Path) -> None:
-    """Refuses a spec for what differs, if anything does, and says what to do."""
+def require_same(wrong: list[str], path: Path) -> None:
+    """Raises an error if there are differences that are not allowed."""
     if wrong:
         raise CheckpointError(
-            f"{path}: {'; '.join(wrong)}. Weights answer rightly only as they were trained: give the spec of the "
-            f"training, or none (`lengthwise export {path} --out ...` takes the checkpoint's own); to have it the "
-            "other way, train again"
+            f"{path}: {'; '.join(wrong)}. Weights are right only with the spec of their training: pass that, or none "
+            f"(`lengthwise export {path} --out ...` uses the spec in the checkpoint); to change it, train again"
         )
 
 
-def differences(trained: Spec, said: Spec) -> Iterator[tuple[str, Any, Any]]:
-    """Each key that two specs say differently, with both values; None where a side has no such key."""
-    one, other = trained.resolved(), said.resolved()
+def differences(trained: Spec, given: Spec) -> Iterator[tuple[str, Any, Any]]:
+    """The keys that differ between two specs, with both values; None for a key that one side does not have."""
+    one, other = trained.resolved(), given.resolved()
     for table in dict.fromkeys([*one, *other]):
         left, right = one.get(table, {}), other.get(table, {})
         for key in dict.fromkeys([*left, *right]):
@@ -195,9 +194,9 @@ def differences(trained: Spec, said: Spec) -> Iterator[tuple[str, Any, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """A value of a spec, for a sentence."""
+    """A value of a spec as text."""
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _differs(key: str, trained: Any, said: Any) -> str:
-    return f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(said)}"
+def _differs(key: str, trained: Any, given: Any) -> str:
+    return f"{key}: the checkpoint was trained with {as_text(trained)}, the spec says {as_text(given)}"

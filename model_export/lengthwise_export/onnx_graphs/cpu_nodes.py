@@ -1,7 +1,7 @@
-"""Which nodes of a graph compute nothing but shapes and lengths: on a device these alone may run on the CPU.
+"""Finds the nodes that compute only shapes and lengths. On a GPU, only these may run on the CPU.
 
-onnxruntime leaves such nodes on the CPU on purpose, whatever the provider: the numbers are there, and few. The manifest
-lists them, and a service on a device refuses a graph of which any other node is not on the device.
+onnxruntime places such nodes on the CPU with every provider, because their few numbers are there. The manifest lists
+them as `host_nodes`. A service on a device rejects a graph if any other node is placed on the CPU.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _OF_FEW_NUMBERS: Final = frozenset(
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Where"),
     }
 )
-"""What makes no more numbers than it is given: a mask, which has one for each step, is none of this."""
-_MOST_CONSTANT: Final = 64
-"""Numbers of a constant beside which something else is looked up or computed: not a table of weights."""
+"""Operators whose outputs are not larger than their inputs, so their results stay small."""
+_MAX_CONSTANT: Final = 64
+"""A constant with more numbers is a table of weights."""
 
 
 def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
-    """Their names, in the graph's order.
+    """The names of the nodes that compute only shapes and lengths, in the order of the graph.
 
     Args:
-        graph: The graph; nodes of its subgraphs are none of these.
-        lengths: The input that holds the lengths, where it has one.
+        graph: The graph; nodes in subgraphs are not included.
+        lengths: The name of the input with the lengths; None if there is none.
     """
-    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MOST_CONSTANT}
+    constant = {tensor.name for tensor in graph.graph.initializer if prod(tensor.dims) <= _MAX_CONSTANT}
     few = set() if lengths is None else {lengths}
     names = []
     for node in graph.graph.node:
@@ -41,7 +41,7 @@ def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
         if node.op_type == "Constant":
             constant |= set(_small(node))
         elif node.op_type in _OF_FEW_NUMBERS and given <= constant:
-            constant |= set(node.output)  # onnxruntime computes it once, before it places anything
+            constant |= set(node.output)  # onnxruntime folds it into a constant before it places nodes
         elif node.domain in ("", "ai.onnx") and (
             node.op_type in _FROM_A_SHAPE or (node.op_type in _OF_FEW_NUMBERS and given <= few | constant)
         ):
@@ -52,7 +52,7 @@ def host_nodes(graph: onnx.ModelProto, lengths: str | None) -> tuple[str, ...]:
 
 
 def _small(node: onnx.NodeProto) -> Iterator[str]:
-    """The output of a constant of few numbers."""
+    """The output of a Constant node, if it is small."""
     for attribute in node.attribute:
-        if attribute.name != "value" or prod(attribute.t.dims) <= _MOST_CONSTANT:
+        if attribute.name != "value" or prod(attribute.t.dims) <= _MAX_CONSTANT:
             yield from node.output

@@ -1,4 +1,4 @@
-"""The labels that a graph names, and what another precision does to labels: two graphs, the same sequences."""
+"""Reads the labels in a graph's metadata, and counts the labels that change between two graphs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 
 IN_GRAPH: Final = "lengthwise.labels"
-"""Where they stand in a graph's metadata."""
+"""The key of the labels in a graph's metadata."""
 
 
-def named_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
-    """The labels that an export wrote into a graph, or None for one that was made elsewhere."""
+def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
+    """The labels that `export` wrote into a graph; None if there are none."""
     for entry in proto.metadata_props:
         if entry.key == IN_GRAPH:
             try:
@@ -35,13 +35,12 @@ def named_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What changed between two graphs.
+class LabelChanges:
+    """The difference between the answers of two graphs.
 
     Attributes:
-        sequences: How many were asked.
-        changed: To how many of them another label was given: another class, or other ones; of a per-step model at any
-            step.
+        sequences: The number of sequences that both answered.
+        changed: The number of sequences with another label or other labels; of a per-step model, at any step.
         difference: The largest absolute difference of a logit.
     """
 
@@ -56,18 +55,18 @@ class Changes:
 
 def compare(
     before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
-) -> Changes:
-    """Asks both graphs, each sequence by itself.
+) -> LabelChanges:
+    """Runs each sequence unbatched through both graphs, and compares the answers.
 
     Args:
-        before: The graph that labels are held against.
+        before: The first graph.
         manifest_before: Its manifest.
-        after: The other.
+        after: The second graph.
         manifest_after: Its manifest.
-        sequences: What both are asked; those past their max length are left out.
+        sequences: The sequences; those above the max length are skipped.
 
     Raises:
-        ConfigurationError: None is left.
+        ConfigurationError: All sequences were skipped.
     """
     count, changed, largest = 0, 0, 0.0
     for steps in sequences:
@@ -79,7 +78,7 @@ def compare(
         largest = max(largest, float(np.abs(one - other).max()))
     if not count:
         raise ConfigurationError(f"no sequence of the data has {manifest_before.max_length} steps or fewer")
-    return Changes(count, changed, largest)
+    return LabelChanges(count, changed, largest)
 
 
 def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
@@ -89,7 +88,7 @@ def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.fl
 
 
 def _label(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_] | NDArray[np.intp]:
-    """The class, a step's class, or which classes are assigned."""
+    """The class, the class of each step, or for a multi-label model which classes are assigned."""
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = answers.probabilities(logits, manifest) >= manifest.threshold
         return assigned

@@ -1,20 +1,21 @@
-"""A proved float32 graph at another precision: the same answers but for rounding, and how many rows may run together.
+"""Converts a verified float32 graph to fp16 or int8.
 
-    float32 graph --fp16--> weighted products in float16, everything that decides what is padding in float32
+    float32 graph --fp16--> weighted products in float16; masks and everything else stay in float32
                   --int8--> weights and activations of weighted products in 8 bits, one row at a time
 
-fp16: LSTM, GRU and RNN, and products with weights (MatMul, Gemm, Conv), run in float16; so does what stands between two
-of them and only moves numbers or keeps them small. Masks, normalisation, sums, softmax and the last product before an
-output stay in float32: no masking constant is rounded, no length past 2048 miscounted, no sum overflows. Inputs and
-outputs keep their types. (onnxruntime's own converter takes whole graphs to float16, clamps the masking constants to
--65504 and passes the values on through float16 between two nodes that it leaves in float32.) The CPU has no float16
-kernels for most of this: onnxruntime computes there in float32, with the weights as float16 rounded them.
+fp16: LSTM, GRU, RNN and products with weights (MatMul, Gemm, Conv) run in float16. So do nodes between two of them that
+only move numbers or keep them small. Masks, normalisation, sums, softmax and the last product before an output stay in
+float32, so no masking constant is rounded, no length above 2048 is miscounted, and no sum overflows. Inputs and outputs
+keep their types. (onnxruntime's own converter converts whole graphs, clamps masking constants to -65504, and casts
+values between two float32 nodes to float16 and back.) The CPU has no float16 kernels for most of these nodes: there
+onnxruntime computes in float32, with weights rounded to float16.
 
-int8: onnxruntime's dynamic quantisation of LSTM and of products with weights. A node's activations share one scale,
-taken from the whole batch: a neighbour or padding that holds larger numbers coarsens everybody's. So the manifest lets
-one row run at a time and rounds no width up: no company, no padding, and a sequence's answer is its own. Weights get
-seven bits of the eight, as processors without VNNI add two products in 16 bits, which eight would overflow.
-onnxruntime quantises no GRU; a graph with one is refused, as one row at a time would cost more than it saves.
+int8: onnxruntime's dynamic quantisation of LSTM and of products with weights. The activations of a node share one scale
+for the whole batch, so larger numbers in another row or in the padding would make all rows less precise. So the
+manifest allows one row at a time and does not round the width up: there are no other rows and no padding. Weights use
+seven of the eight bits, because processors without VNNI add two products in 16 bits, which could overflow. onnxruntime
+cannot quantise GRU. A graph with GRU is rejected, because running one row at a time would cost more time than
+quantisation saves.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ _MOVES: Final = frozenset(
         "Where",
     }
 )
-"""What gives no number larger than it got, and rounds at most a bounded one."""
+"""Operators whose outputs are not larger than their inputs, or are bounded."""
 
 
-def described(manifest: Manifest, precision: Precision) -> Manifest:
-    """The manifest of the same model at that precision.
+def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
+    """The manifest of the same model at another precision.
 
-    A graph of which the caller says that it takes NaN itself is not given any at int8: a NaN that reaches a quantised
-    layer spoils the scale of all its activations. What the built-in layers put in its place never gets there.
+    At int8, `missing: "handled"` becomes `refuse`: a NaN that reaches a quantised layer would spoil the scale of all
+    its activations. The built-in layers replace NaN before that, so their policies stay.
     """
     changed: dict[str, object] = {"precision": precision}
     if precision == "int8":
@@ -73,100 +74,129 @@ def described(manifest: Manifest, precision: Precision) -> Manifest:
     return manifest.model_copy(update=changed)
 
 
-def converted(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
-    """A float32 graph at that precision, under the same inputs and outputs.
+def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """Converts a float32 graph; inputs and outputs stay the same.
 
     Raises:
-        ExportError: It has nothing that would run at that precision, or a layer that cannot; names it.
+        ExportError: It has no layer that can run at that precision, or one that cannot be converted.
     """
     if precision == "fp32":
         return graph
-    taken = onnx.ModelProto()
-    taken.CopyFrom(graph)
-    found = _in_half(taken) if precision == "fp16" else _in_eight_bits(taken)
-    onnx.checker.check_model(found, full_check=True)
-    return found
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    converted = _to_fp16(copy) if precision == "fp16" else _to_int8(copy)
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
-def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The weighted products in float16.
+def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Converts the weighted products to float16.
 
-    A node that runs in float16 gives its outputs under new names, with a Cast to float32 behind each under the old one:
-    whoever asks for the old name is served, and a Cast that nobody asks for is dropped.
+    Raises:
+        ExportError: No node can run in float16.
     """
-    graph = shape_inference.infer_shapes(model, check_type=True).graph
-    elements = {value.name: value.type.tensor_type.elem_type for value in chain(graph.input, graph.value_info)}
-    elements |= {value.name: value.type.tensor_type.elem_type for value in graph.output}
-    constants = _constants(graph)
-    elements |= {name: tensor.data_type for name, tensor in constants.items()}
-    last = _last_products(graph, constants)
-    taken = set(elements) | {name for node in graph.node for name in (*node.input, *node.output)}
-    halves: dict[str, str] = {}
-
-    def float_inputs(node: NodeProto) -> list[str]:
-        return [name for name in node.input if elements.get(name) == TensorProto.FLOAT]
-
-    def runs_in_half(node: NodeProto) -> bool:
-        names = float_inputs(node)
-        weights = [name for name in names if name in constants]
-        given = [name for name in names if name not in constants]
-        if node.domain not in ("", "ai.onnx") or not given or not all(_fits_half(constants[name]) for name in weights):
-            return False
-        if node.op_type in _RECURRENT:
-            return True
-        if node.op_type in _PRODUCTS and weights:
-            return node.output[0] not in last
-        # A bias is added to what a product gave; a sum of two activations has no such bound.
-        follows = node.op_type in _MOVES or node.op_type == "MatMul" or (node.op_type == "Add" and weights)
-        return bool(follows) and all(name in halves for name in given)
-
-    def half_name(name: str) -> str:
-        found = f"{name}_half"
-        while found in taken:
-            found += "_"
-        taken.add(found)
-        return found
-
-    nodes: list[NodeProto] = []
-    products = 0
-    for node in graph.node:
-        if not runs_in_half(node):
-            nodes.append(node)
-            continue
-        products += node.op_type in _RECURRENT | _PRODUCTS
-        for name in dict.fromkeys(float_inputs(node)):
-            if name in halves:
-                continue
-            halves[name] = half_name(name)
-            if name in constants:
-                array = numpy_helper.to_array(constants[name]).astype(np.float16)
-                graph.initializer.append(numpy_helper.from_array(array, halves[name]))
-            else:
-                nodes.append(_cast(name, halves[name], TensorProto.FLOAT16))
-        node.input[:] = [halves[name] if elements.get(name) == TensorProto.FLOAT else name for name in node.input]
-        nodes.append(node)
-        for place, name in enumerate(node.output):
-            if elements.get(name) == TensorProto.FLOAT:
-                halves[name] = half_name(name)
-                node.output[place] = halves[name]
-                nodes.append(_cast(halves[name], name, TensorProto.FLOAT))
-    if not products:
+    converted = _HalfGraph(model).convert()
+    if not converted:
         raise ExportError(
             "precision",
             "the graph has no recurrent layer, and no product with weights before its last, that could run in fp16: "
             "export it in fp32",
         )
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]  # of float32, where the values may be float16 now
-    model.graph.CopyFrom(graph)
+    model.graph.CopyFrom(converted)
     tidy = ir.from_proto(model)
     RemoveUnusedNodesPass()(tidy)
     return ir.to_proto(tidy)
 
 
-def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The weighted products quantised dynamically."""
+class _HalfGraph:
+    """The conversion of one graph to float16, node by node in execution order.
+
+    A node that runs in float16 writes its outputs under new names. A Cast to float32 under the old name follows each,
+    so all other nodes are unchanged. Casts that no node uses are removed at the end.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = shape_inference.infer_shapes(model, check_type=True).graph
+        self._constants = _constants(self._graph)
+        values = chain(self._graph.input, self._graph.value_info, self._graph.output)
+        self._types = {value.name: value.type.tensor_type.elem_type for value in values}
+        self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}
+        self._last = _last_products(self._graph, self._constants)
+        self._names = set(self._types) | {name for node in self._graph.node for name in (*node.input, *node.output)}
+        # The float16 name of each float32 value that has one.
+        self._halves: dict[str, str] = {}
+        self._nodes: list[NodeProto] = []
+
+    def convert(self) -> onnx.GraphProto | None:
+        """The converted graph; None if no recurrent layer or product could be converted."""
+        products = 0
+        for node in self._graph.node:
+            if self._can_run_in_half(node):
+                products += node.op_type in _RECURRENT | _PRODUCTS
+                self._add_half(node)
+            else:
+                self._nodes.append(node)
+        if not products:
+            return None
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        del self._graph.value_info[:]  # the types in it may be wrong now
+        return self._graph
+
+    def _can_run_in_half(self, node: NodeProto) -> bool:
+        names = self._float_inputs(node)
+        weights = [name for name in names if name in self._constants]
+        activations = [name for name in names if name not in self._constants]
+        if node.domain not in ("", "ai.onnx") or not activations:
+            return False
+        if not all(_fits_half(self._constants[name]) for name in weights):
+            return False
+        if node.op_type in _RECURRENT:
+            return True
+        if node.op_type in _PRODUCTS and weights:
+            return node.output[0] not in self._last
+        # Adding a bias to a product is safe, but the sum of two activations may overflow.
+        follows = node.op_type in _MOVES or node.op_type == "MatMul" or (node.op_type == "Add" and weights)
+        return bool(follows) and all(name in self._halves for name in activations)
+
+    def _add_half(self, node: NodeProto) -> None:
+        """Adds a node in float16, with casts of its inputs and outputs where they are needed."""
+        for name in dict.fromkeys(self._float_inputs(node)):
+            if name not in self._halves:
+                self._add_half_input(name)
+        node.input[:] = [self._halves[name] if self._is_float(name) else name for name in node.input]
+        self._nodes.append(node)
+        for index, name in enumerate(node.output):
+            if self._is_float(name):
+                node.output[index] = self._halves[name] = self._half_name(name)
+                self._nodes.append(_cast(self._halves[name], name, TensorProto.FLOAT))
+
+    def _add_half_input(self, name: str) -> None:
+        """Adds the float16 form of a value: an initializer for a constant, otherwise a Cast."""
+        self._halves[name] = self._half_name(name)
+        if name in self._constants:
+            array = numpy_helper.to_array(self._constants[name]).astype(np.float16)
+            self._graph.initializer.append(numpy_helper.from_array(array, self._halves[name]))
+        else:
+            self._nodes.append(_cast(name, self._halves[name], TensorProto.FLOAT16))
+
+    def _is_float(self, name: str) -> bool:
+        return self._types.get(name) == TensorProto.FLOAT
+
+    def _float_inputs(self, node: NodeProto) -> list[str]:
+        return [name for name in node.input if self._is_float(name)]
+
+    def _half_name(self, name: str) -> str:
+        """A new name for the float16 form of a value."""
+        half = f"{name}_half"
+        while half in self._names:
+            half += "_"
+        self._names.add(half)
+        return half
+
+
+def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantises the weighted products dynamically."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # sympy and more, for int8 alone
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
@@ -174,40 +204,40 @@ def _in_eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     if unfit:
         raise ExportError(
             "precision",
-            f"onnxruntime quantises no {unfit[0].op_type}, as node {unfit[0].name or unfit[0].output[0]} is: export it "
-            "in fp32 or fp16, or build the model of LSTM layers",
+            f"onnxruntime cannot quantise {unfit[0].op_type} (node {unfit[0].name or unfit[0].output[0]}): export it "
+            "in fp32 or fp16, or use LSTM layers",
         )
     last = _last_products(model.graph, _constants(model.graph))
     for node in model.graph.node:
-        node.name = node.name or f"node giving {node.output[0]}"  # what is left out is left out by its name
-    spared = [node.name for node in model.graph.node if node.output[0] in last]
-    spared += [f"{name}_MatMul" for name in spared]  # what a Gemm becomes, beside an Add, before anything is left out
+        node.name = node.name or f"node giving {node.output[0]}"  # nodes are excluded by name
+    excluded = [node.name for node in model.graph.node if node.output[0] in last]
+    excluded += [f"{name}_MatMul" for name in excluded]  # onnxruntime first splits a Gemm into a MatMul and an Add
     _untie(model.graph)
-    # Shapes are inferred anew: what the exporter noted of a Gemm's weights does not hold for the MatMul it becomes.
+    # onnxruntime infers the shapes again: those of a Gemm's weights would be wrong for the MatMul that replaces it.
     del model.graph.value_info[:]
-    told = {entry.key: entry.value for entry in model.metadata_props}
-    add_pre_process_metadata(model)  # else it advises, in the log, to optimise the graph first
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    add_pre_process_metadata(model)  # without it, onnxruntime logs the advice to optimise the graph first
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         quantize_dynamic(
             model,
             path,
             op_types_to_quantize=["LSTM", "MatMul"],
-            nodes_to_exclude=spared,
+            nodes_to_exclude=excluded,
             weight_type=QuantType.QInt8,
             reduce_range=True,
         )
-        found = onnx.load(path)
-    onnx.helper.set_model_props(found, told)
-    if not any(node.op_type in ("DynamicQuantizeLSTM", "MatMulInteger") for node in found.graph.node):
+        quantized = onnx.load(path)
+    onnx.helper.set_model_props(quantized, metadata)
+    if not any(node.op_type in ("DynamicQuantizeLSTM", "MatMulInteger") for node in quantized.graph.node):
         raise ExportError(
             "precision", "the graph has no LSTM and no product with weights to quantise: export it in fp32"
         )
-    return found
+    return quantized
 
 
 def _untie(graph: onnx.GraphProto) -> None:
-    """Gives each Gemm and LSTM weights of its own: onnxruntime turns them round in place, once for every node."""
+    """Copies weights that several Gemm or LSTM nodes share: onnxruntime transposes them in place for each node."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     owned: set[str] = set()
     for node in graph.node:
@@ -223,16 +253,16 @@ def _untie(graph: onnx.GraphProto) -> None:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """The values that are no input and no output of a computation: initializers, and what Constant nodes give."""
-    held = {tensor.name: tensor for tensor in graph.initializer}
+    """All constants by name: initializers, and the outputs of Constant nodes."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            held[node.output[0]] = node.attribute[0].t
-    return held
+            constants[node.output[0]] = node.attribute[0].t
+    return constants
 
 
 def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> frozenset[str]:
-    """What the products with weights give behind which no other comes: their rounding would be the answer's."""
+    """The outputs of the last weighted products before the graph's outputs: their rounding would be the answer's."""
     producers = {name: node for node in graph.node for name in node.output if name}
     waiting = [value.name for value in graph.output]
     seen: set[str] = set()
@@ -251,7 +281,7 @@ def _last_products(graph: onnx.GraphProto, constants: Mapping[str, TensorProto])
 
 
 def _fits_half(tensor: TensorProto) -> bool:
-    """Whether float16 holds every number of it, rounded: a masking constant or an infinity does not."""
+    """Whether all its numbers are in the range of float16; masking constants and infinities are not."""
     return bool((np.abs(numpy_helper.to_array(tensor)) <= LARGEST_HALF).all())
 
 

@@ -1,4 +1,4 @@
-"""Runs a graph to see whether a reading of its inputs can be right, and whether its axes are as open as it says."""
+"""Runs a graph with small batches, to test an interpretation of its inputs and to find frozen axes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.session import feed
 from lengthwise_export.errors import UncheckableError
 
-# Two sizes that cannot be taken for one another, to try a reading with.
+# Different sizes, so that rows and width cannot be confused.
 _ROWS, _WIDTH = 3, 5
 
-_LARGEST_TRIED: Final = 129
-"""How far a frozen axis is searched for."""
+_MAX_TRIED: Final = 129
+"""Row counts and widths below this are tried to find a frozen axis."""
 
 
 def open_session(
     graph: onnx.ModelProto, options: onnxruntime.SessionOptions | None = None
 ) -> onnxruntime.InferenceSession:
-    """A quiet session of a graph, in one thread.
+    """A session of a graph with one thread and without logging.
 
     Raises:
         UncheckableError: onnxruntime cannot load it.
@@ -41,10 +41,10 @@ def open_session(
 def shape_of_answer(
     session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
 ) -> tuple[int, ...] | None:
-    """The shape of the logits, rows first, for a small batch; None where this reading cannot be the right one."""
+    """The shape of the logits for a small batch, rows first; None if it raises or the shape is wrong."""
     try:
         (answer,) = session.run([names.logits], feed(names, _batch(steps, rows, width)))
-    except Exception:  # onnxruntime raises its own kinds for shapes that do not fit, and this is how they are found
+    except Exception:  # onnxruntime's exceptions have no common base class
         return None
     shape = tuple(int(size) for size in answer.shape)
     if names.time_first and len(shape) == 3:
@@ -55,7 +55,7 @@ def shape_of_answer(
 
 
 def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> str | None:
-    """What onnxruntime says to a small batch in this reading; None where it runs."""
+    """The error of onnxruntime for a small batch; None if it runs."""
     try:
         session.run([names.logits], feed(names, _batch(steps, _ROWS, _WIDTH)))
     except Exception as error:  # as above
@@ -64,7 +64,7 @@ def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, ste
 
 
 def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
-    """Zeros, or the second token again and again, of lengths that differ."""
+    """A batch of zeros, or of the token 1, with different lengths."""
     lengths = np.maximum(width - np.arange(rows, dtype=np.int32), 1)
     if steps.kind == "tokens":
         values: NDArray[Any] = np.ones((rows, width), dtype=np.int64) % (steps.vocabulary or 1)
@@ -73,22 +73,26 @@ def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
     return PaddedBatch(values, lengths)
 
 
-def refuse_frozen_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:
-    """Refuses a graph that says its axes are open, and runs at one size alone."""
+def require_dynamic_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:
+    """Makes sure that a graph with dynamic axes does not run at one size only.
+
+    Raises:
+        UncheckableError: It does.
+    """
     for axis, sizes in (
-        ("width", ((_ROWS, width) for width in range(1, _LARGEST_TRIED))),
-        ("rows", ((rows, _WIDTH) for rows in range(1, _LARGEST_TRIED))),
+        ("width", ((_ROWS, width) for width in range(1, _MAX_TRIED))),
+        ("rows", ((rows, _WIDTH) for rows in range(1, _MAX_TRIED))),
     ):
         good = [size for size in sizes if shape_of_answer(session, names, steps, *size) is not None]
         if len(good) == 1:
             raise UncheckableError(
-                f"the graph says that its axes are open, but runs at {good[0][0]} rows and a width of {good[0][1]} "
-                f"alone: the {axis} is frozen inside (in a Reshape, as a rule); take it from Shape instead"
+                f"the graph declares dynamic axes, but runs only at {good[0][0]} rows and a width of {good[0][1]}: the "
+                f"{axis} is frozen inside (usually in a Reshape); take it from Shape instead"
             )
 
 
 def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
-    """The graph, taking int64 under the name of an int32 input of rank 2: the service has its token ids so."""
+    """The graph with an int32 input of token ids changed to int64, because the service passes int64."""
     (taken,) = (value for value in graph.graph.input if value.name == tokens)
     if taken.type.tensor_type.elem_type != onnx.TensorProto.INT32:
         return graph

@@ -1,7 +1,7 @@
-"""From records to training batches: labels to targets, a stratified split, and batches of sequences of like length.
+"""Turns records into training batches: targets from labels, a stratified split, and batches of similar lengths.
 
-A batch is as wide as its longest sequence, and whatever is shorter is padded: so sequences of like length are put
-together, in an order that a seed decides.
+A batch is as wide as its longest sequence. Sequences of similar length are batched together, so little padding is
+needed. The order of the batches depends on a seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ NO_TARGET = -100
 """The target of a padded step: `cross_entropy`'s `ignore_index`."""
 
 POOL_BATCHES = 8
-"""Batches that are cut from one length-sorted pool: enough to save padding, few enough to keep the order random."""
+"""Number of batches that are made from one pool of sequences sorted by length. More saves padding, fewer is more
+random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Example:
 
     Attributes:
         steps: `[length, features]` float32 or `[length]` int64.
-        target: int64 `[]`, the label's index; multi-label: float32 `[classes]`, 0 or 1; per-step: int64 `[length]`.
+        target: int64 `[]`, the index of the label; multi-label: float32 `[classes]`, 0 or 1; per-step: int64
+            `[length]`.
     """
 
     steps: Tensor
@@ -43,8 +45,8 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples side by side.
+class TrainingBatch:
+    """A padded batch of examples.
 
     Attributes:
         steps: `[rows, width, features]` or `[rows, width]`, zeros at padding.
@@ -58,10 +60,10 @@ class Batch:
 
 
 def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
-    """Records as examples; a sequence past the spec's max length is treated as its policy says.
+    """Turns records into examples. The spec's policy is applied to sequences above the max length.
 
     Raises:
-        ConfigurationError: A record does not fit the spec; names its file and line.
+        ConfigurationError: A record does not fit the spec; the message names its file and line.
     """
     made = []
     for record in records:
@@ -76,24 +78,24 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Looks whether a record can be trained on.
+    """Makes sure that a record can be used for training.
 
     Raises:
-        ConfigurationError: It does not fit the spec; names its file and line.
+        ConfigurationError: It does not fit the spec; the message names its file and line.
     """
     examples([record], spec)
 
 
 def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """Splits examples so that each kind of target keeps its share.
+    """Splits examples into two parts with the same share of each target.
 
     Args:
-        targets: One hashable for each example: what is to be spread evenly.
-        share: Of each kind, how much goes into the second part; a kind with two or more has at least one in each.
-        seed: Decides which.
+        targets: One hashable value for each example.
+        share: The share of the second part. A target with two or more examples has at least one in each part.
+        seed: Seed of the random choice.
 
     Returns:
-        The indices of both parts, in order.
+        The sorted indices of both parts.
     """
     kinds: dict[object, list[int]] = defaultdict(list)
     for index, target in enumerate(targets):
@@ -107,19 +109,19 @@ def stratified_split(targets: Sequence[object], share: float, *, seed: int) -> t
 
 
 def stratum(example: Example, task: Task) -> object:
-    """What `stratified_split` spreads: the label, the set of labels, or a per-step model's most frequent label."""
+    """The target for `stratified_split`: the label, the set of labels, or the most frequent label of the steps."""
     if task == "per-step":
         return int(example.target.mode().values)
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
-def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[Batch]:
-    """Batches of sequences of like length.
+def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[TrainingBatch]:
+    """Yields batches of sequences of similar length.
 
     Args:
-        members: In any order.
-        rows: Examples a batch; the last one may have fewer.
-        seed: Decides the order; without one, by length.
+        members: The examples.
+        rows: Examples in a batch; the last batch may have fewer.
+        seed: Seed of the order; None to sort by length.
     """
     lengths = np.asarray([len(example.steps) for example in members])
     if seed is None:
@@ -138,11 +140,11 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None
         yield collate([members[index] for index in group])
 
 
-def collate(members: Sequence[Example]) -> Batch:
-    """One batch of these examples, in their order."""
+def collate(members: Sequence[Example]) -> TrainingBatch:
+    """One batch of these examples."""
     targets = [example.target for example in members]
     per_step = targets[0].ndim == 1 and not targets[0].is_floating_point()
-    return Batch(
+    return TrainingBatch(
         steps=pad_sequence([example.steps for example in members], batch_first=True),
         lengths=torch.tensor([len(example.steps) for example in members]),
         targets=pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
@@ -157,15 +159,15 @@ def _check_steps(record: Record, steps: Tensor, spec: Spec) -> None:
             raise ConfigurationError(f"{record.place}: {found} features a step, the spec says {expected}")
         if spec.input.missing == "refuse" and bool(steps.isnan().any()):
             raise ConfigurationError(
-                f"{record.place}: a value is missing, and input.missing = 'refuse'; "
-                "'zero', 'mean' and 'indicator' are the ways to take it"
+                f"{record.place}: a value is missing, and input.missing = 'refuse'; to train on missing values, set it "
+                "to 'zero', 'mean' or 'indicator'"
             )
     elif spec.input.vocabulary is not None and int(steps.max()) >= spec.input.vocabulary:
         raise ConfigurationError(f"{record.place}: token {int(steps.max())} in a vocabulary of {spec.input.vocabulary}")
 
 
 def _parts(record: Record, spec: Spec) -> list[slice]:
-    """Which steps become examples: all, or by the policy past the max length."""
+    """The slices of a sequence that become examples, by the policy for sequences above the max length."""
     length, longest = len(record.steps), spec.input.max_length
     if length <= longest:
         return [slice(0, length)]

@@ -1,4 +1,4 @@
-"""What a training run reports: `metrics.json`, a table, and its two pictures."""
+"""The report of a training run: `metrics.json`, a table, and two pictures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.table import Table
 
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import figures
-from lengthwise_export.training.objective import Scores
-from lengthwise_export.training.options import Options
-from lengthwise_export.training.train import Result
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.train import TrainingResult
 
 METRICS_FILE = "metrics.json"
 CURVE_FILE = "learning_curve.png"
@@ -22,24 +22,24 @@ CONFUSION_FILE = "confusion_matrix.png"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A run with its figures.
+class TrainingReport:
+    """The metrics of a training run.
 
     Attributes:
-        spec: What was trained.
-        options: How.
-        result: What came out.
-        test: Scores on the test file, where there is one.
+        spec: The spec of the model.
+        options: The training options.
+        result: The result of the run.
+        test: Scores on the test file; None without one.
     """
 
     spec: Spec
-    options: Options
-    result: Result
-    test: Scores | None
+    options: TrainingOptions
+    result: TrainingResult
+    test: EvaluationScores | None
 
     @property
-    def splits(self) -> dict[str, Scores]:
-        """The scores that there are, the most telling one last."""
+    def splits(self) -> dict[str, EvaluationScores]:
+        """The scores by split, the most meaningful last."""
         splits = {"training": self.result.training, "validation": self.result.validation, "test": self.test}
         return {name: scores for name, scores in splits.items() if scores is not None}
 
@@ -56,7 +56,7 @@ class Report:
         }
 
     def write(self, directory: Path) -> None:
-        """Writes figures and pictures."""
+        """Writes `metrics.json` and the pictures."""
         (directory / METRICS_FILE).write_text(json.dumps(self.as_json(), indent=2) + "\n")
         figures.learning_curve(self.result.progress, directory / CURVE_FILE)
         name, scores = list(self.splits.items())[-1]
@@ -64,7 +64,7 @@ class Report:
         figures.confusion_matrix(scores, output.labels, output.task, directory / CONFUSION_FILE, title=f"{name} split")
 
     def table(self, title: str) -> Table:
-        """The scores, for people, and which epoch they are of."""
+        """The scores as a table for the terminal, with the epoch that they belong to."""
         table = Table("split", "answers", "loss", "accuracy", "macro F1", title=title, caption=self._ending())
         for name, scores in self.splits.items():
             loss, accuracy, f1 = f"{scores.loss:.4f}", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}"
@@ -75,6 +75,6 @@ class Report:
         progress = self.result.progress
         done, wanted = len(progress.epochs), self.options.epochs
         if self.result.validation is None:
-            return f"all {done} epochs, the last one taken"
+            return f"all {done} epochs, the last one used"
         ended = f"all {done} epochs" if done == wanted else f"stopped early at epoch {done} of {wanted}"
         return f"{ended}, best epoch {progress.best + 1}"

@@ -1,4 +1,4 @@
-"""What training minimises and what is reported of it; a padded step counts in neither."""
+"""The loss and the metrics of training. Padded steps count in neither."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from lengthwise_export.training.batches import NO_TARGET, Example
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """How well a set of examples is answered.
+class EvaluationScores:
+    """The metrics of a model on a set of examples.
 
     Attributes:
-        loss: Mean loss of an example; of a step for a per-step model.
-        accuracy: Share of answers that are right. An answer is a sequence's label; for a multi-label model one label's
-            yes or no; for a per-step model a valid step's label.
-        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn); a label neither seen nor answered is left out.
-        answers: How many answers there are.
-        confusion: `[classes][classes]`, counts by true and answered label; of a multi-label model `[classes][4]`, for
-            each label true positives, false positives, false negatives and true negatives.
+        loss: Mean loss of an example; for a per-step model, of a step.
+        accuracy: Share of right answers. An answer is the label of a sequence; for a multi-label model, yes or no for
+            one label; for a per-step model, the label of a valid step.
+        macro_f1: Mean over the labels of 2 tp / (2 tp + fp + fn). Labels that neither occur nor are answered are left
+            out.
+        answers: The number of answers.
+        confusion: `[classes][classes]`, counts by true and answered label; for a multi-label model `[classes][4]`, the
+            true positives, false positives, false negatives and true negatives of each label.
     """
 
     loss: float
@@ -37,7 +38,7 @@ class Scores:
     confusion: list[list[int]]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures, for `metrics.json`."""
+        """The metrics as in `metrics.json`."""
         return asdict(self)
 
 
@@ -46,9 +47,9 @@ def loss(logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = N
 
     Args:
         logits: `[rows, classes]`, or `[rows, width, classes]` per step.
-        targets: As in `batches.Batch`.
-        task: Says which loss.
-        weights: `[classes]`; of a multi-label model the weight of a positive.
+        targets: See `batches.TrainingBatch`.
+        task: The task, which determines the loss.
+        weights: `[classes]`; for a multi-label model the weights of positives.
     """
     if task == "multi-label":
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
@@ -58,9 +59,10 @@ def loss(logits: Tensor, targets: Tensor, task: Task, weights: Tensor | None = N
 
 
 def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tensor:
-    """`[classes]` weights that make rare labels count as much as frequent ones; see `loss`.
+    """`[classes]` weights that give rare labels the same influence as frequent ones; see `loss`.
 
-    `answers / (classes * count)`; for a multi-label model `negatives / positives`. A label that never occurs counts 1.
+    A weight is `answers / (classes * count)`; for a multi-label model `negatives / positives`. A label that does not
+    occur has weight 1.
     """
     if task == "multi-label":
         positives = torch.stack([example.target for example in examples]).sum(dim=0)
@@ -71,8 +73,8 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
 
-def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -> Scores:
-    """Scores pairs of logits and targets, one pair for each example, without padding."""
+def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -> EvaluationScores:
+    """Computes the metrics from pairs of logits and targets, one pair for each example, without padding."""
     if task == "per-step":
         logits = torch.cat([logits for logits, _ in answers])
         targets = torch.cat([target for _, target in answers])
@@ -85,7 +87,7 @@ def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -
     else:
         confusion = _confusion(targets, logits.argmax(dim=1), classes)
         right = np.trace(confusion)
-    return Scores(
+    return EvaluationScores(
         loss=float(functional.binary_cross_entropy_with_logits(logits, targets))
         if task == "multi-label"
         else float(functional.cross_entropy(logits, targets)),

@@ -1,11 +1,11 @@
-"""The reference trainer: a spec and labelled sequences in, weights and their figures out.
+"""Trains the built-in architecture on labelled sequences.
 
 ```
 records -> examples -> split -> [length-grouped batches -> masked loss -> clipped step -> validation] each epoch -> best
 ```
-A run is a function of spec, records and options: everything random is drawn from the seed and the epoch's number, so a
-run that was interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state goes
-into one file, `state.safetensors`.
+A run is deterministic: random numbers depend only on the seed and the number of the epoch. So a run that was
+interrupted and resumed ends in the same weights as one that was not. After each epoch the whole state is written to one
+file, `state.safetensors`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.training import objective
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
-from lengthwise_export.training.objective import Scores
-from lengthwise_export.training.options import Options
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.options import TrainingOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch's figures; losses are means over answers. Without a validation split its figures are None."""
+    """The metrics of one epoch; losses are means over answers. Without a validation split, its metrics are None."""
 
     number: int
     training_loss: float
@@ -45,23 +45,23 @@ class Epoch:
 
 
 @dataclass(slots=True)
-class Progress:
-    """What a run knows between two epochs, beside its tensors.
+class TrainingProgress:
+    """The progress of a run between two epochs.
 
     Attributes:
-        epochs: Those that are done.
-        best: Number of the one with the lowest validation loss; without a validation split the last one.
+        epochs: The finished epochs.
+        best: The number of the epoch with the lowest validation loss; without a validation split, the last one.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     best: int = -1
 
-    def stops(self, options: Options) -> bool:
+    def stops(self, options: TrainingOptions) -> bool:
         """Whether training is over."""
         return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
 
     def add(self, epoch: Epoch) -> bool:
-        """Notes an epoch, and says whether it is the best so far."""
+        """Adds an epoch, and returns whether it is the best so far."""
         lowest = self.epochs[self.best].validation_loss if self.epochs else None
         self.epochs.append(epoch)
         if lowest is None or epoch.validation_loss is None or epoch.validation_loss < lowest:
@@ -70,59 +70,59 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A finished run.
+class TrainingResult:
+    """The result of a finished run.
 
     Attributes:
-        model: With the weights of the best epoch, ready to answer.
-        progress: Every epoch.
-        training: Scores on the records that were trained on.
-        validation: On those kept aside, if any were.
+        model: The model with the weights of the best epoch, in evaluation mode.
+        progress: All epochs.
+        training: Scores on the training split.
+        validation: Scores on the validation split; None without one.
     """
 
     model: SequenceClassifier
-    progress: Progress
-    training: Scores
-    validation: Scores | None
+    progress: TrainingProgress
+    training: EvaluationScores
+    validation: EvaluationScores | None
 
 
 def train(
     spec: Spec,
     records: Sequence[Record],
-    options: Options,
+    options: TrainingOptions,
     directory: Path,
     *,
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-) -> Result:
+) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
     Args:
-        spec: What to build.
+        spec: The spec of the model.
         records: Labelled sequences; a share of them becomes the validation split.
-        options: How.
-        directory: Where state and weights go; it exists.
-        resume: Whether to go on from the state that lies there.
-        on_epoch: Told of every epoch, those before a resume too.
+        options: The training options.
+        directory: An existing folder for the state and the weights.
+        resume: Whether to continue from the state in this folder.
+        on_epoch: Called after each epoch, and for the earlier epochs of a resumed run.
 
     Raises:
         ConfigurationError: A record does not fit the spec, or there are too few.
-        CheckpointError: There is no state to resume from, or it is that of another spec, other records or options.
+        CheckpointError: There is no state to resume from, or it belongs to another spec, other records or options.
     """
     members = examples(records, spec)
     strata = [stratum(example, spec.output.task) for example in members]
     kept, aside = stratified_split(strata, options.validation, seed=options.seed)
     if not kept or (options.validation and not aside):
-        aside_too = " and to keep some aside; --validation 0 keeps none" if members and options.validation else ""
-        raise ConfigurationError(f"{len(members)} records are too few to train on{aside_too}")
-    run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
+        validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
+        raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
+    run = TrainingRun.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
     path = directory / STATE_FILE
     key = identity(spec, records, options)
     if resume:
         run.restore(path, key)
         for epoch in run.progress.epochs:
             on_epoch(epoch)
-    else:  # what an earlier run ended in is none of this one's
+    else:  # remove the results of an earlier run
         (directory / WEIGHTS_FILE).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     while not run.progress.stops(options):
@@ -130,7 +130,7 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    result = Result(
+    result = TrainingResult(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
@@ -138,13 +138,13 @@ def train(
     )
     splits = {"training": result.training, "validation": result.validation}
     accuracy = {name: scores.accuracy for name, scores in splits.items() if scores is not None}
-    state = trained.described(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
+    state = trained.record_of(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
     checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
     return result
 
 
-def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> Scores:
-    """Scores examples; the model is left in the mode in which it answers."""
+def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
+    """Computes the scores of a model on examples. The model stays in evaluation mode."""
     model.eval()
     answers: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
@@ -156,8 +156,8 @@ def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, 
     return objective.scores(answers, len(spec.output.labels), spec.output.task)
 
 
-def identity(spec: Spec, records: Sequence[Record], options: Options) -> dict[str, Any]:
-    """What decides a run's result, as its state keeps it: `run` is a digest of it all, the rest can be compared."""
+def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
+    """Everything that determines a run's result, as stored in its state: `run` is a digest of all, for a quick test."""
     run = hashlib.sha256(spec.model_dump_json().encode())
     run.update(repr(options).encode())
     data = hashlib.sha256()
@@ -174,7 +174,7 @@ def identity(spec: Spec, records: Sequence[Record], options: Options) -> dict[st
 
 
 def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
-    """What was another in the run that a state is of, key by key; older states do not say it."""
+    """The differences between the run of a state and this one, as text; older states do not record them."""
     try:
         begun, now = Spec.from_table(state["spec"]), Spec.from_table(key["spec"])
         options, data = dict(state["options"]), state["data"]
@@ -186,30 +186,32 @@ def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
         for name, value in key["options"].items()
         if options.get(name) != value
     ]
-    said = [
-        f"{name}: it was begun with {trained.as_text(before)}, now it is {trained.as_text(after)}"
+    texts = [
+        f"{name}: it was started with {trained.as_text(before)}, now it is {trained.as_text(after)}"
         for name, before, after in pairs
     ]
-    return "; ".join([*said, *(["the records differ"] if data != key["data"] else [])])
+    return "; ".join([*texts, *(["the records differ"] if data != key["data"] else [])])
 
 
 @dataclass(slots=True)
-class Run:
-    """A run between two epochs: all that a resume needs is here."""
+class TrainingRun:
+    """The state of a run between two epochs, including everything that a resume needs."""
 
     spec: Spec
-    options: Options
+    options: TrainingOptions
     training: list[Example]
     validation: list[Example]
     model: SequenceClassifier
     optimizer: torch.optim.AdamW
     weights: Tensor | None
-    progress: Progress
+    progress: TrainingProgress
     best: dict[str, Tensor]
 
     @classmethod
-    def start(cls, spec: Spec, training: list[Example], validation: list[Example], options: Options) -> Run:
-        """A run before its first epoch."""
+    def start(
+        cls, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
+    ) -> TrainingRun:
+        """Creates a run before its first epoch."""
         torch.manual_seed(options.seed)
         model = SequenceClassifier(spec)
         if isinstance(model.first, Standardize):
@@ -225,14 +227,14 @@ class Run:
                 model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
             ),
             weights=objective.class_weights(training, classes, task) if options.class_weights else None,
-            progress=Progress(),
+            progress=TrainingProgress(),
             best={},
         )
 
     def epoch(self) -> Epoch:
-        """Trains one epoch, and validates."""
+        """Trains and validates one epoch."""
         number, options = len(self.progress.epochs), self.options
-        torch.manual_seed(options.seed * 1_000_003 + number)  # dropout's draws are the epoch's own
+        torch.manual_seed(options.seed * 1_000_003 + number)  # so dropout does not depend on earlier epochs
         rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * number / options.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -266,20 +268,20 @@ class Run:
         checkpoint.write(path, tensors, state)
 
     def restore(self, path: Path, key: dict[str, Any]) -> None:
-        """Goes back to a state.
+        """Loads the state.
 
         Raises:
-            CheckpointError: There is none, or it is another run's.
+            CheckpointError: There is none, or it belongs to another run.
         """
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no state to resume from; leave --resume out to start")
         tensors, state = checkpoint.read(path)
         if state.get("run") != key["run"]:
             raise CheckpointError(
-                f"{path} is the state of another run: {_changed(state, key)}. Give what it was begun with, or start "
-                "anew: with another --out, or with --overwrite, which loses it"
+                f"{path} is the state of another run: {_changed(state, key)}. Use the same spec, data and options, or "
+                "start a new run with another --out, or with --overwrite, which deletes this one"
             )
-        self.progress = Progress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         self.best = _under("best.", tensors)
         self.model.load_state_dict(_under("model.", tensors))
         moments: dict[int, dict[str, Any]] = {}

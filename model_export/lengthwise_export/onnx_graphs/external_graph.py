@@ -1,7 +1,8 @@
-"""Reads a graph that was made elsewhere: which inputs are the steps, the lengths or the mask, and which axis is time.
+"""Reads a user's ONNX graph: finds which inputs are the steps, the lengths or the mask, and the order of the axes.
 
-The graph stays as it is; what is read here stands in the manifest, and the service feeds the graph by it. A reading is
-taken by rank, element type and shared axis names, and must run; where several do, none is guessed.
+The graph stays unchanged. The roles of its inputs go into the manifest, and the service feeds the graph accordingly. A
+reading (an assignment of roles) must fit the ranks, the element types and the shared axis names, and it must run. If
+several readings run, the user has to choose with options.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import (
     open_session,
-    refuse_frozen_inside,
+    require_dynamic_inside,
     shape_of_answer,
     what_it_raises,
     with_int64_tokens,
@@ -37,16 +38,16 @@ _ELEMENTS: Final[dict[int, str]] = {
 
 
 _NOT_FED: Final = {
-    "token_type_ids": "which tells the two texts of a pair apart, and a sequence is one text (all zeros, which is what "
-    "the model takes for them where they are not given)",
-    "position_ids": "which are counted from 0 where they are not given",
+    "token_type_ids": "which distinguishes the two texts of a pair, but a sequence is a single text (the model uses "
+    "zeros if they are not passed)",
+    "position_ids": "which the model counts from 0 if they are not passed",
 }
-"""Inputs that Hugging Face's exports may have, and that follow from the others."""
+"""Inputs of Hugging Face's exports that the service does not feed, each with the reason why it is not needed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the caller said about a graph; None where it is to be read."""
+class InputHints:
+    """The user's options about a graph's inputs; None for everything that should be inferred."""
 
     values: str | None = None
     lengths: str | None = None
@@ -60,14 +61,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
-    """A graph, and what its inputs and outputs are.
+class ExternalGraph:
+    """A user's graph and the roles of its inputs and outputs.
 
     Attributes:
-        graph: As it came; with token ids of int32, it takes int64 in front of a Cast.
-        steps: What one step is.
-        names: What the inputs and outputs are.
-        classes: How many the graph tells apart.
+        graph: The graph, unchanged except that int32 token ids become int64 with a Cast.
+        steps: The kind of a step.
+        names: The names and roles of inputs and outputs.
+        classes: The number of classes.
         per_step: Whether it answers each step.
     """
 
@@ -80,7 +81,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """An input or output: its element type, and its axes, each a size, a name or unknown."""
+    """An input or output: its name, its element type and its axes (each a size, a name, or None if unknown)."""
 
     name: str
     element: str
@@ -94,45 +95,45 @@ class _Value:
         return f"{self.name} ({self.element}{list(self.axes)})"
 
 
-def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
-    """Reads a graph.
+def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
+    """Finds the roles of a graph's inputs.
 
     Raises:
-        UncheckableError: It says nowhere where a sequence ends, has a frozen axis, or inputs of no known meaning.
-        ConfigurationError: It can be read in several ways; names them, and the options that choose.
+        UncheckableError: It has neither lengths nor a mask, a frozen axis, or inputs of unknown meaning.
+        ConfigurationError: Several readings run; the message lists the options that choose one.
     """
     weights = {initializer.name for initializer in graph.graph.initializer}
     inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
     outputs = [_value(value) for value in graph.graph.output]
-    logits = _logits(outputs, said.output)
-    _refuse_unreadable(inputs, said)
-    candidates = dict.fromkeys(_candidates(inputs, logits, said))
+    logits = _logits(outputs, hints.output)
+    _require_readable(inputs, hints)
+    candidates = dict.fromkeys(_candidates(inputs, logits, hints))
     names = [names for names in candidates if _agrees(names, inputs, logits)]
-    _refuse_frozen(names, inputs)
+    _require_dynamic_axes(names, inputs)
     running = []
-    _refuse_what_ends_the_process(graph, names)
+    _require_rows_in_recurrent_layers(graph, names)
     for candidate in names:
         taken = with_int64_tokens(graph, candidate.sequences)
-        session, steps = open_session(taken), _probed(candidate, inputs, said)
+        session, steps = open_session(taken), _probed(candidate, inputs, hints)
         shape = shape_of_answer(session, candidate, steps)
         if shape is not None:
-            running.append(_Reading(candidate, taken, shape))
+            running.append(_InputReading(candidate, taken, shape))
         elif (shape := shape_of_answer(session, _with_classes_first(candidate), steps)) is not None:
-            running.append(_Reading(_with_classes_first(candidate), taken, shape))
+            running.append(_InputReading(_with_classes_first(candidate), taken, shape))
     running = _by_their_names(running, inputs)
     if not running:
         for candidate in names:
             session = open_session(with_int64_tokens(graph, candidate.sequences))
-            refuse_frozen_inside(session, candidate, _probed(candidate, inputs, said))
-        raise UncheckableError(_why_none_runs(graph, names, inputs, said))
+            require_dynamic_inside(session, candidate, _probed(candidate, inputs, hints))
+        raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
         readings = "; ".join(_as_options(reading.names) for reading in running)
-        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; say one: {readings}")
+        raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {readings}")
     (reading,) = running
-    _ask_which_way_round(reading.names, said)
-    return Adopted(
+    _require_mask_meaning(reading.names, hints)
+    return ExternalGraph(
         reading.graph,
-        _steps(graph, reading.names, inputs, said),
+        _steps(graph, reading.names, inputs, hints),
         reading.names,
         classes=reading.shape[-1],
         per_step=len(reading.shape) == 3,
@@ -140,19 +141,19 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """A reading that runs, the graph as it takes it, and the shape of its answer, rows first."""
+class _InputReading:
+    """A reading that runs, the graph for it, and the shape of the answer, rows first."""
 
     names: GraphNames
     graph: onnx.ModelProto
     shape: tuple[int, ...]
 
 
-def _refuse_what_ends_the_process(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
-    """Refuses a graph in which a recurrent layer may get no row at all: onnxruntime ends the process there.
+def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
+    """Makes sure that no recurrent layer can get a batch without rows, because onnxruntime would end the process.
 
     Raises:
-        UncheckableError: It is one.
+        UncheckableError: One can.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     nodes = onnx_graph.read(graph.SerializeToString())
@@ -167,8 +168,8 @@ def _with_classes_first(names: GraphNames) -> GraphNames:
     return names.model_copy(update={"classes_first": names.channels_first})
 
 
-def _by_their_names(running: list[_Reading], inputs: list[_Value]) -> list[_Reading]:
-    """Of several readings those that the inputs' names and the axes' names speak for; all where they say nothing."""
+def _by_their_names(running: list[_InputReading], inputs: list[_Value]) -> list[_InputReading]:
+    """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
     for speaks_for in (_mask_is_named_so, _ids_are_named_so, _rows_are_named_so):
         kept = [reading for reading in running if speaks_for(reading.names, inputs)]
         running = kept or running
@@ -180,7 +181,7 @@ def _mask_is_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
 
 
 def _ids_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
-    """Hugging Face's own names, whose rows always come first."""
+    """Whether the steps have a name from Hugging Face, where rows always come first."""
     return names.sequences in ("input_ids", "inputs_embeds", "input_values", "input_features") and not names.time_first
 
 
@@ -190,49 +191,48 @@ def _rows_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
     return isinstance(rows, str) and re.fullmatch(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)", rows.lower()) is not None
 
 
-def _ask_which_way_round(names: GraphNames, said: Said) -> None:
-    """Asks about a mask whose name has `pad`.
+def _require_mask_meaning(names: GraphNames, hints: InputHints) -> None:
+    """Requires `--second` for a mask with `pad` in its name.
 
     Raises:
-        ConfigurationError: Nothing was said of it.
+        ConfigurationError: The option is missing.
     """
-    if names.mask is not None and "pad" in names.mask.lower() and said.second in (None, "both"):
+    if names.mask is not None and "pad" in names.mask.lower() and hints.second in (None, "both"):
         raise ConfigurationError(
-            f"{names.mask} may be true at padding or at valid steps; say --second mask (true at valid steps) or "
+            f"{names.mask} may be true at padding or at valid steps; pass --second mask (true at valid steps) or "
             "--second padding-mask (true at padding)"
         )
 
 
-def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], said: Said) -> str:
-    """A sentence for a graph of which no reading runs, with what onnxruntime said to the likeliest."""
+def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], hints: InputHints) -> str:
+    """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
     shares = [value for value in inputs if value.rank == 1 and value.element in ("float32", "type 10", "type 11")]
     if shares:
         return (
-            f"{shares[0]} are no lengths in steps, but shares of the longest, as a rule: export the graph with int64 "
-            f"lengths that it divides by the width itself (it has {_listed(inputs)}; lengths are int32 or int64)"
+            f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
+            f"lengths, and divide them by the width inside (it has {_listed(inputs)}; lengths are int32 or int64)"
         )
-    if not said.channels_first and not said.time_first:
-        turned = dataclasses.replace(said, channels_first=True)
+    if not hints.channels_first and not hints.time_first:
+        turned = dataclasses.replace(hints, channels_first=True)
         for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned):
             steps = next(value for value in inputs if value.name == candidate.sequences)
-            if isinstance(steps.axes[1], int) or said.features:
+            if isinstance(steps.axes[1], int) or hints.features:
                 session = open_session(with_int64_tokens(graph, candidate.sequences))
                 if shape_of_answer(session, candidate, _probed(candidate, inputs, turned)) is not None:
                     return (
-                        f"the inputs {_listed(inputs)} run where steps are [rows, features, width]: if that is meant, "
-                        "say --channels-first"
+                        f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, "
+                        "pass --channels-first"
                     )
-    raised = next((why for one in names if (why := _raised(graph, one, inputs, said))), None)
+    raised = next((why for one in names if (why := _raised(graph, one, inputs, hints))), None)
     return (
-        f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and say "
-        "--time-first or --channels-first where steps are not [rows, width, features]"
-        + (f" ({raised})" if raised else "")
+        f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
+        "--time-first or --channels-first if steps are not [rows, width, features]" + (f" ({raised})" if raised else "")
     )
 
 
-def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> str | None:
+def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints) -> str | None:
     session = open_session(with_int64_tokens(graph, names.sequences))
-    return what_it_raises(session, names, _probed(names, inputs, said))
+    return what_it_raises(session, names, _probed(names, inputs, hints))
 
 
 def _value(proto: onnx.ValueInfoProto) -> _Value:
@@ -258,31 +258,31 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
     return fitting[0]
 
 
-def _refuse_unreadable(inputs: list[_Value], said: Said) -> None:
-    for option, name in (("--values", said.values), ("--lengths", said.lengths), ("--mask", said.mask)):
+def _require_readable(inputs: list[_Value], hints: InputHints) -> None:
+    for option, name in (("--values", hints.values), ("--lengths", hints.lengths), ("--mask", hints.mask)):
         if name is not None and name not in {value.name for value in inputs}:
             raise ConfigurationError(f"{option} {name}: the graph's inputs are {_listed(inputs)}")
     if len(inputs) == 1:
         raise UncheckableError(
-            f"the graph has one input, {inputs[0]}, and nothing says where a sequence ends: export it with lengths "
-            "[rows] or a mask [rows, width] as a second one"
+            f"the graph has one input, {inputs[0]}, and nothing marks where a sequence ends: export it with lengths "
+            "[rows] or a mask [rows, width] as a second input"
         )
     for name, why in _NOT_FED.items():
-        if any(value.name == name for value in inputs) and name not in (said.values, said.lengths, said.mask):
-            raise UncheckableError(f"the graph takes {name}, {why}: export it without ({_listed(inputs)})")
+        if any(value.name == name for value in inputs) and name not in (hints.values, hints.lengths, hints.mask):
+            raise UncheckableError(f"the graph takes {name}, {why}: export it without that ({_listed(inputs)})")
     if len([value for value in inputs if _can_be_steps(value) and value.rank == 3]) > 1 or len(inputs) > 3:
         raise UncheckableError(
-            f"the graph takes {_listed(inputs)}: a sequence is one input [rows, width, features], with lengths or a "
-            "mask beside it"
+            f"the graph takes {_listed(inputs)}: sequences must be one input [rows, width, features], with lengths or "
+            "a mask as another"
         )
 
 
-def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[GraphNames]:
-    """Every way to give each input a meaning, by rank and element type and by what was said."""
+def _candidates(inputs: list[_Value], logits: _Value, hints: InputHints) -> Iterator[GraphNames]:
+    """All readings that fit the ranks, the element types and the user's options."""
     by_name = {value.name: value for value in inputs}
     for order in itertools.permutations(by_name):
         steps, *rest = (by_name[name] for name in order)
-        if (said.values or steps.name) != steps.name or not _can_be_steps(steps):
+        if (hints.values or steps.name) != steps.name or not _can_be_steps(steps):
             continue
         lengths, mask = [value for value in rest if value.rank == 1], [value for value in rest if value.rank == 2]
         if len(lengths) > 1 or len(mask) > 1 or len(lengths) + len(mask) != len(rest):
@@ -291,20 +291,20 @@ def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[Gr
             continue
         if not all(value.element in ("bool", "int32", "int64", "float32") for value in mask):
             continue
-        if said.lengths not in (None, *(value.name for value in lengths)):
+        if hints.lengths not in (None, *(value.name for value in lengths)):
             continue
-        if said.mask not in (None, *(value.name for value in mask)):
+        if hints.mask not in (None, *(value.name for value in mask)):
             continue
         if steps.rank == 2 and mask and _is_raw(steps) and _is_raw(mask[0]) and "mask" in steps.name.lower():
             continue
-        for time_first, channels_first in _orders(steps, said):
+        for time_first, channels_first in _orders(steps, hints):
             yield GraphNames(
                 sequences=steps.name,
                 lengths=lengths[0].name if lengths else None,
                 lengths_type="int64" if lengths and lengths[0].element == "int64" else "int32",
                 mask=mask[0].name if mask else None,
                 mask_type=mask[0].element if mask else "bool",
-                mask_marks="padding" if mask and said.second == "padding-mask" else "valid",
+                mask_marks="padding" if mask and hints.second == "padding-mask" else "valid",
                 time_first=time_first,
                 channels_first=channels_first,
                 features_axis=not _is_raw(steps),
@@ -312,14 +312,14 @@ def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[Gr
             )
 
 
-def _orders(steps: _Value, said: Said) -> tuple[tuple[bool, bool], ...]:
-    """The orders of the steps' axes to try, as whether time, or the channels, come first."""
-    if said.time_first:
+def _orders(steps: _Value, hints: InputHints) -> tuple[tuple[bool, bool], ...]:
+    """The orders of the steps' axes to try, as pairs (time_first, channels_first)."""
+    if hints.time_first:
         return ((True, False),)
-    if said.channels_first:
+    if hints.channels_first:
         return ((False, steps.rank == 3),)
     if steps.rank == 3 and isinstance(steps.axes[1], int) and not any(isinstance(steps.axes[at], int) for at in (0, 2)):
-        return ((False, True),)  # the one axis that is not open holds the features
+        return ((False, True),)  # the only axis of fixed size holds the features
     return ((False, False), (True, False))
 
 
@@ -328,12 +328,12 @@ def _can_be_steps(value: _Value) -> bool:
 
 
 def _is_raw(value: _Value) -> bool:
-    """Whether it may be steps of one feature, without an axis for it."""
+    """Whether it may be steps of one feature without an axis of features."""
     return (value.element, value.rank) == ("float32", 2)
 
 
 def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
-    """Whether the axes that share a name are the same axis in this reading."""
+    """Whether axes with the same name have the same meaning in this reading."""
     by_name = {value.name: value for value in inputs}
     steps = by_name[names.sequences]
     rows, width = (steps.axes[axis] for axis in names.open_axes)
@@ -342,11 +342,11 @@ def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
     known_rows = [by_name[names.lengths].axes[0]] if names.lengths is not None else []
     if logits.rank == 2:
         known_rows.append(logits.axes[0])
-    # A name that the steps' other axis has contradicts the reading; a name of its own says nothing.
+    # If the rows have the name of the steps' width axis, the reading is wrong. Another name says nothing.
     return not any(isinstance(axis, str) and axis == width for axis in known_rows)
 
 
-def _refuse_frozen(readings: list[GraphNames], inputs: list[_Value]) -> None:
+def _require_dynamic_axes(readings: list[GraphNames], inputs: list[_Value]) -> None:
     by_name = {value.name: value for value in inputs}
     frozen: list[str] = []
     for names in readings:
@@ -363,34 +363,34 @@ def _refuse_frozen(readings: list[GraphNames], inputs: list[_Value]) -> None:
         )
 
 
-def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
-    """What a step is, as far as it takes to try a reading: of tokens, the first two will do."""
+def _probed(names: GraphNames, inputs: list[_Value], hints: InputHints) -> StepInput:
+    """The kind of a step, to try a reading with; for tokens, a vocabulary of 2 is enough."""
     steps = next(value for value in inputs if value.name == names.sequences)
     if steps.rank == 2:
-        if said.features not in (None, 1) and _is_raw(steps):
-            raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps} has one a step")
+        if hints.features not in (None, 1) and _is_raw(steps):
+            raise ConfigurationError(f"--features {hints.features} contradicts the graph: {steps} has one value a step")
         return StepInput(features=1) if _is_raw(steps) else StepInput(kind="tokens", vocabulary=2)
     axis = steps.axes[1 if names.channels_first else 2]
-    features = axis if isinstance(axis, int) else said.features
+    features = axis if isinstance(axis, int) else hints.features
     if features is None:
-        raise ConfigurationError(f"{steps} leaves the number of features open: say it with --features")
-    if said.features not in (None, features):
-        raise ConfigurationError(f"--features {said.features} contradicts the graph: {steps}")
+        raise ConfigurationError(f"{steps} has a dynamic number of features: pass it with --features")
+    if hints.features not in (None, features):
+        raise ConfigurationError(f"--features {hints.features} contradicts the graph: {steps}")
     return StepInput(features=features)
 
 
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
-    steps = _probed(names, inputs, said)
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], hints: InputHints) -> StepInput:
+    steps = _probed(names, inputs, hints)
     if steps.kind == "values":
         return steps
-    vocabulary = said.vocabulary or _vocabulary(graph, names.sequences)
+    vocabulary = hints.vocabulary or _vocabulary(graph, names.sequences)
     if vocabulary is None:
-        raise ConfigurationError(f"{names.sequences} takes token ids: say how many there are with --vocabulary")
+        raise ConfigurationError(f"{names.sequences} takes token ids: pass their number with --vocabulary")
     return StepInput(kind="tokens", vocabulary=vocabulary)
 
 
 def _vocabulary(graph: onnx.ModelProto, tokens: str) -> int | None:
-    """The rows of the table that the tokens look up, where they look one up directly."""
+    """The number of rows of the embedding table, if the tokens are used directly as its index."""
     tables = {initializer.name: initializer.dims[0] for initializer in graph.graph.initializer if initializer.dims}
     for node in graph.graph.node:
         if node.op_type == "Gather" and node.input[1] == tokens and node.input[0] in tables:
