@@ -190,7 +190,7 @@ class Serving:
 
     def ask(
         self,
-        call: Call[Served],
+        call: Call,
         arrived: float,
         finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
@@ -290,9 +290,7 @@ def _labels(metrics: ModelMetrics) -> tuple[str, str]:
     return name, version
 
 
-def _merged(
-    call: Call[Served], found: list[Answer | None], windows: list[list[tuple[int, Steps]]]
-) -> list[Answer | None]:
+def _merged(call: Call, found: list[Answer | None], windows: list[list[tuple[int, Steps]]]) -> list[Answer | None]:
     """One answer for each item again, of the answers of all windows."""
     ends = list(accumulate(len(parts) for parts in windows))
     merged: list[Answer | None] = []
@@ -309,7 +307,7 @@ def _merged(
     return merged
 
 
-def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
+def _all_finite(call: Call, found: list[Answer | None]) -> list[Answer]:
     """The answers, if every one is there.
 
     Raises:

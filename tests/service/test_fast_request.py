@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from lengthwise.batching.queues import PendingRequest, QueuedSequence
-from lengthwise.decoding import json_body, validation
+from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.http import connection
 from lengthwise.http.connection import ENDED, BoundedProtocol
@@ -718,11 +718,11 @@ async def test_what_takes_the_careful_reader_long_is_read_beside_the_event_loop(
     body: bytes, status: int, beside: bool, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: set[str] = set()
-    for module, name in ((validation, "read"), (json_body, "_fast")):
+    for module, name in ((validation, "read"), (fast_json, "read")):
         function = getattr(module, name)
 
-        def watched(*given: Any, function: Any = function, name: str = name, **options: Any) -> Any:
-            if name == "read" or len(given[0]) < CAREFUL_BYTES:
+        def watched(*given: Any, function: Any = function, module: Any = module, **options: Any) -> Any:
+            if module is validation or len(given[0]) < CAREFUL_BYTES:
                 readers.add(threading.current_thread().name)
             return function(*given, **options)
 

@@ -121,4 +121,4 @@ async def test_a_method_that_is_not_taken_is_refused_in_the_protocols_own_form()
 @pytest.mark.parametrize("body", [b'{"model": "x", "instances": [[[1, 3]]]}', b'{"sequences": [[[1, 3]]]}', b"[]"])
 def test_the_fast_way_knows_no_other_field_than_the_careful_one(body: bytes) -> None:
     with pytest.raises(RequestError, match=r"unknown field|missing|object with 'instances'|things are wrong"):
-        json_body.decode(body, OneModel(manifest()), max_sequences=8, form=INSTANCES)
+        json_body.decode(body, OneModel(manifest()).find, max_sequences=8, layout=INSTANCES)

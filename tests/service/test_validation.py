@@ -23,9 +23,9 @@ from tests.support.bad_bodies import BAD_BODIES, Bad
 from tests.support.numpy_models import NoModel, OneModel, manifest
 
 
-def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call[OneModel]:
+def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call:
     text = body if isinstance(body, bytes) else orjson.dumps(body)
-    return validation.read(text, OneModel(to or manifest()), max_sequences=max_sequences)
+    return validation.read(text, OneModel(to or manifest()).find, max_sequences=max_sequences)
 
 
 def problems(body: Any, to: Manifest | None = None) -> InvalidRequest:
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_the_options_comes_before_an_unknown_model() -> None:
 
 def test_a_server_without_models_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(NotReady):
-        validation.read(b'{"sequences": [[["x"]]]}', NoModel(), max_sequences=1)
+        validation.read(b'{"sequences": [[["x"]]]}', NoModel().find, max_sequences=1)
 
 
 def test_more_sequences_than_the_limit_are_too_large_and_as_many_as_it_are_not() -> None:
@@ -369,4 +369,4 @@ def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.Monk
 def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
     with np.errstate(over="ignore"):
         rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
-    assert validation._rounds_to_finite(value) == fits == bool(rounded)
+    assert validation.fits_float32(value) == fits == bool(rounded)

@@ -6,16 +6,20 @@ Everything here is valid: what is wrong with a body is found before a `Call` exi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from lengthwise.serving import Served
 
 MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
@@ -29,26 +33,8 @@ MOST_PROBLEMS = 100_000
 """Past so many the rest of a body is not read: to count them takes no longer than to parse the body."""
 
 
-class Described(Protocol):
-    """A model, as far as reading a body needs it."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What its sequences look like."""
-
-
-M_co = TypeVar("M_co", bound=Described, covariant=True)
-
-
-class Catalog(Protocol[M_co]):
-    """Finds the model that a body names."""
-
-    def find(self, name: str | None, version: str | None) -> M_co:
-        """The model of that name and version; None for the default.
-
-        Raises:
-            RequestError: No such model (404), or none at all (503).
-        """
+Find: TypeAlias = "Callable[[str | None, str | None], Served]"
+"""Finds the model of a name and a version, None for the default; raises `RequestError` where there is none."""
 
 
 class Item(NamedTuple):
@@ -92,6 +78,15 @@ def unfit(steps: Steps, manifest: Manifest) -> str | None:
         if not strange.any() and manifest.missing == "refuse":
             strange, why = np.logical_or.reduce(np.isnan(steps), axis=1), f"lacks a value: {refuses_missing(manifest)}"
     return f"step {int(strange.argmax())} {why}" if strange.any() else None
+
+
+def wrong_id(value: Any) -> str | None:
+    """Why a value is no sequence's or request's id, as a sentence, or None where it is one."""
+    if not isinstance(value, str):
+        return f"must be a string, it is {kind(value)}"
+    if len(value) > MAX_ID_CHARACTERS:
+        return f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(value)}"
+    return None
 
 
 def too_long(length: int, manifest: Manifest) -> str:
@@ -149,7 +144,7 @@ def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
     return items, owned - shared
 
 
-class Call(NamedTuple, Generic[M_co]):
+class Call(NamedTuple):
     """One request for answers.
 
     Attributes:
@@ -163,7 +158,7 @@ class Call(NamedTuple, Generic[M_co]):
         beside_bytes: What the items keep in memory beside their own steps, where these are views of something larger.
     """
 
-    model: M_co
+    model: Served
     items: Sequence[Item]
     attention: bool = False
     timeout_ms: float | None = None
@@ -221,9 +216,9 @@ class Problems:
         return InvalidRequest(self.found, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
-def answer_bytes(call: Call[Any]) -> int:
+def answer_bytes(call: Call) -> int:
     """About how many bytes a call's answer will take, at most, as JSON, which is the longest form."""
-    manifest: Manifest = call.model.manifest
+    manifest = call.model.manifest
     items = call.items
     rows = len(items)
     entries = rows

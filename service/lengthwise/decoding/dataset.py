@@ -30,7 +30,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text, options
+from lengthwise.decoding import json_text
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
 from lengthwise.decoding.json_lines import Kind as Kind
 from lengthwise.errors import ConfigurationError, RecordError, how_to_install
@@ -251,7 +251,7 @@ def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
         RecordError: It is none.
     """
     if not isinstance(fields, dict):
-        raise RecordError(f'{place}: a record is an object with "steps", this is {options.kind(fields)}')
+        raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
     unknown = sorted(set(fields) - FIELDS)
     if unknown:
         named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)

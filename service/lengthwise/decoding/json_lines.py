@@ -195,8 +195,9 @@ def _array(steps: bytes, kind: Kind, features: int | None) -> Steps | None:
     """
     if _fast_json is None or (kind == "values" and features is None):
         return None
+    sequences = b"[%s]" % steps
     if features is None or kind == "tokens":
-        ids = _fast_json.read_tokens(b'{"steps":[%s]}' % steps, b"steps", _MOST, _MOST)
-        return None if ids is None else np.frombuffer(ids, np.int64).copy()
-    values = _fast_json.read_values(b'{"steps":[%s]}' % steps, b"steps", features, _MOST)
-    return None if values is None else np.frombuffer(values, np.float32).reshape(-1, features).copy()
+        ids = _fast_json.read_tokens(sequences, 0, len(sequences), _MOST, 1, _MOST)
+        return np.frombuffer(ids, np.int64).copy() if isinstance(ids, bytes) else None
+    values = _fast_json.read_values(sequences, 0, len(sequences), features, 1, _MOST, False)
+    return np.frombuffer(values, np.float32).reshape(-1, features).copy() if isinstance(values, bytes) else None

@@ -85,6 +85,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def kind(value: Any) -> str:
+    """What a JSON value is, for a sentence."""
+    if value is None:
+        return "null"
+    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
+    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
+
+
 def constant(text: str) -> tuple[str, int] | None:
     """The first NaN or Infinity of a text that stands in no string, and where; None where there is none."""
     found = next((found for found in _CONSTANT.finditer(text) if found[1]), None)

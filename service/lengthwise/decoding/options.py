@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Problems
+from lengthwise.decoding.json_text import kind
 from lengthwise.versions import MOST_DIGITS
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
@@ -61,14 +62,6 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> Optio
 def is_version(text: str) -> bool:
     """Whether a text is a well-formed version: ASCII digits that do not start with 0."""
     return text.isascii() and text.isdigit() and not text.startswith("0")
-
-
-def kind(value: Any) -> str:
-    """What a JSON value is, for a sentence."""
-    if value is None:
-        return "null"
-    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
-    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:

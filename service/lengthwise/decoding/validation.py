@@ -7,41 +7,42 @@ is found where it stands, and it goes on after the first problem: one answer nam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
 from lengthwise.decoding import json_text, options
 from lengthwise.decoding.calls import (
-    MAX_ID_CHARACTERS,
     Call,
-    Catalog,
+    Find,
     Item,
-    M_co,
     Problems,
     fitted,
     refuses_missing,
     too_long,
+    unfit,
+    wrong_id,
 )
-from lengthwise.decoding.json_text import collector_at_rest
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.json_text import collector_at_rest, kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
 """The least number that rounds to infinity: half a step past the largest."""
+_NUMBERS_AT_ONCE: Final = 16_384
+"""As many are converted by one call of NumPy: between two calls other threads may run."""
+_NUMBERS: Final = frozenset({float, int, type(None)})
 _ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
-class Form:
+class BodyLayout:
     """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
 
     Attributes:
@@ -63,18 +64,18 @@ class Form:
         return self.root.encode()
 
 
-PREDICT: Final = Form("sequences", options.FIELDS | {"sequences"})
+PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})
 """The body of `POST /predict`."""
 
 
-def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
+def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
     """Reads a body, or says everything that is wrong with it.
 
     Args:
         body: The JSON text, inflated.
-        catalog: Where the model that it names is found.
+        find: Finds the model by its name and version.
         max_sequences: Most sequences in one body.
-        form: How the body is laid out.
+        layout: The body's fields.
 
     Raises:
         InvalidRequest: With the first 20 problems, in body order, and their number; past `MOST_PROBLEMS` no more are
@@ -84,23 +85,23 @@ def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int,
     """
     with collector_at_rest():
         try:
-            return _call(json_text.parse(body), catalog, max_sequences, form)
+            return _call(json_text.parse(body), find, max_sequences, layout)
         except RequestError as error:
             error.__context__ = None  # its frames hold the document, which may be thirty times its text
             raise error.with_traceback(None) from None
 
 
-def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
+def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> Call:
     """What a document asks; see `read`."""
     if not isinstance(document, dict):
-        raise InvalidRequest([Problem("", f"the body must be an object with '{form.root}', it is {kind(document)}")])
+        raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
     problems = Problems()
-    _unknown_fields(document, form.fields, "", problems)
-    asked = options.read({name: value for name, value in document.items() if name in form.fields}, problems)
-    root = f"/{form.root}"
-    sequences = document.get(form.root, _ABSENT)
+    _unknown_fields(document, layout.fields, "", problems)
+    asked = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
+    root = f"/{layout.root}"
+    sequences = document.get(layout.root, _ABSENT)
     if sequences is _ABSENT:
-        problems.add("", f"'{form.root}' is missing")
+        problems.add("", f"'{layout.root}' is missing")
     elif not isinstance(sequences, list):
         problems.add(root, f"must be an array, it is {kind(sequences)}")
     elif not sequences:
@@ -110,7 +111,7 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
     if not asked.named:  # whose sequences they are is not known, so they cannot be judged
         raise problems.refusal()
     try:
-        model = catalog.find(asked.model, asked.version)
+        model = find(asked.model, asked.version)
     except RequestError:
         if problems.total:
             raise problems.refusal() from None
@@ -130,7 +131,7 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
         attention,
         asked.timeout_ms,
         asked.priority,
-        form.pointer,
+        layout.pointer,
     )
 
 
@@ -164,89 +165,115 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
         problems.add(f"{pointer}/feature_mask", refuses_missing(manifest))
-    array: Steps
-    if manifest.input.kind == "tokens":
-        array = _tokens(steps, kept, at, manifest, problems)
-    else:
-        array = _values(steps, kept, at, manifest, feature_mask, problems)
-    if problems.total > before:
+    entries = steps if len(kept) == len(steps) else [steps[place] for place in kept]
+    array = _array(entries, manifest)
+    if array is None or unfit(array, manifest) is not None:
+        _explain(entries, kept, at, manifest, feature_mask, problems)
+    if problems.total > before or array is None:
         return None
+    if feature_mask is not None:
+        array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
     places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
     return fitted(array, manifest, sent=len(steps), kept=places, id=identifier)
 
 
-def _values(
-    steps: list[Any],
+def _array(entries: list[Any], manifest: Manifest) -> Steps | None:
+    """The kept steps as `unfit` wants them; None where one is no step of numbers.
+
+    A number beyond float32 is infinite here, and a missing value NaN.
+    """
+    features = manifest.input.features
+    at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
+    if len(entries) > at_once:
+        parts: list[Any] = []
+        for first in range(0, len(entries), at_once):
+            part = _array(entries[first : first + at_once], manifest)
+            if part is None:
+                return None
+            parts.append(part)
+        array: Steps = np.concatenate(parts)
+        return array
+    try:
+        if features is None:
+            return np.array(entries, dtype=np.int64) if set(map(type, entries)) == {int} else None
+        if features == 1:
+            entries = [entry if type(entry) is list else [entry] for entry in entries]
+        if set(map(type, entries)) != {list} or set(map(len, entries)) != {features}:
+            return None
+        numbers = list(chain.from_iterable(entries))
+        if not _NUMBERS.issuperset(map(type, numbers)):
+            return None
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype=np.float64).astype(np.float32).reshape(-1, features)
+    except OverflowError:  # an integer beyond every type of NumPy
+        return None
+
+
+def _explain(
+    entries: list[Any],
     kept: Sequence[int],
     at: str,
     manifest: Manifest,
     feature_mask: list[bool] | None,
     problems: Problems,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """`[length, features]` float32 of the kept steps; whatever is wrong with them is noted."""
+) -> None:
+    """Notes what is wrong with the kept steps, one by one."""
+    if manifest.input.features is None:
+        _explain_tokens(entries, kept, at, manifest, problems)
+    else:
+        _explain_values(entries, kept, at, manifest, feature_mask, problems)
+
+
+def _explain_values(
+    entries: list[Any],
+    kept: Sequence[int],
+    at: str,
+    manifest: Manifest,
+    feature_mask: list[bool] | None,
+    problems: Problems,
+) -> None:
     features = manifest.input.features or 1
-    refuses = manifest.missing == "refuse"
-    array = np.empty((len(kept), features), dtype=np.float32)
-    if features > 1 and not any(isinstance(steps[place], list) for place in kept):
+    if features > 1 and not any(isinstance(entry, list) for entry in entries):
         problems.add(
             f"{at}/{kept[0]}",
             f"a step must be an array of {features} numbers, and none here is an array: the first is "
-            f"{kind(steps[kept[0]])}; a level of brackets may be missing",
+            f"{kind(entries[0])}; a level of brackets may be missing",
         )
-        return array
-    bare = features == 1
-    for row, place in enumerate(kept):
-        step = steps[place]
-        alone = bare and not isinstance(step, list)
-        if alone:
-            step = [step]
+        return
+    takes_missing = [manifest.missing != "refuse"] * features
+    if feature_mask is not None:
+        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask, strict=True)]
+    for place, entry in zip(kept, entries, strict=True):
+        is_bare = features == 1 and not isinstance(entry, list)
+        step = [entry] if is_bare else entry
         if not isinstance(step, list) or len(step) != features:
             if problems.listing:
                 problems.add(f"{at}/{place}", _no_step(step, features))
             else:
                 problems.count()
             continue
-        numbers = []
         for i, value in enumerate(step):
-            if value is None:
-                numbers.append(math.nan)
-                if not refuses or (feature_mask is not None and not feature_mask[i]):
-                    continue
-            elif (type(value) is float or type(value) is int) and (
-                abs(value) <= FLOAT32_MAX or _rounds_to_finite(value)
-            ):
-                numbers.append(float(value))
+            if takes_missing[i] if value is None else fits_float32(value):
                 continue
             if problems.listing:
-                problems.add(f"{at}/{place}" if alone else f"{at}/{place}/{i}", _no_number(value, manifest))
+                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{i}", _no_number(value, manifest))
             else:
                 problems.count()
             if value is not None:
                 break
-        else:
-            array[row] = numbers
-    if feature_mask is not None and len(feature_mask) == features:
-        array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
-    return array
 
 
-def _tokens(
-    steps: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """`[length]` int64 of the kept steps; whatever is wrong with them is noted."""
+def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems) -> None:
     vocabulary = manifest.input.vocabulary or 1
-    array = np.zeros(len(kept), dtype=np.int64)
-    for row, place in enumerate(kept):
-        token = steps[place]
+    for place, token in zip(kept, entries, strict=True):
         if type(token) is int and 0 <= token < vocabulary:
-            array[row] = token
-        elif not problems.listing:
+            continue
+        if not problems.listing:
             problems.count()
         elif type(token) is int:
             problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
         else:
             problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
-    return array
 
 
 def _no_step(step: Any, features: int) -> str:
@@ -297,17 +324,17 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
     identifier = value.get("id", _ABSENT)
     if identifier is _ABSENT:
         return None
-    if not isinstance(identifier, str):
-        problems.add(f"{pointer}/id", f"must be a string, it is {kind(identifier)}")
-    elif len(identifier) > MAX_ID_CHARACTERS:
-        problems.add(f"{pointer}/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
-    else:
-        return identifier
-    return None
+    wrong = wrong_id(identifier)
+    if wrong is not None:
+        problems.add(f"{pointer}/id", wrong)
+        return None
+    return str(identifier)
 
 
-def _rounds_to_finite(value: float) -> bool:
-    """Whether a number just past float32's largest still rounds to it, by way of float64."""
+def fits_float32(value: Any) -> bool:
+    """Whether a value is a number that is finite as float32, rounded by way of float64."""
+    if type(value) is not float and type(value) is not int:
+        return False
     return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
 
 

@@ -12,13 +12,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems
+from lengthwise.decoding.calls import Call, Problems, wrong_id
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.tensors import Asked, Sent
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 
 _CONTENTS: Final = {
     "FP32": "fp32_contents",
@@ -40,7 +40,7 @@ Encode: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
 
-def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
+def decode(body: bytes, serving: Serving) -> tuple[Call, Encode]:
     """What a request asks, and how its answer is written.
 
     Raises:
@@ -51,8 +51,9 @@ def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
     request = parsed(pb.ModelInferRequest, body)
     served = kserve.find(serving, request.model_name or None, request.model_version or None)
     problems = Problems()
-    if len(request.id) > MAX_ID_CHARACTERS:
-        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
+    wrong = wrong_id(request.id)
+    if wrong is not None:
+        problems.add("/id", wrong)
     sent = _inputs(request, problems)
     parameters = _parameters(request.parameters)
     outputs = {

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import json_body, options
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, fitted, unfit
+from lengthwise.decoding.calls import Call, Problems, fitted, unfit, wrong_id
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 
 MEDIA_TYPE: Final = b"application/octet-stream"
 SHAPE: Final = b"x-lengthwise-shape"
@@ -33,7 +33,7 @@ _LONGEST_SHAPE: Final = 40
 _LONGEST_QUERY: Final = 4096
 
 
-def decode(request: Received, serving: Serving) -> tuple[Call[Served], Encode]:
+def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     """Reads the one sequence of a request.
 
     Raises:
@@ -96,8 +96,9 @@ def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
     identifier = document.get("id")
-    if identifier is not None and len(identifier) > MAX_ID_CHARACTERS:
-        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
+    wrong = None if identifier is None else wrong_id(identifier)
+    if wrong is not None:
+        problems.add("/id", wrong)
     return options.read(document, problems), identifier
 
 
@@ -147,11 +148,11 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     return steps
 
 
-def _json(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+def _json(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     return json_body.encode(call, answers), [JSON]
 
 
-def _octets(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+def _octets(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The probabilities as float32: `CLASSES`, or of a per-step head `STEPS,CLASSES`; then those of the steps kept."""
     probabilities: NDArray[np.float32] = answers[0].probabilities
     shape = ",".join(map(str, probabilities.shape)).encode()

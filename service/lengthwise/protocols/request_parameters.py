@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import Problems
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.json_text import kind
 
 CLASSIFICATION: Final = "classification"
 MOST_CLASSIFICATIONS: Final = 262_144

@@ -106,7 +106,7 @@ class Asked:
         classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
     """
 
-    call: Call[Served]
+    call: Call
     outputs: tuple[str, ...]
     classes: Mapping[str, int]
 

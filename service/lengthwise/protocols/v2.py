@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lengthwise.decoding import json_text
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, wrong_id
+from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from lengthwise.inflight import Hold
 from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensors
@@ -66,7 +66,7 @@ class Infer(Endpoint):
                 "Inference-Header-Content-Length"
             )
 
-    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+    def decode(self, request: Received) -> tuple[Call, Encode]:
         """See `Endpoint`."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
@@ -95,7 +95,7 @@ class Infer(Endpoint):
         binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
         return asked.call, partial(_encode, asked, binary, identifier)
 
-    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """See `Endpoint`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
@@ -209,10 +209,10 @@ def _identifier(document: dict[str, Any], problems: Problems) -> str | None:
     identifier = document.get("id")
     if identifier is None:
         return None
-    if not isinstance(identifier, str) or len(identifier) > MAX_ID_CHARACTERS:
+    if wrong_id(identifier) is not None:
         problems.add("/id", f"must be a string of at most {MAX_ID_CHARACTERS} characters")
         return None
-    return identifier
+    return str(identifier)
 
 
 def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) -> list[Sent]:
