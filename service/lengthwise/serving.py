@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.serving")
 
-NOT_FINITE = "the model's answer to this sequence is not finite"
-
 
 class Served:
     """A model with its lane and its figures: what a request finds under a name and a version."""
@@ -317,5 +315,5 @@ def _all_finite(call: Call, found: list[Answer | None]) -> list[Answer]:
         found = answers.with_attention(found)
     if None in found:
         bad = [i for i, answer in enumerate(found) if answer is None]
-        raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))
+        raise InvalidRequest([Problem(call.pointer.format(i), answers.NOT_FINITE) for i in bad[:20]], total=len(bad))
     return cast("list[Answer]", found)

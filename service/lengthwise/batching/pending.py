@@ -21,7 +21,6 @@ HORIZON: Final = 2048
 """How many of the most urgent sequences a plan chooses from."""
 PRIORITY_HEAD_START: Final = 256
 """How many sequences that came earlier one level of priority overtakes."""
-MAX_PRIORITY: Final = 9
 _FORGOTTEN: Final = 64
 """How many removed sequences an order may hold beside as many again as wait."""
 _URGENCY: Final = itemgetter(0)

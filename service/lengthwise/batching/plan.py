@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from lengthwise.batching.cost import Column
-from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, Waiting
+from lengthwise.batching.pending import HORIZON, PRIORITY_HEAD_START, PendingSequences, Waiting
+from lengthwise.priorities import MAX_PRIORITY
 
 MAX_LEFT_OUT: Final = 4
 """How often in a row the most urgent sequence yields to one that would miss its deadline."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
-MAX_PRIORITY = 9
 MAX_ID_CHARACTERS = 256
 NUMBER_BYTES: Final = 16
 """What a number takes in an answer: float32, and its text with a comma."""
@@ -53,10 +52,36 @@ class Item(NamedTuple):
     id: str | None = None
 
 
+StepFault: TypeAlias = Literal["no token", "not finite", "missing"]
+"""What a step can have that a model does not take."""
+
+
+def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
+    """The first step that a model does not take, and why; None where it takes all of them.
+
+    Args:
+        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64 token ids.
+        vocabulary: Token ids are below it; not looked at for values.
+        takes_missing: Whether a value may be missing.
+    """
+    wrong: NDArray[np.bool_]
+    if steps.ndim == 1:
+        wrong = (steps < 0) | (steps >= (vocabulary or 1))
+        return (int(wrong.argmax()), "no token") if wrong.any() else None
+    if np.count_nonzero(np.isfinite(steps)) == steps.size:  # nearly always: then one look is enough
+        return None
+    wrong = np.logical_or.reduce(np.isinf(steps), axis=1)
+    if wrong.any():
+        return int(wrong.argmax()), "not finite"
+    if takes_missing:
+        return None
+    return int(np.logical_or.reduce(np.isnan(steps), axis=1).argmax()), "missing"
+
+
 def unfit(steps: Steps, manifest: Manifest) -> str | None:
     """Why a model does not take a sequence, as a sentence, or None where it does.
 
-    This is for sequences that are arrays already; of a JSON body, `strict` says the same value by value.
+    Of the sequences of a JSON body that are unfit, `validation` says the same value by value.
 
     Args:
         steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
@@ -66,18 +91,23 @@ def unfit(steps: Steps, manifest: Manifest) -> str | None:
         return "a sequence has at least one step"
     if len(steps) > manifest.max_length and manifest.long == "reject":
         return too_long(len(steps), manifest)
-    if manifest.input.kind == "tokens":
-        strange: NDArray[np.bool_] = (steps < 0) | (steps >= (manifest.input.vocabulary or 1))
-        why = f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
-    elif steps.shape[1] != manifest.input.features:
-        return f"the model takes {manifest.input.features} features a step, this one has {steps.shape[1]}"
-    elif np.count_nonzero(np.isfinite(steps)) == steps.size:  # as nearly always: one look in the place of two
+    step = manifest.input
+    if step.kind == "values" and steps.shape[1] != step.features:
+        return f"the model takes {step.features} features a step, this one has {steps.shape[1]}"
+    fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
+    if fault is None:
         return None
-    else:
-        strange, why = np.logical_or.reduce(np.isinf(steps), axis=1), "holds a number that is not finite as float32"
-        if not strange.any() and manifest.missing == "refuse":
-            strange, why = np.logical_or.reduce(np.isnan(steps), axis=1), f"lacks a value: {refuses_missing(manifest)}"
-    return f"step {int(strange.argmax())} {why}" if strange.any() else None
+    place, why = fault
+    if why == "no token":
+        return f"step {place} {no_token(manifest)}"
+    if why == "not finite":
+        return f"step {place} holds a number that is not finite as float32"
+    return f"step {place} lacks a value: {refuses_missing(manifest)}"
+
+
+def no_token(manifest: Manifest) -> str:
+    """The message of a token id that the vocabulary does not have."""
+    return f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
 
 
 def wrong_id(value: Any) -> str | None:

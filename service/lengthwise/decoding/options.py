@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Problems
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Problems
 from lengthwise.decoding.json_text import kind
-from lengthwise.versions import MOST_DIGITS
+from lengthwise.priorities import MAX_PRIORITY
+from lengthwise.versions import MOST_DIGITS, is_written_as_version
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()
@@ -59,11 +60,6 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> Optio
     )
 
 
-def is_version(text: str) -> bool:
-    """Whether a text is a well-formed version: ASCII digits that do not start with 0."""
-    return text.isascii() and text.isdigit() and not text.startswith("0")
-
-
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
     value = document.get(name, _ABSENT)
     if value is _ABSENT:
@@ -85,7 +81,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
         problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
         return None
     version = _string(document, "version", problems, at)
-    if version is not None and not is_version(version):
+    if version is not None and not is_written_as_version(version):
         problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
         return None
     return version

@@ -22,6 +22,7 @@ from lengthwise.decoding.calls import (
     Item,
     Problems,
     fitted,
+    no_token,
     refuses_missing,
     too_long,
     unfit,
@@ -271,7 +272,7 @@ def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: 
         if not problems.listing:
             problems.count()
         elif type(token) is int:
-            problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
+            problems.add(f"{at}/{place}", no_token(manifest))
         else:
             problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
 
