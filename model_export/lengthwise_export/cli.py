@@ -372,7 +372,7 @@ def check(
     click.get_current_context().exit(report.exit_code(strict=strict))
 
 
-def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
+def _some(data: str, kind: dataset.StepKind) -> list[dataset.Record]:
     """The records of a file that has any."""
     from lengthwise.decoding import dataset
     from lengthwise.errors import ConfigurationError
@@ -383,7 +383,7 @@ def _some(data: str, kind: dataset.Kind) -> list[dataset.Record]:
     return records
 
 
-def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.Record]:
+def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[dataset.Record]:
     """The records of --data.
 
     Raises:

@@ -109,9 +109,9 @@ def shown(call: Call) -> tuple[Any, ...]:
             item.steps.dtype,
             item.steps.shape,
             item.steps.tobytes(),
-            item.sent,
+            item.sent_steps,
             item.id,
-            item.kept is None or [*item.kept],
+            item.kept_places is None or [*item.kept_places],
         )
         for item in call.items
     ]

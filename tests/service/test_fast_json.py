@@ -65,7 +65,7 @@ def test_a_sequence_is_read_as_what_was_written(length: int, features: int):
     call = read(body, catalog)
     assert call is not None
     (item,) = call.items
-    assert (item.steps.dtype, item.steps.shape, item.sent) == (np.float32, (length, features), length)
+    assert (item.steps.dtype, item.steps.shape, item.sent_steps) == (np.float32, (length, features), length)
     assert item.steps.tobytes() == steps.tobytes()
 
 

@@ -36,9 +36,9 @@ def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
             item.steps.dtype,
             item.steps.shape,
             item.steps.tobytes(),
-            item.sent,
+            item.sent_steps,
             item.id,
-            item.kept if item.kept is None else item.kept.tolist(),
+            item.kept_places if item.kept_places is None else item.kept_places.tolist(),
         )
         for item in call.items
     ]
@@ -279,7 +279,7 @@ def test_a_multi_label_answer_has_the_labels_that_reach_the_threshold() -> None:
 
 
 def test_a_per_step_answer_is_null_at_steps_left_out() -> None:
-    kept = Item(STEPS, 3, kept=np.array([0, 2]))
+    kept = Item(STEPS, 3, kept_places=np.array([0, 2]))
     made = encoded(call(kept, task="per-step"), Answer(np.stack([ROW, ROW[::-1]])))
     assert made == {
         "step_labels": ["b", None, "b"],
@@ -295,7 +295,7 @@ def test_a_per_step_answer_has_every_step_where_none_was_left_out() -> None:
 
 
 def test_attention_has_an_entry_for_each_step_sent_and_0_at_steps_left_out() -> None:
-    kept = Item(STEPS, 4, kept=np.array([1, 3]))
+    kept = Item(STEPS, 4, kept_places=np.array([1, 3]))
     assert encoded(call(kept, ask=True), Answer(ROW, 1, WEIGHTS))["attention"] == [0, 0.25, 0, 0.75]
 
 

@@ -200,12 +200,12 @@ def test_a_token_has_no_features_to_mask() -> None:
 def test_a_masked_step_is_as_if_it_had_never_been_sent() -> None:
     item = read({"sequences": [{"steps": [[1, 2], ["rubbish"], [5, 6]], "step_mask": [True, False, True]}]}).items[0]
     assert item.steps.tolist() == [[1, 2], [5, 6]]
-    assert item.kept is not None
-    assert (item.sent, item.kept.tolist()) == (3, [0, 2])
+    assert item.kept_places is not None
+    assert (item.sent_steps, item.kept_places.tolist()) == (3, [0, 2])
 
 
 def test_a_mask_that_keeps_every_step_changes_nothing() -> None:
-    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept is None
+    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept_places is None
 
 
 def test_a_masked_feature_is_missing_in_every_step() -> None:
@@ -237,8 +237,8 @@ def test_masked_steps_do_not_count_towards_the_max_length() -> None:
 def test_head_and_tail_keep_their_part_of_the_kept_steps(policy: Any, kept: Any, places: list[int]) -> None:
     sent = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, False, True]}
     item = read({"sequences": [sent]}, manifest(max_length=2, long=policy)).items[0]
-    assert item.kept is not None
-    assert (item.steps.tolist(), item.kept.tolist(), item.sent) == (kept, places, 5)
+    assert item.kept_places is not None
+    assert (item.steps.tolist(), item.kept_places.tolist(), item.sent_steps) == (kept, places, 5)
 
 
 def test_window_keeps_every_step() -> None:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding import json_text
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, plain_fields
-from lengthwise.decoding.json_lines import Kind as Kind
+from lengthwise.decoding.json_lines import StepKind as StepKind
 from lengthwise.errors import ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import nearest
@@ -107,7 +107,7 @@ def locate(name: str) -> Path:
     return path
 
 
-def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
+def read(path: Path, kind: StepKind = "values") -> Iterator[Record]:
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
     Args:
@@ -120,7 +120,9 @@ def read(path: Path, kind: Kind = "values") -> Iterator[Record]:
     return _all_good(entries(path, kind))
 
 
-def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share: None) -> Iterator[Record | BadRecord]:
+def entries(
+    path: Path, kind: StepKind = "values", advance: Advance = lambda _share: None
+) -> Iterator[Record | BadRecord]:
     """The records of a file as `read` gives them, the bad ones among them in their places.
 
     Whether two records have as many features a step is not looked at: whoever goes on behind a bad record knows what
@@ -189,7 +191,7 @@ def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int,
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     features: int | None = None
     for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
         place = f"{path}:{number}"
@@ -211,13 +213,13 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
 
 def _not_json(error: orjson.JSONDecodeError) -> str:
     """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
-    found = json_text.constant(error.doc)
+    found = json_text.find_constant(error.doc)
     if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
-        return json_text.no_constant(found[0], f"at column {found[1] + 1}")
+        return json_text.constant_message(found[0], f"at column {found[1] + 1}")
     return f"not JSON: {error}"
 
 
-def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+def _parquet(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -235,7 +237,7 @@ def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadR
             index += 1
 
 
-def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadRecord:
+def _judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
     """A record from what JSON or Parquet holds, good or bad."""
     try:
         return _record(fields, index, place, kind)
@@ -244,7 +246,7 @@ def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadReco
         return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
 
 
-def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
+def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
     """A record from what JSON or Parquet holds.
 
     Raises:
@@ -287,7 +289,7 @@ def _label(label: Any, place: str) -> Label:
     return texts if isinstance(label, list) else texts[0]
 
 
-def _steps(kind: Kind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
+def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
     """The array of a list of steps, the first of which has that number; `features` where they are known."""
     return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
 

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 
 from lengthwise.decoding import json_text, options
-from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, fitted, wrong_id
-from lengthwise.decoding.options import Options
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item
+from lengthwise.decoding.options import CallOptions
 from lengthwise.decoding.validation import BodyLayout
 from lengthwise.errors import RequestError
 from lengthwise.padding import Steps
@@ -34,7 +34,7 @@ COMPILED: Final = _fast_json is not None
 """Whether the module in C is there."""
 _MOST_OTHER_BYTES: Final = 4096
 """Of a body beside its sequences. A longer rest is no ordinary one, and would be parsed twice."""
-_NO_OPTIONS: Final = Options()
+_NO_OPTIONS: Final = CallOptions()
 
 
 def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
@@ -72,7 +72,7 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
     items: Sequence[Item]
     if isinstance(found, bytes):
         steps = _steps(found, step.features)
-        items, beside = (fitted(steps, manifest, sent=len(steps)),), 0
+        items, beside = (make_item(steps, manifest, sent_steps=len(steps)),), 0
     else:
         numbers, ends, ids = found
         try:
@@ -90,7 +90,7 @@ def _steps(numbers: bytes, features: int | None) -> Steps:
     return np.frombuffer(numbers, np.float32).reshape(-1, features)
 
 
-def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> Options | None:
+def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
     """The options beside an array of sequences; None where anything is wrong with them."""
     if len(body) - (end - start) > _MOST_OTHER_BYTES:
         return None
@@ -122,7 +122,7 @@ def _items(
     ]
     if manifest.long in ("reject", "window"):
         return items, 0
-    items = [fitted(item.steps, manifest, sent=item.sent, id=item.id) for item in items]
+    items = [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
     return compact(items, array)
 
 
@@ -135,7 +135,7 @@ def _identifier(text: str | bytes | None) -> str | None:
     if text is None:
         return None
     identifier = json_text.parse(text) if isinstance(text, bytes) else text
-    wrong = wrong_id(identifier)
+    wrong = id_problem(identifier)
     if wrong is not None:
         raise RequestError(wrong)
     return str(identifier)

@@ -75,9 +75,9 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
     made["length"] = len(item.steps)
     if attention and answer.attention is not None:
         weights = answer.attention
-        if item.kept is not None:
-            weights = np.zeros(item.sent, dtype=np.float32)
-            weights[item.kept] = answer.attention
+        if item.kept_places is not None:
+            weights = np.zeros(item.sent_steps, dtype=np.float32)
+            weights[item.kept_places] = answer.attention
         made["attention"] = weights
     if answer.windows is not None:
         made["windows"] = answer.windows
@@ -86,9 +86,9 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
 
 def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
     """Entries of the kept steps at the places they were sent, None at steps left out."""
-    if item.kept is None:
+    if item.kept_places is None:
         return entries
-    spread: list[Any] = [None] * item.sent
-    for place, entry in zip(item.kept, entries, strict=True):
+    spread: list[Any] = [None] * item.sent_steps
+    for place, entry in zip(item.kept_places, entries, strict=True):
         spread[place] = entry
     return spread

@@ -1,7 +1,7 @@
-"""JSON text to a value: what RFC 8259 calls JSON, within bounds, and nothing that Python's reader takes beside it.
+"""Parses JSON text as RFC 8259 defines it, without what Python's parser accepts in addition, and within limits.
 
-A body may be hostile: millions of empty arrays, a number of ten thousand digits, a key that stands twice. What is read
-here costs no more than a body of its size may, and holds no other thread for longer.
+A body may be hostile: millions of empty arrays, a number of ten thousand digits, the same key twice. The limits bound
+the time and the memory that a body takes, and how long other threads wait for it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
 MAX_PARTS: Final = 1 << 20
-"""Arrays, objects and strings in one body. Each takes up to twenty times its text, and every thread waits while they
-are read and freed: sixteen megabytes of empty arrays would be nearly a gigabyte and a second."""
+"""Limit of arrays, objects and strings in one body. Each takes up to twenty times its text in memory, and all threads
+wait while they are made and freed: 16 MB of empty arrays would take nearly 1 GB and a second."""
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
+"""A string, or as group 1 a literal that Python's parser accepts and JSON does not have."""
 
 
 def parse(body: bytes | bytearray) -> Any:
-    """The JSON value of a body. NaN and Infinity literals, duplicate keys and absurd nesting are not JSON here.
+    """The JSON value of a body. NaN, Infinity, duplicate keys and nesting beyond Python's stack are errors.
 
     Raises:
-        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate; its one problem points at the whole.
-        TooLarge: It has more than `MAX_PARTS`.
+        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate. Its one problem has an empty pointer.
+        TooLarge: There are more than `MAX_PARTS`.
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > MAX_PARTS:
@@ -43,13 +43,13 @@ def parse(body: bytes | bytearray) -> Any:
     if text.startswith("\ufeff"):
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
-        with collector_at_rest():
+        with collector_paused():
             document = json.loads(
                 text,
                 object_pairs_hook=_object,
                 parse_constant=partial(_no_constant, text),
                 parse_int=_int,
-                # Between calls of a function the interpreter may turn to other threads, within its own reader never.
+                # Other threads can run between two calls of a Python function, but not within the parser in C.
                 parse_float=_float if len(text) > _LARGE_BYTES else None,
             )
     except RecursionError:
@@ -62,11 +62,11 @@ def parse(body: bytes | bytearray) -> Any:
 
 
 @contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """Stops the garbage collector while a document lives.
+def collector_paused() -> Iterator[None]:
+    """Pauses the garbage collector of the whole process while a parsed body exists.
 
-    A document has no cycles, and a hostile one has millions of arrays: the collector would look through them again and
-    again while they are read, and holds every thread each time (measured: three quarters of the time).
+    A body has no reference cycles, but a hostile one has millions of arrays. The collector would visit them again and
+    again, and all threads wait each time (measured: three quarters of the time).
     """
     running = gc.isenabled()
     gc.disable()
@@ -86,34 +86,34 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, for a sentence."""
+    """The JSON type of a value, for a message."""
     if value is None:
         return "null"
     kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
     return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
-def constant(text: str) -> tuple[str, int] | None:
-    """The first NaN or Infinity of a text that stands in no string, and where; None where there is none."""
+def find_constant(text: str) -> tuple[str, int] | None:
+    """The first NaN or Infinity of a text outside strings, and its index; None if there is none."""
     found = next((found for found in _CONSTANT.finditer(text) if found[1]), None)
     return None if found is None else (found[1], found.start(1))
 
 
-def no_constant(name: str, where: str) -> str:
-    """What is said of a NaN or Infinity."""
+def constant_message(name: str, where: str) -> str:
+    """The message of a NaN or Infinity."""
     return f"{name} is not JSON, {where}; a missing value is null"
 
 
 def _no_constant(text: str, name: str) -> None:
-    # The reader goes through the text in order, so what stands before the first of them is sound JSON.
-    found = constant(text)
+    # The parser reads the text in order, so everything before the first of them is valid JSON.
+    found = find_constant(text)
     at = 0 if found is None else found[1]
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(no_constant(name, f"at line {line}, column {column}"))
+    raise _not_json(constant_message(name, f"at line {line}, column {column}"))
 
 
 def _int(digits: str) -> int | float:
-    # Python refuses to convert thousands of digits; such a number is beyond float32 anyway.
+    # Python does not convert thousands of digits; such a number is beyond float32 anyway.
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 

@@ -1,8 +1,8 @@
-"""The careful reader of JSON bodies: every rule of the body, and every problem named by its JSON pointer.
+"""The reader of JSON bodies in Python: it has every rule of a body, and names every problem by its JSON pointer.
 
-This module is the law; the fast way in `wire` takes only bodies on which it would agree with it, and leaves the rest.
-It walks the document value by value, so that a string for a number, a boolean, a ragged step or a number beyond float32
-is found where it stands, and it goes on after the first problem: one answer names them all.
+It reads each body that `fast_json` does not read. Where both can read a body, this module defines the result. NumPy
+converts the steps of a sequence; only where that fails are they read one by one, to name each value that is wrong. It
+goes on after a problem, so one answer names all of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lengthwise.decoding.calls import (
     Find,
     Item,
     Problems,
-    fitted,
-    no_token,
-    refuses_missing,
-    too_long,
-    unfit,
-    wrong_id,
+    id_problem,
+    make_item,
+    missing_message,
+    token_message,
+    too_long_message,
+    why_rejected,
 )
-from lengthwise.decoding.json_text import collector_at_rest, kind
+from lengthwise.decoding.json_text import collector_paused, kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -37,18 +37,18 @@ ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
 FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
 """The least number that rounds to infinity: half a step past the largest."""
 _NUMBERS_AT_ONCE: Final = 16_384
-"""As many are converted by one call of NumPy: between two calls other threads may run."""
+"""Numbers that one call of NumPy converts. Other threads can run between two calls."""
 _NUMBERS: Final = frozenset({float, int, type(None)})
 _ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
 class BodyLayout:
-    """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
+    """The fields of a protocol's body, which is a JSON object.
 
     Attributes:
-        root: The field that has them.
-        fields: All fields that it may have.
+        root: The field with the sequences.
+        fields: All fields that the body may have.
     """
 
     root: str
@@ -56,12 +56,12 @@ class BodyLayout:
 
     @cached_property
     def pointer(self) -> str:
-        """Where a sequence stands, with `{}` for its place."""
+        """JSON pointer of a sequence, with `{}` for its index."""
         return f"/{self.root}/{{}}"
 
     @cached_property
     def key(self) -> bytes:
-        """The field that has the sequences, as it stands in a body."""
+        """The field with the sequences, as bytes."""
         return self.root.encode()
 
 
@@ -70,7 +70,7 @@ PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})
 
 
 def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
-    """Reads a body, or says everything that is wrong with it.
+    """Reads a body; if anything is wrong with it, raises an error that names every problem.
 
     Args:
         body: The JSON text, inflated.
@@ -79,12 +79,12 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
         layout: The body's fields.
 
     Raises:
-        InvalidRequest: With the first 20 problems, in body order, and their number; past `MOST_PROBLEMS` no more are
-            looked for.
-        TooLarge: More than `max_sequences`.
+        InvalidRequest: The body is wrong. Has the first 20 problems in body order, and their number; reading stops
+            at `MOST_PROBLEMS`.
+        TooLarge: There are more than `max_sequences`.
         RequestError: The model is not known, or not ready.
     """
-    with collector_at_rest():
+    with collector_paused():
         try:
             return _call(json_text.parse(body), find, max_sequences, layout)
         except RequestError as error:
@@ -93,7 +93,7 @@ def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: Bod
 
 
 def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> Call:
-    """What a document asks; see `read`."""
+    """The call of a parsed body; see `read`."""
     if not isinstance(document, dict):
         raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
     problems = Problems()
@@ -109,13 +109,13 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    if not asked.named:  # whose sequences they are is not known, so they cannot be judged
-        raise problems.refusal()
+    if not asked.named:  # without the model the sequences cannot be checked
+        raise problems.error()
     try:
         model = find(asked.model, asked.version)
     except RequestError:
         if problems.total:
-            raise problems.refusal() from None
+            raise problems.error() from None
         raise
     manifest = model.manifest
     attention = "attention" in asked.outputs
@@ -125,7 +125,7 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
     if isinstance(sequences, list):
         items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
-        raise problems.refusal()
+        raise problems.error()
     return Call(
         model,
         [item for item in items if item is not None],
@@ -137,7 +137,7 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
 
 
 def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """One entry of `sequences`, or None after noting what is wrong with it."""
+    """One entry of `sequences`; None if something is wrong with it, which is then in `problems`."""
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
@@ -162,26 +162,26 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
         return None
     if len(kept) > manifest.max_length and manifest.long == "reject":
-        problems.add(at, too_long(len(kept), manifest))
+        problems.add(at, too_long_message(len(kept), manifest))
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
-        problems.add(f"{pointer}/feature_mask", refuses_missing(manifest))
+        problems.add(f"{pointer}/feature_mask", missing_message(manifest))
     entries = steps if len(kept) == len(steps) else [steps[place] for place in kept]
     array = _array(entries, manifest)
-    if array is None or unfit(array, manifest) is not None:
+    if array is None or why_rejected(array, manifest) is not None:
         _explain(entries, kept, at, manifest, feature_mask, problems)
     if problems.total > before or array is None:
         return None
     if feature_mask is not None:
         array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
     places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    return fitted(array, manifest, sent=len(steps), kept=places, id=identifier)
+    return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
 
 
 def _array(entries: list[Any], manifest: Manifest) -> Steps | None:
-    """The kept steps as `unfit` wants them; None where one is no step of numbers.
+    """The steps as an array: `[length, features]` float32 or `[length]` int64; None if a step is not made of numbers.
 
-    A number beyond float32 is infinite here, and a missing value NaN.
+    A number beyond float32 becomes infinite and a missing value NaN: `why_rejected` looks at both.
     """
     features = manifest.input.features
     at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
@@ -218,7 +218,16 @@ def _explain(
     feature_mask: list[bool] | None,
     problems: Problems,
 ) -> None:
-    """Notes what is wrong with the kept steps, one by one."""
+    """Adds a problem for everything that is wrong with the kept steps.
+
+    Args:
+        entries: The kept steps.
+        kept: Index of each in the sequence as sent.
+        at: JSON pointer of the sequence's steps.
+        manifest: Of the model.
+        feature_mask: True for each feature that is kept; None for all.
+        problems: Where they are added.
+    """
     if manifest.input.features is None:
         _explain_tokens(entries, kept, at, manifest, problems)
     else:
@@ -272,22 +281,22 @@ def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: 
         if not problems.listing:
             problems.count()
         elif type(token) is int:
-            problems.add(f"{at}/{place}", no_token(manifest))
+            problems.add(f"{at}/{place}", token_message(manifest))
         else:
             problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
 
 
 def _no_step(step: Any, features: int) -> str:
-    """What is said of a step that is none of the model's."""
+    """The message of a step that has the wrong form."""
     if not isinstance(step, list):
         return f"a step must be an array of {features} numbers, it is {kind(step)}"
     return f"the model takes {features} features a step, this one has {len(step)}"
 
 
 def _no_number(value: Any, manifest: Manifest) -> str:
-    """What is said of a value that is none the model takes."""
+    """The message of a value that the model does not accept."""
     if value is None:
-        return refuses_missing(manifest)
+        return missing_message(manifest)
     if type(value) is float or type(value) is int:
         return "is beyond the range of float32"
     return f"must be a number or null, it is {kind(value)}"
@@ -296,7 +305,7 @@ def _no_number(value: Any, manifest: Manifest) -> str:
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
 ) -> list[bool] | None:
-    """A list of booleans of the right length, or None where it is absent or wrong."""
+    """A mask, a list of `count` booleans; None if it is absent or wrong."""
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None
@@ -325,7 +334,7 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
     identifier = value.get("id", _ABSENT)
     if identifier is _ABSENT:
         return None
-    wrong = wrong_id(identifier)
+    wrong = id_problem(identifier)
     if wrong is not None:
         problems.add(f"{pointer}/id", wrong)
         return None
@@ -333,7 +342,7 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
 
 
 def fits_float32(value: Any) -> bool:
-    """Whether a value is a number that is finite as float32, rounded by way of float64."""
+    """Whether a value is a number, and finite when rounded to float64 and then to float32."""
     if type(value) is not float and type(value) is not int:
         return False
     return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND

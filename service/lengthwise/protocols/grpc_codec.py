@@ -12,11 +12,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from lengthwise.decoding.calls import Call, Problems, wrong_id
+from lengthwise.decoding.calls import Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
@@ -51,7 +51,7 @@ def decode(body: bytes, serving: Serving) -> tuple[Call, Encode]:
     request = parsed(pb.ModelInferRequest, body)
     served = kserve.find(serving, request.model_name or None, request.model_version or None)
     problems = Problems()
-    wrong = wrong_id(request.id)
+    wrong = id_problem(request.id)
     if wrong is not None:
         problems.add("/id", wrong)
     sent = _inputs(request, problems)
@@ -76,7 +76,7 @@ def decode(body: bytes, serving: Serving) -> tuple[Call, Encode]:
 def _raw(
     request: pb.ModelInferRequest,
     parameters: Mapping[str, Any],
-    outputs: Mapping[str, request_parameters.Output],
+    outputs: Mapping[str, request_parameters.RequestedOutput],
     problems: Problems,
 ) -> bool:
     """Whether the answer has raw contents: as it is asked for, else as the inputs came."""
@@ -140,7 +140,7 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
+def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTensor]:
     """The input tensors, each with the bytes of its elements."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -158,7 +158,7 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
         elif tensor.datatype in _CONTENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
-        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
+        sent.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
     return sent
 
 
@@ -170,14 +170,14 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
 
 
-def _encode(asked: Asked, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
+def _encode(asked: TensorCall, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
     """The answer: raw contents for raw contents, typed ones for typed ones."""
     manifest = asked.call.model.manifest
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
     for tensor in tensors.answer(asked, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
         if raw:
-            response.raw_output_contents.append(tensor.octets())
+            response.raw_output_contents.append(tensor.raw())
         elif tensor.datatype == "BYTES":
             output.contents.bytes_contents.extend(tensor.values.flat)
         elif tensor.datatype == "BOOL":

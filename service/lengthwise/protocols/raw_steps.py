@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import json_body, options
-from lengthwise.decoding.calls import Call, Problems, fitted, unfit, wrong_id
+from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
@@ -55,10 +55,10 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     if problems.total:
         raise _refused(problems)
     steps = _steps(request, manifest)
-    wrong = unfit(steps, manifest)
+    wrong = why_rejected(steps, manifest)
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
-    item = fitted(steps, manifest, sent=len(steps), id=identifier)
+    item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
     return call, partial(_octets if bare else _json, call)
 
@@ -77,7 +77,7 @@ def check_beside_json(query: bytes) -> None:
         raise _refused(problems)
 
 
-def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]:
+def _query(raw: bytes, problems: Problems) -> tuple[options.CallOptions, str | None]:
     """The options and the id in a query string; a number is a number there when it reads as one in JSON."""
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
@@ -96,7 +96,7 @@ def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
     identifier = document.get("id")
-    wrong = None if identifier is None else wrong_id(identifier)
+    wrong = None if identifier is None else id_problem(identifier)
     if wrong is not None:
         problems.add("/id", wrong)
     return options.read(document, problems), identifier
@@ -114,7 +114,7 @@ def _number(text: str) -> int | float | str:
 def _refused(problems: Problems) -> InvalidRequest:
     """Problems of the query: they have no place in the body, so each names its parameter."""
     return InvalidRequest(
-        [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.found],
+        [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first],
         total=problems.total,
     )
 

@@ -38,7 +38,7 @@ NOT_ASKED: Final = (None, False, 0, "")
 """What clients send that mean nothing by it."""
 
 
-class Output(NamedTuple):
+class RequestedOutput(NamedTuple):
     """How one output is wanted.
 
     Attributes:
@@ -50,7 +50,7 @@ class Output(NamedTuple):
     classes: int | None = None
 
 
-def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> Output:
+def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> RequestedOutput:
     """Reads the parameters of an output, and notes what is wrong with them.
 
     Args:
@@ -63,7 +63,7 @@ def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> Output
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
         problems.add(f"{at}/{CLASSIFICATION}", "must be the number of classes wanted, a whole number from 1")
         classes = None
-    return Output(flag(parameters, "binary_data", at, problems), classes)
+    return RequestedOutput(flag(parameters, "binary_data", at, problems), classes)
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Item, Problems, compact, fitted, unfit
+from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
 from lengthwise.runtime.answers import Answer
@@ -37,7 +37,7 @@ LENGTHS: Final = "lengths"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class TensorSpec:
     """A tensor as metadata describes it; -1 is a free axis.
 
     Attributes:
@@ -57,7 +57,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class OutputTensor:
     """An output tensor.
 
     Attributes:
@@ -70,7 +70,7 @@ class Tensor:
     datatype: str
     values: NDArray[Any]
 
-    def octets(self) -> bytes:
+    def raw(self) -> bytes:
         """Its elements as the binary extension has them: row-major, little-endian, each text behind its length."""
         if self.datatype == "BYTES":
             return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
@@ -78,7 +78,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class InputTensor:
     """An input tensor as it came.
 
     Attributes:
@@ -97,7 +97,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TensorCall:
     """A call by tensors.
 
     Attributes:
@@ -111,45 +111,48 @@ class Asked:
     classes: Mapping[str, int]
 
 
-def inputs_of(manifest: Manifest) -> tuple[Form, Form]:
+def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
     """The tensors that a model takes."""
-    lengths = Form(LENGTHS, ("INT32", "INT64"), (-1, 1))
+    lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
     if manifest.input.kind == "tokens":
-        return Form("tokens", ("INT64", "INT32"), (-1, -1)), lengths
-    return Form("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
+        return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
+    return TensorSpec("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
 
 
-def outputs_of(manifest: Manifest) -> tuple[Form, ...]:
+def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
     """The tensors that a model answers with, under the names of `POST /predict`."""
     classes = manifest.classes
-    forms: tuple[Form, ...]
+    forms: tuple[TensorSpec, ...]
     if manifest.task == "single-label":
         forms = (
-            Form("label", ("BYTES",), (-1,)),
-            Form("score", ("FP32",), (-1,)),
-            Form("probabilities", ("FP32",), (-1, classes)),
+            TensorSpec("label", ("BYTES",), (-1,)),
+            TensorSpec("score", ("FP32",), (-1,)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
         )
     elif manifest.task == "multi-label":
-        forms = (Form("assigned", ("BOOL",), (-1, classes)), Form("probabilities", ("FP32",), (-1, classes)))
+        forms = (
+            TensorSpec("assigned", ("BOOL",), (-1, classes)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
+        )
     else:
         forms = (
-            Form("step_labels", ("BYTES",), (-1, -1)),
-            Form("step_scores", ("FP32",), (-1, -1)),
-            Form("probabilities", ("FP32",), (-1, -1, classes)),
+            TensorSpec("step_labels", ("BYTES",), (-1, -1)),
+            TensorSpec("step_scores", ("FP32",), (-1, -1)),
+            TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
         )
-    return (*forms, Form("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
+    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
 
 
 def read(
     model: Served,
-    sent: Sequence[Sent],
+    sent: Sequence[InputTensor],
     wanted: Sequence[str],
     parameters: Mapping[str, Any],
     problems: Problems,
     *,
     max_sequences: int,
     classes: Mapping[str, int] | None = None,
-) -> Asked:
+) -> TensorCall:
     """The call of some input tensors.
 
     Args:
@@ -189,7 +192,7 @@ def read(
     if steps is not None and rectangle is not None and (lengths is None or ends is not None):
         items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
     if problems.total or steps is None or rectangle is None:
-        raise problems.refusal()
+        raise problems.error()
     rows, width = rectangle.shape[:2]
     written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
     most = request_parameters.MOST_CLASSIFICATIONS
@@ -199,10 +202,10 @@ def read(
     place = f"{steps.pointer}: row {{}}"
     items, beside = compact(items, rectangle)
     call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
-    return Asked(call, names, classes)
+    return TensorCall(call, names, classes)
 
 
-def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
+def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
     """The output tensors of a call, in the order in which they are wanted."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
@@ -215,7 +218,7 @@ def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
             rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
         values = _rectangle(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
-        made.append(Tensor(name, datatype, values))
+        made.append(OutputTensor(name, datatype, values))
     return made
 
 
@@ -237,13 +240,13 @@ def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest)
     return probabilities
 
 
-def _rectangle(rows: Sequence[NDArray[Any]], asked: Asked) -> NDArray[Any]:
+def _rectangle(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
     """Rows with a time axis, at the steps sent; zeros (or empty texts) everywhere else."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
     made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
     for row, entries, item in zip(made, rows, asked.call.items, strict=True):
-        row[slice(len(entries)) if item.kept is None else item.kept] = entries
+        row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
     return made
 
 
@@ -260,7 +263,7 @@ def _classes(
     return {name: min(count, manifest.classes) for name, count in classes.items()}
 
 
-def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Options:
+def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
     request_parameters.check(parameters, "/parameters", problems)
     given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     microseconds = parameters.get("timeout")
@@ -272,10 +275,10 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Optio
     return options.read(given, problems, "/parameters")
 
 
-def _by_name(sent: Sequence[Sent], forms: Sequence[Form], problems: Problems) -> dict[str, Sent]:
+def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
     """The inputs that a model knows; what is said wrong of them is noted."""
     known = {form.name: form for form in forms}
-    found: dict[str, Sent] = {}
+    found: dict[str, InputTensor] = {}
     for tensor in sent:
         form = known.get(tensor.name)
         if form is None:
@@ -287,7 +290,7 @@ def _by_name(sent: Sequence[Sent], forms: Sequence[Form], problems: Problems) ->
     return found
 
 
-def _array(tensor: Sent, form: Form, problems: Problems) -> NDArray[Any] | None:
+def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
     """A tensor's elements in its shape, or None after noting what is wrong with it."""
     before = problems.total
     if tensor.datatype not in form.datatypes:
@@ -322,7 +325,9 @@ def _single(elements: NDArray[Any]) -> NDArray[Any]:
         return elements.astype("<f4", copy=False)
 
 
-def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problems: Problems) -> NDArray[Any] | None:
+def _from_numbers(
+    tensor: InputTensor, data: list[Any], element: np.dtype[Any], problems: Problems
+) -> NDArray[Any] | None:
     at = f"{tensor.pointer}/data"
     flat = _flat(data, tensor.shape)
     if flat is None:
@@ -379,9 +384,9 @@ def _items(
             problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
             continue
         steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
-        wrong = unfit(steps, manifest)
+        wrong = why_rejected(steps, manifest)
         if wrong is not None:
             problems.add(at, f"row {i}: {wrong}")
         else:
-            items.append(fitted(steps, manifest, sent=end))
+            items.append(make_item(steps, manifest, sent_steps=end))
     return items
