@@ -41,7 +41,7 @@ def test_a_part_of_the_kept_steps_stands_at_the_places_sent() -> None:
 
 
 def test_problems_keep_the_first_and_count_all() -> None:
-    problems = Problems(listed=2)
+    problems = Problems(most_listed=2)
     for i in range(5):
         problems.add(f"/{i}", "why")
     assert [problem.pointer for problem in problems.first] == ["/0", "/1"]
