@@ -6,9 +6,9 @@
 | `.ts` | a line `1,2,3:4,5,6:label`: features apart by colons, each with its steps; `?` and `NaN` are missing |
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
 
-A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
-one string a step for a per-step model. A bad record is named by file and line: `read` ends at the first, `entries`
-goes on behind it. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings along.
+A missing value is NaN in `Record.steps`. A label is one string, for a multi-label model a list of strings, and for a
+per-step model a list with one string for each step. An error names the file and the line of a bad record; `read` stops
+at the first one, `entries` continues. `aeon:JapaneseVowels_TRAIN` is a file in the aeon package.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from lengthwise.wrong_values import nearest
 Label = str | tuple[str, ...] | None
 
 FIELDS = frozenset({"id", "steps", "label"})
-"""What a record may have."""
+"""The fields of a record."""
 
 _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
 _INT64 = np.iinfo(np.int64)
 _NUMBERS: Final = frozenset((int, float, type(None)))
 _READ_BYTES: Final = 1 << 18
-"""Read at once; in between, nobody is told how far the reading is."""
+"""Bytes read at once, and between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Record:
     """One sequence of a file.
 
     Attributes:
-        id: Its own, or the number of its record in the file, from 0.
+        id: Its id, or the number of its record in the file, from 0.
         steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
         label: One label; several (multi-label, per-step); None where the file has none.
         place: `file:line`, for messages.
@@ -72,8 +72,8 @@ class BadRecord:
     """A record that cannot be used.
 
     Attributes:
-        id: Its own where that can be read, else the number of its record in the file, from 0.
-        error: What is wrong with it, and where it stands.
+        id: Its id if it has a valid one, or the number of its record in the file, from 0.
+        error: What is wrong, with the file and the line.
     """
 
     id: str
@@ -81,11 +81,11 @@ class BadRecord:
 
 
 Advance = Callable[[float], object]
-"""Told now and then, and at the end, the share of the file that was read so far, 0 to 1."""
+"""Called now and then, and at the end, with the share of the file that was read, 0 to 1."""
 
 
 def locate(name: str) -> Path:
-    """The path of a data file: a path, or `aeon:NAME_TRAIN` for one that aeon's wheel holds.
+    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel.
 
     Raises:
         ConfigurationError: There is no such file, or aeon is not installed.
@@ -108,14 +108,14 @@ def locate(name: str) -> Path:
 
 
 def read(path: Path, kind: StepKind = "values") -> Iterator[Record]:
-    """The records of a file, one by one, in its order; all of them have as many features a step.
+    """Reads the records of a file in its order; all of them have the same number of features.
 
     Args:
-        path: Its suffix says the format.
-        kind: What a step is; `.ts` holds values only.
+        path: The file; its suffix is its format.
+        kind: Whether steps are values or token ids; `.ts` has values only.
 
     Raises:
-        ConfigurationError: The file or a record in it cannot be read; names the line.
+        ConfigurationError: The file or a record in it cannot be read; the message has the line.
     """
     return _all_good(entries(path, kind))
 
@@ -123,18 +123,18 @@ def read(path: Path, kind: StepKind = "values") -> Iterator[Record]:
 def entries(
     path: Path, kind: StepKind = "values", advance: Advance = lambda _share: None
 ) -> Iterator[Record | BadRecord]:
-    """The records of a file as `read` gives them, the bad ones among them in their places.
+    """Reads the records of a file, with a `BadRecord` in the place of each bad one.
 
-    Whether two records have as many features a step is not looked at: whoever goes on behind a bad record knows what
-    is right, and the first record may be the bad one.
+    Two records may have different numbers of features here: the first record may be the one that is wrong, and the
+    caller knows what the model needs.
 
     Args:
-        path: Its suffix says the format.
-        kind: What a step is; `.ts` holds values only.
-        advance: For a progress bar.
+        path: The file; its suffix is its format.
+        kind: Whether steps are values or token ids; `.ts` has values only.
+        advance: Receives the progress.
 
     Raises:
-        ConfigurationError: The file cannot be read, or not as what its name says.
+        ConfigurationError: The file cannot be read, or does not have the format of its suffix.
     """
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
@@ -158,14 +158,14 @@ def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
 
 
 def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """The lines that are not blank, each with its number from 1."""
     for number, line in _long_lines(path, advance, -1):
         if isinstance(line, bytes):
             yield number, line
 
 
 def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
-    """The same, but a line of more than `limit` bytes is left to the caller to read; -1 for no limit."""
+    """As `_lines`; a line of more than `limit` bytes is a `LongLine`, which the caller has to read. -1: no limit."""
     try:
         with (
             path.open("rb", buffering=_READ_BYTES) as raw,
@@ -212,7 +212,7 @@ def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record
 
 
 def _not_json(error: orjson.JSONDecodeError) -> str:
-    """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
+    """Why a line is not JSON. Of NaN, which Python writes by default, the message is that of the service."""
     found = json_text.find_constant(error.doc)
     if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
         return json_text.constant_message(found[0], f"at column {found[1] + 1}")
@@ -238,7 +238,7 @@ def _parquet(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | 
 
 
 def _judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
-    """A record from what JSON or Parquet holds, good or bad."""
+    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong."""
     try:
         return _record(fields, index, place, kind)
     except RecordError as error:
@@ -247,10 +247,10 @@ def _judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | Bad
 
 
 def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
-    """A record from what JSON or Parquet holds.
+    """A record from the fields of a line or of a row.
 
     Raises:
-        RecordError: It is none.
+        RecordError: It is wrong.
     """
     if not isinstance(fields, dict):
         raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
@@ -268,7 +268,7 @@ def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
 
 
 def _meant(name: str, fields: dict[str, Any]) -> str:
-    """Which field an unknown one may stand for: the one that it is spelt like, or that holds such values."""
+    """A hint which field an unknown one may be: one with a similar name, or with such values."""
     alike = nearest(name, sorted(FIELDS - fields.keys()))
     if alike:
         return f" ({alike.removeprefix('; ')})"
@@ -290,7 +290,7 @@ def _label(label: Any, place: str) -> Label:
 
 
 def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
-    """The array of a list of steps, the first of which has that number; `features` where they are known."""
+    """The array of a list of steps. `first`: index of its first step; `features`: of a step, if known."""
     return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
 
 
@@ -322,7 +322,7 @@ def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray
 
 
 def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int = 0) -> NDArray[np.float32]:
-    """`[length, features]`; None and NaN are missing, infinities are refused, as are numbers too large for float32."""
+    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
     with np.errstate(over="ignore"):
         values = np.array(rows, dtype=np.float64).astype(np.float32)
     if np.isinf(values).any():
@@ -332,7 +332,7 @@ def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int =
 
 
 def _same_features(record: Record, features: int | None) -> int | None:
-    """The features a step has, held against those of the records before."""
+    """The number of features of a step; an error if the records before have another."""
     if record.steps.ndim == 1:
         return None
     found = int(record.steps.shape[1])

@@ -54,7 +54,7 @@ def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
 
 
 def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:
-    """One entry of `predictions`; its arrays are left for orjson to write, which needs no loop over classes."""
+    """One entry of `predictions`. orjson writes its arrays without a loop in Python."""
     labels = manifest.labels
     made: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
@@ -85,7 +85,7 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
 
 
 def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:
-    """Entries of the kept steps at the places they were sent, None at steps left out."""
+    """The entries of the kept steps at their indices in the request, with None for each masked step."""
     if item.kept_places is None:
         return entries
     spread: list[Any] = [None] * item.sent_steps

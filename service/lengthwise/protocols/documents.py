@@ -1,6 +1,6 @@
-"""What `/docs` and `/openapi.json` say of `POST /predict`, with examples that run against the models being served.
+"""The OpenAPI document of `POST /predict`, with examples that the served models answer.
 
-The other protocols stand in `kserve_documents`; health and figures in `health`, beside the endpoints.
+`kserve_documents` has the other protocols; health and metrics are described beside their endpoints.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "503": "Starting, draining, or no good model",
     "504": "The deadline passed",
 }
-"""How an inference call may be refused, by status."""
+"""Why an inference call may be rejected, by status."""
 NO_KEY: Final = "No key, or a wrong one"
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 
@@ -105,11 +105,11 @@ _IN_QUERY: Final[Mapping[str, Schema]] = {
     "timeout_ms": {**body_documents.TIMEOUT_MS, "description": "Of octets: after which the answer is worthless."},
     "priority": {**body_documents.PRIORITY, "description": "Of octets: 0 (default) to 9, higher first."},
 }
-"""The options of a body of octets, whose place is the query; beside a JSON body nobody reads them."""
+"""The options of raw steps, which are in the query; with a JSON body they are an error."""
 
 
 def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
-    """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
+    """Adds `POST /predict` to the OpenAPI document, with examples for the models that are served."""
     refusals = {status: {"description": text, "content": _REFUSED} for status, text in REFUSALS.items()}
     body: Schema = {"schema": body_documents.predict(manifests)}
     examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
@@ -160,7 +160,7 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
 
 
 def with_figures(schema: Schema) -> Schema:
-    """The document with both forms of `/metrics`, where it is served, and with what `GET /` answers."""
+    """Adds to the document both formats of `/metrics`, if it is served, and the answer of `GET /`."""
     if "/metrics" in schema["paths"]:
         answer = schema["paths"]["/metrics"]["get"]["responses"]["200"]
         answer["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
@@ -185,7 +185,7 @@ _EXPOSITIONS: Final = ("text/plain", "application/openmetrics-text")
 
 
 def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
-    """The document of a service that wants a key: every operation has it, and the refusal, but those on some paths."""
+    """Adds the API key, and the status 401, to every operation outside some paths."""
     schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in schema["paths"].items():
         if path not in keyless:
@@ -197,7 +197,7 @@ def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
 
 
 def example(manifest: Manifest) -> dict[str, Any]:
-    """A body that the model answers: two sequences, one of a single step."""
+    """A valid body for the model: two sequences, one of a single step."""
     first, second = example_steps(manifest)
     return {
         "model": manifest.name,
@@ -207,7 +207,7 @@ def example(manifest: Manifest) -> dict[str, Any]:
 
 
 def example_steps(manifest: Manifest) -> tuple[list[Any], list[Any]]:
-    """The steps of two sequences that the model answers, the second of one step."""
+    """The steps of two valid sequences for the model, the second of one step."""
     if manifest.input.kind == "tokens":
         first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
         return first[: manifest.max_length], [0]

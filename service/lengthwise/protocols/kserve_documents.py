@@ -1,4 +1,4 @@
-"""What `/docs` and `/openapi.json` say of KServe's two protocols and the repository's calls, with examples that run."""
+"""The OpenAPI document of KServe's two protocols and of the repository's calls, with examples that are answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TEXT: Final[Schema] = {"type": "string"}
 _TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
 _ERROR: Final[Schema] = {"title": "Error", "type": "object", "required": ["error"], "properties": {"error": _TEXT}}
 _NOTHING: Final[Schema] = {"type": "object"}
-_FORM: Final[Schema] = {
+_TENSOR_METADATA: Final[Schema] = {
     "title": "TensorMetadata",
     "type": "object",
     "required": ["name", "datatype", "shape"],
@@ -30,9 +30,13 @@ _INFERRED: Final[Schema] = {
         "outputs": {
             "type": "array",
             "items": {
-                **_FORM,
+                **_TENSOR_METADATA,
                 "title": "OutputTensor",
-                "properties": {**_FORM["properties"], "data": {"type": "array"}, "parameters": {"type": "object"}},
+                "properties": {
+                    **_TENSOR_METADATA["properties"],
+                    "data": {"type": "array"},
+                    "parameters": {"type": "object"},
+                },
             },
         },
     },
@@ -49,7 +53,7 @@ _INDEX: Final[Schema] = {
 
 
 def with_kserve(schema: Schema, manifests: Sequence[Manifest], served: frozenset[str]) -> Schema:
-    """The OpenAPI document with every operation of these protocols that is served on some of the paths."""
+    """Adds the operations of these protocols to the OpenAPI document, if their paths are served."""
     for path, operation in _operations(manifests).items():
         if path in served:
             schema["paths"][path] = operation
@@ -57,7 +61,7 @@ def with_kserve(schema: Schema, manifests: Sequence[Manifest], served: frozenset
 
 
 def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
-    """All of them by path."""
+    """All operations by path."""
     model = _in_path("model", _TEXT, {one.name: one.name for one in manifests})
     version = _in_path("version", body_documents.VERSION, {str(one.version): str(one.version) for one in manifests})
     made = {
@@ -119,7 +123,7 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
 
 
 def infer_example(manifest: Manifest) -> dict[str, Any]:
-    """A v2 body that the model answers: two rows, the second of one step and padded."""
+    """A valid v2 body for the model: two rows, the second of one step and padded."""
     first, second = documents.example_steps(manifest)
     tokens = manifest.input.kind == "tokens"
     blank = 0 if tokens else [0.0] * (manifest.input.features or 1)
@@ -135,7 +139,7 @@ def _v1_example(manifest: Manifest) -> dict[str, Any]:
 
 
 def _object(*, required: Sequence[str] | None = None, **properties: Schema) -> Schema:
-    """An object whose properties are all there, unless fewer are said to be required."""
+    """An object with these properties, all of them required unless `required` says otherwise."""
     return {
         "type": "object",
         "required": list(properties if required is None else required),
@@ -144,7 +148,7 @@ def _object(*, required: Sequence[str] | None = None, **properties: Schema) -> S
 
 
 def _change_parameters(change: str) -> Schema:
-    """What a call that changes what is served may say: nothing of the model, which comes from the repository."""
+    """The parameters of a call that loads or unloads a model. None sets the model: it comes from the repository."""
     return {"type": "object", "properties": {name: {} for name in sorted(inventory.PARAMETERS[change])}, **_CLOSED}
 
 
@@ -154,8 +158,8 @@ _METADATA: Final[Schema] = _object(
     name=_TEXT,
     versions=_TEXTS,
     platform=_TEXT,
-    inputs={"type": "array", "items": _FORM},
-    outputs={"type": "array", "items": _FORM},
+    inputs={"type": "array", "items": _TENSOR_METADATA},
+    outputs={"type": "array", "items": _TENSOR_METADATA},
 )
 _DURATION: Final[Schema] = _object(count={"type": "integer", "minimum": 0}, ns={"type": "integer", "minimum": 0})
 
@@ -212,7 +216,7 @@ _CONFIG: Final[Schema] = {
 
 
 def _get(tag: str, summary: str, answer: Schema, *parameters: Schema, unready: bool = False) -> Schema:
-    """A GET; `unready`: it says so with 503 in the same form."""
+    """A GET. With `unready` its 503 has the form of its answer."""
     responses = {"200": _answered("The answer", answer)}
     if parameters:
         responses["404"] = _refused(REFUSALS["404"])
@@ -258,7 +262,7 @@ def _in_path(name: str, schema: Schema, examples: Mapping[str, Any]) -> Schema:
 
 
 def _body(schema: Schema, examples: Mapping[str, Any]) -> Schema:
-    """A schema, with its examples where there are some."""
+    """A schema, with its examples if there are any."""
     shown = {name: {"value": value} for name, value in examples.items()}
     return {"schema": schema, "examples": shown} if shown else {"schema": schema}
 

@@ -1,9 +1,9 @@
-"""The Open Inference Protocol's tensors, and the sequences in them: what its REST and its gRPC form share.
+"""The input and output tensors of the Open Inference Protocol, for its REST and its gRPC form.
 
-Its tensors are rectangles, so sequences come padded: `values [rows, width, features]` (or `tokens [rows, width]`) with
-`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is; a width that no
-sequence of the model may have is refused as too large. A request of one row needs no lengths. Answers are rectangles
-again, of the width that was sent, with zeros past each length.
+A tensor is a rectangle, so its sequences are padded: `values [rows, width, features]`, or `tokens [rows, width]`, with
+`lengths`, `[rows, 1]` or `[rows]`, which a request of one row may omit. The padding of a row is never read. A tensor
+that is wider than any sequence of the model is too large. The outputs have the width of the input, with zeros past
+each length.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "INT64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
 }
-"""The protocol's datatypes of fixed size that occur here; `BYTES` is the one without."""
+"""The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 LENGTHS: Final = "lengths"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor as metadata describes it; -1 is a free axis.
+    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size.
 
     Attributes:
         name: Its name.
-        datatypes: What it may be; metadata says the first.
+        datatypes: The datatypes that it may have; metadata shows the first.
         shape: Its sizes.
     """
 
@@ -52,7 +52,7 @@ class TensorSpec:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes in which it is taken: one number a row needs no second axis."""
+        """All shapes that are accepted: `lengths` may have one axis or two."""
         return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
 
 
@@ -63,7 +63,7 @@ class OutputTensor:
     Attributes:
         name: Its name.
         datatype: The protocol's.
-        values: In its shape; of `BYTES`, of Python's `bytes`.
+        values: Its elements; those of `BYTES` are Python's `bytes`.
     """
 
     name: str
@@ -71,7 +71,7 @@ class OutputTensor:
     values: NDArray[Any]
 
     def raw(self) -> bytes:
-        """Its elements as the binary extension has them: row-major, little-endian, each text behind its length."""
+        """Its elements as raw bytes: row-major, little-endian, each text after its length."""
         if self.datatype == "BYTES":
             return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
@@ -79,14 +79,14 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input tensor as it came.
+    """An input tensor of a request.
 
     Attributes:
         name: Its name.
-        datatype: What it says that it is.
-        shape: Likewise.
-        data: Numbers, flat or nested, None for a missing one; or the elements' bytes.
-        pointer: Where it stands.
+        datatype: The datatype in the request.
+        shape: The shape in the request.
+        data: Its numbers, flat or nested, with None for a missing value; or its raw bytes.
+        pointer: JSON pointer of it.
     """
 
     name: str
@@ -98,12 +98,12 @@ class InputTensor:
 
 @dataclass(frozen=True, slots=True)
 class TensorCall:
-    """A call by tensors.
+    """A call whose sequences came as tensors.
 
     Attributes:
-        call: Its sequences.
-        outputs: Names of the tensors that it wants, in order.
-        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+        call: The call.
+        outputs: Names of the requested outputs, in order.
+        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
     """
 
     call: Call
@@ -112,7 +112,7 @@ class TensorCall:
 
 
 def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
-    """The tensors that a model takes."""
+    """The input tensors of a model."""
     lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
     if manifest.input.kind == "tokens":
         return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
@@ -120,7 +120,7 @@ def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
 
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """The tensors that a model answers with, under the names of `POST /predict`."""
+    """The output tensors of a model, named as in the answer of `POST /predict`."""
     classes = manifest.classes
     forms: tuple[TensorSpec, ...]
     if manifest.task == "single-label":
@@ -153,22 +153,22 @@ def read(
     max_sequences: int,
     classes: Mapping[str, int] | None = None,
 ) -> TensorCall:
-    """The call of some input tensors.
+    """Decodes a request of input tensors.
 
     Args:
-        model: Whom it asks.
-        sent: The inputs.
-        wanted: Names of the outputs; none means all of them.
-        parameters: The request's own; `timeout_ms`, `timeout` (microseconds) and `priority` count. the rest is
-            refused by `request_parameters.check`, or ignored.
-        problems: What is wrong with the request so far.
+        model: The model that it is for.
+        sent: The input tensors.
+        wanted: Names of the requested outputs; none means all of them.
+        parameters: Of the request: `timeout_ms`, `timeout` (microseconds) and `priority` are read here,
+            `request_parameters.check` rejects some others, and the rest is ignored.
+        problems: Problems of the request so far; more are added.
         max_sequences: Most rows.
-        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
 
     Raises:
         InvalidRequest: With everything that is wrong.
-        TooLarge: More rows than `max_sequences`, a rectangle wider than any sequence of the model, or more
-            classifications than are written.
+        TooLarge: There are more rows than `max_sequences`, a tensor is wider than any sequence of the model, or more
+            classifications are requested than one answer may have.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
@@ -206,7 +206,7 @@ def read(
 
 
 def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
-    """The output tensors of a call, in the order in which they are wanted."""
+    """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = np.array([label.encode() for label in manifest.labels], dtype=object)
@@ -217,7 +217,7 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
         if classes is not None:
             rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
-        values = _rectangle(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
+        values = _padded(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
         made.append(OutputTensor(name, datatype, values))
     return made
 
@@ -240,8 +240,8 @@ def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest)
     return probabilities
 
 
-def _rectangle(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
-    """Rows with a time axis, at the steps sent; zeros (or empty texts) everywhere else."""
+def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
+    """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
     made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
@@ -253,7 +253,7 @@ def _rectangle(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
 def _classes(
     classes: Mapping[str, int], wanted: Sequence[str], manifest: Manifest, problems: Problems
 ) -> dict[str, int]:
-    """How many classes are wanted of each output: no more than there are, and only of one that has a figure of each."""
+    """The number of best classes of each output, at most all; adds a problem for an output other than probabilities."""
     for name in classes:
         if name != "probabilities":
             problems.add(
@@ -276,7 +276,7 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallO
 
 
 def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
-    """The inputs that a model knows; what is said wrong of them is noted."""
+    """The known input tensors by their names; adds a problem for each other one."""
     known = {form.name: form for form in forms}
     found: dict[str, InputTensor] = {}
     for tensor in sent:
@@ -291,7 +291,7 @@ def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems:
 
 
 def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
-    """A tensor's elements in its shape, or None after noting what is wrong with it."""
+    """A tensor's elements in its shape; None if it is wrong, which is then in `problems`."""
     before = problems.total
     if tensor.datatype not in form.datatypes:
         problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
@@ -318,7 +318,7 @@ def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def _single(elements: NDArray[Any]) -> NDArray[Any]:
-    """Floats as float32, each the nearest; what is beyond it becomes infinite, and is found where it counts."""
+    """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
     if elements.dtype.kind != "f":
         return elements
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -348,7 +348,7 @@ def _from_numbers(
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """The numbers of a list that is flat or nested as a shape says; None where it is neither."""
+    """The numbers of a list that is flat, or nested as the shape says; None of any other list."""
     if data and not isinstance(data[0], list):
         return data if len(data) == math.prod(shape) else None
     level: list[Any] = [data]
@@ -367,7 +367,7 @@ def _items(
     lengths_at: str,
     problems: Problems,
 ) -> list[Item]:
-    """The sequences of a rectangle; what is wrong with them is noted."""
+    """The sequences of a padded tensor; what is wrong with them is added to `problems`."""
     rows, width = rectangle.shape[:2]
     if lengths is None and rows > 1:
         problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
