@@ -102,8 +102,8 @@ def locate(name: str) -> Path:
     data = Path(package.origin).parent / "datasets" / "data"
     path = data / split.rpartition("_")[0] / f"{split}.ts"
     if not path.is_file():
-        found = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
-        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(found)}")
+        names = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
+        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(names)}")
     return path
 
 
@@ -148,9 +148,9 @@ def entries(
     raise ConfigurationError(f"{path}: the name ends in none of .jsonl, .jsonl.gz, .ts and .parquet")
 
 
-def _all_good(found: Iterator[Record | BadRecord]) -> Iterator[Record]:
+def _all_good(records: Iterator[Record | BadRecord]) -> Iterator[Record]:
     features: int | None = None
-    for record in found:
+    for record in records:
         if isinstance(record, BadRecord):
             raise record.error
         features = _same_features(record, features)
@@ -213,9 +213,9 @@ def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record
 
 def _not_json(error: orjson.JSONDecodeError) -> str:
     """Why a line is not JSON. Of NaN, which Python writes by default, the message is that of the service."""
-    found = json_text.find_constant(error.doc)
-    if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
-        return json_text.constant_message(found[0], f"at column {found[1] + 1}")
+    constant = json_text.find_constant(error.doc)
+    if constant is not None and constant[1] <= error.pos <= constant[1] + len(constant[0]):
+        return json_text.constant_message(constant[0], f"at column {constant[1] + 1}")
     return f"not JSON: {error}"
 
 
@@ -335,10 +335,10 @@ def _same_features(record: Record, features: int | None) -> int | None:
     """The number of features of a step; an error if the records before have another."""
     if record.steps.ndim == 1:
         return None
-    found = int(record.steps.shape[1])
-    if features is not None and found != features:
-        raise RecordError(f"{record.place}: {found} features a step, the records before have {features}")
-    return found
+    count = int(record.steps.shape[1])
+    if features is not None and count != features:
+        raise RecordError(f"{record.place}: {count} features a step, the records before have {features}")
+    return count
 
 
 def _time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:

@@ -63,18 +63,18 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
     step = manifest.input
     most_steps = manifest.max_length if manifest.long == "reject" else sys.maxsize
     if step.features is None:
-        found = _fast_json.read_tokens(body, start, end, step.vocabulary or 1, max_sequences, most_steps)
+        sequences = _fast_json.read_tokens(body, start, end, step.vocabulary or 1, max_sequences, most_steps)
     else:
         takes_missing = manifest.missing != "refuse"
-        found = _fast_json.read_values(body, start, end, step.features, max_sequences, most_steps, takes_missing)
-    if found is None:
+        sequences = _fast_json.read_values(body, start, end, step.features, max_sequences, most_steps, takes_missing)
+    if sequences is None:
         return None
     items: Sequence[Item]
-    if isinstance(found, bytes):
-        steps = _steps(found, step.features)
+    if isinstance(sequences, bytes):
+        steps = _steps(sequences, step.features)
         items, beside = (make_item(steps, manifest, sent_steps=len(steps)),), 0
     else:
-        numbers, ends, ids = found
+        numbers, ends, ids = sequences
         try:
             items, beside = _items(_steps(numbers, step.features), ends, ids, manifest)
         except RequestError:

@@ -41,8 +41,8 @@ def decode_ordinary(body: bytes, find: Find, *, max_sequences: int, layout: Body
 
 def encode(call: Call, answers: list[Answer]) -> bytes:
     """The body of a 200, predictions in request order."""
-    made = orjson.dumps(predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
-    return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, made)
+    entries = orjson.dumps(predictions(call, answers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return b'%s,"predictions":%s}' % (call.model.manifest.answer_head, entries)
 
 
 def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
@@ -56,32 +56,32 @@ def predictions(call: Call, answers: list[Answer]) -> list[dict[str, Any]]:
 def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: bool) -> dict[str, Any]:
     """One entry of `predictions`. orjson writes its arrays without a loop in Python."""
     labels = manifest.labels
-    made: dict[str, Any] = {} if item.id is None else {"id": item.id}
+    fields: dict[str, Any] = {} if item.id is None else {"id": item.id}
     probabilities = answer.probabilities
     if manifest.task == "single-label":
-        made["label"] = labels[answer.best]
-        made["score"] = probabilities[answer.best]
-        made["probabilities"] = probabilities
+        fields["label"] = labels[answer.best]
+        fields["score"] = probabilities[answer.best]
+        fields["probabilities"] = probabilities
     elif manifest.task == "multi-label":
         assigned = np.flatnonzero(probabilities >= manifest.threshold)
-        made |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
+        fields |= {"assigned": [labels[i] for i in assigned], "probabilities": probabilities}
     else:
         best = probabilities.argmax(axis=1)
-        made |= {
+        fields |= {
             "step_labels": _at_steps_sent(item, [labels[i] for i in best]),
             "step_scores": _at_steps_sent(item, list(probabilities.max(axis=1))),
             "probabilities": _at_steps_sent(item, list(probabilities)),
         }
-    made["length"] = len(item.steps)
+    fields["length"] = len(item.steps)
     if attention and answer.attention is not None:
         weights = answer.attention
         if item.kept_places is not None:
             weights = np.zeros(item.sent_steps, dtype=np.float32)
             weights[item.kept_places] = answer.attention
-        made["attention"] = weights
+        fields["attention"] = weights
     if answer.windows is not None:
-        made["windows"] = answer.windows
-    return made
+        fields["windows"] = answer.windows
+    return fields
 
 
 def _at_steps_sent(item: Item, entries: list[Any]) -> list[Any]:

@@ -78,11 +78,11 @@ def collector_paused() -> Iterator[None]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise _not_json(f"the key {twice[:40]!r} stands twice in one object")
-    return made
+    return value
 
 
 def kind(value: Any) -> str:
@@ -95,8 +95,8 @@ def kind(value: Any) -> str:
 
 def find_constant(text: str) -> tuple[str, int] | None:
     """The first NaN or Infinity of a text outside strings, and its index; None if there is none."""
-    found = next((found for found in _CONSTANT.finditer(text) if found[1]), None)
-    return None if found is None else (found[1], found.start(1))
+    match = next((match for match in _CONSTANT.finditer(text) if match[1]), None)
+    return None if match is None else (match[1], match.start(1))
 
 
 def constant_message(name: str, where: str) -> str:
@@ -106,8 +106,8 @@ def constant_message(name: str, where: str) -> str:
 
 def _no_constant(text: str, name: str) -> None:
     # The parser reads the text in order, so everything before the first of them is valid JSON.
-    found = find_constant(text)
-    at = 0 if found is None else found[1]
+    constant = find_constant(text)
+    at = 0 if constant is None else constant[1]
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
     raise _not_json(constant_message(name, f"at line {line}, column {column}"))
 

@@ -72,7 +72,10 @@ def infer(manifests: Sequence[Manifest]) -> Schema:
             {
                 "id": {**_IDENTIFIER, "type": ["string", "null"]},
                 "model_name": {"enum": [None, "", manifest.name], "description": "That of the path, or nothing."},
-                "model_version": {"enum": [None, "", str(manifest.version)], "description": "Likewise."},
+                "model_version": {
+                    "enum": [None, "", str(manifest.version)],
+                    "description": "That of the path, or nothing.",
+                },
                 "parameters": PARAMETERS,
                 "inputs": _inputs(manifest),
                 "outputs": {
@@ -109,8 +112,8 @@ def _highest(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
 
 
 def _steps(manifest: Manifest) -> Schema:
-    made: Schema = {"title": "Steps", "type": "array", "minItems": 1, "items": _step(manifest)}
-    return made | ({"maxItems": manifest.max_length} if manifest.long == "reject" else {})
+    schema: Schema = {"title": "Steps", "type": "array", "minItems": 1, "items": _step(manifest)}
+    return schema | ({"maxItems": manifest.max_length} if manifest.long == "reject" else {})
 
 
 def _step(manifest: Manifest) -> Schema:
@@ -257,5 +260,5 @@ def _any(forms: Sequence[Schema]) -> Schema:
 
 
 def _object(properties: Mapping[str, Any], required: Sequence[str], *, title: str, open: bool = False) -> Schema:
-    made = {"title": title, "type": "object", "required": list(required), "properties": dict(properties)}
-    return made if open else made | {"additionalProperties": False}
+    schema = {"title": title, "type": "object", "required": list(required), "properties": dict(properties)}
+    return schema if open else schema | {"additionalProperties": False}

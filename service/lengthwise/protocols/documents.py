@@ -94,16 +94,19 @@ NO_KEY: Final = "No key, or a wrong one"
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 
 _IN_QUERY: Final[Mapping[str, Schema]] = {
-    "model": {"type": "string", "description": "Of octets: which model; needed where several are served."},
-    "version": {**body_documents.VERSION, "description": "Of octets: its version; default: the highest good one."},
+    "model": {"type": "string", "description": "With raw steps: the model; required if several are served."},
+    "version": {**body_documents.VERSION, "description": "With raw steps: its version; default: the highest good one."},
     "id": {
         "type": "string",
         "maxLength": MAX_ID_CHARACTERS,
-        "description": "Of octets: comes back with the prediction.",
+        "description": "With raw steps: returned with the prediction.",
     },
-    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "Of octets: attention."},
-    "timeout_ms": {**body_documents.TIMEOUT_MS, "description": "Of octets: after which the answer is worthless."},
-    "priority": {**body_documents.PRIORITY, "description": "Of octets: 0 (default) to 9, higher first."},
+    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "With raw steps: attention."},
+    "timeout_ms": {
+        **body_documents.TIMEOUT_MS,
+        "description": "With raw steps: after which the client needs no answer.",
+    },
+    "priority": {**body_documents.PRIORITY, "description": "With raw steps: 0 (default) to 9, higher first."},
 }
 """The options of raw steps, which are in the query; with a JSON body they are an error."""
 
@@ -119,16 +122,16 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
         "post": {
             "tags": ["predict"],
             "summary": "Classifies sequences of different lengths",
-            "description": "As JSON, or as octets: one sequence as the bytes of its steps, float32, little-endian (of "
-            "a token model int64), with its shape in a header and its options in the query. Octets are answered with "
-            "the same JSON, or where `accept` asks for octets with the probabilities as float32.",
+            "description": "As JSON, or as raw steps: one sequence as little-endian float32 (of a token model "
+            "int64), with its shape in a header and its options in the query. The answer is JSON, or, if `accept` is "
+            "`application/octet-stream`, the probabilities as float32.",
             "operationId": "predict",
             "parameters": [
                 {
                     "name": "x-lengthwise-shape",
                     "in": "header",
                     "schema": body_documents.shape_header(manifests),
-                    "description": "Of octets, which need it: `STEPS,FEATURES`, or of a token model `STEPS`.",
+                    "description": "Required with raw steps: `STEPS,FEATURES`, or of a token model `STEPS`.",
                 },
                 *(
                     {

@@ -164,10 +164,10 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTens
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     """The values of the parameters in `request_parameters.KNOWN`, without those that have none."""
-    found = {
+    choices = {
         name: parameters[name].WhichOneof("parameter_choice") for name in request_parameters.KNOWN if name in parameters
     }
-    return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
+    return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice is not None}
 
 
 def _encode(asked: TensorCall, identifier: str, raw: bool, answers: list[Answer]) -> bytes:

@@ -64,7 +64,7 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
     """All operations by path."""
     model = _in_path("model", _TEXT, {one.name: one.name for one in manifests})
     version = _in_path("version", body_documents.VERSION, {str(one.version): str(one.version) for one in manifests})
-    made = {
+    operations = {
         "/v1/models": _get("v1", "The models that are served", _object(models=_TEXTS)),
         "/v1/models/{model}": _get("v1", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), model),
         "/v1/models/{model}:predict": _post(
@@ -81,13 +81,13 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
     }
     for part, places in (("", (model,)), ("/versions/{version}", (model, version))):
         path = f"/v2/models/{{model}}{part}"
-        made[path] = _get("v2", "A model's metadata, with -1 for a free axis", _METADATA, *places)
-        made[f"{path}/ready"] = _get(
+        operations[path] = _get("v2", "A model's metadata, with -1 for a free axis", _METADATA, *places)
+        operations[f"{path}/ready"] = _get(
             "v2", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), *places, unready=True
         )
-        made[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
-        made[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
-        made[f"{path}/infer"] = _post(
+        operations[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
+        operations[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
+        operations[f"{path}/infer"] = _post(
             "v2",
             "Classifies padded sequences (Open Inference Protocol v2)",
             {
@@ -102,24 +102,24 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
                 "name": "Inference-Header-Content-Length",
                 "in": "header",
                 "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
-                "description": "Bytes of the JSON, where tensors stand behind it as bytes; octets need it.",
+                "description": "Bytes of the JSON, if raw tensors follow it; required with application/octet-stream.",
             },
         )
-    made["/v2/repository/index"] = _repository(
+    operations["/v2/repository/index"] = _repository(
         "Every version that is served or refused, with the reason",
         {**_object(ready={**_BOOLEAN, "description": "Only those that are ready."}, required=()), **_CLOSED},
         _INDEX,
         (400, 413, 415),
     )
     for change, what in (("load", "Loads a model, or what is new of it"), ("unload", "Serves a model no more")):
-        made[f"/v2/repository/models/{{model}}/{change}"] = _repository(
+        operations[f"/v2/repository/models/{{model}}/{change}"] = _repository(
             f"{what}; refused without --admin-calls",
             {**_object(parameters=_change_parameters(change), required=()), **_CLOSED},
             _NOTHING,
             (400, 403, 404, 413, 415, 503),
             model,
         )
-    return made
+    return operations
 
 
 def infer_example(manifest: Manifest) -> dict[str, Any]:
@@ -245,14 +245,21 @@ def _post(
 
 def _repository(summary: str, body: Schema, answer: Schema, refusals: Sequence[int], *parameters: Schema) -> Schema:
     """A call of the repository extension."""
-    said = {400: "The body is wrong", 403: "It is off", **{int(status): text for status, text in REFUSALS.items()}}
+    descriptions = {
+        400: "The body is wrong",
+        403: "It is off",
+        **{int(status): text for status, text in REFUSALS.items()},
+    }
     return {
         "post": {
             "tags": ["repository"],
             "summary": summary,
             "parameters": list(parameters),
             "requestBody": {"required": False, "content": {"application/json": {"schema": body}}},
-            "responses": {"200": _answered("Done", answer), **{str(one): _refused(said[one]) for one in refusals}},
+            "responses": {
+                "200": _answered("Done", answer),
+                **{str(one): _refused(descriptions[one]) for one in refusals},
+            },
         }
     }
 

@@ -107,9 +107,9 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
     """
     best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
     scores = np.take_along_axis(probabilities, best, axis=-1)
-    made = np.empty(best.shape, dtype=object)
-    made.ravel()[:] = list(_texts(scores.ravel().tolist(), best.ravel().tolist(), labels))
-    return made
+    texts = np.empty(best.shape, dtype=object)
+    texts.ravel()[:] = list(_texts(scores.ravel().tolist(), best.ravel().tolist(), labels))
+    return texts
 
 
 def _texts(scores: Sequence[float], indices: Sequence[int], labels: Sequence[str]) -> Iterator[bytes]:

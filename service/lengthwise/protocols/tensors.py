@@ -210,7 +210,7 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = np.array([label.encode() for label in manifest.labels], dtype=object)
-    made = []
+    outputs = []
     for name in asked.outputs:
         rows = [_values(name, one, labels, manifest) for one in answers]
         datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
@@ -218,8 +218,8 @@ def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
             rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
         values = _padded(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
-        made.append(OutputTensor(name, datatype, values))
-    return made
+        outputs.append(OutputTensor(name, datatype, values))
+    return outputs
 
 
 def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
@@ -244,10 +244,10 @@ def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
     """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
-    made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
-    for row, entries, item in zip(made, rows, asked.call.items, strict=True):
+    padded: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
+    for row, entries, item in zip(padded, rows, asked.call.items, strict=True):
         row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
-    return made
+    return padded
 
 
 def _classes(
@@ -278,16 +278,16 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallO
 def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
     """The known input tensors by their names; adds a problem for each other one."""
     known = {form.name: form for form in forms}
-    found: dict[str, InputTensor] = {}
+    by_name: dict[str, InputTensor] = {}
     for tensor in sent:
         form = known.get(tensor.name)
         if form is None:
             problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(known)}")
-        elif tensor.name in found:
+        elif tensor.name in by_name:
             problems.add(tensor.pointer, f"{tensor.name!r} stands twice")
         else:
-            found[tensor.name] = tensor
-    return found
+            by_name[tensor.name] = tensor
+    return by_name
 
 
 def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
@@ -335,8 +335,8 @@ def _from_numbers(
         return None
     kinds = set(map(type, flat))
     if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
-        taken = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
-        problems.add(at, f"must hold {taken}")
+        accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
+        problems.add(at, f"must hold {accepted}")
         return None
     try:
         if element.kind == "f":
