@@ -21,7 +21,6 @@ from benchmarks import machine
 from lengthwise.decoding import json_body, validation
 from lengthwise.runtime.manifest import Manifest, StepInput
 
-RESULTS = Path(__file__).parent / "results" / "json_readers.json"
 _SIZES = ((1, 12, 10), (1, 50, 12), (1, 500, 12), (8, 50, 12), (64, 50, 12), (64, 10, 4))
 """Sequences, steps and features."""
 _FIELDS = {"model": "bench", "version": "1", "timeout_ms": 500, "priority": 3}
@@ -108,18 +107,17 @@ def _fastest(readers: dict[str, Callable[[], object]], seconds: float) -> dict[s
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each body.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
-def main(seconds: float, seed: int, out: Path) -> None:
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Writes the figures as JSON, too.")
+def main(seconds: float, seed: int, out: Path | None) -> None:
     """Measures both readers of JSON bodies."""
-    facts = machine.facts()
     rows = measure(seed, seconds)
     table = Table("body", "bytes", *(name.removesuffix("_us") + ", us" for name in list(rows[0])[2:]))
     for row in rows:
         table.add_row(row["body"], *(f"{value}" for value in list(row.values())[1:]))
     Console().print(table)
-    made = {"machine": facts, "seed": seed, "seconds": seconds, "rows": rows}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    if out is not None:
+        figures = {"machine": machine.facts(), "seed": seed, "seconds": seconds, "rows": rows}
+        out.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 if __name__ == "__main__":
