@@ -44,14 +44,8 @@ def parse(body: bytes | bytearray) -> Any:
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
         with collector_paused():
-            document = json.loads(
-                text,
-                object_pairs_hook=_object,
-                parse_constant=partial(_no_constant, text),
-                parse_int=_int,
-                # Other threads can run between two calls of a Python function, but not within the parser in C.
-                parse_float=_float if len(text) > _LARGE_BYTES else None,
-            )
+            # Other threads can run between two calls of a Python function, but not within the parser in C.
+            document = _loads(text, in_python=len(text) > _LARGE_BYTES)
     except RecursionError:
         raise _not_json("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -75,6 +69,24 @@ def collector_paused() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def _loads(text: str, *, in_python: bool) -> Any:
+    """Parses a text, its numbers with functions in Python if `in_python`, which takes longer."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=partial(_no_constant, text),
+            parse_int=_int if in_python else None,
+            parse_float=_float if in_python else None,
+        )
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        if in_python:
+            raise
+        return _loads(text, in_python=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
