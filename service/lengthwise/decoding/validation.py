@@ -24,18 +24,16 @@ from lengthwise.decoding.calls import (
     id_problem,
     make_item,
     missing_message,
-    token_message,
     too_long_message,
     why_rejected,
 )
+from lengthwise.decoding.explanations import explain
 from lengthwise.decoding.json_text import collector_paused, kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
-"""The least number that rounds to infinity: half a step past the largest."""
 _NUMBERS_AT_ONCE: Final = 16_384
 """Numbers that one call of NumPy converts. Other threads can run between two calls."""
 _NUMBERS: Final = frozenset({float, int, type(None)})
@@ -169,7 +167,7 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
     entries = steps if len(kept) == len(steps) else [steps[place] for place in kept]
     array = _array(entries, manifest)
     if array is None or why_rejected(array, manifest) is not None:
-        _explain(entries, kept, at, manifest, feature_mask, problems)
+        explain(entries, kept, at, manifest, feature_mask, problems)
     if problems.total > before or array is None:
         return None
     if feature_mask is not None:
@@ -210,98 +208,6 @@ def _array(entries: list[Any], manifest: Manifest) -> Steps | None:
         return None
 
 
-def _explain(
-    entries: list[Any],
-    kept: Sequence[int],
-    at: str,
-    manifest: Manifest,
-    feature_mask: list[bool] | None,
-    problems: Problems,
-) -> None:
-    """Adds a problem for everything that is wrong with the kept steps.
-
-    Args:
-        entries: The kept steps.
-        kept: Index of each in the sequence as sent.
-        at: JSON pointer of the sequence's steps.
-        manifest: Of the model.
-        feature_mask: True for each feature that is kept; None for all.
-        problems: Where they are added.
-    """
-    if manifest.input.features is None:
-        _explain_tokens(entries, kept, at, manifest, problems)
-    else:
-        _explain_values(entries, kept, at, manifest, feature_mask, problems)
-
-
-def _explain_values(
-    entries: list[Any],
-    kept: Sequence[int],
-    at: str,
-    manifest: Manifest,
-    feature_mask: list[bool] | None,
-    problems: Problems,
-) -> None:
-    features = manifest.input.features or 1
-    if features > 1 and not any(isinstance(entry, list) for entry in entries):
-        problems.add(
-            f"{at}/{kept[0]}",
-            f"a step must be an array of {features} numbers, and none here is an array: the first is "
-            f"{kind(entries[0])}; a level of brackets may be missing",
-        )
-        return
-    takes_missing = [manifest.missing != "refuse"] * features
-    if feature_mask is not None:
-        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask, strict=True)]
-    for place, entry in zip(kept, entries, strict=True):
-        is_bare = features == 1 and not isinstance(entry, list)
-        step = [entry] if is_bare else entry
-        if not isinstance(step, list) or len(step) != features:
-            if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, features))
-            else:
-                problems.count()
-            continue
-        for i, value in enumerate(step):
-            if takes_missing[i] if value is None else fits_float32(value):
-                continue
-            if problems.listing:
-                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{i}", _no_number(value, manifest))
-            else:
-                problems.count()
-            if value is not None:
-                break
-
-
-def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems) -> None:
-    vocabulary = manifest.input.vocabulary or 1
-    for place, token in zip(kept, entries, strict=True):
-        if type(token) is int and 0 <= token < vocabulary:
-            continue
-        if not problems.listing:
-            problems.count()
-        elif type(token) is int:
-            problems.add(f"{at}/{place}", token_message(manifest))
-        else:
-            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
-
-
-def _no_step(step: Any, features: int) -> str:
-    """The message of a step that has the wrong form."""
-    if not isinstance(step, list):
-        return f"a step must be an array of {features} numbers, it is {kind(step)}"
-    return f"the model takes {features} features a step, this one has {len(step)}"
-
-
-def _no_number(value: Any, manifest: Manifest) -> str:
-    """The message of a value that the model does not accept."""
-    if value is None:
-        return missing_message(manifest)
-    if type(value) is float or type(value) is int:
-        return "is beyond the range of float32"
-    return f"must be a number or null, it is {kind(value)}"
-
-
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
 ) -> list[bool] | None:
@@ -339,13 +245,6 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
         problems.add(f"{pointer}/id", wrong)
         return None
     return str(identifier)
-
-
-def fits_float32(value: Any) -> bool:
-    """Whether a value is a number, and finite when rounded to float64 and then to float32."""
-    if type(value) is not float and type(value) is not int:
-        return False
-    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
 
 
 def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
-from lengthwise.decoding.validation import FLOAT32_BEYOND
+from lengthwise.decoding.explanations import FLOAT32_BEYOND
 from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import request_parameters, tensors
 from lengthwise.protocols.tensors import LENGTHS
