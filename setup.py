@@ -18,7 +18,13 @@ LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0
 
 # Optional: without a compiler they are left out, and `lengthwise serve` says so.
 MODULES_IN_C = [
-    Extension("lengthwise.decoding._fast_json", ["service/lengthwise/decoding/_fast_json.c"], optional=True, **LIMITED),
+    Extension(
+        "lengthwise.decoding._fast_json",
+        ["service/lengthwise/decoding/_fast_json.c"],
+        depends=["service/lengthwise/decoding/_powers_of_ten.h"],
+        optional=True,
+        **LIMITED,
+    ),
     Extension(
         "lengthwise.runtime._recurrent_kernels",
         ["service/lengthwise/runtime/_recurrent_kernels.c"],

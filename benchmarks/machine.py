@@ -14,7 +14,6 @@ _PACKAGES = (
     "torch",
     "numpy",
     "orjson",
-    "pysimdjson",
     "uvicorn",
     "uvloop",
     "fastapi",

@@ -61,7 +61,6 @@ ONLY_IN = {
     "fastapi": {"http.app", "http.health"},
     "grpc": {"protocols.grpc_server"},
     "uvicorn": {"http.server", "http.connection", "http.cycle"},
-    "simdjson": {"decoding.json_body"},
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},

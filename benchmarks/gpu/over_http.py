@@ -20,7 +20,6 @@ NEEDED = (
     "prometheus_client",
     "pydantic_settings",
     "rich",
-    "simdjson",
     "uvicorn",
     "uvloop",
 )

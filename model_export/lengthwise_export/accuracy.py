@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import fitted, unfit
+from lengthwise.decoding.calls import make_item, why_rejected
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import Steps, pad
@@ -136,7 +136,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
             raise ConfigurationError(f"{record.place}: {wrong}")
     taken, left_out, why = [], 0, ""
     for record in labelled:
-        reason = unfit(record.steps, manifest)
+        reason = why_rejected(record.steps, manifest)
         if reason is None:
             taken.append(record)
         else:
@@ -192,7 +192,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     """The answer to each record, computed as in the service: windows are merged, and padding is removed."""
     rows: list[tuple[int, int, Steps]] = []
     for index, record in enumerate(records):
-        item = fitted(record.steps, manifest, sent=len(record.steps))
+        item = make_item(record.steps, manifest, sent_steps=len(record.steps))
         rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]
     rows.sort(key=lambda row: len(row[2]))
     parts: list[dict[int, Answer]] = [{} for _ in records]

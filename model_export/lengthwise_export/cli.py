@@ -377,7 +377,7 @@ def check(
 
 
 def _some(
-    data: str, kind: dataset.Kind, check: Callable[[dataset.Record], object] = lambda _record: None
+    data: str, kind: dataset.StepKind, check: Callable[[dataset.Record], object] = lambda _record: None
 ) -> list[dataset.Record]:
     """The records of a file, each of which passes `check`.
 
@@ -393,7 +393,7 @@ def _some(
     return records
 
 
-def _labelled(data: str, kind: dataset.Kind, *, to: Precision) -> list[dataset.Record]:
+def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[dataset.Record]:
     """The records of --data.
 
     Raises:

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.serving")
 
-NOT_FINITE = "the model's answer to this sequence is not finite"
-
 
 class Serving:
     """Everything that lives while the server does.
@@ -170,7 +168,7 @@ class Serving:
 
     def ask(
         self,
-        call: Call[Served],
+        call: Call,
         arrived: float,
         finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
@@ -271,9 +269,7 @@ def _labels(metrics: ModelMetrics) -> tuple[str, str]:
     return name, version
 
 
-def _merged(
-    call: Call[Served], found: list[Answer | None], windows: list[list[tuple[int, Steps]]]
-) -> list[Answer | None]:
+def _merged(call: Call, found: list[Answer | None], windows: list[list[tuple[int, Steps]]]) -> list[Answer | None]:
     """One answer for each item again, of the answers of all windows."""
     ends = list(accumulate(len(parts) for parts in windows))
     merged: list[Answer | None] = []
@@ -290,7 +286,7 @@ def _merged(
     return merged
 
 
-def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
+def _all_finite(call: Call, found: list[Answer | None]) -> list[Answer]:
     """The answers, if every one is there.
 
     Raises:
@@ -300,5 +296,5 @@ def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
         found = answers.with_attention(found)
     if None in found:
         bad = [i for i, answer in enumerate(found) if answer is None]
-        raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))
+        raise InvalidRequest([Problem(call.pointer.format(i), answers.NOT_FINITE) for i in bad[:20]], total=len(bad))
     return cast("list[Answer]", found)

@@ -21,7 +21,6 @@ MOST_DIGITS: Final = 9
 """Most digits of a version: with nine it fits into every protocol's integers."""
 
 _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
-_VERSION: Final = re.compile(rf"[1-9][0-9]{{0,{MOST_DIGITS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,9 +35,14 @@ class Key:
         return f"{self.name}/{self.version}"
 
 
+def is_written_as_version(text: str) -> bool:
+    """Whether a text is ASCII digits that do not start with 0; of a number too large to be a version, too."""
+    return text.isascii() and text.isdigit() and not text.startswith("0")
+
+
 def is_version(name: str) -> bool:
     """Whether a folder's name is a version: a whole number from 1, without leading zeros, of 9 digits at most."""
-    return _VERSION.fullmatch(name) is not None
+    return is_written_as_version(name) and len(name) <= MOST_DIGITS
 
 
 @dataclass(frozen=True, slots=True)

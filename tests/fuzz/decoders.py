@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Call, unfit
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Call, why_rejected
 from lengthwise.errors import RequestError
+from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import grpc_codec, kserve
 from lengthwise.protocols.endpoint import Endpoint, Received
 from lengthwise.protocols.predict import Predict
@@ -103,9 +104,9 @@ def _valid(call: Call[Any]) -> str:
     manifest = call.model.manifest
     assert call.items
     for item in call.items:
-        assert unfit(item.steps, manifest) is None
-        assert item.sent >= len(item.steps) >= 1
-        assert item.kept is None or len(item.kept) == len(item.steps)
+        assert why_rejected(item.steps, manifest) is None
+        assert item.sent_steps >= len(item.steps) >= 1
+        assert item.kept_places is None or len(item.kept_places) == len(item.steps)
         assert item.id is None or isinstance(item.id.encode(), bytes)  # it can be sent back
     assert call.timeout_ms is None or 0 < call.timeout_ms <= MAX_TIMEOUT_MS
     assert 0 <= call.priority <= MAX_PRIORITY

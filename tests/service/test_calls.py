@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise.decoding.calls import Problems, fitted, refuses_missing, unfit
+from lengthwise.decoding.calls import Problems, make_item, missing_message, why_rejected
 from tests.support.numpy_models import manifest
 
 STEPS = np.arange(5, dtype=np.int64)
@@ -20,31 +20,31 @@ STEPS = np.arange(5, dtype=np.int64)
     ],
 )
 def test_a_long_sequence_is_cut_as_if_the_rest_had_been_masked(policy: Any, steps: list[int], kept: Any) -> None:
-    item = fitted(STEPS, manifest(vocabulary=10, max_length=2, long=policy), sent=5, id="a")
+    item = make_item(STEPS, manifest(vocabulary=10, max_length=2, long=policy), sent_steps=5, id="a")
     assert item.steps.tolist() == steps
-    assert (None if item.kept is None else item.kept.tolist()) == kept
-    assert (item.sent, item.id) == (5, "a")
+    assert (None if item.kept_places is None else item.kept_places.tolist()) == kept
+    assert (item.sent_steps, item.id) == (5, "a")
 
 
 @pytest.mark.parametrize("policy", ["head", "tail", "reject"])
 def test_a_sequence_that_fits_is_left_whole(policy: Any) -> None:
-    item = fitted(STEPS, manifest(vocabulary=10, max_length=5, long=policy), sent=5)
+    item = make_item(STEPS, manifest(vocabulary=10, max_length=5, long=policy), sent_steps=5)
     assert item.steps is STEPS
-    assert item.kept is None
+    assert item.kept_places is None
 
 
 def test_a_part_of_the_kept_steps_stands_at_the_places_sent() -> None:
     kept = np.array([1, 3, 5, 7, 9])
-    item = fitted(STEPS, manifest(vocabulary=10, max_length=2, long="tail"), sent=10, kept=kept)
-    assert item.kept is not None
-    assert item.kept.tolist() == [7, 9]
+    item = make_item(STEPS, manifest(vocabulary=10, max_length=2, long="tail"), sent_steps=10, kept_places=kept)
+    assert item.kept_places is not None
+    assert item.kept_places.tolist() == [7, 9]
 
 
 def test_problems_keep_the_first_and_count_all() -> None:
-    problems = Problems(listed=2)
+    problems = Problems(most_listed=2)
     for i in range(5):
         problems.add(f"/{i}", "why")
-    assert [problem.pointer for problem in problems.found] == ["/0", "/1"]
+    assert [problem.pointer for problem in problems.first] == ["/0", "/1"]
     assert problems.total == 5
 
 
@@ -59,7 +59,7 @@ def changed(row: int, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_a_missing_value_that_is_refused_comes_with_the_way_out() -> None:
     way_out = "export it with another missing policy to allow them"
-    assert refuses_missing(manifest()) == f"the model sums/1 refuses missing values; {way_out}"
+    assert missing_message(manifest()) == f"the model sums/1 refuses missing values; {way_out}"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_missing_value_that_is_refused_comes_with_the_way_out() -> None:
         (VALUES[:, :1], {}, "the model takes 2 features a step, this one has 1"),
         (changed(1, np.inf), {}, "step 1 holds a number that is not finite as float32"),
         (changed(2, -np.inf), {"missing": "zero"}, "step 2 holds a number that is not finite as float32"),
-        (changed(2, np.nan), {}, f"step 2 lacks a value: {refuses_missing(manifest())}"),
+        (changed(2, np.nan), {}, f"step 2 lacks a value: {missing_message(manifest())}"),
         (changed(2, np.nan), {"missing": "zero"}, None),
         (STEPS, {"vocabulary": 5}, None),
         (STEPS, {"vocabulary": 4}, "step 4 is no token id: the vocabulary has 0 to 3"),
@@ -84,4 +84,4 @@ def test_a_missing_value_that_is_refused_comes_with_the_way_out() -> None:
     ],
 )
 def test_why_a_model_does_not_take_a_sequence(steps: Any, fields: Any, why: str | None) -> None:
-    assert unfit(steps, manifest(**fields)) == why
+    assert why_rejected(steps, manifest(**fields)) == why

@@ -24,7 +24,7 @@ def series(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def read(path: Path, kind: dataset.Kind = "values") -> list[Record]:
+def read(path: Path, kind: dataset.StepKind = "values") -> list[Record]:
     return list(dataset.read(path, kind))
 
 

@@ -120,7 +120,7 @@ async def test_a_refusal_is_as_the_document_says() -> None:
 def test_an_example_uses_what_the_model_knows_of_its_features() -> None:
     kind = manifest().model_copy(update={"input": manifest().input.model_copy(update={"mean": (1.004, -2.0)})})
     assert documents.example(kind)["sequences"][0] == [[1.0, -2.0], [1.0, -2.0]]
-    assert json_body.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind), max_sequences=1).items
+    assert json_body.decode(b'{"sequences": [[[1.0, -2.0]]]}', OneModel(kind).find, max_sequences=1).items
 
 
 async def test_without_models_the_document_is_valid_and_tells_what_is_common_to_all() -> None:

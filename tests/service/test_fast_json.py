@@ -1,7 +1,15 @@
-"""The plainest body, read in C: what is taken, what is left to other readers, and every number as Python reads it."""
+"""The reader in C: what it reads, what it leaves to the one in Python, and every number as Python rounds it."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lengthwise.decoding import fast_json, json_body, validation
-from lengthwise.decoding.validation import PREDICT
+from lengthwise.decoding.calls import Call
+from lengthwise.decoding.validation import PREDICT, BodyLayout
 from lengthwise.errors import ModelNotFound
 from lengthwise.protocols.v1 import INSTANCES
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
@@ -21,16 +30,31 @@ native = pytest.importorskip(
 )
 
 TWO = OneModel(MANIFESTS["refuses missing"])
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def values(body: bytes, features: int = 2, most_steps: int = 10_000) -> list[float] | None:
-    found = native.read_values(body, b"sequences", features, most_steps)
-    return None if found is None else np.frombuffer(found, np.float32).tolist()
+def values(
+    body: bytes, features: int = 2, most_steps: int = 10_000, *, takes_missing: bool = False
+) -> list[float] | None:
+    """The numbers of a body that is one sequence and nothing else; None of any other."""
+    place = native.locate(body, b"sequences")
+    if place is None or not place[2]:
+        return None
+    found = native.read_values(body, *place[:2], features, 1, most_steps, takes_missing)
+    return np.frombuffer(found, np.float32).tolist() if isinstance(found, bytes) else None
 
 
 def tokens(body: bytes, vocabulary: int = 10, most_steps: int = 10_000) -> list[int] | None:
-    found = native.read_tokens(body, b"sequences", vocabulary, most_steps)
-    return None if found is None else np.frombuffer(found, np.int64).tolist()
+    """The same of token ids."""
+    place = native.locate(body, b"sequences")
+    if place is None or not place[2]:
+        return None
+    found = native.read_tokens(body, *place[:2], vocabulary, 1, most_steps)
+    return np.frombuffer(found, np.int64).tolist() if isinstance(found, bytes) else None
+
+
+def read(body: bytes, catalog: OneModel, layout: BodyLayout = PREDICT, max_sequences: int = 1) -> Call | None:
+    return fast_json.read(body, catalog.find, max_sequences=max_sequences, layout=layout)
 
 
 @given(st.integers(1, 300), st.integers(1, 20))
@@ -38,20 +62,20 @@ def test_a_sequence_is_read_as_what_was_written(length: int, features: int):
     steps = np.random.default_rng(length).normal(0, 10, (length, features)).astype(np.float32)
     body = orjson.dumps({"sequences": [steps]}, option=orjson.OPT_SERIALIZE_NUMPY)
     catalog = OneModel(manifest(features=features, max_length=300))
-    call = fast_json.read(body, catalog, PREDICT)
+    call = read(body, catalog)
     assert call is not None
     (item,) = call.items
-    assert (item.steps.dtype, item.steps.shape, item.sent) == (np.float32, (length, features), length)
+    assert (item.steps.dtype, item.steps.shape, item.sent_steps) == (np.float32, (length, features), length)
     assert item.steps.tobytes() == steps.tobytes()
 
 
-@pytest.mark.parametrize("form", [PREDICT, INSTANCES])
-def test_bare_steps_are_read_too(form: Any):
-    body = b'{"%s": [[1, 2.5, 3]]}' % form.key
+@pytest.mark.parametrize("layout", [PREDICT, INSTANCES])
+def test_bare_steps_are_read_too(layout: BodyLayout):
+    body = b'{"%s": [[1, 2.5, 3]]}' % layout.key
     for catalog, kind in ((OneModel(manifest(features=1)), np.float32), (OneModel(manifest(vocabulary=10)), np.int64)):
-        call = fast_json.read(body.replace(b".5", b"") if kind is np.int64 else body, catalog, form)
+        call = read(body.replace(b".5", b"") if kind is np.int64 else body, catalog, layout)
         assert call is not None
-        assert call.pointer == f"/{form.root}/{{}}"
+        assert call.pointer == f"/{layout.root}/{{}}"
         assert (call.items[0].steps.dtype, len(call.items[0].steps)) == (kind, 3)
 
 
@@ -91,13 +115,13 @@ def test_white_space_may_stand_between_any_two_tokens():
         b"",
     ],
 )
-def test_any_other_body_is_left_to_the_other_readers(body: bytes):
+def test_a_body_that_is_not_one_sequence_alone_has_no_such_values(body: bytes):
     assert values(body) is None
     assert tokens(body) is None or body == b'{"sequences":[[1,2]]}'
 
 
 @pytest.mark.parametrize("end", range(len(b'{"sequences":[[[1.5e3,-2]]]}')))
-def test_a_body_that_is_cut_off_is_left_to_them(end: int):
+def test_a_body_that_is_cut_off_is_left_to_the_reader_in_python(end: int):
     assert values(b'{"sequences":[[[1.5e3,-2]]]}'[:end]) is None
 
 
@@ -115,23 +139,23 @@ JSON_NUMBER = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,40})?([eE][+-]?[0
 @example("3.4028234663852887e38")
 @example("-0.0")
 @example("1e23")
-def test_a_number_is_rounded_as_python_rounds_it_or_left_to_the_careful_reader(text: str):
+def test_a_number_is_rounded_as_python_rounds_it_or_left_to_the_reader_in_python(text: str):
     found = values(b'{"sequences":[[[%s,1]]]}' % text.encode())
     if found is not None:
-        number: Any = orjson.loads(text)
-        assert np.float32(found[0]).tobytes() == np.float32(number).tobytes()
-    elif abs(float(text)) <= validation.FLOAT32_MAX:
-        # Only integers past 53 bits, and what has too many characters to be worth it.
-        assert len(text) >= 16
+        number: Any = json.loads(text)
+        assert np.float32(found[0]).tobytes() == np.float32(float(number)).tobytes()
+    else:
+        # Only what has too many characters to be worth it, and what may round to infinity.
+        assert len(text) > 64 or abs(float(text)) > FLOAT32_MAX
 
 
 @pytest.mark.parametrize("text", ["01", "-01", "1.", ".5", "+1", "-", "1e", "1e+", "--1", "0x1", "1_0", "NaN", "1e40"])
-def test_what_is_no_number_or_no_float_is_left_to_the_careful_reader(text: str):
+def test_what_is_no_number_or_no_float_is_left_to_the_reader_in_python(text: str):
     assert values(b'{"sequences":[[[%s,1]]]}' % text.encode()) is None
 
 
 @pytest.mark.parametrize("text", ["10", "-1", "-0", "01", "1.0", "1e0", "18446744073709551616", "9" * 400, "a", ""])
-def test_what_is_no_token_of_the_vocabulary_is_left_to_the_careful_reader(text: str):
+def test_what_is_no_token_of_the_vocabulary_is_left_to_the_reader_in_python(text: str):
     assert tokens(b'{"sequences":[[1,%s]]}' % text.encode()) is None
     assert tokens(b'{"sequences":[[9]]}') == [9]
 
@@ -145,20 +169,151 @@ def test_no_more_steps_are_read_than_are_wanted():
     assert tokens(b'{"sequences":[[1,2,3]]}', most_steps=2) is None
 
 
+WRONG: dict[int, list[tuple[Any, ...]]] = {
+    2: [(), (b"",), ("", b""), (b"", ""), (b"", b"", 1)],
+    6: [(), ("", 0, 0, 1, 1, 1), (b"", 0, 1, 1, 1, 1), (b"", 1, 0, 1, 1, 1), (b"", -1, 0, 1, 1, 1)],
+    7: [(), (b"", 0, 0, 0, 1, 1, True), (b"", 0, 0, 1, -1, 1, True), (b"", 0, 0, 1, 1, 1.5, True)],
+}
+
+
+@pytest.mark.parametrize(("count", "arguments"), [(count, wrong) for count, all_ in WRONG.items() for wrong in all_])
+def test_a_wrong_call_is_refused(count: int, arguments: tuple[Any, ...]):
+    function = {2: native.locate, 6: native.read_tokens, 7: native.read_values}[count]
+    with pytest.raises((TypeError, ValueError)):
+        function(*arguments)
+
+
+def test_the_powers_of_ten_are_rounded_down():
+    text = (Path(fast_json.__file__).parent / "_powers_of_ten.h").read_text()
+    rows = re.findall(r"\{0x([0-9a-f]{16}), 0x([0-9a-f]{16})\}, /\* 1e(-?\d+) \*/", text)
+    assert [int(power) for *_, power in rows] == [*range(-64, 39)]
+    for high, low, power in rows:
+        scaled = Fraction(10) ** int(power)
+        while scaled >= 1 << 128:
+            scaled /= 2
+        while scaled < 1 << 127:
+            scaled *= 2
+        assert int(high + low, 16) == math.floor(scaled)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.integers(1, 10**19 - 1), st.integers(-64, 38))
+@example(2**63, -19)
+@example((1 << 63) + (1 << 10), 0)  # a tie between two doubles
+@example(9007199254740993, 1)
+@example(5 * (2**60 + 2**6), -1)
+def test_a_number_of_nineteen_digits_is_rounded_to_the_nearest(digits: int, power: int):
+    for text in (f"{digits}e{power}", f"-{digits}.0e{power}"):
+        expected = float(text)
+        found = values(b'{"sequences":[[[%s,1]]]}' % text.encode())
+        if abs(expected) <= FLOAT32_MAX:
+            assert found is not None
+            assert np.float32(found[0]).tobytes() == np.float32(expected).tobytes()
+        else:
+            assert found is None
+
+
+def test_many_numbers_of_many_digits_are_read_in_order():
+    numbers = [f"{i}.{'1234567890' * 3}" for i in range(1000)]  # more than wait for Python's conversion at once
+    body = b'{"sequences":[[' + b",".join(b"[%s,%s]" % (text.encode(), text.encode()) for text in numbers) + b"]]}"
+    assert values(body) == [np.float32(float(text)) for text in numbers for _ in "12"]
+    for at in (0, 63, 64, 500, 999):
+        beyond = [*numbers[:at], "1" + "0" * 30 + "e30", *numbers[at + 1 :]]
+        spoiled = b'{"sequences":[[' + b",".join(b"[1,%s]" % text.encode() for text in beyond) + b"]]}"
+        assert values(spoiled) is None
+
+
+def test_other_threads_run_while_a_long_body_is_read():
+    one = b"[" + b",".join([b"[1.25,-2.5e-3]"] * 50_000) + b"]"
+    body = b'{"sequences":[' + b",".join([one] * 40) + b"]}"
+    place, turns, done = native.locate(body, b"sequences"), 0, threading.Event()
+
+    def read_it() -> None:
+        native.read_values(body, *place[:2], 2, 40, 50_000, False)
+        done.set()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(100)  # a thread that does not release the lock keeps it for so many seconds
+    try:
+        reader = threading.Thread(target=read_it)
+        reader.start()
+        while not done.is_set():
+            turns += 1
+            time.sleep(0)
+        reader.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert turns > 10
+
+
+IDS = ("a", "\u00fc\U0001f600", 'quote " and \\ backslash', "\n", "")
+
+
+def test_an_id_may_be_any_text():
+    sent = [{"id": text, "steps": [[1, 2]]} for text in IDS]
+    for body in (json.dumps({"sequences": sent}).encode(), orjson.dumps({"sequences": sent})):
+        call = read(body, TWO, max_sequences=len(IDS))
+        assert call is not None
+        assert tuple(item.id for item in call.items) == IDS
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [(), (b"", b"", 1), ("", b"", 1, 1), (b"", "", 1, 1), (b"", b"", 0, 1), (b"", b"", 1, -1), (b"", b"", 1.5, 1)],
+    "text", [b'"\xff"', b'"\\ud800"', b'"\\x"', b'"\n"', b'"' + b"a" * 257 + b'"', b"1", b"null", b'"']
 )
-def test_a_wrong_call_is_refused(arguments: tuple[Any, ...]):
-    for read in (native.read_values, native.read_tokens):
-        with pytest.raises((TypeError, ValueError)):
-            read(*arguments)
+def test_a_wrong_id_is_left_to_the_reader_in_python(text: bytes):
+    assert read(b'{"sequences":[{"id":%s,"steps":[[1,2]]}]}' % text, TWO) is None
 
 
-def test_a_long_body_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
-    body = b'{"sequences":[[[1,2]]]}'
-    assert fast_json.read(body + b" " * (fast_json.MOST_BYTES - len(body)), TWO, PREDICT) is not None
-    assert fast_json.read(body + b" " * (fast_json.MOST_BYTES - len(body) + 1), TWO, PREDICT) is None
+def test_ids_and_steps_stay_together_in_many_sequences():
+    count = 1000  # more than the reader has room for at first
+    steps = [[[i, j] for j in range(1 + i % 3)] for i in range(count)]
+    ids = [str(i) if i % 2 else None for i in range(count)]
+    entries: list[Any] = [
+        {"steps": one} if id is None else {"id": id, "steps": one} for one, id in zip(steps, ids, strict=True)
+    ]
+    entries[::5] = steps[::5]
+    ids[::5] = [None] * len(ids[::5])
+    body = orjson.dumps({"sequences": entries})
+    call = read(body, TWO, max_sequences=count)
+    assert call is not None
+    assert [item.steps.tolist() for item in call.items] == steps
+    assert [item.id for item in call.items] == ids
+    assert read(body, TWO, max_sequences=count - 1) is None
+
+
+def test_missing_values_are_read_where_the_model_takes_them():
+    body = b'{"sequences":[[[null,2],[3,null]]]}'
+    assert values(body) is None
+    assert str(values(body, takes_missing=True)) == "[nan, 2.0, 3.0, nan]"
+    for wrong in (b"nul", b"nulll", b"-null", b"0null", b"null0", b"n"):
+        assert values(body.replace(b"null", wrong), takes_missing=True) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"a":[[1]]}', (5, 10, True)),
+        (b' { "a" : [[1]] } ', (9, 14, True)),
+        (b'{"b":1,"a":[[1]]}', (11, 16, False)),
+        (b'{"a":[[1]],"b":1}', (5, 10, False)),
+        (b'{"b":"\\"]}","a":[[1]],"c":[]}', (16, 21, False)),
+        (b'{"b":{"a":[[2]]},"a":[[1]]}', (21, 26, False)),
+        (b'{"b":{"a":[[2]]}}', None),
+        (b'{"b":"a","c":"\\"a\\":[[1]]"}', None),
+        (b'{"a":1}', None),
+        (b'{"a":[[1]', None),
+        (b'{"a":', None),
+        (b'{"b":}', None),
+        (b'{"b":]}', None),
+        (b'{"b":"', None),
+        (b'{"b":"\\', None),
+        (b'{"b', None),
+        (b"{" * 100_000, None),
+        (b'{"b":' + b"[" * 100_000, None),
+    ],
+)
+def test_sequences_are_found_between_other_fields(body: bytes, place: tuple[int, int, bool] | None):
+    assert native.locate(body, b"a") == place
 
 
 class SeveralModels(OneModel):
@@ -173,14 +328,13 @@ class SeveralModels(OneModel):
 @pytest.mark.parametrize("body", [b'{"model":"a","sequences":[[[1,2]]]}', b'{"sequences":[[[1,2]]],"model":"a"}'])
 def test_who_names_one_of_several_models_is_read_fast_too(body: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(validation, "read", None)
-    call = json_body.decode(body, SeveralModels(MANIFESTS["refuses missing"]), max_sequences=1)
+    call = json_body.decode(body, SeveralModels(MANIFESTS["refuses missing"]).find, max_sequences=1)
     assert len(call.items[0].steps) == 1
 
 
 def test_without_the_compiled_module_the_same_is_read(monkeypatch: pytest.MonkeyPatch):
     body = b'{"sequences":[[[1,2.5],[-3e2,4]]]}'
-    (compiled,) = json_body.decode(body, TWO, max_sequences=1).items
+    (compiled,) = json_body.decode(body, TWO.find, max_sequences=1).items
     monkeypatch.setattr(fast_json, "COMPILED", False)
-    monkeypatch.setattr(validation, "read", None)
-    (other,) = json_body.decode(body, TWO, max_sequences=1).items
+    (other,) = json_body.decode(body, TWO.find, max_sequences=1).items
     assert other.steps.tobytes() == compiled.steps.tobytes()

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,21 +18,15 @@ from tests.support.numpy_models import MANIFESTS, OneModel, manifest
 Outcome = tuple[Any, ...]
 
 
-@pytest.fixture(scope="module", params=["compiled", "general"], autouse=True)
-def reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every body goes both ways: plain ones through the module in C, and where there is none."""
-    compiled = fast_json.COMPILED
-    if request.param == "compiled" and not compiled:
-        pytest.skip("lengthwise.decoding._fast_json is optional: this installation had no C compiler")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_json, "COMPILED", request.param == "compiled")
-        yield
+compiled = pytest.mark.skipif(
+    not fast_json.COMPILED, reason="lengthwise.decoding._fast_json is optional: this installation had no C compiler"
+)
 
 
 def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
     """What a reader makes of a body, so that two readers can be compared bit for bit."""
     try:
-        call = read(body, catalog, max_sequences=4)
+        call = read(body, catalog.find, max_sequences=4)
     except InvalidRequest as error:
         return (error.status, error.problems, error.total)
     except RequestError as error:
@@ -44,9 +36,9 @@ def outcome(read: Any, body: bytes, catalog: OneModel) -> Outcome:
             item.steps.dtype,
             item.steps.shape,
             item.steps.tobytes(),
-            item.sent,
+            item.sent_steps,
             item.id,
-            item.kept if item.kept is None else item.kept.tolist(),
+            item.kept_places if item.kept_places is None else item.kept_places.tolist(),
         )
         for item in call.items
     ]
@@ -139,6 +131,7 @@ def body(draw: st.DrawFn, kind: str) -> bytes:
     return text.encode()
 
 
+@compiled
 @pytest.mark.parametrize("kind", MANIFESTS)
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
@@ -209,6 +202,7 @@ IMITATIONS = [
 ]
 
 
+@compiled
 @pytest.mark.parametrize("kind", MANIFESTS)
 @pytest.mark.parametrize("text", IMITATIONS)
 def test_nothing_imitates_an_ordinary_body(text: bytes, kind: str) -> None:
@@ -216,6 +210,7 @@ def test_nothing_imitates_an_ordinary_body(text: bytes, kind: str) -> None:
     assert outcome(json_body.decode, text, catalog) == outcome(validation.read, text, catalog)
 
 
+@compiled
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
@@ -237,6 +232,7 @@ def test_an_ordinary_body_takes_the_fast_way(kind: str, text: bytes, monkeypatch
     assert expected[0] == 200
 
 
+@compiled
 @pytest.mark.parametrize(
     ("features", "step"), [(1, b"5"), (1, b"[5]"), (2, b"[5,6]"), (None, b"5")], ids=["bare", "of one", "of two", "ids"]
 )
@@ -247,30 +243,19 @@ def test_a_large_ordinary_body_takes_the_fast_way(
     kind = manifest(vocabulary=10) if features is None else manifest(features=features)
     catalog = OneModel(kind.model_copy(update={"max_length": steps}))
     monkeypatch.setattr(validation, "read", None)
-    (item,) = json_body.decode(b'{"sequences":[[' + b",".join([step] * steps) + b"]]}", catalog, max_sequences=1).items
+    (item,) = json_body.decode(
+        b'{"sequences":[[' + b",".join([step] * steps) + b"]]}", catalog.find, max_sequences=1
+    ).items
     assert len(item.steps) == steps
 
 
-def test_a_thread_keeps_no_parser_that_a_large_body_has_grown() -> None:
-    large = b'{"sequences":[[' + b",".join([b"[1,2]"] * 100_000) + b"]]}"
-    catalog = OneModel(manifest(max_length=100_000))
-
-    def read(text: bytes) -> bool:
-        json_body.decode(text, catalog, max_sequences=2)
-        return hasattr(json_body._parsers, "parser")
-
-    with ThreadPoolExecutor(1) as fresh:
-        assert not fresh.submit(read, large).result()
-        assert fresh.submit(read, b'{"sequences":[[[1,2]],[[1,2]]]}').result()
-
-
-def call(item: Item, **fields: Any) -> Call[OneModel]:
+def call(item: Item, **fields: Any) -> Call:
     """A call of one item for a model with those fields in its manifest."""
     attention = fields.pop("ask", False)
     return Call(OneModel(manifest(**fields)), [item], attention)
 
 
-def encoded(asked: Call[OneModel], answer: Answer) -> dict[str, Any]:
+def encoded(asked: Call, answer: Answer) -> dict[str, Any]:
     """The one prediction of an answer's bytes."""
     document = json.loads(json_body.encode(asked, [answer]))
     assert list(document) == ["model", "version", "labels", "predictions"]
@@ -294,7 +279,7 @@ def test_a_multi_label_answer_has_the_labels_that_reach_the_threshold() -> None:
 
 
 def test_a_per_step_answer_is_null_at_steps_left_out() -> None:
-    kept = Item(STEPS, 3, kept=np.array([0, 2]))
+    kept = Item(STEPS, 3, kept_places=np.array([0, 2]))
     made = encoded(call(kept, task="per-step"), Answer(np.stack([ROW, ROW[::-1]])))
     assert made == {
         "step_labels": ["b", None, "b"],
@@ -310,7 +295,7 @@ def test_a_per_step_answer_has_every_step_where_none_was_left_out() -> None:
 
 
 def test_attention_has_an_entry_for_each_step_sent_and_0_at_steps_left_out() -> None:
-    kept = Item(STEPS, 4, kept=np.array([1, 3]))
+    kept = Item(STEPS, 4, kept_places=np.array([1, 3]))
     assert encoded(call(kept, ask=True), Answer(ROW, 1, WEIGHTS))["attention"] == [0, 0.25, 0, 0.75]
 
 
@@ -334,5 +319,5 @@ def test_probabilities_survive_the_text_bit_for_bit(values: list[float]) -> None
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=256))
 def test_any_id_comes_back_as_it_was_sent(identifier: str) -> None:
     sent = orjson.dumps({"sequences": [{"id": identifier, "steps": [[1, 2]]}]})
-    read = json_body.decode(sent, OneModel(manifest()), max_sequences=1)
+    read = json_body.decode(sent, OneModel(manifest()).find, max_sequences=1)
     assert encoded(read, Answer(ROW, 1))["id"] == identifier

@@ -60,7 +60,7 @@ def line(draw: st.DrawFn) -> bytes:
     return text.encode()
 
 
-def found(path: Path, kind: dataset.Kind) -> list[tuple[object, ...]]:
+def found(path: Path, kind: dataset.StepKind) -> list[tuple[object, ...]]:
     """What a file holds, in a form that can be compared."""
     read: list[tuple[object, ...]] = []
     for entry in dataset.entries(path, kind):
@@ -75,7 +75,7 @@ def found(path: Path, kind: dataset.Kind) -> list[tuple[object, ...]]:
 
 @given(st.lists(line(), min_size=1, max_size=4), st.sampled_from(["values", "tokens"]))
 def test_ordinary_lines_are_read_as_the_careful_reader_reads_them(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.Kind
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.StepKind
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "d.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -87,7 +87,7 @@ def test_ordinary_lines_are_read_as_the_careful_reader_reads_them(
 
 @given(st.lists(line(), min_size=1, max_size=3), st.sampled_from(["values", "tokens"]), st.integers(16, 90))
 def test_a_line_read_in_pieces_is_the_record_that_it_is_as_a_whole(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.Kind, size: int
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], kind: dataset.StepKind, size: int
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "d.jsonl"
     path.write_bytes(b"\n".join(lines))

@@ -13,9 +13,9 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import Model
-from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.answers import NOT_FINITE, Answer
 from lengthwise.scoring import offline
-from lengthwise.scoring.offline import FAILED, NOT_FINITE, Batch, Result
+from lengthwise.scoring.offline import FAILED, Batch, Result
 from tests.support import numpy_models
 
 LIMITS = BatchLimits(rows=8)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lengthwise.decoding.calls import refuses_missing
+from lengthwise.decoding.calls import missing_message
 from lengthwise.errors import RequestError
 from lengthwise.protocols import raw_steps
 from lengthwise.protocols.endpoint import Received
@@ -148,7 +148,7 @@ async def test_octets_without_a_shape_are_told_which_header_to_send() -> None:
     ("steps", "detail"),
     [
         ([[1, np.inf]], "step 0 holds a number that is not finite as float32"),
-        ([[1, 2], [np.nan, 1]], f"step 1 lacks a value: {refuses_missing(manifest())}"),
+        ([[1, 2], [np.nan, 1]], f"step 1 lacks a value: {missing_message(manifest())}"),
         ([[NOT_FINITE, NOT_FINITE]], "the model's answer to this sequence is not finite"),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_record_that_could_not_be_read_stays_what_it_is():
 def test_of_a_record_that_is_too_long_the_policy_keeps_its_part(policy: str, kept: list[int] | None):
     entry = judge(manifest(long=policy, max_length=2), zeros(5))
     assert isinstance(entry, Taken)
-    assert (entry.item.kept is None) if kept is None else (entry.item.kept.tolist() == kept)
+    assert (entry.item.kept_places is None) if kept is None else (entry.item.kept_places.tolist() == kept)
     assert len(entry.item.steps) == (5 if kept is None else 2)
 
 

@@ -412,7 +412,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
 async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_was_read_for() -> None:
     found = Next(model(manifest()))
     async with started(Serving(Settings(runners=1), found)) as service:
-        read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
+        read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving.find, max_sequences=10)
         found.models = (model(manifest(version=2)),)
         await service.serving.shelf.refresh()
         request = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)

@@ -8,23 +8,23 @@ import pytest
 
 from lengthwise.decoding.calls import Problems
 from lengthwise.protocols import request_parameters
-from lengthwise.protocols.request_parameters import Output
+from lengthwise.protocols.request_parameters import RequestedOutput
 
 
 def noted(problems: Problems) -> list[str]:
-    return [f"{problem.pointer}: {problem.detail}" for problem in problems.found]
+    return [f"{problem.pointer}: {problem.detail}" for problem in problems.first]
 
 
 @pytest.mark.parametrize(
     ("parameters", "output"),
     [
-        ({}, Output()),
-        ({"binary_data": True}, Output(binary=True)),
-        ({"binary_data": False, "classification": 3}, Output(binary=False, classes=3)),
-        ({"mine": [], "content_type": "np"}, Output()),
+        ({}, RequestedOutput()),
+        ({"binary_data": True}, RequestedOutput(binary=True)),
+        ({"binary_data": False, "classification": 3}, RequestedOutput(binary=False, classes=3)),
+        ({"mine": [], "content_type": "np"}, RequestedOutput()),
     ],
 )
-def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], output: Output) -> None:
+def test_an_output_is_wanted_as_its_parameters_say(parameters: dict[str, Any], output: RequestedOutput) -> None:
     problems = Problems()
     assert request_parameters.output(parameters, "/outputs/0/parameters", problems) == output
     assert not problems.total

@@ -9,38 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lengthwise.decoding.calls import Problems, refuses_missing
+from lengthwise.decoding.calls import Problems, missing_message
 from lengthwise.errors import InvalidRequest, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.protocols import tensors
 from lengthwise.protocols.request_parameters import MOST_CLASSIFICATIONS
-from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import MANIFESTS, OneModel, manifest
 
 
-def values(data: Any, shape: tuple[int, ...], *, datatype: str = "FP32", name: str = "values") -> Sent:
-    return Sent(name, datatype, shape, data, "/inputs/0")
+def values(data: Any, shape: tuple[int, ...], *, datatype: str = "FP32", name: str = "values") -> InputTensor:
+    return InputTensor(name, datatype, shape, data, "/inputs/0")
 
 
-def lengths(*ends: Any, datatype: str = "INT32", shape: tuple[int, ...] | None = None) -> Sent:
-    return Sent("lengths", datatype, (len(ends),) if shape is None else shape, list(ends), "/inputs/1")
+def lengths(*ends: Any, datatype: str = "INT32", shape: tuple[int, ...] | None = None) -> InputTensor:
+    return InputTensor("lengths", datatype, (len(ends),) if shape is None else shape, list(ends), "/inputs/1")
 
 
 def read(
     of: Manifest,
-    *sent: Sent,
+    *sent: InputTensor,
     wanted: tuple[str, ...] = (),
     parameters: dict[str, Any] | None = None,
     max_sequences: int = 8,
     classes: dict[str, int] | None = None,
-) -> Asked:
+) -> TensorCall:
     model: Any = OneModel(of)
     return tensors.read(model, sent, wanted, parameters or {}, Problems(), max_sequences=max_sequences, classes=classes)
 
 
-def wrong(of: Manifest, *sent: Sent, **options: Any) -> list[str]:
+def wrong(of: Manifest, *sent: InputTensor, **options: Any) -> list[str]:
     with pytest.raises(InvalidRequest) as raised:
         read(of, *sent, **options)
     return [f"{problem.pointer}: {problem.detail}" for problem in raised.value.problems]
@@ -74,7 +74,7 @@ def test_sequences_come_out_of_a_padded_tensor_as_they_went_in_whatever_the_padd
         asked = read(of, values(form, shape, name=name, datatype=datatype), lengths(*ends))
         assert asked.call.width == width
         for item, row, end in zip(asked.call.items, rectangle, ends, strict=True):
-            assert item.sent == end
+            assert item.sent_steps == end
             assert np.array_equal(item.steps, row[:end])
             assert item.steps.dtype == row.dtype
 
@@ -93,7 +93,7 @@ def test_one_row_needs_no_lengths() -> None:
 @pytest.mark.parametrize("form", ["flat", "nested", "bytes"])
 def test_lengths_may_stand_in_a_column(form: str) -> None:
     ends: Any = {"flat": [1, 2], "nested": [[1], [2]], "bytes": np.array([1, 2], "<i4").tobytes()}[form]
-    column = Sent("lengths", "INT32", (2, 1), ends, "/inputs/1")
+    column = InputTensor("lengths", "INT32", (2, 1), ends, "/inputs/1")
     asked = read(manifest(), values(list(range(8)), (2, 2, 2)), column)
     assert [item.steps.tolist() for item in asked.call.items] == [[[0, 1]], [[4, 5], [6, 7]]]
 
@@ -125,7 +125,7 @@ def test_a_null_is_a_missing_value() -> None:
 @pytest.mark.parametrize("datatype", ["INT32", "INT64"])
 def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
     sent = values(np.arange(4, dtype="<i4" if datatype == "INT32" else "<i8").tobytes(), (2, 2), datatype=datatype)
-    tokens = Sent("tokens", datatype, sent.shape, sent.data, sent.pointer)
+    tokens = InputTensor("tokens", datatype, sent.shape, sent.data, sent.pointer)
     asked = read(MANIFESTS["tokens"], tokens, lengths(1, 2, datatype=datatype))
     assert [item.steps.tolist() for item in asked.call.items] == [[0], [2, 3]]
     assert all(item.steps.dtype == np.int64 for item in asked.call.items)
@@ -136,7 +136,7 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
     [
         ([], "/inputs: the input 'values' is missing"),
         (
-            [values([1, 2], (1, 1, 2)), Sent("x", "FP32", (1,), [1], "/inputs/1")],
+            [values([1, 2], (1, 1, 2)), InputTensor("x", "FP32", (1,), [1], "/inputs/1")],
             "/inputs/1: is no input of this model; there are values, lengths",
         ),
         ([values([1, 2], (1, 1, 2)), values([1, 2], (1, 1, 2))], "/inputs/0: 'values' stands twice"),
@@ -164,7 +164,7 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
         ([values([1, 1e39], (1, 1, 2))], "/inputs/0: row 0: step 0 holds a number that is not finite as float32"),
         (
             [values([1, None], (1, 1, 2))],
-            f"/inputs/0: row 0: step 0 lacks a value: {refuses_missing(manifest())}",
+            f"/inputs/0: row 0: step 0 lacks a value: {missing_message(manifest())}",
         ),
         ([values(bytes(7), (1, 1, 2))], "/inputs/0: its shape is 8 bytes, 7 were sent"),
         ([values([1] * 4, (2, 1, 2))], "/inputs: 2 rows need 'lengths': how many steps of each are its own"),
@@ -193,7 +193,7 @@ def test_tokens_and_lengths_come_in_either_whole_number(datatype: str) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_tensor_is_said_with_its_place(sent: list[Sent], said: str) -> None:
+def test_what_is_wrong_with_a_tensor_is_said_with_its_place(sent: list[InputTensor], said: str) -> None:
     assert wrong(manifest(), *sent) == [said]
 
 
@@ -201,7 +201,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     said = wrong(
         manifest(),
         values([1, 2], (1, 1, 2), datatype="FP16"),
-        Sent("more", "FP32", (1,), [1], "/inputs/1"),
+        InputTensor("more", "FP32", (1,), [1], "/inputs/1"),
         wanted=("logits", "label", "label"),
         parameters={"timeout_ms": 0, "priority": 10, "timeout": "1"},
     )
@@ -217,7 +217,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 def test_a_token_beyond_the_vocabulary_is_named_by_its_row_and_step() -> None:
-    tokens = Sent("tokens", "INT64", (2, 2), [1, 99, 3, 10], "/inputs/0")
+    tokens = InputTensor("tokens", "INT64", (2, 2), [1, 99, 3, 10], "/inputs/0")
     said = wrong(MANIFESTS["tokens"], tokens, lengths(1, 2))
     assert said == ["/inputs/0: row 1: step 1 is no token id: the vocabulary has 0 to 9"]
 
@@ -260,7 +260,7 @@ def test_all_outputs_are_answered_unless_some_are_named(task: str, attention: bo
 THIRDS = np.array([0.2, 0.7, 0.1], dtype=np.float32)
 
 
-def answered(of: Manifest, asked: Asked, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
+def answered(of: Manifest, asked: TensorCall, *answers: Answer) -> dict[str, tuple[str, list[Any]]]:
     made = tensors.answer(asked, answers)
     for tensor, name in zip(made, asked.outputs, strict=True):
         form = next(form for form in tensors.outputs_of(of) if form.name == name)
@@ -319,7 +319,7 @@ def test_the_best_classes_of_each_step_stand_at_its_place_and_nothing_past_a_len
     _, made = tensors.answer(asked, [Answer(THIRDS[None]), Answer(np.stack([THIRDS, THIRDS[::-1]]))])
     best, other = [b"0.700000:1:b", b"0.200000:0:a"], [b"0.700000:1:b", b"0.200000:2:c"]
     assert made.values.tolist() == [[best, [b"", b""]], [best, other]]
-    assert made.octets().count(b"0.700000:1:b") == 3
+    assert made.raw().count(b"0.700000:1:b") == 3
 
 
 def test_of_equal_scores_the_lower_class_comes_first() -> None:
@@ -347,11 +347,11 @@ def test_more_classifications_than_are_written_are_too_large() -> None:
 
 
 def test_texts_stand_behind_their_lengths_and_numbers_in_their_own_bytes() -> None:
-    text = tensors.Tensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
-    assert text.octets() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
-    number = tensors.Tensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
-    assert np.frombuffer(number.octets(), "<f4").tolist() == [1.5, -2]
-    assert tensors.Tensor("assigned", "BOOL", np.array([True, False])).octets() == b"\x01\x00"
+    text = tensors.OutputTensor("label", "BYTES", np.array([b"a", "ü".encode()], dtype=object))
+    assert text.raw() == b"\x01\x00\x00\x00a\x02\x00\x00\x00\xc3\xbc"
+    number = tensors.OutputTensor("score", "FP32", np.array([[1.5, -2]], dtype=np.float32))
+    assert np.frombuffer(number.raw(), "<f4").tolist() == [1.5, -2]
+    assert tensors.OutputTensor("assigned", "BOOL", np.array([True, False])).raw() == b"\x01\x00"
 
 
 def test_nothing_is_copied_of_the_octets_of_a_tensor() -> None:

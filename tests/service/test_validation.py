@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.decoding import calls, json_text, validation
+from lengthwise.decoding import calls, explanations, json_text, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.errors import InvalidRequest, ModelNotFound, NotReady, Problem, TooLarge
 from lengthwise.runtime.manifest import Manifest
@@ -23,9 +23,9 @@ from tests.support.bad_bodies import BAD_BODIES, Bad
 from tests.support.numpy_models import NoModel, OneModel, manifest
 
 
-def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call[OneModel]:
+def read(body: Any, to: Manifest | None = None, *, max_sequences: int = 100) -> Call:
     text = body if isinstance(body, bytes) else orjson.dumps(body)
-    return validation.read(text, OneModel(to or manifest()), max_sequences=max_sequences)
+    return validation.read(text, OneModel(to or manifest()).find, max_sequences=max_sequences)
 
 
 def problems(body: Any, to: Manifest | None = None) -> InvalidRequest:
@@ -135,7 +135,7 @@ def test_what_is_wrong_with_the_options_comes_before_an_unknown_model() -> None:
 
 def test_a_server_without_models_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(NotReady):
-        validation.read(b'{"sequences": [[["x"]]]}', NoModel(), max_sequences=1)
+        validation.read(b'{"sequences": [[["x"]]]}', NoModel().find, max_sequences=1)
 
 
 def test_more_sequences_than_the_limit_are_too_large_and_as_many_as_it_are_not() -> None:
@@ -228,12 +228,12 @@ def test_a_token_has_no_features_to_mask() -> None:
 def test_a_masked_step_is_as_if_it_had_never_been_sent() -> None:
     item = read({"sequences": [{"steps": [[1, 2], ["rubbish"], [5, 6]], "step_mask": [True, False, True]}]}).items[0]
     assert item.steps.tolist() == [[1, 2], [5, 6]]
-    assert item.kept is not None
-    assert (item.sent, item.kept.tolist()) == (3, [0, 2])
+    assert item.kept_places is not None
+    assert (item.sent_steps, item.kept_places.tolist()) == (3, [0, 2])
 
 
 def test_a_mask_that_keeps_every_step_changes_nothing() -> None:
-    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept is None
+    assert read({"sequences": [{"steps": [[1, 2]], "step_mask": [True]}]}).items[0].kept_places is None
 
 
 def test_a_masked_feature_is_missing_in_every_step() -> None:
@@ -265,8 +265,8 @@ def test_masked_steps_do_not_count_towards_the_max_length() -> None:
 def test_head_and_tail_keep_their_part_of_the_kept_steps(policy: Any, kept: Any, places: list[int]) -> None:
     sent = {"steps": [[i, i] for i in range(1, 6)], "step_mask": [True, True, True, False, True]}
     item = read({"sequences": [sent]}, manifest(max_length=2, long=policy)).items[0]
-    assert item.kept is not None
-    assert (item.steps.tolist(), item.kept.tolist(), item.sent) == (kept, places, 5)
+    assert item.kept_places is not None
+    assert (item.steps.tolist(), item.kept_places.tolist(), item.sent_steps) == (kept, places, 5)
 
 
 def test_window_keeps_every_step() -> None:
@@ -367,8 +367,8 @@ def test_all_that_is_wrong_is_counted_and_only_the_first_is_put_in_words(
 ) -> None:
     worded: list[str] = []
     for name in ("_no_step", "_no_number"):
-        make = getattr(validation, name)
-        monkeypatch.setattr(validation, name, lambda *given, make=make: worded.append("") or make(*given))
+        make = getattr(explanations, name)
+        monkeypatch.setattr(explanations, name, lambda *given, make=make: worded.append("") or make(*given))
     first = "[1, 2]," if steps == "{}" else ""
     error = problems(b'{"sequences": [[%s%s]]}' % (first.encode(), b",".join([steps.encode()] * 900)), manifest())
     assert (error.total, len(error.problems), len(worded)) == (900, 20, 20)
@@ -397,4 +397,4 @@ def test_past_very_many_problems_no_more_are_looked_for(monkeypatch: pytest.Monk
 def test_a_number_fits_where_float32_of_its_float64_is_finite(value: float, fits: bool) -> None:
     with np.errstate(over="ignore"):
         rounded = np.isfinite(np.float32(value)) if abs(value) < 1e300 else False
-    assert validation._rounds_to_finite(value) == fits == bool(rounded)
+    assert explanations.fits_float32(value) == fits == bool(rounded)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lengthwise.decoding.calls import first_fault
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.answers import windows
@@ -68,7 +69,7 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     made = []
     for record in records:
         steps = torch.from_numpy(record.steps)
-        _check_steps(record, steps, spec)
+        _check_steps(record, spec)
         target = _target(record, spec)
         made += [
             Example(steps[part], target[part] if spec.output.task == "per-step" else target)
@@ -151,19 +152,23 @@ def collate(members: Sequence[Example]) -> TrainingBatch:
     )
 
 
-def _check_steps(record: Record, steps: Tensor, spec: Spec) -> None:
-    expected = spec.input.features
-    if expected is not None:
-        found = steps.shape[1]
-        if found != expected:
-            raise ConfigurationError(f"{record.place}: {found} features a step, the spec says {expected}")
-        if spec.input.missing == "refuse" and bool(steps.isnan().any()):
-            raise ConfigurationError(
-                f"{record.place}: a value is missing, and input.missing = 'refuse'; to train on missing values, set it "
-                "to 'zero', 'mean' or 'indicator'"
-            )
-    elif spec.input.vocabulary is not None and int(steps.max()) >= spec.input.vocabulary:
-        raise ConfigurationError(f"{record.place}: token {int(steps.max())} in a vocabulary of {spec.input.vocabulary}")
+def _check_steps(record: Record, spec: Spec) -> None:
+    steps, expected = record.steps, spec.input.features
+    if expected is not None and steps.shape[1] != expected:
+        raise ConfigurationError(f"{record.place}: {steps.shape[1]} features a step, the spec says {expected}")
+    vocabulary = spec.input.vocabulary
+    if expected is None and vocabulary is None:
+        return
+    fault = first_fault(steps, vocabulary=vocabulary, takes_missing=spec.input.missing != "refuse")
+    if fault is None:
+        return
+    place, why = fault
+    if why == "no token":
+        raise ConfigurationError(f"{record.place}: token {steps[place]} in a vocabulary of {vocabulary}")
+    raise ConfigurationError(
+        f"{record.place}: a value is missing, and input.missing = 'refuse'; to train on missing values, set it "
+        "to 'zero', 'mean' or 'indicator'"
+    )
 
 
 def _parts(record: Record, spec: Spec) -> list[slice]:

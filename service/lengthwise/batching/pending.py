@@ -23,7 +23,6 @@ HORIZON: Final = 2048
 that the time of a plan stays small."""
 PRIORITY_HEAD_START: Final = 256
 """How many earlier sequences one level of priority overtakes."""
-MAX_PRIORITY: Final = 9
 _MAX_STALE: Final = 64
 """An order is cleaned when it holds more numbers than this, plus twice those of the waiting sequences."""
 _URGENCY: Final = itemgetter(0)

@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from lengthwise.batching.cost import Column
-from lengthwise.batching.pending import HORIZON, MAX_PRIORITY, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
+from lengthwise.batching.pending import HORIZON, PRIORITY_HEAD_START, PendingSequences, WaitingSequence
+from lengthwise.priorities import MAX_PRIORITY
 
 MAX_LEFT_OUT: Final = 4
 """How many plans in a row may leave out the most urgent sequence for one that would miss its deadline."""

@@ -27,7 +27,7 @@ import orjson
 from numpy.typing import NDArray
 
 from lengthwise.bench.exposition import Samples
-from lengthwise.decoding.dataset import Kind
+from lengthwise.decoding.dataset import StepKind
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
@@ -40,7 +40,7 @@ LENGTH_HISTOGRAM = "lengthwise_sequence_length_steps"
 class Input:
     """What one step is: of `values`, `size` numbers; of `tokens`, one id below `size`."""
 
-    kind: Kind
+    kind: StepKind
     size: int
 
 

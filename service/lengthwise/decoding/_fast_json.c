@@ -1,7 +1,11 @@
-/* The inner loop of the hot path, in C: a plain body's numbers, from its text to the bytes of an array.
+/* Reads the sequences of an ordinary JSON body: from the text to the bytes of one array, without an object per number.
  *
- * `service/lengthwise/decoding/fast_json.py` says when it is asked. It vouches for what it returns and for nothing else: of whatever is not
- * exactly what it expects it says None, and the careful reader decides. Held to that by tests/service/test_fast_json.py.
+ * `locate` finds where the sequences stand in the body, `read_values` and `read_tokens` read them. Where a text is not
+ * exactly what they expect they return None, and the reader in Python (`validation.py`) decides. What they do return is
+ * what that reader makes of the same text, bit for bit: tests/service/test_json_body.py and test_fast_json.py hold it.
+ *
+ * Nothing here calls itself, so the nesting of a text costs no stack. Every text ends in NUL, which is part of no token:
+ * a loop that stops at any byte it does not expect never passes the end.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -10,18 +14,63 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "_powers_of_ten.h"
+
 #define FLOAT32_MAX 3.4028234663852886e38
 #define LARGEST_EXACT (1ULL << 53) /* up to here a double holds every integer */
 #define MOST_DIGITS 19             /* of an integer that fits 64 bits whatever its digits are */
 #define LONGEST_NUMBER 64
-#define SMALL_BYTES 16384 /* what is read of most bodies fits in that much, on the stack */
+#define SMALL_BYTES 16384     /* what is read of most bodies fits in that many bytes, on the stack */
+#define SMALL_SEQUENCES 64    /* as many sequences need no memory of their own */
+#define MOST_AWAITING 64      /* numbers that wait for Python's conversion, so that it takes its lock once for all */
+#define LONG_TEXT_BYTES 65536 /* while a longer text is read other threads may run */
+
+#ifdef __GNUC__
+#define NOT_INLINE __attribute__((noinline))
+#else
+#define NOT_INLINE
+#endif
 
 /* Powers of ten that a double holds exactly: one product or quotient with them is correctly rounded. */
 static const double POWERS[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 #define LARGEST_POWER 22
 
-/* All of these read a text that ends in NUL, which is part of no token, so none of them passes its end. */
+/* One sequence that was read. */
+typedef struct {
+    Py_ssize_t end;   /* number of steps up to its last one, those of the sequences before it counted too */
+    const char *id;   /* the text of its id, behind the quote, or NULL */
+    Py_ssize_t bytes; /* of that text, without the quote behind it */
+    int has_escapes;  /* whether that text has a backslash */
+} Sequence;
+
+/* A number that Python's conversion has to read: where its text stands, and where its value goes. */
+typedef struct {
+    const char *text;
+    Py_ssize_t bytes;
+    float *out;
+} Awaiting;
+
+/* One call: what is wanted, and what was read so far. */
+typedef struct {
+    Py_ssize_t features;      /* of a step; 0 where a step is a token id */
+    uint64_t vocabulary;      /* token ids are below it */
+    Py_ssize_t most_steps;    /* of a sequence */
+    Py_ssize_t most_sequences;
+    int takes_missing;        /* whether null is a missing value, NaN */
+    float *values;            /* one of these two is used */
+    int64_t *tokens;
+    Py_ssize_t count, room;   /* numbers read, and that there is memory for */
+    Sequence *sequences;
+    Py_ssize_t sequence_count, sequence_room;
+    int is_plain;             /* whether no sequence is an object */
+    int is_out_of_memory;
+    Awaiting awaiting[MOST_AWAITING];
+    int awaiting_count;
+    PyThreadState *released;  /* set while other threads may run */
+    float small[SMALL_BYTES / sizeof(float)];
+    Sequence small_sequences[SMALL_SEQUENCES];
+} Reader;
 
 static inline const char *past_space(const char *p)
 {
@@ -31,7 +80,7 @@ static inline const char *past_space(const char *p)
 
 static inline int is_digit(char c) { return (unsigned char)(c - '0') < 10; }
 
-/* What stands at p, past white space, and is c: the place behind both. NULL where it is not, or p is NULL. */
+/* The place behind c, where it is what comes next past white space; NULL where it is not, or p is NULL. */
 static inline const char *past(const char *p, char c)
 {
     if (!p) return NULL;
@@ -39,12 +88,114 @@ static inline const char *past(const char *p, char c)
     return *p == c ? p + 1 : NULL;
 }
 
-/* A number of JSON's grammar, rounded to double and from there to float; the place behind it, or NULL.
+/* The place behind the string whose text starts at p; NULL where it has no end or a character that JSON escapes. */
+static const char *past_string(const char *p, int *has_escapes)
+{
+    *has_escapes = 0;
+    while (*p != '"') {
+        if ((unsigned char)*p < 0x20) return NULL; /* this is the end of the text, too */
+        if (*p == '\\') {
+            *has_escapes = 1;
+            if ((unsigned char)*++p < 0x20) return NULL;
+        }
+        p++;
+    }
+    return p + 1;
+}
+
+/* The nearest double of mantissa * 10 ** exponent, or false where the first 128 bits of the power do not show it.
  *
- * Of up to 53 bits and a small power of ten one operation gives the nearest double (Clinger, PLDI 1990); Python's own
- * conversion gives it of all others. Integers past 53 bits are left to the careful reader, which has its own rule.
+ * Eisel and Lemire's way (Software: Practice and Experience, 2021): the power is rounded down, so the product is at
+ * most `mantissa` units of its last place too small; where that could change the rounding, the answer is false.
  */
-static const char *read_float(const char *p, float *out)
+static int nearest_double(uint64_t mantissa, int exponent, double *out)
+{
+#ifdef __SIZEOF_INT128__
+    if (mantissa == 0 || exponent < LEAST_POWER || exponent > MOST_POWER) return 0;
+    const uint64_t *power = POWERS_OF_TEN[exponent - LEAST_POWER];
+    int zeros = __builtin_clzll(mantissa);
+    mantissa <<= zeros;
+    unsigned __int128 product = (unsigned __int128)mantissa * power[0];
+    uint64_t high = (uint64_t)(product >> 64), low = (uint64_t)product;
+    if ((high & 0x1FF) == 0x1FF && low + mantissa < mantissa) {
+        unsigned __int128 further = (unsigned __int128)mantissa * power[1];
+        uint64_t sum = low + (uint64_t)(further >> 64), last = (uint64_t)further;
+        high += sum < low;
+        if ((high & 0x1FF) == 0x1FF && sum == UINT64_MAX && last + mantissa < mantissa) return 0;
+        low = sum;
+    }
+    int top = (int)(high >> 63);
+    uint64_t rounded = high >> (top + 9); /* 54 bits: a double's 53 and the one that rounds */
+    if (low == 0 && (high & 0x1FF) == 0 && (rounded & 3) == 1) return 0;
+    rounded = (rounded + (rounded & 1)) >> 1;
+    /* Where the binary point of 10 ** exponent stands: 217706 / 2 ** 16 is log2(10) closely enough for these exponents. */
+    int binary = ((217706 * exponent) >> 16) + 64 + 1023 - zeros - (1 ^ top);
+    if (rounded >> 53) {
+        rounded >>= 1;
+        binary++;
+    }
+    uint64_t bits = (uint64_t)binary << 52 | (rounded & (LARGEST_EXACT / 2 - 1));
+    memcpy(out, &bits, sizeof bits);
+    return 1;
+#else
+    (void)mantissa, (void)exponent, (void)out;
+    return 0;
+#endif
+}
+
+/* Has Python's conversion read the numbers that wait for it; false where one of them is beyond float32. */
+static int convert_awaiting(Reader *reader)
+{
+    int is_finite = 1, was_released = reader->released != NULL;
+    if (reader->awaiting_count == 0) return 1;
+    if (was_released) PyEval_RestoreThread(reader->released);
+    for (int i = 0; i < reader->awaiting_count && is_finite; i++) {
+        const Awaiting *number = reader->awaiting + i;
+        char text[LONGEST_NUMBER + 1];
+        memcpy(text, number->text, (size_t)number->bytes);
+        text[number->bytes] = '\0';
+        double value = PyOS_string_to_double(text, NULL, NULL);
+        if (value == -1.0 && PyErr_Occurred()) {
+            PyErr_Clear();
+            is_finite = 0;
+        } else if (fabs(value) <= FLOAT32_MAX) {
+            *number->out = (float)value;
+        } else {
+            is_finite = 0;
+        }
+    }
+    reader->awaiting_count = 0;
+    if (was_released) reader->released = PyEval_SaveThread();
+    return is_finite;
+}
+
+/* The float of the number from start to end, whose digits and exponent are parsed; false where it is left to Python.
+ *
+ * Apart from `read_value`, which would be slower with this in its midst.
+ */
+static NOT_INLINE int read_long_float(Reader *reader, const char *start, const char *end, Py_ssize_t digits,
+                                      uint64_t mantissa, int exponent, float *out)
+{
+    double value;
+    if (digits > MOST_DIGITS || !nearest_double(mantissa, exponent, &value)) {
+        if (end - start > LONGEST_NUMBER) return 0;
+        if (reader->awaiting_count == MOST_AWAITING && !convert_awaiting(reader)) return 0;
+        reader->awaiting[reader->awaiting_count++] = (Awaiting){start, end - start, out};
+        return 1;
+    }
+    if (!(value <= FLOAT32_MAX)) return 0;
+    *out = (float)(*start == '-' ? -value : value);
+    return 1;
+}
+
+/* A number of JSON's grammar, rounded to double and from there to float, or null where a value may be missing.
+ *
+ * Returns the place behind it, or NULL.
+ *
+ * Of up to 53 bits and a small power of ten one operation gives the nearest double (Clinger, PLDI 1990), of 19 digits
+ * and most powers `nearest_double`, and Python's own conversion of all others.
+ */
+static inline const char *read_value(Reader *reader, const char *p, float *out)
 {
     const char *start = p;
     int negative = *p == '-';
@@ -53,7 +204,11 @@ static const char *read_float(const char *p, float *out)
     uint64_t mantissa = 0;
     while (is_digit(*p)) mantissa = mantissa * 10 + (uint64_t)(*p++ - '0');
     Py_ssize_t count = p - digits;
-    if (count == 0 || (count > 1 && *digits == '0')) return NULL;
+    if (count == 0 || (count > 1 && *digits == '0')) {
+        if (count || negative || !reader->takes_missing || strncmp(p, "null", 4) != 0) return NULL;
+        *out = NAN; /* looked for only here, where there is no digit: a test before each number costs a tenth of it */
+        return p + 4;
+    }
     int exponent = 0, integer = 1;
     if (*p == '.') {
         const char *fraction = ++p;
@@ -68,36 +223,24 @@ static const char *read_float(const char *p, float *out)
         int below_one = *p == '-';
         if (*p == '-' || *p == '+') p++;
         const char *first = p;
-        int given = 0;
-        while (is_digit(*p) && p - first < 5) given = given * 10 + (*p++ - '0');
+        int power = 0;
+        while (is_digit(*p) && p - first < 5) power = power * 10 + (*p++ - '0');
         if (p == first || is_digit(*p)) return NULL;
-        exponent += below_one ? -given : given;
+        exponent += below_one ? -power : power;
         integer = 0;
     }
-    double value;
-    if (count <= MOST_DIGITS && mantissa <= LARGEST_EXACT && -LARGEST_POWER <= exponent && exponent <= LARGEST_POWER) {
-        value = (double)mantissa;
-        value = exponent < 0 ? value / POWERS[-exponent] : value * POWERS[exponent];
-        if (negative && !(integer && mantissa == 0)) value = -value; /* the integer -0 is 0, the number -0.0 is not */
-    } else {
-        char text[LONGEST_NUMBER + 1];
-        size_t length = (size_t)(p - start);
-        if (integer || length > LONGEST_NUMBER) return NULL;
-        memcpy(text, start, length);
-        text[length] = '\0';
-        value = PyOS_string_to_double(text, NULL, NULL);
-        if (value == -1.0 && PyErr_Occurred()) {
-            PyErr_Clear();
-            return NULL;
-        }
-    }
-    if (!(fabs(value) <= FLOAT32_MAX)) return NULL;
+    if (count > MOST_DIGITS || mantissa > LARGEST_EXACT || exponent < -LARGEST_POWER || exponent > LARGEST_POWER)
+        return read_long_float(reader, start, p, count, mantissa, exponent, out) ? p : NULL;
+    double value = (double)mantissa;
+    value = exponent < 0 ? value / POWERS[-exponent] : value * POWERS[exponent];
+    if (!(value <= FLOAT32_MAX)) return NULL;
+    if (negative && !(integer && mantissa == 0)) value = -value; /* the integer -0 is 0, the number -0.0 is not */
     *out = (float)value;
     return p;
 }
 
 /* A token id below a bound; the place behind it, or NULL. */
-static const char *read_token(const char *p, uint64_t vocabulary, int64_t *out)
+static inline const char *read_token(const char *p, uint64_t vocabulary, int64_t *out)
 {
     const char *digits = p;
     uint64_t value = 0;
@@ -107,128 +250,354 @@ static const char *read_token(const char *p, uint64_t vocabulary, int64_t *out)
     return p; /* what follows is no comma and no bracket where this is only the beginning of another number */
 }
 
-/* Up to the first step of `{"root": [[`; NULL where something else stands there. */
-static const char *past_opening(const char *p, const char *end, const char *root, Py_ssize_t length)
+/* The steps of one sequence of values, from behind its bracket on; the place behind the last one, or NULL. */
+static const char *read_value_steps(Reader *reader, const char *p)
 {
-    p = past(past(p, '{'), '"');
-    if (!p || end - p < length || memcmp(p, root, (size_t)length)) return NULL;
-    p = p[length] == '"' ? past(past(past(p + length + 1, ':'), '['), '[') : NULL;
-    return p ? past_space(p) : NULL;
+    const Py_ssize_t features = reader->features, most_steps = reader->most_steps;
+    float *out = reader->values + reader->count, *const limit = reader->values + reader->room;
+    for (Py_ssize_t steps = 0;; steps++) {
+        if (steps == most_steps || features > limit - out) return NULL;
+        p = past_space(p);
+        int is_bare = features == 1 && *p != '[';
+        if (!is_bare && *p++ != '[') return NULL;
+        for (Py_ssize_t feature = 0; feature < features; feature++) {
+            if (feature && !(p = past(p, ','))) return NULL;
+            p = past_space(p);
+            if (!(p = read_value(reader, p, out))) return NULL;
+            out++;
+        }
+        if (!is_bare && !(p = past(p, ']'))) return NULL;
+        const char *next = past(p, ',');
+        if (!next) break;
+        p = next;
+    }
+    reader->count = out - reader->values;
+    return p;
 }
 
-/* From behind the last step to the end; NULL where anything but `]]}` is left. */
-static const char *past_closing(const char *p, const char *end)
+/* The same of token ids. */
+static const char *read_token_steps(Reader *reader, const char *p)
 {
-    p = past(past(past(p, ']'), ']'), '}');
-    return p && past_space(p) == end ? end : NULL;
+    for (Py_ssize_t steps = 0;; steps++) {
+        if (steps == reader->most_steps || reader->count == reader->room) return NULL;
+        if (!(p = read_token(past_space(p), reader->vocabulary, reader->tokens + reader->count))) return NULL;
+        reader->count++;
+        const char *next = past(p, ',');
+        if (!next) return p;
+        p = next;
+    }
 }
 
-/* What both readers are given: the body, the root, two numbers. False, with an exception, where it is anything else. */
-static int take(PyObject *const *args, Py_ssize_t count, const char **body, const char **end, const char **root,
-                Py_ssize_t *root_length, Py_ssize_t *first, Py_ssize_t *second)
+/* The steps of one sequence, from its bracket on; the place behind them, or NULL. */
+static const char *read_steps(Reader *reader, const char *p)
 {
-    if (count != 4 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "wants the body and the root as bytes, and two integers");
+    if (!(p = past(p, '['))) return NULL;
+    return past(reader->features ? read_value_steps(reader, p) : read_token_steps(reader, p), ']');
+}
+
+/* A sequence that is an object of `steps`, and of `id` where it has one; the place behind it, or NULL. */
+static const char *read_object(Reader *reader, const char *p, Sequence *sequence)
+{
+    int has_steps = 0;
+    reader->is_plain = 0;
+    p = past(p, '{');
+    for (;;) {
+        if (!(p = past(p, '"'))) return NULL;
+        if (!has_steps && strncmp(p, "steps\"", 6) == 0) {
+            has_steps = 1;
+            if (!(p = past(p + 6, ':')) || !(p = read_steps(reader, p))) return NULL;
+        } else if (!sequence->id && strncmp(p, "id\"", 3) == 0) {
+            if (!(p = past(past(p + 3, ':'), '"'))) return NULL;
+            sequence->id = p;
+            if (!(p = past_string(p, &sequence->has_escapes))) return NULL;
+            sequence->bytes = p - 1 - sequence->id;
+        } else {
+            return NULL;
+        }
+        const char *next = past(p, ',');
+        if (!next) break;
+        p = next;
+    }
+    return has_steps ? past(p, '}') : NULL;
+}
+
+/* Memory for one more sequence; false where there is none, or no more are wanted. */
+static int make_room(Reader *reader)
+{
+    if (reader->sequence_count == reader->most_sequences) return 0;
+    if (reader->sequence_count < reader->sequence_room) return 1;
+    Py_ssize_t room = 2 * reader->sequence_room;
+    Sequence *old = reader->sequences == reader->small_sequences ? NULL : reader->sequences;
+    Sequence *larger = realloc(old, (size_t)room * sizeof(Sequence));
+    if (!larger) {
+        reader->is_out_of_memory = 1;
         return 0;
     }
-    *body = PyBytes_AsString(args[0]);
-    *end = *body + PyBytes_Size(args[0]);
-    *root = PyBytes_AsString(args[1]);
-    *root_length = PyBytes_Size(args[1]);
-    *first = PyLong_AsSsize_t(args[2]);
-    if (*first == -1 && PyErr_Occurred()) return 0;
-    *second = PyLong_AsSsize_t(args[3]);
-    if (*second == -1 && PyErr_Occurred()) return 0;
-    if (*first < 1 || *second < 1) {
-        PyErr_SetString(PyExc_ValueError, "wants integers above 0");
-        return 0;
+    if (!old) memcpy(larger, reader->small_sequences, sizeof reader->small_sequences);
+    reader->sequences = larger;
+    reader->sequence_room = room;
+    return 1;
+}
+
+/* All sequences of the array between p and end; false where they are not ordinary. */
+static int read_sequences(Reader *reader, const char *p, const char *end)
+{
+    p = past(p, '[');
+    for (;;) {
+        if (!p || !make_room(reader)) return 0;
+        Sequence *sequence = reader->sequences + reader->sequence_count++;
+        *sequence = (Sequence){0};
+        p = past_space(p);
+        if (!(p = *p == '{' ? read_object(reader, p, sequence) : read_steps(reader, p))) return 0;
+        sequence->end = reader->features ? reader->count / reader->features : reader->count;
+        const char *next = past(p, ',');
+        if (!next) break;
+        p = next;
+    }
+    return past(p, ']') == end && convert_awaiting(reader);
+}
+
+/* The id of a sequence: its text, or as bytes with the quotes where it has escapes, or None. NULL with an exception. */
+static PyObject *made_id(const Sequence *sequence)
+{
+    if (!sequence->id) Py_RETURN_NONE;
+    if (sequence->has_escapes) return PyBytes_FromStringAndSize(sequence->id - 1, sequence->bytes + 2);
+    return PyUnicode_DecodeUTF8(sequence->id, sequence->bytes, NULL);
+}
+
+/* What was read, see the documentation of `read_values`. NULL with an exception. */
+static PyObject *made(const Reader *reader)
+{
+    const char *numbers = reader->features ? (const char *)reader->values : (const char *)reader->tokens;
+    size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
+    PyObject *bytes = PyBytes_FromStringAndSize(numbers, reader->count * (Py_ssize_t)size);
+    if (reader->is_plain && reader->sequence_count == 1) return bytes;
+    PyObject *result = PyTuple_New(3), *ends = PyList_New(reader->sequence_count);
+    PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(reader->sequence_count);
+    if (!bytes || !result || !ends || !ids) goto failed;
+    for (Py_ssize_t i = 0; i < reader->sequence_count; i++) {
+        PyObject *end = PyLong_FromSsize_t(reader->sequences[i].end);
+        if (!end || PyList_SetItem(ends, i, end) < 0) goto failed;
+        if (reader->is_plain) continue;
+        PyObject *id = made_id(reader->sequences + i);
+        if (!id || PyList_SetItem(ids, i, id) < 0) goto failed;
+    }
+    PyTuple_SetItem(result, 0, bytes);
+    PyTuple_SetItem(result, 1, ends);
+    PyTuple_SetItem(result, 2, ids);
+    return result;
+failed:
+    Py_XDECREF(result);
+    Py_XDECREF(bytes);
+    Py_XDECREF(ends);
+    Py_XDECREF(ids);
+    return NULL;
+}
+
+/* Reads the sequences of text[start:end] as the reader is set up; None where they are not ordinary. */
+static PyObject *read_with(Reader *reader, const char *start, const char *end)
+{
+    Py_ssize_t most = (end - start) / 2 + 1; /* a number and what parts it from the next one are two bytes */
+    size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
+    void *numbers = reader->small;
+    if ((size_t)most > sizeof reader->small / size && !(numbers = malloc((size_t)most * size))) return PyErr_NoMemory();
+    reader->values = numbers;
+    reader->tokens = numbers;
+    reader->room = most;
+    reader->count = 0;
+    reader->sequences = reader->small_sequences;
+    reader->sequence_count = 0;
+    reader->sequence_room = SMALL_SEQUENCES;
+    reader->is_plain = 1;
+    reader->is_out_of_memory = 0;
+    reader->awaiting_count = 0;
+    reader->released = end - start > LONG_TEXT_BYTES ? PyEval_SaveThread() : NULL;
+    int is_ordinary = read_sequences(reader, start, end);
+    if (reader->released) PyEval_RestoreThread(reader->released);
+    PyObject *result = is_ordinary ? made(reader) : NULL;
+    if (numbers != reader->small) free(numbers);
+    if (reader->sequences != reader->small_sequences) free(reader->sequences);
+    if (reader->is_out_of_memory) return PyErr_NoMemory();
+    if (is_ordinary && !result && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        is_ordinary = 0;
+    }
+    if (!is_ordinary) Py_RETURN_NONE;
+    return result;
+}
+
+/* The integers among the arguments, each at least its bound; false, with an exception, where one is not. */
+static int take_integers(PyObject *const *args, Py_ssize_t count, Py_ssize_t least, Py_ssize_t *out)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        out[i] = PyLong_AsSsize_t(args[i]);
+        if (out[i] == -1 && PyErr_Occurred()) return 0;
+        if (out[i] < least) {
+            PyErr_Format(PyExc_ValueError, "an integer below %zd", least);
+            return 0;
+        }
     }
     return 1;
 }
 
-/* How many numbers are made room for: as many as are wanted, but no more than the text can hold. */
-static Py_ssize_t room(Py_ssize_t steps, Py_ssize_t per_step, Py_ssize_t bytes)
+/* The text of the first argument from `start` to `end`, the next two; false, with an exception, where it is none. */
+static int take_text(PyObject *const *args, const char **start, const char **end)
 {
-    Py_ssize_t held = bytes / 2 + 1; /* a number and what parts it from the next one */
-    return steps > held / per_step ? held : steps * per_step;
+    Py_ssize_t places[2];
+    if (!PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "the body must be bytes");
+        return 0;
+    }
+    if (!take_integers(args + 1, 2, 0, places)) return 0;
+    if (places[0] > places[1] || places[1] > PyBytes_Size(args[0])) {
+        PyErr_SetString(PyExc_ValueError, "the place is not in the body");
+        return 0;
+    }
+    *start = PyBytes_AsString(args[0]) + places[0];
+    *end = PyBytes_AsString(args[0]) + places[1];
+    return 1;
 }
 
 PyDoc_STRVAR(read_values_doc,
-             "read_values(body, root, features, most_steps)\n--\n\n"
-             "The values of a body that is one sequence and nothing else: [steps, features] float32, as bytes.\n\n"
-             "None of any other body, and wherever the careful reader has to decide.");
+             "read_values(body, start, end, features, most_sequences, most_steps, takes_missing)\n--\n\n"
+             "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
+             "values: float32 of all steps, one sequence behind the other, as bytes; NaN where a value is missing.\n"
+             "ends: number of steps up to the end of each sequence.\n"
+             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None where all are arrays.\n\n"
+             "Of a single sequence that is an array, only the values.");
 
 static PyObject *read_values(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    const char *p, *end, *root;
-    Py_ssize_t root_length, features, most_steps;
-    if (!take(args, count, &p, &end, &root, &root_length, &features, &most_steps)) return NULL;
-    Py_ssize_t most = room(most_steps, features, end - p), found = 0;
-    if (!(p = past_opening(p, end, root, root_length))) Py_RETURN_NONE;
-    int bare = features == 1 && *p != '[';
-    float small[SMALL_BYTES / sizeof(float)], *values = small;
-    if ((size_t)most * sizeof(float) > sizeof small && !(values = malloc((size_t)most * sizeof(float))))
-        return PyErr_NoMemory();
-    for (;;) {
-        if (features > most - found) goto unsure;
-        if (!bare && !(p = past(p, '['))) goto unsure;
-        for (Py_ssize_t feature = 0; feature < features; feature++) {
-            if (feature && !(p = past(p, ','))) goto unsure;
-            if (!(p = read_float(past_space(p), values + found++))) goto unsure;
-        }
-        if (!bare && !(p = past(p, ']'))) goto unsure;
-        const char *next = past(p, ',');
-        if (!next) break;
-        p = next;
+    Reader reader;
+    const char *start, *end;
+    Py_ssize_t bounds[3];
+    if (count != 7) {
+        PyErr_SetString(PyExc_TypeError, "read_values takes 7 arguments");
+        return NULL;
     }
-    if (!past_closing(p, end)) goto unsure;
-    PyObject *made = PyBytes_FromStringAndSize((const char *)values, found * (Py_ssize_t)sizeof(float));
-    if (values != small) free(values);
-    return made;
-unsure:
-    if (values != small) free(values);
-    Py_RETURN_NONE;
+    if (!take_text(args, &start, &end) || !take_integers(args + 3, 3, 1, bounds)) return NULL;
+    if ((reader.takes_missing = PyObject_IsTrue(args[6])) < 0) return NULL;
+    reader.features = bounds[0];
+    reader.most_sequences = bounds[1];
+    reader.most_steps = bounds[2];
+    return read_with(&reader, start, end);
 }
 
 PyDoc_STRVAR(read_tokens_doc,
-             "read_tokens(body, root, vocabulary, most_steps)\n--\n\n"
-             "The token ids of a body that is one sequence and nothing else: [steps] int64, as bytes.\n\n"
-             "None of any other body, and wherever the careful reader has to decide.");
+             "read_tokens(body, start, end, vocabulary, most_sequences, most_steps)\n--\n\n"
+             "The same of sequences of token ids below `vocabulary`, as int64.");
 
 static PyObject *read_tokens(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    const char *p, *end, *root;
-    Py_ssize_t root_length, vocabulary, most_steps;
-    if (!take(args, count, &p, &end, &root, &root_length, &vocabulary, &most_steps)) return NULL;
-    Py_ssize_t most = room(most_steps, 1, end - p), found = 0;
-    if (!(p = past_opening(p, end, root, root_length))) Py_RETURN_NONE;
-    int64_t small[SMALL_BYTES / sizeof(int64_t)], *tokens = small;
-    if ((size_t)most * sizeof(int64_t) > sizeof small && !(tokens = malloc((size_t)most * sizeof(int64_t))))
-        return PyErr_NoMemory();
-    for (;;) {
-        if (found == most || !(p = read_token(past_space(p), (uint64_t)vocabulary, tokens + found++))) goto unsure;
-        const char *next = past(p, ',');
-        if (!next) break;
-        p = next;
+    Reader reader;
+    const char *start, *end;
+    Py_ssize_t bounds[3];
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError, "read_tokens takes 6 arguments");
+        return NULL;
     }
-    if (!past_closing(p, end)) goto unsure;
-    PyObject *made = PyBytes_FromStringAndSize((const char *)tokens, found * (Py_ssize_t)sizeof(int64_t));
-    if (tokens != small) free(tokens);
-    return made;
-unsure:
-    if (tokens != small) free(tokens);
+    if (!take_text(args, &start, &end) || !take_integers(args + 3, 3, 1, bounds)) return NULL;
+    reader.takes_missing = 0;
+    reader.features = 0;
+    reader.vocabulary = (uint64_t)bounds[0];
+    reader.most_sequences = bounds[1];
+    reader.most_steps = bounds[2];
+    return read_with(&reader, start, end);
+}
+
+/* The place behind a JSON value, whose inside is not looked at beyond its strings and brackets; NULL at the end. */
+static const char *past_value(const char *p)
+{
+    Py_ssize_t depth = 0;
+    int has_escapes;
+    for (;;) {
+        switch (*p) {
+        case '\0': return NULL;
+        case '"':
+            if (!(p = past_string(p + 1, &has_escapes))) return NULL;
+            break;
+        case '[':
+        case '{': depth++, p++; break;
+        case ']':
+        case '}': depth--, p++; break;
+        default: p++;
+        }
+        if (depth < 0) return NULL;
+        if (depth == 0 && (*p == ',' || *p == '}' || p[-1] == ']' || p[-1] == '}')) return p;
+    }
+}
+
+/* The end of the last value of a body that ends with `]]}` or `}]}`: no other field than the sequences may end so. */
+static const char *nested_end(const char *start, const char *end)
+{
+    const char closing[] = "}]";
+    for (int i = 0; i < 2; i++) {
+        while (end > start && (end[-1] == ' ' || end[-1] == '\n' || end[-1] == '\t' || end[-1] == '\r')) end--;
+        if (end == start || end[-1] != closing[i]) return NULL;
+        end--;
+    }
+    const char *value = end + 1;
+    while (end > start && (end[-1] == ' ' || end[-1] == '\n' || end[-1] == '\t' || end[-1] == '\r')) end--;
+    return end > start && (end[-1] == ']' || end[-1] == '}') ? value : NULL;
+}
+
+PyDoc_STRVAR(locate_doc,
+             "locate(body, key)\n--\n\n"
+             "Where the array stands that an object has under a key: (start, end, is_alone), or None.\n\n"
+             "is_alone: whether the object has no other field, if the array and what stands behind it are JSON.\n"
+             "Whatever else the object holds is JSON only if it parses with null in the place of the array.");
+
+static PyObject *locate(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "locate takes the body and the key as bytes");
+        return NULL;
+    }
+    const char *body = PyBytes_AsString(args[0]), *end = body + PyBytes_Size(args[0]);
+    const char *key = PyBytes_AsString(args[1]);
+    size_t key_bytes = (size_t)PyBytes_Size(args[1]);
+    const char *p = past(body, '{');
+    for (int is_first = 1; p; is_first = 0) {
+        int has_escapes;
+        const char *name = past(p, '"');
+        const char *behind = name ? past_string(name, &has_escapes) : NULL;
+        if (!(p = past(behind, ':'))) break;
+        p = past_space(p);
+        if ((size_t)(behind - 1 - name) == key_bytes && memcmp(name, key, key_bytes) == 0) {
+            if (*p != '[') break;
+            const char *last = nested_end(p, end);
+            int is_alone = is_first && last;
+            if (!last && !(last = past_value(p))) break;
+            PyObject *result = PyTuple_New(3);
+            if (!result) return NULL;
+            PyTuple_SetItem(result, 0, PyLong_FromSsize_t(p - body));
+            PyTuple_SetItem(result, 1, PyLong_FromSsize_t(last - body));
+            PyTuple_SetItem(result, 2, PyBool_FromLong(is_alone));
+            return result;
+        }
+        if (!(p = past_value(p))) break;
+        p = past(p, ',');
+    }
     Py_RETURN_NONE;
 }
 
 static PyMethodDef METHODS[] = {
+    {"locate", (PyCFunction)(void (*)(void))locate, METH_FASTCALL, locate_doc},
     {"read_values", (PyCFunction)(void (*)(void))read_values, METH_FASTCALL, read_values_doc},
     {"read_tokens", (PyCFunction)(void (*)(void))read_tokens, METH_FASTCALL, read_tokens_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT, "lengthwise.decoding._fast_json", "The inner loop of the hot path; see `lengthwise.decoding.fast_json`.", 0, METHODS,
-    NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT,
+    "lengthwise.decoding._fast_json",
+    "Reads the sequences of an ordinary JSON body; see `lengthwise.decoding.fast_json`.",
+    0,
+    METHODS,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 PyMODINIT_FUNC PyInit__fast_json(void) { return PyModuleDef_Init(&MODULE); }

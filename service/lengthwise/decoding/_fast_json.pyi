@@ -1,7 +1,14 @@
-"""The inner loop of the hot path, in C (`_fast_json.c`); see `lengthwise.decoding.fast_json`."""
+"""Reads the sequences of an ordinary JSON body, in C (`_fast_json.c`); see `lengthwise.decoding.fast_json`."""
 
-def read_values(body: bytes, root: bytes, features: int, most_steps: int, /) -> bytes | None:
-    """The values of a body that is one sequence and nothing else: `[steps, features]` float32; None of any other."""
+def locate(body: bytes, key: bytes, /) -> tuple[int, int, bool] | None:
+    """Where the array under a key stands, and whether it is all that the object has; None where it is not clear."""
 
-def read_tokens(body: bytes, root: bytes, vocabulary: int, most_steps: int, /) -> bytes | None:
-    """The token ids of a body that is one sequence and nothing else: `[steps]` int64; None of any other."""
+def read_values(
+    body: bytes, start: int, end: int, features: int, most_sequences: int, most_steps: int, takes_missing: bool, /
+) -> bytes | tuple[bytes, list[int], list[str | bytes | None] | None] | None:
+    """The sequences of `body[start:end]`: `[steps, features]` float32, ends, ids; None where it is not ordinary."""
+
+def read_tokens(
+    body: bytes, start: int, end: int, vocabulary: int, most_sequences: int, most_steps: int, /
+) -> bytes | tuple[bytes, list[int], list[str | bytes | None] | None] | None:
+    """The same of token ids: `[steps]` int64."""

@@ -1,54 +1,39 @@
-"""What a caller asked, once its body is understood: the values that every protocol decodes into.
+"""A decoded request: what every protocol makes of a body, and the rules that all of them check.
 
-A `Call` has items, one for each sequence sent; an item's steps are the steps kept, NaN where a value is missing.
-Everything here is valid: what is wrong with a body is found before a `Call` exists.
+A `Call` has one `Item` for each sequence. Its steps are those that no mask removed, with NaN for a missing value. A
+`Call` is always valid: the protocols reject a wrong body before they make one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
+if TYPE_CHECKING:
+    from lengthwise.serving import Served
+
 MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
-MAX_PRIORITY = 9
 MAX_ID_CHARACTERS = 256
 NUMBER_BYTES: Final = 16
-"""What a number takes in an answer: float32, and its text with a comma."""
+"""Memory of one number of an answer: as float32, and as text with a comma."""
 ENTRY_BYTES: Final = 128
-"""What an entry of an answer, or a step of a per-step head's, takes beside its numbers: names, labels, lengths."""
+"""Memory of one prediction, or of one step of a per-step answer, without its numbers: names, labels, lengths."""
 MOST_PROBLEMS = 100_000
-"""Past so many the rest of a body is not read: to count them takes no longer than to parse the body."""
+"""Reading a body stops at this number of problems; to count them takes no longer than to parse the body."""
 
 
-class Described(Protocol):
-    """A model, as far as reading a body needs it."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What its sequences look like."""
-
-
-M_co = TypeVar("M_co", bound=Described, covariant=True)
-
-
-class Catalog(Protocol[M_co]):
-    """Finds the model that a body names."""
-
-    def find(self, name: str | None, version: str | None) -> M_co:
-        """The model of that name and version; None for the default.
-
-        Raises:
-            RequestError: No such model (404), or none at all (503).
-        """
+Find: TypeAlias = "Callable[[str | None, str | None], Served]"
+"""Finds the model of a name and a version, None for the default; raises `RequestError` where there is none."""
 
 
 class Item(NamedTuple):
@@ -56,21 +41,47 @@ class Item(NamedTuple):
 
     Attributes:
         steps: The steps kept: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        sent: Number of steps sent; more than the length where a step mask left steps out.
-        kept: Places of the kept steps among those sent, `[length]`, or None where all are kept.
-        id: The caller's own name for it.
+        sent_steps: Number of steps sent; more than the length where a step mask left steps out.
+        kept_places: Places of the kept steps among those sent, `[length]`, or None where all are kept.
+        id: The caller's name for the sequence, or None.
     """
 
     steps: Steps
-    sent: int
-    kept: NDArray[np.intp] | None = None
+    sent_steps: int
+    kept_places: NDArray[np.intp] | None = None
     id: str | None = None
 
 
-def unfit(steps: Steps, manifest: Manifest) -> str | None:
-    """Why a model does not take a sequence, as a sentence, or None where it does.
+StepFault: TypeAlias = Literal["no token", "not finite", "missing"]
+"""Why a model does not accept a step."""
 
-    This is for sequences that are arrays already; of a JSON body, `strict` says the same value by value.
+
+def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
+    """The index of the first step that a model does not accept, and why; None if it accepts all.
+
+    Args:
+        steps: `[length, features]` float32 with NaN for a missing value, or `[length]` int64 token ids.
+        vocabulary: Token ids must be below it; not used for values.
+        takes_missing: Whether a value may be missing.
+    """
+    wrong: NDArray[np.bool_]
+    if steps.ndim == 1:
+        wrong = (steps < 0) | (steps >= (vocabulary or 1))
+        return (int(wrong.argmax()), "no token") if wrong.any() else None
+    if np.count_nonzero(np.isfinite(steps)) == steps.size:  # nearly always: then one look is enough
+        return None
+    wrong = np.logical_or.reduce(np.isinf(steps), axis=1)
+    if wrong.any():
+        return int(wrong.argmax()), "not finite"
+    if takes_missing:
+        return None
+    return int(np.logical_or.reduce(np.isnan(steps), axis=1).argmax()), "missing"
+
+
+def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
+    """Why a model rejects a sequence, as a sentence; None if it accepts it.
+
+    `validation` names each wrong value of a JSON body instead.
 
     Args:
         steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
@@ -79,63 +90,82 @@ def unfit(steps: Steps, manifest: Manifest) -> str | None:
     if not len(steps):
         return "a sequence has at least one step"
     if len(steps) > manifest.max_length and manifest.long == "reject":
-        return too_long(len(steps), manifest)
-    if manifest.input.kind == "tokens":
-        strange: NDArray[np.bool_] = (steps < 0) | (steps >= (manifest.input.vocabulary or 1))
-        why = f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
-    elif steps.shape[1] != manifest.input.features:
-        return f"the model takes {manifest.input.features} features a step, this one has {steps.shape[1]}"
-    elif np.count_nonzero(np.isfinite(steps)) == steps.size:  # as nearly always: one look in the place of two
+        return too_long_message(len(steps), manifest)
+    step = manifest.input
+    if step.kind == "values" and steps.shape[1] != step.features:
+        return f"the model takes {step.features} features a step, this one has {steps.shape[1]}"
+    fault = first_fault(steps, vocabulary=step.vocabulary, takes_missing=manifest.missing != "refuse")
+    if fault is None:
         return None
-    else:
-        strange, why = np.logical_or.reduce(np.isinf(steps), axis=1), "holds a number that is not finite as float32"
-        if not strange.any() and manifest.missing == "refuse":
-            strange, why = np.logical_or.reduce(np.isnan(steps), axis=1), f"lacks a value: {refuses_missing(manifest)}"
-    return f"step {int(strange.argmax())} {why}" if strange.any() else None
+    place, why = fault
+    if why == "no token":
+        return f"step {place} {token_message(manifest)}"
+    if why == "not finite":
+        return f"step {place} holds a number that is not finite as float32"
+    return f"step {place} lacks a value: {missing_message(manifest)}"
 
 
-def too_long(length: int, manifest: Manifest) -> str:
-    """What is said of a sequence past the max length of a model that rejects it."""
+def token_message(manifest: Manifest) -> str:
+    """The message of a token id outside the vocabulary."""
+    return f"is no token id: the vocabulary has 0 to {(manifest.input.vocabulary or 1) - 1}"
+
+
+def id_problem(value: Any) -> str | None:
+    """What is wrong with the id of a sequence or of a request, as a sentence; None if it is valid."""
+    if not isinstance(value, str):
+        return f"must be a string, it is {kind(value)}"
+    if len(value) > MAX_ID_CHARACTERS:
+        return f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(value)}"
+    return None
+
+
+def too_long_message(length: int, manifest: Manifest) -> str:
+    """The message of a sequence that is longer than the model accepts."""
     return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
 
 
-def refuses_missing(manifest: Manifest) -> str:
-    """What is said of a missing value where the model takes none."""
+def missing_message(manifest: Manifest) -> str:
+    """The message of a missing value if the model does not accept any."""
     return f"the model {manifest.key} refuses missing values; export it with another missing policy to allow them"
 
 
-def fitted(
-    steps: Steps, manifest: Manifest, *, sent: int, kept: NDArray[np.intp] | None = None, id: str | None = None
+def make_item(
+    steps: Steps,
+    manifest: Manifest,
+    *,
+    sent_steps: int,
+    kept_places: NDArray[np.intp] | None = None,
+    id: str | None = None,
 ) -> Item:
-    """The item of a sequence; of one past the model's max length, what the model's policy keeps of it.
+    """The item of a sequence, cut if it is longer than the model's max length.
 
-    Policy `head` keeps the first `max_length` of the kept steps and `tail` the last, as if the others had been masked;
-    `window` keeps all (they are split where they are queued), and `reject` has refused before. What is kept is a copy:
-    a view would keep the whole sequence in memory for as long as it waits.
+    The policy `head` keeps the first `max_length` steps and `tail` the last, as if a mask had removed the others.
+    `window` keeps all: the sequence is split when it is queued. `reject` has rejected such a sequence before. The steps
+    of a cut sequence are a copy, since a view would hold the whole sequence in memory while it waits.
 
     Args:
         steps: The kept steps, `[length, features]` or `[length]`.
-        manifest: Whose max length and policy count.
-        sent: Number of steps sent.
-        kept: Places of the kept steps among those sent, or None for all.
-        id: The caller's own name for it.
+        manifest: Of the model.
+        sent_steps: Number of steps sent.
+        kept_places: Places of the kept steps among those sent, or None for all.
+        id: The caller's name for the sequence, or None.
     """
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         part = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
-        places = np.arange(sent, dtype=np.intp) if kept is None else kept
-        return Item(steps[part].copy(), sent, places[part].copy(), id)
-    return Item(steps, sent, kept, id)
+        places = np.arange(sent_steps, dtype=np.intp) if kept_places is None else kept_places
+        return Item(steps[part].copy(), sent_steps, places[part].copy(), id)
+    return Item(steps, sent_steps, kept_places, id)
 
 
 def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
-    """Items that are views of a tensor, as copies where what it is a part of is more than twice as much.
+    """Copies the steps of items that are views of a tensor, if they use less than half of its memory.
 
     Args:
-        items: Some may be copies already.
-        tensor: What the others are views of.
+        items: Views of the tensor; some may be copies already.
+        tensor: The array.
 
     Returns:
-        The items, and how many bytes they keep in memory beside their own steps.
+        The items, and how many bytes they hold in memory besides their own steps.
     """
     owner: Any = tensor
     while isinstance(owner, np.ndarray) and owner.base is not None:
@@ -149,21 +179,21 @@ def compact(items: list[Item], tensor: NDArray[Any]) -> tuple[list[Item], int]:
     return items, owned - shared
 
 
-class Call(NamedTuple, Generic[M_co]):
-    """One request for answers.
+class Call(NamedTuple):
+    """One decoded request.
 
     Attributes:
-        model: Whom it asks.
+        model: The model that it is for.
         items: At least one, in request order.
         attention: Whether the attention weights are wanted.
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
-        pointer: Where an item stands in the body as sent, with `{}` for its place among the items.
-        width: Steps that the answer has for each item; 0 where it has as many as each item was sent with.
-        beside_bytes: What the items keep in memory beside their own steps, where these are views of something larger.
+        pointer: JSON pointer of an item in the body, with `{}` for its index.
+        width: Steps that a per-step answer has for each item; 0 for as many as the item was sent with.
+        beside_bytes: What the items hold in memory besides their own steps, if these are views of a larger array.
     """
 
-    model: M_co
+    model: Served
     items: Sequence[Item]
     attention: bool = False
     timeout_ms: float | None = None
@@ -174,56 +204,65 @@ class Call(NamedTuple, Generic[M_co]):
 
     @property
     def held_bytes(self) -> int:
-        """What its sequences keep in memory."""
+        """Memory that its sequences hold."""
         held = self.beside_bytes
         for item in self.items:
             held += item.steps.nbytes
-            if item.kept is not None:
-                held += item.kept.nbytes
+            if item.kept_places is not None:
+                held += item.kept_places.nbytes
         return held
 
 
 @dataclass(slots=True)
 class Problems:
-    """Collects what is wrong with a body: keeps the first, counts the others, and at `MOST_PROBLEMS` reads no further.
+    """Collects what is wrong with a body: the first problems as text, then only their number.
 
-    To make a pointer and a sentence takes longer than to read a right value, so where problems may be many, they are
-    made only while `listing`, and the others are counted with `count`.
+    To make a pointer and a sentence takes longer than to read a valid value. Code that may meet many problems therefore
+    calls `add` only while `listing`, and `count` afterwards.
+
+    Attributes:
+        most_listed: How many problems have a text.
+        first: These problems.
+        total: Number of all problems.
     """
 
-    listed: int = 20
-    found: list[Problem] = field(default_factory=list)
+    most_listed: int = 20
+    first: list[Problem] = field(default_factory=list)
     total: int = 0
 
     @property
     def listing(self) -> bool:
-        """Whether the next one will be told, and not just counted."""
-        return self.total < self.listed
+        """Whether the next problem needs a text."""
+        return self.total < self.most_listed
 
     def add(self, pointer: str, detail: str) -> None:
-        """Notes one; `pointer` is an RFC 6901 pointer into the body as sent.
+        """Adds a problem.
+
+        Args:
+            pointer: RFC 6901 pointer into the body.
+            detail: What is wrong there.
 
         Raises:
-            InvalidRequest: With it there are `MOST_PROBLEMS`.
+            InvalidRequest: There are `MOST_PROBLEMS` now.
         """
-        if self.total < self.listed:
-            self.found.append(Problem(pointer, detail))
+        if self.total < self.most_listed:
+            self.first.append(Problem(pointer, detail))
         self.count()
 
     def count(self) -> None:
-        """Counts one that is not told any more. Raises as `add` does."""
+        """Counts a problem without a text. Raises as `add` does."""
         self.total += 1
         if self.total >= MOST_PROBLEMS:
-            raise self.refusal()
+            raise self.error()
 
-    def refusal(self) -> InvalidRequest:
-        """The error that tells them."""
-        return InvalidRequest(self.found, total=self.total, more=self.total >= MOST_PROBLEMS)
+    def error(self) -> InvalidRequest:
+        """The error with these problems."""
+        return InvalidRequest(self.first, total=self.total, more=self.total >= MOST_PROBLEMS)
 
 
-def answer_bytes(call: Call[Any]) -> int:
-    """About how many bytes a call's answer will take, at most, as JSON, which is the longest form."""
-    manifest: Manifest = call.model.manifest
+def answer_bytes(call: Call) -> int:
+    """An upper estimate of the bytes of a call's answer as JSON, the longest of its forms."""
+    manifest = call.model.manifest
     items = call.items
     rows = len(items)
     entries = rows
@@ -231,7 +270,7 @@ def answer_bytes(call: Call[Any]) -> int:
         entries += sum([len(item.steps) // manifest.max_length for item in items])
     numbers = 0
     if call.attention or manifest.task == "per-step":
-        steps = rows * call.width or sum([item.sent for item in items])
+        steps = rows * call.width or sum([item.sent_steps for item in items])
         if call.attention:
             numbers = steps
         if manifest.task == "per-step":

@@ -6,10 +6,10 @@
 | `.ts` | a line `1,2,3:4,5,6:label`: features apart by colons, each with its steps; `?` and `NaN` are missing |
 | `.parquet` | a row with the columns `steps` (list of lists, or list of ids) and, maybe, `id` and `label` |
 
-A missing value is NaN in `Record.steps`. A label is one string; a list of strings for a multi-label model; a list of
-one string a step for a per-step model. A bad record is named by file and line: `read` ends with the first
-twenty of them, `entries` goes on behind each. `aeon:JapaneseVowels_TRAIN` names a file that the aeon package brings
-along.
+A missing value is NaN in `Record.steps`. A label is one string, for a multi-label model a list of strings, and for a
+per-step model a list with one string for each step. An error names the file and the line of a bad record; `read`
+reports the first 20 of a file at once, `entries` continues after each. `aeon:JapaneseVowels_TRAIN` is a file in the
+aeon package.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lengthwise.decoding import json_text, options
+from lengthwise.decoding import json_text
 from lengthwise.decoding.json_lines import LONG_LINE_BYTES, LongLine, RepeatedKey, loads, plain_fields
-from lengthwise.decoding.json_lines import Kind as Kind
+from lengthwise.decoding.json_lines import StepKind as StepKind
 from lengthwise.errors import ConfigurationError, RecordError, how_to_install
 from lengthwise.padding import Steps
 from lengthwise.wrong_values import nearest
@@ -41,7 +41,7 @@ from lengthwise.wrong_values import nearest
 Label = str | tuple[str, ...] | None
 
 FIELDS = frozenset({"id", "steps", "label"})
-"""What a record may have."""
+"""The fields of a record."""
 
 MOST_TOLD: Final = 20
 """How many bad records are named in one go."""
@@ -51,7 +51,7 @@ _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 _INT64 = np.iinfo(np.int64)
 _NUMBERS: Final = frozenset((int, float, type(None)))
 _READ_BYTES: Final = 1 << 18
-"""Read at once; in between, nobody is told how far the reading is."""
+"""Bytes read at once, and between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Record:
     """One sequence of a file.
 
     Attributes:
-        id: Its own, or the number of its record in the file, from 0.
+        id: Its id, or the number of its record in the file, from 0.
         steps: `[length, features]` float32 with NaN where a value is missing, or `[length]` int64 token ids.
         label: One label; several (multi-label, per-step); None where the file has none.
         place: `file:line`, for messages.
@@ -76,8 +76,8 @@ class BadRecord:
     """A record that cannot be used.
 
     Attributes:
-        id: Its own where that can be read, else the number of its record in the file, from 0.
-        error: What is wrong with it, and where it stands.
+        id: Its id if it has a valid one, or the number of its record in the file, from 0.
+        error: What is wrong, with the file and the line.
     """
 
     id: str
@@ -85,11 +85,11 @@ class BadRecord:
 
 
 Advance = Callable[[float], object]
-"""Told now and then, and at the end, the share of the file that was read so far, 0 to 1."""
+"""Called now and then, and at the end, with the share of the file that was read, 0 to 1."""
 
 
 def locate(name: str) -> Path:
-    """The path of a data file: a path, or `aeon:NAME_TRAIN` for one that aeon's wheel holds.
+    """The path of a data file, given as a path or as `aeon:NAME_TRAIN`, a file in aeon's wheel.
 
     Raises:
         ConfigurationError: There is no such file, or aeon is not installed.
@@ -106,13 +106,13 @@ def locate(name: str) -> Path:
     data = Path(package.origin).parent / "datasets" / "data"
     path = data / split.rpartition("_")[0] / f"{split}.ts"
     if not path.is_file():
-        found = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
-        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(found)}")
+        names = sorted(file.stem for file in data.glob("*/*_TRAIN.ts"))
+        raise ConfigurationError(f"{name}: aeon's wheel has no such set; it has {', '.join(names)}")
     return path
 
 
 def read(
-    path: Path, kind: Kind = "values", check: Callable[[Record], object] = lambda _record: None
+    path: Path, kind: StepKind = "values", check: Callable[[Record], object] = lambda _record: None
 ) -> Iterator[Record]:
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
@@ -151,19 +151,21 @@ def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> Co
     return RecordError("\n".join(errors))
 
 
-def entries(path: Path, kind: Kind = "values", advance: Advance = lambda _share: None) -> Iterator[Record | BadRecord]:
-    """The records of a file as `read` gives them, the bad ones among them in their places.
+def entries(
+    path: Path, kind: StepKind = "values", advance: Advance = lambda _share: None
+) -> Iterator[Record | BadRecord]:
+    """Reads the records of a file, with a `BadRecord` in the place of each bad one.
 
-    Whether two records have as many features a step is not looked at: whoever goes on behind a bad record knows what
-    is right, and the first record may be the bad one.
+    Two records may have different numbers of features here: the first record may be the one that is wrong, and the
+    caller knows what the model needs.
 
     Args:
-        path: Its suffix says the format.
-        kind: What a step is; `.ts` holds values only.
-        advance: For a progress bar.
+        path: The file; its suffix is its format.
+        kind: Whether steps are values or token ids; `.ts` has values only.
+        advance: Receives the progress.
 
     Raises:
-        ConfigurationError: The file cannot be read, or not as what its name says.
+        ConfigurationError: The file cannot be read, or does not have the format of its suffix.
     """
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz")):
@@ -201,14 +203,14 @@ def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], obje
 
 
 def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """The lines that are not blank, each with its number from 1."""
     for number, line in _long_lines(path, advance, -1):
         if isinstance(line, bytes):
             yield number, line
 
 
 def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
-    """The same, but a line of more than `limit` bytes is left to the caller to read; -1 for no limit."""
+    """As `_lines`; a line of more than `limit` bytes is a `LongLine`, which the caller has to read. -1: no limit."""
     try:
         with (
             path.open("rb", buffering=_READ_BYTES) as raw,
@@ -234,7 +236,7 @@ def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int,
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     features: int | None = None
     for index, (number, line) in enumerate(_long_lines(path, advance, LONG_LINE_BYTES)):
         place = f"{path}:{number}"
@@ -257,14 +259,14 @@ def _json_lines(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | B
 
 
 def _not_json(error: orjson.JSONDecodeError) -> str:
-    """Why a line is not JSON; of the NaN that Python writes unasked what the service says of it."""
-    found = json_text.constant(error.doc)
-    if found is not None and found[1] <= error.pos <= found[1] + len(found[0]):
-        return json_text.no_constant(found[0], f"at column {found[1] + 1}")
+    """Why a line is not JSON. Of NaN, which Python writes by default, the message is that of the service."""
+    constant = json_text.find_constant(error.doc)
+    if constant is not None and constant[1] <= error.pos <= constant[1] + len(constant[0]):
+        return json_text.constant_message(constant[0], f"at column {constant[1] + 1}")
     return f"not JSON: {error}"
 
 
-def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadRecord]:
+def _parquet(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record | BadRecord]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -282,8 +284,8 @@ def _parquet(path: Path, kind: Kind, advance: Advance) -> Iterator[Record | BadR
             index += 1
 
 
-def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadRecord:
-    """A record from what JSON or Parquet holds, good or bad."""
+def _judged(fields: Any, index: int, place: str, kind: StepKind) -> Record | BadRecord:
+    """A record from the fields of a line or of a row; a `BadRecord` if it is wrong."""
     try:
         return _record(fields, index, place, kind)
     except RecordError as error:
@@ -291,14 +293,14 @@ def _judged(fields: Any, index: int, place: str, kind: Kind) -> Record | BadReco
         return BadRecord(str(name if isinstance(name, (str, int)) else index), error)
 
 
-def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
-    """A record from what JSON or Parquet holds.
+def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
+    """A record from the fields of a line or of a row.
 
     Raises:
-        RecordError: It is none.
+        RecordError: It is wrong.
     """
     if not isinstance(fields, dict):
-        raise RecordError(f'{place}: a record is an object with "steps", this is {options.kind(fields)}')
+        raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
     unknown = sorted(set(fields) - FIELDS)
     if unknown:
         named = ", ".join(f"{name[:40]!r}{_meant(name, fields)}" for name in unknown)
@@ -313,7 +315,7 @@ def _record(fields: Any, index: int, place: str, kind: Kind) -> Record:
 
 
 def _meant(name: str, fields: dict[str, Any]) -> str:
-    """Which field an unknown one may stand for: the one that it is spelt like, or that holds such values."""
+    """A hint which field an unknown one may be: one with a similar name, or with such values."""
     alike = nearest(name, sorted(FIELDS - fields.keys()))
     if alike:
         return f" ({alike.removeprefix('; ')})"
@@ -334,8 +336,8 @@ def _label(label: Any, place: str) -> Label:
     return texts if isinstance(label, list) else texts[0]
 
 
-def _steps(kind: Kind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
-    """The array of a list of steps, the first of which has that number; `features` where they are known."""
+def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
+    """The array of a list of steps. `first`: index of its first step; `features`: of a step, if known."""
     return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
 
 
@@ -367,7 +369,7 @@ def _values(steps: Any, place: str, first: int, features: int | None) -> NDArray
 
 
 def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int = 0) -> NDArray[np.float32]:
-    """`[length, features]`; None and NaN are missing, infinities are refused, as are numbers too large for float32."""
+    """`[length, features]` float32. None and NaN are missing values; an infinite number is an error."""
     with np.errstate(over="ignore"):
         values = np.array(rows, dtype=np.float64).astype(np.float32)
     if np.isinf(values).any():
@@ -377,13 +379,13 @@ def _as_float32(rows: Sequence[Sequence[float | None]], place: str, first: int =
 
 
 def _same_features(record: Record, features: int | None) -> int | None:
-    """The features a step has, held against those of the records before."""
+    """The number of features of a step; an error if the records before have another."""
     if record.steps.ndim == 1:
         return None
-    found = int(record.steps.shape[1])
-    if features is not None and found != features:
-        raise RecordError(f"{record.place}: {found} features a step, the records before have {features}")
-    return found
+    count = int(record.steps.shape[1])
+    if features is not None and count != features:
+        raise RecordError(f"{record.place}: {count} features a step, the records before have {features}")
+    return count
 
 
 def _time_series(path: Path, advance: Advance) -> Iterator[Record | BadRecord]:

@@ -1,58 +1,141 @@
-"""The plainest body: one sequence of plain numbers for the default model, and nothing else. Most bodies are.
+"""The reader of ordinary JSON bodies: it reads sequences in C, straight from the text into one array.
 
-Its numbers are read in C (`_fast_json.c`), from the text to float32 at once. What a general parser makes of a body on
-the way, a tree, doubles, a skeleton to hold the tree against, costs more in cache misses than reading itself. An
-installation without a compiler has no such module; there `json_body` reads these bodies as it reads all others.
+An ordinary body has sequences of plain numbers or token ids, as arrays or as objects of `steps` and `id`, and no field
+that is unknown or wrong. Of any other body, one with a mask too, `read` returns None, and `validation` reads it. What
+`read` returns is what `validation` would make of the same body, bit for bit.
+
+`_fast_json.c` finds the array of sequences and reads it. The rest of the body, with null in the place of the array, is
+a small JSON document, which the same functions check here and in `validation`. An installation without a compiler has
+no such module; there `validation` reads every body.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+import sys
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Call, Catalog, Described, Item
-from lengthwise.decoding.validation import Form
+from lengthwise.decoding import json_text, options
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item
+from lengthwise.decoding.options import CallOptions
+from lengthwise.decoding.validation import BodyLayout
 from lengthwise.errors import RequestError
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
 
 try:
     from lengthwise.decoding import _fast_json
 except ImportError:  # mypy knows the module from its stub; at run time an installation may be without it
     _fast_json = None  # type: ignore[assignment]
 
-M = TypeVar("M", bound=Described)
-
 COMPILED: Final = _fast_json is not None
 """Whether the module in C is there."""
-MOST_BYTES: Final = 65_536
-"""For a longer body the others would wait, as nothing else runs while it is read: the worst of so many take 3 ms."""
+_MOST_OTHER_BYTES: Final = 4096
+"""Of a body beside its sequences. A longer rest is no ordinary one, and would be parsed twice."""
+_NO_OPTIONS: Final = CallOptions()
 
 
-def read(body: bytes, catalog: Catalog[M], form: Form) -> Call[M] | None:
-    """The call of a body that is one sequence and nothing else; None of any other, and where a careful look is needed.
+def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> Call | None:
+    """The call of an ordinary body, or None of any other.
 
     Args:
-        body: As sent.
-        catalog: Where the default model is found.
-        form: How the body is laid out.
+        body: The JSON text, inflated.
+        find: Finds the model by its name and version.
+        max_sequences: Most sequences in one body.
+        layout: The body's fields.
     """
-    if not COMPILED or len(body) > MOST_BYTES or not body.startswith(b'{"' + form.key):
+    place = _fast_json.locate(body, layout.key) if COMPILED else None
+    if place is None:
+        return None
+    start, end, is_alone = place
+    asked = _NO_OPTIONS if is_alone else _options(body, start, end, layout)
+    if asked is None:
         return None
     try:
-        model = catalog.find(None, None)
+        model = find(asked.model, asked.version)
     except RequestError:
         return None
     manifest = model.manifest
-    wants = manifest.input
-    if wants.features is None:
-        found = _fast_json.read_tokens(body, form.key, wants.vocabulary or 1, manifest.max_length)
-        if found is None:
-            return None
-        tokens: NDArray[np.int64] = np.frombuffer(found, np.int64)
-        return Call(model, (Item(tokens, len(tokens)),), pointer=form.pointer)
-    found = _fast_json.read_values(body, form.key, wants.features, manifest.max_length)
-    if found is None:
+    if asked.outputs and manifest.graph.attention is None:
         return None
-    values: NDArray[np.float32] = np.frombuffer(found, np.float32).reshape(-1, wants.features)
-    return Call(model, (Item(values, len(values)),), pointer=form.pointer)
+    step = manifest.input
+    most_steps = manifest.max_length if manifest.long == "reject" else sys.maxsize
+    if step.features is None:
+        sequences = _fast_json.read_tokens(body, start, end, step.vocabulary or 1, max_sequences, most_steps)
+    else:
+        takes_missing = manifest.missing != "refuse"
+        sequences = _fast_json.read_values(body, start, end, step.features, max_sequences, most_steps, takes_missing)
+    if sequences is None:
+        return None
+    items: Sequence[Item]
+    if isinstance(sequences, bytes):
+        steps = _steps(sequences, step.features)
+        items, beside = (make_item(steps, manifest, sent_steps=len(steps)),), 0
+    else:
+        numbers, ends, ids = sequences
+        try:
+            items, beside = _items(_steps(numbers, step.features), ends, ids, manifest)
+        except RequestError:
+            return None
+    attention = bool(asked.outputs)
+    return Call(model, items, attention, asked.timeout_ms, asked.priority, layout.pointer, 0, beside)
+
+
+def _steps(numbers: bytes, features: int | None) -> Steps:
+    """All steps that were read: `[steps, features]` float32, or `[steps]` int64 where they are token ids."""
+    if features is None:
+        return np.frombuffer(numbers, np.int64)
+    return np.frombuffer(numbers, np.float32).reshape(-1, features)
+
+
+def _options(body: bytes, start: int, end: int, layout: BodyLayout) -> CallOptions | None:
+    """The options beside an array of sequences; None where anything is wrong with them."""
+    if len(body) - (end - start) > _MOST_OTHER_BYTES:
+        return None
+    try:
+        document = json_text.parse(b"%snull%s" % (body[:start], body[end:]))
+    except RequestError:
+        return None
+    if not layout.fields.issuperset(document) or document[layout.root] is not None:
+        return None
+    problems = Problems()
+    asked = options.read(document, problems)
+    return None if problems.total else asked
+
+
+def _items(
+    array: Steps, ends: list[int], ids: list[str | bytes | None] | None, manifest: Manifest
+) -> tuple[list[Item], int]:
+    """The sequences in an array of all steps, and the bytes that they keep in memory beside their own steps.
+
+    Raises:
+        RequestError: An id is wrong.
+    """
+    starts = [0, *ends[:-1]]
+    items = [
+        Item(array[start:end], end - start, None, identifier)
+        for start, end, identifier in zip(
+            starts, ends, [None] * len(ends) if ids is None else map(_identifier, ids), strict=True
+        )
+    ]
+    if manifest.long in ("reject", "window"):
+        return items, 0
+    items = [make_item(item.steps, manifest, sent_steps=item.sent_steps, id=item.id) for item in items]
+    return compact(items, array)
+
+
+def _identifier(text: str | bytes | None) -> str | None:
+    """An id, of its text or of the JSON string that has escapes.
+
+    Raises:
+        RequestError: It is none.
+    """
+    if text is None:
+        return None
+    identifier = json_text.parse(text) if isinstance(text, bytes) else text
+    wrong = id_problem(identifier)
+    if wrong is not None:
+        raise RequestError(wrong)
+    return str(identifier)

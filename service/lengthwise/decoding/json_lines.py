@@ -1,9 +1,8 @@
 """Records of a JSON Lines file, `{"id": ..., "steps": ..., "label": ...}` a line, as fields whose steps are arrays.
 
-The steps are nearly all of a line. Of an ordinary line they are cut out and read in C, from the text to float32; the
-rest of the line, with null in their place, is a small JSON object. A line of many megabytes is read in pieces, so its
-numbers are held in memory and its text is not. Any other line is parsed as a whole, and `decoding.dataset` checks its
-steps one by one and says what is wrong.
+Most of a line is its steps. `_fast_json.c` reads the steps of an ordinary line straight to float32; the rest of the
+line, with null in their place, is a small JSON object. A line of many megabytes is read in pieces, so that its text is
+never in memory as a whole. Any other line is parsed as a whole, and `dataset` checks its steps one by one.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
     _fast_json = None  # type: ignore[assignment]
 
 LONG_LINE_BYTES: Final = 1 << 20
-"""A line past it is read in pieces of so many bytes."""
+"""A longer line is read in pieces of this size."""
 
-Kind = Literal["values", "tokens"]
-"""What a step is."""
+StepKind = Literal["values", "tokens"]
+"""Whether a step is an array of values or a token id."""
 
 _KEY: Final = b'"steps":'
 _OPENING: Final = re.compile(rb'"steps":\s*\[\s*(\[)?')
 _CLOSING_NESTED: Final = re.compile(rb"\]\s*\]")
 _CLOSING: Final = re.compile(rb"\]")
 _MOST: Final = (1 << 63) - 1
-"""Of steps and of ids: neither is bounded here."""
+"""The limit of steps and of token ids: none."""
 
-Careful = Callable[[list[Any], int, int | None], Steps]
-"""Makes an array of a list of steps, or says what is wrong. Besides the list: the number of its first step in the
-sequence, and the features that a step has, where that is known."""
+CheckSteps = Callable[[list[Any], int, int | None], Steps]
+"""Makes an array of a list of steps, or raises an error. Its arguments: the list, the index of its first step in the
+sequence, and the number of features of a step if it is known."""
 
 
 class RepeatedKey(ValueError):
@@ -97,19 +96,19 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 
 class _File(Protocol):
-    """What lines are read from, compressed or not."""
+    """The file that lines are read from, compressed or not."""
 
     def readline(self, size: int, /) -> bytes:
         """The next bytes, up to a newline or up to that size."""
 
 
-def plain_fields(line: bytes, kind: Kind, features: int | None) -> dict[str, Any] | None:
+def plain_fields(line: bytes, kind: StepKind, features: int | None) -> dict[str, Any] | None:
     """The fields of an ordinary line, its steps as an array; None of any other.
 
     Args:
         line: Without its newline.
-        kind: What a step is.
-        features: Of a step of values; None where it is not known.
+        kind: Whether steps are values or token ids.
+        features: Of a step of values; None if not known.
     """
     opening = _OPENING.search(line)
     if opening is None:
@@ -140,7 +139,7 @@ class LongLine:
 
     Args:
         first: Its first piece.
-        file: Where the next ones come from.
+        file: Where the next pieces come from.
     """
 
     def __init__(self, first: bytes, file: _File) -> None:
@@ -148,29 +147,27 @@ class LongLine:
         self._file = file
         self._has_more = not first.endswith(b"\n")
 
-    def fields(self, kind: Kind, features: int | None, careful: Careful) -> Any:
-        """What the line holds, the steps of a record as an array.
-
-        The rest of the line is read in any case, also where something is wrong with it.
+    def fields(self, kind: StepKind, features: int | None, check: CheckSteps) -> Any:
+        """The fields of the line, the steps as an array. Reads to the end of the line even if something is wrong.
 
         Args:
-            kind: What a step is.
-            features: Of a step of values; None where it is not known.
-            careful: Reads a piece that is not ordinary.
+            kind: Whether steps are values or token ids.
+            features: Of a step of values; None if not known.
+            check: Reads a piece that is not ordinary.
 
         Raises:
-            RecordError: `careful` found something wrong.
+            RecordError: A step is wrong.
             orjson.JSONDecodeError: It is not JSON.
             RepeatedKey: It has a key twice.
         """
         try:
-            return self._fields(kind, features, careful)
+            return self._fields(kind, features, check)
         finally:
             while self._has_more:
                 self._text = b""
                 self._read_on()
 
-    def _fields(self, kind: Kind, features: int | None, careful: Careful) -> Any:
+    def _fields(self, kind: StepKind, features: int | None, check: CheckSteps) -> Any:
         opening = _OPENING.search(self._text)
         if opening is None:
             self._read_to_the_end()
@@ -180,40 +177,47 @@ class LongLine:
         self._text = self._text[len(head) :].lstrip()[1:]
         parts: list[Steps] = []
         try:
-            rest = self._by_pieces(parts, head, kind, features, careful, is_nested=is_nested)
+            rest = self._by_pieces(parts, head, kind, features, check, is_nested=is_nested)
         except orjson.JSONDecodeError:  # not laid out as this class expects: what is left is parsed as a whole
             self._read_to_the_end()
             rest = loads(head + b"[" + self._text)
             if isinstance(rest, dict) and isinstance(rest.get("steps"), list):
-                parts.append(careful(rest["steps"], sum(map(len, parts)), _features(parts)))
+                parts.append(check(rest["steps"], sum(map(len, parts)), _features(parts)))
                 rest["steps"] = None
         if isinstance(rest, dict) and "steps" in rest and rest["steps"] is None:
             rest["steps"] = np.concatenate(parts)
         return rest
 
     def _by_pieces(
-        self, parts: list[Steps], head: bytes, kind: Kind, features: int | None, careful: Careful, *, is_nested: bool
+        self,
+        parts: list[Steps],
+        head: bytes,
+        kind: StepKind,
+        features: int | None,
+        check: CheckSteps,
+        *,
+        is_nested: bool,
     ) -> Any:
-        """Gathers the steps in `parts`; returns what else the line holds, with null for the steps.
+        """Appends the steps to `parts`; returns the other fields of the line, with null for the steps.
 
         Raises:
-            orjson.JSONDecodeError: A piece is not a part of a list; it is still to be read.
+            orjson.JSONDecodeError: A piece is not part of a list. The caller still has to read it.
         """
         closing = _CLOSING_NESTED if is_nested else _CLOSING
         while (end := closing.search(self._text)) is None and self._has_more:
             cut = self._text.rfind(b"],") + 1 if is_nested else self._text.rfind(b",")
             if cut > 0:
-                parts.append(_piece(self._text[:cut], kind, features, careful, parts))
+                parts.append(_piece(self._text[:cut], kind, features, check, parts))
                 self._text = self._text[cut + 1 :]
             self._read_on()
         self._read_to_the_end()  # a label for each step may be long as well
         last = self._text if end is None else self._text[: end.end() - 1]
         rest = loads(head + b"null" + self._text[len(last) + 1 :])
-        parts.append(_piece(last, kind, features, careful, parts))
+        parts.append(_piece(last, kind, features, check, parts))
         return rest
 
     def _read_on(self) -> None:
-        """Reads a piece; behind a text of which nothing could be taken as much again, lest it be copied each time."""
+        """Reads the next piece. Doubles a text without a whole step, so that it is not copied for each piece."""
         pieces, wanted = [self._text], len(self._text)
         while self._has_more and (len(pieces) == 1 or wanted > 0):
             pieces.append(self._piece())
@@ -221,7 +225,7 @@ class LongLine:
         self._text = b"".join(pieces)
 
     def _read_to_the_end(self) -> None:
-        """All that is left of the line at once: a text that grows piece by piece would be copied each time."""
+        """Reads the rest of the line, and joins its pieces once: a text that grows would be copied for each piece."""
         pieces = [self._text]
         self._text = b""
         while self._has_more:
@@ -235,29 +239,30 @@ class LongLine:
 
 
 def _features(parts: list[Steps]) -> int | None:
-    """The features of a step, where a part was read and has any."""
+    """The features of a step, if a part with values was read."""
     return parts[0].shape[1] if parts and parts[0].ndim == 2 else None
 
 
-def _piece(text: bytes, kind: Kind, features: int | None, careful: Careful, before: list[Steps]) -> Steps:
-    """The steps of a part of a list, without its brackets, behind those of the parts before.
+def _piece(text: bytes, kind: StepKind, features: int | None, check: CheckSteps, before: list[Steps]) -> Steps:
+    """The steps of a part of a list, given without brackets.
 
-    `features` is what a step probably has: what it must have is known of the parts before.
+    `features` is a guess. The parts before, if there are any, say what a step must have.
     """
     known = _features(before)
     steps = _array(b"[%s]" % text, kind, known or features)
-    return careful(orjson.loads(b"[%s]" % text), sum(map(len, before)), known) if steps is None else steps
+    return check(orjson.loads(b"[%s]" % text), sum(map(len, before)), known) if steps is None else steps
 
 
-def _array(steps: bytes, kind: Kind, features: int | None) -> Steps | None:
-    """`[length, features]` float32 or `[length]` int64 of the text of an ordinary list; None of any other.
+def _array(steps: bytes, kind: StepKind, features: int | None) -> Steps | None:
+    """The steps of an ordinary list, `[length, features]` float32 or `[length]` int64; None of any other list.
 
-    Copied, so that it can be written to, as any other record's steps can.
+    A copy, since NumPy cannot write to the bytes that were read.
     """
     if _fast_json is None or (kind == "values" and features is None):
         return None
+    sequences = b"[%s]" % steps
     if features is None or kind == "tokens":
-        ids = _fast_json.read_tokens(b'{"steps":[%s]}' % steps, b"steps", _MOST, _MOST)
-        return None if ids is None else np.frombuffer(ids, np.int64).copy()
-    values = _fast_json.read_values(b'{"steps":[%s]}' % steps, b"steps", features, _MOST)
-    return None if values is None else np.frombuffer(values, np.float32).reshape(-1, features).copy()
+        ids = _fast_json.read_tokens(sequences, 0, len(sequences), _MOST, 1, _MOST)
+        return np.frombuffer(ids, np.int64).copy() if isinstance(ids, bytes) else None
+    values = _fast_json.read_values(sequences, 0, len(sequences), features, 1, _MOST, False)
+    return np.frombuffer(values, np.float32).reshape(-1, features).copy() if isinstance(values, bytes) else None

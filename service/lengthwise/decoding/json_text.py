@@ -1,7 +1,7 @@
-"""JSON text to a value: what RFC 8259 calls JSON, within bounds, and nothing that Python's reader takes beside it.
+"""Parses JSON text as RFC 8259 defines it, without what Python's parser accepts in addition, and within limits.
 
-A body may be hostile: millions of empty arrays, a number of ten thousand digits, a key that stands twice. What is read
-here costs no more than a body of its size may, and holds no other thread for longer.
+A body may be hostile: millions of empty arrays, a number of ten thousand digits, the same key twice. The limits bound
+the time and the memory that a body takes, and how long other threads wait for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, Final
 from lengthwise.errors import InvalidRequest, Problem, TooLarge
 
 MAX_PARTS: Final = 1 << 20
-"""Arrays, objects and strings in one body. Each takes up to twenty times its text, and every thread waits while they
-are read and freed: sixteen megabytes of empty arrays would be nearly a gigabyte and a second."""
+"""Limit of arrays, objects and strings in one body. Each takes up to twenty times its text in memory, and all threads
+wait while they are made and freed: 16 MB of empty arrays would take nearly 1 GB and a second."""
 _LARGE_BYTES: Final = 65_536
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
-"""A string, which is passed over, or as its group one of the literals that Python's reader takes and JSON has not."""
+"""A string, or as group 1 a literal that Python's parser accepts and JSON does not have."""
 
 
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
@@ -39,8 +39,8 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
         what: It is called in what is said of it.
 
     Raises:
-        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate; its one problem points at the whole.
-        TooLarge: It has more than `MAX_PARTS`.
+        InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate. Its one problem has an empty pointer.
+        TooLarge: There are more than `MAX_PARTS`.
     """
     parts = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
     if parts > MAX_PARTS:
@@ -56,15 +56,9 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
     if text.startswith("\ufeff"):
         raise _not_json("the body starts with a byte order mark; send plain UTF-8")
     try:
-        with collector_at_rest():
-            document = json.loads(
-                text,
-                object_pairs_hook=_object,
-                parse_constant=partial(_no_constant, text),
-                parse_int=_int,
-                # Between calls of a function the interpreter may turn to other threads, within its own reader never.
-                parse_float=_float if len(text) > _LARGE_BYTES else None,
-            )
+        with collector_paused():
+            # Other threads can run between two calls of a Python function, but not within the parser in C.
+            document = _loads(text, in_python=len(text) > _LARGE_BYTES)
     except RecursionError:
         raise _not_json("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -77,11 +71,11 @@ def parse(body: bytes | bytearray, what: str = "the body") -> Any:
 
 
 @contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """Stops the garbage collector while a document lives.
+def collector_paused() -> Iterator[None]:
+    """Pauses the garbage collector of the whole process while a parsed body exists.
 
-    A document has no cycles, and a hostile one has millions of arrays: the collector would look through them again and
-    again while they are read, and holds every thread each time (measured: three quarters of the time).
+    A body has no reference cycles, but a hostile one has millions of arrays. The collector would visit them again and
+    again, and all threads wait each time (measured: three quarters of the time).
     """
     running = gc.isenabled()
     gc.disable()
@@ -92,35 +86,61 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
+def _loads(text: str, *, in_python: bool) -> Any:
+    """Parses a text, its numbers with functions in Python if `in_python`, which takes longer."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=partial(_no_constant, text),
+            parse_int=_int if in_python else None,
+            parse_float=_float if in_python else None,
+        )
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        if in_python:
+            raise
+        return _loads(text, in_python=True)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise _not_json(f"the key {twice[:40]!r} stands twice in one object")
-    return made
+    return value
 
 
-def constant(text: str) -> tuple[str, int] | None:
-    """The first NaN or Infinity of a text that stands in no string, and where; None where there is none."""
-    found = next((found for found in _CONSTANT.finditer(text) if found[1]), None)
-    return None if found is None else (found[1], found.start(1))
+def kind(value: Any) -> str:
+    """The JSON type of a value, for a message."""
+    if value is None:
+        return "null"
+    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
+    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
-def no_constant(name: str, where: str) -> str:
-    """What is said of a NaN or Infinity."""
+def find_constant(text: str) -> tuple[str, int] | None:
+    """The first NaN or Infinity of a text outside strings, and its index; None if there is none."""
+    match = next((match for match in _CONSTANT.finditer(text) if match[1]), None)
+    return None if match is None else (match[1], match.start(1))
+
+
+def constant_message(name: str, where: str) -> str:
+    """The message of a NaN or Infinity."""
     return f"{name} is not JSON, {where}; a missing value is null"
 
 
 def _no_constant(text: str, name: str) -> None:
-    # The reader goes through the text in order, so what stands before the first of them is sound JSON.
-    found = constant(text)
-    at = 0 if found is None else found[1]
+    # The parser reads the text in order, so everything before the first of them is valid JSON.
+    constant = find_constant(text)
+    at = 0 if constant is None else constant[1]
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    raise _not_json(no_constant(name, f"at line {line}, column {column}"))
+    raise _not_json(constant_message(name, f"at line {line}, column {column}"))
 
 
 def _int(digits: str) -> int | float:
-    # Python refuses to convert thousands of digits; such a number is beyond float32 anyway.
+    # Python does not convert thousands of digits; such a number is beyond float32 anyway.
     return int(digits) if len(digits) <= 400 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
 
 

@@ -1,6 +1,6 @@
-"""What a caller may say beside its sequences: which model, which outputs, how long it waits, how urgent it is.
+"""The options of a request: its model and version, further outputs, timeout and priority.
 
-Every protocol has its own place for these (fields, a query, parameters) and reads them here, so a rule stands once.
+Each protocol has another place for them (fields of the body, the query, parameters), and all read them here.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lengthwise.decoding.calls import MAX_PRIORITY, MAX_TIMEOUT_MS, Problems
-from lengthwise.versions import MOST_DIGITS
+from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Problems
+from lengthwise.decoding.json_text import kind
+from lengthwise.priorities import MAX_PRIORITY
+from lengthwise.versions import MOST_DIGITS, is_written_as_version
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """The options of one call; what was wrong is at its default here.
+class CallOptions:
+    """The options of one request; a wrong one has its default value.
 
     Attributes:
         model: The model's name, or None for the default.
         version: Its version's digits, or None for the default.
-        named: Whether both are well-formed, so that the model they mean can be looked for.
-        outputs: Names of further outputs; the one there is, is `attention`.
+        named: Whether model and version are both valid texts, so that the model can be looked up.
+        outputs: Names of further outputs; only `attention` exists.
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
     """
@@ -38,17 +40,17 @@ class Options:
     priority: int = 0
 
 
-def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> Options:
-    """Reads the options among a document's fields, and notes what is wrong with them.
+def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallOptions:
+    """Reads the options among the fields of a JSON object, and adds what is wrong with them to `problems`.
 
     Args:
-        document: A JSON object; its other fields are not looked at.
-        problems: Where problems are noted.
-        at: JSON pointer of the document.
+        document: The object; its other fields are ignored.
+        problems: Where problems are added.
+        at: JSON pointer of the object.
     """
     before = problems.total
     model, version = _string(document, "model", problems, at), _version(document, problems, at)
-    return Options(
+    return CallOptions(
         model,
         version,
         problems.total == before,
@@ -56,19 +58,6 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> Optio
         _timeout_ms(document, problems, at),
         _priority(document, problems, at),
     )
-
-
-def is_version(text: str) -> bool:
-    """Whether a text is a well-formed version: ASCII digits that do not start with 0."""
-    return text.isascii() and text.isdigit() and not text.startswith("0")
-
-
-def kind(value: Any) -> str:
-    """What a JSON value is, for a sentence."""
-    if value is None:
-        return "null"
-    kinds = ((bool, "a boolean"), (int, "a number"), (float, "a number"), (str, "a string"), (list, "an array"))
-    return next((kind for type_, kind in kinds if isinstance(value, type_)), "an object")
 
 
 def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str) -> str | None:
@@ -82,8 +71,8 @@ def _string(document: Mapping[str, Any], name: str, problems: Problems, at: str)
 
 
 def _no_output(name: Any) -> str:
-    told = f"the output {name[:40]!r}" if isinstance(name, str) else kind(name)
-    return f"{told} is no output that can be asked for; there is 'attention'"
+    shown = f"the output {name[:40]!r}" if isinstance(name, str) else kind(name)
+    return f"{shown} is no output that can be asked for; there is 'attention'"
 
 
 def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | None:
@@ -92,7 +81,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
         problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
         return None
     version = _string(document, "version", problems, at)
-    if version is not None and not is_version(version):
+    if version is not None and not is_written_as_version(version):
         problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
         return None
     return version

@@ -1,52 +1,52 @@
-"""The careful reader of JSON bodies: every rule of the body, and every problem named by its JSON pointer.
+"""The reader of JSON bodies in Python: it has every rule of a body, and names every problem by its JSON pointer.
 
-This module is the law; the fast way in `wire` takes only bodies on which it would agree with it, and leaves the rest.
-It walks the document value by value, so that a string for a number, a boolean, a ragged step or a number beyond float32
-is found where it stands, and it goes on after the first problem: one answer names them all.
+It reads each body that `fast_json` does not read. Where both can read a body, this module defines the result. NumPy
+converts the steps of a sequence; only where that fails are they read one by one, to name each value that is wrong. It
+goes on after a problem, so one answer names all of them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
 from lengthwise.decoding import json_text, options
 from lengthwise.decoding.calls import (
-    MAX_ID_CHARACTERS,
     Call,
-    Catalog,
+    Find,
     Item,
-    M_co,
     Problems,
-    fitted,
-    refuses_missing,
-    too_long,
+    id_problem,
+    make_item,
+    missing_message,
+    too_long_message,
+    why_rejected,
 )
-from lengthwise.decoding.json_text import collector_at_rest
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.explanations import explain
+from lengthwise.decoding.json_text import collector_paused, kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask"})
-FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
-FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
-"""The least number that rounds to infinity: half a step past the largest."""
+_NUMBERS_AT_ONCE: Final = 16_384
+"""Numbers that one call of NumPy converts. Other threads can run between two calls."""
+_NUMBERS: Final = frozenset({float, int, type(None)})
 _ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a protocol's body is laid out: an object of some fields, one of which has the sequences.
+class BodyLayout:
+    """The fields of a protocol's body, which is a JSON object.
 
     Attributes:
-        root: The field that has them.
-        fields: All fields that it may have.
+        root: The field with the sequences.
+        fields: All fields that the body may have.
     """
 
     root: str
@@ -54,66 +54,66 @@ class Form:
 
     @cached_property
     def pointer(self) -> str:
-        """Where a sequence stands, with `{}` for its place."""
+        """JSON pointer of a sequence, with `{}` for its index."""
         return f"/{self.root}/{{}}"
 
     @cached_property
     def key(self) -> bytes:
-        """The field that has the sequences, as it stands in a body."""
+        """The field with the sequences, as bytes."""
         return self.root.encode()
 
 
-PREDICT: Final = Form("sequences", options.FIELDS | {"sequences"})
+PREDICT: Final = BodyLayout("sequences", options.FIELDS | {"sequences"})
 """The body of `POST /predict`."""
 
 
-def read(body: bytes | bytearray, catalog: Catalog[M_co], *, max_sequences: int, form: Form = PREDICT) -> Call[M_co]:
-    """Reads a body, or says everything that is wrong with it.
+def read(body: bytes | bytearray, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call:
+    """Reads a body; if anything is wrong with it, raises an error that names every problem.
 
     Args:
         body: The JSON text, inflated.
-        catalog: Where the model that it names is found.
+        find: Finds the model by its name and version.
         max_sequences: Most sequences in one body.
-        form: How the body is laid out.
+        layout: The body's fields.
 
     Raises:
-        InvalidRequest: With the first 20 problems, in body order, and their number; past `MOST_PROBLEMS` no more are
-            looked for.
-        TooLarge: More than `max_sequences`.
+        InvalidRequest: The body is wrong. Has the first 20 problems in body order, and their number; reading stops
+            at `MOST_PROBLEMS`.
+        TooLarge: There are more than `max_sequences`.
         RequestError: The model is not known, or not ready.
     """
-    with collector_at_rest():
+    with collector_paused():
         try:
-            return _call(json_text.parse(body), catalog, max_sequences, form)
+            return _call(json_text.parse(body), find, max_sequences, layout)
         except RequestError as error:
             error.__context__ = None  # its frames hold the document, which may be thirty times its text
             raise error.with_traceback(None) from None
 
 
-def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form) -> Call[M_co]:
-    """What a document asks; see `read`."""
+def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> Call:
+    """The call of a parsed body; see `read`."""
     if not isinstance(document, dict):
-        raise InvalidRequest([Problem("", f"the body must be an object with '{form.root}', it is {kind(document)}")])
+        raise InvalidRequest([Problem("", f"the body must be an object with '{layout.root}', it is {kind(document)}")])
     problems = Problems()
-    _unknown_fields(document, form.fields, "", problems)
-    asked = options.read({name: value for name, value in document.items() if name in form.fields}, problems)
-    root = f"/{form.root}"
-    sequences = document.get(form.root, _ABSENT)
+    _unknown_fields(document, layout.fields, "", problems)
+    asked = options.read({name: value for name, value in document.items() if name in layout.fields}, problems)
+    root = f"/{layout.root}"
+    sequences = document.get(layout.root, _ABSENT)
     if sequences is _ABSENT:
-        problems.add("", f"'{form.root}' is missing")
+        problems.add("", f"'{layout.root}' is missing")
     elif not isinstance(sequences, list):
         problems.add(root, f"must be an array, it is {kind(sequences)}")
     elif not sequences:
         problems.add(root, "must have at least one sequence")
     elif len(sequences) > max_sequences:
         raise TooLarge(f"a request may have {max_sequences} sequences, this one has {len(sequences)}")
-    if not asked.named:  # whose sequences they are is not known, so they cannot be judged
-        raise problems.refusal()
+    if not asked.named:  # without the model the sequences cannot be checked
+        raise problems.error()
     try:
-        model = catalog.find(asked.model, asked.version)
+        model = find(asked.model, asked.version)
     except RequestError:
         if problems.total:
-            raise problems.refusal() from None
+            raise problems.error() from None
         raise
     manifest = model.manifest
     attention = "attention" in asked.outputs
@@ -123,19 +123,19 @@ def _call(document: Any, catalog: Catalog[M_co], max_sequences: int, form: Form)
     if isinstance(sequences, list):
         items = [_item(value, f"{root}/{i}", manifest, problems) for i, value in enumerate(sequences)]
     if problems.total:
-        raise problems.refusal()
+        raise problems.error()
     return Call(
         model,
         [item for item in items if item is not None],
         attention,
         asked.timeout_ms,
         asked.priority,
-        form.pointer,
+        layout.pointer,
     )
 
 
 def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> Item | None:
-    """One entry of `sequences`, or None after noting what is wrong with it."""
+    """One entry of `sequences`; None if something is wrong with it, which is then in `problems`."""
     before = problems.total
     step_mask = feature_mask = identifier = None
     steps, at = value, pointer
@@ -160,115 +160,58 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         problems.add(f"{pointer}/step_mask", "leaves no step; a sequence has at least one")
         return None
     if len(kept) > manifest.max_length and manifest.long == "reject":
-        problems.add(at, too_long(len(kept), manifest))
+        problems.add(at, too_long_message(len(kept), manifest))
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
-        problems.add(f"{pointer}/feature_mask", refuses_missing(manifest))
-    array: Steps
-    if manifest.input.kind == "tokens":
-        array = _tokens(steps, kept, at, manifest, problems)
-    else:
-        array = _values(steps, kept, at, manifest, feature_mask, problems)
-    if problems.total > before:
+        problems.add(f"{pointer}/feature_mask", missing_message(manifest))
+    entries = steps if len(kept) == len(steps) else [steps[place] for place in kept]
+    array = _array(entries, manifest)
+    if array is None or why_rejected(array, manifest) is not None:
+        explain(entries, kept, at, manifest, feature_mask, problems)
+    if problems.total > before or array is None:
         return None
-    places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    return fitted(array, manifest, sent=len(steps), kept=places, id=identifier)
-
-
-def _values(
-    steps: list[Any],
-    kept: Sequence[int],
-    at: str,
-    manifest: Manifest,
-    feature_mask: list[bool] | None,
-    problems: Problems,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """`[length, features]` float32 of the kept steps; whatever is wrong with them is noted."""
-    features = manifest.input.features or 1
-    refuses = manifest.missing == "refuse"
-    array = np.empty((len(kept), features), dtype=np.float32)
-    if features > 1 and not any(isinstance(steps[place], list) for place in kept):
-        problems.add(
-            f"{at}/{kept[0]}",
-            f"a step must be an array of {features} numbers, and none here is an array: the first is "
-            f"{kind(steps[kept[0]])}; a level of brackets may be missing",
-        )
-        return array
-    bare = features == 1
-    for row, place in enumerate(kept):
-        step = steps[place]
-        alone = bare and not isinstance(step, list)
-        if alone:
-            step = [step]
-        if not isinstance(step, list) or len(step) != features:
-            if problems.listing:
-                problems.add(f"{at}/{place}", _no_step(step, features))
-            else:
-                problems.count()
-            continue
-        numbers = []
-        for i, value in enumerate(step):
-            if value is None:
-                numbers.append(math.nan)
-                if not refuses or (feature_mask is not None and not feature_mask[i]):
-                    continue
-            elif (type(value) is float or type(value) is int) and (
-                abs(value) <= FLOAT32_MAX or _rounds_to_finite(value)
-            ):
-                numbers.append(float(value))
-                continue
-            if problems.listing:
-                problems.add(f"{at}/{place}" if alone else f"{at}/{place}/{i}", _no_number(value, manifest))
-            else:
-                problems.count()
-            if value is not None:
-                break
-        else:
-            array[row] = numbers
-    if feature_mask is not None and len(feature_mask) == features:
+    if feature_mask is not None:
         array[:, [i for i, keep in enumerate(feature_mask) if not keep]] = np.nan
-    return array
+    places = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
+    return make_item(array, manifest, sent_steps=len(steps), kept_places=places, id=identifier)
 
 
-def _tokens(
-    steps: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """`[length]` int64 of the kept steps; whatever is wrong with them is noted."""
-    vocabulary = manifest.input.vocabulary or 1
-    array = np.zeros(len(kept), dtype=np.int64)
-    for row, place in enumerate(kept):
-        token = steps[place]
-        if type(token) is int and 0 <= token < vocabulary:
-            array[row] = token
-        elif not problems.listing:
-            problems.count()
-        elif type(token) is int:
-            problems.add(f"{at}/{place}", f"is no token id: the vocabulary has 0 to {vocabulary - 1}")
-        else:
-            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
-    return array
+def _array(entries: list[Any], manifest: Manifest) -> Steps | None:
+    """The steps as an array: `[length, features]` float32 or `[length]` int64; None if a step is not made of numbers.
 
-
-def _no_step(step: Any, features: int) -> str:
-    """What is said of a step that is none of the model's."""
-    if not isinstance(step, list):
-        return f"a step must be an array of {features} numbers, it is {kind(step)}"
-    return f"the model takes {features} features a step, this one has {len(step)}"
-
-
-def _no_number(value: Any, manifest: Manifest) -> str:
-    """What is said of a value that is none the model takes."""
-    if value is None:
-        return refuses_missing(manifest)
-    if type(value) is float or type(value) is int:
-        return "is beyond the range of float32"
-    return f"must be a number or null, it is {kind(value)}"
+    A number beyond float32 becomes infinite and a missing value NaN: `why_rejected` looks at both.
+    """
+    features = manifest.input.features
+    at_once = max(1, _NUMBERS_AT_ONCE // (features or 1))
+    if len(entries) > at_once:
+        parts: list[Any] = []
+        for first in range(0, len(entries), at_once):
+            part = _array(entries[first : first + at_once], manifest)
+            if part is None:
+                return None
+            parts.append(part)
+        array: Steps = np.concatenate(parts)
+        return array
+    try:
+        if features is None:
+            return np.array(entries, dtype=np.int64) if set(map(type, entries)) == {int} else None
+        if features == 1:
+            entries = [entry if type(entry) is list else [entry] for entry in entries]
+        if set(map(type, entries)) != {list} or set(map(len, entries)) != {features}:
+            return None
+        numbers = list(chain.from_iterable(entries))
+        if not _NUMBERS.issuperset(map(type, numbers)):
+            return None
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype=np.float64).astype(np.float32).reshape(-1, features)
+    except OverflowError:  # an integer beyond every type of NumPy
+        return None
 
 
 def _mask(
     value: dict[str, Any], name: str, count: int | None, pointer: str, of: str, problems: Problems
 ) -> list[bool] | None:
-    """A list of booleans of the right length, or None where it is absent or wrong."""
+    """A mask, a list of `count` booleans; None if it is absent or wrong."""
     mask = value.get(name, _ABSENT)
     if mask is _ABSENT:
         return None
@@ -297,18 +240,11 @@ def _identifier(value: dict[str, Any], pointer: str, problems: Problems) -> str 
     identifier = value.get("id", _ABSENT)
     if identifier is _ABSENT:
         return None
-    if not isinstance(identifier, str):
-        problems.add(f"{pointer}/id", f"must be a string, it is {kind(identifier)}")
-    elif len(identifier) > MAX_ID_CHARACTERS:
-        problems.add(f"{pointer}/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
-    else:
-        return identifier
-    return None
-
-
-def _rounds_to_finite(value: float) -> bool:
-    """Whether a number just past float32's largest still rounds to it, by way of float64."""
-    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
+    wrong = id_problem(identifier)
+    if wrong is not None:
+        problems.add(f"{pointer}/id", wrong)
+        return None
+    return str(identifier)
 
 
 def _unknown_fields(value: dict[str, Any], known: frozenset[str], pointer: str, problems: Problems) -> None:

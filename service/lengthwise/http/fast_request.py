@@ -28,7 +28,6 @@ from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, headers_of
 from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, Encode, Endpoint, Received
 from lengthwise.protocols.problems import CLOSE
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served
 
 log = logging.getLogger("lengthwise.direct")
 
@@ -131,7 +130,7 @@ class Direct:
         except Exception as error:  # a refusal is told; of anything else nothing may reach the client
             self.set_exception(error)
 
-    def _ask(self, call: Call[Served], encode: Encode, started: float) -> None:
+    def _ask(self, call: Call, encode: Encode, started: float) -> None:
         """Queues what was decoded."""
         finish = partial(self._finish, encode, self._account.decoded(call, started))
         self._ticket = self._endpoint.ask(call, finish, self._account, self._hold, self)

@@ -1,9 +1,9 @@
-"""The JSON Schema of what may be sent to the models that are served: what it allows is not refused as malformed.
+"""The JSON Schemas of request bodies, made for the models that are served.
 
-It is made anew for each look at `/openapi.json`, so it knows how many numbers a step has, whether one may be missing,
-and which tokens there are. What JSON Schema cannot say stays in words: that a mask is as long as what it masks, that
-`data` has as many numbers as `shape` says, that no output stands twice, and that steps which are masked or padding
-are not looked at.
+A body that its schema allows is not rejected as malformed. The schemas are made for each request of `/openapi.json`,
+so they have the number of features, whether a value may be missing, and the vocabulary. JSON Schema cannot express that
+a mask is as long as what it masks, that `data` has as many numbers as `shape` says, that no output is named twice, and
+that masked steps and padding are not read.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, MAX_PRIORITY
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS
+from lengthwise.decoding.explanations import FLOAT32_BEYOND
+from lengthwise.priorities import MAX_PRIORITY
 from lengthwise.protocols import request_parameters, tensors
 from lengthwise.protocols.tensors import LENGTHS
 from lengthwise.runtime.manifest import Manifest
 
 Schema = dict[str, Any]
 
-_ROUNDS_TO_INFINITY: Final = float(2**128 - 2**103)
-"""The least number that is not finite as float32."""
+_ROUNDS_TO_INFINITY: Final = float(FLOAT32_BEYOND)
 _INT32_MAX: Final = 2**31 - 1
 _NEVER: Final = False
 _BINARY: Final[Schema] = {"type": "null", "description": "A number only where the elements stand behind the JSON."}
@@ -71,7 +72,10 @@ def infer(manifests: Sequence[Manifest]) -> Schema:
             {
                 "id": {**_IDENTIFIER, "type": ["string", "null"]},
                 "model_name": {"enum": [None, "", manifest.name], "description": "That of the path, or nothing."},
-                "model_version": {"enum": [None, "", str(manifest.version)], "description": "Likewise."},
+                "model_version": {
+                    "enum": [None, "", str(manifest.version)],
+                    "description": "That of the path, or nothing.",
+                },
                 "parameters": PARAMETERS,
                 "inputs": _inputs(manifest),
                 "outputs": {
@@ -90,26 +94,26 @@ def infer(manifests: Sequence[Manifest]) -> Schema:
 
 
 def options(manifest: Manifest) -> dict[str, Schema]:
-    """What a body may say beside its sequences."""
+    """The fields of a body besides its sequences."""
     known = [] if manifest.graph.attention is None else ["attention"]
     outputs: Schema = {"type": "array", "items": {"enum": known}} if known else {"type": "array", "maxItems": 0}
     return {"outputs": outputs, "timeout_ms": TIMEOUT_MS, "priority": PRIORITY}
 
 
 def shape_header(manifests: Sequence[Manifest]) -> Schema:
-    """The header of a body of octets: `STEPS,FEATURES`, or of a token model `STEPS`."""
+    """The shape header of raw steps: `STEPS,FEATURES`, or of a token model `STEPS`."""
     forms = sorted({r"[0-9]+" if one.input.kind == "tokens" else rf"[0-9]+,{one.input.features}" for one in manifests})
     return {"type": "string", "pattern": f"^({'|'.join(forms)})$"} if forms else {"type": "string"}
 
 
 def _highest(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
-    """The version of each name that is meant where none is named."""
+    """The default version of each name: the highest."""
     return {one.name: one for one in sorted(manifests, key=lambda one: one.version)}
 
 
 def _steps(manifest: Manifest) -> Schema:
-    made: Schema = {"title": "Steps", "type": "array", "minItems": 1, "items": _step(manifest)}
-    return made | ({"maxItems": manifest.max_length} if manifest.long == "reject" else {})
+    schema: Schema = {"title": "Steps", "type": "array", "minItems": 1, "items": _step(manifest)}
+    return schema | ({"maxItems": manifest.max_length} if manifest.long == "reject" else {})
 
 
 def _step(manifest: Manifest) -> Schema:
@@ -249,12 +253,12 @@ def _output(name: str) -> Schema:
 
 
 def _any(forms: Sequence[Schema]) -> Schema:
-    """One of some schemas; nothing where there is none."""
+    """A schema that allows what any of some schemas allows; anything if there are none."""
     if len(forms) < 2:
         return dict(forms[0]) if forms else {}
     return {"anyOf": list(forms)}
 
 
 def _object(properties: Mapping[str, Any], required: Sequence[str], *, title: str, open: bool = False) -> Schema:
-    made = {"title": title, "type": "object", "required": list(required), "properties": dict(properties)}
-    return made if open else made | {"additionalProperties": False}
+    schema = {"title": title, "type": "object", "required": list(required), "properties": dict(properties)}
+    return schema if open else schema | {"additionalProperties": False}

@@ -1,6 +1,6 @@
-"""What `/docs` and `/openapi.json` say of `POST /predict`, with examples that run against the models being served.
+"""The OpenAPI document of `POST /predict`, with examples that the served models answer.
 
-The other protocols stand in `kserve_documents`; health and figures in `health`, beside the endpoints.
+`kserve_documents` has the other protocols; health and metrics are described beside their endpoints.
 """
 
 from __future__ import annotations
@@ -89,27 +89,30 @@ REFUSALS: Final[Mapping[str, str]] = {
     "503": "Starting, draining, or no good model",
     "504": "The deadline passed",
 }
-"""How an inference call may be refused, by status."""
+"""Why an inference call may be rejected, by status."""
 NO_KEY: Final = "No key, or a wrong one"
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
 
 _IN_QUERY: Final[Mapping[str, Schema]] = {
-    "model": {"type": "string", "description": "Of octets: which model; needed where several are served."},
-    "version": {**body_documents.VERSION, "description": "Of octets: its version; default: the highest good one."},
+    "model": {"type": "string", "description": "With raw steps: the model; required if several are served."},
+    "version": {**body_documents.VERSION, "description": "With raw steps: its version; default: the highest good one."},
     "id": {
         "type": "string",
         "maxLength": MAX_ID_CHARACTERS,
-        "description": "Of octets: comes back with the prediction.",
+        "description": "With raw steps: returned with the prediction.",
     },
-    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "Of octets: attention."},
-    "timeout_ms": {**body_documents.TIMEOUT_MS, "description": "Of octets: after which the answer is worthless."},
-    "priority": {**body_documents.PRIORITY, "description": "Of octets: 0 (default) to 9, higher first."},
+    "outputs": {"type": "string", "pattern": "^attention(,attention)*$", "description": "With raw steps: attention."},
+    "timeout_ms": {
+        **body_documents.TIMEOUT_MS,
+        "description": "With raw steps: after which the client needs no answer.",
+    },
+    "priority": {**body_documents.PRIORITY, "description": "With raw steps: 0 (default) to 9, higher first."},
 }
-"""The options of a body of octets, whose place is the query; beside a JSON body nobody reads them."""
+"""The options of raw steps, which are in the query; with a JSON body they are an error."""
 
 
 def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
-    """The OpenAPI document with `POST /predict` in it, its examples made for the models that are served."""
+    """Adds `POST /predict` to the OpenAPI document, with examples for the models that are served."""
     refusals = {status: {"description": text, "content": _REFUSED} for status, text in REFUSALS.items()}
     body: Schema = {"schema": body_documents.predict(manifests)}
     examples = {manifest.key: {"value": example(manifest)} for manifest in manifests}
@@ -119,16 +122,16 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
         "post": {
             "tags": ["predict"],
             "summary": "Classifies sequences of different lengths",
-            "description": "As JSON, or as octets: one sequence as the bytes of its steps, float32, little-endian (of "
-            "a token model int64), with its shape in a header and its options in the query. Octets are answered with "
-            "the same JSON, or where `accept` asks for octets with the probabilities as float32.",
+            "description": "As JSON, or as raw steps: one sequence as little-endian float32 (of a token model "
+            "int64), with its shape in a header and its options in the query. The answer is JSON, or, if `accept` is "
+            "`application/octet-stream`, the probabilities as float32.",
             "operationId": "predict",
             "parameters": [
                 {
                     "name": "x-lengthwise-shape",
                     "in": "header",
                     "schema": body_documents.shape_header(manifests),
-                    "description": "Of octets, which need it: `STEPS,FEATURES`, or of a token model `STEPS`.",
+                    "description": "Required with raw steps: `STEPS,FEATURES`, or of a token model `STEPS`.",
                 },
                 *(
                     {
@@ -160,7 +163,7 @@ def with_predict(schema: Schema, manifests: Sequence[Manifest]) -> Schema:
 
 
 def with_figures(schema: Schema) -> Schema:
-    """The document with both forms of `/metrics`, where it is served, and with what `GET /` answers."""
+    """Adds to the document both formats of `/metrics`, if it is served, and the answer of `GET /`."""
     if "/metrics" in schema["paths"]:
         answer = schema["paths"]["/metrics"]["get"]["responses"]["200"]
         answer["content"] = {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS}
@@ -185,7 +188,7 @@ _EXPOSITIONS: Final = ("text/plain", "application/openmetrics-text")
 
 
 def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
-    """The document of a service that wants a key: every operation has it, and the refusal, but those on some paths."""
+    """Adds the API key, and the status 401, to every operation outside some paths."""
     schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in schema["paths"].items():
         if path not in keyless:
@@ -197,7 +200,7 @@ def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
 
 
 def example(manifest: Manifest) -> dict[str, Any]:
-    """A body that the model answers: two sequences, one of a single step."""
+    """A valid body for the model: two sequences, one of a single step."""
     first, second = example_steps(manifest)
     return {
         "model": manifest.name,
@@ -207,7 +210,7 @@ def example(manifest: Manifest) -> dict[str, Any]:
 
 
 def example_steps(manifest: Manifest) -> tuple[list[Any], list[Any]]:
-    """The steps of two sequences that the model answers, the second of one step."""
+    """The steps of two valid sequences for the model, the second of one step."""
     if manifest.input.kind == "tokens":
         first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
         return first[: manifest.max_length], [0]

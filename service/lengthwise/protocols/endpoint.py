@@ -26,7 +26,7 @@ from lengthwise.inflight import Hold
 from lengthwise.protocols import problems
 from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, told
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 from lengthwise.telemetry.call_record import CallRecord
 
 log = logging.getLogger("lengthwise.endpoint")
@@ -113,14 +113,14 @@ class Endpoint(ABC):
         return self.serving.accounts.open(f"POST {self.name}", request_id_of(headers.get(b"x-request-id")), headers)
 
     @abstractmethod
-    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+    def decode(self, request: Received) -> tuple[Call, Encode]:
         """What a request asks, and how its answer is written.
 
         Raises:
             RequestError: It is wrong, or its model is not served.
         """
 
-    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """The same where it takes no longer than the event loop can spare; None where a thread has to do it.
 
         Raises:
@@ -128,7 +128,7 @@ class Endpoint(ABC):
         """
         return self.decode(request) if len(request.body) <= CAREFUL_BYTES else None
 
-    async def decode_in_thread(self, request: Received, deadline: float) -> tuple[Call[Served], Encode]:
+    async def decode_in_thread(self, request: Received, deadline: float) -> tuple[Call, Encode]:
         """The same in a thread, when one of the few places for that is free.
 
         Args:
@@ -144,7 +144,7 @@ class Endpoint(ABC):
 
     def ask(
         self,
-        call: Call[Served],
+        call: Call,
         finish: Callable[[list[Answer], Timing], Any],
         account: CallRecord,
         hold: Hold,
@@ -221,7 +221,7 @@ class Endpoint(ABC):
 
     async def _read(
         self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], account: CallRecord, hold: Hold
-    ) -> tuple[Call[Served], Encode, float]:
+    ) -> tuple[Call, Encode, float]:
         """What is asked, and the seconds that decoding took. The body is let go of with the end of this.
 
         Raises:
@@ -252,7 +252,7 @@ class Endpoint(ABC):
         return *found, account.decoded(found[0], started)
 
     async def _answer(
-        self, call: Call[Served], encode: Encode, account: CallRecord, hold: Hold, receive: Receive
+        self, call: Call, encode: Encode, account: CallRecord, hold: Hold, receive: Receive
     ) -> tuple[bytes, Headers, Timing]:
         """The answer, unless the client leaves first.
 

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's gRPC messages, and the calls and answers in them.
+"""Decodes the Open Inference Protocol's gRPC requests to calls, and encodes the answers.
 
-A message is read and written as bytes here, so that both belong to the call that is counted and bounded.
+gRPC hands over bytes, and this module parses them, so that the time and memory of parsing are part of the call.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems
+from lengthwise.decoding.calls import Call, Problems, id_problem
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.protocols import kserve, request_parameters, tensors
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 
 _CONTENTS: Final = {
     "FP32": "fp32_contents",
@@ -26,33 +26,34 @@ _CONTENTS: Final = {
     "INT32": "int_contents",
     "INT64": "int64_contents",
 }
-"""The field of a tensor's typed contents, by its datatype."""
+"""The field with a tensor's elements, by its datatype."""
 
 _MOST_FIELDS: Final = 256
-"""At the top of a message. An honest one has a field for each tensor, output and parameter; a hostile one has millions
-of empty ones, each of which would be an object of a hundred bytes."""
+"""Limit of fields at the top level of a message: one for each tensor, output and parameter. A hostile message has
+millions of empty fields, and each would become an object of a hundred bytes."""
 _MOST_AXES: Final = 8
 _FIXED: Final = {1: 8, 5: 4}
-"""Bytes of the kinds of field that have a size of their own."""
+"""Bytes of a field, by the wire types of a fixed size."""
 
 M = TypeVar("M", bound=Message)
 Encode: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
 
-def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
-    """What a request asks, and how its answer is written.
+def decode(body: bytes, serving: Serving) -> tuple[Call, Encode]:
+    """The call of a request, and the function that encodes its answer.
 
     Raises:
-        RequestError: It is wrong, or its model is not served.
+        RequestError: The request is wrong, or its model is not served.
     """
     if crowded(body):
         raise InvalidRequest([Problem("", f"a message may have {_MOST_FIELDS} inputs, outputs and parameters")])
     request = parsed(pb.ModelInferRequest, body)
     served = kserve.find(serving, request.model_name or None, request.model_version or None)
     problems = Problems()
-    if len(request.id) > MAX_ID_CHARACTERS:
-        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters")
+    wrong = id_problem(request.id)
+    if wrong is not None:
+        problems.add("/id", wrong)
     sent = _inputs(request, problems)
     parameters = _parameters(request.parameters)
     outputs = {
@@ -75,10 +76,10 @@ def decode(body: bytes, serving: Serving) -> tuple[Call[Served], Encode]:
 def _raw(
     request: pb.ModelInferRequest,
     parameters: Mapping[str, Any],
-    outputs: Mapping[str, request_parameters.Output],
+    outputs: Mapping[str, request_parameters.RequestedOutput],
     problems: Problems,
 ) -> bool:
-    """Whether the answer has raw contents: as it is asked for, else as the inputs came."""
+    """Whether the answer has raw contents: as the request says, or as its inputs have."""
     everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems)
     default = bool(request.raw_input_contents) if everywhere is None else everywhere
     wanted = {default if output.binary is None else output.binary for output in outputs.values()}
@@ -88,10 +89,10 @@ def _raw(
 
 
 def parsed(kind: type[M], body: bytes) -> M:
-    """A message of that kind.
+    """Parses a message of that type.
 
     Raises:
-        InvalidRequest: The bytes are none.
+        InvalidRequest: The bytes are no such message.
     """
     try:
         return kind.FromString(body)
@@ -100,11 +101,11 @@ def parsed(kind: type[M], body: bytes) -> M:
 
 
 def crowded(body: bytes) -> bool:
-    """Whether a message has more fields at its top than any honest one; no more of them are looked at.
+    """Whether a message has more than `_MOST_FIELDS` fields at its top level; it is read no further than that.
 
-    See "Encoding" in the documentation of protocol buffers: a field is a tag, whose last three bits are its kind, and
-    for kind 2 a length and so many bytes. Kind 3 opens a group, which none of the protocol's messages has. What is no
-    message at all is left for the parser to say.
+    See "Encoding" in the documentation of protocol buffers. A field is a tag, whose last three bits are its wire type;
+    for wire type 2 a length and that many bytes follow. Wire type 3 opens a group, which no message of the protocol
+    has. Bytes that are no message are left to the parser.
     """
     at = 0
     try:
@@ -128,7 +129,7 @@ def crowded(body: bytes) -> bool:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """The number there, seven bits a byte, and where it ends."""
+    """The variable-length integer at an index, and the index after it."""
     value = shift = 0
     while True:
         byte = body[at]
@@ -139,8 +140,8 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
-    """The input tensors, each with the bytes of its elements."""
+def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[InputTensor]:
+    """The input tensors, each with its elements as bytes."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         problems.add("/raw_input_contents", f"must have one entry for each of the {len(request.inputs)} inputs")
@@ -157,26 +158,26 @@ def _inputs(request: pb.ModelInferRequest, problems: Problems) -> list[Sent]:
         elif tensor.datatype in _CONTENTS:
             contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
             data = np.array(contents, dtype=tensors.ELEMENTS[tensor.datatype]).tobytes()
-        sent.append(Sent(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
+        sent.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[: _MOST_AXES + 1]), data, pointer))
     return sent
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    """Those that anybody reads, as values; one that holds nothing is left out."""
-    found = {
+    """The values of the parameters in `request_parameters.KNOWN`, without those that have none."""
+    choices = {
         name: parameters[name].WhichOneof("parameter_choice") for name in request_parameters.KNOWN if name in parameters
     }
-    return {name: getattr(parameters[name], choice) for name, choice in found.items() if choice is not None}
+    return {name: getattr(parameters[name], choice) for name, choice in choices.items() if choice is not None}
 
 
-def _encode(asked: Asked, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
-    """The answer: raw contents for raw contents, typed ones for typed ones."""
+def _encode(asked: TensorCall, identifier: str, raw: bool, answers: list[Answer]) -> bytes:
+    """Encodes the answer, with raw or with typed contents."""
     manifest = asked.call.model.manifest
     response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version), id=identifier)
     for tensor in tensors.answer(asked, answers):
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape)
         if raw:
-            response.raw_output_contents.append(tensor.octets())
+            response.raw_output_contents.append(tensor.raw())
         elif tensor.datatype == "BYTES":
             output.contents.bytes_contents.extend(tensor.values.flat)
         elif tensor.datatype == "BOOL":

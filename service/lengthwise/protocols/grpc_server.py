@@ -43,7 +43,7 @@ from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, place
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.receiving import Receiving
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import CallRecord
 
@@ -263,7 +263,7 @@ class GrpcServer:
         _refuse(context, error, ("x-request-id", request_id))
         return b""  # nobody gets it
 
-    async def _read(self, context: Context, account: CallRecord, hold: Hold) -> tuple[Call[Served], grpc_codec.Encode]:
+    async def _read(self, context: Context, account: CallRecord, hold: Hold) -> tuple[Call, grpc_codec.Encode]:
         """What is asked. The message is let go of with the end of this.
 
         Raises:
@@ -289,7 +289,7 @@ class GrpcServer:
         return call, encode
 
     async def _answer(
-        self, call: Call[Served], encode: grpc_codec.Encode, account: CallRecord, hold: Hold
+        self, call: Call, encode: grpc_codec.Encode, account: CallRecord, hold: Hold
     ) -> tuple[bytes, Timing]:
         """The answer's bytes, written by the runner thread that computed them, and where the time went."""
 
@@ -452,7 +452,7 @@ def _as_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[byte
     return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
 
 
-def _within(call: Call[Served], context: Context, arrived: float) -> Call[Served]:
+def _within(call: Call, context: Context, arrived: float) -> Call:
     """The call, with gRPC's deadline where that is sooner than its own.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from lengthwise.protocols import tensors
-from lengthwise.protocols.tensors import Form
+from lengthwise.protocols.tensors import TensorSpec
 from lengthwise.serving import Served, Serving
 
 EXTENSIONS: Final = (
@@ -132,5 +132,5 @@ def without_folders(reason: str, models: Path) -> str:
     return _FOLDERS.sub("", reason)
 
 
-def _tensor(form: Form) -> dict[str, Any]:
+def _tensor(form: TensorSpec) -> dict[str, Any]:
     return {"name": form.name, "datatype": form.datatypes[0], "shape": list(form.shape)}

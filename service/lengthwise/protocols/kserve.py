@@ -8,11 +8,11 @@ from __future__ import annotations
 import orjson
 from starlette.responses import Response
 
-from lengthwise.decoding.options import is_version
 from lengthwise.errors import InvalidRequest, Problem, RequestError
 from lengthwise.protocols import problems
 from lengthwise.protocols.endpoint import JSON, Headers
 from lengthwise.serving import Served, Serving
+from lengthwise.versions import is_written_as_version
 
 
 def speaks(path: str) -> bool:
@@ -27,7 +27,7 @@ def find(serving: Serving, name: str | None, version: str | None) -> Served:
         InvalidRequest: The version is no version.
         RequestError: There is no such model, or none is ready.
     """
-    if version is not None and not is_version(version):
+    if version is not None and not is_written_as_version(version):
         raise InvalidRequest([Problem("", "a version is ASCII digits that do not start with 0")])
     return serving.find(name, version)
 

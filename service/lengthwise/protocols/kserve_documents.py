@@ -1,4 +1,4 @@
-"""What `/docs` and `/openapi.json` say of KServe's two protocols and the repository's calls, with examples that run."""
+"""The OpenAPI document of KServe's two protocols and of the repository's calls, with examples that are answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TEXT: Final[Schema] = {"type": "string"}
 _TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
 _ERROR: Final[Schema] = {"title": "Error", "type": "object", "required": ["error"], "properties": {"error": _TEXT}}
 _NOTHING: Final[Schema] = {"type": "object"}
-_FORM: Final[Schema] = {
+_TENSOR_METADATA: Final[Schema] = {
     "title": "TensorMetadata",
     "type": "object",
     "required": ["name", "datatype", "shape"],
@@ -30,9 +30,13 @@ _INFERRED: Final[Schema] = {
         "outputs": {
             "type": "array",
             "items": {
-                **_FORM,
+                **_TENSOR_METADATA,
                 "title": "OutputTensor",
-                "properties": {**_FORM["properties"], "data": {"type": "array"}, "parameters": {"type": "object"}},
+                "properties": {
+                    **_TENSOR_METADATA["properties"],
+                    "data": {"type": "array"},
+                    "parameters": {"type": "object"},
+                },
             },
         },
     },
@@ -49,7 +53,7 @@ _INDEX: Final[Schema] = {
 
 
 def with_kserve(schema: Schema, manifests: Sequence[Manifest], served: frozenset[str]) -> Schema:
-    """The OpenAPI document with every operation of these protocols that is served on some of the paths."""
+    """Adds the operations of these protocols to the OpenAPI document, if their paths are served."""
     for path, operation in _operations(manifests).items():
         if path in served:
             schema["paths"][path] = operation
@@ -57,10 +61,10 @@ def with_kserve(schema: Schema, manifests: Sequence[Manifest], served: frozenset
 
 
 def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
-    """All of them by path."""
+    """All operations by path."""
     model = _in_path("model", _TEXT, {one.name: one.name for one in manifests})
     version = _in_path("version", body_documents.VERSION, {str(one.version): str(one.version) for one in manifests})
-    made = {
+    operations = {
         "/v1/models": _get("v1", "The models that are served", _object(models=_TEXTS)),
         "/v1/models/{model}": _get("v1", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), model),
         "/v1/models/{model}:predict": _post(
@@ -77,13 +81,13 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
     }
     for part, places in (("", (model,)), ("/versions/{version}", (model, version))):
         path = f"/v2/models/{{model}}{part}"
-        made[path] = _get("v2", "A model's metadata, with -1 for a free axis", _METADATA, *places)
-        made[f"{path}/ready"] = _get(
+        operations[path] = _get("v2", "A model's metadata, with -1 for a free axis", _METADATA, *places)
+        operations[f"{path}/ready"] = _get(
             "v2", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), *places, unready=True
         )
-        made[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
-        made[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
-        made[f"{path}/infer"] = _post(
+        operations[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
+        operations[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
+        operations[f"{path}/infer"] = _post(
             "v2",
             "Classifies padded sequences (Open Inference Protocol v2)",
             {
@@ -98,28 +102,28 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
                 "name": "Inference-Header-Content-Length",
                 "in": "header",
                 "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
-                "description": "Bytes of the JSON, where tensors stand behind it as bytes; octets need it.",
+                "description": "Bytes of the JSON, if raw tensors follow it; required with application/octet-stream.",
             },
         )
-    made["/v2/repository/index"] = _repository(
+    operations["/v2/repository/index"] = _repository(
         "Every version that is served or refused, with the reason",
         {**_object(ready={**_BOOLEAN, "description": "Only those that are ready."}, required=()), **_CLOSED},
         _INDEX,
         (400, 413, 415),
     )
     for change, what in (("load", "Loads a model, or what is new of it"), ("unload", "Serves a model no more")):
-        made[f"/v2/repository/models/{{model}}/{change}"] = _repository(
+        operations[f"/v2/repository/models/{{model}}/{change}"] = _repository(
             f"{what}; refused without --admin-calls",
             {**_object(parameters=_change_parameters(change), required=()), **_CLOSED},
             _NOTHING,
             (400, 403, 404, 413, 415, 503),
             model,
         )
-    return made
+    return operations
 
 
 def infer_example(manifest: Manifest) -> dict[str, Any]:
-    """A v2 body that the model answers: two rows, the second of one step and padded."""
+    """A valid v2 body for the model: two rows, the second of one step and padded."""
     first, second = documents.example_steps(manifest)
     tokens = manifest.input.kind == "tokens"
     blank = 0 if tokens else [0.0] * (manifest.input.features or 1)
@@ -135,7 +139,7 @@ def _v1_example(manifest: Manifest) -> dict[str, Any]:
 
 
 def _object(*, required: Sequence[str] | None = None, **properties: Schema) -> Schema:
-    """An object whose properties are all there, unless fewer are said to be required."""
+    """An object with these properties, all of them required unless `required` says otherwise."""
     return {
         "type": "object",
         "required": list(properties if required is None else required),
@@ -144,7 +148,7 @@ def _object(*, required: Sequence[str] | None = None, **properties: Schema) -> S
 
 
 def _change_parameters(change: str) -> Schema:
-    """What a call that changes what is served may say: nothing of the model, which comes from the repository."""
+    """The parameters of a call that loads or unloads a model. None sets the model: it comes from the repository."""
     return {"type": "object", "properties": {name: {} for name in sorted(inventory.PARAMETERS[change])}, **_CLOSED}
 
 
@@ -154,8 +158,8 @@ _METADATA: Final[Schema] = _object(
     name=_TEXT,
     versions=_TEXTS,
     platform=_TEXT,
-    inputs={"type": "array", "items": _FORM},
-    outputs={"type": "array", "items": _FORM},
+    inputs={"type": "array", "items": _TENSOR_METADATA},
+    outputs={"type": "array", "items": _TENSOR_METADATA},
 )
 _DURATION: Final[Schema] = _object(count={"type": "integer", "minimum": 0}, ns={"type": "integer", "minimum": 0})
 
@@ -212,7 +216,7 @@ _CONFIG: Final[Schema] = {
 
 
 def _get(tag: str, summary: str, answer: Schema, *parameters: Schema, unready: bool = False) -> Schema:
-    """A GET; `unready`: it says so with 503 in the same form."""
+    """A GET. With `unready` its 503 has the form of its answer."""
     responses = {"200": _answered("The answer", answer)}
     if parameters:
         responses["404"] = _refused(REFUSALS["404"])
@@ -241,14 +245,21 @@ def _post(
 
 def _repository(summary: str, body: Schema, answer: Schema, refusals: Sequence[int], *parameters: Schema) -> Schema:
     """A call of the repository extension."""
-    said = {400: "The body is wrong", 403: "It is off", **{int(status): text for status, text in REFUSALS.items()}}
+    descriptions = {
+        400: "The body is wrong",
+        403: "It is off",
+        **{int(status): text for status, text in REFUSALS.items()},
+    }
     return {
         "post": {
             "tags": ["repository"],
             "summary": summary,
             "parameters": list(parameters),
             "requestBody": {"required": False, "content": {"application/json": {"schema": body}}},
-            "responses": {"200": _answered("Done", answer), **{str(one): _refused(said[one]) for one in refusals}},
+            "responses": {
+                "200": _answered("Done", answer),
+                **{str(one): _refused(descriptions[one]) for one in refusals},
+            },
         }
     }
 
@@ -258,7 +269,7 @@ def _in_path(name: str, schema: Schema, examples: Mapping[str, Any]) -> Schema:
 
 
 def _body(schema: Schema, examples: Mapping[str, Any]) -> Schema:
-    """A schema, with its examples where there are some."""
+    """A schema, with its examples if there are any."""
     shown = {name: {"value": value} for name, value in examples.items()}
     return {"schema": schema, "examples": shown} if shown else {"schema": schema}
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from lengthwise.protocols import tensors
-from lengthwise.protocols.tensors import LENGTHS, Form
+from lengthwise.protocols.tensors import LENGTHS, TensorSpec
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.serving import Served, Serving
 from lengthwise.versions import Policy
@@ -40,7 +40,7 @@ def of(serving: Serving, served: Served) -> dict[str, Any]:
     }
 
 
-def _tensor(form: Form) -> dict[str, Any]:
+def _tensor(form: TensorSpec) -> dict[str, Any]:
     datatype = form.datatypes[0]
     return {
         "name": form.name,

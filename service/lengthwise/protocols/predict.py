@@ -6,7 +6,6 @@ Its body is JSON, or one sequence as the bytes of its steps (`octets`). Refusals
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Call
@@ -23,7 +22,6 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served
 
 
 class Predict(Endpoint):
@@ -43,22 +41,22 @@ class Predict(Endpoint):
                 " for raw steps, application/octet-stream"
             )
 
-    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+    def decode(self, request: Received) -> tuple[Call, Encode]:
         """See `Endpoint`; the form of the body is the one that its media type names."""
         if media_type(request.headers) == raw_steps.MEDIA_TYPE:
             return raw_steps.decode(request, self.serving)
         if query := request.scope.get("query_string"):
             raw_steps.check_beside_json(query)
-        call = json_body.decode(request.body, self.serving, max_sequences=self.serving.settings.max_sequences)
+        call = json_body.decode(request.body, self.serving.find, max_sequences=self.serving.settings.max_sequences)
         return call, partial(encode, call)
 
-    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """See `Endpoint`; of a longer body only the ordinary form, and that of octets, are quick."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             if media_type(request.headers) == raw_steps.MEDIA_TYPE:
                 return self.decode(request)
             limit = self.serving.settings.max_sequences
-            call = json_body.decode_ordinary(request.body, self.serving, max_sequences=limit)
+            call = json_body.decode_ordinary(request.body, self.serving.find, max_sequences=limit)
             return None if call is None else (call, partial(encode, call))
         return super().decode_quickly(request)
 
@@ -67,6 +65,6 @@ class Predict(Endpoint):
         return problems.refusal(error)
 
 
-def encode(call: Call[Any], answers: list[Answer]) -> tuple[bytes, Headers]:
+def encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     """The answer as JSON."""
     return json_body.encode(call, answers), [JSON]

@@ -1,9 +1,9 @@
-"""`POST /predict` with `application/octet-stream`: one sequence as the bytes of its steps, nothing to parse.
+"""`POST /predict` with `application/octet-stream`: one sequence as a raw tensor.
 
-The steps are float32, little-endian, with their shape in `x-lengthwise-shape: STEPS,FEATURES`; NaN is a missing value.
-A token model's are int64 with the shape `STEPS`. What a JSON body says in fields (`model`, `version`, `timeout_ms`,
-`priority`, `outputs`) stands in the query, and so may an `id`. The answer is the same JSON, unless the caller accepts
-`application/octet-stream`: then it is the probabilities, in the same form as the steps came.
+The steps are little-endian float32 with NaN for a missing value, or int64 token ids. The header `x-lengthwise-shape`
+has their shape: `STEPS,FEATURES`, or `STEPS` of token ids. The options (`model`, `version`, `timeout_ms`, `priority`,
+`outputs`) and an `id` are in the query. The answer is the same JSON as that to a JSON body; if the client accepts
+`application/octet-stream`, it is the probabilities as a raw tensor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import json_body, options
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, fitted, unfit
+from lengthwise.decoding.calls import Call, Problems, id_problem, make_item, why_rejected
 from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.padding import Steps
 from lengthwise.protocols.endpoint import JSON, Encode, Headers, Received
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 
 MEDIA_TYPE: Final = b"application/octet-stream"
 SHAPE: Final = b"x-lengthwise-shape"
@@ -33,11 +33,11 @@ _LONGEST_SHAPE: Final = 40
 _LONGEST_QUERY: Final = 4096
 
 
-def decode(request: Received, serving: Serving) -> tuple[Call[Served], Encode]:
+def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     """Reads the one sequence of a request.
 
     Raises:
-        InvalidRequest: The shape, the bytes or the query are wrong; pointers are empty, for the body is no JSON.
+        InvalidRequest: The shape, the bytes or the query are wrong. Pointers are empty, since the body is not JSON.
         RequestError: The model is not known, or not ready.
     """
     problems = Problems()
@@ -55,19 +55,19 @@ def decode(request: Received, serving: Serving) -> tuple[Call[Served], Encode]:
     if problems.total:
         raise _refused(problems)
     steps = _steps(request, manifest)
-    wrong = unfit(steps, manifest)
+    wrong = why_rejected(steps, manifest)
     if wrong is not None:
         raise InvalidRequest([Problem("", wrong)])
-    item = fitted(steps, manifest, sent=len(steps), id=identifier)
+    item = make_item(steps, manifest, sent_steps=len(steps), id=identifier)
     call = Call(model, [item], attention, asked.timeout_ms, asked.priority, pointer="")
-    return call, partial(_octets if bare else _json, call)
+    return call, partial(_raw if bare else _json, call)
 
 
 def check_beside_json(query: bytes) -> None:
-    """Holds that the query of a JSON body has no option: it would be lost, and another model might answer.
+    """Rejects an option in the query of a JSON body: it would have no effect, and another model might answer.
 
     Raises:
-        InvalidRequest: It has.
+        InvalidRequest: There is one.
     """
     problems = Problems()
     for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
@@ -77,8 +77,8 @@ def check_beside_json(query: bytes) -> None:
         raise _refused(problems)
 
 
-def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]:
-    """The options and the id in a query string; a number is a number there when it reads as one in JSON."""
+def _query(raw: bytes, problems: Problems) -> tuple[options.CallOptions, str | None]:
+    """The options and the id in a query string; numbers are written as in JSON."""
     try:
         pairs = parse_qsl(raw[: _LONGEST_QUERY + 1].decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
@@ -96,13 +96,14 @@ def _query(raw: bytes, problems: Problems) -> tuple[options.Options, str | None]
         else:
             document[name] = _number(text) if name in ("timeout_ms", "priority") else text
     identifier = document.get("id")
-    if identifier is not None and len(identifier) > MAX_ID_CHARACTERS:
-        problems.add("/id", f"must have at most {MAX_ID_CHARACTERS} characters, it has {len(identifier)}")
+    wrong = None if identifier is None else id_problem(identifier)
+    if wrong is not None:
+        problems.add("/id", wrong)
     return options.read(document, problems), identifier
 
 
 def _number(text: str) -> int | float | str:
-    """The JSON number that a text is, or the text where it is none (Python's float would take "1_000" too)."""
+    """A text as a JSON number; the text itself if it is none. Python's `float` would accept "1_000" too."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -111,15 +112,15 @@ def _number(text: str) -> int | float | str:
 
 
 def _refused(problems: Problems) -> InvalidRequest:
-    """Problems of the query: they have no place in the body, so each names its parameter."""
+    """The error of a wrong query: its problems have no pointer, so each names its parameter."""
     return InvalidRequest(
-        [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.found],
+        [Problem("", f"query parameter {problem.pointer[1:]}: {problem.detail}") for problem in problems.first],
         total=problems.total,
     )
 
 
 def _steps(request: Received, manifest: Manifest) -> Steps:
-    """The body as `[length, features]` float32 or `[length]` int64; a view of its bytes."""
+    """The body as `[length, features]` float32 or `[length]` int64, without a copy."""
     tokens = manifest.input.kind == "tokens"
     form = "STEPS" if tokens else "STEPS,FEATURES"
     text = request.headers.get(SHAPE)
@@ -147,12 +148,12 @@ def _steps(request: Received, manifest: Manifest) -> Steps:
     return steps
 
 
-def _json(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+def _json(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     return json_body.encode(call, answers), [JSON]
 
 
-def _octets(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
-    """The probabilities as float32: `CLASSES`, or of a per-step head `STEPS,CLASSES`; then those of the steps kept."""
+def _raw(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
+    """The probabilities as float32, `[classes]`, or `[length, classes]` of a per-step model."""
     probabilities: NDArray[np.float32] = answers[0].probabilities
     shape = ",".join(map(str, probabilities.shape)).encode()
     return probabilities.astype("<f4").tobytes(), [(b"content-type", MEDIA_TYPE), (SHAPE, shape)]

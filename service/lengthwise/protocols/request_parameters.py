@@ -1,8 +1,7 @@
-"""What a request of the Open Inference Protocol says in `parameters`, where passing it over would change the answer.
+"""The `parameters` of a request of the Open Inference Protocol.
 
-A parameter that nobody knows is passed over, as the protocol has it. One that is known, and asks for something that is
-not done here, is refused by name: who asks for shared memory, or for a sequence over many requests, would get an answer
-of another kind than it asked for.
+An unknown parameter is ignored, as the protocol says. A parameter for something that this server does not do, such as
+shared memory or a sequence over many requests, is an error: the answer would not be what the client asked for.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import Problems
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.json_text import kind
 
 CLASSIFICATION: Final = "classification"
 MOST_CLASSIFICATIONS: Final = 262_144
-"""Texts in one output: each is an object of its own, and is written one by one."""
+"""Limit of texts in one output: each is a Python object."""
 SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
 KNOWN: Final = frozenset(
@@ -33,41 +32,41 @@ KNOWN: Final = frozenset(
         *STATEFUL,
     }
 )
-"""Parameters that anybody reads."""
+"""All parameters that are read."""
 NOT_ASKED: Final = (None, False, 0, "")
-"""What clients send that mean nothing by it."""
+"""Values with which clients send a parameter that they do not use."""
 
 
-class Output(NamedTuple):
-    """How one output is wanted.
+class RequestedOutput(NamedTuple):
+    """How a request asks for one output.
 
     Attributes:
-        binary: Whether as bytes; None where nothing is said.
-        classes: How many of the best classes in the place of its numbers; None for the numbers.
+        binary: Whether as raw bytes; None if the request does not say.
+        classes: How many of the best classes, instead of its numbers; None for the numbers.
     """
 
     binary: bool | None = None
     classes: int | None = None
 
 
-def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> Output:
-    """Reads the parameters of an output, and notes what is wrong with them.
+def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> RequestedOutput:
+    """Reads the parameters of an output, and adds what is wrong with them to `problems`.
 
     Args:
-        parameters: What the request says there.
+        parameters: Of the output.
         at: JSON pointer of them.
-        problems: Where problems are noted.
+        problems: Where problems are added.
     """
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
     if CLASSIFICATION in parameters and (type(classes) is not int or classes < 1):
         problems.add(f"{at}/{CLASSIFICATION}", "must be the number of classes wanted, a whole number from 1")
         classes = None
-    return Output(flag(parameters, "binary_data", at, problems), classes)
+    return RequestedOutput(flag(parameters, "binary_data", at, problems), classes)
 
 
 def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
-    """Notes what a request's own parameters ask for in vain."""
+    """Adds a problem for each parameter of a request that asks for something this server does not do."""
     no_shared_memory(parameters, at, problems)
     if CLASSIFICATION in parameters:
         problems.add(f"{at}/{CLASSIFICATION}", "belongs in the parameters of an output")
@@ -77,7 +76,7 @@ def check(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
 
 
 def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems) -> None:
-    """Notes that a tensor is meant to lie in memory that client and server share, if it is."""
+    """Adds a problem if a tensor is in memory that client and server share."""
     for name in SHARED_MEMORY:
         if name in parameters:
             problems.add(f"{at}/{name}", "no memory is shared with clients: elements travel in the request and answer")
@@ -85,7 +84,7 @@ def no_shared_memory(parameters: Mapping[str, Any], at: str, problems: Problems)
 
 
 def flag(parameters: Mapping[str, Any], name: str, at: str, problems: Problems) -> bool | None:
-    """A parameter that is true or false; None where it is absent, or noted as wrong."""
+    """A boolean parameter; None if it is absent, or wrong, which is then in `problems`."""
     if name not in parameters:
         return None
     value = parameters[name]
@@ -96,21 +95,21 @@ def flag(parameters: Mapping[str, Any], name: str, at: str, problems: Problems) 
 
 
 def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequence[str]) -> NDArray[Any]:
-    """The best classes as the classification extension writes them: `SCORE:INDEX:LABEL`, the best first.
+    """The best classes in the form of the classification extension, `SCORE:INDEX:LABEL`, best first.
 
     Args:
         probabilities: `[..., classes of the model]`.
-        classes: How many are wanted; no more than there are.
+        classes: How many of the best; at most all.
         labels: Of the model.
 
     Returns:
-        Their bytes, `[..., classes]`. Of two scores that are equal the lower index comes first.
+        Their texts as bytes, `[..., classes]`. Of two equal scores the lower index comes first.
     """
     best = np.argsort(-probabilities, axis=-1, kind="stable")[..., :classes]
     scores = np.take_along_axis(probabilities, best, axis=-1)
-    made = np.empty(best.shape, dtype=object)
-    made.ravel()[:] = list(_texts(scores.ravel().tolist(), best.ravel().tolist(), labels))
-    return made
+    texts = np.empty(best.shape, dtype=object)
+    texts.ravel()[:] = list(_texts(scores.ravel().tolist(), best.ravel().tolist(), labels))
+    return texts
 
 
 def _texts(scores: Sequence[float], indices: Sequence[int], labels: Sequence[str]) -> Iterator[bytes]:

@@ -1,9 +1,9 @@
-"""The Open Inference Protocol's tensors, and the sequences in them: what its REST and its gRPC form share.
+"""The input and output tensors of the Open Inference Protocol, for its REST and its gRPC form.
 
-Its tensors are rectangles, so sequences come padded: `values [rows, width, features]` (or `tokens [rows, width]`) with
-`lengths`, `[rows, 1]` or `[rows]`. What lies past a row's length is cut off unread, whatever it is; a width that no
-sequence of the model may have is refused as too large. A request of one row needs no lengths. Answers are rectangles
-again, of the width that was sent, with zeros past each length.
+A tensor is a rectangle, so its sequences are padded: `values [rows, width, features]`, or `tokens [rows, width]`, with
+`lengths`, `[rows, 1]` or `[rows]`, which a request of one row may omit. The padding of a row is never read. A tensor
+that is wider than any sequence of the model is too large. The outputs have the width of the input, with zeros past
+each length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.decoding import options
-from lengthwise.decoding.calls import Call, Item, Problems, compact, fitted, unfit
+from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
 from lengthwise.runtime.answers import Answer
@@ -32,17 +32,17 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "INT64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
 }
-"""The protocol's datatypes of fixed size that occur here; `BYTES` is the one without."""
+"""The NumPy type of each datatype of a fixed size; `BYTES` has none."""
 LENGTHS: Final = "lengths"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A tensor as metadata describes it; -1 is a free axis.
+class TensorSpec:
+    """What a tensor must be, as the model's metadata shows it; -1 is an axis of any size.
 
     Attributes:
         name: Its name.
-        datatypes: What it may be; metadata says the first.
+        datatypes: The datatypes that it may have; metadata shows the first.
         shape: Its sizes.
     """
 
@@ -52,41 +52,41 @@ class Form:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes in which it is taken: one number a row needs no second axis."""
+        """All shapes that are accepted: `lengths` may have one axis or two."""
         return (self.shape, self.shape[:1]) if self.name == LENGTHS else (self.shape,)
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class OutputTensor:
     """An output tensor.
 
     Attributes:
         name: Its name.
         datatype: The protocol's.
-        values: In its shape; of `BYTES`, of Python's `bytes`.
+        values: Its elements; those of `BYTES` are Python's `bytes`.
     """
 
     name: str
     datatype: str
     values: NDArray[Any]
 
-    def octets(self) -> bytes:
-        """Its elements as the binary extension has them: row-major, little-endian, each text behind its length."""
+    def raw(self) -> bytes:
+        """Its elements as raw bytes: row-major, little-endian, each text after its length."""
         if self.datatype == "BYTES":
             return b"".join(len(text).to_bytes(4, "little") + text for text in self.values.flat)
         return self.values.astype(ELEMENTS[self.datatype], copy=False).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """An input tensor as it came.
+class InputTensor:
+    """An input tensor of a request.
 
     Attributes:
         name: Its name.
-        datatype: What it says that it is.
-        shape: Likewise.
-        data: Numbers, flat or nested, None for a missing one; or the elements' bytes.
-        pointer: Where it stands.
+        datatype: The datatype in the request.
+        shape: The shape in the request.
+        data: Its numbers, flat or nested, with None for a missing value; or its raw bytes.
+        pointer: JSON pointer of it.
     """
 
     name: str
@@ -97,75 +97,78 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A call by tensors.
+class TensorCall:
+    """A call whose sequences came as tensors.
 
     Attributes:
-        call: Its sequences.
-        outputs: Names of the tensors that it wants, in order.
-        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+        call: The call.
+        outputs: Names of the requested outputs, in order.
+        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
     """
 
-    call: Call[Served]
+    call: Call
     outputs: tuple[str, ...]
     classes: Mapping[str, int]
 
 
-def inputs_of(manifest: Manifest) -> tuple[Form, Form]:
-    """The tensors that a model takes."""
-    lengths = Form(LENGTHS, ("INT32", "INT64"), (-1, 1))
+def inputs_of(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
+    """The input tensors of a model."""
+    lengths = TensorSpec(LENGTHS, ("INT32", "INT64"), (-1, 1))
     if manifest.input.kind == "tokens":
-        return Form("tokens", ("INT64", "INT32"), (-1, -1)), lengths
-    return Form("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
+        return TensorSpec("tokens", ("INT64", "INT32"), (-1, -1)), lengths
+    return TensorSpec("values", ("FP32", "FP64"), (-1, -1, manifest.input.features or 1)), lengths
 
 
-def outputs_of(manifest: Manifest) -> tuple[Form, ...]:
-    """The tensors that a model answers with, under the names of `POST /predict`."""
+def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """The output tensors of a model, named as in the answer of `POST /predict`."""
     classes = manifest.classes
-    forms: tuple[Form, ...]
+    forms: tuple[TensorSpec, ...]
     if manifest.task == "single-label":
         forms = (
-            Form("label", ("BYTES",), (-1,)),
-            Form("score", ("FP32",), (-1,)),
-            Form("probabilities", ("FP32",), (-1, classes)),
+            TensorSpec("label", ("BYTES",), (-1,)),
+            TensorSpec("score", ("FP32",), (-1,)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
         )
     elif manifest.task == "multi-label":
-        forms = (Form("assigned", ("BOOL",), (-1, classes)), Form("probabilities", ("FP32",), (-1, classes)))
+        forms = (
+            TensorSpec("assigned", ("BOOL",), (-1, classes)),
+            TensorSpec("probabilities", ("FP32",), (-1, classes)),
+        )
     else:
         forms = (
-            Form("step_labels", ("BYTES",), (-1, -1)),
-            Form("step_scores", ("FP32",), (-1, -1)),
-            Form("probabilities", ("FP32",), (-1, -1, classes)),
+            TensorSpec("step_labels", ("BYTES",), (-1, -1)),
+            TensorSpec("step_scores", ("FP32",), (-1, -1)),
+            TensorSpec("probabilities", ("FP32",), (-1, -1, classes)),
         )
-    return (*forms, Form("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
+    return (*forms, TensorSpec("attention", ("FP32",), (-1, -1))) if manifest.graph.attention else forms
 
 
 def read(
     model: Served,
-    sent: Sequence[Sent],
+    sent: Sequence[InputTensor],
     wanted: Sequence[str],
     parameters: Mapping[str, Any],
     problems: Problems,
     *,
     max_sequences: int,
     classes: Mapping[str, int] | None = None,
-) -> Asked:
-    """The call of some input tensors.
+) -> TensorCall:
+    """Decodes a request of input tensors.
 
     Args:
-        model: Whom it asks.
-        sent: The inputs.
-        wanted: Names of the outputs; none means all of them.
-        parameters: The request's own; `timeout_ms`, `timeout` (microseconds) and `priority` count. the rest is
-            refused by `request_parameters.check`, or ignored.
-        problems: What is wrong with the request so far.
+        model: The model that it is for.
+        sent: The input tensors.
+        wanted: Names of the requested outputs; none means all of them.
+        parameters: Of the request: `timeout_ms`, `timeout` (microseconds) and `priority` are read here,
+            `request_parameters.check` rejects some others, and the rest is ignored.
+        problems: Problems of the request so far; more are added.
         max_sequences: Most rows.
-        classes: By an output's name, how many of the best classes are wanted in the place of its numbers.
+        classes: By an output's name, how many of the best classes to answer with instead of its numbers.
 
     Raises:
         InvalidRequest: With everything that is wrong.
-        TooLarge: More rows than `max_sequences`, a rectangle wider than any sequence of the model, or more
-            classifications than are written.
+        TooLarge: There are more rows than `max_sequences`, a tensor is wider than any sequence of the model, or more
+            classifications are requested than one answer may have.
     """
     manifest = model.manifest
     asked = _options(parameters, problems)
@@ -189,7 +192,7 @@ def read(
     if steps is not None and rectangle is not None and (lengths is None or ends is not None):
         items = _items(rectangle, ends, manifest, steps.pointer, lengths.pointer if lengths else "/inputs", problems)
     if problems.total or steps is None or rectangle is None:
-        raise problems.refusal()
+        raise problems.error()
     rows, width = rectangle.shape[:2]
     written = sum(rows * (width if manifest.task == "per-step" else 1) * count for count in classes.values())
     most = request_parameters.MOST_CLASSIFICATIONS
@@ -199,24 +202,24 @@ def read(
     place = f"{steps.pointer}: row {{}}"
     items, beside = compact(items, rectangle)
     call = Call(model, items, "attention" in names, asked.timeout_ms, asked.priority, place, width, beside)
-    return Asked(call, names, classes)
+    return TensorCall(call, names, classes)
 
 
-def answer(asked: Asked, answers: Sequence[Answer]) -> list[Tensor]:
-    """The output tensors of a call, in the order in which they are wanted."""
+def answer(asked: TensorCall, answers: Sequence[Answer]) -> list[OutputTensor]:
+    """The output tensors of a call, in the requested order."""
     manifest = asked.call.model.manifest
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = np.array([label.encode() for label in manifest.labels], dtype=object)
-    made = []
+    outputs = []
     for name in asked.outputs:
         rows = [_values(name, one, labels, manifest) for one in answers]
         datatype, classes = forms[name].datatypes[0], asked.classes.get(name)
         if classes is not None:
             rows = [request_parameters.classified(row, classes, manifest.labels) for row in rows]
             datatype = "BYTES"
-        values = _rectangle(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
-        made.append(Tensor(name, datatype, values))
-    return made
+        values = _padded(rows, asked) if forms[name].shape[1:2] == (-1,) else np.stack(rows)
+        outputs.append(OutputTensor(name, datatype, values))
+    return outputs
 
 
 def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest) -> NDArray[Any]:
@@ -237,20 +240,20 @@ def _values(name: str, answer: Answer, labels: NDArray[Any], manifest: Manifest)
     return probabilities
 
 
-def _rectangle(rows: Sequence[NDArray[Any]], asked: Asked) -> NDArray[Any]:
-    """Rows with a time axis, at the steps sent; zeros (or empty texts) everywhere else."""
+def _padded(rows: Sequence[NDArray[Any]], asked: TensorCall) -> NDArray[Any]:
+    """Rows with a time axis as one array `[rows, width, ...]`: each step at its place in the input, zeros elsewhere."""
     first = rows[0]
     blank: Any = b"" if first.dtype == object else 0
-    made: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
-    for row, entries, item in zip(made, rows, asked.call.items, strict=True):
-        row[slice(len(entries)) if item.kept is None else item.kept] = entries
-    return made
+    padded: NDArray[Any] = np.full((len(rows), asked.call.width, *first.shape[1:]), blank, dtype=first.dtype)
+    for row, entries, item in zip(padded, rows, asked.call.items, strict=True):
+        row[slice(len(entries)) if item.kept_places is None else item.kept_places] = entries
+    return padded
 
 
 def _classes(
     classes: Mapping[str, int], wanted: Sequence[str], manifest: Manifest, problems: Problems
 ) -> dict[str, int]:
-    """How many classes are wanted of each output: no more than there are, and only of one that has a figure of each."""
+    """The number of best classes of each output, at most all; adds a problem for an output other than probabilities."""
     for name in classes:
         if name != "probabilities":
             problems.add(
@@ -260,7 +263,7 @@ def _classes(
     return {name: min(count, manifest.classes) for name, count in classes.items()}
 
 
-def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Options:
+def _options(parameters: Mapping[str, Any], problems: Problems) -> options.CallOptions:
     request_parameters.check(parameters, "/parameters", problems)
     given = {name: parameters[name] for name in ("timeout_ms", "priority") if name in parameters}
     microseconds = parameters.get("timeout")
@@ -272,23 +275,23 @@ def _options(parameters: Mapping[str, Any], problems: Problems) -> options.Optio
     return options.read(given, problems, "/parameters")
 
 
-def _by_name(sent: Sequence[Sent], forms: Sequence[Form], problems: Problems) -> dict[str, Sent]:
-    """The inputs that a model knows; what is said wrong of them is noted."""
+def _by_name(sent: Sequence[InputTensor], forms: Sequence[TensorSpec], problems: Problems) -> dict[str, InputTensor]:
+    """The known input tensors by their names; adds a problem for each other one."""
     known = {form.name: form for form in forms}
-    found: dict[str, Sent] = {}
+    by_name: dict[str, InputTensor] = {}
     for tensor in sent:
         form = known.get(tensor.name)
         if form is None:
             problems.add(tensor.pointer, f"is no input of this model; there are {', '.join(known)}")
-        elif tensor.name in found:
+        elif tensor.name in by_name:
             problems.add(tensor.pointer, f"{tensor.name!r} stands twice")
         else:
-            found[tensor.name] = tensor
-    return found
+            by_name[tensor.name] = tensor
+    return by_name
 
 
-def _array(tensor: Sent, form: Form, problems: Problems) -> NDArray[Any] | None:
-    """A tensor's elements in its shape, or None after noting what is wrong with it."""
+def _array(tensor: InputTensor, form: TensorSpec, problems: Problems) -> NDArray[Any] | None:
+    """A tensor's elements in its shape; None if it is wrong, which is then in `problems`."""
     before = problems.total
     if tensor.datatype not in form.datatypes:
         problems.add(f"{tensor.pointer}/datatype", f"must be {' or '.join(form.datatypes)}")
@@ -315,14 +318,16 @@ def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def _single(elements: NDArray[Any]) -> NDArray[Any]:
-    """Floats as float32, each the nearest; what is beyond it becomes infinite, and is found where it counts."""
+    """Floats rounded to float32. A number beyond it becomes infinite, and is rejected if it is not padding."""
     if elements.dtype.kind != "f":
         return elements
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return elements.astype("<f4", copy=False)
 
 
-def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problems: Problems) -> NDArray[Any] | None:
+def _from_numbers(
+    tensor: InputTensor, data: list[Any], element: np.dtype[Any], problems: Problems
+) -> NDArray[Any] | None:
     at = f"{tensor.pointer}/data"
     flat = _flat(data, tensor.shape)
     if flat is None:
@@ -330,8 +335,8 @@ def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problem
         return None
     kinds = set(map(type, flat))
     if not kinds <= ({int, float, type(None)} if element.kind == "f" else {int}):
-        taken = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
-        problems.add(at, f"must hold {taken}")
+        accepted = "numbers, or null where one is missing" if element.kind == "f" else "whole numbers"
+        problems.add(at, f"must hold {accepted}")
         return None
     try:
         if element.kind == "f":
@@ -343,7 +348,7 @@ def _from_numbers(tensor: Sent, data: list[Any], element: np.dtype[Any], problem
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """The numbers of a list that is flat or nested as a shape says; None where it is neither."""
+    """The numbers of a list that is flat, or nested as the shape says; None of any other list."""
     if data and not isinstance(data[0], list):
         return data if len(data) == math.prod(shape) else None
     level: list[Any] = [data]
@@ -362,7 +367,7 @@ def _items(
     lengths_at: str,
     problems: Problems,
 ) -> list[Item]:
-    """The sequences of a rectangle; what is wrong with them is noted."""
+    """The sequences of a padded tensor; what is wrong with them is added to `problems`."""
     rows, width = rectangle.shape[:2]
     if lengths is None and rows > 1:
         problems.add(lengths_at, f"{rows} rows need {LENGTHS!r}: how many steps of each are its own")
@@ -379,9 +384,9 @@ def _items(
             problems.add(lengths_at, f"row {i}: a length is from 1 to the width, {width}; this one is {end}")
             continue
         steps = row[:end].astype(np.int64, copy=False) if manifest.input.kind == "tokens" else row[:end]
-        wrong = unfit(steps, manifest)
+        wrong = why_rejected(steps, manifest)
         if wrong is not None:
             problems.add(at, f"row {i}: {wrong}")
         else:
-            items.append(fitted(steps, manifest, sent=end))
+            items.append(make_item(steps, manifest, sent_steps=end))
     return items

@@ -7,7 +7,6 @@ Its `instances` are the `sequences` of `POST /predict`, ragged as they come; bes
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -17,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Call
-from lengthwise.decoding.validation import Form
+from lengthwise.decoding.calls import Call, Find
+from lengthwise.decoding.validation import BodyLayout
 from lengthwise.errors import RequestError, UnsupportedMedia
 from lengthwise.protocols import kserve
 from lengthwise.protocols.endpoint import (
@@ -32,20 +31,10 @@ from lengthwise.protocols.endpoint import (
     media_type,
 )
 from lengthwise.runtime.answers import Answer
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import Serving
 
-INSTANCES: Final = Form("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
+INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "timeout_ms", "priority"}))
 """The body; its model stands in the path."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Only:
-    """The catalog of a body whose model is known already."""
-
-    served: Served
-
-    def find(self, name: str | None, version: str | None) -> Served:
-        return self.served
 
 
 class PredictV1(Endpoint):
@@ -62,22 +51,24 @@ class PredictV1(Endpoint):
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")
 
-    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+    def decode(self, request: Received) -> tuple[Call, Encode]:
         """See `Endpoint`."""
         limit = self.serving.settings.max_sequences
-        call = json_body.decode(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
+        call = json_body.decode(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
         return call, partial(_encode, call)
 
-    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """See `Endpoint`; of a longer body only the ordinary form is quick."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             limit = self.serving.settings.max_sequences
-            call = json_body.decode_ordinary(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
+            call = json_body.decode_ordinary(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
             return None if call is None else (call, partial(_encode, call))
         return super().decode_quickly(request)
 
-    def _catalog(self, request: Received) -> _Only:
-        return _Only(kserve.find(self.serving, request.scope["path_params"]["model"], None))
+    def _find(self, request: Received) -> Find:
+        """Finds the model of the path, whatever a body may name."""
+        served = kserve.find(self.serving, request.scope["path_params"]["model"], None)
+        return lambda name, version: served
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
         """See `Endpoint`."""
@@ -102,7 +93,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
     ]
 
 
-def _encode(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
+def _encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
     made = {"predictions": json_body.predictions(call, answers)}
     return orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
 

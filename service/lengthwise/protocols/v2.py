@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lengthwise.decoding import json_text
-from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems
-from lengthwise.decoding.options import kind
+from lengthwise.decoding.calls import MAX_ID_CHARACTERS, Call, Problems, id_problem
+from lengthwise.decoding.json_text import kind
 from lengthwise.errors import InvalidRequest, Problem, RequestError, UnsupportedMedia
 from lengthwise.inflight import Hold
 from lengthwise.protocols import inventory, kserve, model_config, request_parameters, statistics, tensors
@@ -34,7 +34,7 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
-from lengthwise.protocols.tensors import Asked, Sent
+from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.serving import Served, Serving
@@ -66,7 +66,7 @@ class Infer(Endpoint):
                 "Inference-Header-Content-Length"
             )
 
-    def decode(self, request: Received) -> tuple[Call[Served], Encode]:
+    def decode(self, request: Received) -> tuple[Call, Encode]:
         """See `Endpoint`."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
@@ -95,7 +95,7 @@ class Infer(Endpoint):
         binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
         return asked.call, partial(_encode, asked, binary, identifier)
 
-    def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
+    def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
         """See `Endpoint`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
@@ -209,15 +209,15 @@ def _identifier(document: dict[str, Any], problems: Problems) -> str | None:
     identifier = document.get("id")
     if identifier is None:
         return None
-    if not isinstance(identifier, str) or len(identifier) > MAX_ID_CHARACTERS:
+    if id_problem(identifier) is not None:
         problems.add("/id", f"must be a string of at most {MAX_ID_CHARACTERS} characters")
         return None
-    return identifier
+    return str(identifier)
 
 
-def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) -> list[Sent]:
+def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) -> list[InputTensor]:
     """The input tensors, each with its numbers or with its part of the octets, which must be used up."""
-    sent: list[Sent] = []
+    sent: list[InputTensor] = []
     at = 0
     for i, entry in enumerate(_objects(document, "inputs", problems)):
         pointer = f"/inputs/{i}"
@@ -243,15 +243,15 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
         elif not isinstance(shape, list) or not all(type(axis) is int for axis in shape):
             problems.add(f"{pointer}/shape", "must be an array of whole numbers")
         elif data is not None:
-            sent.append(Sent(name, datatype, tuple(shape), data, pointer))
+            sent.append(InputTensor(name, datatype, tuple(shape), data, pointer))
     if at < len(octets) and not problems.total:
         problems.add("", f"{len(octets) - at} bytes behind the JSON belong to no input")
     return sent
 
 
-def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_parameters.Output]:
+def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_parameters.RequestedOutput]:
     """The names of the outputs that are asked for, and how each is wanted."""
-    wanted: dict[str, request_parameters.Output] = {}
+    wanted: dict[str, request_parameters.RequestedOutput] = {}
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer = f"/outputs/{i}"
         _unknown(entry, _OUTPUT_FIELDS, pointer, problems)
@@ -264,7 +264,9 @@ def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_
     return wanted
 
 
-def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: list[Answer]) -> tuple[bytes, Headers]:
+def _encode(
+    asked: TensorCall, binary: set[str], identifier: str | None, answers: list[Answer]
+) -> tuple[bytes, Headers]:
     """The answer: JSON, and behind it the octets of the outputs that are wanted so."""
     manifest = asked.call.model.manifest
     made: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
@@ -275,7 +277,7 @@ def _encode(asked: Asked, binary: set[str], identifier: str | None, answers: lis
     for tensor in tensors.answer(asked, answers):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if tensor.name in binary:
-            octets.append(tensor.octets())
+            octets.append(tensor.raw())
             entry["parameters"] = {"binary_data_size": len(octets[-1])}
         elif tensor.datatype == "BYTES":
             entry["data"] = [text.decode() for text in tensor.values.flat]
@@ -328,7 +330,7 @@ def _only(document: dict[str, Any], name: str) -> None:
     problems = Problems()
     _unknown(document, frozenset({name}), "", problems)
     if problems.total:
-        raise InvalidRequest(problems.found, total=problems.total)
+        raise InvalidRequest(problems.first, total=problems.total)
 
 
 async def _document(serving: Serving, request: Request) -> Any:

@@ -6,7 +6,7 @@ Everything is computed row by row, so no number of a row depends on another row,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs
 
 Floats = NDArray[np.float32]
+
+NOT_FINITE: Final = "the model's answer to this sequence is not finite"
+"""The message where a sequence has no answer."""
 
 
 class Answer(NamedTuple):

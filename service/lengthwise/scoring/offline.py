@@ -24,7 +24,7 @@ from lengthwise.decoding.calls import Item
 from lengthwise.padding import Steps, pad, rounded_width
 from lengthwise.repository.model import Model
 from lengthwise.runtime import answers
-from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.answers import NOT_FINITE, Answer
 
 log = logging.getLogger("lengthwise.offline")
 
@@ -34,7 +34,6 @@ C = TypeVar("C")
 AHEAD: Final = 1
 """How many chunks are planned behind the one whose answers are awaited."""
 
-NOT_FINITE: Final = "the model's answer to this sequence is not finite"
 FAILED: Final = "the model could not be run on this sequence"
 
 Result = Answer | str

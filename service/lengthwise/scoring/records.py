@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lengthwise.batching.pending import HORIZON
 from lengthwise.decoding import json_body
-from lengthwise.decoding.calls import Item, fitted, unfit
+from lengthwise.decoding.calls import Item, make_item, why_rejected
 from lengthwise.decoding.dataset import BadRecord, Label, Record
 from lengthwise.errors import RecordError
 from lengthwise.runtime.answers import Answer
@@ -69,11 +69,11 @@ def judged(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterato
         if isinstance(record, BadRecord):
             yield record
             continue
-        why = unfit(record.steps, manifest) or mislabelled(record, manifest.task)
+        why = why_rejected(record.steps, manifest) or mislabelled(record, manifest.task)
         if why is not None:
             yield BadRecord(record.id, RecordError(f"{record.place}: {why}"))
             continue
-        item = fitted(record.steps, manifest, sent=len(record.steps), id=record.id)
+        item = make_item(record.steps, manifest, sent_steps=len(record.steps), id=record.id)
         yield Taken(record.id, item, record.label, record.place)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lengthwise.errors import Refused, RequestError
 from lengthwise.telemetry.access_log import AccessLog
@@ -43,7 +43,7 @@ class CallRecord:
         self._lengths: Sequence[int] = ()
         self._decode_seconds = 0.0
 
-    def decoded(self, call: Call[Any], started: float) -> float:
+    def decoded(self, call: Call, started: float) -> float:
         """Its body was read: from now on it is a call of that model.
 
         Args:

@@ -1,0 +1,115 @@
+"""Names everything that is wrong with the steps of a sequence in a JSON body, value by value.
+
+`validation` asks for it once NumPy could not convert the steps, or `why_rejected` rejects the array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from lengthwise.decoding.calls import Problems, missing_message, token_message
+from lengthwise.decoding.json_text import kind
+from lengthwise.runtime.manifest import Manifest
+
+FLOAT32_BEYOND: Final = (1 << 128) - (1 << 103)
+"""The least number that rounds to infinity: half a step past the largest."""
+
+
+def explain(
+    entries: list[Any],
+    kept: Sequence[int],
+    at: str,
+    manifest: Manifest,
+    feature_mask: list[bool] | None,
+    problems: Problems,
+) -> None:
+    """Adds a problem for everything that is wrong with the kept steps.
+
+    Args:
+        entries: The kept steps.
+        kept: Index of each in the sequence as sent.
+        at: JSON pointer of the sequence's steps.
+        manifest: Of the model.
+        feature_mask: True for each feature that is kept; None for all.
+        problems: Where they are added.
+    """
+    if manifest.input.features is None:
+        _explain_tokens(entries, kept, at, manifest, problems)
+    else:
+        _explain_values(entries, kept, at, manifest, feature_mask, problems)
+
+
+def _explain_values(
+    entries: list[Any],
+    kept: Sequence[int],
+    at: str,
+    manifest: Manifest,
+    feature_mask: list[bool] | None,
+    problems: Problems,
+) -> None:
+    features = manifest.input.features or 1
+    if features > 1 and not any(isinstance(entry, list) for entry in entries):
+        problems.add(
+            f"{at}/{kept[0]}",
+            f"a step must be an array of {features} numbers, and none here is an array: the first is "
+            f"{kind(entries[0])}; a level of brackets may be missing",
+        )
+        return
+    takes_missing = [manifest.missing != "refuse"] * features
+    if feature_mask is not None:
+        takes_missing = [taken or not keep for taken, keep in zip(takes_missing, feature_mask, strict=True)]
+    for place, entry in zip(kept, entries, strict=True):
+        is_bare = features == 1 and not isinstance(entry, list)
+        step = [entry] if is_bare else entry
+        if not isinstance(step, list) or len(step) != features:
+            if problems.listing:
+                problems.add(f"{at}/{place}", _no_step(step, features))
+            else:
+                problems.count()
+            continue
+        for i, value in enumerate(step):
+            if takes_missing[i] if value is None else fits_float32(value):
+                continue
+            if problems.listing:
+                problems.add(f"{at}/{place}" if is_bare else f"{at}/{place}/{i}", _no_number(value, manifest))
+            else:
+                problems.count()
+            if value is not None:
+                break
+
+
+def _explain_tokens(entries: list[Any], kept: Sequence[int], at: str, manifest: Manifest, problems: Problems) -> None:
+    vocabulary = manifest.input.vocabulary or 1
+    for place, token in zip(kept, entries, strict=True):
+        if type(token) is int and 0 <= token < vocabulary:
+            continue
+        if not problems.listing:
+            problems.count()
+        elif type(token) is int:
+            problems.add(f"{at}/{place}", token_message(manifest))
+        else:
+            problems.add(f"{at}/{place}", f"must be a token id, a whole number, it is {kind(token)}")
+
+
+def _no_step(step: Any, features: int) -> str:
+    """The message of a step that has the wrong form."""
+    if not isinstance(step, list):
+        return f"a step must be an array of {features} numbers, it is {kind(step)}"
+    return f"the model takes {features} features a step, this one has {len(step)}"
+
+
+def _no_number(value: Any, manifest: Manifest) -> str:
+    """The message of a value that the model does not accept."""
+    if value is None:
+        return missing_message(manifest)
+    if type(value) is float or type(value) is int:
+        return "is beyond the range of float32"
+    return f"must be a number or null, it is {kind(value)}"
+
+
+def fits_float32(value: Any) -> bool:
+    """Whether a value is a number, and finite when rounded to float64 and then to float32."""
+    if type(value) is not float and type(value) is not int:
+        return False
+    return abs(value) < FLOAT32_BEYOND and abs(float(value)) < FLOAT32_BEYOND
