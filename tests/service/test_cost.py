@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from lengthwise.batching.cost import Column, CostTable, grid, measure, rows_grid
+from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.cost_measurement import grid, measure, rows_grid
 from tests.support.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
