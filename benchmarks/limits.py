@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks import partition as cheapest
 from benchmarks.workloads import Work
-from lengthwise.batching.cost import CostTable, measure
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost_measurement import measure
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.batching.queues import TURN_SECONDS, ModelQueue

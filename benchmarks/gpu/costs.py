@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import Stage
 from lengthwise.batching.cost import CostTable
-from lengthwise.batching.cost import measure as measure_table
+from lengthwise.batching.cost_measurement import measure as measure_table
 from lengthwise.padding import PaddedBatch, rounded_width
 from lengthwise.runtime.session import Session
 

@@ -37,7 +37,7 @@ class Command(click.Command):
     """The extra that installs a package which the command imports, by the package's name."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Runs the command."""
+        """Runs the command. While it runs, SIGTERM interrupts it as SIGINT does."""
         # SIGTERM is handled like SIGINT, so that unfinished output is removed.
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:

@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Sets up logging for the process."""
+    """Sets up logging for the whole process."""
     level = settings.log_level.upper()
     logging.config.dictConfig(
         {

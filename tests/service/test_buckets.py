@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from lengthwise.batching.buckets import MOST_ADDED, BucketedCosts, Buckets, choose
-from lengthwise.batching.cost import CostTable, grid
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost_measurement import grid
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.padding import rounded_width

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from lengthwise.batching.cost import Column, CostTable, grid, measure, rows_grid
+from lengthwise.batching.cost import Column, CostTable
+from lengthwise.batching.cost_measurement import grid, measure, rows_grid
 from tests.support.costs import linear_table
 
 seconds = st.floats(1e-6, 1.0)
@@ -214,13 +215,13 @@ def test_overhead_makes_batches_larger():
     assert learned(truth, (1, 4, 16), (20, 80), overhead=0.001).column(20, 64).enough_rows > before + 5
 
 
-def test_batches_of_one_size_show_no_overhead():
+def test_batches_of_one_size_give_no_overhead():
     table = learned(linear_table(0.0001, 0.00001), (4,), (40,), overhead=0.001)
     assert table.predict(4, 40) == pytest.approx(0.0027, rel=0.15)
     assert table.predict(1, 4) < 0.0004
 
 
-def test_the_overhead_is_at_most_a_quarter_of_a_batch():
+def test_overhead_is_at_most_a_quarter_of_the_mean_batch():
     table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8, 16), overhead=0.01)
     overhead = table.overhead
     assert overhead.seconds == pytest.approx(0.25 * overhead.mean_batch_seconds)
@@ -238,7 +239,7 @@ def test_one_slow_run_is_no_overhead_even_after_few_batches(before: int):
     assert table.predict(8, 100) <= 1.1 * truth.predict(8, 100)
 
 
-def test_runs_too_short_to_be_measured_show_no_overhead():
+def test_runs_of_equal_prediction_give_no_overhead():
     table = CostTable([1, 2], [4], np.full((2, 1), 1e-7))
     for number in range(100):
         table.observe(1 + number % 2, 4, 0.001)
@@ -246,7 +247,7 @@ def test_runs_too_short_to_be_measured_show_no_overhead():
     assert table.predict(1, 4) > 1e-6
 
 
-def test_batches_of_nearly_one_size_and_noise_show_no_overhead():
+def test_noise_in_batches_of_similar_size_is_no_overhead():
     table, random = linear_table(0.0001, 0.00001), np.random.default_rng(0)
     for _ in range(1000):
         width = int(random.choice((40, 44)))
@@ -254,7 +255,7 @@ def test_batches_of_nearly_one_size_and_noise_show_no_overhead():
         assert table.overhead.seconds < 0.0001 + 0.05 * table.overhead.mean_batch_seconds
 
 
-def test_a_slow_idle_machine_and_a_fast_busy_one_show_no_overhead():
+def test_a_machine_slower_at_rest_than_at_work_shows_no_overhead():
     table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
     random = np.random.default_rng(0)
     for number in range(400):
@@ -266,7 +267,7 @@ def test_a_slow_idle_machine_and_a_fast_busy_one_show_no_overhead():
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, -math.inf])
-def test_what_is_no_duration_is_not_learned_from(wrong: float):
+def test_an_invalid_duration_is_ignored(wrong: float):
     table = linear_table(0.001, 0.0001)
     before = table.predict(2, 40)
     for _ in range(100):
@@ -274,7 +275,7 @@ def test_what_is_no_duration_is_not_learned_from(wrong: float):
     assert table.predict(2, 40) == before
 
 
-def test_what_makes_one_batch_slower_is_expected_of_every_batch():
+def test_drift_measured_on_one_shape_applies_to_all():
     table, truth = linear_table(0.001, 0.0001), linear_table(0.004, 0.0004)
     for _ in range(300):
         table.observe(1, 20, truth.predict(1, 20))

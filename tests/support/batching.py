@@ -58,7 +58,7 @@ async def running(*queues: ModelQueue, **options: Any) -> AsyncIterator[Batcher]
     for one in queues:
         batcher.open(one)
     await batcher.start()
-    while not batcher.idle:  # a thread that is not there yet takes work differently
+    while not batcher.at_rest:  # a thread that is not there yet takes work differently
         await asyncio.sleep(0)
     try:
         yield batcher

@@ -86,7 +86,7 @@ class Batcher:
         return len(self._unsettled)
 
     @property
-    def idle(self) -> bool:
+    def at_rest(self) -> bool:
         """Whether every runner waits for work."""
         return self._runners.all_idle
 

@@ -1,8 +1,9 @@
 """Predicted seconds of a batch, by its rows and its width, on the machine that serves.
 
-The table is measured when a model is loaded, on a grid of shapes. It is made monotone (more rows or more steps never
-cost less) and is interpolated linearly between the points of the grid. That fits recurrent models: their time is linear
-in the width, and piecewise linear in the rows until the processor's vectors are full.
+The table is measured when a model is loaded, on a grid of shapes (`batching.cost_measurement`). It is made monotone
+(more rows or more steps never cost less) and is interpolated linearly between the points of the grid. That fits
+recurrent models: their time is linear in the width, and piecewise linear in the rows until the processor's vectors are
+full.
 
 While serving, the table learns two numbers from the batches that run:
 
@@ -25,9 +26,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-RunShape = Callable[[int, int], object]
-"""Runs one batch of `rows` by `width` steps, and returns when it has finished."""
 
 _MAX_LOG_ERROR: Final = 0.7
 """Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that something
@@ -52,19 +50,12 @@ _NEARLY_BEST: Final = 1.05
 """A row's seconds within this factor of the least possible count as the least."""
 _OVERHEAD_STEP: Final = 0.03
 """Columns are computed again when the overhead has changed by more than this share of the mean batch's seconds."""
-_SHORTEST_SECONDS: Final = 1e-7
+SHORTEST_SECONDS: Final = 1e-7
 """Lower bound of a measured run, in seconds: a coarse clock may read 0."""
 _MAX_LOG_DRIFT: Final = 3.5
 """Bound on the log of the drift: serving scales the measured times by 33 at most."""
 _MAX_COLUMNS: Final = 1024
 """How many widths have their column cached; past it the cache is emptied."""
-_ROUNDS: Final = 5
-"""How many times each shape is measured at load; the fastest run counts."""
-_LINE_TOLERANCE: Final = 0.1
-"""The measured times of one number of rows are replaced by the line fitted over the widths, if each of them is within
-this share of it."""
-_LINE_POINTS: Final = 4
-"""Least number of measured widths for which a line is fitted."""
 
 
 class Column(NamedTuple):
@@ -200,7 +191,7 @@ class CostTable:
             between = np.stack([np.interp(counts, self.rows, point) for point in grid], axis=1)
             weights = self._row_weights[rows] = between * np.maximum(1.0, counts / self.rows[-1])[:, None]
         # Past the widest point, the slope of many rows may be smaller than the slope of few: accumulate again.
-        at_width = np.maximum.accumulate(_interpolated(self._widths, seconds, width))
+        at_width = np.maximum.accumulate(interpolated(self._widths, seconds, width))
         return Column.of(np.maximum.accumulate(weights @ at_width))
 
     def predict(self, rows: int, width: int) -> float:
@@ -234,7 +225,7 @@ class CostTable:
             error = _clipped(math.log(seconds) - math.log(expected), _MAX_LOG_ERROR)
             self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
-            if measured > _SHORTEST_SECONDS:
+            if measured > SHORTEST_SECONDS:
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             snapshot = self._snapshot  # `column` may have replaced it
             if abs(overhead.seconds - snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
@@ -286,132 +277,7 @@ class Overhead:
         self.seconds = max(0.0, min(_OVERHEAD_SHRINKAGE * intercept, _MAX_OVERHEAD * self.mean_batch_seconds))
 
 
-def grid(largest: int, *, smallest: int = 1) -> list[int]:
-    """Powers of two from `smallest`, and `largest` itself."""
-    points = []
-    point = smallest
-    while point < largest:
-        points.append(point)
-        point *= 2
-    return [*points, largest]
-
-
-def rows_grid(largest: int) -> list[int]:
-    """Powers of two and 1.5 times those, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
-
-    On many processors a matrix product's kernel computes 6 or 12 rows at once: there the seconds a row are the least.
-    """
-    points = grid(largest)
-    return sorted({*points, *(3 * point // 2 for point in points[1:] if 3 * point // 2 <= largest)})
-
-
-def measure(
-    run: RunShape,
-    *,
-    max_rows: int,
-    max_width: int,
-    max_padded_steps: int,
-    multiple: int = 4,
-    budget_seconds: float = 1.0,
-    clock: Callable[[], float] = time.thread_time,
-) -> CostTable:
-    """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
-
-    1. All shapes are run once, then all a second time, and so on, so that a period in which the machine is busy slows
-       all of them. If it slowed only the small shapes, the planner would make every batch too large.
-    2. A shape that took longer than a larger one was disturbed: it gets the larger one's time.
-    3. If the times of one number of rows lie on a line over the widths, as those of a recurrent model do, the line
-       replaces them, which averages the noise.
-    4. A shape that was not run (too many padded steps, or no time left) is extrapolated: linearly in the width, and at
-       most in proportion to the rows, so that noise in the last shape measured does not become a slope.
-
-    Args:
-        run: Runs one batch of that many rows and steps.
-        max_rows: Most rows of a batch.
-        max_width: Widest batch, in steps.
-        max_padded_steps: Most rows x width of a batch that is run.
-        multiple: Widths are multiples of it.
-        budget_seconds: Seconds to spend, on `clock`.
-        clock: Measures the runs; see `CostTable`.
-    """
-    rows = rows_grid(max_rows)
-    widths = grid(max(max_width, multiple), smallest=multiple)
-    seconds = np.full((len(rows), len(widths)), np.nan)
-    shapes = sorted(
-        (r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_padded_steps
-    )
-    shapes = shapes or [(rows[0] * widths[0], 0, 0)]
-    run(rows[0], widths[0])  # the first run allocates
-    now = clock()
-    end = now + budget_seconds
-    while shapes and now <= end:
-        until = now + (end - now) / _ROUNDS
-        in_rounds = 0  # how many of the shapes left fit into one round; the rest is run afterwards if time is left
-        for turn in range(_ROUNDS):
-            for _, i, j in shapes[: in_rounds or None]:
-                before = clock()
-                run(rows[i], widths[j])
-                now = clock()
-                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, _SHORTEST_SECONDS))
-                if turn == 0:
-                    in_rounds += 1
-                if now > until:
-                    break
-            until = end
-            if now > end:
-                break
-        shapes = shapes[in_rounds:]
-    measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
-    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
-
-
-def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[rows, widths]`: each time at most that of any shape with at least as many rows and steps; NaN stays NaN."""
-    from_largest = seconds[::-1, ::-1]
-    least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
-    return np.where(np.isfinite(seconds), least, np.nan)
-
-
-def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[rows, widths]`: the times of each number of rows, replaced by a line where one fits; NaN stays NaN."""
-    straight = seconds.copy()
-    for row in straight:
-        known = np.flatnonzero(np.isfinite(row))
-        if len(known) < _LINE_POINTS:
-            continue
-        steps, took = widths[known], row[known]
-        fixed, slope = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
-        if fixed < 0:
-            fixed, slope = 0.0, (steps / took).sum() / np.square(steps / took).sum()
-        line = fixed + slope * steps
-        if slope > 0 and (np.abs(line / took - 1) <= _LINE_TOLERANCE).all():
-            row[known] = line
-    return straight
-
-
-def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[rows, widths]`: the grid with its gaps (NaN) extrapolated; `[0, 0]` is always measured.
-
-    Each number of rows continues its last slope over the width. Two bounds keep noise in narrow shapes from becoming a
-    slope that makes many rows look too cheap or too expensive: relative to the next smaller number of rows, the time
-    is at least what it was at the widest measured shape, and at most in proportion to the rows.
-    """
-    filled = seconds.copy()
-    for i in range(len(rows)):
-        known = np.flatnonzero(np.isfinite(seconds[i]))
-        for j in np.flatnonzero(np.isnan(seconds[i])):
-            on_slope = (
-                _interpolated(widths[known].tolist(), seconds[i, known], int(widths[j])) if len(known) else np.inf
-            )
-            if i:
-                fewer = filled[i - 1]
-                at_least = fewer[j] * seconds[i, known[-1]] / fewer[known[-1]] if len(known) else 0.0
-                on_slope = min(max(on_slope, at_least), fewer[j] * rows[i] / rows[i - 1])
-            filled[i, j] = on_slope
-    return filled
-
-
-def _interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
+def interpolated(points: Sequence[int], values: NDArray[np.float64], x: int) -> Any:
     """`values [..., points]` at `x`, `[...]`: linear between the points.
 
     Below the first point it is the first value. Past the last point the last slope continues; with one point only, the

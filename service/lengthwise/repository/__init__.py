@@ -1,1 +1,1 @@
-"""The models that are served: found in a folder, judged, opened, and replaced while requests come in."""
+"""Scans a folder of models, verifies and loads them, and keeps the registry of those that are served."""

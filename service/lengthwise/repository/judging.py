@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from lengthwise import files
-from lengthwise.batching.cost import CostTable, measure
+from lengthwise.batching.cost import CostTable
+from lengthwise.batching.cost_measurement import measure
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import Steps, batches, pad, rounded_width

@@ -41,7 +41,7 @@ Rescan = Callable[[Repository, str | None], Repository]
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class _RegistrySnapshot:
     """The models that are served; `unnamed` is the one for requests that name none, if there is one."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
@@ -75,7 +75,7 @@ class Registry:
         self._add = add
         self._remove = remove
         self._period = period_seconds
-        self._snapshot = _Snapshot()
+        self._snapshot = _RegistrySnapshot()
         self._changing = asyncio.Lock()
         self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -233,7 +233,7 @@ class Registry:
         unnamed = None
         with suppress(RequestError):  # such a request will get this error from `find`
             unnamed = served[result.find(None, None)]
-        self._snapshot = _Snapshot(result, served, unnamed)
+        self._snapshot = _RegistrySnapshot(result, served, unnamed)
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)

@@ -145,7 +145,8 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
 def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, ...]:
     """Loads the libraries that the CUDA provider needs, as onnxruntime does; returns the names of those that fail.
 
-    cuDNN is required here: without it onnxruntime loads its provider too, but has no recurrent layers.
+    The libraries stay loaded in the process. cuDNN is required here: without it onnxruntime loads its provider too, but
+    has no recurrent layers.
 
     Args:
         cuda: The CUDA version that onnxruntime was built for.

@@ -1,0 +1,146 @@
+"""Measures a cost table: runs batches of a grid of shapes, and smooths and completes their times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.batching.cost import SHORTEST_SECONDS, CostTable, interpolated
+
+RunShape = Callable[[int, int], object]
+"""Runs one batch of `rows` by `width` steps, and returns when it has finished."""
+
+_ROUNDS: Final = 5
+"""How many times each shape is measured at load; the fastest run counts."""
+_LINE_TOLERANCE: Final = 0.1
+"""The measured times of one number of rows are replaced by the line fitted over the widths, if each of them is within
+this share of it."""
+_LINE_POINTS: Final = 4
+"""Least number of measured widths for which a line is fitted."""
+
+
+def grid(largest: int, *, smallest: int = 1) -> list[int]:
+    """Powers of two from `smallest`, and `largest` itself."""
+    points = []
+    point = smallest
+    while point < largest:
+        points.append(point)
+        point *= 2
+    return [*points, largest]
+
+
+def rows_grid(largest: int) -> list[int]:
+    """Powers of two and 1.5 times those, 1, 2, 3, 4, 6, 8, 12, ..., and `largest` itself.
+
+    On many processors a matrix product's kernel computes 6 or 12 rows at once: there the seconds a row are the least.
+    """
+    points = grid(largest)
+    return sorted({*points, *(3 * point // 2 for point in points[1:] if 3 * point // 2 <= largest)})
+
+
+def measure(
+    run: RunShape,
+    *,
+    max_rows: int,
+    max_width: int,
+    max_padded_steps: int,
+    multiple: int = 4,
+    budget_seconds: float = 1.0,
+    clock: Callable[[], float] = time.thread_time,
+) -> CostTable:
+    """Measures a table: small shapes first, the fastest of several runs of each, until the budget is spent.
+
+    1. All shapes are run once, then all a second time, and so on, so that a period in which the machine is busy slows
+       all of them. If it slowed only the small shapes, the planner would make every batch too large.
+    2. A shape that took longer than a larger one was disturbed: it gets the larger one's time.
+    3. If the times of one number of rows lie on a line over the widths, as those of a recurrent model do, the line
+       replaces them, which averages the noise.
+    4. A shape that was not run (too many padded steps, or no time left) is extrapolated: linearly in the width, and at
+       most in proportion to the rows, so that noise in the last shape measured does not become a slope.
+
+    Args:
+        run: Runs one batch of that many rows and steps.
+        max_rows: Most rows of a batch.
+        max_width: Widest batch, in steps.
+        max_padded_steps: Most rows x width of a batch that is run.
+        multiple: Widths are multiples of it.
+        budget_seconds: Seconds to spend, on `clock`.
+        clock: Measures the runs; see `CostTable`.
+    """
+    rows = rows_grid(max_rows)
+    widths = grid(max(max_width, multiple), smallest=multiple)
+    seconds = np.full((len(rows), len(widths)), np.nan)
+    shapes = sorted(
+        (r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_padded_steps
+    )
+    shapes = shapes or [(rows[0] * widths[0], 0, 0)]
+    run(rows[0], widths[0])  # the first run allocates
+    now = clock()
+    end = now + budget_seconds
+    while shapes and now <= end:
+        until = now + (end - now) / _ROUNDS
+        in_rounds = 0  # how many of the shapes left fit into one round; the rest is run afterwards if time is left
+        for turn in range(_ROUNDS):
+            for _, i, j in shapes[: in_rounds or None]:
+                before = clock()
+                run(rows[i], widths[j])
+                now = clock()
+                seconds[i, j] = np.fmin(seconds[i, j], max(now - before, SHORTEST_SECONDS))
+                if turn == 0:
+                    in_rounds += 1
+                if now > until:
+                    break
+            until = end
+            if now > end:
+                break
+        shapes = shapes[in_rounds:]
+    measured = _fitted_to_lines(np.asarray(widths), _lowered_to_larger_shapes(seconds))
+    return CostTable(rows, widths, _filled(np.asarray(rows), np.asarray(widths), measured), clock=clock)
+
+
+def _lowered_to_larger_shapes(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[rows, widths]`: each time at most that of any shape with at least as many rows and steps; NaN stays NaN."""
+    from_largest = seconds[::-1, ::-1]
+    least = np.fmin.accumulate(np.fmin.accumulate(from_largest, axis=0), axis=1)[::-1, ::-1]
+    return np.where(np.isfinite(seconds), least, np.nan)
+
+
+def _fitted_to_lines(widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[rows, widths]`: the times of each number of rows, replaced by a line where one fits; NaN stays NaN."""
+    straight = seconds.copy()
+    for row in straight:
+        known = np.flatnonzero(np.isfinite(row))
+        if len(known) < _LINE_POINTS:
+            continue
+        steps, took = widths[known], row[known]
+        fixed, slope = np.linalg.lstsq(np.stack([1 / took, steps / took], axis=1), np.ones(len(known)))[0]
+        if fixed < 0:
+            fixed, slope = 0.0, (steps / took).sum() / np.square(steps / took).sum()
+        line = fixed + slope * steps
+        if slope > 0 and (np.abs(line / took - 1) <= _LINE_TOLERANCE).all():
+            row[known] = line
+    return straight
+
+
+def _filled(rows: NDArray[np.int64], widths: NDArray[np.int64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[rows, widths]`: the grid with its gaps (NaN) extrapolated; `[0, 0]` is always measured.
+
+    Each number of rows continues its last slope over the width. Two bounds keep noise in narrow shapes from becoming a
+    slope that makes many rows look too cheap or too expensive: relative to the next smaller number of rows, the time
+    is at least what it was at the widest measured shape, and at most in proportion to the rows.
+    """
+    filled = seconds.copy()
+    for i in range(len(rows)):
+        known = np.flatnonzero(np.isfinite(seconds[i]))
+        for j in np.flatnonzero(np.isnan(seconds[i])):
+            on_slope = interpolated(widths[known].tolist(), seconds[i, known], int(widths[j])) if len(known) else np.inf
+            if i:
+                fewer = filled[i - 1]
+                at_least = fewer[j] * seconds[i, known[-1]] / fewer[known[-1]] if len(known) else 0.0
+                on_slope = min(max(on_slope, at_least), fewer[j] * rows[i] / rows[i - 1])
+            filled[i, j] = on_slope
+    return filled

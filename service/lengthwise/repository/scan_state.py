@@ -1,0 +1,127 @@
+"""The state of a running scan: which versions are settled, and the result so far."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from lengthwise.repository.contents import DirectoryState, Refusal, Repository
+from lengthwise.repository.model import Model
+from lengthwise.versions import Key, Policy
+
+log = logging.getLogger("lengthwise.scan")
+
+
+class ScanState:
+    """The results of a running scan.
+
+    Args:
+        before: The result of the last scan.
+        policy: Selects the versions.
+        wanted: The versions to verify, in order.
+
+    Attributes:
+        first: Whether nothing was served before this scan.
+        left: The versions that are not settled yet, in order.
+        running: Those of the wanted versions that are served.
+        known: Why versions were rejected by the last scan.
+    """
+
+    def __init__(self, before: Repository, policy: Policy, wanted: Sequence[Key]) -> None:
+        self.first = not before.models
+        self.left = list(wanted)
+        self.running = {model.key: model for model in before if model.key in set(wanted)}
+        self.known = {refusal.key: refusal.reason for refusal in before.refused}
+        self._new = 0
+        self._before = before
+        self._policy = policy
+        self._models: dict[Key, Model] = {}
+        self._refused: dict[Key, str] = {}
+        self._states: dict[Key, DirectoryState] = {}
+        names = {key.name for key in wanted} if self.first else set(before.models)
+        self._unnamed = names.pop() if len(names) == 1 else None
+
+    @property
+    def progress(self) -> int:
+        """A number that changes whenever there is something to publish."""
+        return len(self.left) if self.first else self._new
+
+    def next(self, judged: Collection[str]) -> Key | None:
+        """The next version to verify, or None. All higher versions of its name are settled.
+
+        Args:
+            judged: Names with a version that is being verified.
+        """
+        if self._policy.one:
+            done = {key.name for key in self._models}
+            self.left = [key for key in self.left if key.name not in done]
+        return next((key for key in self.left if key.name not in judged), None)
+
+    def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
+        """Bytes of the graphs that are served beside a version: those already settled, and those still to come.
+
+        Args:
+            key: The version.
+            judged: Versions that are being verified; the caller counts their bytes.
+        """
+        staying = [
+            self.running[other]
+            for other in self.left
+            if other in self.running
+            and other != key
+            and other not in judged
+            and not (self._policy.one and other.name == key.name)
+        ]
+        return sum(model.graph_bytes for model in (*self._models.values(), *staying))
+
+    def settle(self, key: Key, model: Model | None, reason: str | None, current: DirectoryState | None) -> None:
+        """Stores the result of a version.
+
+        Args:
+            key: The version.
+            model: The model that is served as this version; None for none.
+            reason: Why the model in its directory is not served; None if it is.
+            current: The state of its directory; None if the next scan shall verify it again in any case.
+        """
+        self.left.remove(key)
+        if current is not None:
+            self._states[key] = current
+        if model is not None:
+            self._models[key] = model
+            if model is not self.running.get(key):
+                self._new += 1
+                log.info("%s is ready on %s", key, model.session.provider)
+        if reason is not None:
+            self.refuse(key, reason)
+
+    def refuse(self, key: Key, reason: str) -> None:
+        """Stores why a version is not served, and logs it if that is new."""
+        self._refused[key] = reason
+        if reason != self.known.get(key):
+            ending = "; the one that stood there before goes on" if key in self._models else ""
+            log.error("%s is not served: %s%s", key, reason, ending)
+
+    def repository(self) -> Repository:
+        """What may be served while the scan continues: the settled models, and those served before."""
+        done = {key.name for key in self._models} if self._policy.one else set()
+        old = {model.key: model for model in self._before if model.key.name not in done}
+        left = set(self.left)
+        refused = {key: reason for key, reason in self.known.items() if key in left} | self._refused
+        states = {key: current for key, current in self._before.states.items() if key in left} | self._states
+        result = self._make({**old, **self._models}, refused, states, None)
+        return replace(result, unnamed=self._unnamed, unjudged=tuple(self.left), starting=self.first)
+
+    def at_the_end(self, reason: str | None) -> Repository:
+        """The result of the scan; `reason` says why there is nothing to serve at all."""
+        return self._make(self._models, self._refused, self._states, reason)
+
+    def _make(
+        self,
+        models: Mapping[Key, Model],
+        refused: Mapping[Key, str],
+        states: Mapping[Key, DirectoryState],
+        reason: str | None,
+    ) -> Repository:
+        refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
+        return Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
