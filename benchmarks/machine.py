@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, memory, and the versions of everything that takes part."""
+    """Processor, cores, memory, the versions of all packages that take part, the commit and today's date (UTC)."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -35,6 +36,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version_of(name) for name in _PACKAGES},
         "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import orjson
 from rich.progress import track
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
 from lengthwise.bench.connection import Target
@@ -42,7 +42,7 @@ from lengthwise.protocols.grpc_server import INFER
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.settings import bundled_models
 
-RESULTS = Path("benchmarks/results/protocols.json")
+PAGE = pages.RESULTS / "protocols.md"
 MODEL = "japanese-vowels"
 _FEATURES = 12
 _RELAYED = 20
@@ -294,40 +294,38 @@ def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in ordered[len(ordered) // 2].items() if name != "bits"}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
     """The figures as a page."""
-    facts, load = result["machine"], result["load"]
+    load = result["load"]
     lines = [
-        "# Every protocol side by side",
-        "",
-        f"`python -m benchmarks.protocols` on {facts['processor']}, {facts['cores']} cores; load average at the start "
-        f"{', '.join(map(str, facts['load_average']))}; {load['at_once']} requests at once, the median of "
-        f"{load['rounds']} rounds of {load['seconds']:g} s.",
+        (
+            length,
+            name,
+            f"{row['requests_per_second']:,.0f}",
+            f"{row['requests_per_core_second']:,.0f}",
+            f"{result['without_the_graph'][length][name]['requests_per_core_second']:,.0f}",
+            f"{row['sent_bytes']:,.0f}",
+            f"{row['received_bytes']:,.0f}",
+            f"{row['latency_ms']['p50']:.2f}",
+            f"{row['latency_ms']['p99']:.2f}",
+        )
+        for length, rows in result["protocols"].items()
+        for name, row in rows.items()
     ]
-    for length, rows in result["protocols"].items():
-        lines += [
-            "",
-            f"## {length} steps of {_FEATURES} features",
-            "",
-            "| protocol | requests/s | a core-second | with the graph not run | bytes sent | bytes received "
-            "| p50 ms | p99 ms |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {name} | {row['requests_per_second']:,.0f} | {row['requests_per_core_second']:,.0f} "
-            f"| {result['without_the_graph'][length][name]['requests_per_core_second']:,.0f} "
-            f"| {row['sent_bytes']:,.0f} | {row['received_bytes']:,.0f} "
-            f"| {row['latency_ms']['p50']:.2f} | {row['latency_ms']['p99']:.2f} |"
-            for name, row in rows.items()
-        ]
-    return "\n".join([*lines, ""])
+    heads = ("steps", "protocol", "requests/s", "per core-second", "the same without the graph")
+    heads += ("bytes sent", "bytes received", "p50 ms", "p99 ms")
+    how = (
+        f"`python -m benchmarks.protocols`: sequences of {_FEATURES} features, {load['at_once']} requests at once; the "
+        f"median of {load['rounds']} rounds of {load['seconds']:g} s."
+    )
+    return pages.page(facts, "Protocols side by side", how, pages.table(heads, lines))
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
 @click.option("--steps", type=click.IntRange(1, 1024), multiple=True, default=(50, 500), show_default=True)
 @click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Requests on their way.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
     """Measures every protocol."""
     facts = machine.facts()
@@ -335,15 +333,12 @@ def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
     result = {
-        "machine": facts,
         "load": asdict(load),
         "protocols": compare(steps, load, [server]),
         "without_the_graph": compare(steps, load, [server], empty=True),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    text = markdown(result)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    text = page(facts, result)
+    pages.write(out, text)
     click.echo(text)
 
 

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import bench, itself, report
+from benchmarks import bench, itself, machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.workloads import japanese_vowels
 from lengthwise.bench.trial import Load, Trial
 
-TINY = bench.Plan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
+TINY = bench.BenchPlan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_every_contender_answers_and_is_compared(cores: list[int]):
         assert 0 < figures["server_cpu_seconds"] < 2
     assert result["closed"]["lengthwise"]["2"][0]["wrong"] == 0
     assert result["ratios"]["2"]["reach"]["median"] > 0
-    facts = {"processor": "", "cores": 1, "python": "", "load_average": [0], "packages": {"onnxruntime": ""}}
-    assert report.markdown({"machine": facts, "settings": {"rounds": 1}, "workloads": {"some": result}})
+    page = report.page({"machine": machine.facts(), "settings": {"rounds": 1}, "workloads": {"some": result}})
+    assert page.startswith("Measured at commit ")
 
 
 class Losing:
