@@ -35,7 +35,7 @@ def facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version_of(name) for name in _PACKAGES},
-        "commit": _commit(),
+        "commit": described(Path(__file__).parent),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -59,10 +59,11 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def described(folder: Path) -> str | None:
+    """The commit of a folder, with `-dirty` for uncommitted changes; None outside git."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except OSError:  # no git here
         return None
     return described.stdout.strip() or None
