@@ -26,7 +26,7 @@ from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
-from lengthwise.bench.trial import Load, Trial, prepare
+from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 
 _HALF_LOAD_CONNECTIONS = 256
 _MOST_SILENT_LOADS = 3
@@ -83,7 +83,7 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
     }
     half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        trials: dict[str, tuple[Trial, int]] = {}
+        trials: dict[str, tuple[LoadTest, int]] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
             server = stack.enter_context(contender.running(work, server_cores))
@@ -99,14 +99,14 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
             for count in plan.connections:
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
-                    load = Load(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
+                    load = LoadSpec(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
                     closed[contender.name][str(count)].append(_run(*trials[contender.name], load))
                     show(contender.title, done=1)
             if number == 0:
                 rate = _best_peer_rate(closed) / 2
             for contender in CONTENDERS:
                 show(f"{contender.title}, half load")
-                load = Load(
+                load = LoadSpec(
                     concurrency=_HALF_LOAD_CONNECTIONS,
                     rate=rate,
                     seconds=plan.half_load_seconds,
@@ -139,7 +139,7 @@ def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str,
     }
 
 
-def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:
+def _run(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
     """The figures of one load, with the processor time that the server took for it.
 
     With one connection, a server that lost a request answers nothing more: the load is repeated, and `silent_loads`

@@ -27,10 +27,10 @@ from benchmarks.contenders import ARRIVAL, SERVICE
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import Work, lognormal
 from lengthwise.bench import launch
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.load import drive
 from lengthwise.bench.schedule import Open
-from lengthwise.bench.trial import Load, prepare
+from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, make_sequences
 
 PAGE = pages.RESULTS / "itself.md"
@@ -48,9 +48,9 @@ def memory(work: Work, requests: int, server_cores: Sequence[int]) -> dict[str, 
         trial = prepare(server.target, work.sequences, check=False)
         first = requests // 10
         idle = resident_mib(server.pid)
-        trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=first))
+        trial.run(LoadSpec(concurrency=64, seconds=3600, warmup_seconds=0, count=first))
         early = resident_mib(server.pid)
-        trial.run(Load(concurrency=64, seconds=3600, warmup_seconds=0, count=requests - first))
+        trial.run(LoadSpec(concurrency=64, seconds=3600, warmup_seconds=0, count=requests - first))
         late = resident_mib(server.pid)
     return {"idle_mib": idle, "early_mib": early, "late_mib": late, "requests": requests, "growth": late / early - 1}
 
@@ -65,7 +65,7 @@ def bypass(work: Work, seconds: float, rounds: int, seed: int, server_cores: Seq
             for arrivals in _ARRIVALS:
                 with contender.running(work, server_cores) as server:
                     trial = prepare(server.target, sequences, check=False)
-                    capacity = trial.run(Load(concurrency=256, seconds=seconds / 2)).requests_per_second
+                    capacity = trial.run(LoadSpec(concurrency=256, seconds=seconds / 2)).requests_per_second
                     rate = 0.95 * capacity
                     lead = np.arange(0, _LEAD_SECONDS, 2 / rate)
                     moments = arrival_moments(arrivals, rate, seconds, random) + _LEAD_SECONDS
@@ -89,7 +89,7 @@ def bypass(work: Work, seconds: float, rounds: int, seed: int, server_cores: Seq
     return found
 
 
-def _waits(target: Target, requests: Sequence[bytes], moments: list[float]) -> np.ndarray:
+def _waits(target: ServerAddress, requests: Sequence[bytes], moments: list[float]) -> np.ndarray:
     """Milliseconds in the queue of each request of an open loop, from the server's headers, in order of the answers."""
     waits: list[float] = []
 
@@ -115,7 +115,9 @@ def runners(work: Work, seconds: float, rounds: int) -> dict[str, Any]:
             outside = cores[count:]
             os.sched_setaffinity(0, outside or cores)
             with launch.running(command, port, cores=cores[:count]) as server:
-                seen = prepare(server.target, work.sequences, check=False).run(Load(concurrency=64, seconds=seconds))
+                seen = prepare(server.target, work.sequences, check=False).run(
+                    LoadSpec(concurrency=64, seconds=seconds)
+                )
             # The cores of the server, less the share that the client took.
             had = count if outside else count - seen.client_core_share
             found[count].append(seen.requests_per_second * count / had)

@@ -31,11 +31,11 @@ from rich.console import Console
 from benchmarks import machine, pages
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch, remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
 from lengthwise.bench.load import drive
 from lengthwise.bench.schedule import Open
-from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.trial import LoadSpec, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.runtime.manifest import MANIFEST_FILE
 
@@ -53,13 +53,13 @@ def repository(work: Work, folder: Path) -> None:
         file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"name": name, "version": 1}))
 
 
-def flood(target: Target, work: Work, connections: int) -> subprocess.Popen[bytes]:
+def flood(target: ServerAddress, work: Work, connections: int) -> subprocess.Popen[bytes]:
     """A process with a closed loop on the loud model."""
     command = [sys.executable, "-m", "benchmarks.neighbours", "--flood", target.url, "--work", work.name]
     return subprocess.Popen([*command, "--connections", str(connections)])
 
 
-def quiet(target: Target, work: Work, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+def quiet(target: ServerAddress, work: Work, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """The figures of the quiet model's requests."""
     moments = arrival_moments("poisson", rate, seconds, np.random.default_rng(seed)).tolist()
     requests = json_requests(target, work.sequences, 1, {"model": "quiet"}, {})
@@ -93,7 +93,7 @@ def measure(work: Work, share: float, connections: int, seconds: float, rounds: 
         command = launch.serve_command(Path(name), port, {"runners": "1", "log_level": "error"})
         with launch.running(command, port, cores=[core]) as server:
             trial = prepare(server.target, work.sequences, fields={"model": "quiet"}, check=False)
-            capacity = trial.run(Load(concurrency=64, seconds=max(2.0, seconds / 4))).requests_per_second
+            capacity = trial.run(LoadSpec(concurrency=64, seconds=max(2.0, seconds / 4))).requests_per_second
             rate = share * capacity
             for number in range(rounds):
                 found["alone"].append(quiet(server.target, work, rate, seconds, number))
@@ -151,9 +151,9 @@ def main(
     """Measures a quiet model while another one is flooded."""
     workload = WORKLOADS[work](0, 370)
     if flooded is not None:
-        target = Target.parse(flooded)
+        target = ServerAddress.parse(flooded)
         prepare(target, workload.sequences, fields={"model": "loud"}, check=False).run(
-            Load(concurrency=connections, seconds=3600, warmup_seconds=0)
+            LoadSpec(concurrency=connections, seconds=3600, warmup_seconds=0)
         )
         return
     facts = machine.facts()

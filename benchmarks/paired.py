@@ -33,7 +33,7 @@ from rich.console import Console
 from benchmarks import machine, pages
 from benchmarks.protocols import FORMS
 from lengthwise.bench import launch
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.load import drive
 from lengthwise.bench.schedule import Closed
 from lengthwise.bench.workload import Input, json_body, make_sequences
@@ -95,7 +95,7 @@ class Checkout:
 class PairedServer:
     """A running server of a checkout."""
 
-    target: Target
+    target: ServerAddress
     grpc_port: int
     pid: int
 

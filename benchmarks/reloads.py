@@ -30,10 +30,10 @@ from benchmarks import machine, pages
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import japanese_vowels
 from lengthwise.bench import launch, remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.load import Measurement, drive
 from lengthwise.bench.schedule import Open
-from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.trial import LoadSpec, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
@@ -62,7 +62,7 @@ class Publisher:
     """
 
     folder: Path
-    target: Target
+    target: ServerAddress
     pid: int
     count: int
     period_seconds: float
@@ -140,7 +140,9 @@ def measure(sequences: list[Steps], count: int, period_seconds: float, server_co
         command = [*launch.serve_command(folder, port, options), "--admin-calls"]
         with launch.running(command, port, cores=server_cores) as server:
             capacity = (
-                prepare(server.target, sequences, check=False).run(Load(concurrency=64, seconds=2)).requests_per_second
+                prepare(server.target, sequences, check=False)
+                .run(LoadSpec(concurrency=64, seconds=2))
+                .requests_per_second
             )
             seconds = count * period_seconds
             rate = capacity / 5

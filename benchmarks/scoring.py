@@ -25,8 +25,8 @@ from rich.console import Console
 from benchmarks import machine, pages
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch
-from lengthwise.bench.connection import Target
-from lengthwise.bench.trial import Load, prepare
+from lengthwise.bench.connection import ServerAddress
+from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.padding import Steps
 
 LEAST_RATIO = 1.2
@@ -54,15 +54,15 @@ class ScoringRound:
         return float(self.scored["sequences_per_second"]) / best
 
 
-def served(target: Target, sequences: list[Steps], seconds: float) -> dict[str, float]:
+def served(target: ServerAddress, sequences: list[Steps], seconds: float) -> dict[str, float]:
     """Sequences a second of the service, by what it is asked."""
     found = {}
     for connections in _CONNECTIONS:
         trial = prepare(target, sequences, check=False)
-        figures = trial.run(Load(concurrency=connections, seconds=seconds))
+        figures = trial.run(LoadSpec(concurrency=connections, seconds=seconds))
         found[f"{connections} connections"] = figures.requests_per_second
     trial = prepare(target, sequences, check=False, per_request=_BODIES)
-    figures = trial.run(Load(concurrency=4, seconds=seconds))
+    figures = trial.run(LoadSpec(concurrency=4, seconds=seconds))
     found[_MANY] = figures.requests_per_second * _BODIES
     return found
 
@@ -80,7 +80,7 @@ def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
     return summary
 
 
-def differing(target: Target, file: Path, out: Path, count: int) -> int:
+def differing(target: ServerAddress, file: Path, out: Path, count: int) -> int:
     """How many of the first lines differ from the service's answer in a byte."""
     wrong = 0
     with file.open("rb") as records, out.open("rb") as lines, httpx.Client(base_url=target.url) as client:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from benchmarks import bench, itself, machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.workloads import japanese_vowels
-from lengthwise.bench.trial import Load, Trial
+from lengthwise.bench.trial import LoadSpec, LoadTest
 
 TINY = bench.BenchPlan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
 
@@ -51,19 +51,19 @@ class Losing:
     def __init__(self, silent: int) -> None:
         self.rates = iter([0.0] * silent + [5.0])
 
-    def run(self, load: Load) -> Any:
+    def run(self, load: LoadSpec) -> Any:
         rate = next(self.rates)
         return SimpleNamespace(to_json=lambda: {"requests_per_second": rate})
 
 
 def test_a_server_that_lost_a_request_is_asked_again():
-    figures = bench._run(cast(Trial, Losing(2)), os.getpid(), Load(warmup_seconds=0))
+    figures = bench._run(cast(LoadTest, Losing(2)), os.getpid(), LoadSpec(warmup_seconds=0))
     assert (figures["requests_per_second"], figures["silent_loads"]) == (5.0, 2)
 
 
 def test_a_server_that_answers_nothing_is_named():
     with pytest.raises(click.ClickException, match=r"127\.0\.0\.1:1 answered nothing, 3 times"):
-        bench._run(cast(Trial, Losing(3)), os.getpid(), Load(warmup_seconds=0))
+        bench._run(cast(LoadTest, Losing(3)), os.getpid(), LoadSpec(warmup_seconds=0))
 
 
 def test_memory_is_that_of_the_server(cores: list[int]):

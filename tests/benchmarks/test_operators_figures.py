@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import machine, neighbours, protocols, reloads
-from benchmarks.protocols import FORMS, Load
+from benchmarks.protocols import FORMS, ProtocolLoad
 from benchmarks.workloads import japanese_vowels
 from lengthwise.padding import Steps
 
-TINY = Load(at_once=2, seconds=0.2, warmup_seconds=0.0, rounds=1)
+TINY = ProtocolLoad(at_once=2, seconds=0.2, warmup_seconds=0.0, rounds=1)
 CORES = sorted(os.sched_getaffinity(0))
 
 

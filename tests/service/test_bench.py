@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.bench.command import bench, rates_of
-from lengthwise.bench.launch import Served
+from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import bundled_models
 from tests.support.small_server import Reply, SmallServer, serving
@@ -120,10 +120,10 @@ def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(
     started: list[dict[str, str]] = []
 
     @contextmanager
-    def pretended(where: str | None, options: dict[str, str], **_: object) -> Iterator[Served]:
+    def pretended(where: str | None, options: dict[str, str], **_: object) -> Iterator[ServiceUnderLoad]:
         started.append(dict(options))
         with serving(SmallServer()) as target:
-            yield Served(target)
+            yield ServiceUnderLoad(target)
 
     monkeypatch.setattr("lengthwise.bench.command.served", pretended)
     monkeypatch.setattr("lengthwise.bench.command.available_cores", lambda: 1)
