@@ -31,8 +31,8 @@ from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
-from tests.service.test_fast_request import Line, Net, net
-from tests.service.test_grpc_server import request as message
+from tests.support.grpc_calls import request as message
+from tests.support.http_lines import Line, Net, net
 from tests.support.numpy_models import MANIFESTS, NOT_FINITE, Service, idle, manifest, model, serving
 
 MEBIBYTE = 1 << 20

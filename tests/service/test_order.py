@@ -17,7 +17,7 @@ import pytest
 from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
 from lengthwise.http.connection import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
-from tests.service.test_fast_request import Line, Net, held, net
+from tests.support.http_lines import Line, Net, held, net
 from tests.support.numpy_models import Service, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
