@@ -100,7 +100,7 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
                     load = LoadSpec(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
-                    closed[contender.name][str(count)].append(_run(*trials[contender.name], load))
+                    closed[contender.name][str(count)].append(measure_load(*trials[contender.name], load))
                     show(contender.title, done=1)
             if number == 0:
                 rate = _best_peer_rate(closed) / 2
@@ -113,7 +113,7 @@ def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: 
                     warmup_seconds=plan.warmup_seconds,
                     seed=plan.seed + number,
                 )
-                half[contender.name].append(_run(*trials[contender.name], load))
+                half[contender.name].append(measure_load(*trials[contender.name], load))
                 show(contender.title, done=1)
     result: report.WorkloadResult = {
         "title": work.title,
@@ -139,7 +139,7 @@ def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str,
     }
 
 
-def _run(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
+def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
     """The figures of one load, with the processor time that the server took for it.
 
     With one connection, a server that lost a request answers nothing more: the load is repeated, and `silent_loads`

@@ -38,11 +38,11 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 def available_cores() -> int:
     """Cores this process may use: its affinity, or less where a cgroup's CPU quota says so; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    quota = cgroup_quota(Path("/sys/fs/cgroup"))
     return max(1, min(cores, int(quota) if quota else cores))
 
 
-def _cgroup_quota(root: Path) -> float | None:
+def cgroup_quota(root: Path) -> float | None:
     """The CPU quota in cores, of cgroup v2 or v1, or None where there is none."""
     try:
         quota, period = (root / "cpu.max").read_text().split()

@@ -57,13 +57,13 @@ class Losing:
 
 
 def test_a_server_that_lost_a_request_is_asked_again():
-    figures = bench._run(cast(LoadTest, Losing(2)), os.getpid(), LoadSpec(warmup_seconds=0))
+    figures = bench.measure_load(cast(LoadTest, Losing(2)), os.getpid(), LoadSpec(warmup_seconds=0))
     assert (figures["requests_per_second"], figures["silent_loads"]) == (5.0, 2)
 
 
 def test_a_server_that_answers_nothing_is_named():
     with pytest.raises(click.ClickException, match=r"127\.0\.0\.1:1 answered nothing, 3 times"):
-        bench._run(cast(LoadTest, Losing(3)), os.getpid(), LoadSpec(warmup_seconds=0))
+        bench.measure_load(cast(LoadTest, Losing(3)), os.getpid(), LoadSpec(warmup_seconds=0))
 
 
 def test_memory_is_that_of_the_server(cores: list[int]):

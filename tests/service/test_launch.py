@@ -71,14 +71,14 @@ def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
 
 
 def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, silent_port: int):
-    monkeypatch.setattr("lengthwise.bench.launch._READY_SECONDS", 0.2)
+    monkeypatch.setattr("lengthwise.bench.launch.READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(ConfigurationError, match="was not ready within"), running(command, silent_port):
         pass
 
 
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lengthwise.bench.launch._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("lengthwise.bench.launch.STOP_SECONDS", 0.1)
     port = free_port()
     with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as server:
         pass

@@ -18,7 +18,7 @@ from tests.support.batching import PATIENCE_SECONDS, Gate, answers, lane, names,
 
 async def at_rest(batcher: Batcher) -> None:
     """Returns when every runner waits: an answer is there a little before."""
-    while batcher._runners._idle < batcher._runners.count:
+    while not batcher.at_rest:
         await asyncio.sleep(0)
 
 

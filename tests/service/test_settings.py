@@ -204,7 +204,7 @@ def test_the_quota_of_a_cgroup_of_either_version(files: dict[str, str], quota: f
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    assert settings_module._cgroup_quota(tmp_path) == quota
+    assert settings_module.cgroup_quota(tmp_path) == quota
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
@@ -212,14 +212,14 @@ def test_cores_are_those_of_the_affinity_or_fewer_by_quota(
     quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
-    monkeypatch.setattr(settings_module, "_cgroup_quota", lambda root: quota)
+    monkeypatch.setattr(settings_module, "cgroup_quota", lambda root: quota)
     assert available_cores() == cores
 
 
 def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    monkeypatch.setattr(settings_module, "_cgroup_quota", lambda root: None)
+    monkeypatch.setattr(settings_module, "cgroup_quota", lambda root: None)
     assert available_cores() == 3
 
 

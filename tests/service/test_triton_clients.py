@@ -14,7 +14,7 @@ import pytest
 from lengthwise.bench.launch import free_port
 from tests.support.server_process import started
 
-CLIENT = Path(__file__).with_name("triton_client.py")
+CLIENT = Path(__file__).parents[1] / "support" / "triton_client.py"
 
 
 @pytest.fixture(scope="module")

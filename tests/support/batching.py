@@ -58,7 +58,7 @@ async def running(*lanes: ModelQueue[int], **options: Any) -> AsyncIterator[Batc
     for one in lanes:
         batcher.open(one)
     await batcher.start()
-    while batcher._runners._idle < batcher._runners.count:  # a thread that is not there yet takes work differently
+    while not batcher.at_rest:  # a thread that is not there yet takes work differently
         await asyncio.sleep(0)
     try:
         yield batcher

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -32,7 +33,9 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
     """A server with these bounds; gives what opens a connection to it."""
-    bounded = partial(BoundedProtocol, header_timeout_seconds=header_timeout_seconds, max_connections=max_connections)
+    bounded: Any = partial(
+        BoundedProtocol, header_timeout_seconds=header_timeout_seconds, max_connections=max_connections
+    )
     config = uvicorn.Config(echo_length, http=bounded, lifespan="off", log_config=None, ws="none")
     config.load()
     state = uvicorn.server.ServerState()

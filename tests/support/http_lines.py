@@ -70,7 +70,7 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     made = Net(service)
     bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
     taken = DirectPath(service.app.predict, b"/predict")
-    bounded = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
+    bounded: Any = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

@@ -87,6 +87,11 @@ class Batcher:
         """How many accepted calls have no answer yet."""
         return len(self._unsettled)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether every runner waits for a batch."""
+        return self._runners.all_idle
+
     async def start(self) -> None:
         """Starts the runners on the running event loop."""
         self._loop = asyncio.get_running_loop()

@@ -98,6 +98,11 @@ class Runners:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def all_idle(self) -> bool:
+        """Whether every runner waits for a batch."""
+        return self._idle == self.count
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the threads."""
         self._loop = loop

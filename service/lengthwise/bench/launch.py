@@ -23,8 +23,8 @@ from lengthwise.bench.connection import ServerAddress
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
 
-_READY_SECONDS = 60.0
-_STOP_SECONDS = 15.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,11 @@ def running(
             if cores is not None:
                 os.sched_setaffinity(process.pid, cores)
             target = ServerAddress("127.0.0.1", port)
-            deadline = time.monotonic() + _READY_SECONDS
+            deadline = time.monotonic() + READY_SECONDS
             while not _is_ready(target, ready_path):
                 state = "ended" if process.poll() is not None else hopeless(target)
                 if state is None and time.monotonic() > deadline:
-                    state = f"was not ready within {_READY_SECONDS:.0f} s"
+                    state = f"was not ready within {READY_SECONDS:.0f} s"
                 if state is not None:
                     output.seek(0)
                     text = output.read()[-2000:].decode(errors="replace").strip()
@@ -172,7 +172,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ends it with SIGTERM, and after a while kills it and its children."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
