@@ -64,7 +64,7 @@ def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
     "spoilt",
     [{"failed": 1}, {"wrong": ["x"]}, {"answers_of_refused_versions": 2}, {"unexpected": ["x"]}, {"growth_mib": 17.0}],
 )
-def test_whatever_goes_wrong_in_a_reload_is_no_good(spoilt: dict[str, Any]) -> None:
+def test_a_reload_with_any_error_does_not_pass(spoilt: dict[str, Any]) -> None:
     fine = {"failed": 0, "wrong": [], "answers_of_refused_versions": 0, "unexpected": [], "growth_mib": 1.0}
     assert reloads.good(fine, 16)
     assert not reloads.good(fine | spoilt, 16)

@@ -105,7 +105,7 @@ def test_a_sweep_has_both_its_ends():
     assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_the_bundled_model_is_served_for_the_occasion_and_answers_the_same_in_company():
+def test_bench_serves_the_bundled_model_and_its_answers_are_batch_invariant():
     result = CliRunner().invoke(bench, ["--data", "aeon:JapaneseVowels_TEST", *FEW, "--json", "--concurrency", "6"])
     assert result.exit_code == 0, result.output
     (load,) = json.loads(result.stdout)["loads"]

@@ -214,20 +214,20 @@ def test_what_batches_cost_besides_makes_them_larger():
     assert learned(truth, (1, 4, 16), (20, 80), besides=0.001).column(20, 64).enough > before + 5
 
 
-def test_of_batches_all_alike_nothing_is_held_to_be_besides():
+def test_batches_of_one_size_give_no_overhead():
     table = learned(linear_table(0.0001, 0.00001), (4,), (40,), besides=0.001)
     assert table.predict(4, 40) == pytest.approx(0.0027, rel=0.15)
     assert table.predict(1, 4) < 0.0004
 
 
-def test_never_more_than_a_quarter_of_a_batch_is_held_to_be_besides():
+def test_overhead_is_at_most_a_quarter_of_the_mean_batch():
     table = learned(linear_table(0.0001, 0.00001), (1, 2), (4, 8, 16), besides=0.01)
     besides = table._besides
     assert besides.seconds == pytest.approx(0.25 * besides.mean_batch)
 
 
 @pytest.mark.parametrize("before", [1, 2, 10, 100])
-def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int):
+def test_one_slow_run_is_no_overhead_even_after_few_batches(before: int):
     table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
     shapes = [(8, 100), (4, 60), (2, 20)]
     for number in range(before):
@@ -238,7 +238,7 @@ def test_a_hiccup_is_no_cost_besides_however_few_batches_there_were(before: int)
     assert table.predict(8, 100) <= 1.1 * truth.predict(8, 100)
 
 
-def test_of_runs_too_short_to_be_told_apart_nothing_is_held_to_be_besides():
+def test_runs_of_equal_prediction_give_no_overhead():
     table = CostTable([1, 2], [4], np.full((2, 1), 1e-7))
     for number in range(100):
         table.observe(1 + number % 2, 4, 0.001)
@@ -246,7 +246,7 @@ def test_of_runs_too_short_to_be_told_apart_nothing_is_held_to_be_besides():
     assert table.predict(1, 4) > 1e-6
 
 
-def test_batches_nearly_alike_and_noise_are_no_cost_besides():
+def test_noise_in_batches_of_similar_size_is_no_overhead():
     table, random = linear_table(0.0001, 0.00001), np.random.default_rng(0)
     for _ in range(1000):
         width = int(random.choice((40, 44)))
@@ -254,7 +254,7 @@ def test_batches_nearly_alike_and_noise_are_no_cost_besides():
         assert table._besides.seconds < 0.0001 + 0.05 * table._besides.mean_batch
 
 
-def test_a_slow_machine_at_rest_and_a_fast_one_at_work_are_no_cost_besides():
+def test_a_machine_slower_at_rest_than_at_work_shows_no_overhead():
     table, truth = linear_table(0.0001, 0.00001), linear_table(0.0001, 0.00001)
     random = np.random.default_rng(0)
     for number in range(400):
@@ -266,7 +266,7 @@ def test_a_slow_machine_at_rest_and_a_fast_one_at_work_are_no_cost_besides():
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf, -math.inf])
-def test_what_is_no_duration_is_not_learned_from(wrong: float):
+def test_an_invalid_duration_is_ignored(wrong: float):
     table = linear_table(0.001, 0.0001)
     before = table.predict(2, 40)
     for _ in range(100):
@@ -274,7 +274,7 @@ def test_what_is_no_duration_is_not_learned_from(wrong: float):
     assert table.predict(2, 40) == before
 
 
-def test_what_makes_one_batch_slower_is_expected_of_every_batch():
+def test_drift_measured_on_one_shape_applies_to_all():
     table, truth = linear_table(0.001, 0.0001), linear_table(0.004, 0.0004)
     for _ in range(300):
         table.observe(1, 20, truth.predict(1, 20))

@@ -53,7 +53,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return given
 
 
-async def test_a_head_said_again_is_not_parsed_again(service: Service, parsed: list[bytes]) -> None:
+async def test_a_repeated_header_block_is_parsed_once(service: Service, parsed: list[bytes]) -> None:
     async with net(service) as made:
         line = await made.line()
         bodies = [GOOD, GOOD.replace(b"3", b"30000"), b'{"sequences": 3}', GOOD]
@@ -253,7 +253,7 @@ async def one_leaves(made: Net, release: threading.Event, running: asyncio.Event
     assert (await first.answer())[0] == 200
 
 
-async def test_a_client_that_leaves_is_counted_as_499_and_what_waits_of_it_is_not_run() -> None:
+async def test_a_client_that_leaves_is_counted_as_499_and_its_waiting_sequences_are_not_run() -> None:
     async with held() as (made, release, running):
         await one_leaves(made, release, running)
         figures = await made.service.figures()
@@ -288,7 +288,7 @@ async def test_a_deadline_that_passes_is_504_and_the_connection_goes_on() -> Non
 
 
 @pytest.mark.parametrize("asked", [True, False])
-async def test_attention_that_is_not_finite_is_422_with_its_pointer_for_who_asked_for_it(asked: bool) -> None:
+async def test_attention_that_is_not_finite_is_422_with_its_pointer_where_it_was_requested(asked: bool) -> None:
     body = {"sequences": [[[1, 3]], [[BLIND, BLIND]]]} | ({"outputs": ["attention"]} if asked else {})
     async with serving(model(manifest())) as service, net(service) as made:
         line = await made.line()
@@ -299,7 +299,7 @@ async def test_attention_that_is_not_finite_is_422_with_its_pointer_for_who_aske
                 assert [problem["pointer"] for problem in orjson.loads(answer)["errors"]] == ["/sequences/1"]
 
 
-async def test_attention_that_a_neighbour_asked_for_costs_nobody_else_his_answer() -> None:
+async def test_attention_requested_by_one_request_does_not_fail_the_others_of_its_batch() -> None:
     async with held() as (made, release, running):
         first, asking, other = [await made.line() for _ in range(3)]
         first.send(GOOD)
@@ -337,7 +337,7 @@ async def test_a_failure_of_the_service_itself_is_500_without_its_words(
 
 
 @pytest.mark.parametrize("breaks", [False, True], ids=["sound", "breaks"])
-async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_that(
+async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
     service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
@@ -448,7 +448,7 @@ async def nothing_kept(made: Net) -> AsyncIterator[None]:
     ],
     ids=["good", "bad", "not finite", "too much", "large", "large and bad"],
 )
-async def test_what_was_asked_is_let_go_of_with_its_connection_without_the_collector(
+async def test_a_request_is_freed_with_its_connection_without_the_garbage_collector(
     body: bytes, status: int, direct: bool
 ) -> None:
     async with (

@@ -212,7 +212,7 @@ async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.Mod
             gc.enable()
 
 
-async def test_a_large_body_of_a_call_that_is_no_inference_is_let_go_of_without_the_collector() -> None:
+async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collector() -> None:
     body = b"\n" + b" " * 3 * 2**20
     async with listening(model(manifest())) as caller:
         gc.disable()
@@ -623,7 +623,7 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_who_watches_the_health_of_a_server_that_starts_is_told_that_it_does_not_serve_yet() -> None:
+async def test_a_health_watch_of_a_starting_server_gets_not_serving() -> None:
     port = free_port()
     serving = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest())))
     server = GrpcServer(serving, asyncio.Semaphore(2))

@@ -52,7 +52,7 @@ OCTETS = np.ones((3, 2), dtype="<f4").tobytes()
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), max_size=60))
-def test_what_is_held_is_the_sum_of_what_each_call_holds_and_never_past_the_bound(steps: list[tuple[int, int]]) -> None:
+def test_bytes_in_flight_are_the_sum_of_all_calls_and_stay_within_the_bound(steps: list[tuple[int, int]]) -> None:
     inflight = Inflight(100)
     holds = [Hold(inflight) for _ in range(3)]
     for which, size in steps:
@@ -73,7 +73,7 @@ def test_what_is_held_is_the_sum_of_what_each_call_holds_and_never_past_the_boun
     assert inflight.bytes == 0
 
 
-def test_a_call_that_alone_is_more_than_the_bound_is_too_large_and_one_that_shrinks_is_never_refused() -> None:
+def test_a_call_above_the_bound_is_too_large_and_one_that_shrinks_is_accepted() -> None:
     inflight = Inflight(100)
     hold = Hold(inflight)
     with pytest.raises(TooLarge, match="101 bytes"):
@@ -162,7 +162,7 @@ PROTOCOLS: dict[str, Callable[[Service], Awaitable[httpx.Response]]] = {
 
 
 @pytest.mark.parametrize("ask", PROTOCOLS.values(), ids=PROTOCOLS)
-async def test_a_call_without_room_is_refused_told_when_to_come_back_and_counted(
+async def test_a_rejected_call_gets_a_retry_time_and_is_counted(
     ask: Callable[[Service], Awaitable[httpx.Response]],
 ) -> None:
     async with serving(model(manifest())) as service:
@@ -336,7 +336,7 @@ async def test_what_waits_is_counted_by_what_it_keeps_in_memory() -> None:
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["late", "never"])
-async def test_an_answer_that_nobody_reads_is_counted_until_it_is_read_or_its_connection_ends(read: bool) -> None:
+async def test_an_unread_answer_is_counted_until_it_is_read_or_its_connection_ends(read: bool) -> None:
     rules = manifest(task="per-step", max_length=100_000)
     async with serving(model(rules)) as service, net(service) as made:
         body = orjson.dumps({"sequences": [[[1, 3]] * 5000]})

@@ -360,7 +360,7 @@ def test_names_that_no_model_can_have_are_passed_over_with_a_word(
     assert not [line for line in caplog.messages if "is passed over" in line]
 
 
-def test_a_name_whose_folder_cannot_be_read_costs_no_other_its_place_and_keeps_what_runs(
+def test_an_unreadable_folder_keeps_its_running_version_and_the_other_models(
     folder: Path, bad: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = look(folder)

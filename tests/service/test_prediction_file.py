@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
         PredictionFile(tmp_path / "absent" / "out")
 
 
-def test_a_disk_that_is_full_is_said_and_what_it_took_can_be_gone_on_with(tmp_path: Path):
+def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(tmp_path: Path):
     path = tmp_path / "out"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(LINES[0]) + 5, before[1]))

@@ -267,7 +267,7 @@ class Shared(Model):
         return Outputs(found.logits + np.float32(np.abs(batch.steps).mean()), found.attention)
 
 
-def test_a_model_of_one_row_at_a_time_is_proved_as_it_runs_without_company_and_without_padding() -> None:
+def test_a_model_of_one_row_at_a_time_is_verified_unbatched_and_unpadded() -> None:
     alone = manifest().model_copy(update={"max_batch_rows": 1, "width_multiple": 1})
     together = proof.verify(lambda threads: Shared(threads=threads), manifest(), None)
     cases = proof.verify(lambda threads: Shared(threads=threads), alone, lambda batch: Shared().run(batch).logits)
@@ -277,7 +277,7 @@ def test_a_model_of_one_row_at_a_time_is_proved_as_it_runs_without_company_and_w
     assert not any("in company" in case.name for case in cases)
 
 
-def test_how_far_a_graph_may_lie_from_what_it_was_made_from_is_said_apart_from_what_company_may_do() -> None:
+def test_the_difference_to_the_source_and_that_of_batching_have_tolerances_of_their_own() -> None:
     cases = proof.verify(lambda threads: Model(), manifest(), lambda batch: Model().run(batch).logits + np.float32(0.5))
     assert {case.varied for case in promises.failures(cases)} == {"reference"}
     assert promises.failures(cases, apart=0.5) == []

@@ -106,7 +106,7 @@ async def test_in_a_full_queue_the_other_models_may_still_fill_their_share():
         assert [await outcome(ticket) for ticket in calls] == [[6], [7]]
 
 
-def test_the_wait_for_company_ends_in_time_for_a_deadline_though_the_runner_is_woken_late():
+def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
     only = lane(seconds=0.01)
     lanes = ModelQueues(max_wait_seconds=10)
     lanes.open(only)

@@ -86,7 +86,7 @@ async def test_on_one_core_whoever_may_wait_for_company_waits_in_the_runner():
     assert gate.batches == [[1, 2]]
 
 
-async def test_a_model_far_slower_than_its_costs_say_leaves_the_event_loop_at_once_and_may_come_back():
+async def test_a_model_much_slower_than_predicted_moves_off_the_event_loop_and_may_return():
     effort, now, threads = [0.0], [0.0], []
 
     def run(batch: PaddedBatch, attention: bool) -> list[int]:
@@ -242,7 +242,7 @@ async def looked_in_a_while(looks: list[float]) -> int:
     return len(looks) - before
 
 
-async def test_the_event_loop_that_answered_all_looks_for_more_for_a_while_and_then_sleeps(looks: list[float]):
+async def test_an_idle_event_loop_polls_for_requests_and_then_sleeps(looks: list[float]):
     now = [0.0]
     quick = lane(seconds=1e-6)
     async with running(quick, clock=lambda: now[0]) as batcher:
@@ -254,7 +254,7 @@ async def test_the_event_loop_that_answered_all_looks_for_more_for_a_while_and_t
         await looked_again(looks)
 
 
-async def test_while_a_runner_computes_the_event_loop_takes_nothing_of_its_core(looks: list[float]):
+async def test_the_event_loop_does_not_poll_while_a_runner_computes(looks: list[float]):
     gate = Gate()
     quick, slow = lane(seconds=1e-6), lane(gate)
     async with running(quick, slow, clock=lambda: 0.0) as batcher:
