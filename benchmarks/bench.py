@@ -1,9 +1,9 @@
 """The service beside its peers, in one run: `python -m benchmarks.bench`.
 
-For each workload all servers are started once, each pinned to the first core; the load comes from another. A round then
-asks each of them in turn at each number of connections, so that what else happens on the machine meets all of them
-alike; afterwards each gets requests at half of what the best peer could take. Results go to a JSON file with the facts
-of the machine, a Markdown table is printed, plots are drawn.
+For each workload all servers are started once, each pinned to the first core; the load comes from another. A round
+loads each of them in turn at each number of connections, so that other work on the machine affects all of them alike.
+Then each gets requests at half of the best peer's capacity. The result is a page of medians with plots; `--rounds-to`
+keeps the figures of every round as JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,28 +21,27 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import machine, report
+from benchmarks import machine, pages, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.limits import Batches, Graph
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import WORKLOADS, Work
-from lengthwise.bench.trial import Load, Trial, prepare
+from lengthwise.bench.trial import LoadSpec, LoadTest, prepare
 
-HERE = Path(__file__).parent
 _HALF_LOAD_CONNECTIONS = 256
 _MOST_SILENT_LOADS = 3
-"""How often a server may answer nothing before the run ends with an error."""
+"""Loads without an answer after which the run ends with an error."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """How much is measured.
 
     Attributes:
         connections: Of the closed loops, ascending.
         rounds: How often everything is measured.
         seconds: Of each closed loop.
-        half_load_seconds: Of each open loop: its 99th percentile wants many requests.
+        half_load_seconds: Of each open loop, whose 99th percentile needs many requests.
         warmup_seconds: Before each.
         table_seconds: For measuring the cost table of the compute limit.
         sequences: Different ones in a workload, at most.
@@ -60,10 +58,10 @@ class Plan:
     seed: int = 0
 
 
-QUICK = Plan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3, table_seconds=2.0, sequences=300)
+QUICK = BenchPlan((1, 64), 1, seconds=1.5, half_load_seconds=2.0, warmup_seconds=0.3, table_seconds=2.0, sequences=300)
 
 
-def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progress) -> report.Result:
+def measure(work: Work, plan: BenchPlan, server_cores: Sequence[int], progress: Progress) -> report.WorkloadResult:
     """One workload: every contender, every number of connections, every round."""
     graph = Graph.of(work, table_seconds=plan.table_seconds / 2)
     best = {
@@ -85,11 +83,11 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
     }
     half: dict[str, list[Any]] = {contender.name: [] for contender in CONTENDERS}
     with ExitStack() as stack:
-        trials: dict[str, tuple[Trial, int]] = {}
+        trials: dict[str, tuple[LoadTest, int]] = {}
         for contender in everyone:
             show(f"starting {contender.title}")
             server = stack.enter_context(contender.running(work, server_cores))
-            # Bits alone and in company are this service's promise, and nobody else's.
+            # Only this service is batch-invariant: its answers are compared bit by bit.
             trial = prepare(server.target, work.sequences, check=not contender.is_peer)
             trials[contender.name] = trial, server.pid
         for number in range(plan.rounds):
@@ -101,23 +99,23 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
             for count in plan.connections:
                 for contender in everyone:
                     show(f"{contender.title}, {count} connections")
-                    load = Load(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
-                    closed[contender.name][str(count)].append(_run(*trials[contender.name], load))
+                    load = LoadSpec(concurrency=count, seconds=plan.seconds, warmup_seconds=plan.warmup_seconds)
+                    closed[contender.name][str(count)].append(measure_load(*trials[contender.name], load))
                     show(contender.title, done=1)
             if number == 0:
                 rate = _best_peer_rate(closed) / 2
             for contender in CONTENDERS:
                 show(f"{contender.title}, half load")
-                load = Load(
+                load = LoadSpec(
                     concurrency=_HALF_LOAD_CONNECTIONS,
                     rate=rate,
                     seconds=plan.half_load_seconds,
                     warmup_seconds=plan.warmup_seconds,
                     seed=plan.seed + number,
                 )
-                half[contender.name].append(_run(*trials[contender.name], load))
+                half[contender.name].append(measure_load(*trials[contender.name], load))
                 show(contender.title, done=1)
-    result: report.Result = {
+    result: report.WorkloadResult = {
         "title": work.title,
         "connections": list(plan.connections),
         "limit": {
@@ -132,7 +130,7 @@ def measure(work: Work, plan: Plan, server_cores: Sequence[int], progress: Progr
 
 
 def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What each round took by the clock and in processor time, and what the batches are."""
+    """Wall time and processor time per sequence of each round, and the batches."""
     return {
         "seconds_per_sequence": [clock for clock, _ in rounds],
         "cpu_seconds_per_sequence": [cpu for _, cpu in rounds],
@@ -141,14 +139,14 @@ def _limit(batches: Batches, rounds: Sequence[tuple[float, float]]) -> dict[str,
     }
 
 
-def _run(trial: Trial, pid: int, load: Load) -> dict[str, Any]:
+def measure_load(trial: LoadTest, pid: int, load: LoadSpec) -> dict[str, Any]:
     """The figures of one load, with the processor time that the server took for it.
 
-    A server that lost a request answers nothing to the one connection that waits for it: it is asked again, and
-    `silent_loads` says how often that was.
+    With one connection, a server that lost a request answers nothing more: the load is repeated, and `silent_loads`
+    counts the repetitions.
 
     Raises:
-        click.ClickException: It answers nothing at all.
+        click.ClickException: No repetition got an answer.
     """
     for silent in range(_MOST_SILENT_LOADS):
         if load.warmup_seconds:
@@ -180,14 +178,24 @@ def _best_peer_rate(closed: dict[str, dict[str, list[Any]]]) -> float:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=HERE / "results",
-    help="Folder for results and plots.  [default: benchmarks/results]",
+    default=pages.RESULTS,
+    show_default=True,
+    help="Folder for the page and plots.",
 )
-@click.option("--name", help="Name of the results.  [default: full or quick]")
-def main(quick: bool, workload: tuple[str, ...], rounds: int | None, seed: int, out: Path, name: str | None) -> None:
+@click.option("--name", help="Name of the page.  [default: full or quick]")
+@click.option("--rounds-to", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all rounds.")
+def main(
+    quick: bool,
+    workload: tuple[str, ...],
+    rounds: int | None,
+    seed: int,
+    out: Path,
+    name: str | None,
+    rounds_to: Path | None,
+) -> None:
     """Measures the service beside its peers."""
     given = {"seed": seed} | ({"rounds": rounds} if rounds else {})
-    plan = Plan(**(asdict(QUICK if quick else Plan()) | given))
+    plan = BenchPlan(**(asdict(QUICK if quick else BenchPlan()) | given))
     facts = machine.facts()
     server, *others = sorted(os.sched_getaffinity(0))
     console = Console(stderr=True)
@@ -197,7 +205,6 @@ def main(quick: bool, workload: tuple[str, ...], rounds: int | None, seed: int, 
         console.print("one core only: the load generator takes its time from the servers; the figures are no good")
     with Progress(console=console, auto_refresh=False) as progress:
         results = {
-            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": facts,
             "settings": asdict(plan),
             "workloads": {
@@ -206,10 +213,10 @@ def main(quick: bool, workload: tuple[str, ...], rounds: int | None, seed: int, 
             },
         }
     name = name or ("quick" if quick else "full")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    text = report.markdown(results)
-    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    if rounds_to is not None:
+        rounds_to.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    text = report.page(results)
+    pages.write(out / f"{name}.md", text)
     click.echo(text)
     for path in report.draw(results, out / name):
         console.print(f"drawn: {path}")

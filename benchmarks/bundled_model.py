@@ -1,4 +1,4 @@
-"""Makes the bundled model anew: `make model`, or `python -m benchmarks.bundled_model`.
+"""Builds the bundled model again: `make model`, or `python -m benchmarks.bundled_model`.
 
     train -> report -> export, which verifies -> score through the service's own session -> put into its place
 
@@ -44,7 +44,7 @@ def accuracy(directory: Path, records: list[Record]) -> float:
 
 
 def replace(bundled: Path, directory: Path) -> None:
-    """Puts a model directory into the bundled one's place, by renaming."""
+    """Replaces the bundled model directory, by renaming."""
     bundled.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundled.parent, prefix=".stage-") as aside:
         shutil.copytree(directory, Path(aside) / "new")
@@ -56,7 +56,7 @@ def replace(bundled: Path, directory: Path) -> None:
 @click.command(cls=Command)
 @click.option("--run", default="runs/japanese-vowels", show_default=True, type=click.Path(path_type=Path))
 def main(run: Path) -> None:
-    """Trains, exports, verifies and puts the bundled model into its place."""
+    """Trains, exports, verifies and replaces the bundled model."""
     torch.set_num_threads(1)
     console = Console(stderr=True)
     spec, options = Spec.read(SPEC), train.TrainingOptions(validation=0.0)

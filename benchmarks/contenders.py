@@ -1,4 +1,4 @@
-"""Who takes part, and how each is started: every server on one core, one inference thread, the same graph."""
+"""The servers that are compared, and their commands: each on one core with one inference thread and the same graph."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Contender:
     Attributes:
         name: In results.
         title: For people.
-        module: What `python -m` starts, with arguments that may hold `{model}`, `{repository}` and `{port}`.
-        is_peer: Whether it is somebody else's way to serve.
+        module: Module for `python -m` and its arguments, which may contain `{model}`, `{repository}` and `{port}`.
+        is_peer: Whether it is another project's server.
         ready_path: Answers 200 once the server listens.
-        environment: Its own variables, which may hold the same.
+        environment: Its variables, which may contain the same.
     """
 
     name: str
@@ -44,7 +44,7 @@ _SERVE = ("serve", "{repository}", "--port", "{port}", "--runners", "1", "--log-
 _MOSEC = ("--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning")
 
 SERVICE = Contender("lengthwise", "Lengthwise", ("lengthwise", *_SERVE))
-# In the kernels that everybody else has: what planning, batching and a short way are worth by themselves.
+# In onnxruntime's kernels, as the peers: the gain of planning, batching and the short request path alone.
 SAME_KERNELS = Contender(
     "onnxruntime-kernels", "Lengthwise, onnxruntime's kernels", ("lengthwise", *_SERVE, "--no-recurrent-kernels")
 )
@@ -70,7 +70,7 @@ MOSEC = Contender(
     ready_path="/",
     environment={"BENCH_MODEL": "{model}", "BENCH_BATCH_ROWS": "4", "BENCH_WAIT_MS": "10"},
 )
-# The shortest wait that it has: whoever sorts by hand has tuned this, too.
+# The shortest wait that it has: a user who sorts by hand has tuned this too.
 MOSEC_SORTED = Contender(
     "mosec-sorted",
     "mosec, orjson and sorting by hand",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -19,11 +20,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from lengthwise.command import Command
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
@@ -38,7 +37,7 @@ from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.trials import run_of
 from tests.support import covering
 
-RESULTS = Path("benchmarks/results/exported_models.json")
+PAGE = pages.RESULTS / "exported_models.md"
 ROWS = 16
 LONGEST = 60
 
@@ -59,15 +58,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was seen of one model; differences are in units of max(1, a row's largest value).
+    """The figures of one model. Differences are in units of max(1, a row's largest value).
 
     Attributes:
         model: Its name.
         built_in: Whether it is of the built-in architecture.
         sequences: How many were answered.
         from_torch: The largest difference between torch and the graph.
-        from_alone: The largest between the graph's answer in company and alone.
-        same_bits: How many sequences get the same bits in company as alone.
+        from_alone: The largest between the graph's batched and unbatched answers.
+        same_bits: How many sequences get the same bits batched and unbatched.
         refused: Why there is no graph.
     """
 
@@ -88,7 +87,7 @@ def models(only: str = "") -> Iterator[Model]:
 
 def _of_gallery(exhibit: Exhibit) -> Model:
     output = None if exhibit.output is None else str(exhibit.output)
-    said = TargetOptions(
+    options = TargetOptions(
         features=exhibit.features,
         vocabulary=exhibit.vocabulary,
         output=output,
@@ -96,7 +95,7 @@ def _of_gallery(exhibit: Exhibit) -> Model:
         channels_first=exhibit.channels_first,
         second=exhibit.second if exhibit.named else None,
     )
-    target = targets.read(exhibit.target, said)
+    target = targets.read(exhibit.target, options)
     run = run_of(exhibit)
     manifest = Manifest(
         name="model",
@@ -130,12 +129,12 @@ def _of_spec(choice: covering.Choice) -> Model:
 
 
 def _name(choice: covering.Choice) -> str:
-    """What of a spec is not the first choice."""
+    """The choices of a spec that are not the default."""
     return ", ".join(f"{key} {value}" for key, value in choice.items() if value != covering.CHOICES[key][0])
 
 
 def measure(model: Model, count: int) -> Figures:
-    """Answers so many sequences in torch, with the graph in company, and with the graph alone."""
+    """Answers `count` sequences in torch, and with the graph, batched and unbatched."""
     try:
         graph = model.build()
     except ExportError as error:
@@ -144,15 +143,15 @@ def measure(model: Model, count: int) -> Figures:
     lengths = np.random.default_rng(0).integers(model.shortest, LONGEST + 1, size=count).tolist()
     sequences = draw(model.manifest, lengths, seed=1)
     in_torch = _in_batches(model.eager, sequences, ROWS)
-    company = _in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
-    alone = _in_batches(lambda batch: session.run(batch).logits, sequences, 1)
+    batched = _in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
+    unbatched = _in_batches(lambda batch: session.run(batch).logits, sequences, 1)
     return Figures(
         model.name,
         model.built_in,
         sequences=count,
-        from_torch=max(map(gap, in_torch, company)),
-        from_alone=max(map(gap, alone, company)),
-        same_bits=sum(one.tobytes() == other.tobytes() for one, other in zip(alone, company, strict=True)),
+        from_torch=max(map(gap, in_torch, batched)),
+        from_alone=max(map(gap, unbatched, batched)),
+        same_bits=sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True)),
     )
 
 
@@ -166,38 +165,54 @@ def _in_batches(answer: Callable[[PaddedBatch], Logits], sequences: Sequence[Ste
     return answers
 
 
-def table(rows: Sequence[Figures]) -> Table:
-    """The figures for people."""
-    shown = Table("model", "from torch", "from alone", "same bits as alone")
+def page(facts: dict[str, Any], rows: Sequence[Figures]) -> str:
+    """A line for each model of the gallery, and one for all specs of the built-in architecture."""
+    lines: list[tuple[str, ...]] = []
     for row in rows:
-        if row.refused is not None:
-            shown.add_row(row.model, f"no graph: {escape(row.refused)}")
+        if row.built_in:
+            continue
+        if row.refused is None:
+            lines.append((row.model, *_cells([row])))
         else:
-            shown.add_row(row.model, f"{row.from_torch:.2g}", f"{row.from_alone:.2g}", f"{row.same_bits}")
-    return shown
+            # The line of the model's own code stands before it.
+            reason = row.refused.rpartition("`: ")[2].split(". ")[0]
+            lines.append((row.model, f"no graph: {reason}", "", ""))
+    if built_in := [row for row in rows if row.built_in]:
+        lines.append((f"built-in, {len(built_in)} specs that cover all pairs of choices", *_cells(built_in)))
+    how = (
+        "`python -m benchmarks.exported_models`: the largest differences, in units of max(1, a row's largest value), "
+        "and the sequences that get the same bits batched and unbatched."
+    )
+    heads = ("model", "graph from torch", "batched from unbatched", "the same bits")
+    return pages.page(facts, "Torch and the exported graph", how, pages.table(heads, lines))
+
+
+def _cells(rows: Sequence[Figures]) -> tuple[str, ...]:
+    """The figures of some models together."""
+    return (
+        f"{max(row.from_torch or 0.0 for row in rows):.2g}",
+        f"{max(row.from_alone or 0.0 for row in rows):.2g}",
+        f"{sum(row.same_bits or 0 for row in rows):,} of {sum(row.sequences for row in rows):,}",
+    )
 
 
 @click.command(cls=Command)
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a model.")
 @click.option("--only", default="", help="Models whose name contains this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
 def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
-    """Measures how far exported graphs lie from torch, and their answers in company from those alone."""
+    """Measures how far exported graphs are from torch, and batched answers from unbatched ones."""
     torch.set_num_threads(1)
     # A transformer in evaluation takes torch's nested tensors, as it does for its users, and warns of them.
     warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
     facts = machine.facts()
     chosen = list(models(only))
     rows = [measure(model, count) for model in track(chosen, "models measured", console=Console(stderr=True))]
+    text = page(facts, rows)
     if out is not None:
-        results = {"machine": facts, "models": [asdict(row) for row in rows]}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=2) + "\n")
-    if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        Console().print(table(rows))
+        pages.write(out, text)
+    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
 
 
 if __name__ == "__main__":

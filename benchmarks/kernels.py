@@ -2,7 +2,7 @@
 
 One two-layer bidirectional LSTM with attention, the graph of `make bench`'s lognormal workload, in one thread. Batches
 of one length show the arithmetic, batches of lengths as they come what padding costs. Both sessions take turns; the
-figure is the fastest of the runs, over the steps that are somebody's.
+figure is the fastest of the runs over the valid steps.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 
 import click
 import numpy as np
-import orjson
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.workloads import lognormal
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime import recurrent_kernels
@@ -27,7 +26,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 from lengthwise.runtime.session import Session
 
-HERE = Path(__file__).parent
+PAGE = pages.RESULTS / "kernels.md"
 _ROWS = (1, 2, 4, 6, 12, 24, 64)
 _ONE_LENGTH = 52
 
@@ -92,38 +91,36 @@ def _same_bits(session: Session, sequences: Sequence[Steps], batch: PaddedBatch,
     return np.array_equal(session.run(batch).logits, alone)
 
 
-def markdown(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """The table, for people."""
+def page(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The figures as a page."""
     lines = [
-        f"Measured on {facts['processor']}, onnxruntime {facts['packages']['onnxruntime']}, one thread; "
-        "the fastest run, us a valid step. Onnxruntime's kernels have the processor's best instructions in all rows.",
-        "",
-        "| instructions | lengths | rows | padding | onnxruntime's kernels | Lengthwise's | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        both = row["onnxruntime_us_per_step"], row["own_us_per_step"]
-        lines.append(
-            f"| {row['instructions']} | {row['lengths']} | {row['rows']} | {row['padding_share']:.0%} | {both[0]:.2f} "
-            f"| {both[1]:.2f} | {both[0] / both[1]:.2f} |"
+        (
+            row["instructions"],
+            row["lengths"],
+            str(row["rows"]),
+            f"{row['padding_share']:.0%}",
+            f"{row['onnxruntime_us_per_step']:.2f}",
+            f"{row['own_us_per_step']:.2f}",
+            f"{row['onnxruntime_us_per_step'] / row['own_us_per_step']:.2f}",
         )
-    lines += [
-        "",
-        f"Largest difference of a logit between the two: {max(row['largest_difference'] for row in rows):.1g}. "
-        f"Batches whose rows have the same bits alone: {sum(row['same_bits_alone'] for row in rows)} of {len(rows)}.",
+        for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    heads = ("instructions", "lengths", "rows", "padding", "onnxruntime's kernels", "Lengthwise's", "ratio")
+    how = (
+        "`python -m benchmarks.kernels`: one thread, the fastest run, us per valid step. onnxruntime's kernels use the "
+        "processor's best instructions in all rows."
+    )
+    checks = (
+        f"Largest difference of a logit between the two: {max(row['largest_difference'] for row in rows):.1g}. "
+        f"Batches with the same bits as unbatched: {sum(row['same_bits_alone'] for row in rows)} of {len(rows)}."
+    )
+    return pages.page(facts, "Recurrent kernels", how, pages.table(heads, lines), checks)
 
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each row.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=HERE / "results",
-    help="Folder for the results.  [default: benchmarks/results]",
-)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
 def main(seconds: float, seed: int, out: Path) -> None:
     """Measures the recurrent kernels beside onnxruntime's own."""
     if not recurrent_kernels.INSTRUCTION_SETS:
@@ -133,11 +130,8 @@ def main(seconds: float, seed: int, out: Path) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     facts = machine.facts()
     rows = measure(seconds, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    results = {"machine": facts, "seconds": seconds, "seed": seed, "rows": rows}
-    (out / "kernels.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    text = markdown(facts, rows)
-    (out / "kernels.md").write_text(text, encoding="utf-8")
+    text = page(facts, rows)
+    pages.write(out, text)
     click.echo(text)
 
 

@@ -53,7 +53,7 @@ Verdict = Literal["safe", "needs care", "leaks"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One layer as people use it: an entry of `layers.toml`.
+    """One layer in its usual form: an entry of `layers.toml`.
 
     Attributes:
         group: What kind of layer it is.
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was seen of one expression; differences are in units of max(1, largest value).
+    """The figures of one expression; differences are in units of max(1, largest value).
 
     Attributes:
         zeros: How far an answer moves with the width, the neighbours or their lengths, padding being zeros.
@@ -90,14 +90,14 @@ class Figures:
 
     @property
     def verdict(self) -> Verdict:
-        """What follows from the figures."""
+        """The verdict of the figures."""
         if self.zeros > ROUNDING:
             return "leaks"
         return "safe" if self.keeps_out_all and not self.becomes else "needs care"
 
     @property
     def keeps_out_all(self) -> bool:
-        """Whether no answer moves, whatever stands at padding."""
+        """Whether no answer changes with the values at padding."""
         return self.junk <= ROUNDING and (self.not_finite is None or self.not_finite <= ROUNDING)
 
 
@@ -130,7 +130,7 @@ class Applied(nn.Module):
 
 
 def seen(x: Tensor, lengths: Tensor) -> dict[str, Any]:
-    """What an expression sees beside its layers; docs/masking.md says the same to readers."""
+    """The names that an expression can use beside its layers; docs/masking.md says the same to readers."""
     width = x.size(1)
     valid = step_mask(lengths, width)
 
@@ -164,7 +164,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case) -> Row:
-    """Measures a layer, and what to write in its place."""
+    """Measures a layer and its replacement."""
     instead = None if case.instead is None else figures(case.instead, case)
     return Row(case, figures(case.written, case), instead)
 
@@ -243,7 +243,7 @@ def _number(difference: float) -> str:
 
 
 def _on_terminal(rows: Sequence[Row]) -> Table:
-    """The same for 80 columns: the expressions stand below the layer's name."""
+    """The same for 80 columns: with the expressions below the layer's name."""
     shown = Table(box=box.SIMPLE)
     shown.add_column("layer, as written", overflow="fold")
     for name in ("verdict", "zeros", "junk", "NaN", "0 becomes"):

@@ -1,4 +1,4 @@
-"""How fast the graph can be run at all: in the cheapest batches of all sequences, and in those planned as they come."""
+"""Limits of the graph: its time in the cheapest batches of all sequences, and in batches planned as they arrive."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Batches:
 
     @property
     def sequences(self) -> int:
-        """How many there are in all of them."""
+        """Number of sequences in all batches."""
         return sum(batch.rows for batch in self.batches)
 
     @property
@@ -52,15 +52,15 @@ class Batches:
 
     @property
     def rows_per_batch(self) -> float:
-        """The mean."""
+        """Mean rows of a batch."""
         return self.sequences / len(self.batches)
 
     def seconds_per_sequence(self, cores: Sequence[int], *, repetitions: int = 2) -> tuple[float, float]:
-        """By the clock and in processor time: all batches one after the other, in this thread.
+        """Wall time and processor time per sequence: all batches one after the other, in this thread.
 
         Args:
             cores: Where to run.
-            repetitions: Of which the fastest counts.
+            repetitions: The fastest one counts.
         """
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores)
@@ -74,19 +74,19 @@ class Batches:
         clock, cpu = time.perf_counter(), time.thread_time()
         for batch in self.batches:
             self.session.run(batch)
-        cpu = time.thread_time() - cpu  # read first, as it was begun last: none of it is outside the other
+        cpu = time.thread_time() - cpu  # started last and read first, so it lies within the wall time
         return time.perf_counter() - clock, cpu
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A workload's graph, and what its batches cost here.
+    """A workload's graph, and its batch costs on this machine.
 
     Attributes:
         session: Runs it.
-        manifest: Says what it takes.
-        table: What a batch costs.
-        sequences: In the order in which they come.
+        manifest: Of the model.
+        table: Predicted seconds of a batch.
+        sequences: In order of arrival.
     """
 
     session: Session
@@ -96,10 +96,10 @@ class Graph:
 
     @classmethod
     def of(cls, work: Work, *, table_seconds: float, recurrent_kernels: bool = True) -> Graph:
-        """Loads it, and measures what its batches cost.
+        """Loads it, and measures its batch costs.
 
         Args:
-            work: Which sequences; of few, each is taken several times, as under a load that goes round.
+            work: The sequences; few are repeated, as under a load that starts again from the first.
             table_seconds: Time for measuring.
             recurrent_kernels: Whether recurrent layers run in the service's kernels, or in onnxruntime's own.
         """
@@ -109,14 +109,14 @@ class Graph:
         return cls(session, manifest, table, work.sequences * -(-2000 // len(work.sequences)))
 
     def best(self) -> Batches:
-        """All sequences, known in advance, in the batches that cost least together."""
+        """All sequences, known in advance, in the cheapest batches."""
         return self._padded(partition(self.sequences, self.table, self.manifest))
 
     def as_they_come(self, waiting: int) -> Batches:
-        """The batches that the service's planner makes where so many wait, and nothing is known of those to come.
+        """The batches of the service's planner with `waiting` sequences in the queue and no knowledge of later ones.
 
-        Each answer brings the next sequence, which waits from the batch after the next one on: while it comes, another
-        is running. What waits at the end is in no batch.
+        Each answer brings the next sequence, which can be planned one batch later: another batch runs while it arrives.
+        Sequences that still wait at the end are in no batch.
         """
         return self._padded(planned(self.sequences, waiting, self.table, self.manifest))
 
@@ -125,7 +125,7 @@ class Graph:
 
 
 def measured_table(session: Session, work: Work, manifest: Manifest, seconds: float) -> CostTable:
-    """What batches cost in processor time, so that what else runs on the machine does not spoil the partition."""
+    """Batch costs in processor time, which other work on the machine disturbs little."""
 
     def run(rows: int, width: int) -> None:
         values = np.zeros((rows, width, manifest.input.features or 1), dtype=np.float32)
@@ -134,7 +134,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
     return measure(
         run,
         max_rows=_MAX_ROWS,
-        # No wider than what occurs: the time goes into the shapes that matter.
+        # No wider than the longest sequence: the time goes into the shapes that occur.
         max_width=rounded_width(max(len(steps) for steps in work.sequences), manifest.width_multiple),
         max_padded_steps=_MAX_COST_STEPS,
         multiple=manifest.width_multiple,
@@ -144,7 +144,7 @@ def measured_table(session: Session, work: Work, manifest: Manifest, seconds: fl
 
 
 def partition(sequences: Sequence[Steps], table: CostTable, manifest: Manifest) -> list[list[Steps]]:
-    """The batches of as many rows as the service takes that cost least together."""
+    """The cheapest batches within the service's limit of rows."""
     return cheapest.partition(sequences, table, multiple=manifest.width_multiple, rows=_MAX_ROWS)
 
 
@@ -154,7 +154,7 @@ class _Asked(WaitingSequence):
 
 
 def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest: Manifest) -> list[list[Steps]]:
-    """The batches of a server on one core with so many connections, each of which asks again when it is answered."""
+    """The batches of a server on one core with `waiting` connections, each of which sends again after its answer."""
     limits = BatchLimits().at_most(manifest.max_batch_rows)
     queue = ModelQueue(
         manifest.key,
@@ -169,7 +169,7 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
     coming = list(islice(asked, waiting))
     groups: list[list[Steps]] = []
     while True:
-        if not pool:  # all were answered at once, and the runner waits for the first of them
+        if not pool:  # all were answered together, and the runner waits for the first new one
             _ask(pool, coming)
         seconds = ONE_CORE_INLINE_SECONDS if queue.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
         chosen = plan(pool, table, queue.limits_within(seconds, TURN_SECONDS), 0.0)
@@ -181,7 +181,7 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
 
 
 def _ask(pool: PendingSequences, coming: list[_Asked]) -> None:
-    """Those that came wait now."""
+    """Adds the arrived sequences to the queue."""
     for each in coming:
         pool.add(each)
     coming.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, memory, and the versions of everything that takes part."""
+    """Processor, cores, memory, the versions of all packages that take part, the commit and today's date (UTC)."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -33,7 +34,8 @@ def facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version_of(name) for name in _PACKAGES},
-        "commit": _commit(),
+        "commit": described(Path(__file__).parent),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
@@ -56,10 +58,11 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def described(folder: Path) -> str | None:
+    """The commit of a folder, with `-dirty` for uncommitted changes; None outside git."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        described = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except OSError:  # no git here
         return None
     return described.stdout.strip() or None

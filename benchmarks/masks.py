@@ -1,8 +1,8 @@
 """What masks are worth: JapaneseVowels with and without them. `python -m benchmarks.masks [--json]`.
 
-Both models are of the bundled one's spec, trained alike from the same seeds on the same batches, padded to the longest
-of each. The one without masks is told of every batch that each padded step is a step, while it is trained too: that is
-what an LSTM without lengths learns and computes. Each then answers the 370 test recordings alone, in batches of 16 as
+Both models have the bundled model's spec and are trained from the same seeds on the same batches, padded to the longest
+of each. The model without masks counts every padded step as a step, in training too: that is what an LSTM without
+lengths learns and computes. Each then answers the 370 test recordings alone, in batches of 16 as
 they come, and alone but padded to 58 steps, twice the longest.
 """
 
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import click
@@ -22,10 +23,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -35,7 +35,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
 
 SPEC = Path("model_export/lengthwise_export/specs/japanese-vowels.toml")
-RESULTS = Path("benchmarks/results/masks.json")
+PAGE = pages.RESULTS / "masks.md"
 ROWS = 16
 WIDTH = 58
 
@@ -61,9 +61,9 @@ class Worth:
         model: Which.
         seed: Of its training.
         accuracy_alone: Share of labels that are right when each recording is answered alone, without padding.
-        accuracy: Likewise in company and padded.
-        labels_changed: How many labels differ from those alone.
-        largest_change: Of a probability, from that alone.
+        accuracy: The same share batched and padded.
+        labels_changed: How many labels differ from the unbatched ones.
+        largest_change: Of a probability, from the unbatched one.
     """
 
     model: str
@@ -76,20 +76,20 @@ class Worth:
 
 @contextmanager
 def without_masks() -> Iterator[None]:
-    """Lets every model take each padded step for a step."""
+    """Lets every model count each padded step as a step."""
     forward = SequenceClassifier.forward
 
-    def told_nothing(self: SequenceClassifier, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
+    def count_all(self: SequenceClassifier, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         return forward(self, steps, torch.full_like(lengths, steps.shape[1]))
 
-    with mock.patch.object(SequenceClassifier, "forward", told_nothing):
+    with mock.patch.object(SequenceClassifier, "forward", count_all):
         yield
 
 
 def probabilities(
     model: SequenceClassifier, sequences: Sequence[Steps], rows: int = 1, width: int | None = None
 ) -> np.ndarray:
-    """`[sequences, classes]`, answered so many at a time, padded to a width or to the longest of them."""
+    """`[sequences, classes]`, answered `rows` at a time, padded to `width` or to the longest of a batch."""
     answers = []
     with torch.inference_mode():
         for start in range(0, len(sequences), rows):
@@ -120,29 +120,30 @@ def measure(name: str, seed: int, records: list[Record], held_out: list[Record],
     )
 
 
-def table(rows: Sequence[Worth], count: int) -> Table:
-    """The figures for people."""
-    shown = Table(
-        "model", "seed", "alone", f"in {ROWS}s", f"padded to {WIDTH}", f"labels of {count} changed", "largest change"
-    )
-    for row in rows:
-        shown.add_row(
+def page(facts: dict[str, Any], rows: Sequence[Worth], epochs: int) -> str:
+    """A line for each training."""
+    heads = ("model", "seed", "accuracy unbatched", f"in batches of {ROWS}", f"padded to {WIDTH} steps")
+    lines = [
+        (
             row.model,
             str(row.seed),
-            f"{row.accuracy_alone:.4f}",
-            f"{row.accuracy.in_batches:.4f}",
-            f"{row.accuracy.padded:.4f}",
-            f"{row.labels_changed.in_batches}, {row.labels_changed.padded}",
-            f"{row.largest_change.in_batches:.2g}, {row.largest_change.padded:.2g}",
+            *(f"{accuracy:.4f}" for accuracy in (row.accuracy_alone, row.accuracy.in_batches, row.accuracy.padded)),
+            str(row.labels_changed.in_batches),
+            str(row.labels_changed.padded),
+            f"{max(row.largest_change.in_batches, row.largest_change.padded):.2g}",
         )
-    return shown
+        for row in rows
+    ]
+    heads += ("labels changed in batches", "padded", "largest change of a probability")
+    how = f"`python -m benchmarks.masks`: {epochs} epochs each, the 370 test recordings of JapaneseVowels."
+    return pages.page(facts, "With and without masks", how, pages.table(heads, lines))
 
 
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=train.TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
     """Trains both models and shows what padding does to their answers."""
     torch.set_num_threads(1)
@@ -155,14 +156,10 @@ def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
         measure(name, seed, records, held_out, epochs)
         for name, seed in track(models, "models trained", console=console)
     ]
-    results = {"machine": facts, "epochs": epochs, "models": [dataclasses.asdict(row) for row in rows]}
+    text = page(facts, rows, epochs)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=2) + "\n")
-    if as_json:
-        click.echo(json.dumps(results["models"], indent=2))
-    else:
-        Console().print(table(rows, len(held_out)))
+        pages.write(out, text)
+    click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) if as_json else text)
 
 
 if __name__ == "__main__":

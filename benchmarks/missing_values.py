@@ -1,11 +1,11 @@
-"""What to do with missing values, and whether to say that they were missing. `python -m benchmarks.missing_values`.
+"""Policies for missing values, compared. `python -m benchmarks.missing_values`.
 
 JapaneseVowels with values taken away in two ways, training and test alike:
 
 | way | means |
 |---|---|
-| at random | 3 values in 10, whatever they are |
-| informing | each speaker lacks two coefficients of its own in half of its steps: that one is missing says something |
+| at random | 3 values in 10 |
+| informing | each speaker lacks two coefficients of its own in half of its steps: a missing value names it |
 
 An MLP a step (`rnn = "none"`) and an LSTM are trained on each with the policies of a spec, from the same seeds.
 """
@@ -18,16 +18,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import click
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
@@ -35,7 +34,7 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
 
-RESULTS = Path("benchmarks/results/missing_values.json")
+PAGE = pages.RESULTS / "missing_values.md"
 POLICIES: Final = ("zero", "mean", "indicator")
 MODELS: Final = ("none", "lstm")
 FEATURES = 12
@@ -90,25 +89,27 @@ def measure(way: Way, rnn: str, policy: str, seed: int, epochs: int) -> Trained:
     return Trained(way, rnn, policy, seed, train.evaluate(model, examples(held_out, spec), spec).accuracy)
 
 
-def table(rows: Sequence[Trained]) -> Table:
-    """Mean accuracy over the seeds, with the least and the most."""
-    shown = Table("values are missing", "model", *POLICIES)
+def page(facts: dict[str, Any], rows: Sequence[Trained], epochs: int) -> str:
+    """Mean accuracy over the seeds, with the lowest and the highest."""
+    lines = []
     for way, rnn in itertools.product(WAYS, MODELS):
         cells = []
         for policy in POLICIES:
-            found = [row.accuracy for row in rows if (row.way, row.rnn, row.policy) == (way, rnn, policy)]
-            cells.append(f"{np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
-        shown.add_row(way, "MLP" if rnn == "none" else "LSTM", *cells)
-    return shown
+            accuracies = [row.accuracy for row in rows if (row.way, row.rnn, row.policy) == (way, rnn, policy)]
+            cells.append(f"{np.mean(accuracies):.3f} ({min(accuracies):.3f} to {max(accuracies):.3f})")
+        lines.append((way, "MLP" if rnn == "none" else "LSTM", *cells))
+    how = f"`python -m benchmarks.missing_values`: mean accuracy of the seeds (lowest to highest), {epochs} epochs."
+    heads = ("values are missing", "model", *POLICIES)
+    return pages.page(facts, "Missing values", how, pages.table(heads, lines))
 
 
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
-    """Trains models that fill in missing values, and models that are told of them."""
+    """Trains models that fill in missing values, and models with an indicator of them."""
     torch.set_num_threads(1)
     facts = machine.facts()
     runs = list(itertools.product(WAYS, MODELS, POLICIES, range(seeds)))
@@ -116,14 +117,10 @@ def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
         measure(way, rnn, policy, seed, epochs)
         for way, rnn, policy, seed in track(runs, "models trained", console=Console(stderr=True))
     ]
+    text = page(facts, rows, epochs)
     if out is not None:
-        results = {"machine": facts, "epochs": epochs, "models": [asdict(row) for row in rows]}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=2) + "\n")
-    if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        Console().print(table(rows))
+        pages.write(out, text)
+    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
 
 
 if __name__ == "__main__":

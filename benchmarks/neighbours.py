@@ -1,12 +1,12 @@
 """A flooded model beside a quiet one: `python -m benchmarks.neighbours`.
 
 Two models of the same graph are served by one runner on one core. The quiet one gets Poisson arrivals of single
-sequences at a small share of what the service can take: first alone, then while the other one is flooded, in turns. The
-flood is a closed loop from a process of its own with as many connections as keep the other model's queue from ever
-running empty. What counts is the quiet one's 99th percentile beside the flood over its 99th percentile alone.
+sequences at a small share of the service's capacity: first alone, then while the other one is flooded, in turns. The
+flood is a closed loop from another process, with enough connections to keep the other model's queue filled. The result
+is the quiet model's 99th percentile during the flood over its 99th percentile alone.
 
-On two cores the two clients share one. `late_ms` says how late the quiet requests went out: what that cost. `queue_ms`
-is what the service itself says that they waited in its queue.
+On two cores the two clients share one: `late_ms` is how late the quiet requests were sent for that. `queue_ms` is the
+wait in the queue, from the service's own headers.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import numpy as np
 import orjson
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch, remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
 from lengthwise.bench.load import drive
 from lengthwise.bench.schedule import Open
-from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.trial import LoadSpec, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.runtime.manifest import MANIFEST_FILE
 
-RESULTS = Path("benchmarks/results/neighbours.json")
+PAGE = pages.RESULTS / "neighbours.md"
 MOST_RATIO = 3.0
 _QUEUE = re.compile(rb"queue;dur=([0-9.]+)")
 
@@ -53,14 +53,14 @@ def repository(work: Work, folder: Path) -> None:
         file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"name": name, "version": 1}))
 
 
-def flood(target: Target, work: Work, connections: int) -> subprocess.Popen[bytes]:
-    """A closed loop on the loud model, for as long as its process lives."""
+def flood(target: ServerAddress, work: Work, connections: int) -> subprocess.Popen[bytes]:
+    """A process with a closed loop on the loud model."""
     command = [sys.executable, "-m", "benchmarks.neighbours", "--flood", target.url, "--work", work.name]
     return subprocess.Popen([*command, "--connections", str(connections)])
 
 
-def quiet(target: Target, work: Work, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """What the quiet model's callers see."""
+def quiet(target: ServerAddress, work: Work, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+    """The figures of the quiet model's requests."""
     moments = arrival_moments("poisson", rate, seconds, np.random.default_rng(seed)).tolist()
     requests = json_requests(target, work.sequences, 1, {"model": "quiet"}, {})
     waits: list[float] = []
@@ -93,13 +93,13 @@ def measure(work: Work, share: float, connections: int, seconds: float, rounds: 
         command = launch.serve_command(Path(name), port, {"runners": "1", "log_level": "error"})
         with launch.running(command, port, cores=[core]) as server:
             trial = prepare(server.target, work.sequences, fields={"model": "quiet"}, check=False)
-            capacity = trial.run(Load(concurrency=64, seconds=max(2.0, seconds / 4))).requests_per_second
+            capacity = trial.run(LoadSpec(concurrency=64, seconds=max(2.0, seconds / 4))).requests_per_second
             rate = share * capacity
             for number in range(rounds):
                 found["alone"].append(quiet(server.target, work, rate, seconds, number))
                 noise = flood(server.target, work, connections)
                 try:
-                    time.sleep(1.0)  # it has begun; how much it was stands in its own figure
+                    time.sleep(1.0)  # the flood has begun; `flood_per_second` is its rate
                     found["beside"].append(quiet(server.target, work, rate, seconds, number))
                 finally:
                     noise.terminate()
@@ -111,6 +111,24 @@ def measure(work: Work, share: float, connections: int, seconds: float, rounds: 
     return {"capacity": capacity, "rate": rate, "rounds": found, "p99_ratios": ratios, "p99_ratio": median(ratios)}
 
 
+def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
+    """The figures as a page: medians of the rounds."""
+    lines = []
+    for kind, rows in figures["rounds"].items():
+        parts = (("latency_ms", "p50"), ("latency_ms", "p99"), ("queue_ms", "p50"), ("queue_ms", "p99"))
+        times = [median(row[part][percentile] for row in rows) for part, percentile in parts]
+        times.append(median(row["late_ms"] for row in rows))
+        flooded = median(row["flood_per_second"] for row in rows)
+        failed = sum(row["failed"] for row in rows)
+        title = "alone" if kind == "alone" else "during the flood"
+        lines.append((title, *(f"{each:.2f}" for each in times), f"{flooded:,.0f}", f"{failed}"))
+    heads = ("quiet model", "p50 ms", "p99 ms", "p50 in the queue", "p99 in the queue", "p99 sent late by")
+    heads += ("requests/s of the flood", "failed")
+    how = f"`python -m benchmarks.neighbours`: {figures['rate']:,.0f} requests/s to the quiet model; medians of rounds."
+    ratio = f"p99 during the flood over alone: {figures['p99_ratio']:.2f} (at most {MOST_RATIO:g})."
+    return pages.page(facts, "A quiet model beside a flooded one", how, pages.table(heads, lines), ratio)
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
 @click.option("--work", type=click.Choice(sorted(WORKLOADS)), default="japanese-vowels", show_default=True)
@@ -118,7 +136,7 @@ def measure(work: Work, share: float, connections: int, seconds: float, rounds: 
 @click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Of the flood.")
 @click.option("--seconds", type=float, default=20.0, show_default=True, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 @click.option("--flood", "flooded", hidden=True, help="URL: be the flood.")
 def main(
     quick: bool,
@@ -130,37 +148,23 @@ def main(
     out: Path,
     flooded: str | None,
 ) -> None:
-    """Measures what a flooded model does to a quiet one."""
-    made = WORKLOADS[work](0, 370)
+    """Measures a quiet model while another one is flooded."""
+    workload = WORKLOADS[work](0, 370)
     if flooded is not None:
-        target = Target.parse(flooded)
-        prepare(target, made.sequences, fields={"model": "loud"}, check=False).run(
-            Load(concurrency=connections, seconds=3600, warmup_seconds=0)
+        target = ServerAddress.parse(flooded)
+        prepare(target, workload.sequences, fields={"model": "loud"}, check=False).run(
+            LoadSpec(concurrency=connections, seconds=3600, warmup_seconds=0)
         )
         return
     facts = machine.facts()
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
     with Console(stderr=True).status("measuring"):
-        figures = measure(made, share, connections, 3.0 if quick else seconds, 1 if quick else rounds, server)
+        figures = measure(workload, share, connections, 3.0 if quick else seconds, 1 if quick else rounds, server)
     figures["good"] = figures["p99_ratio"] <= MOST_RATIO
-    settings = {"work": work, "share": share, "connections": connections, "seconds": seconds}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(
-        orjson.dumps(
-            {"machine": facts, "settings": settings, **figures},
-            option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
-        )
-    )
-    for kind, rows in figures["rounds"].items():
-        for row in rows:
-            seen, queue = row["latency_ms"], row["queue_ms"]
-            click.echo(
-                f"{kind}: p50 {seen['p50']:.2f} ms, p99 {seen['p99']:.2f} ms, of that in the queue {queue['p50']:.2f} "
-                f"and {queue['p99']:.2f}; {row['requests']} requests, {row['failed']} failed, "
-                f"flood {row['flood_per_second']:.0f}/s, late {row['late_ms']:.2f} ms"
-            )
-    click.echo(f"p99 beside the flood over alone: {figures['p99_ratio']:.2f} (at most {MOST_RATIO:g})")
+    text = page(facts, figures)
+    pages.write(out, text)
+    click.echo(text)
     sys.exit(not figures["good"])
 
 

@@ -1,4 +1,4 @@
-"""Padding reaching an answer, and not: `python -m benchmarks.padding_picture` draws `docs/padding.png`.
+"""Answers with and without the true lengths: `python -m benchmarks.padding_picture` draws `docs/padding.png`.
 
 The bundled graph answers the same recordings twice. Once it is told their lengths. Once it is told that every padded
 step is a step, which is what a model without lengths or mask computes on a padded batch. Everything else is the same,
@@ -30,13 +30,13 @@ ROWS = 64
 
 
 def probabilities(session: Session, manifest: Manifest, batch: PaddedBatch, *, told: bool) -> np.ndarray:
-    """`[rows, classes]`; with the true lengths, or told that the padding is data."""
+    """`[rows, classes]`; with the true lengths, or with the padding counted as data."""
     lengths = batch.lengths if told else np.full(batch.rows, batch.width, dtype=np.int32)
     return answers.probabilities(session.run(PaddedBatch(batch.steps, lengths)).logits, manifest)
 
 
 def labels_changed(session: Session, manifest: Manifest, recordings: list[Steps], *, told: bool) -> int:
-    """How many recordings get another label in batches of 64, in file order, than alone."""
+    """How many recordings get another label in batches of 64, in file order, than unbatched."""
     changed = 0
     for start in range(0, len(recordings), ROWS):
         members = recordings[start : start + ROWS]

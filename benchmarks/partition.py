@@ -1,4 +1,4 @@
-"""The batches that cost least together, where all sequences are known in advance.
+"""The cheapest batches when all sequences are known in advance.
 
 For a cost that does not fall with the width, some cheapest partition of the sequences into batches is contiguous in
 order of length, so a dynamic program over that order finds it exactly (Fang et al., TurboTransformers, PPoPP 2021):

@@ -1,12 +1,12 @@
-"""How long deciding takes, and how close one-batch-at-a-time planning comes to the exact partition.
+"""Time of a planner's decision, and how close planning one batch at a time comes to the exact partition.
 
     python -m benchmarks.planner --waiting 64 --waiting 4096 --json
     python -m benchmarks.planner --model service/lengthwise/models/japanese-vowels/1
 
-Everything waits at the start and nothing comes later, so that the cheapest partition is known: the dynamic program over
-all sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over that
-one's, `first` what the first decision took. `steady` is the median where as many come as run, as under a load that
-goes round, in turns as long as a batch may be on the event loop of one core. Costs and limits are those of a two-layer
+All sequences wait at the start and none arrive later, so the cheapest partition is known: the dynamic program over all
+sequences in length order, with the same cost table. `worst ratio` is the planner's predicted seconds over those of that
+partition, `first` the time of the first decision. `steady` is the median when as many sequences arrive as are run, in
+batches as long as may run on the event loop of one core. Costs and limits are those of a two-layer
 BiLSTM whose batches are cheapest with some ten rows, or with `--model` those of a model, measured on this machine.
 """
 
@@ -53,7 +53,7 @@ LENGTHS: dict[str, Draw] = {
 
 
 def recurrent_table() -> CostTable:
-    """A two-layer BiLSTM of 128 on one core: microseconds a step and row, plus what any run costs."""
+    """A two-layer BiLSTM of 128 on one core: microseconds per step and row, plus a fixed time per run."""
     rows = [1, 2, 4, 8, 16, 32, 64]
     per_step = np.asarray([11.8, 7.4, 5.4, 5.5, 5.1, 5.2, 5.7]) * 1e-6
     widths = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -61,7 +61,7 @@ def recurrent_table() -> CostTable:
 
 
 def of_model(directory: Path) -> tuple[CostTable, BatchLimits]:
-    """What a model's batches cost here, measured as at its load, and what they may be.
+    """A model's batch costs on this machine, measured as at its load, and its limits.
 
     Raises:
         click.BadParameter: That is no model directory.
@@ -91,7 +91,7 @@ def exact_seconds(widths: list[int], cost: Cost, limits: BatchLimits) -> float:
 
 
 def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, list[float]]:
-    """Predicted seconds of planning until nothing waits, and the seconds that each decision took."""
+    """Predicted seconds of all batches until nothing waits, and the seconds of each decision."""
     pool = PendingSequences()
     for width in widths:
         pool.add(WaitingSequence(width))
@@ -106,7 +106,7 @@ def planned(widths: list[int], cost: Cost, limits: BatchLimits) -> tuple[float, 
 
 
 def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> list[float]:
-    """The seconds that each decision takes while so many wait: as many come, of some widths in turn, as are run.
+    """The seconds of each decision with `waiting` sequences in the queue; as many arrive as are run.
 
     What these widths cost has been asked before, as at work.
     """
@@ -128,7 +128,7 @@ def steady(widths: list[int], waiting: int, cost: Cost, limits: BatchLimits) -> 
 def measured(
     name: str, waiting: int, rounds: int, seed: int, cost: Cost, limits: BatchLimits
 ) -> dict[str, str | int | float]:
-    """One line of the table: the worst ratio of some rounds, and what a decision took with so many waiting."""
+    """One line of the table: the worst ratio of some rounds, and the time of a decision."""
     random = np.random.default_rng(seed)
     ratios, first, all_of_them = [], [], []
     for _ in range(rounds):

@@ -1,28 +1,26 @@
 """What fp16 and int8 do to the bundled model's accuracy, labels, size and time. `python -m benchmarks.precision`.
 
-Every test recording of JapaneseVowels is answered at each precision as it is served on this machine's CPU: alone, which
-at fp32 and fp16 gives the same bits as in company. Times are processor time of one thread, the precisions asked in
-turn in every round; fp16 is meant for GPUs, and here costs what float32 costs.
+Every test recording of JapaneseVowels is answered at each precision as it is served on this machine's CPU: unbatched,
+which at fp32 and fp16 gives the same bits as batched. Times are processor time of one thread, and the precisions take
+turns in every round. fp16 is meant for GPUs; here its arithmetic is that of float32.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import click
 import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.padding import Steps, batches, pad
@@ -31,11 +29,11 @@ from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.onnx_graphs import labels, precision
 
-RESULTS = Path("benchmarks/results/precision.json")
+PAGE = pages.RESULTS / "precision.md"
 DIRECTORY = bundled_models() / "japanese-vowels" / "1"
 DATA = "aeon:JapaneseVowels_TEST"
 ROWS: Final = 16
-"""Sequences of a batch, sorted by length, where company is allowed."""
+"""Sequences of a batch, sorted by length, where a model allows batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,8 @@ class Asked:
         labels_changed: Recordings with another label than at fp32.
         largest_difference: Of a logit, from fp32.
         graph_bytes: Of the graph.
-        alone_us_a_step: Processor time of a recording by itself, a step; the median of the rounds.
-        together_us_a_step: The same in sorted batches, a valid step; None where rows run one at a time.
+        alone_us_a_step: Processor time of an unbatched recording per step; the median of the rounds.
+        together_us_a_step: The same in sorted batches per valid step; None where rows run one at a time.
     """
 
     precision: Precision
@@ -71,7 +69,7 @@ class Candidate:
     graph_bytes: int
 
     def seconds(self, members: Sequence[Steps], rows: int) -> float:
-        """Processor time of running them all, so many rows at a time."""
+        """Processor time of running all of them, `rows` at a time."""
         padded = list(batches(members, multiple=self.manifest.width_multiple, most_rows=rows))
         start = time.thread_time()
         for batch in padded:
@@ -129,53 +127,45 @@ def measured(records: Sequence[dataset.Record], rounds: int) -> list[Asked]:
     return results
 
 
-def table(results: Sequence[Asked], count: int) -> Table:
-    """The figures for a terminal."""
-    shown = Table(title=f"{count} test recordings of JapaneseVowels, the bundled model")
-    columns = (
+def cells(each: Asked) -> tuple[str, ...]:
+    """A line of the table, here and in docs/precision.md."""
+    together = each.together_us_a_step
+    return (
+        each.precision,
+        f"{each.accuracy:.4f}",
+        str(each.labels_changed),
+        f"{each.largest_difference:.2g}",
+        f"{each.graph_bytes / 1000:.0f} KB",
+        f"{each.alone_us_a_step:.1f} us",
+        "never" if together is None else f"{together:.1f} us",
+    )
+
+
+def page(facts: dict[str, Any], results: Sequence[Asked], count: int, rounds: int) -> str:
+    """The figures as a page."""
+    how = f"`python -m benchmarks.precision`: {count} test recordings of JapaneseVowels, medians of {rounds} rounds."
+    heads = (
         "precision",
         "accuracy",
         "labels changed",
-        "largest difference",
-        "KB",
-        "us/step alone",
-        "us/step together",
+        "largest difference of a logit",
+        "graph",
+        "time per step, unbatched",
+        f"in sorted batches of {ROWS}",
     )
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "precision" else "right")
-    for each in results:
-        shown.add_row(
-            each.precision,
-            f"{each.accuracy:.4f}",
-            str(each.labels_changed),
-            f"{each.largest_difference:.3g}",
-            f"{each.graph_bytes / 1000:.0f}",
-            f"{each.alone_us_a_step:.2f}",
-            "-" if each.together_us_a_step is None else f"{each.together_us_a_step:.2f}",
-        )
-    return shown
+    return pages.page(facts, "Precisions of the bundled model", how, pages.table(heads, map(cells, results)))
 
 
 @click.command(cls=Command)
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Times that all are run.")
-@click.option(
-    "--results", default=RESULTS, show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="Written."
-)
-def main(rounds: int, results: Path) -> None:
+@click.option("--out", default=PAGE, show_default=True, type=click.Path(dir_okay=False, path_type=Path), help="Page.")
+def main(rounds: int, out: Path) -> None:
     """Measures the bundled model at fp32, fp16 and int8."""
     facts = machine.facts()
     records = list(dataset.read(dataset.locate(DATA)))
-    found = measured(records, rounds)
-    told = {
-        "machine": facts,
-        "recordings": len(records),
-        "rounds": rounds,
-        "rows_together": ROWS,
-        "precisions": [asdict(each) for each in found],
-    }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(told, indent=2) + "\n")
-    Console().print(table(found, len(records)))
+    text = page(facts, measured(records, rounds), len(records), rounds)
+    pages.write(out, text)
+    click.echo(text)
 
 
 if __name__ == "__main__":

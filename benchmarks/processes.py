@@ -1,7 +1,7 @@
-"""What a server's processes take of the machine, read from /proc.
+"""Processor time and memory of a server's processes, from /proc.
 
-Throughput suffers from whatever else runs on the machine. Processor time does not, or far less: requests a core-second
-are what a server would answer on a core of its own.
+Other work on the machine lowers throughput. It changes processor time far less: requests per core-second are what a
+server would answer on a core of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def cpu_seconds(session: int) -> float:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = _fields(path)
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if int(fields[3]) == session:
             ticks += int(fields[11]) + int(fields[12])

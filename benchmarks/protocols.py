@@ -1,13 +1,13 @@
 """Every protocol side by side: `python -m benchmarks.protocols`.
 
-The same sequences of T steps, one a request, from the same number of connections (over gRPC: calls at once), for the
-same model served by one runner on one core; the load comes from another. Each protocol says as little as it can: the
-octets are answered with octets, and v2 is asked for the probabilities alone. Each must give the bits of
-`POST /predict`. A second server, whose graph is not run, shows what the protocol itself costs.
+The same sequences of T steps, one per request, from the same number of connections (over gRPC: concurrent calls), for
+the same model served by one runner on one core; the load comes from another. Requests and answers are as short as the
+protocol allows: raw tensors are answered with raw tensors, and v2 asks for the probabilities only. All protocols must
+give the bits of `POST /predict`. A second server does not run the graph, and so shows the time of the protocol itself.
 
-Bytes are counted on the wire, heads and frames included, by a relay that some requests pass one by one over one
-connection. A client of gRPC costs more than the others': what a core of the server could do says *requests a
-core-second*, requests over the processor time of the server.
+Bytes are counted on the wire, with headers and frames, by a relay that some requests pass one by one over one
+connection. A gRPC client needs more processor time than the others; requests per core-second are requests over the
+processor time of the server, and do not depend on that.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import numpy as np
 import orjson
 from rich.progress import track
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.processes import cpu_seconds
 from lengthwise.bench import launch
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Latency
 from lengthwise.bench.load import ask_each, drive
 from lengthwise.bench.schedule import Closed
@@ -42,14 +42,14 @@ from lengthwise.protocols.grpc_server import INFER
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.settings import bundled_models
 
-RESULTS = Path("benchmarks/results/protocols.json")
+PAGE = pages.RESULTS / "protocols.md"
 MODEL = "japanese-vowels"
 _FEATURES = 12
 _RELAYED = 20
 
 
 @dataclass(frozen=True)
-class Form:
+class ProtocolForm:
     """How a protocol writes a request, and where its answer has the probabilities.
 
     Attributes:
@@ -60,34 +60,34 @@ class Form:
     """
 
     name: str
-    write: Callable[[Target, Steps], bytes]
+    write: Callable[[ServerAddress, Steps], bytes]
     probabilities: Callable[[bytes], Sequence[float]]
     rpc: bool = False
 
 
-def _predict(target: Target, steps: Steps) -> bytes:
+def _predict(target: ServerAddress, steps: Steps) -> bytes:
     return target.request("/predict", json_body([steps]), {"content-type": "application/json"})
 
 
-def _octets(target: Target, steps: Steps) -> bytes:
+def _octets(target: ServerAddress, steps: Steps) -> bytes:
     kind = "application/octet-stream"
     shape = f"{len(steps)},{_FEATURES}"
     head = {"content-type": kind, "accept": kind, "x-lengthwise-shape": shape}
     return target.request("/predict", steps.astype("<f4").tobytes(), head)
 
 
-def _v1(target: Target, steps: Steps) -> bytes:
+def _v1(target: ServerAddress, steps: Steps) -> bytes:
     body = orjson.dumps({"instances": [steps]}, option=orjson.OPT_SERIALIZE_NUMPY)
     return target.request(f"/v1/models/{MODEL}:predict", body, {"content-type": "application/json"})
 
 
-def _v2(target: Target, steps: Steps) -> bytes:
+def _v2(target: ServerAddress, steps: Steps) -> bytes:
     tensor = {"name": "values", "datatype": "FP32", "shape": [1, *steps.shape], "data": steps.ravel()}
     body = orjson.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}, option=orjson.OPT_SERIALIZE_NUMPY)
     return target.request(f"/v2/models/{MODEL}/infer", body, {"content-type": "application/json"})
 
 
-def _v2_binary(target: Target, steps: Steps) -> bytes:
+def _v2_binary(target: ServerAddress, steps: Steps) -> bytes:
     octets = steps.astype("<f4").tobytes()
     tensor = {
         "name": "values",
@@ -101,7 +101,7 @@ def _v2_binary(target: Target, steps: Steps) -> bytes:
     return target.request(f"/v2/models/{MODEL}/infer", head + octets, headers)
 
 
-def _message(_: Target, steps: Steps) -> bytes:
+def _message(_: ServerAddress, steps: Steps) -> bytes:
     request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[steps.astype("<f4").tobytes()])
     request.inputs.add(name="values", datatype="FP32", shape=[1, *steps.shape])
     request.outputs.add(name="probabilities")
@@ -114,12 +114,12 @@ def _floats(octets: bytes) -> list[float]:
 
 
 FORMS = (
-    Form("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
-    Form("octets `/predict`", _octets, _floats),
-    Form("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
-    Form("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
-    Form("v2 binary", _v2_binary, _floats),
-    Form(
+    ProtocolForm("JSON `/predict`", _predict, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm("octets `/predict`", _octets, _floats),
+    ProtocolForm("v1", _v1, lambda body: orjson.loads(body)["predictions"][0]["probabilities"]),
+    ProtocolForm("v2 JSON", _v2, lambda body: orjson.loads(body)["outputs"][0]["data"]),
+    ProtocolForm("v2 binary", _v2_binary, _floats),
+    ProtocolForm(
         "gRPC",
         _message,
         lambda body: _floats(pb.ModelInferResponse.FromString(body).raw_output_contents[0]),
@@ -144,7 +144,7 @@ class Relay:
 
 
 @contextmanager
-def relay(server: Target) -> Iterator[Relay]:
+def relay(server: ServerAddress) -> Iterator[Relay]:
     """A relay of one connection while the block runs."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         made = Relay(listener.getsockname()[1])
@@ -196,12 +196,14 @@ async def _calls(
         return [first[place] for place in sorted(first)], latencies, loop.time() - started
 
 
-def measure(form: Form, server: launch.Running, grpc_port: int, work: list[Steps], load: Load) -> dict[str, Any]:
+def measure(
+    form: ProtocolForm, server: launch.Running, grpc_port: int, work: list[Steps], load: ProtocolLoad
+) -> dict[str, Any]:
     """The figures of one protocol; the bits of its answers with them."""
     requests = [form.write(server.target, steps) for steps in work]
-    where = Target(server.target.host, grpc_port) if form.rpc else server.target
+    where = ServerAddress(server.target.host, grpc_port) if form.rpc else server.target
     with relay(where) as counted:
-        alone = _alone(form, Target(where.host, counted.port), requests[:_RELAYED])
+        alone = _alone(form, ServerAddress(where.host, counted.port), requests[:_RELAYED])
     if form.rpc:
         asyncio.run(_calls(grpc_port, requests, load.at_once, load.warmup_seconds, float("inf")))
     else:
@@ -227,7 +229,7 @@ def measure(form: Form, server: launch.Running, grpc_port: int, work: list[Steps
     }
 
 
-def _alone(form: Form, target: Target, requests: Sequence[bytes]) -> list[bytes]:
+def _alone(form: ProtocolForm, target: ServerAddress, requests: Sequence[bytes]) -> list[bytes]:
     """The bodies of some answers, one after the other over one connection."""
     if form.rpc:
         return asyncio.run(_calls(target.port, requests, 1, float("inf"), len(requests)))[0]
@@ -235,7 +237,7 @@ def _alone(form: Form, target: Target, requests: Sequence[bytes]) -> list[bytes]
 
 
 @dataclass(frozen=True)
-class Load:
+class ProtocolLoad:
     """How much is sent.
 
     Attributes:
@@ -252,7 +254,7 @@ class Load:
 
 
 def compare(
-    lengths: Sequence[int], load: Load, server_cores: Sequence[int], *, empty: bool = False
+    lengths: Sequence[int], load: ProtocolLoad, server_cores: Sequence[int], *, empty: bool = False
 ) -> dict[str, dict[str, Any]]:
     """The figures of every protocol by the number of steps.
 
@@ -294,56 +296,51 @@ def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in ordered[len(ordered) // 2].items() if name != "bits"}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def page(facts: dict[str, Any], result: dict[str, Any]) -> str:
     """The figures as a page."""
-    facts, load = result["machine"], result["load"]
+    load = result["load"]
     lines = [
-        "# Every protocol side by side",
-        "",
-        f"`python -m benchmarks.protocols` on {facts['processor']}, {facts['cores']} cores; load average at the start "
-        f"{', '.join(map(str, facts['load_average']))}; {load['at_once']} requests at once, the median of "
-        f"{load['rounds']} rounds of {load['seconds']:g} s.",
+        (
+            length,
+            name,
+            f"{row['requests_per_second']:,.0f}",
+            f"{row['requests_per_core_second']:,.0f}",
+            f"{result['without_the_graph'][length][name]['requests_per_core_second']:,.0f}",
+            f"{row['sent_bytes']:,.0f}",
+            f"{row['received_bytes']:,.0f}",
+            f"{row['latency_ms']['p50']:.2f}",
+            f"{row['latency_ms']['p99']:.2f}",
+        )
+        for length, rows in result["protocols"].items()
+        for name, row in rows.items()
     ]
-    for length, rows in result["protocols"].items():
-        lines += [
-            "",
-            f"## {length} steps of {_FEATURES} features",
-            "",
-            "| protocol | requests/s | a core-second | with the graph not run | bytes sent | bytes received "
-            "| p50 ms | p99 ms |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {name} | {row['requests_per_second']:,.0f} | {row['requests_per_core_second']:,.0f} "
-            f"| {result['without_the_graph'][length][name]['requests_per_core_second']:,.0f} "
-            f"| {row['sent_bytes']:,.0f} | {row['received_bytes']:,.0f} "
-            f"| {row['latency_ms']['p50']:.2f} | {row['latency_ms']['p99']:.2f} |"
-            for name, row in rows.items()
-        ]
-    return "\n".join([*lines, ""])
+    heads = ("steps", "protocol", "requests/s", "per core-second", "the same without the graph")
+    heads += ("bytes sent", "bytes received", "p50 ms", "p99 ms")
+    how = (
+        f"`python -m benchmarks.protocols`: sequences of {_FEATURES} features, {load['at_once']} requests at once; the "
+        f"median of {load['rounds']} rounds of {load['seconds']:g} s."
+    )
+    return pages.page(facts, "Protocols side by side", how, pages.table(heads, lines))
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: to see that it runs.")
 @click.option("--steps", type=click.IntRange(1, 1024), multiple=True, default=(50, 500), show_default=True)
 @click.option("--at-once", type=click.IntRange(1), default=32, show_default=True, help="Requests on their way.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(quick: bool, steps: tuple[int, ...], at_once: int, out: Path) -> None:
     """Measures every protocol."""
     facts = machine.facts()
-    load = Load(at_once, 1.0, 0.3, 1) if quick else Load(at_once)
+    load = ProtocolLoad(at_once, 1.0, 0.3, 1) if quick else ProtocolLoad(at_once)
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
     result = {
-        "machine": facts,
         "load": asdict(load),
         "protocols": compare(steps, load, [server]),
         "without_the_graph": compare(steps, load, [server], empty=True),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    text = markdown(result)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    text = page(facts, result)
+    pages.write(out, text)
     click.echo(text)
 
 

@@ -1,12 +1,12 @@
 """New versions under load: `python -m benchmarks.reloads`.
 
 A version is published every half second and loaded by the repository call, two hundred times, while requests come in at
-a fifth of what the service can take on its one core; measuring the costs of two versions a second takes most of the
-rest. Every tenth time a version whose golden sequences do not hold is tried before it: it
-must be refused, and no answer may ever name it. Each version has labels of its own, so an answer shows who made it.
+a fifth of the service's capacity on its one core; measuring the costs of two versions a second takes most of the rest.
+Every tenth time a version whose golden sequences do not match is loaded first: it must be rejected, and no answer may
+name it. Each version has its own labels, so an answer shows its version.
 
-Good is: no request failed, no answer of a version that was refused or whose labels are another's, and resident memory
-that does not grow from the first tenth of the reloads to the last.
+The run passes when no request failed, no answer names a rejected version or has another version's labels, and resident
+memory does not grow from the first tenth of the reloads to the last.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from typing import Any
 import click
 import httpx
 import numpy as np
-import orjson
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.processes import resident_mib
 from benchmarks.workloads import japanese_vowels
 from lengthwise.bench import launch, remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.load import Measurement, drive
 from lengthwise.bench.schedule import Open
-from lengthwise.bench.trial import Load, json_requests, prepare
+from lengthwise.bench.trial import LoadSpec, json_requests, prepare
 from lengthwise.bench.workload import arrival_moments
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 from tests.support.model_directories import BUNDLED, place, tamper_with_golden
 
 NAME = "vowels"
-RESULTS = Path("benchmarks/results/reloads.json")
+PAGE = pages.RESULTS / "reloads.md"
 _CONNECTIONS = 256
 _BAD_EACH = 10
 
@@ -58,12 +57,12 @@ class Publisher:
         period_seconds: Between two of them.
         loads: `[count]`, the seconds that each load took.
         resident: `[count]`, the process's resident MiB after each.
-        refused: The bad versions, each with the status and the text of its refusal.
-        unexpected: Calls that had another status than they must.
+        refused: The error text of each rejected version.
+        unexpected: Calls with another status than expected.
     """
 
     folder: Path
-    target: Target
+    target: ServerAddress
     pid: int
     count: int
     period_seconds: float
@@ -74,7 +73,7 @@ class Publisher:
     seconds: float = 0.0
 
     def run(self) -> None:
-        """All of it; returns when the last version is loaded."""
+        """Publishes and loads every version."""
         started = time.monotonic()
         version = 1
         with httpx.Client(base_url=self.target.url, trust_env=False, timeout=60) as client:
@@ -106,7 +105,7 @@ class Publisher:
 
 @dataclass
 class Answers:
-    """Who answered: how many answers of each version, and those that say what they must not."""
+    """How many answers each version gave, and the heads of wrong answers."""
 
     count: dict[int, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -141,7 +140,9 @@ def measure(sequences: list[Steps], count: int, period_seconds: float, server_co
         command = [*launch.serve_command(folder, port, options), "--admin-calls"]
         with launch.running(command, port, cores=server_cores) as server:
             capacity = (
-                prepare(server.target, sequences, check=False).run(Load(concurrency=64, seconds=2)).requests_per_second
+                prepare(server.target, sequences, check=False)
+                .run(LoadSpec(concurrency=64, seconds=2))
+                .requests_per_second
             )
             seconds = count * period_seconds
             rate = capacity / 5
@@ -196,9 +197,31 @@ def _figures(publisher: Publisher, seen: Measurement, answers: Answers) -> dict[
 
 
 def good(figures: dict[str, Any], most_growth_mib: float) -> bool:
-    """Whether everything held that must."""
+    """Whether the run passes."""
     bad = ("failed", "wrong", "answers_of_refused_versions", "unexpected")
     return not any(figures[name] for name in bad) and figures["growth_mib"] <= most_growth_mib
+
+
+def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
+    """The figures as a page."""
+    load, latency = figures["load_ms"], figures["latency_ms"]
+    lines = [
+        ("versions loaded", f"{figures['reloads']} in {figures['reload_seconds']:.0f} s"),
+        ("versions rejected", f"{figures['refused']}"),
+        ("time to load", f"{load['median']:.0f} ms, at most {load['longest']:.0f} ms"),
+        ("requests", f"{figures['requests']:,} at {figures['rate']:,.0f}/s"),
+        ("failed requests", f"{figures['failed']}"),
+        ("answers with labels of another version", f"{len(figures['wrong'])}"),
+        ("answers of rejected versions", f"{figures['answers_of_refused_versions']}"),
+        ("calls with an unexpected status", f"{len(figures['unexpected'])}"),
+        ("latency p50, p99, longest", f"{latency['p50']:.1f}, {latency['p99']:.1f}, {latency['longest']:.1f} ms"),
+        ("resident memory, early to late", f"{figures['early_mib']:.1f} to {figures['late_mib']:.1f} MiB"),
+        ("size of the metrics page", f"{figures['metrics_page_bytes']:,} bytes"),
+        ("passed", "yes" if figures["good"] else "no"),
+    ]
+    examples = [*figures["unexpected"][:5], *figures["wrong"][:5]]
+    parts = [pages.table(("", "value"), lines), *(f"    {each}" for each in examples)]
+    return pages.page(facts, "New versions under load", "`python -m benchmarks.reloads`", *parts)
 
 
 @click.command()
@@ -206,7 +229,7 @@ def good(figures: dict[str, Any], most_growth_mib: float) -> bool:
 @click.option("--reloads", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--period", type=float, default=0.5, show_default=True, help="Seconds between two of them.")
 @click.option("--growth", type=float, default=16.0, show_default=True, help="Most MiB between the first and the last.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(quick: bool, reloads: int, period: float, growth: float, out: Path) -> None:
     """Reloads a model under load."""
     facts = machine.facts()
@@ -215,10 +238,9 @@ def main(quick: bool, reloads: int, period: float, growth: float, out: Path) -> 
     with Console(stderr=True).status("reloading"):
         figures = measure(japanese_vowels(0, 100).sequences, reloads // 10 if quick else reloads, period, [server])
     figures["good"] = good(figures, growth)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = {"machine": facts, **figures}
-    out.write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
+    text = page(facts, figures)
+    pages.write(out, text)
+    click.echo(text)
     sys.exit(not figures["good"])
 
 

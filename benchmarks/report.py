@@ -1,4 +1,4 @@
-"""From the figures of all rounds to medians with ranges, ratios, a Markdown table and plots."""
+"""From the figures of all rounds to medians, ratios with their ranges, a page and plots."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import pages
 from benchmarks.contenders import CONTENDERS, EMPTY, MOSEC, MOSEC_SORTED, NAIVE, SAME_KERNELS, SERVICE, Contender
 from lengthwise.bench.plots import save
 
-Result = dict[str, Any]
+WorkloadResult = dict[str, Any]
 """One workload: `closed[contender][connections]` and `half_load[contender]`, each a list of figures, one a round."""
 
 _LEGEND: dict[str, Any] = {
@@ -29,7 +30,7 @@ def spread(rounds: Sequence[float]) -> dict[str, float]:
     return {"median": median(rounds), "low": min(rounds), "high": max(rounds)}
 
 
-def throughput(result: Result, contender: Contender, connections: int) -> list[float]:
+def throughput(result: WorkloadResult, contender: Contender, connections: int) -> list[float]:
     """Requests a second of each round."""
     return [figures["requests_per_second"] for figures in result["closed"][contender.name][str(connections)]]
 
@@ -39,21 +40,21 @@ def latency(figures: Sequence[dict[str, Any]], percentile: str) -> list[float]:
     return [row["latency_ms"][percentile] for row in figures if row["latency_ms"]]
 
 
-def per_core_second(result: Result, contender: Contender, connections: int) -> list[float]:
+def per_core_second(result: WorkloadResult, contender: Contender, connections: int) -> list[float]:
     """Requests a second of the server's processor time, of each round."""
     rounds = result["closed"][contender.name][str(connections)]
     return [row["answers"].get("200", 0) / max(row["server_cpu_seconds"], 0.01) for row in rounds]
 
 
-def ratios(result: Result) -> dict[str, Any]:
+def ratios(result: WorkloadResult) -> dict[str, Any]:
     """Each round's figure over the same round's other figure, as median and range: noise of the machine cancels.
 
     Those under `core_second` compare processor time instead: what else runs on the machine takes none of it.
     """
-    found: dict[str, Any] = {}
+    ratios: dict[str, Any] = {}
     for connections in result["connections"]:
         own, naive = (result["closed"][contender.name][str(connections)] for contender in (SERVICE, NAIVE))
-        found[str(connections)] = {
+        ratios[str(connections)] = {
             **_rates(result, connections, throughput, "seconds_per_sequence"),
             "core_second": _rates(result, connections, per_core_second, "cpu_seconds_per_sequence"),
             "p50_over_naive": _over(latency(own, "p50"), latency(naive, "p50")),
@@ -62,23 +63,26 @@ def ratios(result: Result) -> dict[str, Any]:
     half = result["half_load"]
     peers_p99 = [latency(half[peer.name], "p99") for peer in (NAIVE, MOSEC, MOSEC_SORTED)]
     best = [min(round_) for round_ in zip(*peers_p99, strict=True)]
-    found["half_load"] = {"p99_over_best_peer": _over(latency(half[SERVICE.name], "p99"), best)}
-    return found
+    ratios["half_load"] = {"p99_over_best_peer": _over(latency(half[SERVICE.name], "p99"), best)}
+    return ratios
 
 
 def _rates(
-    result: Result, connections: int, rates: Callable[[Result, Contender, int], list[float]], seconds: str
+    result: WorkloadResult,
+    connections: int,
+    rates: Callable[[WorkloadResult, Contender, int], list[float]],
+    seconds: str,
 ) -> dict[str, Any]:
     """The service's rate over its peers', and over the no-waste limit; and the graph's alone over its peers'.
 
-    The last is what no server whatever can pass on that machine: the best batches, run one after the other, and nothing
-    read, asked or answered.
+    The last is the upper limit for any server on that machine: the best batches, run one after the other, without
+    reading or answering anything.
 
     Args:
         result: The workload's.
-        connections: How many.
-        rates: The figure of each round.
-        seconds: Under which name the limits have theirs.
+        connections: Of the closed loop.
+        rates: Gives a server's figures, one a round.
+        seconds: Key of the limits' times, in wall or processor time.
     """
     compute: list[float] = result["limit"]["onnxruntime"][seconds]
     own_kernels: list[float] = result["limit"]["own"][seconds]
@@ -109,68 +113,62 @@ def _rates(
     }
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The whole run, for people."""
-    facts = results["machine"]
-    lines = [
-        f"Measured on {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, onnxruntime "
-        f"{facts['packages']['onnxruntime']}; {results['settings']['rounds']} rounds, interleaved, median (range). "
-        f"Load average before: {facts['load_average'][0]}.",
+def page(results: dict[str, Any]) -> str:
+    """The whole run as a page: for each workload a table of medians, and the ratios."""
+    parts = [
+        f"`python -m benchmarks.bench`: medians of {results['settings']['rounds']} rounds in which the servers take "
+        "turns, by number of connections; ratios are taken within a round, with their range."
     ]
     for result in results["workloads"].values():
-        lines += ["", f"### {result['title']}", "", *_rate_table(result, throughput, "requests/s")]
-        lines += ["", *_rate_table(result, per_core_second, "requests a core-second"), "", *_latency_table(result)]
-        lines += ["", *_half_load_table(result), "", *_ratio_table(result), "", _checked(result), *_silent(result)]
-    return "\n".join(lines) + "\n"
+        parts += [f"## {result['title']}", _medians(result), *_ratio_parts(result), _checked(result), *_silent(result)]
+    return pages.page(results["machine"], "The service beside its peers", *parts)
 
 
-def _rate_table(result: Result, rates: Callable[[Result, Contender, int], list[float]], heading: str) -> list[str]:
+def _medians(result: WorkloadResult) -> str:
+    """A line for each server. Processor time and latency are those of the middle number of connections."""
     connections = result["connections"]
-    lines = [_row(heading, *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
+    middle = connections[len(connections) // 2]
+    heads = ["", *(f"requests/s at {count}" for count in connections)]
+    heads += [f"per core-second at {middle}", f"p50 / p99 ms at {middle}"]
+    heads.append(f"p50 / p99 / p99.9 ms, Poisson {result['half_load_rate']:,.0f}/s")
+    lines = []
     for contender in (*CONTENDERS, EMPTY):
-        cells = (_cell(rates(result, contender, count), "{:,.0f}") for count in connections)
-        lines.append(_row(contender.title, *cells))
-    return lines
+        cells = [f"{median(throughput(result, contender, count)):,.0f}" for count in connections]
+        cells.append(f"{median(per_core_second(result, contender, middle)):,.0f}")
+        cells.append(_percentiles(result["closed"][contender.name][str(middle)], "p50", "p99"))
+        cells.append(_percentiles(result["half_load"].get(contender.name, []), "p50", "p99", "p99_9"))
+        lines.append((contender.title, *cells))
+    return pages.table(heads, lines)
 
 
-def _latency_table(result: Result) -> list[str]:
-    connections = result["connections"]
-    lines = [_row("p50 / p99, ms", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
-    for contender in CONTENDERS:
-        rounds = [result["closed"][contender.name][str(count)] for count in connections]
-        cells = (f"{median(latency(rows, 'p50')):.1f} / {median(latency(rows, 'p99')):.1f}" for rows in rounds)
-        lines.append(_row(contender.title, *cells))
-    return lines
+def _percentiles(rows: Sequence[dict[str, Any]], *names: str) -> str:
+    """Medians of the rounds; a dash without a round."""
+    return " / ".join(f"{median(latency(rows, name)):.1f}" for name in names) if rows else "-"
 
 
-def _checked(result: Result) -> str:
-    """The promise that a neighbour never changes an answer, as it was seen here."""
+def _checked(result: WorkloadResult) -> str:
+    """Batch invariance, as this run saw it."""
     rounds = [*result["closed"][SERVICE.name].values(), result["half_load"][SERVICE.name]]
     figures = [row for rows in rounds for row in rows]
     answers = sum(row["answers"].get("200", 0) for row in figures)
     wrong = sum(row["wrong"] or 0 for row in figures)
-    return f"Answers of Lengthwise held against the same sequence alone: {answers:,}; different in any bit: {wrong:,}."
+    return (
+        f"Answers of Lengthwise compared with the same sequence unbatched: {answers:,}; different in a bit: {wrong:,}."
+    )
 
 
-def _silent(result: Result) -> list[str]:
-    """Who was asked again, having lost a request and answered nothing."""
+def _silent(result: WorkloadResult) -> list[str]:
+    """Servers that lost a request, answered nothing and were asked again."""
     lines = []
     for contender in CONTENDERS:
         rounds = [*result["closed"][contender.name].values(), result["half_load"][contender.name]]
         if silent := sum(row.get("silent_loads", 0) for rows in rounds for row in rows):
-            lines += ["", f"Asked again, as it had answered nothing: {contender.title}, {silent} times."]
+            lines.append(f"Asked again after no answer: {contender.title}, {silent} times.")
     return lines
 
 
-def _half_load_table(result: Result) -> list[str]:
-    lines = [_row(f"Poisson, {result['half_load_rate']:,.0f}/s", "p50, ms", "p99, ms", "p99.9, ms"), _rule(4)]
-    for contender in CONTENDERS:
-        rows = result["half_load"][contender.name]
-        lines.append(_row(contender.title, *(_cell(latency(rows, name), "{:.1f}") for name in ("p50", "p99", "p99_9"))))
-    return lines
-
-
-def _ratio_table(result: Result) -> list[str]:
+def _ratio_parts(result: WorkloadResult) -> list[str]:
+    """The graph's own time, the ratios by connections, and the tail at half load."""
     limit = result["limit"]
     planned = ", ".join(
         f"{median(each['seconds_per_sequence']) * 1e6:.0f} us at {count}"
@@ -181,12 +179,7 @@ def _ratio_table(result: Result) -> list[str]:
         f"{each['padding_share']:.1%}, {each['rows_per_batch']:.1f} rows a batch"
         for whose, each in (("onnxruntime's", limit["onnxruntime"]), ("Lengthwise's", limit["own"]))
     )
-    lines = [
-        f"The graph alone, best partition: {alone}. In Lengthwise's kernels, planned as they come: {planned}.",
-        "",
-    ]
     connections = [str(count) for count in result["connections"]]
-    lines += [_row("Lengthwise", *(f"{count} connections" for count in connections)), _rule(len(connections) + 1)]
     names = {
         "reach": "reach",
         "reach_own_kernels": "reach, of the limit in its own kernels",
@@ -200,16 +193,20 @@ def _ratio_table(result: Result) -> list[str]:
         "graph_alone_over_mosec_sorted": "(the graph alone in these over it)",
     }
     ratios = [result["ratios"][count] for count in connections]
-    for name, title in names.items():
-        lines.append(_row(title, *(_said(each[name], "{:.2f}") for each in ratios)))
-    for name, title in names.items():
-        lines.append(
-            _row(f"{title}, in core-seconds", *(_said(each["core_second"][name], "{:.2f}") for each in ratios))
-        )
-    lines.append(_row("p50 over FastAPI's", *(_said(each["p50_over_naive"], "{:.2f}") for each in ratios)))
-    lines.append(_row("padding", *(_said(each["padding_share"], "{:.1%}") for each in ratios)))
-    tail = _said(result["ratios"]["half_load"]["p99_over_best_peer"], "{:.2f}")
-    return [*lines, "", f"p99 at half of the best peer's capacity, over the best peer's: {tail}"]
+    lines = [(title, *(_shown(each[name], "{:.2f}") for each in ratios)) for name, title in names.items()]
+    lines += [
+        (f"{title}, in core-seconds", *(_shown(each["core_second"][name], "{:.2f}") for each in ratios))
+        for name, title in names.items()
+        if not name.startswith("graph_alone")
+    ]
+    lines.append(("p50 over FastAPI's", *(_shown(each["p50_over_naive"], "{:.2f}") for each in ratios)))
+    lines.append(("padding", *(_shown(each["padding_share"], "{:.1%}") for each in ratios)))
+    tail = _shown(result["ratios"]["half_load"]["p99_over_best_peer"], "{:.2f}")
+    return [
+        f"The graph alone, best partition: {alone}. In Lengthwise's kernels, planned as they come: {planned}.",
+        pages.table(("Lengthwise, by connections", *connections), lines),
+        f"p99 at half of the best peer's capacity, over the best peer's: {tail}.",
+    ]
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -222,7 +219,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _draw_throughput(axes: Any, result: Result) -> None:
+def _draw_throughput(axes: Any, result: WorkloadResult) -> None:
     connections = result["connections"]
     places = range(len(connections))
     width = 0.8 / len(CONTENDERS)
@@ -251,7 +248,7 @@ def _draw_throughput(axes: Any, result: Result) -> None:
     axes.legend(**_LEGEND)
 
 
-def _draw_half_load(axes: Any, result: Result) -> None:
+def _draw_half_load(axes: Any, result: WorkloadResult) -> None:
     names = {"p50": "p50", "p95": "p95", "p99": "p99", "p99_9": "p99.9"}
     for contender, color in zip(CONTENDERS, _COLORS, strict=True):
         rows = result["half_load"][contender.name]
@@ -267,18 +264,7 @@ def _over(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     return spread([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
-def _cell(rounds: Sequence[float], form: str) -> str:
-    return _said(spread(rounds), form) if rounds else "-"
-
-
-def _said(found: dict[str, float], form: str) -> str:
-    middle, low, high = (form.format(found[name]) for name in ("median", "low", "high"))
+def _shown(values: dict[str, float], form: str) -> str:
+    """A median with its range, where there is one."""
+    middle, low, high = (form.format(values[name]) for name in ("median", "low", "high"))
     return middle if low == high else f"{middle} ({low}-{high})"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(columns: int) -> str:
-    return "|" + " --- |" * columns

@@ -1,9 +1,9 @@
-"""Scoring a file beside asking the service for the same sequences: `python -m benchmarks.scoring`.
+"""Scoring a file compared with asking the service for the same sequences: `python -m benchmarks.scoring`.
 
 One core each, in turns: the service, asked from another core with one sequence a request at several numbers of
-connections; then `lengthwise score` on a file of the same sequences. The service's best is the largest of those.
-What it does with 64 sequences a request stands beside them. Loading the model counts for neither. Every line of the
-file must be what the service answers for that sequence, to the byte.
+connections; then `lengthwise score` on a file of the same sequences. The service's best is the highest of its rates at
+one sequence a request; the rate with 64 sequences a request is reported too. Loading the model is not counted. Every
+line of the file must equal the service's answer for that sequence, byte for byte.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ import httpx
 import orjson
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from benchmarks.workloads import WORKLOADS, Work
 from lengthwise.bench import launch
-from lengthwise.bench.connection import Target
-from lengthwise.bench.trial import Load, prepare
+from lengthwise.bench.connection import ServerAddress
+from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.padding import Steps
 
-RESULTS = Path("benchmarks/results")
 LEAST_RATIO = 1.2
 _BODIES = 64
 _CONNECTIONS = (32, 64, 256)
-_IN_COMPANY = f"{_BODIES} sequences a request, 4 connections"
+_MANY = f"{_BODIES} sequences a request, 4 connections"
 
 
 @dataclass(frozen=True)
-class Round:
+class ScoringRound:
     """One turn of both.
 
     Attributes:
@@ -51,38 +50,38 @@ class Round:
     @property
     def ratio(self) -> float:
         """Sequences a second: scoring over the service's best."""
-        best = max(speed for kind, speed in self.served.items() if kind != _IN_COMPANY)
+        best = max(speed for kind, speed in self.served.items() if kind != _MANY)
         return float(self.scored["sequences_per_second"]) / best
 
 
-def served(target: Target, sequences: list[Steps], seconds: float) -> dict[str, float]:
+def served(target: ServerAddress, sequences: list[Steps], seconds: float) -> dict[str, float]:
     """Sequences a second of the service, by what it is asked."""
     found = {}
     for connections in _CONNECTIONS:
         trial = prepare(target, sequences, check=False)
-        figures = trial.run(Load(concurrency=connections, seconds=seconds))
+        figures = trial.run(LoadSpec(concurrency=connections, seconds=seconds))
         found[f"{connections} connections"] = figures.requests_per_second
     trial = prepare(target, sequences, check=False, per_request=_BODIES)
-    figures = trial.run(Load(concurrency=4, seconds=seconds))
-    found[_IN_COMPANY] = figures.requests_per_second * _BODIES
+    figures = trial.run(LoadSpec(concurrency=4, seconds=seconds))
+    found[_MANY] = figures.requests_per_second * _BODIES
     return found
 
 
 def scored(work: Work, file: Path, out: Path, core: int) -> dict[str, Any]:
     """The summary of scoring a file on one core."""
     command = [sys.executable, "-m", "lengthwise", "score", str(file), str(out), "--model", str(work.directory)]
-    made = subprocess.run(
+    done = subprocess.run(
         [*command, "--threads", "1", "--overwrite", "--json"],
         check=True,
         stdout=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, [core]),
     )
-    summary: dict[str, Any] = orjson.loads(made.stdout)
+    summary: dict[str, Any] = orjson.loads(done.stdout)
     return summary
 
 
-def differing(target: Target, file: Path, out: Path, count: int) -> int:
-    """How many of the first lines are not what the service answers, byte for byte."""
+def differing(target: ServerAddress, file: Path, out: Path, count: int) -> int:
+    """How many of the first lines differ from the service's answer in a byte."""
     wrong = 0
     with file.open("rb") as records, out.open("rb") as lines, httpx.Client(base_url=target.url) as client:
         for _, record, line in zip(range(count), records, lines, strict=False):
@@ -94,7 +93,7 @@ def differing(target: Target, file: Path, out: Path, count: int) -> int:
 
 
 def write_records(work: Work, path: Path, count: int) -> None:
-    """A file of so many records: the workload's sequences, again and again."""
+    """A file of `count` records: the workload's sequences, repeated."""
     with path.open("wb") as file:
         for place in range(count):
             steps = work.sequences[place % len(work.sequences)]
@@ -102,34 +101,28 @@ def write_records(work: Work, path: Path, count: int) -> None:
             file.write(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
 
 
-def page(work: Work, rounds: list[Round], records: int, wrong: int, compared: int) -> str:
+def page(facts: dict[str, Any], work: Work, rounds: list[ScoringRound], records: int, wrong: int, compared: int) -> str:
     """The figures as a page."""
-    facts = machine.facts()
     speeds = {f"the service, {kind}": [turn.served[kind] for turn in rounds] for kind in rounds[0].served}
     speeds["`lengthwise score`"] = [float(turn.scored["sequences_per_second"]) for turn in rounds]
     rows = [
-        f"| {name} | {', '.join(f'{speed:,.0f}' for speed in found)} | {median(found):,.0f} |"
+        (name, *(f"{speed:,.0f}" for speed in (min(found), max(found), median(found))))
         for name, found in speeds.items()
     ]
     last = rounds[-1].scored
     spent = sum(last["cpu_seconds"].values())
     shares = ", ".join(f"{part} {seconds / spent:.0%}" for part, seconds in last["cpu_seconds"].items())
-    lines = [
-        f"# Scoring a file beside serving, {work.name}",
-        "",
-        f"`python -m benchmarks.scoring --work {work.name}`, commit {facts['commit']}, {facts['processor']}.",
-        f"{work.title}; {records:,} records, one core each, sequences a second:",
-        "",
-        "| | rounds | median |",
-        "|---|---|---|",
-        *rows,
-        "",
-        "Scoring over the service's best at one sequence a request: "
-        f"{', '.join(f'{turn.ratio:.2f}' for turn in rounds)}; median {median(turn.ratio for turn in rounds):.2f}.",
-        f"Of {compared:,} lines held against the service's answers, {wrong} differ in a byte.",
-        f"Where the processor time of scoring goes: {shares}; padding {last['padding_share']:.1%}.",
-    ]
-    return "\n".join(lines) + "\n"
+    how = (
+        f"`python -m benchmarks.scoring --work {work.name}`: {work.title}; {records:,} records, one core each, "
+        "sequences a second."
+    )
+    findings = (
+        f"Scoring over the service's best at one sequence a request: {median(turn.ratio for turn in rounds):.2f}. "
+        f"Of {compared:,} lines compared with the service's answers, {wrong} differ in a byte. "
+        f"Processor time of scoring: {shares}; padding {last['padding_share']:.1%}."
+    )
+    table = pages.table(("", "lowest", "highest", "median"), rows)
+    return pages.page(facts, f"Scoring a file beside serving, {work.name}", how, table, findings)
 
 
 @click.command()
@@ -138,29 +131,29 @@ def page(work: Work, rounds: list[Round], records: int, wrong: int, compared: in
 @click.option("--records", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each load on the service.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=pages.RESULTS, show_default=True)
 def main(quick: bool, work: str, records: int, seconds: float, rounds: int, out: Path) -> None:
     """Measures scoring beside serving."""
-    made = WORKLOADS[work](0, 370)
+    facts = machine.facts()
+    workload = WORKLOADS[work](0, 370)
     if quick:
         records, seconds, rounds = min(records, 500), 0.3, 1
     core, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [core])
-    turns: list[Round] = []
+    turns: list[ScoringRound] = []
     with tempfile.TemporaryDirectory() as name, Console(stderr=True).status("measuring"):
         file, lines = Path(name, "records.jsonl"), Path(name, "predictions.jsonl")
-        write_records(made, file, records)
+        write_records(workload, file, records)
         port = launch.free_port()
-        command = launch.serve_command(made.repository, port, {"runners": "1", "log_level": "error"})
+        command = launch.serve_command(workload.repository, port, {"runners": "1", "log_level": "error"})
         with launch.running(command, port, cores=[core]) as server:
             for _ in range(rounds):
-                asked = served(server.target, made.sequences, seconds)
-                turns.append(Round(asked, scored(made, file, lines, core)))
-            compared = min(records, len(made.sequences))
+                asked = served(server.target, workload.sequences, seconds)
+                turns.append(ScoringRound(asked, scored(workload, file, lines, core)))
+            compared = min(records, len(workload.sequences))
             wrong = differing(server.target, file, lines, compared)
-    out.mkdir(parents=True, exist_ok=True)
-    text = page(made, turns, records, wrong, compared)
-    (out / f"scoring-{work}.md").write_text(text, encoding="utf-8")
+    text = page(facts, workload, turns, records, wrong, compared)
+    pages.write(out / f"scoring-{work}.md", text)
     click.echo(text)
     sys.exit(wrong > 0 or median(turn.ratio for turn in turns) < LEAST_RATIO)
 

@@ -57,7 +57,7 @@ def in_header() -> tuple[list[float], list[float]]:
 
 @click.command()
 def main() -> None:
-    """Computes the coefficients, and holds those of the kernels against them."""
+    """Computes the coefficients, and compares those of the kernels with them."""
     for name, computed, used in zip(("P", "Q"), fitted()[:2], in_header(), strict=True):
         for power, (one, other) in enumerate(zip(computed, used, strict=True)):
             click.echo(f"{name}[{power}] {one: .9e}  in the kernels {other: .9e}")

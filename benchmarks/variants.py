@@ -1,9 +1,9 @@
-"""The service with one part exchanged, to see what that part is worth: `python -m benchmarks.variants PART serve ...`.
+"""The service with one part replaced, to measure that part: `python -m benchmarks.variants PART serve ...`.
 
 | part | instead |
 |---|---|
-| `arrival-order` | batches are what came first, padded to the longest of them |
-| `empty-run` | the graph is not run: what is left is HTTP, JSON, queue, plan and answer |
+| `arrival-order` | batches are planned in order of arrival |
+| `empty-run` | the graph is not run; HTTP, JSON, queue, planning and answers remain |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lengthwise.runtime.session import OutputName, Outputs, Session
 
 
 def plan_by_arrival(pool: PendingSequences, cost: Cost, limits: BatchLimits, now: float) -> list[WaitingSequence]:
-    """The longest waiting, as many as a batch may hold; stands in for `lengthwise.batching.plan.plan`."""
+    """The sequences that wait longest, as many as a batch may hold; replaces `lengthwise.batching.plan.plan`."""
     chosen: list[WaitingSequence] = []
     width = 0
     while (first := pool.most_urgent()) is not None:
@@ -54,7 +54,7 @@ class EmptyRun:
 
     @property
     def provider(self) -> str:
-        """That of the session it stands for."""
+        """The provider of the session it replaces."""
         return self.session.provider
 
     def run(self, batch: PaddedBatch, outputs: Sequence[OutputName] = ("logits",)) -> Outputs:
@@ -65,10 +65,10 @@ class EmptyRun:
 
 
 class Fixed(CostTable):
-    """A cost table that learns nothing."""
+    """A cost table that does not learn."""
 
     def observe(self, rows: int, width: int, seconds: float) -> None:
-        """Nothing."""
+        """Ignores the measurement."""
 
 
 def _arrival_order() -> None:
@@ -78,7 +78,7 @@ def _arrival_order() -> None:
 def _empty_run() -> None:
     prove = loading.load
 
-    # Loaded, proved and measured as ever: only what serves is empty, and it is planned at the true cost.
+    # Loaded, verified and measured as usual: only the served session is empty, and planned at the true cost.
     def load(directory: Path, limits: BatchLimits, **options: Any) -> Model:
         model = prove(directory, limits, **options)
         table = model.cost

@@ -20,13 +20,13 @@ CACHE = HERE.parent / "runs" / "bench-models"
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked of every server.
+    """A workload: a model and the sequences sent to it.
 
     Attributes:
         name: In results and reports.
         title: For people.
         directory: The model directory, `MODELS/NAME/VERSION`.
-        sequences: What is sent, each `[length, features]`.
+        sequences: To send, each `[length, features]`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Work:
 
 
 def lognormal(seed: int, count: int) -> Work:
-    """Lengths of median 50 and sigma 0.7, 12 features; the graph is exported once, and kept."""
+    """Lengths of median 50 and sigma 0.7, 12 features; the graph is exported once and kept."""
     directory = CACHE / "lognormal" / "1"
     if not directory.is_dir():
         spec = HERE / "specs" / "lognormal.toml"
@@ -53,7 +53,7 @@ def lognormal(seed: int, count: int) -> Work:
 
 
 def japanese_vowels(seed: int, count: int) -> Work:
-    """The 370 test recordings of JapaneseVowels, in an order of the seed's, or the first `count` of them."""
+    """The 370 test recordings of JapaneseVowels, in an order drawn from the seed, or the first `count` of them."""
     directory = bundled_models() / "japanese-vowels" / "1"
     records = list(dataset.read(dataset.locate("aeon:JapaneseVowels_TEST")))
     order = np.random.default_rng(seed).permutation(len(records))

@@ -29,7 +29,7 @@ BELOW = {
         "protocols": {"serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
         "http": {"protocols", "serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
         "bench": {"repository", "decoding", "runtime", "batching"},
-        "scoring": {"bench", "repository", "decoding", "runtime", "batching"},
+        "scoring": {"repository", "decoding", "runtime", "batching"},
         "cli": {"bench", "scoring", "http"},
     },
     "lengthwise_export": {

@@ -72,7 +72,7 @@ SERVING = (".venv/bin/lengthwise export", ".venv/bin/lengthwise serve", "curl -s
 
 
 @pytest.mark.long
-def test_a_feature_that_is_missing_is_answered_alike_however_it_is_said_and_unlike_a_zero(tmp_path: Path) -> None:
+def test_a_missing_feature_by_null_or_by_mask_gets_the_same_answer_and_a_zero_another(tmp_path: Path) -> None:
     ((export,), (serve,), (ask,)) = (beginning(words) for words in SERVING)
     words = shlex.split(export.replace("runs/", f"{tmp_path}/"))[1:]
     # Whoever reads the page has other models in the folder too, from the README.

@@ -1,6 +1,6 @@
-"""What the service does on a GPU: `python -m benchmarks.gpu`.
+"""Measures the service on a GPU: `python -m benchmarks.gpu`.
 
-`__main__` reads the command line, `runner` runs one section after the other, each in a process of its own (`section`),
-and keeps what came of each. A section is a file with a function `measure(stage, figures)`; `sections` lists them. A
-`Stage` says where and on what is measured; `Figures` is what a section found so far, written down as it finds it.
+Four sections, each a module with `measure(stage, figures)`: `placement`, `parity`, `isolation` and `throughput`. Each
+runs in a process of its own. They need NumPy, onnxruntime, orjson, pydantic and prometheus-client; torch, where it is
+installed, brings CUDA's libraries and is one of the contenders.
 """

@@ -1,4 +1,4 @@
-"""What a section found, written down as soon as it is found: what is cut short keeps what it had."""
+"""A section's figures, written at each change: a section that is cut short keeps those it had."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class Figures:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
-    def note(self, **found: Any) -> None:
+    def note(self, **figures: Any) -> None:
         """Adds figures; a mapping is merged into one of the same name."""
-        for name, value in found.items():
-            held = self.found.get(name)
+        for name, value in figures.items():
+            held = self.values.get(name)
             if isinstance(held, dict) and isinstance(value, dict):
                 held.update(plain(value))
             else:
-                self.found[name] = plain(value)
+                self.values[name] = plain(value)
         if self._path is not None:
-            write(self._path, self.found)
+            write(self._path, self.values)
 
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
-        """Notes what goes wrong in the block under `failures`, so that the rest can still be measured."""
+        """Notes an error of the block under `failures`, so that the rest can still be measured."""
         try:
             yield
-        except Exception as error:  # whatever it is, it is told
+        except Exception as error:  # every kind is reported
             print_exception(error)
             self.note(failures={what: f"{type(error).__name__}: {error}"})
 
 
 def write(path: Path, data: Any) -> None:
-    """JSON, by rename: whoever reads sees the file before or the one after."""
+    """JSON, by rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -55,7 +55,7 @@ def write(path: Path, data: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """What `write` wrote; None where nothing can be read."""
+    """A file of `write`; None where it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def read(path: Path) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: NumPy's scalars as Python's, and null for what is not finite."""
+    """Values that JSON can hold: NumPy's scalars as Python's, and null for what is not finite."""
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""Section `isolation`: a sequence alone against the same in company, and padding that holds anything.
+"""Section `isolation`: batch invariance, and padding that holds anything.
 
-What changes in company is the rows, the width, the neighbours and the place among them; what lies in the padding is
-NaN, infinities and 1e30, and a neighbour may hold them at its valid steps. Nothing of it may reach an answer: on a GPU
-the bits may differ, as another shape may mean another order of sums, and how much is what is measured.
+Each sequence is answered unbatched and in batches with other rows, widths, neighbours and places; padding holds NaN,
+infinities and 1e30, and a neighbour may hold them at its valid steps. None of that may reach an answer. On a GPU
+another shape may mean another order of sums, so the bits may differ: this section measures by how much.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JUNK = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30}
 
 
 def measure(stage: Stage, figures: Figures) -> None:
-    """Notes, by graph, what company and what padding did, and what the service promises after its own proof here."""
+    """Notes, by graph, the differences, and the tolerance that the service itself measured on this device."""
     sequences = stage.sequences("lognormal:50,0.7", stage.pick(200, 12), max_length=512)
     multiple = stage.manifest("fp32").width_multiple
     for graph in stage.graphs():
@@ -32,25 +32,25 @@ def measure(stage: Stage, figures: Figures) -> None:
         with figures.trying(graph):
             of_graph(stage, graph, sequences, multiple, figures)
     for precision in stage.precisions():
-        stage.say(f"what the service promises, {precision}")
+        stage.say(f"tolerance of the service, {precision}")
         with figures.trying(f"promise, {precision}"):
-            promise = stage.desk(precision, BatchLimits(), figures).model.promise
+            promise = stage.service(precision, BatchLimits(), figures).model.promise
             figures.note(**{precision: {"promise": None if promise is None else promise.model_dump()}})
 
 
 def of_graph(stage: Stage, graph: Graph, sequences: list[Steps], multiple: int, figures: Figures) -> None:
-    """What company and padding did to one graph's answers."""
+    """The differences of one graph's answers."""
     session = stage.session(graph)
-    alone = [row for steps in sequences for row in answer(session, pad([steps], multiple=multiple))]
+    unbatched = [row for steps in sequences for row in answer(session, pad([steps], multiple=multiple))]
     again = [row for steps in sequences for row in answer(session, pad([steps], multiple=multiple))]
-    found: dict[str, Any] = {"alone_again": compared(again, alone)}
+    found: dict[str, Any] = {"unbatched again": compared(again, unbatched)}
     random = np.random.default_rng(stage.seed + 1)
-    for name, batches in companies(sequences, multiple, random).items():
-        found[name] = in_company(session, batches, alone)
+    for name, batches in batchings(sequences, multiple, random).items():
+        found[name] = batched(session, batches, unbatched)
         figures.note(**{graph: found})
     found["padding"] = {name: padded_with(session, sequences, multiple, junk) for name, junk in JUNK.items()}
     found["neighbour"] = {
-        name: beside(session, sequences[: stage.pick(64, 6)], alone, multiple, junk) for name, junk in JUNK.items()
+        name: beside(session, sequences[: stage.pick(64, 6)], unbatched, multiple, junk) for name, junk in JUNK.items()
     }
     figures.note(**{graph: found})
 
@@ -59,29 +59,29 @@ Placed = tuple[list[int], PaddedBatch]
 """A batch, and which sequence each of its rows is."""
 
 
-def companies(sequences: Sequence[Steps], multiple: int, random: np.random.Generator) -> dict[str, list[Placed]]:
+def batchings(sequences: Sequence[Steps], multiple: int, random: np.random.Generator) -> dict[str, list[Placed]]:
     """The sequences in batches of different kinds."""
     shuffled = random.permutation(len(sequences)).tolist()
     kinds: dict[str, list[Placed]] = {
-        f"rows_{rows}": [(places, _padded(sequences, places, multiple)) for places in _groups(shuffled, rows)]
+        f"rows {rows}": [(places, _padded(sequences, places, multiple)) for places in _groups(shuffled, rows)]
         for rows in (2, 3, 8, 31, 64)
     }
     for more in (4, 60):
-        kinds[f"wider_by_{more}"] = [
+        kinds[f"wider by {more}"] = [
             (places, _padded(sequences, places, multiple, more=more)) for places in _groups(shuffled, 8)
         ]
-    kinds["other_order"] = [
+    kinds["other order"] = [
         (places[::-1], _padded(sequences, places[::-1], multiple)) for places in _groups(shuffled, 8)
     ]
     return kinds
 
 
-def in_company(session: Session, batches: Sequence[Placed], alone: Sequence[Row]) -> dict[str, Any]:
-    """Each row of some batches against the same sequence alone."""
+def batched(session: Session, batches: Sequence[Placed], unbatched: Sequence[Row]) -> dict[str, Any]:
+    """Each row of some batches against the same sequence unbatched."""
     found, expected = [], []
     for places, batch in batches:
         found += answer(session, batch)
-        expected += [alone[place] for place in places]
+        expected += [unbatched[place] for place in places]
     return compared(found, expected)
 
 
@@ -98,14 +98,14 @@ def padded_with(session: Session, sequences: Sequence[Steps], multiple: int, jun
 
 
 def beside(
-    session: Session, sequences: Sequence[Steps], alone: Sequence[Row], multiple: int, junk: float
+    session: Session, sequences: Sequence[Steps], unbatched: Sequence[Row], multiple: int, junk: float
 ) -> dict[str, Any]:
-    """Each sequence beside one whose valid steps are junk, against the same alone."""
+    """Each sequence beside one whose valid steps are junk, against the same unbatched."""
     found = []
     for steps in sequences:
         batch = pad([steps, np.full_like(sequences[0], junk)], multiple=multiple)
         found.append(answer(session, batch)[0])
-    return compared(found, alone[: len(sequences)])
+    return compared(found, unbatched[: len(sequences)])
 
 
 def answer(session: Session, batch: PaddedBatch) -> list[Row]:

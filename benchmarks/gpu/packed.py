@@ -1,7 +1,7 @@
 """The same model in torch, with packed sequences: on a GPU its recurrent layers are cuDNN's, which skip padding.
 
-Written as whoever wants it fast would: sequences sorted on the host, so that packing sorts nothing on the device;
-lengths kept on the host, so that packing waits for nothing; values copied from pinned memory.
+Written for speed: sequences are sorted on the host, so that packing sorts nothing on the device; lengths stay on the
+host, so that packing waits for nothing; values are copied from pinned memory.
 """
 
 from __future__ import annotations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu import packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import Graph, Stage
 from lengthwise.padding import PaddedBatch, Steps, pad
@@ -17,11 +16,11 @@ from lengthwise.runtime.session import Outputs, Session
 
 _ROWS = 16
 _EDGES = (1, 2, 3, 4, 5, 7, 8, 127, 128, 129, 1024)
-"""Lengths that are always among them: where a width, a block or the graph's promise ends."""
+"""Lengths that are always measured: at the edges of widths, of blocks and of the longest length."""
 
 
 def measure(stage: Stage, figures: Figures) -> None:
-    """Notes `against_cpu` by graph, and torch's own differences, so that it is known to compute the same."""
+    """Notes `against_cpu` by graph."""
     sequences = [*stage.of_lengths(_EDGES), *stage.sequences("lognormal:50,0.7", stage.pick(500, 20))]
     multiple = stage.manifest("fp32").width_multiple
     on_cpu: dict[Graph, list[Row]] = {
@@ -32,15 +31,8 @@ def measure(stage: Stage, figures: Figures) -> None:
     for graph in stage.graphs():
         stage.say(f"parity, {graph}")
         with figures.trying(graph):
-            found = answers(stage.session(graph), sequences, multiple)
             expected = on_cpu["bundled" if graph.startswith("bundled") else "fp32"]
-            figures.note(against_cpu={graph: compared(found, expected)})
-    for precision in packed.precisions(stage):
-        stage.say(f"parity, torch {precision}")
-        with figures.trying(f"torch {precision}"):
-            logits = each(packed.Packed(stage, precision).logits, sequences)
-            found = [Row(row, None) for row in logits]
-            figures.note(torch_against_cpu={precision: compared(found, on_cpu["fp32"])})
+            figures.note(against_cpu={graph: compared(answers(stage.session(graph), sequences, multiple), expected)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +44,14 @@ class Row:
 
 
 def answers(session: Session, sequences: Sequence[Steps], multiple: int) -> list[Row]:
-    """Each sequence's outputs, in company of others of about its length."""
-
-    def run(group: list[Steps]) -> list[Row]:
-        batch = pad(group, multiple=multiple)
-        return rows(session.run(batch, ("logits", "attention")), batch)
-
-    return each(run, sequences)
+    """Each sequence's outputs, batched with others of about its length."""
+    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+    found: dict[int, Row] = {}
+    for first in range(0, len(order), _ROWS):
+        places = order[first : first + _ROWS]
+        batch = pad([sequences[place] for place in places], multiple=multiple)
+        found |= zip(places, rows(session.run(batch, ("logits", "attention")), batch), strict=True)
+    return [found[place] for place in range(len(sequences))]
 
 
 def rows(outputs: Outputs, batch: PaddedBatch) -> list[Row]:
@@ -68,17 +61,6 @@ def rows(outputs: Outputs, batch: PaddedBatch) -> list[Row]:
         Row(logits, None if weights is None else weights[:length])
         for logits, weights, length in zip(outputs.logits, attention, batch.lengths, strict=True)
     ]
-
-
-def each(run: Callable[[list[Steps]], Iterable[Any]], sequences: Sequence[Steps]) -> list[Any]:
-    """What `run` gives for each sequence, in their order; it gets them by length, a few at a time."""
-    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
-    found: list[Any] = [None] * len(sequences)
-    for first in range(0, len(order), _ROWS):
-        places = order[first : first + _ROWS]
-        for place, row in zip(places, run([sequences[place] for place in places]), strict=True):
-            found[place] = row
-    return found
 
 
 def compared(found: Sequence[Row], expected: Sequence[Row]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Section `placement`: which node runs where, and that the service refuses a node which the device cannot take.
+"""Section `placement`: which node runs where, and that the service rejects a node which the device cannot run.
 
-onnxruntime is asked itself, beside the service, so that the service's own check is checked too. The graph for the
-refusal is the same one at opset 22: LSTM has a new schema there, for which the CUDA provider is not known to have a
-kernel, and onnxruntime moves such a node to the CPU without a word.
+The assignment comes from onnxruntime itself, so the service's own check is checked too. The graph to be rejected is
+the same graph at opset 22: LSTM has a new schema there, for which the CUDA provider is not known to have a kernel, and
+onnxruntime moves such a node to the CPU without a message.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _BEYOND_OPSET = 22
 
 
 def measure(stage: Stage, figures: Figures) -> None:
-    """Notes for each graph how many nodes each provider runs, which are elsewhere, and whether the service takes it."""
+    """Notes for each graph the nodes of each provider, those elsewhere, and whether the service loads it."""
     for graph in stage.graphs():
         stage.say(f"placement, {graph}")
         with figures.trying(graph):
-            nodes = placed((stage.directory(graph) / GRAPH_FILE), stage, graph)
+            nodes = placed(stage.directory(graph) / GRAPH_FILE, stage, graph)
             wanted, allowed = stage.device(graph).provider.execution_provider, stage.manifest(graph).host_nodes
             found = {
                 "nodes": Counter(provider for _, _, provider in nodes),
@@ -38,12 +38,12 @@ def measure(stage: Stage, figures: Figures) -> None:
             figures.note(graphs={graph: found})
         with figures.trying(f"{graph}, as the service loads it"):
             figures.note(served_on={graph: stage.session(graph).provider})
-    with figures.trying("refusal"):
-        figures.note(refusal=refusal(stage))
+    with figures.trying("rejection"):
+        figures.note(rejection=rejection(stage))
 
 
 def placed(file: Path | bytes, stage: Stage, graph: Graph) -> list[tuple[str, str, str]]:
-    """Name, operator and provider of each node, as onnxruntime itself says them."""
+    """Name, operator and provider of each node, from onnxruntime itself."""
     import onnxruntime
 
     device = stage.device(graph)
@@ -61,10 +61,10 @@ def placed(file: Path | bytes, stage: Stage, graph: Graph) -> list[tuple[str, st
     ]
 
 
-def refusal(stage: Stage) -> str:
-    """What the service says of a graph with a node that the device cannot take."""
+def rejection(stage: Stage) -> str:
+    """The service's error for a graph with a node that the device cannot run."""
     if stage.provider == "cpu":
-        return "not tried: the CPU takes every node"
+        return "not tried: the CPU runs every node"
     onnx = module("onnx")
     if onnx is None:
         return "not tried: onnx is not installed"
@@ -75,7 +75,7 @@ def refusal(stage: Stage) -> str:
     changed = graph.SerializeToString()
     try:
         stage.opened(changed, "fp32")
-    except ModelError as refused:
-        return f"refused: {refused}"
+    except ModelError as error:
+        return f"rejected: {error}"
     where = Counter(provider for _, _, provider in placed(changed, stage, "fp32"))
-    return f"NOT refused at opset {_BEYOND_OPSET}: onnxruntime runs {dict(where)}"
+    return f"NOT rejected at opset {_BEYOND_OPSET}: onnxruntime runs {dict(where)}"

@@ -1,6 +1,6 @@
 """Makes the graphs: `python -m benchmarks.gpu --prepare`, where the exporter is installed; no GPU is needed.
 
-The spec of the skewed benchmark with the weights it begins with, which are kept, so that torch runs the same model.
+The spec of the skewed benchmark with its initial weights, which are kept, so that torch runs the same model.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ EXPORTS = {FOLDERS["fp32"]: (), FOLDERS["fp16"]: ("--precision", "fp16")}
 
 
 def prepare(models: Path) -> Iterator[str]:
-    """Makes them anew; says of each what came of it."""
+    """Makes them again; yields a line for each."""
     weights = models / WEIGHTS
     write_weights(weights)
     yield f"made {weights}"
     for folder, options in EXPORTS.items():
         directory = models / folder / "1"
-        shutil.rmtree(directory, ignore_errors=True)  # what an earlier exporter made may lack what is asked for now
+        shutil.rmtree(directory, ignore_errors=True)  # made by another version of the exporter, perhaps
         command = [sys.executable, "-m", "lengthwise", "export", str(SPEC), "--checkpoint", str(weights), *options]
         done = subprocess.run([*command, "--out", str(directory)], capture_output=True, text=True, check=False)
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {said[-1] if said else done}"
+        output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        yield f"made {directory}" if directory.is_dir() else f"NOT made: {directory}: {output[-1] if output else done}"
 
 
 def write_weights(path: Path) -> None:

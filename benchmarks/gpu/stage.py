@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.in_process import Desk
+from benchmarks.gpu.in_process import InProcessService
 from lengthwise.batching import buckets
 from lengthwise.batching.buckets import BucketedCosts
 from lengthwise.batching.plan import BatchLimits
@@ -29,12 +29,12 @@ from lengthwise.runtime.session import Session
 
 Precision = Literal["fp32", "tf32", "fp16"]
 Graph = Literal["fp32", "tf32", "fp16", "bundled", "bundled tf32"]
-"""The benchmark's graph at a precision, or the bundled model's: that one is trained, its logits are far apart."""
+"""The benchmark's graph at a precision, or the bundled model's, which is trained, so its logits are far apart."""
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "runs" / "gpu-models"
-"""Where `--prepare` puts the graphs, and where they are looked for."""
+"""Where `--prepare` puts the graphs."""
 FOLDERS: dict[Graph, str] = {"fp32": "lognormal", "tf32": "lognormal", "fp16": "lognormal-fp16"}
 BUNDLED = ROOT / "service" / "lengthwise" / "models" / "japanese-vowels"
 WEIGHTS = "lognormal.safetensors"
@@ -44,15 +44,14 @@ DISTRIBUTIONS = ("lognormal:50,0.7", "uniform:1,200", "bimodal:20,200,0.1", "zip
 
 @dataclass(frozen=True)
 class Stage:
-    """Where and on what is measured.
+    """Where and on what a section measures.
 
     Attributes:
         provider: `cuda`, or `cpu` to see the code run.
         models: Holds the graphs, `NAME/1`, and their weights.
-        quick: Whether a short look will do.
-        seed: Of sequences and arrivals.
+        quick: Whether to measure briefly, to see that the code runs.
+        seed: Of the sequences.
         seconds: How long the section may take.
-        earlier: Figures of the sections before, by name.
     """
 
     provider: Literal["cuda", "cpu"]
@@ -60,11 +59,10 @@ class Stage:
     quick: bool = False
     seed: int = 0
     seconds: float = 600.0
-    earlier: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def pick(self, full: T, quick: T) -> T:
-        """One of two amounts, by how long a look is wanted."""
+        """The amount for a full or for a quick measurement."""
         return quick if self.quick else full
 
     @property
@@ -78,7 +76,7 @@ class Stage:
         return self.manifest("fp32").input.features or 1
 
     def say(self, text: str) -> None:
-        """Tells a person who waits."""
+        """Prints progress."""
         print(f"    {text}", file=sys.stderr, flush=True)
 
     def directory(self, graph: Graph) -> Path:
@@ -96,59 +94,50 @@ class Stage:
         return [*self.precisions(), *bundled]
 
     def manifest(self, graph: Graph) -> Manifest:
-        """What a graph wants."""
+        """A graph's manifest."""
         return Manifest.read(self.directory(graph))
-
-    def graph_digest(self, graph: Graph) -> str:
-        """Of the graph's file."""
-        return self.manifest(graph).digests.get(GRAPH_FILE, "")
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows of a batch that costs are measured for."""
-        return self.pick(512, 8)
 
     def device(self, graph: Graph = "fp32") -> Device:
         """Where a graph runs: the first device, with TF32 or without.
 
         Raises:
-            ConfigurationError: It cannot be had; names what is missing.
+            ConfigurationError: It cannot be used; names what is missing.
         """
         if self.provider == "cpu":
             return CPU_DEVICE
-        # On a machine that is not ours another onnxruntime may be installed behind the one that is imported.
-        found = replace(find(), packages={})
-        return choose("cuda", tf32=graph.endswith("tf32"), installation=found).devices[0]
+        # On a borrowed machine another onnxruntime may be installed behind the imported one.
+        installation = replace(find(), packages={})
+        return choose("cuda", tf32=graph.endswith("tf32"), installation=installation).devices[0]
 
     def session(self, graph: Graph = "fp32", *, on_cpu: bool = False) -> Session:
         """A graph, loaded as the service loads it."""
         return self.opened(self.directory(graph) / GRAPH_FILE, graph, on_cpu=on_cpu)
 
     def opened(self, file: Path | bytes, graph: Graph, *, on_cpu: bool = False) -> Session:
-        """Another file in the place of a graph's own."""
+        """Another file in place of a graph's own."""
         device = CPU_DEVICE if on_cpu else self.device(graph)
         return Session(file, self.manifest(graph), devices=(device,))
 
-    def desk(self, precision: Precision, limits: BatchLimits, figures: Figures) -> Desk:
+    def service(self, precision: Precision, limits: BatchLimits, figures: Figures) -> InProcessService:
         """The service with a precision's graph, without HTTP.
 
-        A graph whose proof does not hold here is measured all the same, and that the service refuses it is noted.
+        A graph that fails the service's verification is measured all the same, with a note under `failures`.
         """
         device = self.device(precision)
         try:
             model = load(self.directory(precision), limits, budget_seconds=self._load_seconds, devices=(device,))
-        except VerificationError as refused:
-            figures.note(failures={f"{precision}, the service refuses it": str(refused)})
-            model = self._unproved(precision, limits, device)
-        return Desk(model, limits, runners=device.in_flight if device.provider.bound else self.pick(2, 1))
+        except VerificationError as error:
+            figures.note(failures={f"{precision}, the service rejects it": str(error)})
+            model = self._unverified(precision, limits, device)
+        return InProcessService(model, limits, runners=device.in_flight if device.provider.bound else self.pick(2, 1))
 
     @property
     def _load_seconds(self) -> float:
-        """For measuring costs at load: what the service takes; on a device it then warms up, see `WARM_UP`."""
+        """For measuring costs at load, as the service does; on a device it then warms up, see `WARM_UP`."""
         return self.pick(0.4, 0.02)
 
-    def _unproved(self, precision: Precision, limits: BatchLimits, device: Device) -> Model:
-        """A model as the service would serve it, were it proved."""
+    def _unverified(self, precision: Precision, limits: BatchLimits, device: Device) -> Model:
+        """A model as the service would serve it after verification."""
         manifest = self.manifest(precision)
         session = Session.load(self.directory(precision), manifest, devices=(device,))
         cost = measure_cost(session, manifest, limits, budget_seconds=self._load_seconds)
@@ -159,7 +148,7 @@ class Stage:
         return Model(manifest, session, BucketedCosts(cost, chosen), buckets=chosen)
 
     def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
-        """Sequences whose lengths are distributed so; the same ones for the same seed."""
+        """Sequences with lengths of a distribution; the same ones for the same seed."""
         random = np.random.default_rng(self.seed)
         drawn = draw_lengths(distribution, count, max_length, random)
         return make_sequences(drawn, Input("values", self.features), random)

@@ -1,85 +1,153 @@
-"""Section `throughput`: sequences a second at four distributions of lengths, beside three others and two limits.
+"""Section `throughput`: sequences a second at four distributions of lengths, beside other ways to batch.
 
-Everything is measured in rounds, each asking everybody in turn, so that whatever else happens on the machine meets all
-alike. float32 at each distribution; the other precisions at the first.
+Measured in rounds in which all contenders take turns, so that other work on the machine affects all of them alike.
+float32 runs at each distribution, the other precisions at the first. Without HTTP, on the same graph and device:
+
+| contender | batches |
+|---|---|
+| `service` | the service's batcher, planner and session; see `in_process` |
+| `unbatched` | one run a sequence |
+| `arrival` | in order of arrival, padded to the longest |
+| `torch` | torch with packed sequences, in order of arrival; see `packed` |
+
+A contender that takes a number of rows is measured with several, and reported with its best.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmarks.gpu import contenders, costs, packed
-from benchmarks.gpu.device import module
+from benchmarks.gpu import packed
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.stage import DISTRIBUTIONS, Precision, Stage
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import GRAPH_FILE
+from lengthwise.padding import Steps, pad
 
-Run = Callable[[Sequence[Steps], float], dict[str, float]]
-"""One measurement with some sequences, for some seconds: `sequences_per_second`, and what the batches were."""
+Contender = Callable[[Sequence[Steps], float], dict[str, float]]
+"""Runs some sequences for some seconds; returns `sequences_per_second`, and of the service the average batch."""
 
 LIMITS = {
     "service, 64 rows": BatchLimits(),
     "service, 256 rows": BatchLimits(rows=256, padded_steps=65_536),
     "service, 512 rows": BatchLimits(rows=512, padded_steps=131_072),
 }
+B = TypeVar("B")
+FAMILIES = ("service", "unbatched", "arrival", "torch")
 _LEAST_SECONDS = 60.0
-"""What loading everybody and asking them in rounds takes."""
-FAMILIES = ("service", "partition", "alone", "arrival", "torch")
+"""For loading all contenders and running them in rounds."""
 
 
 def measure(stage: Stage, figures: Figures) -> None:
-    """Notes `rates[distribution][precision][contender]`, one entry a round, and `best` by family."""
-    figures.note(operations_per_step=operations_per_step(stage), in_flight=in_flight(stage))
-    distributions = stage.pick(DISTRIBUTIONS, DISTRIBUTIONS[:2])
-    wanted: list[tuple[Precision, str]] = [("fp32", distribution) for distribution in distributions]
+    """Notes `best[distribution and precision][family]`: the median of the rounds and their range."""
+    wanted: list[tuple[Precision, str]] = [
+        ("fp32", distribution) for distribution in stage.pick(DISTRIBUTIONS, DISTRIBUTIONS[:2])
+    ]
     wanted += [(precision, DISTRIBUTIONS[0]) for precision in stage.precisions() if precision != "fp32"]
-    everyone: dict[Precision, dict[str, Run]] = {}
+    loaded: dict[Precision, dict[str, Contender]] = {}
     for precision, distribution in wanted:
+        name = f"{distribution} {precision}"
         if stage.left < stage.pick(_LEAST_SECONDS, 0.0):
-            figures.note(cut_short={f"{distribution} {precision}": "no time left"})
+            figures.note(cut_short={name: "no time left"})
             continue
-        stage.say(f"throughput, {distribution}, {precision}")
-        if precision not in everyone:
-            everyone[precision] = all_of(stage, precision, figures)
-        runs = everyone[precision]
+        stage.say(f"throughput, {name}")
+        if precision not in loaded:
+            loaded[precision] = contenders(stage, precision, figures)
         sequences = stage.sequences(distribution, stage.pick(6000, 60))
-        rounds = in_rounds(runs, sequences, stage.pick(3, 1), stage.pick(0.7, 0.05), figures)
-        figures.note(mean_length={distribution: sum(map(len, sequences)) / len(sequences)})
-        figures.note(rates={f"{distribution} {precision}": rounds})
-        figures.note(best={f"{distribution} {precision}": best(rounds)})
+        rounds = in_rounds(loaded[precision], sequences, stage.pick(3, 1), stage.pick(0.7, 0.05), figures)
+        figures.note(best={name: best(rounds)})
 
 
-def all_of(stage: Stage, precision: Precision, figures: Figures) -> dict[str, Run]:
-    """Everybody who can be measured here; who cannot is noted under `failures`."""
-    makers: dict[str, Callable[[], Mapping[str, Run]]] = {
-        "service": lambda: {
-            name: service(stage, precision, limits, figures) for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]
-        },
-        "partition": lambda: {"partition": partition(stage, precision)},
-        "alone": lambda: {peer.name: of_peer(peer) for peer in contenders.alone(stage, precision)},
-        "arrival": lambda: {peer.name: of_peer(peer) for peer in contenders.arrival(stage, precision)},
-        "torch": lambda: {peer.name: of_peer(peer) for peer in contenders.torch_packed(stage, precision)},
-    }
-    if precision not in packed.precisions(stage):
-        makers.pop("torch")
-        figures.note(left_out={f"torch {precision}": "torch is not installed, or has no such precision here"})
-    found: dict[str, Run] = {}
-    for name, make in makers.items():
+def contenders(stage: Stage, precision: Precision, figures: Figures) -> dict[str, Contender]:
+    """All contenders that can be measured here; the others are noted under `failures` or `left_out`."""
+    multiple = stage.manifest(precision).width_multiple
+    found: dict[str, Contender] = {}
+    for name, limits in [*LIMITS.items()][: stage.pick(3, 1)]:
         with figures.trying(f"{name} {precision}"):
-            found.update(make())
+            found[name] = service(stage, precision, limits, figures)
+    with figures.trying(f"unbatched and arrival {precision}"):
+        session = stage.session(precision)
+
+        def run(group: list[Steps]) -> None:
+            session.run(pad(group, multiple=multiple))
+
+        found["unbatched"] = by_arrival(run, 1, threads=2)
+        for rows in stage.pick((4, 16, 64, 256), (4,)):
+            found[f"arrival, {rows} rows"] = by_arrival(run, rows, threads=2)
+    if precision not in packed.precisions(stage):
+        figures.note(left_out={f"torch {precision}": "torch is not installed, or has no such precision here"})
+        return found
+    with figures.trying(f"torch {precision}"):
+        model = packed.Packed(stage, precision)
+        for rows in stage.pick((64, 256, 1024), (8,)):
+            # One thread: the device's work is one stream, and more gain nothing.
+            found[f"torch, {rows} rows"] = by_arrival(model.logits, rows, threads=1)
     return found
 
 
+def service(stage: Stage, precision: Precision, limits: BatchLimits, figures: Figures) -> Contender:
+    """The service without HTTP."""
+    in_process = stage.service(precision, limits, figures)
+    return lambda sequences, seconds: in_process.closed(sequences, seconds, stage.pick(4096, 32))
+
+
+def by_arrival(run: Callable[[list[Steps]], Any], rows: int, *, threads: int) -> Contender:
+    """Batches of `rows` sequences in order of arrival, `threads` of them at once."""
+
+    def work(group: list[Steps]) -> int:
+        run(group)
+        return len(group)
+
+    def measured(sequences: Sequence[Steps], seconds: float) -> dict[str, float]:
+        groups = [[*sequences[first : first + rows]] for first in range(0, len(sequences), rows)]
+        return {"sequences_per_second": rate(work, groups, seconds, threads)}
+
+    return measured
+
+
+def rate(work: Callable[[B], int], batches: Sequence[B], seconds: float, threads: int = 1) -> float:
+    """Sequences a second: the batches one after another, in a circle, until the time is over.
+
+    Args:
+        work: Runs one batch, and returns its number of sequences.
+        batches: In an order in which any part of them is like the whole.
+        seconds: After this time each thread ends with its batch.
+        threads: Each takes the next batch.
+    """
+    numbers = itertools.count()
+    done: list[int] = []
+    errors: list[BaseException] = []
+    start = time.perf_counter()
+
+    def run() -> None:
+        try:
+            while not errors:
+                done.append(work(batches[next(numbers) % len(batches)]))
+                if time.perf_counter() - start > seconds:
+                    return
+        except BaseException as error:  # raised in the calling thread
+            errors.append(error)
+
+    others = [threading.Thread(target=run) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    run()
+    for thread in others:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return sum(done) / (time.perf_counter() - start)
+
+
 def in_rounds(
-    runs: Mapping[str, Run], sequences: Sequence[Steps], rounds: int, seconds: float, figures: Figures
+    runs: Mapping[str, Contender], sequences: Sequence[Steps], rounds: int, seconds: float, figures: Figures
 ) -> dict[str, list[dict[str, float]]]:
-    """Each in turn, after a short run of each that does not count; who fails is left out from then on."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    """All in turn, after a short run of each that does not count; one that fails is left out from then on."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     failed: set[str] = set()
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -87,83 +155,20 @@ def in_rounds(
                 continue
             failed.add(name)
             with figures.trying(name):
-                seen = run(sequences, seconds if number else seconds / 3)
+                result = run(sequences, seconds if number else seconds / 3)
                 failed.remove(name)
                 if number:
-                    found[name].append(seen)
-    return {name: seen for name, seen in found.items() if seen}
+                    seen[name].append(result)
+    return {name: results for name, results in seen.items() if results}
 
 
 def best(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
     """The best of each family, with the median of its rounds and their range."""
     found: dict[str, dict[str, Any]] = {}
-    for name, seen in rounds.items():
+    for name, results in rounds.items():
         family = name.partition(",")[0]
-        rates = [each["sequences_per_second"] for each in seen]
+        rates = [each["sequences_per_second"] for each in results]
         if family not in found or median(rates) > found[family]["median"]:
-            last = {key: value for key, value in seen[-1].items() if key != "sequences_per_second"}
+            last = {key: value for key, value in results[-1].items() if key != "sequences_per_second"}
             found[family] = {"of": name, "median": median(rates), "low": min(rates), "high": max(rates), **last}
     return found
-
-
-def service(stage: Stage, precision: Precision, limits: BatchLimits, figures: Figures) -> Run:
-    """The service without HTTP."""
-    desk = stage.desk(precision, limits, figures)
-    return lambda sequences, seconds: desk.closed(sequences, seconds, in_flight(stage))
-
-
-def partition(stage: Stage, precision: Precision) -> Run:
-    """The cheapest batches there are, by the cost table of the device."""
-    session, multiple = stage.session(precision), stage.manifest(precision).width_multiple
-    table, limits = costs.table(stage), LIMITS[[*LIMITS][stage.pick(2, 0)]]
-    made: dict[int, Any] = {}
-
-    def run(sequences: Sequence[Steps], seconds: float) -> dict[str, float]:
-        if id(sequences) not in made:
-            made.clear()
-            made[id(sequences)] = contenders.best_partition(
-                sequences, table, multiple=multiple, rows=limits.rows, cost_steps=limits.padded_steps, seed=stage.seed
-            )
-        batches = made[id(sequences)]
-        cost, valid = sum(batch.padded_steps for batch in batches), sum(batch.valid_steps for batch in batches)
-        return {
-            "sequences_per_second": contenders.partition_rate(session, batches, seconds),
-            "rows_per_batch": len(sequences) / len(batches),
-            "padding_share": 1 - valid / cost,
-        }
-
-    return run
-
-
-def of_peer(peer: contenders.Peer[Any]) -> Run:
-    """A peer's run."""
-
-    def run(sequences: Sequence[Steps], seconds: float) -> dict[str, float]:
-        groups = peer.in_turn(sequences)
-        return {"sequences_per_second": contenders.rate(peer.work, groups, seconds, peer.threads)}
-
-    return run
-
-
-def in_flight(stage: Stage) -> int:
-    """Sequences that are always on their way in the closed load."""
-    return stage.pick(4096, 32)
-
-
-def operations_per_step(stage: Stage) -> int | None:
-    """Multiplications and additions that the graph takes for one step of one sequence; None without onnx.
-
-    Those of its recurrent layers and of its products with constants, which are all but all of them.
-    """
-    onnx = module("onnx")
-    if onnx is None:
-        return None
-    graph = onnx.load(stage.directory("fp32") / GRAPH_FILE).graph
-    sizes = {held.name: math.prod(held.dims) for held in graph.initializer if len(held.dims) > 1}
-    kinds = {"LSTM": (1, 2), "GRU": (1, 2), "MatMul": (0, 1)}
-    return sum(
-        2 * sizes.get(node.input[place], 0)
-        for node in graph.node
-        for place in kinds.get(node.op_type, ())
-        if place < len(node.input)
-    )

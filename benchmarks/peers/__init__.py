@@ -1,1 +1,1 @@
-"""Other ways to serve the same graph, each as its users would write it. All read and answer what `/predict` does."""
+"""Other servers of the same graph, as their users would write them. All have the requests and answers of `/predict`."""

@@ -1,4 +1,4 @@
-"""The graph as the peers run it: straight through onnxruntime, one thread, padded to the longest sequence."""
+"""The graph as the peers run it: directly in onnxruntime, one thread, padded to the longest sequence."""
 
 from __future__ import annotations
 

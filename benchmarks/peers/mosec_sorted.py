@@ -1,4 +1,4 @@
-"""mosec with what a careful user adds by hand: orjson, and a large batch cut into runs of like lengths."""
+"""mosec with what a careful user adds by hand: orjson, and a large batch divided into runs of similar lengths."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Request(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What the model says of one sequence."""
+    """The answer to one sequence."""
 
     probabilities: list[float]
 

@@ -21,7 +21,7 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.scoring.records import mislabelled, unknown_labels
+from lengthwise.scoring.records import label_mismatch, unknown_labels
 
 UNTRAINED: Final = "untrained"
 """The value of `weights` in the manifest's `made`, for a spec without a checkpoint."""
@@ -128,7 +128,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
     if not labelled:
         return None
     for record in labelled:
-        wrong = mislabelled(record, manifest.task)
+        wrong = label_mismatch(record, manifest.task)
         unknown = unknown_labels(record, manifest.labels)
         if wrong is None and unknown is not None:
             wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"

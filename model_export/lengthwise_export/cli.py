@@ -210,7 +210,7 @@ def export(
     import torch
     from rich.console import Console
 
-    from lengthwise.bench.progress import status
+    from lengthwise.progress import status
     from lengthwise_export import export as exporting
     from lengthwise_export.architecture import trained
     from lengthwise_export.candidate import MAX_LENGTH, from_spec, from_target, with_threshold
@@ -342,7 +342,7 @@ def check(
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise.bench.progress import status
+    from lengthwise.progress import status
     from lengthwise_export import missing_values
     from lengthwise_export.checking import report as reports
     from lengthwise_export.checking.check import check as judge
@@ -469,7 +469,7 @@ def _bar(options: TrainingOptions, *, quiet: bool) -> Iterator[Callable[[trainin
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from lengthwise.bench.progress import say
+    from lengthwise.progress import say
 
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import bench, itself, report
+from benchmarks import bench, itself, machine, report
 from benchmarks.contenders import CONTENDERS, EMPTY
 from benchmarks.workloads import japanese_vowels
-from lengthwise.bench.trial import Load, Trial
+from lengthwise.bench.trial import LoadSpec, LoadTest
 
-TINY = bench.Plan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
+TINY = bench.BenchPlan((2,), 1, seconds=0.3, half_load_seconds=0.3, warmup_seconds=0, table_seconds=0.2, sequences=6)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_every_contender_answers_and_is_compared(cores: list[int]):
         assert 0 < figures["server_cpu_seconds"] < 2
     assert result["closed"]["lengthwise"]["2"][0]["wrong"] == 0
     assert result["ratios"]["2"]["reach"]["median"] > 0
-    facts = {"processor": "", "cores": 1, "python": "", "load_average": [0], "packages": {"onnxruntime": ""}}
-    assert report.markdown({"machine": facts, "settings": {"rounds": 1}, "workloads": {"some": result}})
+    page = report.page({"machine": machine.facts(), "settings": {"rounds": 1}, "workloads": {"some": result}})
+    assert page.startswith("Measured at commit ")
 
 
 class Losing:
@@ -51,19 +51,19 @@ class Losing:
     def __init__(self, silent: int) -> None:
         self.rates = iter([0.0] * silent + [5.0])
 
-    def run(self, load: Load) -> Any:
+    def run(self, load: LoadSpec) -> Any:
         rate = next(self.rates)
         return SimpleNamespace(to_json=lambda: {"requests_per_second": rate})
 
 
 def test_a_server_that_lost_a_request_is_asked_again():
-    figures = bench._run(cast(Trial, Losing(2)), os.getpid(), Load(warmup_seconds=0))
+    figures = bench.measure_load(cast(LoadTest, Losing(2)), os.getpid(), LoadSpec(warmup_seconds=0))
     assert (figures["requests_per_second"], figures["silent_loads"]) == (5.0, 2)
 
 
 def test_a_server_that_answers_nothing_is_named():
     with pytest.raises(click.ClickException, match=r"127\.0\.0\.1:1 answered nothing, 3 times"):
-        bench._run(cast(Trial, Losing(3)), os.getpid(), Load(warmup_seconds=0))
+        bench.measure_load(cast(LoadTest, Losing(3)), os.getpid(), LoadSpec(warmup_seconds=0))
 
 
 def test_memory_is_that_of_the_server(cores: list[int]):

@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import onnx
 import pytest
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import busy, device, latency, memory, packed, parity, placement, stage, throughput
+from benchmarks.gpu import device, packed, parity, placement, stage, throughput
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.prepare import prepare
-from benchmarks.gpu.sections import SECTIONS
+from benchmarks.gpu.section import SECTIONS
 from benchmarks.gpu.stage import Stage
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError, VerificationError
@@ -44,8 +43,8 @@ NOT_ON_A_BARE_MACHINE = (
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs, as `--prepare` makes them."""
     folder = tmp_path_factory.mktemp("gpu-models")
-    said = [*prepare(folder)]
-    assert not [line for line in said if line.startswith("NOT made")], said
+    lines = [*prepare(folder)]
+    assert not [line for line in lines if line.startswith("NOT made")], lines
     return folder
 
 
@@ -59,15 +58,15 @@ def test_every_section_has_its_figures(models: Path, tmp_path: Path, capsys: pyt
         section.name: "measured" for section in SECTIONS
     }, capsys.readouterr().err
     assert code == 0
-    assert "no figure here is of a GPU" in results["label"]
     text = capsys.readouterr().out
     assert text == out.with_suffix(".md").read_text()
-    assert "are not all there" not in text
+    assert text.startswith("Measured at commit ")
+    assert "no figure here is of a GPU" in text
+    assert "are incomplete" not in text
     assert all(f"## {section.name}\n" in text for section in SECTIONS)
-    assert {path.stem for path in (tmp_path / "cpu").glob("*.png")} == {"throughput", "latency", "costs", "memory"}
 
 
-def test_without_a_gpu_nothing_is_measured_unasked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_without_a_gpu_the_cpu_must_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(device, "smi", lambda *fields: None)
     monkeypatch.setattr(device, "module", lambda package: None)
     assert command.main([]) == 2
@@ -79,13 +78,13 @@ def test_an_unknown_section_is_refused_by_name(capsys: pytest.CaptureFixture[str
     assert "no such section: nothing" in capsys.readouterr().err
 
 
-def test_missing_graphs_are_told_with_what_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_missing_graphs_are_named_with_the_command_that_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert command.main(["--provider", "cpu", "--models", str(tmp_path)]) == 2
     assert "--prepare" in capsys.readouterr().err
 
 
 def test_a_machine_without_the_services_packages_can_measure():
-    """Only HTTP and pictures want more than NumPy, onnxruntime, orjson, pydantic and prometheus-client."""
+    """The sections need NumPy, onnxruntime, orjson, pydantic and prometheus-client."""
     modules = [section.module for section in SECTIONS] + ["benchmarks.gpu.section", "benchmarks.gpu.summary"]
     program = f"""
 import importlib, sys
@@ -93,29 +92,19 @@ for name in {NOT_ON_A_BARE_MACHINE!r}:
     sys.modules[name] = None
 for name in {modules!r}:
     importlib.import_module(name)
-from pathlib import Path
-from benchmarks.gpu import over_http
-from benchmarks.gpu.figures import Figures
-from benchmarks.gpu.sections import NotHere
-from benchmarks.gpu.stage import Stage
-try:
-    over_http.measure(Stage("cpu", Path()), Figures())
-except NotHere as missing:
-    print(missing)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ("httptools", "uvicorn", "uvloop"))
 
 
 @pytest.mark.long
-def test_placement_tells_a_node_that_is_elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch):
+def test_placement_names_a_node_that_is_elsewhere(models: Path, monkeypatch: pytest.MonkeyPatch):
     nodes = [("a", "LSTM", "CPUExecutionProvider"), ("b", "Range", "OtherExecutionProvider")]
     nodes.append(("node_Shape_0", "Shape", "OtherExecutionProvider"))
     monkeypatch.setattr(placement, "placed", lambda file, stage, graph: nodes)
     figures = Figures()
     placement.measure(Stage("cpu", models, quick=True), figures)
-    assert figures.found["graphs"]["fp32"]["elsewhere"] == [
+    assert figures.values["graphs"]["fp32"]["elsewhere"] == [
         "b (Range)",
         "node_Shape_0 (Shape, as the manifest allows)",
     ]
@@ -130,8 +119,8 @@ def test_what_fails_in_one_graph_leaves_the_others(models: Path, monkeypatch: py
     monkeypatch.setattr(placement, "placed", placed)
     figures = Figures()
     placement.measure(Stage("cpu", models, quick=True), figures)
-    assert figures.found["failures"] == {"fp32": "RuntimeError: no kernel"}
-    assert figures.found["graphs"].keys() >= {"bundled"}
+    assert figures.values["failures"] == {"fp32": "RuntimeError: no kernel"}
+    assert figures.values["graphs"].keys() >= {"bundled"}
 
 
 class OnAGpu(Stage):
@@ -147,7 +136,7 @@ class OnAGpu(Stage):
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_whether_the_service_refuses_a_node_is_told(models: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool):
+def test_a_rejected_node_is_reported(models: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool):
     opsets = []
 
     def placed(file: bytes, _stage: Stage, _graph: str) -> list[tuple[str, str, str]]:
@@ -156,11 +145,11 @@ def test_whether_the_service_refuses_a_node_is_told(models: Path, monkeypatch: p
 
     monkeypatch.setattr(placement, "placed", placed)
     monkeypatch.setattr(OnAGpu, "refuses", refuses)
-    told = placement.refusal(OnAGpu("cuda", models))
+    text = placement.rejection(OnAGpu("cuda", models))
     if refuses:
-        assert told == "refused: no kernel for node_LSTM_9 (LSTM)"
+        assert text == "rejected: no kernel for node_LSTM_9 (LSTM)"
     else:
-        assert told.startswith("NOT refused at opset 22")
+        assert text.startswith("NOT rejected at opset 22")
         assert opsets == [22]
 
 
@@ -172,13 +161,6 @@ def test_torch_answers_as_the_graph_does_in_each_precision(models: Path, precisi
     expected = parity.answers(here.session(), sequences, 4)
     found = parity.compared([parity.Row(row, None) for row in logits], expected)
     assert 0 < found["logits"] < most
-
-
-def test_a_graph_that_is_not_there_is_told(models: Path, tmp_path: Path):
-    (tmp_path / "lognormal").symlink_to(models / "lognormal")
-    figures = Figures()
-    device.measure(Stage("cpu", tmp_path), figures)
-    assert "--prepare makes it" in figures.found["left_out"]["fp16, everywhere"]
 
 
 class OnAFakeDevice(Stage):
@@ -197,24 +179,23 @@ def on_a_fake_device(models: Path, tmp_path: Path) -> Stage:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("section", [throughput, latency, busy, memory], ids=lambda section: section.__name__)
-def test_batches_for_a_device_are_made_and_run_as_the_service_does(section: ModuleType, on_a_fake_device: Stage):
+def test_batches_for_a_device_are_made_and_run_as_the_service_does(on_a_fake_device: Stage):
     figures = Figures()
-    section.measure(on_a_fake_device, figures)
-    assert "failures" not in figures.found
+    throughput.measure(on_a_fake_device, figures)
+    assert "failures" not in figures.values
 
 
 def test_a_batch_for_a_device_is_filled_up_and_every_sequence_answered(on_a_fake_device: Stage):
-    desk = on_a_fake_device.desk("fp32", BatchLimits(), Figures())
-    assert desk.model.buckets is not None
-    assert desk.model_queue(ModelMetrics()).buckets is desk.model.buckets
-    assert desk.runners == ONE[0].in_flight
+    service = on_a_fake_device.service("fp32", BatchLimits(), Figures())
+    assert service.model.buckets is not None
+    assert service.queue(ModelMetrics()).buckets is service.model.buckets
+    assert service.runners == ONE[0].in_flight
     sequences: list[Steps] = on_a_fake_device.of_lengths([5, 9, 14])
-    seen = desk.closed(sequences, 0.05, 8)
+    seen = service.closed(sequences, 0.05, 8)
     assert seen["sequences_per_second"] > 0
 
 
-def test_a_model_that_the_service_refuses_is_measured_and_that_is_told(
+def test_a_model_that_the_service_rejects_is_measured_with_a_note(
     on_a_fake_device: Stage, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_: object, **__: object) -> None:
@@ -222,7 +203,7 @@ def test_a_model_that_the_service_refuses_is_measured_and_that_is_told(
 
     monkeypatch.setattr(loading.promises, "held", refuse)
     figures = Figures()
-    desk = on_a_fake_device.desk("fp32", BatchLimits(), figures)
-    assert desk.model.promise is None
-    assert desk.closed(on_a_fake_device.of_lengths([5, 9]), 0.05, 4)["sequences_per_second"] > 0
-    assert figures.found["failures"] == {"fp32, the service refuses it": "its proof does not hold here"}
+    service = on_a_fake_device.service("fp32", BatchLimits(), figures)
+    assert service.model.promise is None
+    assert service.closed(on_a_fake_device.of_lengths([5, 9]), 0.05, 4)["sequences_per_second"] > 0
+    assert figures.values["failures"] == {"fp32, the service rejects it": "its proof does not hold here"}

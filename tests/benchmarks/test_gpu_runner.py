@@ -1,4 +1,4 @@
-"""Sections run one after the other, each in its process: what becomes of one is kept, and no other suffers."""
+"""Sections run one after the other, each in its process; figures are kept, and errors stay in their section."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import runner, summary
-from benchmarks.gpu.sections import Section
+from benchmarks.gpu.section import Section
 from benchmarks.gpu.stage import MODELS
 
 GOOD = """
 def measure(stage, figures):
-    figures.note(seen=sorted(stage.earlier), quick=stage.quick, seconds=stage.seconds)
+    figures.note(quick=stage.quick, seconds=stage.seconds)
 """
 FAILING = """
 def measure(stage, figures):
@@ -35,11 +35,6 @@ def measure(stage, figures):
     figures.note(half=1)
     open(os.environ["HANGS"], "w").close()
     threading.Event().wait()
-"""
-LEAVING = """
-from benchmarks.gpu.sections import NotHere
-def measure(stage, figures):
-    raise NotHere("no such thing on this machine")
 """
 IN_PART = """
 def measure(stage, figures):
@@ -67,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for name, text in scripts.items():
             (tmp_path / f"{name}.py").write_text(text)
         out = tmp_path / "results.json"
-        job = runner.Run("cpu", "some device", MODELS, out, True, 0, budget_seconds, lambda text: None)
+        job = runner.GpuRun("cpu", "some device", MODELS, out, True, 0, budget_seconds, lambda text: None)
         results = job.all([Scripted(name, "what", most_seconds) for name in scripts], resume=resume)
         assert json.loads(out.read_bytes()) == results
         return results["sections"]
@@ -75,20 +70,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return these
 
 
-def test_a_section_is_given_the_figures_of_those_before(run):
+def test_a_section_is_told_how_long_it_may_take(run):
     found = run(first=GOOD, second=GOOD)
     assert [each["status"] for each in found.values()] == ["measured", "measured"]
-    assert found["second"]["figures"] == {"seen": ["first"], "quick": True, "seconds": 54.0}
+    assert found["second"]["figures"] == {"quick": True, "seconds": 54.0}
 
 
-def test_a_section_that_fails_says_why_and_keeps_what_it_had(run):
+def test_a_section_that_fails_keeps_its_figures_and_the_reason(run):
     found = run(bad=FAILING, good=GOOD)
     assert (found["bad"]["status"], found["bad"]["figures"]) == ("failed", {"half": 1})
     assert "the other half is not to be had" in found["bad"]["reason"]
     assert found["good"]["status"] == "measured"
 
 
-def test_a_section_that_crashes_takes_no_other_along(run):
+def test_the_next_section_runs_after_one_that_crashes(run):
     found = run(bad=DYING, good=GOOD)
     assert (found["bad"]["status"], found["bad"]["figures"]) == ("failed", {"half": 1})
     assert "SIGSEGV" in found["bad"]["reason"]
@@ -103,20 +98,15 @@ def test_a_section_that_hangs_is_ended(run, tmp_path: Path, monkeypatch: pytest.
     class TimeIsOver(subprocess.Popen):
         """Its time is over as soon as it hangs."""
 
-        def wait(self, timeout: float | None = None) -> int:
+        def communicate(self, input: None = None, timeout: float | None = None) -> tuple[None, None]:
             if timeout == 60.0:
                 hangs.read_text()  # returns when the section has opened it
                 raise subprocess.TimeoutExpired(self.args, timeout)
-            return super().wait(timeout)
+            return super().communicate(input, timeout)
 
-    monkeypatch.setattr(runner.subprocess, "Popen", TimeIsOver)
+    monkeypatch.setattr(subprocess, "Popen", TimeIsOver)
     found = run(bad=HANGING)
     assert (found["bad"]["status"], found["bad"]["figures"]) == ("cut short", {"half": 1})
-
-
-def test_what_the_machine_lacks_is_no_failure(run):
-    found = run(bad=LEAVING)
-    assert (found["bad"]["status"], found["bad"]["reason"]) == ("left out", "no such thing on this machine")
 
 
 def test_a_section_with_a_part_missing_does_not_count_as_measured(run):
@@ -144,10 +134,9 @@ def test_resuming_runs_what_is_missing_only(run):
     assert after["second"]["status"] == "measured"
 
 
-def test_everything_missing_is_told(run):
-    held = run(parity=FAILING, limits=IN_PART, memory=LEAVING)
+def test_all_missing_figures_are_listed_with_the_reason(run):
+    held = run(parity=FAILING, isolation=IN_PART)
     text = "\n".join(summary.missing(held))
     assert "- parity: failed: ValueError: the other half is not to be had" in text
-    assert "- limits, the other half: ValueError: gone" in text
-    assert "- memory: left out: no such thing on this machine" in text
+    assert "- isolation, the other half: ValueError: gone" in text
     assert "- throughput: not asked for" in text

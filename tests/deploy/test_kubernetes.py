@@ -13,6 +13,7 @@ import yaml
 
 from lengthwise.settings import Settings
 from tests.deploy.tools import (
+    CHART,
     DEPLOY,
     NPM,
     PIP,
@@ -26,7 +27,6 @@ from tests.deploy.tools import (
     run,
 )
 
-CHART = DEPLOY / "helm" / "lengthwise"
 KUSTOMIZE = DEPLOY / "kustomize"
 KSERVE = DEPLOY / "kserve"
 OVERLAYS = ("cpu", "gpu", "dev")

@@ -11,8 +11,7 @@ import yaml
 from lengthwise.bench.launch import free_port
 from tests.deploy.container import engine
 from tests.deploy.live import answers, started, until
-from tests.deploy.test_kubernetes import CHART
-from tests.deploy.tools import ROOT, chart_engine, objects, program, run
+from tests.deploy.tools import CHART, ROOT, chart_engine, objects, program, run
 
 pytestmark = pytest.mark.deploy
 

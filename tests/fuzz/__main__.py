@@ -8,27 +8,27 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import machine, pages
 from tests.fuzz.cases import MODELS, cases
 from tests.fuzz.decoders import DECODERS, Report, fuzz
 from tests.support.numpy_models import model, serving
 
-RESULTS = Path("benchmarks/results/fuzz.json")
+PAGE = pages.RESULTS / "fuzz.md"
 
 
 @click.command()
 @click.option("--bodies", type=click.IntRange(2), default=10_000, show_default=True, help="For each decoder.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--only", type=click.Choice([one.name for one in DECODERS]), multiple=True, help="[default: all]")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(bodies: int, seed: int, only: tuple[str, ...], out: Path) -> None:
     """Fuzzes the decoders."""
     facts = machine.facts()
@@ -44,9 +44,8 @@ def main(bodies: int, seed: int, only: tuple[str, ...], out: Path) -> None:
         for case, why in one.failures[:5]:
             console.print(f"{one.decoder}: {why}\n  {case!r}"[:2000], markup=False, style="red")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    made = {"machine": facts, "seed": seed, "peak_mib": peak >> 10, "decoders": [_shown(one) for one in reports]}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    text = page(facts, reports, seed, peak >> 10)
+    pages.write(out, text)
     sys.exit(not all(one.good for one in reports))
 
 
@@ -63,17 +62,23 @@ async def _all(bodies: int, seed: int, only: tuple[str, ...], console: Console) 
     return reports
 
 
-def _shown(report: Report) -> dict[str, Any]:
-    return {
-        "decoder": report.decoder,
-        "bodies": report.bodies,
-        "body_bytes": report.body_bytes,
-        "answers": dict(sorted(report.answers.items())),
-        "slowest_seconds": round(report.slowest_seconds, 6),
-        "growth_bytes": report.growth_bytes,
-        "failures": [f"{why}: {case!r}"[:2000] for case, why in report.failures[:20]],
-        "good": report.good,
-    }
+def page(facts: dict[str, Any], reports: Sequence[Report], seed: int, peak_mib: int) -> str:
+    """The figures as a page."""
+    lines = [
+        (
+            one.decoder,
+            f"{one.bodies:,}",
+            f"{one.body_bytes / 1e6:.1f}",
+            ", ".join(f"{status}: {count:,}" for status, count in sorted(one.answers.items())),
+            f"{one.slowest_seconds * 1e3:.2f}",
+            f"{one.growth_bytes / 1024:.0f}",
+            f"{len(one.failures)}",
+        )
+        for one in reports
+    ]
+    heads = ("decoder", "bodies", "MB", "answers by status", "slowest, ms", "memory kept, KiB", "failures")
+    how = f"`python -m tests.fuzz --seed {seed}`; peak memory {peak_mib} MiB."
+    return pages.page(facts, "Fuzzed decoders", how, pages.table(heads, lines))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ OCTETS = {
 
 
 @pytest.mark.parametrize("name", OCTETS)
-async def test_a_parameter_of_octets_is_taken_where_the_document_allows_it_and_only_there(name: str) -> None:
+async def test_a_parameter_of_a_raw_tensor_is_accepted_only_where_the_document_allows_it(name: str) -> None:
     place, good, bad = OCTETS[name]
     async with serving(model(manifest())) as service:
         parameters = (await service.client.get("/openapi.json")).json()["paths"]["/predict"]["post"]["parameters"]

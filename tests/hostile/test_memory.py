@@ -131,7 +131,7 @@ def test_bodies_that_never_end_are_refused_past_the_bound_and_others_are_answere
 
 
 @pytest.mark.parametrize("attacked", [("--max-wait-ms", "60000")], indirect=True)
-def test_a_step_that_waits_keeps_its_own_bytes_only_and_is_let_go_when_its_caller_leaves(attacked: Attacked) -> None:
+def test_a_waiting_sequence_keeps_only_its_own_bytes_and_frees_them_with_its_caller(attacked: Attacked) -> None:
     values = np.zeros((1, 1024, 12), dtype="<f4")
     tensors = [
         {

@@ -361,7 +361,7 @@ def test_an_output_as_long_as_the_batch_is_wide_is_no_answer() -> None:
     assert "--output" in report.reason
 
 
-def test_a_model_for_batches_as_wide_as_their_longest_row_alone_is_told_what_to_write() -> None:
+def test_a_model_that_needs_width_equal_to_the_longest_row_gets_a_fix() -> None:
     class Tight(Base):
         def forward(self, x, lengths):
             valid = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -40,7 +40,7 @@ def test_inputs_are_read_off_a_graph(exhibit) -> None:
     assert adopted.steps.features == exhibit.features
 
 
-def test_the_service_feeds_an_adopted_graph_and_gets_a_full_row_as_the_graph_alone_gives_it() -> None:
+def test_an_adopted_graph_gives_a_full_row_the_same_answer_in_the_service() -> None:
     for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
         adopted = read_graph(sound(name), InputHints())
         labels = tuple(map(str, range(adopted.classes)))

@@ -5,7 +5,7 @@ from lengthwise_export.checking.leaks import OperatorSpread
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report, TrialResult
 from lengthwise_export.tracing.source_lines import CodeLocation
-from tests.model_export.test_report import LEAK, NODE, REPORT, SOUND
+from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
 CALL = CodeLocation("models/net.py", 9, "n = lengths.cpu()", "forward")
 

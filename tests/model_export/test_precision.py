@@ -71,7 +71,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
-async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_company(
+async def test_every_precision_is_batch_invariant_to_the_byte(
     published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)

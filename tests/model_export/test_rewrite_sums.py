@@ -140,7 +140,7 @@ def test_a_graph_without_such_a_sum_or_that_would_answer_otherwise_stays(monkeyp
     assert "would change an answer by 0.5" in built(masked_sum(), monkeypatch, False)[1]
 
 
-def test_the_rewritten_graph_gives_the_same_bits_alone_and_in_company() -> None:
+def test_the_rewritten_graph_is_batch_invariant() -> None:
     told: list[str] = []
     graph = with_sums_rewritten(Candidate(MANIFEST, lambda named: masked_sum(), None), told.append).build(MANIFEST)
     assert told[0].startswith("rewritten"), told

@@ -24,7 +24,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app
 from lengthwise.http.server import ADMIN_CONNECTIONS, serve
 from lengthwise.settings import Settings
-from tests.service.test_grpc_server import listening
+from tests.support.grpc_calls import listening
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 

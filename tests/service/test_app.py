@@ -95,7 +95,7 @@ async def test_a_service_may_end_while_it_starts() -> None:
         release.set()
 
 
-async def test_a_repository_that_cannot_be_read_is_told_to_whoever_runs_the_application() -> None:
+async def test_an_unreadable_repository_is_an_error_at_the_start() -> None:
     def unreadable() -> Repository:
         raise ConfigurationError("no such folder")
 

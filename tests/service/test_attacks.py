@@ -33,7 +33,7 @@ from lengthwise.protocols import grpc_codec
 from lengthwise.repository import loading
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, digest
 from lengthwise.settings import bundled_models
-from tests.service.test_protocol import answer, served
+from tests.support.bounded_server import answer, served
 from tests.support.numpy_models import idle, manifest, model, serving
 from tests.support.server_process import ServerProcess, started
 

@@ -186,7 +186,7 @@ class BrokenWaiter:
         raise OSError("broken")
 
 
-async def test_a_caller_that_cannot_be_given_its_answer_costs_nobody_else_his(caplog: pytest.LogCaptureFixture):
+async def test_an_answer_that_cannot_be_delivered_does_not_fail_the_others(caplog: pytest.LogCaptureFixture):
     gate = Gate()
     only = model_queue(gate)
     async with running(only) as batcher:
@@ -311,7 +311,7 @@ async def test_what_is_late_when_a_batch_is_planned_is_not_run_though_its_timer_
     assert only.padded_steps == 0
 
 
-async def test_a_deadline_that_passes_while_running_is_said_once_and_the_result_dropped():
+async def test_a_deadline_that_passes_during_the_run_is_reported_once_and_the_result_dropped():
     finished: list[int] = []
     gate = Gate()
     only = model_queue(gate)
@@ -558,7 +558,7 @@ async def test_after_chaos_everything_was_settled_once_and_the_next_request_is_a
 
 
 @pytest.mark.parametrize("count", [1, 60])
-async def test_the_steps_of_what_is_withdrawn_are_let_go_at_once_though_nobody_asks_again(count: int) -> None:
+async def test_the_steps_of_a_withdrawn_sequence_are_freed_at_once(count: int) -> None:
     gate = Gate()
     one = model_queue(gate)
     async with running(one) as batcher:

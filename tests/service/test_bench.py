@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lengthwise.bench.command import bench, rates_of
-from lengthwise.bench.launch import Served
+from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.errors import ConfigurationError
 from lengthwise.settings import bundled_models
 from tests.support.small_server import Reply, SmallServer, serving
@@ -105,7 +105,7 @@ def test_a_sweep_has_both_its_ends():
     assert rates_of("0.1:0.3:0.1") == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_the_bundled_model_is_served_for_the_occasion_and_answers_the_same_in_company():
+def test_bench_serves_the_bundled_model_and_its_answers_are_batch_invariant():
     result = CliRunner().invoke(bench, ["--data", "aeon:JapaneseVowels_TEST", *FEW, "--json", "--concurrency", "6"])
     assert result.exit_code == 0, result.output
     (load,) = json.loads(result.stdout)["loads"]
@@ -120,10 +120,10 @@ def test_tuning_starts_a_service_for_each_setting_and_prints_the_best_call(
     started: list[dict[str, str]] = []
 
     @contextmanager
-    def pretended(where: str | None, options: dict[str, str], **_: object) -> Iterator[Served]:
+    def pretended(where: str | None, options: dict[str, str], **_: object) -> Iterator[ServiceUnderLoad]:
         started.append(dict(options))
         with serving(SmallServer()) as target:
-            yield Served(target)
+            yield ServiceUnderLoad(target)
 
     monkeypatch.setattr("lengthwise.bench.command.served", pretended)
     monkeypatch.setattr("lengthwise.bench.command.available_cores", lambda: 1)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lengthwise.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Connection, socket.socket]]:
+def pair() -> Iterator[tuple[LoadConnection, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connection = Connection(Target(*listener.getsockname()))
+        connection = LoadConnection(ServerAddress(*listener.getsockname()))
         peer, _ = listener.accept()
         with peer, connection.socket:
             yield connection, peer
@@ -25,21 +25,21 @@ def reset(peer: socket.socket) -> None:
     peer.close()
 
 
-def test_a_reset_connection_is_lost_for_reading(pair: tuple[Connection, socket.socket]):
+def test_a_reset_connection_is_lost_for_reading(pair: tuple[LoadConnection, socket.socket]):
     connection, peer = pair
     reset(peer)
     with pytest.raises(ConnectionLostError):
         connection.receive()
 
 
-def test_a_reset_connection_is_lost_for_writing(pair: tuple[Connection, socket.socket]):
+def test_a_reset_connection_is_lost_for_writing(pair: tuple[LoadConnection, socket.socket]):
     connection, peer = pair
     reset(peer)
     with pytest.raises(ConnectionLostError):
         connection.send(b"x")
 
 
-def test_what_a_full_socket_does_not_take_stays_unsent(pair: tuple[Connection, socket.socket]):
+def test_what_a_full_socket_does_not_take_stays_unsent(pair: tuple[LoadConnection, socket.socket]):
     connection, _ = pair
     request = b"x" * 50_000_000
     connection.send(request)
@@ -49,12 +49,12 @@ def test_what_a_full_socket_does_not_take_stays_unsent(pair: tuple[Connection, s
     assert len(connection.unsent) == len(rest)
 
 
-def test_nothing_there_yet_is_no_answer(pair: tuple[Connection, socket.socket]):
+def test_nothing_there_yet_is_no_answer(pair: tuple[LoadConnection, socket.socket]):
     connection, _ = pair
     assert connection.receive() is None
 
 
-def test_an_answer_split_within_its_head_is_read_whole(pair: tuple[Connection, socket.socket]):
+def test_an_answer_split_within_its_head_is_read_whole(pair: tuple[LoadConnection, socket.socket]):
     connection, peer = pair
     connection.socket.setblocking(True)
     peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")

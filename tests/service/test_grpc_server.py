@@ -36,65 +36,15 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
 from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.repository.model import Model
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from lengthwise.telemetry.call_record import CallRecord
 from lengthwise.versions import Key
+from tests.support.grpc_calls import ENDS, PADDED, Caller, listening, request
 from tests.support.numpy_models import BLIND, MANIFESTS, NOT_FINITE, Service, idle, manifest, model, repository, serving
 
 ROOT = Path(__file__).parents[2]
 Code = grpc.StatusCode
-PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
-ENDS = np.array([1, 2], dtype="<i4")
-
-
-def request(*, raw: bool = True, values: Any = PADDED, ends: Any = ENDS, **fields: Any) -> pb.ModelInferRequest:
-    """Two sequences, the first padded with junk."""
-    made = pb.ModelInferRequest(**{"model_name": "sums"} | fields)
-    for name, datatype, array in (("values", "FP32", values), ("lengths", "INT32", ends)):
-        tensor = made.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        if raw:
-            made.raw_input_contents.append(array.tobytes())
-        elif datatype == "FP32":
-            tensor.contents.fp32_contents.extend(array.ravel().tolist())
-        else:
-            tensor.contents.int_contents.extend(array.ravel().tolist())
-    return made
-
-
-class Caller:
-    """A client of one server."""
-
-    def __init__(self, service: Service, channel: grpc.aio.Channel) -> None:
-        self.service = service
-        self.channel = channel
-
-    def call(self, method: str, message: Any = None, **options: Any) -> Any:
-        """One call of a method, whose request and answer are named after it."""
-        asked = message if message is not None else getattr(pb, f"{method}Request")()
-        return self.channel.unary_unary(
-            f"/{SERVICE}/{method}",
-            request_serializer=lambda given: given if isinstance(given, bytes) else given.SerializeToString(),
-            response_deserializer=getattr(pb, f"{method}Response").FromString,
-        )(asked, **options)
-
-    async def refused(self, method: str, message: Any = None, **options: Any) -> grpc.aio.AioRpcError:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await self.call(method, message, **options)
-        return raised.value
-
-
-@asynccontextmanager
-async def listening(*models: Model, **options: Any) -> AsyncIterator[Caller]:
-    async with serving(*models, **options) as service:
-        server = GrpcServer(service.serving, asyncio.Semaphore(2))
-        port = await server.start("127.0.0.1", 0)
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Caller(service, channel)
-        finally:
-            await server.stop()
 
 
 @asynccontextmanager
@@ -267,7 +217,7 @@ async def test_what_was_asked_is_let_go_of_without_the_collector(message: pb.Mod
             gc.enable()
 
 
-async def test_a_large_body_of_a_call_that_is_no_inference_is_let_go_of_without_the_collector() -> None:
+async def test_a_large_body_of_another_call_is_freed_without_the_garbage_collector() -> None:
     body = b"\n" + b" " * 3 * 2**20
     async with listening(model(manifest())) as caller:
         gc.disable()
@@ -758,7 +708,7 @@ async def test_the_application_listens_where_a_port_is_set_and_stops_with_the_se
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_who_watches_the_health_of_a_server_that_starts_is_told_that_it_does_not_serve_yet() -> None:
+async def test_a_health_watch_of_a_starting_server_gets_not_serving() -> None:
     port = free_port()
     serving = Serving(Settings(runners=1, grpc_port=port), lambda *_: repository(model(manifest())))
     server = GrpcServer(serving, asyncio.Semaphore(2))

@@ -112,7 +112,7 @@ def test_a_line_read_in_pieces_is_the_record_that_it_is_as_a_whole(
         ('{"id":"long","steps":[%s],"values":1}', "unknown field 'values'"),
     ],
 )
-def test_what_is_wrong_with_a_long_line_is_said_with_its_step_and_the_next_line_is_read(
+def test_an_error_in_a_long_line_names_its_step_and_the_next_line_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str, error: str
 ) -> None:
     monkeypatch.setattr(dataset, "LONG_LINE_BYTES", 64)

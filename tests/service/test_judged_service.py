@@ -19,10 +19,10 @@ from lengthwise.repository.judging import judge as judge_here
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.service.test_odd_directories import encrypted, text_for_lengths, trillions_of_steps
 from tests.support import hostile_models
 from tests.support.hostile_models import Made, place_graph
 from tests.support.model_directories import place
+from tests.support.odd_directories import encrypted, text_for_lengths, trillions_of_steps
 from tests.support.server_process import ServerProcess, started
 
 PATIENCE_SECONDS = 60.0

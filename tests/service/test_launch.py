@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import Running, free_port, running, serve_command, served
 from lengthwise.bench.remote import get
 from lengthwise.errors import ConfigurationError
@@ -71,14 +71,14 @@ def test_a_server_that_never_will_be_ready_is_not_waited_for(silent_port: int):
 
 
 def test_a_server_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, silent_port: int):
-    monkeypatch.setattr("lengthwise.bench.launch._READY_SECONDS", 0.2)
+    monkeypatch.setattr("lengthwise.bench.launch.READY_SECONDS", 0.2)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(ConfigurationError, match="was not ready within"), running(command, silent_port):
         pass
 
 
 def test_a_server_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lengthwise.bench.launch._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("lengthwise.bench.launch.STOP_SECONDS", 0.1)
     port = free_port()
     with running([sys.executable, "-c", SERVER, str(port), "stubborn"], port) as server:
         pass
@@ -101,7 +101,7 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
     @contextmanager
     def pretended(command: list[str], port: int, **_: object) -> Iterator[Running]:
         commands.append(command)
-        yield Running(Target("127.0.0.1", port), 0)
+        yield Running(ServerAddress("127.0.0.1", port), 0)
 
     monkeypatch.setattr("lengthwise.bench.launch.running", pretended)
     directory = tmp_path / "models" / "m" / "3"
@@ -119,7 +119,7 @@ def test_a_model_directory_is_served_from_its_repository_and_asked_for_by_name(
 
 def test_a_url_is_taken_as_it_is():
     with served("http://127.0.0.1:8000", {}, model="m") as service:
-        assert service.target == Target("127.0.0.1", 8000)
+        assert service.target == ServerAddress("127.0.0.1", 8000)
         assert service.fields == {"model": "m"}
 
 

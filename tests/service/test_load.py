@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from lengthwise.bench import load as load_module
-from lengthwise.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
 from lengthwise.bench.load import Measurement, ask_each, drive
 from lengthwise.bench.schedule import Closed, Open
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
 
-def requests_for(target: Target, count: int, *, size: int = 1) -> list[bytes]:
+def requests_for(target: ServerAddress, count: int, *, size: int = 1) -> list[bytes]:
     bodies = [b'{"sequences": [[[%d, 1]%s]]}' % (number, b", [0, 0]" * size) for number in range(count)]
     return [target.request("/predict", body, {"content-type": "application/json"}) for body in bodies]
 
@@ -136,24 +136,24 @@ def test_a_request_whose_connection_breaks_is_counted_and_the_load_goes_on():
 
 
 def test_a_connection_that_is_lost_while_sending_is_replaced(monkeypatch: pytest.MonkeyPatch):
-    send = Connection.send
+    send = LoadConnection.send
     calls: list[bytes | memoryview] = []
 
-    def fail_third(connection: Connection, request: bytes | memoryview) -> None:
+    def fail_third(connection: LoadConnection, request: bytes | memoryview) -> None:
         calls.append(request)
         if len(calls) == 3:
             raise ConnectionLostError
         send(connection, request)
 
-    monkeypatch.setattr(Connection, "send", fail_third)
+    monkeypatch.setattr(LoadConnection, "send", fail_third)
     _, seen = load()
     assert (len(seen.status), seen.broken) == (19, 1)
 
 
 def test_an_event_of_a_connection_that_was_just_replaced_is_passed_over(monkeypatch: pytest.MonkeyPatch):
-    wait = load_module._Driver._wait
+    wait = load_module.wait_for_events
     # Every event comes twice, so that the second one finds its connection closed by the first.
-    monkeypatch.setattr(load_module._Driver, "_wait", lambda driver, seconds: wait(driver, seconds) * 2)
+    monkeypatch.setattr(load_module, "wait_for_events", lambda *waited: wait(*waited) * 2)
     _, seen = load(lambda _number, reply: Reply(200, reply.body, close=True, head=(("Connection", "close"),)))
     assert (len(seen.status), seen.broken) == (20, 0)
 
@@ -215,7 +215,7 @@ def test_an_answer_without_its_length_is_refused_by_name():
 def test_nobody_listening_is_said_with_the_address():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        target = Target(*taken.getsockname())
+        target = ServerAddress(*taken.getsockname())
         with pytest.raises(ConfigurationError, match=rf"{target.url} cannot be reached.*is the service running"):
             drive(target, [b"x"], Closed(1), connections=1)
 
@@ -248,16 +248,16 @@ def test_the_client_says_what_it_cost():
 @pytest.mark.parametrize("url", ["https://a:1", "a:1", "http://a:1/predict", "http://a:x", "http://"])
 def test_a_url_of_another_form_is_refused(url: str):
     with pytest.raises(ConfigurationError):
-        Target.parse(url)
+        ServerAddress.parse(url)
 
 
 def test_a_url_without_a_port_means_port_80():
-    assert Target.parse("http://localhost/") == Target("localhost", 80)
+    assert ServerAddress.parse("http://localhost/") == ServerAddress("localhost", 80)
 
 
 def test_an_ipv6_address_stands_in_brackets():
-    target = Target.parse("http://[::1]:8000")
-    assert target == Target("::1", 8000)
+    target = ServerAddress.parse("http://[::1]:8000")
+    assert target == ServerAddress("::1", 8000)
     assert b"host: [::1]:8000\r\n" in target.request("/predict", b"", {})
     assert target.url == "http://[::1]:8000"
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise.telemetry.metrics import KEPT_GONE, REASONS, Bounds, Gauges, Metrics, ModelMetrics
+from tests.support.used_metrics import INFO, metrics, used
 
 OWN = frozenset({"model", "version"})
 FAMILIES = {
@@ -42,23 +43,6 @@ FAMILIES = {
     "max_inflight_bytes": frozenset(),
 }
 """Every family without the prefix and, of counters, without `_total`; and its labels."""
-
-INFO = {"provider": "CPUExecutionProvider", "digest": "sha256:00"}
-
-
-def metrics() -> Metrics:
-    return Metrics(lambda: {("m", "1"): Gauges(12, 3, 1, True)}, lambda: Bounds(2, 1000, 0, 300, 4000))
-
-
-def used() -> Metrics:
-    made = metrics()
-    model = made.model("m", "1", INFO)
-    model.request(200, 0.003)
-    model.request(429, 0.001, "queue_full")
-    model.decoded(0.0001, [3, 7])
-    model.batch(rows=2, width=8, valid_steps=10, waits=[0.001, 0.002], seconds=0.004)
-    model.batch_failed()
-    return made
 
 
 def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -158,7 +142,7 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 def test_the_directory_of_many_processes_changes_nothing_and_stays_empty(variable: str, tmp_path: Path):
     program = (
-        "from tests.service.test_metrics import used; from lengthwise.bench import exposition; "
+        "from tests.support.used_metrics import used; from lengthwise.bench import exposition; "
         "import sys; sys.stdout.buffer.write(used().text())"
     )
     done = subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, 
 from lengthwise.verification import golden, kept_promises, promises
 from lengthwise.versions import Policy
 from tests.support.model_directories import LIMITS, measure_quickly, place, sign
+from tests.support.odd_directories import encrypted, header, patched, rewritten, text_for_lengths, trillions_of_steps
 
 VOUCHED = (GRAPH_FILE, GOLDEN_FILE, VERIFICATION_FILE)
 UNVOUCHED = (kept_costs.FILE, kept_promises.FILE)
@@ -214,31 +214,6 @@ def test_a_kept_file_of_any_content_is_passed_over(
 # Golden sequences
 
 
-def rewritten(directory: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], **how: Any) -> None:
-    """Writes the archive anew, with its right digest."""
-    with zipfile.ZipFile(directory / GOLDEN_FILE) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(directory / GOLDEN_FILE, "w", **how) as archive:
-        for name, content in change(members).items():
-            archive.writestr(name, content)
-    sign(directory)
-
-
-def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
-    """An array of that shape that holds nothing."""
-    file = io.BytesIO()
-    golden.npy.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return file.getvalue()
-
-
-def text_for_lengths(directory: Path) -> None:
-    rewritten(directory, lambda members: members | {"lengths.npy": b"hello"})
-
-
-def trillions_of_steps(directory: Path) -> None:
-    rewritten(directory, lambda members: members | {"steps.npy": header((10**12, 12))})
-
-
 def negative_steps(directory: Path) -> None:
     rewritten(directory, lambda members: members | {"steps.npy": header((-1, -12)) + bytes(48)})
 
@@ -272,22 +247,6 @@ def twice(directory: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(directory / GOLDEN_FILE, "a") as archive:
         archive.writestr("steps.npy", b"hello")
     sign(directory)
-
-
-def patched(directory: Path, local: int, central: int, value: bytes) -> None:
-    """Changes a field of every entry, in its own header and in the list of all."""
-    content = bytearray((directory / GOLDEN_FILE).read_bytes())
-    for sign_of, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
-        place = content.find(sign_of)
-        while place >= 0:
-            content[place + offset : place + offset + len(value)] = value
-            place = content.find(sign_of, place + 4)
-    (directory / GOLDEN_FILE).write_bytes(content)
-    sign(directory)
-
-
-def encrypted(directory: Path) -> None:
-    patched(directory, 6, 8, b"\x01\x00")
 
 
 def of_an_unknown_compression(directory: Path) -> None:
@@ -401,7 +360,7 @@ def test_names_that_no_model_can_have_are_passed_over_with_a_word(
     assert not [line for line in caplog.messages if "is passed over" in line]
 
 
-def test_a_name_whose_folder_cannot_be_read_costs_no_other_its_place_and_keeps_what_runs(
+def test_an_unreadable_folder_keeps_its_running_version_and_the_other_models(
     folder: Path, bad: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = look(folder)

@@ -15,7 +15,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import Model
 from lengthwise.runtime.answers import NOT_FINITE, Answer
 from lengthwise.scoring import offline
-from lengthwise.scoring.offline import FAILED, Batch, Result
+from lengthwise.scoring.offline import FAILED, ScoredBatch, ScoringResult
 from tests.support import numpy_models
 
 LIMITS = BatchLimits(rows=8)
@@ -26,7 +26,9 @@ def items(*lengths: int, seed: int = 0) -> list[Item]:
     return [Item(random.random((length, 2), dtype=np.float32), length) for length in lengths]
 
 
-def answered(model: Model, *chunks: Sequence[Item], threads: int = 2, attention: bool = False) -> list[list[Result]]:
+def answered(
+    model: Model, *chunks: Sequence[Item], threads: int = 2, attention: bool = False
+) -> list[list[ScoringResult]]:
     numbered = list(enumerate(chunks))
     found = list(offline.answer_all(model, numbered, limits=LIMITS, threads=threads, attention=attention))
     assert [number for number, _ in found] == list(range(len(chunks)))
@@ -58,7 +60,7 @@ def test_attention_is_computed_only_where_it_is_wanted():
 
 
 def test_like_lengths_run_together():
-    ran: list[Batch] = []
+    ran: list[ScoredBatch] = []
     chunk = items(*[4, 40] * 8)
     list(
         offline.answer_all(

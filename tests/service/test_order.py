@@ -17,7 +17,7 @@ import pytest
 from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
 from lengthwise.http.connection import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
-from tests.service.test_fast_request import Line, Net, held, net
+from tests.support.http_lines import Line, Net, held, net
 from tests.support.numpy_models import Service, manifest, model, serving
 
 GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
@@ -113,7 +113,7 @@ async def test_a_refusal_comes_behind_the_answer_to_the_request_before_it(made: 
 
 
 @WAYS
-async def test_a_malformed_body_is_counted_as_what_it_was_told_alone_and_behind_another(made: Net, way: str) -> None:
+async def test_a_malformed_body_is_counted_by_its_status_first_and_pipelined(made: Net, way: str) -> None:
     for before in (b"", request(way)):
         line = await made.line()
         line.writer.write(before + CHUNKED % path_of(way) + b"ZZ\r\n")
@@ -409,7 +409,7 @@ async def test_a_client_that_sends_no_more_is_not_waited_for_for_ever(
 
 
 @WAYS
-async def test_whoever_leaves_with_requests_behind_the_first_is_counted_once_and_as_gone(way: str) -> None:
+async def test_a_client_that_leaves_with_pipelined_requests_is_counted_once_as_gone(way: str) -> None:
     async with held() as (made, release, running):
         line = await made.line()
         line.writer.write(request(way) * 3)
@@ -473,7 +473,9 @@ async def gone(made: Net) -> None:
 
 
 @WAYS
-async def test_whoever_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, made: Net, way: str) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch, made: Net, way: str
+) -> None:
     monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
     with await narrow(made) as client:
         await asyncio.get_running_loop().sock_sendall(client, large_answer(way) * 10)
@@ -481,7 +483,9 @@ async def test_whoever_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch,
         await gone(made)
 
 
-async def test_whoever_leaves_a_little_unread_is_cut_off_too(monkeypatch: pytest.MonkeyPatch, made: Net) -> None:
+async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
+    monkeypatch: pytest.MonkeyPatch, made: Net
+) -> None:
     monkeypatch.setattr(http_connection, "PATIENCE_SECONDS", 0.2)
     loop = asyncio.get_running_loop()
     with await narrow(made) as client:

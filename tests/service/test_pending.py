@@ -210,7 +210,7 @@ def test_what_ran_is_let_go_at_once_though_one_before_it_waits_long():
     assert len(pool) == 1
 
 
-def test_the_orders_forget_the_numbers_of_what_left():
+def test_the_heaps_drop_entries_of_sequences_that_left():
     pool = PendingSequences()
     pool.add(WaitingSequence(8, deadline=0.0, priority=9))
     for _ in range(2000):
@@ -222,7 +222,7 @@ def test_the_orders_forget_the_numbers_of_what_left():
 
 
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])
-def test_what_was_withdrawn_in_an_overload_is_let_go(horizon: int):
+def test_sequences_withdrawn_under_overload_are_freed(horizon: int):
     pool = PendingSequences(horizon)
     pool.add(WaitingSequence(4, deadline=0.0))  # most urgent and first deadline, so that no order loses its first
     gone = []

@@ -73,7 +73,7 @@ def kept(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_device_that_nobody_proved_the_model_on_proves_it_and_keeps_its_promise(
+def test_a_model_is_verified_on_a_new_device_and_the_result_is_kept(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promise = load(directory, monkeypatch, company=2**-16).promise

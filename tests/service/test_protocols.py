@@ -183,7 +183,7 @@ def grpc_typed(server: Server, recordings: list[Floats]) -> list[bytes]:
     [one_by_one, octets, v1, v2, triton_client(binary=True), triton_client(binary=False), grpc_raw_alone, grpc_typed],
     ids=["json", "octets", "v1", "v2", "triton binary", "triton json", "grpc raw", "grpc typed"],
 )
-def test_a_recording_has_the_same_bits_by_every_protocol_alone_and_in_company(
+def test_every_protocol_gives_the_same_bits_batched_and_unbatched(
     server: Server,
     recordings: list[Floats],
     expected: list[bytes],

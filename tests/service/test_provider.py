@@ -151,7 +151,7 @@ def test_runners_that_were_asked_for_are_shared_out_among_the_gpus(runners: int,
     assert choice.runners(64) == 2 * in_flight
 
 
-def test_bits_are_promised_by_the_cpu_alone_and_its_costs_are_those_of_its_thread():
+def test_only_the_cpu_promises_the_same_bits_and_is_measured_in_processor_time():
     assert {name: (row.bits, row.wall_clock) for name, row in PROVIDERS.items()} == {
         "cpu": (True, False),
         "cuda": (False, True),

@@ -12,7 +12,7 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring import records
-from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
+from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from tests.support.numpy_models import MANIFESTS, manifest
 
 
@@ -20,14 +20,14 @@ def zeros(length: int) -> Steps:
     return np.zeros((length, 2), dtype=np.float32)
 
 
-def judge(manifest: Manifest, steps: Steps, label: Label = None) -> Entry:
-    (entry,) = judged([Record("r", steps, label, "d.jsonl:7")], manifest)
+def judge(manifest: Manifest, steps: Steps, label: Label = None) -> InputRecord:
+    (entry,) = validated([Record("r", steps, label, "d.jsonl:7")], manifest)
     return entry
 
 
 def test_a_record_that_the_model_takes_keeps_its_id_label_and_place():
     entry = judge(MANIFESTS["refuses missing"], zeros(3), "a")
-    assert isinstance(entry, Taken)
+    assert isinstance(entry, ValidRecord)
     assert (entry.id, entry.item.id, entry.label, entry.place) == ("r", "r", "a", "d.jsonl:7")
 
 
@@ -39,13 +39,13 @@ def test_a_record_that_the_model_does_not_take_is_named_by_its_place():
 
 def test_a_record_that_could_not_be_read_stays_what_it_is():
     bad = BadRecord("r", RecordError("d.jsonl:7: not JSON"))
-    assert list(judged([bad], MANIFESTS["tokens"])) == [bad]
+    assert list(validated([bad], MANIFESTS["tokens"])) == [bad]
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("head", [0, 1]), ("tail", [3, 4]), ("window", None)])
 def test_of_a_record_that_is_too_long_the_policy_keeps_its_part(policy: str, kept: list[int] | None):
     entry = judge(manifest(long=policy, max_length=2), zeros(5))
-    assert isinstance(entry, Taken)
+    assert isinstance(entry, ValidRecord)
     assert (entry.item.kept_places is None) if kept is None else (entry.item.kept_places.tolist() == kept)
     assert len(entry.item.steps) == (5 if kept is None else 2)
 
@@ -69,11 +69,11 @@ def test_a_label_of_another_form_is_named(task: str, label: Label, said: str):
     ("task", "label"), [("single-label", "a"), ("multi-label", ()), ("per-step", ("a", "b", "c")), ("per-step", None)]
 )
 def test_a_label_of_the_models_form_is_taken(task: str, label: Label):
-    assert isinstance(judge(manifest(task=task), zeros(3), label), Taken)
+    assert isinstance(judge(manifest(task=task), zeros(3), label), ValidRecord)
 
 
-def taken(length: int = 1) -> Taken:
-    return Taken("r", Item(zeros(length), length, id="r"), None, "d.jsonl:1")
+def taken(length: int = 1) -> ValidRecord:
+    return ValidRecord("r", Item(zeros(length), length, id="r"), None, "d.jsonl:1")
 
 
 BAD = BadRecord("b", RecordError("d.jsonl:2: bad"))
@@ -114,8 +114,8 @@ def test_what_stands_behind_a_bad_record_is_read_where_bad_ones_are_skipped():
 def test_a_line_is_a_prediction_or_the_reason_why_there_is_none():
     model = MANIFESTS["refuses missing"]
     answer = Answer(np.array([0.2, 0.5, 0.3], dtype=np.float32), best=1)
-    found = told(taken(), answer, model, attention=False)
+    found = prediction_of(taken(), answer, model, attention=False)
     assert isinstance(found, dict)
     assert (found["id"], found["label"], found["length"]) == ("r", "b", 1)
-    assert told(BAD, None, model, attention=False) is BAD.error
-    assert str(told(taken(), "why", model, attention=False)) == "d.jsonl:1: why"
+    assert prediction_of(BAD, None, model, attention=False) is BAD.error
+    assert str(prediction_of(taken(), "why", model, attention=False)) == "d.jsonl:1: why"

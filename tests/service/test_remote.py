@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lengthwise.bench import remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import SmallServer, serving
@@ -44,7 +44,7 @@ def test_several_models_must_be_told_apart(name: str | None, said: str):
 def test_a_service_that_wants_a_key_is_told_apart_from_one_that_does_not_say(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "get", lambda *_: (401, b"{}"))
     with pytest.raises(ConfigurationError, match="wants a key: --header 'authorization=Bearer KEY'"):
-        remote.model(Target.parse("http://localhost:8000"))
+        remote.model(ServerAddress.parse("http://localhost:8000"))
 
 
 def test_a_service_that_does_not_say_its_models_is_described_by_flags():

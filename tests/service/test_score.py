@@ -28,8 +28,8 @@ from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
 from lengthwise.scoring import records
-from lengthwise.scoring.command import Run
-from lengthwise.scoring.scored import Scored
+from lengthwise.scoring.command import ScoringRun
+from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import bundled_models
 from tests.support import numpy_models
@@ -61,9 +61,9 @@ def small(before: Callable[[PaddedBatch], None] = lambda _: None, **fields: obje
 def run(
     source: Path, out: Path, model: Model, *, stop: bool = True, resume: bool = False, said: io.StringIO | None = None
 ) -> Summary:
-    with Scored(out, resume=resume, exact=True) as scored:
+    with PredictionFile(out, resume=resume, exact=True) as scored:
         console = Console(file=said or io.StringIO(), width=200)
-        return Run(model, BatchLimits(), threads=2, attention=True, stop=stop).score(
+        return ScoringRun(model, BatchLimits(), threads=2, attention=True, stop=stop).score(
             source, scored, console, resume=resume
         )
 

@@ -16,8 +16,8 @@ from lengthwise.bench.launch import free_port
 from lengthwise.errors import ConfigurationError
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from tests.service.test_grpc_server import listening
-from tests.service.test_grpc_server import request as infer
+from tests.support.grpc_calls import listening
+from tests.support.grpc_calls import request as infer
 from tests.support.numpy_models import manifest, model, samples, serving
 from tests.support.server_process import ServerProcess, exit_of, request, started
 

@@ -317,7 +317,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/japanese-vowels:predict"])
-def test_a_drain_ends_the_wait_for_company_and_answers_what_was_accepted(path: str) -> None:
+def test_a_drain_ends_the_wait_for_a_larger_batch_and_answers_accepted_calls(path: str) -> None:
     body = orjson.dumps({"instances" if "v1" in path else "sequences": [[[0.1] * 12]]})
     with started(LENGTHWISE_MAX_WAIT_MS="60000", LENGTHWISE_DRAIN_SECONDS="30") as server, server.connect() as line:
         line.send(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)

@@ -285,7 +285,7 @@ def test_a_neighbour_never_changes_an_answer(bundled: Model, recordings: list[St
 
 
 @pytest.mark.parametrize("runners", [1, 2])
-async def test_whatever_is_planned_and_by_however_many_runners_the_bits_are_those_of_each_alone(
+async def test_every_plan_and_number_of_runners_gives_the_bits_of_unbatched_runs(
     runners: int, bundled: Model, recordings: list[Steps]
 ):
     expected = [answer(bundled, steps) for steps in recordings]

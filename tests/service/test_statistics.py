@@ -99,7 +99,7 @@ async def test_they_are_the_figures_under_tritons_other_names() -> None:
         assert of_requests[ours]["ns"] == pytest.approx(figure(f"{theirs}_duration_us") * 1000, abs=1)
 
 
-async def test_all_versions_of_a_model_are_told_unless_one_is_named_and_of_all_models_together() -> None:
+async def test_statistics_are_of_one_version_of_all_versions_or_of_all_models() -> None:
     async with serving(model(manifest()), model(manifest(version=2)), model(manifest(name="other"))) as service:
         await service.predict({**ONE, "model": "sums", "version": "2"})
 

@@ -6,7 +6,7 @@ import pytest
 
 from lengthwise.decoding.dataset import Label
 from lengthwise.runtime.manifest import Task
-from lengthwise.scoring.offline import Batch
+from lengthwise.scoring.offline import ScoredBatch
 from lengthwise.scoring.summary import Summary, right
 
 LABELS = ("a", "b", "c")
@@ -43,7 +43,7 @@ def test_a_summary_counts_records_errors_and_right_answers():
 
 def test_figures_of_speed_are_of_this_run_alone():
     summary = Summary("m/1", records=30, resumed=20, seconds=2.0)
-    summary.ran(Batch(rows=10, cost_steps=200, valid_steps=150, cpu_seconds=0.75))
+    summary.ran(ScoredBatch(rows=10, cost_steps=200, valid_steps=150, cpu_seconds=0.75))
     summary.cpu_seconds["reading"] = 0.25
     assert "processor time 1.0 s: 25% reading the file, 0% planning batches, 75% running the model" in "\n".join(
         summary.lines()

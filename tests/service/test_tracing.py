@@ -25,7 +25,7 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import Model
 from lengthwise.settings import traces_exporter
 from lengthwise.telemetry.tracing import Tracer, open_tracer
-from tests.service.test_grpc_server import listening, request
+from tests.support.grpc_calls import listening, request
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.server_process import started
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lengthwise.bench.launch import Served
-from lengthwise.bench.trial import Load, Workload, prepare
+from lengthwise.bench.launch import ServiceUnderLoad
+from lengthwise.bench.trial import LoadSpec, Workload, prepare
 from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
 from tests.support.small_server import Reply, SmallServer, serving
 
-SHORT = Load(concurrency=2, seconds=60, warmup_seconds=0, count=8)
+SHORT = LoadSpec(concurrency=2, seconds=60, warmup_seconds=0, count=8)
 SEQUENCES = [np.full((length, 2), length, dtype=np.float32) for length in (1, 2, 3, 4)]
 
 
@@ -58,7 +58,7 @@ def test_without_a_check_nothing_is_sent_alone_and_nothing_called_right():
 def test_a_warm_up_is_sent_and_does_not_count(rate: float | None):
     server = SmallServer()
     with serving(server) as target:
-        load = Load(concurrency=1, rate=rate, seconds=5, warmup_seconds=0.05, count=3)
+        load = LoadSpec(concurrency=1, rate=rate, seconds=5, warmup_seconds=0.05, count=3)
         seen = prepare(target, SEQUENCES, check=False).run(load)
     assert sum(seen.answers.values()) == 3
     assert len(server.bodies) > 3
@@ -66,7 +66,7 @@ def test_a_warm_up_is_sent_and_does_not_count(rate: float | None):
 
 def test_an_open_loop_is_named_by_its_arrivals_and_rate():
     with serving(SmallServer()) as target:
-        load = Load(concurrency=2, rate=1000, arrivals="constant", seconds=0.05, warmup_seconds=0)
+        load = LoadSpec(concurrency=2, rate=1000, arrivals="constant", seconds=0.05, warmup_seconds=0)
         seen = prepare(target, SEQUENCES).run(load)
     assert seen.load == "constant 1,000/s"
     assert seen.offered_rate == 1000
@@ -74,9 +74,9 @@ def test_an_open_loop_is_named_by_its_arrivals_and_rate():
 
 
 def test_the_same_seed_makes_the_same_schedule():
-    load = Load(rate=100, seconds=1, seed=3)
-    assert load.schedule() == Load(rate=100, seconds=1, seed=3).schedule()
-    assert load.schedule() != Load(rate=100, seconds=1, seed=4).schedule()
+    load = LoadSpec(rate=100, seconds=1, seed=3)
+    assert load.schedule() == LoadSpec(rate=100, seconds=1, seed=3).schedule()
+    assert load.schedule() != LoadSpec(rate=100, seconds=1, seed=4).schedule()
 
 
 def test_a_binary_request_carries_its_shape_and_its_model_beside_the_bytes():
@@ -98,16 +98,18 @@ def test_what_a_binary_request_cannot_hold_is_refused(sequences: list[np.ndarray
 
 def test_a_workload_takes_its_steps_and_longest_length_from_the_service():
     with serving(SmallServer()) as target:
-        sequences = Workload(lengths="fixed:500", distinct=3).sequences(Served(target))
+        sequences = Workload(lengths="fixed:500", distinct=3).sequences(ServiceUnderLoad(target))
     assert [steps.shape for steps in sequences] == [(64, 2)] * 3
 
 
 def test_a_workload_says_what_the_service_does_not():
     with serving(SmallServer(models=[{"model": "m"}])) as target:
-        (tokens,) = Workload(lengths="fixed:5000", distinct=1, step=Input("tokens", 9)).sequences(Served(target))
+        (tokens,) = Workload(lengths="fixed:5000", distinct=1, step=Input("tokens", 9)).sequences(
+            ServiceUnderLoad(target)
+        )
         assert tokens.shape == (1024,)
         with pytest.raises(ConfigurationError, match="--features"):
-            Workload().sequences(Served(target))
+            Workload().sequences(ServiceUnderLoad(target))
 
 
 def test_a_workload_may_be_the_sequences_of_a_file(tmp_path: Path):
@@ -115,6 +117,6 @@ def test_a_workload_may_be_the_sequences_of_a_file(tmp_path: Path):
     file.write_text('{"steps": [[1, null]]}\n{"steps": [[1, 2], [3, 4]]}\n')
     server = SmallServer()
     with serving(server) as target:
-        Workload(data=str(file)).trial(Served(target, "small", "1"))
+        Workload(data=str(file)).load_test(ServiceUnderLoad(target, "small", "1"))
     assert json.loads(server.bodies[0]) == {"sequences": [[[1, None]]], "model": "small", "version": "1"}
     assert len(server.bodies) == 2

@@ -122,7 +122,7 @@ def test_the_first_20_are_listed_and_all_are_counted() -> None:
     assert error.total == 50
 
 
-def test_a_body_that_names_no_model_rightly_is_not_judged_by_another_models_rules() -> None:
+def test_a_body_with_an_invalid_version_is_not_checked_by_a_models_rules() -> None:
     error = problems({"sequences": [[[1]]], "version": "0"})
     assert [problem.pointer for problem in error.problems] == ["/version"]
 

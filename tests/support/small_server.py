@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import orjson
 
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 
 
 @dataclass
@@ -76,7 +76,7 @@ class SmallServer:
 
 
 @contextmanager
-def serving(server: SmallServer) -> Iterator[Target]:
+def serving(server: SmallServer) -> Iterator[ServerAddress]:
     """Runs it on a free port while the block runs."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,7 +126,7 @@ def serving(server: SmallServer) -> Iterator[Target]:
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield Target("127.0.0.1", listener.server_address[1])
+            yield ServerAddress("127.0.0.1", listener.server_address[1])
         finally:
             listener.shutdown()
             thread.join()

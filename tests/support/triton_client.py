@@ -6,6 +6,8 @@
 import importlib
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +20,18 @@ values = np.linspace(-1, 1, 2 * 3 * 12).reshape(2, 3, 12)
 lengths = np.array([[3], [1]], dtype=np.int32)
 
 
-def infer(rows: np.ndarray, ends: np.ndarray, datatype: str, *outputs: object, **options: object) -> object:
+def infer(rows: np.ndarray, ends: np.ndarray, datatype: str, *outputs: object, **options: Any) -> Any:
     inputs = [module.InferInput("values", rows.shape, datatype), module.InferInput("lengths", ends.shape, "INT32")]
     for tensor, array in zip(inputs, (rows, ends), strict=True):
         tensor.set_data_from_numpy(array)
     return client.infer(MODEL, inputs, outputs=outputs or None, **options)
 
 
-def refused(call: object) -> str:
+def refused(call: Callable[[], object]) -> str:
     try:
         call()
     except module.InferenceServerException as error:
-        return error.message()
+        return str(error.message())
     return "answered"
 
 

@@ -20,7 +20,7 @@ from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.answers import windows
 from lengthwise.runtime.manifest import Task
-from lengthwise.scoring.records import mislabelled, unknown_labels
+from lengthwise.scoring.records import label_mismatch, unknown_labels
 from lengthwise_export.architecture.spec import Spec
 
 NO_TARGET = -100
@@ -191,7 +191,7 @@ def _target(record: Record, spec: Spec) -> Tensor:
     label = record.label
     if label is None:
         raise ConfigurationError(f'{record.place}: there is no label to train on: "label" is missing')
-    wrong = mislabelled(record, task) or unknown_labels(record, labels, "output.labels")
+    wrong = label_mismatch(record, task) or unknown_labels(record, labels, "output.labels")
     if wrong is not None:
         raise ConfigurationError(f"{record.place}: {wrong}")
     several = label if isinstance(label, tuple) else (label,)

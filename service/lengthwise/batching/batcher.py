@@ -87,7 +87,7 @@ class Batcher:
 
     @property
     def at_rest(self) -> bool:
-        """Whether every runner waits for work."""
+        """Whether every runner waits for a batch."""
         return self._runners.all_idle
 
     async def start(self) -> None:

@@ -116,7 +116,7 @@ class Runners:
 
     @property
     def all_idle(self) -> bool:
-        """Whether every runner waits for work."""
+        """Whether every runner waits for a batch."""
         return self._idle == self.count
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

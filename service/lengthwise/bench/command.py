@@ -1,10 +1,10 @@
-"""`lengthwise bench`: load on a service, with lengths as they occur, and what it showed.
+"""`lengthwise bench`: load on a service with realistic lengths, and its figures.
 
-The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent alone once -> one
-load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
-*concurrency* is how many requests are on their way in a closed loop, *request rate* how many are due a second in an
-open one, *request distribution* how those are spaced. `--tune` does the same for many settings of the service,
-`--costs` shows what the planner knows of a model.
+The flow: a service (at a URL, or started for a model) -> sequences -> requests, each sequence sent once by itself ->
+one load, or a sweep of them -> figures -> a table or JSON, and a plot. The words are those of perf_analyzer:
+*concurrency* is the number of requests in flight in a closed loop, *request rate* the number due per second in an open
+one, *request distribution* their spacing. `--tune` does the same for many settings of the service, `--costs` shows the
+planner's cost table of a model.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lengthwise.bench import plots
 from lengthwise.bench import tune as tuning
 from lengthwise.bench.figures import Figures, table
 from lengthwise.bench.launch import located, served
-from lengthwise.bench.progress import progress_bar, ticker
-from lengthwise.bench.trial import Form, Load, Workload
+from lengthwise.bench.trial import LoadSpec, RequestFormat, Workload
 from lengthwise.bench.workload import Arrivals, Input
 from lengthwise.command import Command
 from lengthwise.errors import ConfigurationError
+from lengthwise.progress import progress_bar, ticker
 from lengthwise.settings import Settings, available_cores
 from lengthwise.versions import Policy
 
@@ -50,14 +50,14 @@ def rates_of(sweep: str) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How what was found is shown.
+class Presentation:
+    """How the figures are presented.
 
     Attributes:
-        title: What was measured.
-        as_json: As JSON on stdout, instead of a table.
-        plot: Where a picture goes, if anywhere.
-        console: For progress and remarks: stderr.
+        title: The name of the measurement.
+        as_json: Whether as JSON on stdout instead of a table.
+        plot: The file of a picture, or None.
+        console: For progress and messages: stderr.
     """
 
     title: str
@@ -65,10 +65,10 @@ class Shown:
     plot: Path | None
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
-    def print(self, found: dict[str, Any], drawn: Callable[[], Table]) -> None:
-        """Prints what was found, in the one form or the other."""
+    def print(self, figures: dict[str, Any], drawn: Callable[[], Table]) -> None:
+        """Prints the figures as JSON or as a table."""
         if self.as_json:
-            click.echo(orjson.dumps({"title": self.title, **found}, option=orjson.OPT_INDENT_2))
+            click.echo(orjson.dumps({"title": self.title, **figures}, option=orjson.OPT_INDENT_2))
         else:
             Console().print(drawn())
 
@@ -102,41 +102,41 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 4096),
-    default=Load.concurrency,
+    default=LoadSpec.concurrency,
     show_default=True,
-    help="Requests on their way at once; with a rate, the most connections.",
+    help="Requests in flight; with a rate, the maximum of connections.",
 )
 @click.option(
-    "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due a second."
+    "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due per second."
 )
 @click.option("--sweep", metavar="START:END:STEP", help="Open loop at each of these rates.")
 @click.option(
     "--request-distribution",
     "arrivals",
     type=click.Choice(get_args(Arrivals)),
-    default=Load.arrivals,
+    default=LoadSpec.arrivals,
     show_default=True,
     help="How an open loop's requests are spaced.",
 )
 @click.option(
-    "--burst", type=click.IntRange(1, 4096), default=Load.burst, show_default=True, help="Requests in one burst."
+    "--burst", type=click.IntRange(1, 4096), default=LoadSpec.burst, show_default=True, help="Requests in one burst."
 )
 @click.option(
     "--duration-seconds",
     "seconds",
     type=click.FloatRange(0.1, 3600),
-    default=Load.seconds,
+    default=LoadSpec.seconds,
     show_default=True,
     help="How long each load lasts.",
 )
 @click.option(
     "--warmup-seconds",
     type=click.FloatRange(0, 600),
-    default=Load.warmup_seconds,
+    default=LoadSpec.warmup_seconds,
     show_default=True,
-    help="Load before it that does not count.",
+    help="Load before it that is not measured.",
 )
-@click.option("--request-count", "count", type=click.IntRange(1), help="Most requests of each load.")
+@click.option("--request-count", "count", type=click.IntRange(1), help="Maximum of requests of each load.")
 @click.option(
     "--lengths",
     default=Workload.lengths,
@@ -151,7 +151,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     type=click.IntRange(1, 100_000),
     default=Workload.distinct,
     show_default=True,
-    help="Different sequences; each is sent alone first.",
+    help="Different sequences; each is first sent by itself.",
 )
 @click.option(
     "--sequences",
@@ -164,13 +164,13 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option(
     "--format",
     "form",
-    type=click.Choice(get_args(Form)),
+    type=click.Choice(get_args(RequestFormat)),
     default=Workload.form,
     show_default=True,
     help="Form of the requests; binary holds one sequence each.",
 )
-@click.option("--features", type=click.IntRange(1), help="Numbers a step, where the service does not say.")
-@click.option("--vocabulary", type=click.IntRange(1), help="Token ids, where the service does not say.")
+@click.option("--features", type=click.IntRange(1), help="Numbers per step, where the service does not tell.")
+@click.option("--vocabulary", type=click.IntRange(1), help="Number of token ids, where the service does not tell.")
 @click.option("--max-length", type=click.IntRange(1), help="Longest sequence that is sent; default: the model's.")
 @click.option(
     "--header",
@@ -180,10 +180,10 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     metavar="NAME=VALUE",
     help="A header of each request, such as a key.",
 )
-@click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the same alone.")
-@click.option("--seed", type=click.IntRange(0), default=Load.seed, show_default=True, help="Same seed, same load.")
-@click.option("--tune", is_flag=True, help="Try settings of the service under this load, and say which are best.")
-@click.option("--costs", is_flag=True, help="Put no load on anything: show the model's measured cost table.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare each answer with the unbatched one.")
+@click.option("--seed", type=click.IntRange(0), default=LoadSpec.seed, show_default=True, help="Same seed, same load.")
+@click.option("--tune", is_flag=True, help="Try settings of the service under this load, and show the best.")
+@click.option("--costs", is_flag=True, help="Run no load; show the model's measured cost table.")
 @click.option("--save", is_flag=True, help="With --costs: keep the table in the model directory, for services here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option(
@@ -207,8 +207,8 @@ def bench(
 ) -> None:
     """Puts load on a service and shows throughput, latency and padding.
 
-    Without a URL, the model directory or repository at the path (or the bundled one) is served for the occasion. A
-    closed loop, unless a rate is given. Exit code 1: an answer was wrong, or missing.
+    Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). A
+    closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
     """
     if features is not None and vocabulary is not None:
         raise click.UsageError("--features and --vocabulary exclude each other")
@@ -217,39 +217,39 @@ def bench(
     if save and not costs:
         raise click.UsageError("--save keeps what --costs measures")
     if plot is not None:
-        plots.pyplot()  # what is missing is said before the load, not after it
+        plots.pyplot()  # a missing package is reported before the load
     if features is not None:
         options["step"] = Input("values", features)
     if vocabulary is not None:
         options["step"] = Input("tokens", vocabulary)
-    load, workload = Load(**_fields_of(Load, options)), Workload(**_fields_of(Workload, options))
-    shown = Shown(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
+    load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
+    presentation = Presentation(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
     if costs:
-        show_costs(where, model, shown, save=save)
+        show_costs(where, model, presentation, save=save)
     elif tune:
-        show_tuning(where, model, serve_options, load, workload, shown)
+        show_tuning(where, model, serve_options, load, workload, presentation)
     else:
         loads = [replace(load, rate=rate) for rate in rates_of(sweep)] if sweep else [load]
-        show_loads(where, model, serve_options, loads, workload, shown)
+        show_loads(where, model, serve_options, loads, workload, presentation)
 
 
 def show_loads(
     where: str | None,
     model: str | None,
     serve_options: dict[str, str],
-    loads: Sequence[Load],
+    loads: Sequence[LoadSpec],
     workload: Workload,
-    shown: Shown,
+    presentation: Presentation,
 ) -> None:
-    """One load after the other on one service."""
-    with progress_bar(shown.console) as progress, served(where, serve_options, model=model) as service:
-        trial = workload.trial(service, tick=ticker(progress, "each alone", requests=workload.distinct))
-        rows = [trial.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
-    shown.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=shown.title))
-    if shown.plot is not None:
+    """Runs one load after the other on one service."""
+    with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
+        load_test = workload.load_test(service, tick=ticker(progress, "each by itself", requests=workload.distinct))
+        rows = [load_test.run(load, tick=ticker(progress, load.name, seconds=load.seconds)) for load in loads]
+    presentation.print({"loads": [row.to_json() for row in rows]}, lambda: table(rows, title=presentation.title))
+    if presentation.plot is not None:
         draw = plots.draw_sweep if len(rows) > 1 else plots.draw_percentiles
-        draw(rows, shown.plot, title=shown.title)
-        shown.console.print(f"drawn: {shown.plot}")
+        draw(rows, presentation.plot, title=presentation.title)
+        presentation.console.print(f"drawn: {presentation.plot}")
     if not all(row.is_sound for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -258,36 +258,36 @@ def show_tuning(
     where: str | None,
     model: str | None,
     serve_options: dict[str, str],
-    load: Load,
+    load: LoadSpec,
     workload: Workload,
-    shown: Shown,
+    presentation: Presentation,
 ) -> None:
-    """The same load on services with different settings; each is started anew for each."""
+    """Runs the same load on services with different settings."""
     repository, name, _ = located(where)
     models = where if name is None else str(repository)  # `serve` takes no single model's directory
     tried = tuning.candidates(available_cores())
-    with progress_bar(shown.console) as progress:
+    with progress_bar(presentation.console) as progress:
         task = progress.add_task("tuning", total=tuning.loads(tried), note="")
 
-        def measure(options: tuning.Options) -> Figures:
+        def measure(options: tuning.ServeOptions) -> Figures:
             note = " ".join(f"{name}={value}" for name, value in options.items())
             progress.update(task, note=note or "defaults", refresh=True)
             with served(where, options, model=model) as service:
-                seen = replace(workload, check=False).trial(service).run(load)
+                seen = replace(workload, check=False).load_test(service).run(load)
             progress.update(task, advance=1, refresh=True)
             return seen
 
         best, steps = tuning.tune(measure, tried, serve_options)
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
     command = " ".join(part for part in ("lengthwise serve", models or "", flags) if part)
-    found = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
-    shown.print(found, lambda: tuning.table(steps, title=f"{shown.title}, {load.name}"))
-    shown.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
+    result = {"options": best, "steps": [step.to_json() for step in steps], "command": command}
+    presentation.print(result, lambda: tuning.table(steps, title=f"{presentation.title}, {load.name}"))
+    presentation.console.print(f"best found: {command}", highlight=False, soft_wrap=True)
 
 
-def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool) -> None:
-    """The cost table that serving this model would plan with."""
-    from lengthwise.bench import cost_report  # they load onnxruntime, which no load needs
+def show_costs(where: str | None, model: str | None, presentation: Presentation, *, save: bool) -> None:
+    """Shows the cost table that serving this model would plan with."""
+    from lengthwise.bench import cost_report  # these load onnxruntime, which a load does not need
     from lengthwise.repository import kept_costs, scan
     from lengthwise.runtime.provider import choose
 
@@ -301,20 +301,21 @@ def show_costs(where: str | None, model: str | None, shown: Shown, *, save: bool
         recurrent_kernels=settings.recurrent_kernels,
     ).devices
     opened = scan.scan(folder or settings.models, limits, policy=Policy.parse("all"), devices=devices)
-    found = opened.find(name or model, version)
-    title = f"costs of {found.manifest.key}, {'a device' if found.session.bound else 'one thread'}"
-    shown.print(
-        {"model": found.manifest.key, **found.cost.to_json()}, lambda: cost_report.table(found.cost, title=title)
+    served_model = opened.find(name or model, version)
+    title = f"costs of {served_model.manifest.key}, {'a device' if served_model.session.bound else 'one thread'}"
+    presentation.print(
+        {"model": served_model.manifest.key, **served_model.cost.to_json()},
+        lambda: cost_report.table(served_model.cost, title=title),
     )
     if save:
-        directory = (folder or settings.models) / found.manifest.name / str(found.manifest.version)
-        limits = limits.at_most(found.manifest.max_batch_rows)
-        under = kept_costs.conditions(found.manifest, found.session, limits)
-        shown.console.print(f"kept: {kept_costs.write(directory, under, found.cost)}")
-    if shown.plot is not None:
-        cost_report.draw(found.cost, shown.plot, title=title)
-        shown.console.print(f"drawn: {shown.plot}")
+        directory = (folder or settings.models) / served_model.manifest.name / str(served_model.manifest.version)
+        limits = limits.at_most(served_model.manifest.max_batch_rows)
+        under = kept_costs.conditions(served_model.manifest, served_model.session, limits)
+        presentation.console.print(f"kept: {kept_costs.write(directory, under, served_model.cost)}")
+    if presentation.plot is not None:
+        cost_report.draw(served_model.cost, presentation.plot, title=title)
+        presentation.console.print(f"drawn: {presentation.plot}")
 
 
-def _fields_of(kind: type[Load] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
+def _fields_of(kind: type[LoadSpec] | type[Workload], options: dict[str, Any]) -> dict[str, Any]:
     return {each.name: options[each.name] for each in fields(kind) if each.name in options}

@@ -1,6 +1,6 @@
-"""One keep-alive connection of the load generator: whole requests as bytes out, status and body in.
+"""One keep-alive connection of the load generator: sends whole requests as bytes, receives status and body.
 
-An answer is read no further than its status and its length: the client's own cost is part of every figure it takes.
+Of an answer it reads the status and the length only: the client's own time is part of every figure.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go."""
+class ServerAddress:
+    """The host and port of a server under load."""
 
     host: str
     port: int
 
     @classmethod
-    def parse(cls, url: str) -> Target:
+    def parse(cls, url: str) -> ServerAddress:
         """Reads `http://HOST[:PORT]`.
 
         Raises:
@@ -60,12 +60,12 @@ class ConnectionLostError(Exception):
     """The server closed a connection; a load counts it and opens another."""
 
 
-class Connection:
+class LoadConnection:
     """One keep-alive connection with at most one request on its way."""
 
     __slots__ = ("_received", "due", "place", "sent", "socket", "unsent")
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ServerAddress) -> None:
         try:
             self.socket = socket.create_connection((target.host, target.port), timeout=_CONNECT_SECONDS)
         except OSError as error:
@@ -78,17 +78,17 @@ class Connection:
         self._received = b""
 
     def send(self, request: bytes | memoryview) -> None:
-        """Sends what the socket takes; the rest is `unsent`."""
+        """Sends as much as the socket accepts; the rest is `unsent`."""
         try:
-            taken = self.socket.send(request)
+            sent = self.socket.send(request)
         except BlockingIOError:
-            taken = 0
+            sent = 0
         except OSError as error:
             raise ConnectionLostError from error
-        self.unsent = memoryview(request)[taken:]
+        self.unsent = memoryview(request)[sent:]
 
     def receive(self) -> tuple[int, bytes, bytes] | None:
-        """Status, head in lower case, and body; None while the answer is not whole."""
+        """Status, head in lower case, and body; None while the answer is incomplete."""
         try:
             data = self.socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:

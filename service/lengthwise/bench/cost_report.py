@@ -1,6 +1,6 @@
-"""A measured cost table for people: what a padded step costs by rows and width, printed and drawn.
+"""Prints and draws a measured cost table: microseconds per padded step by rows and width.
 
-Down a column the gain of batching shows: a step gets cheaper with more rows up to where the processor is full.
+A column shows the gain of batching: a step takes less time with more rows, until the processor is busy.
 """
 
 from __future__ import annotations

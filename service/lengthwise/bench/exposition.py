@@ -1,6 +1,6 @@
 """A page of `/metrics` as numbers: the Prometheus text format, read back.
 
-Labels are summed over, but for the one that is asked for: a service with one model and one with three read alike.
+Values are summed over all labels but the requested one, so a service may have one model or three.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a load showed, as figures: from a measurement and the growth of the server's own counters to a table or JSON.
+"""The figures of a load: from a measurement and the growth of the server's own counters to a table or JSON.
 
-A latency counts from the moment the request was due. A percentile is a latency that occurred, none between two of them.
-Throughput counts answers of status 200 alone.
+A latency counts from the moment the request was due. A percentile is a latency that occurred, without interpolation.
+Throughput counts answers of status 200 only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one load showed.
+    """The figures of one load.
 
     Attributes:
         load: The load in words.
@@ -149,7 +149,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
     client = max(row.client_core_share for row in rows)
     checked = "compared" if all(row.wrong is not None for row in rows) else "not compared"
     caption = (
-        f"latency in ms from the moment due; answers {checked} with the same alone; "
+        f"latency in ms from the moment due; answers {checked} with unbatched ones; "
         f"the client took up to {client:.0%} of a core"
     )
     drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -170,7 +170,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
 
 
 def _ms(value: float | None) -> str:
-    """Three digits or so: no figure is better than that."""
+    """About three digits: no figure is more precise."""
     return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

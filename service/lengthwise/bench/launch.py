@@ -1,6 +1,6 @@
-"""A service of one's own for a while: started as a process on a free port, ready when it is handed over, then stopped.
+"""Starts a service as a process on a free port, waits until it is ready, and stops it afterwards.
 
-For what measures a service from outside: `lengthwise bench MODEL`, its tuning, the benchmarks.
+For code that measures a service from outside: `lengthwise bench MODEL`, its tuning, the benchmarks.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthwise.bench import remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import MANIFEST_FILE, Manifest
 
-_READY_SECONDS = 60.0
-_STOP_SECONDS = 15.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A running service and which of its models is meant."""
+class ServiceUnderLoad:
+    """A running service, and the model under load."""
 
-    target: Target
+    target: ServerAddress
     name: str | None = None
     version: str | None = None
 
     @property
     def fields(self) -> dict[str, str]:
-        """What a body says of the model; nothing where the service's own choice is meant."""
+        """The fields of a body that name the model; none where the service chooses it."""
         return {name: value for name, value in (("model", self.name), ("version", self.version)) if value is not None}
 
 
@@ -60,7 +60,7 @@ def located(where: str | None) -> tuple[Path | None, str | None, str | None]:
 
 
 @contextmanager
-def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[Served]:
+def served(where: str | None, options: Mapping[str, str], *, model: str | None = None) -> Iterator[ServiceUnderLoad]:
     """The service at a URL, or one started for the model or model repository at a path (None: the bundled one).
 
     Raises:
@@ -69,18 +69,18 @@ def served(where: str | None, options: Mapping[str, str], *, model: str | None =
     if where is not None and "://" in where:
         if options:
             raise ConfigurationError("--serve is for a service that bench starts; the one at a URL has its own options")
-        yield Served(Target.parse(where), model)
+        yield ServiceUnderLoad(ServerAddress.parse(where), model)
         return
     repository, name, version = located(where)
     if name is not None:
-        options = {"versions": f"{name}/{version}", **options}  # whatever else is in the repository, higher ones too
+        options = {"versions": f"{name}/{version}", **options}  # only this one, also where the repository has others
     port = free_port()
     with running(serve_command(repository, port, options), port, hopeless=remote.refusals) as server:
-        yield Served(server.target, name or model, version)
+        yield ServiceUnderLoad(server.target, name or model, version)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """A port of 127.0.0.1 that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -99,7 +99,7 @@ def serve_command(models: Path | None, port: int, options: Mapping[str, str]) ->
 class Running:
     """A server's process."""
 
-    target: Target
+    target: ServerAddress
     pid: int
 
 
@@ -111,7 +111,7 @@ def running(
     ready_path: str = "/readyz",
     cores: Sequence[int] | None = None,
     environment: Mapping[str, str] | None = None,
-    hopeless: Callable[[Target], str | None] = lambda _target: None,
+    hopeless: Callable[[ServerAddress], str | None] = lambda _target: None,
 ) -> Iterator[Running]:
     """Runs a server's command while the block runs.
 
@@ -121,13 +121,13 @@ def running(
         ready_path: Answers 200 once the server is ready.
         cores: The processor cores it may use, and its children.
         environment: Variables beside this process's own.
-        hopeless: Asked while it is not ready; says why it never will be, or None.
+        hopeless: Called while it is not ready; returns the reason why it never will be, or None.
 
     Yields:
         The server, once it is ready.
 
     Raises:
-        ConfigurationError: It ended, or was not ready in time; comes with the end of what it wrote.
+        ConfigurationError: It ended, or was not ready in time; has the end of its output.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -141,23 +141,23 @@ def running(
         try:
             if cores is not None:
                 os.sched_setaffinity(process.pid, cores)
-            target = Target("127.0.0.1", port)
-            deadline = time.monotonic() + _READY_SECONDS
+            target = ServerAddress("127.0.0.1", port)
+            deadline = time.monotonic() + READY_SECONDS
             while not _is_ready(target, ready_path):
                 state = "ended" if process.poll() is not None else hopeless(target)
                 if state is None and time.monotonic() > deadline:
-                    state = f"was not ready within {_READY_SECONDS:.0f} s"
+                    state = f"was not ready within {READY_SECONDS:.0f} s"
                 if state is not None:
                     output.seek(0)
-                    said = output.read()[-2000:].decode(errors="replace").strip()
-                    raise ConfigurationError(f"{' '.join(command)} {state}:\n{said}")
+                    text = output.read()[-2000:].decode(errors="replace").strip()
+                    raise ConfigurationError(f"{' '.join(command)} {state}:\n{text}")
                 time.sleep(0.02)
             yield Running(target, process.pid)
         finally:
             _stop(process)
 
 
-def _is_ready(target: Target, path: str) -> bool:
+def _is_ready(target: ServerAddress, path: str) -> bool:
     connection = http.client.HTTPConnection(target.host, target.port, timeout=2.0)
     try:
         connection.request("GET", path)
@@ -169,10 +169,10 @@ def _is_ready(target: Target, path: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Asks it to end, and ends it and its children where it does not."""
+    """Ends it with SIGTERM, and after a while kills it and its children."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

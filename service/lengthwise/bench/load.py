@@ -1,12 +1,12 @@
 """The load generator's client: keep-alive connections, requests sent when they are due, every answer timed.
 
-One thread, one selector, blocking nowhere but in the wait for the next event. Requests are bytes made beforehand, so
-that sending one is a single system call, and an answer is read no further than its status and its length. There are two
-loads, and a *schedule* is all they differ in:
+One thread and one selector, which block only in the wait for the next event. Requests are bytes built beforehand, so
+that sending one is a single system call; of an answer only the status and the length are read. There are two kinds of
+load, which differ in their *schedule* only:
 
 - **closed**: each connection sends its next request as soon as it has its answer; a request is due when it is sent.
 - **open**: requests are due at moments fixed beforehand, whatever the server does. One that finds no free connection
-  goes out late, and its latency still counts from the moment it was due: a server that stalls does not slow down its
+  is sent late, and its latency still counts from the moment it was due: a server that stalls does not slow down its
   own measurement (coordinated omission; G. Tene, "How NOT to Measure Latency", 2013).
 """
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.bench.connection import Connection, ConnectionLostError, Target
+from lengthwise.bench.connection import ConnectionLostError, LoadConnection, ServerAddress
 from lengthwise.bench.schedule import Closed, Schedule
 from lengthwise.errors import ConfigurationError
 
@@ -37,22 +37,22 @@ Note = Callable[[int, bytes], None]
 """Takes the place of a request in the list of requests and the head of its answer, in lower case."""
 
 Tick = Callable[[int, float], None]
-"""Told now and then how many requests were sent, and how many seconds have passed."""
+"""Takes the number of requests sent and the seconds passed; called now and then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one load saw. All times are seconds since its start.
+    """The measurements of one load. All times are seconds since its start.
 
     Attributes:
         due: `[answers]`, when each answered request was due.
         sent: `[answers]`, when its first byte went out.
-        answered: `[answers]`, when the last byte of its answer was there.
+        answered: `[answers]`, when the last byte of its answer arrived.
         status: `[answers]`, the answer's status.
-        unsent: Requests due that were not sent, because no connection was free until the load's limit of time.
+        unsent: Requests due that were not sent, because no connection was free until the time limit.
         unanswered: Requests sent whose answer had not come when the load gave up waiting.
         broken: Requests whose connection the server closed or reset before the answer.
-        wrong: Answers of status 200 which the check did not accept.
+        wrong: Answers of status 200 that failed the check.
         seconds: From the start to the last event.
         cpu_seconds: Processor time of the client itself.
     """
@@ -75,7 +75,7 @@ class Measurement:
 
 
 def drive(
-    target: Target,
+    target: ServerAddress,
     requests: Sequence[bytes],
     schedule: Schedule,
     *,
@@ -97,16 +97,16 @@ def drive(
         note: Looks at each answer's head.
         tick: For a progress bar.
         patience_seconds: How long to wait for anything to happen while answers are outstanding.
-        limit_seconds: After them nothing more is sent, however much is due.
+        limit_seconds: After this time no request is sent, even if some are due.
 
     Raises:
-        ConfigurationError: The server cannot be reached, goes away, or answers in a way that this client does not read.
+        ConfigurationError: The server cannot be reached, goes away, or sends answers that this client cannot read.
     """
     return _Driver(target, requests, schedule, check, note, tick, patience_seconds, limit_seconds).run(connections)
 
 
-def ask_each(target: Target, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
-    """Sends each request once, each alone, and gives the bodies of the answers.
+def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | None = None) -> list[bytes]:
+    """Sends the requests one by one, and returns the bodies of the answers.
 
     Raises:
         ConfigurationError: The server cannot be reached, or an answer is not of status 200; says which and why.
@@ -119,11 +119,19 @@ def ask_each(target: Target, requests: Sequence[bytes], *, tick: Tick | None = N
 
     one_by_one = Closed(seconds=math.inf, count=len(requests))
     measurement = drive(target, requests, one_by_one, connections=1, check=keep, tick=tick, patience_seconds=60.0)
-    refused = measurement.status[measurement.status != 200]
+    rejected = measurement.status[measurement.status != 200]
     if len(bodies) != len(requests):
-        what = f"answered {refused[0]}" if refused.size else "did not answer"
+        what = f"answered {rejected[0]}" if rejected.size else "did not answer"
         raise ConfigurationError(f"{target.url} {what} to one of {len(requests)} requests sent one by one")
     return bodies
+
+
+def wait_for_events(selector: selectors.DefaultSelector, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
+    """The events of a selector, waiting at most `seconds` for them."""
+    # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
+    # select's has microseconds, and sees the selector itself as one readable file.
+    select.select([selector], [], [], max(seconds, 0.0))
+    return selector.select(0)
 
 
 class _Driver:
@@ -131,7 +139,7 @@ class _Driver:
 
     def __init__(
         self,
-        target: Target,
+        target: ServerAddress,
         requests: Sequence[bytes],
         schedule: Schedule,
         check: Check | None,
@@ -149,7 +157,7 @@ class _Driver:
         self._patience_seconds = patience_seconds
         self._limit_seconds = limit_seconds
         self._selector = selectors.DefaultSelector()
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[LoadConnection] = deque()
         self._count = 0
         self._in_flight = 0
         self._wrong = 0
@@ -189,18 +197,12 @@ class _Driver:
             elif now - last_event > self._patience_seconds:
                 return
             wake = min(due, now + _TICK_SECONDS) if self._idle else now + _TICK_SECONDS
-            for key, events in self._wait(wake - now):
+            for key, events in wait_for_events(self._selector, wake - now):
                 last_event = self._serve(key.data, events)
                 self._dispatch(last_event)
 
-    def _wait(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
-        # The selector's own timeout has a resolution of a millisecond, which is as long as an answer takes;
-        # select's has microseconds, and sees the selector itself as one readable file.
-        select.select([self._selector], [], [], max(seconds, 0.0))
-        return self._selector.select(0)
-
     def _dispatch(self, now: float) -> float:
-        """Sends what is due, as far as connections are free; the moment the next one is due."""
+        """Sends requests that are due while connections are free; returns when the next one is due."""
         if now > self._limit_seconds:
             return math.inf
         while (due := self._schedule.due(self._count, now)) <= now and self._idle:
@@ -219,8 +221,8 @@ class _Driver:
                 self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
         return due
 
-    def _serve(self, connection: Connection, events: int) -> float:
-        """Takes what a connection has; the moment it was there."""
+    def _serve(self, connection: LoadConnection, events: int) -> float:
+        """Handles a connection's events; returns their moment."""
         if connection.socket.fileno() < 0:  # replaced since the selector saw it
             return self._now()
         try:
@@ -252,11 +254,11 @@ class _Driver:
         return now
 
     def _connect(self) -> None:
-        connection = Connection(self._target)
+        connection = LoadConnection(self._target)
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         self._idle.append(connection)
 
-    def _replace(self, connection: Connection) -> None:
+    def _replace(self, connection: LoadConnection) -> None:
         """Opens a new connection for one that is gone; a request on its way is broken, and not sent again."""
         if connection.place >= 0:
             self._broken += 1

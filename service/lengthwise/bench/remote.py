@@ -1,4 +1,4 @@
-"""What a running service says of itself: its models, and its metrics."""
+"""Reads a running service's models and metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.exposition import Samples
 from lengthwise.bench.workload import Input
 from lengthwise.errors import ConfigurationError
@@ -26,7 +26,7 @@ class RemoteModel:
     max_length: int
 
 
-def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+def get(target: ServerAddress, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     """Status and body of one GET.
 
     Raises:
@@ -43,8 +43,8 @@ def get(target: Target, path: str, headers: dict[str, str] | None = None) -> tup
         connection.close()
 
 
-def refusals(target: Target) -> str | None:
-    """Why a service that is up will serve nothing: it refused its models, or has none; None where it serves one."""
+def refusals(target: ServerAddress) -> str | None:
+    """Why a running service will not serve: it rejected its models, or has none; None where it serves one."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
         if described.get("starting"):
@@ -55,8 +55,8 @@ def refusals(target: Target) -> str | None:
     return f"serves no model: {reasons}" if reasons and not described["models"] else None
 
 
-def metrics(target: Target, headers: dict[str, str] | None = None) -> Samples | None:
-    """The service's metrics, or None where it shows none on this port."""
+def metrics(target: ServerAddress, headers: dict[str, str] | None = None) -> Samples | None:
+    """The service's metrics, or None where this port has none."""
     status, body = get(target, "/metrics", headers)
     try:
         return Samples.parse(body.decode()) if status == 200 else None
@@ -64,11 +64,11 @@ def metrics(target: Target, headers: dict[str, str] | None = None) -> Samples | 
         return None
 
 
-def model(target: Target, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
-    """The model that requests go to: the named one, or the only one.
+def model(target: ServerAddress, name: str | None = None, headers: dict[str, str] | None = None) -> RemoteModel:
+    """The model for requests: the named one, or the only one.
 
     Raises:
-        ConfigurationError: There is none, or several and none is named, or the service does not say.
+        ConfigurationError: There is none, or there are several and none is named, or the service does not tell.
     """
     status, body = get(target, "/healthz", headers)
     if status == 401:

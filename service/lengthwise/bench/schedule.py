@@ -1,4 +1,4 @@
-"""When requests are due: the one thing in which a closed load and an open one differ."""
+"""When requests are due: the only difference between a closed load and an open one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Schedule(Protocol):
     """When requests are due, in seconds since the start of the load."""
 
     def due(self, sent: int, now: float) -> float:
-        """The moment when request number `sent` is due; infinity where there is none any more."""
+        """The moment when request number `sent` is due; infinity when there is no more."""
         ...
 
     def left(self, sent: int) -> int:
@@ -25,8 +25,8 @@ class Closed:
     """A request is due whenever a connection is free, until either bound is reached.
 
     Attributes:
-        seconds: After them nothing more is sent.
-        count: How many requests are sent at most.
+        seconds: After this time no request is sent.
+        count: Maximum number of requests.
     """
 
     seconds: float
@@ -37,7 +37,7 @@ class Closed:
         return now if sent < self.count and now < self.seconds else math.inf
 
     def left(self, sent: int) -> int:
-        """None: what could not be sent in the time was not due."""
+        """Always 0: a request that was not sent in time was not due."""
         return 0
 
 

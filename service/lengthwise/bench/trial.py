@@ -1,7 +1,7 @@
-"""Loads against one server, each giving its figures: the same requests, closed or open, answers checked as they come.
+"""Load tests of one server: the same requests in closed or open loops, with answers checked as they arrive.
 
-A `Trial` is prepared once: requests are made as bytes, every sequence is sent alone and its answer kept. Each load is
-then warmed up, and measured between two readings of the server's metrics.
+A `LoadTest` is prepared once: requests are built as bytes, and each sequence is sent once by itself for its unbatched
+answer. Each load is then warmed up, and measured between two readings of the server's metrics.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from lengthwise.bench import remote
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.expected import Expected, scores, whole
 from lengthwise.bench.figures import Figures, figures
-from lengthwise.bench.launch import Served
+from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.bench.load import Tick, ask_each, drive
 from lengthwise.bench.schedule import Closed, Open, Schedule
 from lengthwise.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
@@ -25,16 +25,20 @@ from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import Steps
 
-Form = Literal["json", "binary"]
+RequestFormat = Literal["json", "binary"]
 PATH = "/predict"
 _DEFAULT_MAX_LENGTH = 1024
-# A server that cannot keep up with a rate would be at it for as many times longer as the rate is too high.
+# A server that cannot keep up with a rate would need longer by the same factor.
 _OVERTIME = 1.5
 _OVERTIME_SECONDS = 5.0
 
 
 def json_requests(
-    target: Target, sequences: Sequence[Steps], per_request: int, fields: Mapping[str, str], headers: Mapping[str, str]
+    target: ServerAddress,
+    sequences: Sequence[Steps],
+    per_request: int,
+    fields: Mapping[str, str],
+    headers: Mapping[str, str],
 ) -> list[bytes]:
     """Requests of `per_request` sequences each, as JSON; the last one may hold fewer."""
     groups = [sequences[first : first + per_request] for first in range(0, len(sequences), per_request)]
@@ -43,7 +47,7 @@ def json_requests(
 
 
 def binary_requests(
-    target: Target, sequences: Sequence[Steps], fields: Mapping[str, str], headers: Mapping[str, str]
+    target: ServerAddress, sequences: Sequence[Steps], fields: Mapping[str, str], headers: Mapping[str, str]
 ) -> list[bytes]:
     """Requests of one sequence each, as little-endian float32 with the shape in a header."""
     query = "&".join(f"{name}={value}" for name, value in fields.items())
@@ -63,17 +67,17 @@ def binary_requests(
 
 
 @dataclass(frozen=True)
-class Load:
-    """How much is sent, and when.
+class LoadSpec:
+    """The size and the timing of one load.
 
     Attributes:
-        concurrency: Requests on their way at once, each on a connection of its own; with a rate, the most of them.
-        rate: Requests due a second, which makes the loop open; None for a closed one.
+        concurrency: Requests in flight, each on its own connection; with a rate, the maximum.
+        rate: Requests due per second, of an open loop; None for a closed loop.
         arrivals: How an open loop's requests are spaced.
         burst: Requests in one burst.
         seconds: How long requests are due.
-        warmup_seconds: Load of the same kind before, which does not count.
-        count: Most requests; None for as many as the time allows.
+        warmup_seconds: A load of the same kind before, which is not measured.
+        count: Maximum of requests; None for no other limit than time.
         seed: Of the arrivals.
     """
 
@@ -103,25 +107,25 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class LoadTest:
     """One server and the requests for it.
 
     Attributes:
         target: The server.
         requests: Sent in this order, and again from the start.
-        expected: What each must be answered; None where answers are not checked.
+        expected: The expected answers; None where answers are not checked.
         sequences_per_request: How many sequences each holds.
         headers: Of requests for metrics, such as a key.
     """
 
-    target: Target
+    target: ServerAddress
     requests: Sequence[bytes]
     expected: Expected | None = None
     sequences_per_request: int = 1
     headers: dict[str, str] = field(default_factory=dict)
 
-    def run(self, load: Load, *, tick: Tick | None = None) -> Figures:
-        """Puts one load on the server: the warm-up, then what counts."""
+    def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
+        """Runs one load: the warm-up, then the measurement."""
         if load.warmup_seconds:
             warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
             limit = _OVERTIME * load.warmup_seconds + _OVERTIME_SECONDS
@@ -150,17 +154,17 @@ class Trial:
 
 
 def prepare(
-    target: Target,
+    target: ServerAddress,
     sequences: Sequence[Steps],
     *,
-    form: Form = "json",
+    form: RequestFormat = "json",
     per_request: int = 1,
     fields: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     check: bool = True,
     tick: Tick | None = None,
-) -> Trial:
-    """Makes the requests, and sends each sequence alone to learn its answer.
+) -> LoadTest:
+    """Builds the requests, and sends each sequence by itself for its unbatched answer.
 
     Args:
         target: The server.
@@ -169,8 +173,8 @@ def prepare(
         per_request: Sequences a request.
         fields: Further fields of each body, such as `model`.
         headers: Further headers of each request, such as a key.
-        check: Whether answers will be compared with those alone.
-        tick: For a progress bar over the sequences sent alone.
+        check: Whether answers will be compared with unbatched ones.
+        tick: For a progress bar over the sequences sent first.
 
     Raises:
         ConfigurationError: The server cannot be reached, or does not answer a sequence.
@@ -185,26 +189,26 @@ def prepare(
         requests = json_requests(target, sequences, per_request, fields, headers)
     expected = None
     if check:
-        alone = requests if per_request == 1 else json_requests(target, sequences, 1, fields, headers)
+        singles = requests if per_request == 1 else json_requests(target, sequences, 1, fields, headers)
         read = whole if form == "binary" else scores
-        expected = Expected(ask_each(target, alone, tick=tick), per_request, read=read)
-    return Trial(target, requests, expected, per_request, headers)
+        expected = Expected(ask_each(target, singles, tick=tick), per_request, read=read)
+    return LoadTest(target, requests, expected, per_request, headers)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is sent.
+    """The sequences and requests of a load test.
 
     Attributes:
         lengths: The distribution of lengths.
-        data: A file whose sequences are sent instead of made ones.
-        distinct: How many different sequences there are.
+        data: A file of sequences to send; None for random ones.
+        distinct: Number of different random sequences.
         per_request: Sequences a request.
-        form: How they are sent.
-        step: What a step is; None to ask the service.
+        form: The format of requests.
+        step: The input of one step; None to ask the service.
         max_length: Longest sequence; None to ask the service.
         headers: Further headers of each request.
-        check: Whether answers are compared with those alone.
+        check: Whether answers are compared with unbatched ones.
         seed: Of lengths, values and arrivals.
     """
 
@@ -212,14 +216,14 @@ class Workload:
     data: str | None = None
     distinct: int = 500
     per_request: int = 1
-    form: Form = "json"
+    form: RequestFormat = "json"
     step: Input | None = None
     max_length: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     check: bool = True
     seed: int = 0
 
-    def sequences(self, service: Served) -> list[Steps]:
+    def sequences(self, service: ServiceUnderLoad) -> list[Steps]:
         """The sequences for a service's model."""
         step, max_length = self.step, self.max_length
         if step is None or max_length is None:
@@ -236,8 +240,8 @@ class Workload:
         random = np.random.default_rng(self.seed)
         return make_sequences(draw_lengths(self.lengths, self.distinct, max_length, random), step, random)
 
-    def trial(self, service: Served, *, tick: Tick | None = None) -> Trial:
-        """Everything made and learnt that loads on this service need."""
+    def load_test(self, service: ServiceUnderLoad, *, tick: Tick | None = None) -> LoadTest:
+        """The load test for a service's model: requests and expected answers."""
         return prepare(
             service.target,
             self.sequences(service),

@@ -1,8 +1,8 @@
-"""Which settings of `serve` suit a load on this machine: each is tried, and kept only where it shows.
+"""Finds settings of `serve` that suit a load on this machine.
 
 One option after the other, from the settings given: its candidates and the settings so far are measured in turns, so
-that what else happens on the machine meets all of them alike. A candidate is taken when it is better by more than the
-measurements of one setting differ among themselves, and by 3 % at least; else the setting stays as it was.
+that other work on the machine affects all of them alike. A candidate is chosen when it is better by 3 % at least and by
+more than repeated measurements of one setting differ; otherwise the setting stays.
 
 Better means more requests a second in a closed loop, and a lower 99th percentile of latency at a given rate.
 """
@@ -20,10 +20,10 @@ from rich.table import Table
 from lengthwise.bench.figures import Figures
 from lengthwise.errors import ConfigurationError
 
-Options = Mapping[str, str]
-"""Options of `serve` by name; those that are absent have their defaults."""
+ServeOptions = Mapping[str, str]
+"""Options of `serve` by name; the others have their defaults."""
 
-Measure = Callable[[Options], Figures]
+Measure = Callable[[ServeOptions], Figures]
 """Runs a service with these options under the load, once."""
 
 _LEAST_GAIN = 0.03
@@ -31,14 +31,14 @@ _ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What came of one option.
+class TunedOption:
+    """The result for one option.
 
     Attributes:
         option: Its name.
         scores: By value, the median; "" is the value before.
-        noise: How far the measurements of one value differ, as a share; the largest of them.
-        chosen: The value taken, or None where the one before stays.
+        noise: The largest relative difference between measurements of one value.
+        chosen: The better value, or None where the one before stays.
         reason: A sentence.
     """
 
@@ -49,7 +49,7 @@ class Step:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
+        """The fields, for JSON."""
         return {
             "option": self.option,
             "scores": self.scores,
@@ -60,7 +60,7 @@ class Step:
 
 
 def candidates(cores: int) -> dict[str, list[str]]:
-    """What is tried, the options that matter most first."""
+    """The values to try, the most important option first."""
     return {
         "runners": [str(count) for count in range(1, cores + 1)],
         "max_batch_rows": ["16", "32", "128"],
@@ -69,17 +69,19 @@ def candidates(cores: int) -> dict[str, list[str]]:
 
 
 def loads(tried: Mapping[str, Sequence[str]]) -> int:
-    """How many loads tuning runs, at most."""
+    """The maximum number of loads that tuning runs."""
     return sum((len(values) + 1) * _ROUNDS for values in tried.values())
 
 
-def tune(measure: Measure, tried: Mapping[str, Sequence[str]], given: Options) -> tuple[dict[str, str], list[Step]]:
-    """The best options found, and how.
+def tune(
+    measure: Measure, tried: Mapping[str, Sequence[str]], given: ServeOptions
+) -> tuple[dict[str, str], list[TunedOption]]:
+    """The best options, and the result for each.
 
     Args:
         measure: Runs one load.
         tried: The candidates of each option.
-        given: Options that are set already, and stay.
+        given: ServeOptions that are set already, and stay.
     """
     best = dict(given)
     steps = []
@@ -93,30 +95,30 @@ def tune(measure: Measure, tried: Mapping[str, Sequence[str]], given: Options) -
     return best, steps
 
 
-def _try(measure: Measure, option: str, values: Sequence[str], before: Options) -> Step:
-    """Measures the values of one option in turns, and judges."""
-    settings: dict[str, Options] = {"": before} | {value: {**before, option: value} for value in values}
+def _try(measure: Measure, option: str, values: Sequence[str], before: ServeOptions) -> TunedOption:
+    """Measures the values of one option in turns, and chooses."""
+    settings: dict[str, ServeOptions] = {"": before} | {value: {**before, option: value} for value in values}
     rounds: dict[str, list[float]] = {value: [] for value in settings}
     unit = ""
     for _ in range(_ROUNDS):
         for value, options in settings.items():
             score, unit = _score(measure(options))
             rounds[value].append(score)
-    scores = {value: median(found) for value, found in rounds.items()}
-    noise = max((max(found) - min(found)) / max(found) for found in rounds.values())
+    scores = {value: median(seen) for value, seen in rounds.items()}
+    noise = max((max(seen) - min(seen)) / max(seen) for seen in rounds.values())
     more_is_better = unit == "requests/s"
     ratios = {value: scores[value] / scores[""] for value in values}
     gains = {value: (ratio if more_is_better else 1 / ratio) - 1 for value, ratio in ratios.items()}
     leader = max(values, key=lambda value: gains[value])
     needed = max(_LEAST_GAIN, noise)
     chosen = leader if gains[leader] > needed else None
-    figures = f"{_said(scores[''], unit)} as it was, {_said(scores[leader], unit)} with {leader}"
+    figures = f"{_shown(scores[''], unit)} as it was, {_shown(scores[leader], unit)} with {leader}"
     reason = (
         f"{figures}: {gains[leader]:+.1%}, more than the noise of {noise:.1%}"
         if chosen is not None
         else f"no value is better by more than {needed:.1%}: {figures} at best"
     )
-    return Step(option, scores, noise, chosen, reason)
+    return TunedOption(option, scores, noise, chosen, reason)
 
 
 def _score(figures: Figures) -> tuple[float, str]:
@@ -127,11 +129,11 @@ def _score(figures: Figures) -> tuple[float, str]:
     return figures.latency_ms.p99, "ms at p99"
 
 
-def _said(score: float, unit: str) -> str:
+def _shown(score: float, unit: str) -> str:
     return f"{score:,.0f} {unit}" if unit == "requests/s" else f"{score:.2f} {unit}"
 
 
-def table(steps: Sequence[Step], *, title: str) -> Table:
+def table(steps: Sequence[TunedOption], *, title: str) -> Table:
     """One row an option."""
     drawn = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("option", "value", "why"):

@@ -1,4 +1,4 @@
-"""What a load is made of: how long its sequences are, what stands in them, and when they arrive.
+"""A load's sequences: their lengths, their values, and when requests arrive.
 
 Everything here is a function of its arguments and a random generator: the same seed makes the same load, byte for byte.
 A distribution of lengths is written as on the command line:
@@ -141,7 +141,7 @@ def _from_histogram(arguments: str, count: int, random: np.random.Generator) -> 
         raise ValueError(f"{arguments} has no observation of {LENGTH_HISTOGRAM}")
     uppers = np.array(bounds)
     lowers = np.concatenate([[0.0], uppers[:-1]]) + 1
-    # Past the last finite bound nothing is known but that it was passed: its sequences are taken as just longer.
+    # Sequences beyond the last finite bound are drawn just longer than it: the histogram has no more.
     uppers = np.where(np.isfinite(uppers), uppers, lowers)
     bucket = random.choice(len(counts), size=count, p=np.array(counts) / sum(counts))
     # Within a bucket every length is as likely as any other.

@@ -1,8 +1,8 @@
 """`lengthwise score`: a file of sequences in, a file of predictions out, offline.
 
-The flow: records -> what the model takes of them -> chunks -> `offline` (plan, run, answer) -> lines, in the order of
-the records -> a summary. A line is what `POST /predict` answers for the sequence, to the byte. What is wrong with a
-record is said with its file and line, and ends the run, or stands in the record's line.
+The flow: records -> validation -> chunks -> `offline` (plan, run, answer) -> lines, in the order of the records -> a
+summary. A line equals the answer of `POST /predict` for the sequence, byte for byte. An error in a record is reported
+with its file and line; it ends the run, or is written as the record's line.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import orjson
 from rich.console import Console
 
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.bench.progress import progress_bar
 from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
+from lengthwise.progress import progress_bar
 from lengthwise.repository import loading
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
 from lengthwise.scoring import offline
-from lengthwise.scoring.offline import Batch, Result
-from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
-from lengthwise.scoring.scored import Scored
+from lengthwise.scoring.offline import ScoredBatch, ScoringResult
+from lengthwise.scoring.prediction_file import PredictionFile
+from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import Settings, available_cores
 
@@ -44,7 +44,7 @@ _REDRAWN_SECONDS: Final = 0.1
 @click.command(
     cls=Command,
     epilog="IN is .jsonl, .jsonl.gz, .ts or .parquet, or aeon:NAME_TEST. The exit code is 0 where every record got its "
-    "line, 1 for a model that fails its proof, 2 for everything else, 130 for an interruption.",
+    "line, 1 for a model that fails its verification, 2 for everything else, 130 for an interruption.",
 )
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
@@ -67,7 +67,7 @@ _REDRAWN_SECONDS: Final = 0.1
     "--recurrent-kernels/--no-recurrent-kernels",
     default=None,
     show_default="as `lengthwise serve` would",
-    help="Whether LSTM and GRU layers run in kernels that compute valid steps only, or in onnxruntime's own.",
+    help="Whether LSTM and GRU layers run in kernels that compute valid steps only, or in onnxruntime's.",
 )
 @click.option("--attention", is_flag=True, help="Write the attention weights too.")
 @click.option(
@@ -75,10 +75,10 @@ _REDRAWN_SECONDS: Final = 0.1
     type=click.Choice(("stop", "skip")),
     default="stop",
     show_default=True,
-    help='At a record without an answer: stop, or write why, as {"id": ..., "error": ...}, and go on.',
+    help='At a record without an answer: stop, or write the error as {"id": ..., "error": ...} and continue.',
 )
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
-@click.option("--overwrite", is_flag=True, help="Start anew where OUT exists.")
+@click.option("--resume", is_flag=True, help="Continue where an interrupted run stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def score(
     source: str,
@@ -110,8 +110,8 @@ def score(
         raise ConfigurationError(f"the model {model.manifest.key} has no attention; leave --attention out")
     promise = model.promise
     console = Console(stderr=True)
-    with Scored(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
-        run = Run(model, limits, threads, attention, stop=on_error == "stop")
+    with PredictionFile(out, resume=resume, overwrite=overwrite, exact=promise is not None and promise.bits) as scored:
+        run = ScoringRun(model, limits, threads, attention, stop=on_error == "stop")
         try:
             summary = run.score(path, scored, console, resume=resume)
         except (KeyboardInterrupt, LengthwiseError):
@@ -129,7 +129,7 @@ def score(
 
 
 def _check_out(out: Path, source: Path) -> None:
-    """Refuses what cannot be gone on with, and what would be lost."""
+    """Rejects an output that cannot be resumed, and one that is the input."""
     if out.suffix == ".gz":
         raise ConfigurationError(
             f"{out}: predictions are written as plain lines, so that an interrupted run can go on; compress them after"
@@ -139,7 +139,7 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
-    """The model, proved as the service proves it."""
+    """The model, verified as the service verifies it."""
     if not (directory / MANIFEST_FILE).is_file():
         found = sorted(
             str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
@@ -150,12 +150,12 @@ def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One way to score.
+class ScoringRun:
+    """The model and the options of one run.
 
     Attributes:
-        model: Who answers.
-        limits: What one batch may be.
+        model: Answers the records.
+        limits: Of one batch.
         threads: How many batches run at once.
         attention: Whether the attention is written.
         stop: Whether a record without an answer ends the run.
@@ -167,19 +167,19 @@ class Run:
     attention: bool
     stop: bool
 
-    def score(self, source: Path, scored: Scored, console: Console, *, resume: bool) -> Summary:
+    def score(self, source: Path, scored: PredictionFile, console: Console, *, resume: bool) -> Summary:
         """Scores a file.
 
         Args:
             source: The records.
-            scored: Where their lines go.
+            scored: The file of predictions.
             console: For the progress bar.
             resume: Whether an earlier run's lines are kept.
 
         Raises:
-            ConfigurationError: The file cannot be read, or the other not be written or gone on with.
-            RecordError: A record has no answer, and that ends the run; the lines of all before it are written. Of a bad
-                record, the bad ones behind it are told too.
+            ConfigurationError: The input cannot be read, or the output cannot be written or resumed.
+            RecordError: A record without an answer ends the run; the lines of all records before it are written. For a
+                bad record, the error also lists the bad records after it.
         """
         manifest = self.model.manifest
         summary = Summary(manifest.key)
@@ -191,7 +191,7 @@ class Run:
                 nonlocal read
                 read = share
 
-            entries = judged(dataset.entries(source, manifest.input.kind, advance), manifest)
+            entries = validated(dataset.entries(source, manifest.input.kind, advance), manifest)
             if resume:
                 self._pass_over(entries, scored, summary)
                 console.print(
@@ -199,7 +199,7 @@ class Run:
                 )
             started = drawn = time.monotonic()
 
-            def draw(batch: Batch) -> None:
+            def draw(batch: ScoredBatch) -> None:
                 nonlocal drawn
                 summary.ran(batch)
                 summary.seconds = time.monotonic() - started
@@ -210,10 +210,10 @@ class Run:
             def spent(part: str, seconds: float) -> None:
                 summary.cpu_seconds[part] += seconds
 
-            found = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
+            chunks = _timed(chunked(entries, lambda: read, stop=self.stop), partial(spent, "reading"))
             answered = offline.answer_all(
                 self.model,
-                ((chunk, chunk.items) for chunk in found),
+                ((chunk, chunk.items) for chunk in chunks),
                 limits=self.limits,
                 threads=self.threads,
                 attention=self.attention,
@@ -229,8 +229,8 @@ class Run:
         summary.seconds = time.monotonic() - started
         return summary
 
-    def _pass_over(self, entries: Iterator[Entry], scored: Scored, summary: Summary) -> None:
-        """Counts the records that an earlier run scored, and holds them against its lines."""
+    def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
+        """Counts the records that an earlier run scored, and compares them with its lines."""
         manifest = self.model.manifest
         for prediction in scored.left():
             entry = next(entries, None)
@@ -243,28 +243,33 @@ class Run:
         summary.resumed = scored.lines
 
     def _write(
-        self, chunk: Chunk, results: list[Result], scored: Scored, summary: Summary, behind: Iterator[Entry]
+        self,
+        chunk: Chunk,
+        results: list[ScoringResult],
+        scored: PredictionFile,
+        summary: Summary,
+        rest: Iterator[InputRecord],
     ) -> None:
-        """Writes a chunk's lines, up to the record that ends the run, if one does; looks then at those behind it."""
+        """Writes a chunk's lines, up to a record that ends the run; `rest` is what follows in the input."""
         manifest = self.model.manifest
         lines: list[bytes] = []
-        found = iter(results)
+        answers = iter(results)
         for entry in chunk.entries:
-            result = next(found) if isinstance(entry, Taken) else None
-            made = told(entry, result, manifest, attention=self.attention)
-            if isinstance(made, RecordError):
+            result = next(answers) if isinstance(entry, ValidRecord) else None
+            line = prediction_of(entry, result, manifest, attention=self.attention)
+            if isinstance(line, RecordError):
                 if self.stop:
                     scored.write(lines)
                     # The file was read up to a bad record; one without an answer may be far before that.
-                    raise dataset.with_those_behind(made, behind) if isinstance(entry, BadRecord) else made
-                made = {"id": entry.id, "error": str(made)}
-            lines.append(orjson.dumps(made, option=_LINE))
-            summary.count(_label(entry), made, manifest.labels, manifest.task)
+                    raise dataset.with_those_behind(line, rest) if isinstance(entry, BadRecord) else line
+                line = {"id": entry.id, "error": str(line)}
+            lines.append(orjson.dumps(line, option=_LINE))
+            summary.count(_label(entry), line, manifest.labels, manifest.task)
         scored.write(lines)
 
 
 def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
-    """The same items; `spent` is told the processor time that each took to come."""
+    """The same items; calls `spent` with the processor time that each took to come."""
     while True:
         started = time.thread_time()
         item = next(items, None)
@@ -274,5 +279,5 @@ def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
         yield item
 
 
-def _label(entry: Entry) -> Label:
-    return entry.label if isinstance(entry, Taken) else None
+def _label(entry: InputRecord) -> Label:
+    return entry.label if isinstance(entry, ValidRecord) else None

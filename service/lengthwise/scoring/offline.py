@@ -1,11 +1,11 @@
-"""Sequences that are all known beforehand: planned in company, run on several threads, answered in their order.
+"""Answers sequences that are all known beforehand: planned together, run on several threads, answered in their order.
 
 ```
-a chunk of items -> windows -> pool -> plan, plan, plan ... -> batches -> threads: pad, run -> an answer for each item
+a chunk of items -> windows -> pending sequences -> plan, plan ... -> batches -> threads: pad, run -> answers
 ```
 
-The planner is the one that serves, with a whole chunk in its pool at once, so hardly any padding is computed. While one
-chunk runs, the next is read and planned; no more than these two are held, however many there are.
+The planner is the service's, with a whole chunk pending at once, so there is little padding. While one chunk runs, the
+next is read and planned; only these two are in memory.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from lengthwise.runtime.answers import NOT_FINITE, Answer
 log = logging.getLogger("lengthwise.offline")
 
 C = TypeVar("C")
-"""Whatever the caller wants back with a chunk's answers."""
+"""A value of the caller, returned with a chunk's answers."""
 
 AHEAD: Final = 1
-"""How many chunks are planned behind the one whose answers are awaited."""
+"""Number of chunks that are planned while one is answered."""
 
 FAILED: Final = "the model could not be run on this sequence"
 
-Result = Answer | str
-"""The answer to a sequence, or why there is none."""
+ScoringResult = Answer | str
+"""The answer to a sequence, or the error."""
 
 
-class Batch(NamedTuple):
-    """What a batch was, once it ran.
+class ScoredBatch(NamedTuple):
+    """The figures of a batch that has run.
 
     Attributes:
         rows: Sequences, or windows of them.
-        cost_steps: Rows x width.
+        cost_steps: Padded steps, rows x width.
         valid_steps: The sum of the lengths.
         cpu_seconds: Processor time of the thread that padded and ran it.
     """
@@ -58,12 +58,12 @@ class Batch(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Row(WaitingSequence):
-    """One window of an item, which is all of it where it is not too long.
+    """One window of an item: all of it, unless it is too long for the model.
 
     Attributes:
         steps: `[length, features]` or `[length]`.
         item: The item's place in its chunk.
-        start: Where in the item the window starts.
+        start: The window's first step in the item.
     """
 
     steps: Steps = field(kw_only=True)
@@ -78,21 +78,21 @@ def answer_all(
     limits: BatchLimits,
     threads: int,
     attention: bool = False,
-    ran: Callable[[Batch], object] = lambda _batch: None,
+    ran: Callable[[ScoredBatch], object] = lambda _batch: None,
     planned: Callable[[float], object] = lambda _seconds: None,
-) -> Iterator[tuple[C, list[Result]]]:
+) -> Iterator[tuple[C, list[ScoringResult]]]:
     """The answers to each chunk's items, chunk by chunk and in the items' order.
 
-    A batch that fails is run again row by row, so that an item for which the model cannot be run fails alone.
+    A batch that fails is run again row by row, so that an item for which the model cannot be run fails by itself.
 
     Args:
-        model: Who answers.
-        chunks: Items that the model takes, with whatever the caller wants back; read one chunk ahead.
-        limits: What one batch may be.
+        model: Answers the items.
+        chunks: Items that the model accepts, with a value to return; read one chunk ahead.
+        limits: Of one batch.
         threads: How many batches run at once.
         attention: Whether the attention is wanted.
-        ran: Told of each batch, in the caller's thread.
-        planned: Told how much processor time planning a chunk took.
+        ran: Called with each batch, in the caller's thread.
+        planned: Called with the processor time of planning a chunk.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="runner") as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
@@ -109,7 +109,7 @@ def answer_all(
             runners.shutdown(wait=False, cancel_futures=True)
 
 
-_Ran = tuple[list[Result], Batch]
+_Ran = tuple[list[ScoringResult], ScoredBatch]
 _Running = tuple[list[_Row], Future[_Ran]]
 
 
@@ -118,42 +118,42 @@ def _begin(
 ) -> list[_Running]:
     """Plans all batches of a chunk and hands them to the threads."""
     manifest = model.manifest
-    pool = PendingSequences()
+    pending = PendingSequences()
     for place, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
             width = rounded_width(len(steps), manifest.width_multiple)
-            pool.add(_Row(width, steps=steps, item=place, start=start))
+            pending.add(_Row(width, steps=steps, item=place, start=start))
     running = []
-    while pool:
-        rows = cast("list[_Row]", plan(pool, model.cost, limits, now=0.0))
+    while pending:
+        rows = cast("list[_Row]", plan(pending, model.cost, limits, now=0.0))
         running.append((rows, runners.submit(_run, model, rows, attention)))
     return running
 
 
 def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
-    """Runs one batch, in a thread: a result for each row."""
+    """Runs one batch in a thread; one result for each row."""
     started = time.thread_time()
     batch = pad([row.steps for row in rows], multiple=model.manifest.width_multiple)
 
-    def figures() -> Batch:
-        return Batch(batch.rows, batch.padded_steps, batch.valid_steps, time.thread_time() - started)
+    def figures() -> ScoredBatch:
+        return ScoredBatch(batch.rows, batch.padded_steps, batch.valid_steps, time.thread_time() - started)
 
     try:
-        found = answers.with_attention(model.answer(batch, attention))
+        results = answers.with_attention(model.answer(batch, attention))
     except Exception:  # onnxruntime's errors have no common base
         if len(rows) == 1:
             log.debug("a sequence of %d steps failed", len(rows[0].steps), exc_info=True)
             return [FAILED], figures()
-        alone = [_run(model, [row], attention) for row in rows]
-        return [results[0] for results, _ in alone], figures()
-    return [NOT_FINITE if answer is None else answer for answer in found], figures()
+        single = [_run(model, [row], attention) for row in rows]
+        return [results[0] for results, _ in single], figures()
+    return [NOT_FINITE if answer is None else answer for answer in results], figures()
 
 
 def _collected(
-    chunk: C, items: Sequence[Item], running: list[_Running], model: Model, ran: Callable[[Batch], object]
-) -> tuple[C, list[Result]]:
-    """Waits for a chunk's batches, and puts their rows together to one result for each item."""
-    parts: list[list[tuple[int, Result]]] = [[] for _ in items]
+    chunk: C, items: Sequence[Item], running: list[_Running], model: Model, ran: Callable[[ScoredBatch], object]
+) -> tuple[C, list[ScoringResult]]:
+    """Waits for a chunk's batches, and joins their rows to one result for each item."""
+    parts: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
     for rows, future in running:
         results, figures = future.result()
         for row, result in zip(rows, results, strict=True):
@@ -162,14 +162,14 @@ def _collected(
     return chunk, [_whole(windows, item, model) for windows, item in zip(parts, items, strict=True)]
 
 
-def _whole(windows: list[tuple[int, Result]], item: Item, model: Model) -> Result:
-    """One result for an item, of those of its windows, which stand in the order in which they ran."""
+def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: Model) -> ScoringResult:
+    """Joins the results of an item's windows, which come in the order in which they ran."""
     if len(windows) == 1:
         return windows[0][1]
     windows.sort(key=lambda window: window[0])
-    found = []
+    answered = []
     for _, result in windows:
         if isinstance(result, str):
             return result
-        found.append(result)
-    return answers.merge(found, [start for start, _ in windows], len(item.steps), model.manifest)
+        answered.append(result)
+    return answers.merge(answered, [start for start, _ in windows], len(item.steps), model.manifest)

@@ -1,4 +1,4 @@
-"""The records of a file on their way to a model: taken or refused by its manifest, and gathered into chunks."""
+"""The records of a file: validated against a model's manifest, and grouped into chunks."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from lengthwise.decoding.dataset import BadRecord, Label, Record
 from lengthwise.errors import RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
-from lengthwise.scoring.offline import Result
+from lengthwise.scoring.offline import ScoringResult
 
 CHUNK_RECORDS: Final = HORIZON
-"""Most records in a chunk: as many as the planner looks at together."""
+"""Maximum of records in a chunk: the number that the planner considers together."""
 CHUNK_BYTES: Final = 33_554_432
-"""Bytes of steps past which a chunk takes no further record."""
-
+"""Bytes of steps at which a chunk is full."""
 
 MOST_LISTED: Final = 10
 """Labels that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A record that the model takes.
+class ValidRecord:
+    """A record that the model accepts.
 
     Attributes:
         id: Its own, or its number in the file.
-        item: What the model is asked.
-        label: What it should answer, where the file says so.
+        item: The sequence for the model.
+        label: The right answer, where the file has it.
         place: `file:line`.
     """
 
@@ -42,7 +41,7 @@ class Taken:
     place: str
 
 
-Entry = Taken | BadRecord
+InputRecord = ValidRecord | BadRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +53,30 @@ class Chunk:
         read: The share of the file that was read up to here.
     """
 
-    entries: list[Entry]
+    entries: list[InputRecord]
     read: float
 
     @property
     def items(self) -> list[Item]:
-        """What the model is asked."""
-        return [entry.item for entry in self.entries if isinstance(entry, Taken)]
+        """The sequences for the model."""
+        return [entry.item for entry in self.entries if isinstance(entry, ValidRecord)]
 
 
-def judged(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterator[Entry]:
-    """The records as the model takes them, or with what is wrong with them."""
+def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iterator[InputRecord]:
+    """The records that the model accepts, and the others with their error."""
     for record in records:
         if isinstance(record, BadRecord):
             yield record
             continue
-        why = why_rejected(record.steps, manifest) or mislabelled(record, manifest.task)
-        if why is not None:
-            yield BadRecord(record.id, RecordError(f"{record.place}: {why}"))
+        reason = why_rejected(record.steps, manifest) or label_mismatch(record, manifest.task)
+        if reason is not None:
+            yield BadRecord(record.id, RecordError(f"{record.place}: {reason}"))
             continue
         item = make_item(record.steps, manifest, sent_steps=len(record.steps), id=record.id)
-        yield Taken(record.id, item, record.label, record.place)
+        yield ValidRecord(record.id, item, record.label, record.place)
 
 
-def mislabelled(record: Record, task: Task) -> str | None:
+def label_mismatch(record: Record, task: Task) -> str | None:
     """Why a record's label cannot be compared with an answer, or None where it can, or where there is none."""
     label = record.label
     if label is None:
@@ -106,20 +105,20 @@ def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the mode
     return f"label {unknown[:40]!r} is none of {whose}; {some} {', '.join(map(repr, labels[:MOST_LISTED]))}"
 
 
-def chunked(entries: Iterable[Entry], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
+def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop: bool) -> Iterator[Chunk]:
     """Chunks of entries.
 
     Args:
         entries: In the order of the file.
         read: The share of the file that was read so far.
-        stop: Whether nothing behind a bad record is wanted; it is then the last one of the last chunk.
+        stop: Whether the first bad record ends the chunks; it is then the last one of the last chunk.
     """
-    held: list[Entry] = []
+    held: list[InputRecord] = []
     size = 0
     for entry in entries:
         held.append(entry)
         is_last = stop and isinstance(entry, BadRecord)
-        if isinstance(entry, Taken):
+        if isinstance(entry, ValidRecord):
             size += entry.item.steps.nbytes
         if is_last or len(held) == CHUNK_RECORDS or size >= CHUNK_BYTES:
             yield Chunk(held, read())
@@ -130,12 +129,14 @@ def chunked(entries: Iterable[Entry], read: Callable[[], float], *, stop: bool) 
         yield Chunk(held, read())
 
 
-def told(entry: Entry, result: Result | None, manifest: Manifest, *, attention: bool) -> dict[str, Any] | RecordError:
-    """The prediction of a record, as `POST /predict` has it, or why there is none.
+def prediction_of(
+    entry: InputRecord, result: ScoringResult | None, manifest: Manifest, *, attention: bool
+) -> dict[str, Any] | RecordError:
+    """The prediction of a record, as `POST /predict` has it, or the error.
 
     Args:
         entry: The record.
-        result: Of a record that the model takes, what came of it.
+        result: Of a record that the model accepts, the answer or the error.
         manifest: Of the model.
         attention: Whether the attention is wanted.
     """

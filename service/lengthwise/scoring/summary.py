@@ -1,4 +1,4 @@
-"""What scoring a file came to: how much, how fast, how right."""
+"""The summary of a scored file: records, speed, accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lengthwise.decoding.dataset import Label
 from lengthwise.runtime.manifest import Task
-from lengthwise.scoring.offline import Batch
+from lengthwise.scoring.offline import ScoredBatch
 
 PARTS: Final = {
     "reading": "reading the file",
@@ -16,26 +16,26 @@ PARTS: Final = {
     "running": "running the model",
     "writing": "writing answers",
 }
-"""What a run's processor time goes to."""
+"""The parts of a run's processor time, with their descriptions."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did, and how right it was; an interrupted run's part counts where it says nothing else.
+    """The figures of a run; with those of the run that it resumes, unless said otherwise.
 
     Attributes:
         model: `name/version`.
         records: Lines in the file.
-        errors: Those without an answer.
-        resumed: Those that an earlier run left.
+        errors: Records without an answer.
+        resumed: Records that an earlier run scored.
         seconds: Of this run, without loading the model.
         cpu_seconds: Processor time of this run, by the names in `PARTS`.
         rows: Sequences that this run computed, or windows of them.
         cost_steps: Padded steps that this run computed.
-        valid_steps: Steps of this run that are somebody's.
+        valid_steps: Valid steps of this run.
         answers: Answers for which the input has a label: one a record; of a multi-label model one for each of its
             labels, of a per-step model one a step.
-        right: Those that are the label.
+        right: Answers that equal the label.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Summary:
 
     @property
     def padding_share(self) -> float:
-        """Padding over cost, of this run."""
+        """Padding over padded steps, of this run."""
         return 1 - self.valid_steps / self.cost_steps if self.cost_steps else 0.0
 
     @property
@@ -75,7 +75,7 @@ class Summary:
             self.answers += len(hits)
             self.right += sum(hits)
 
-    def ran(self, batch: Batch) -> None:
+    def ran(self, batch: ScoredBatch) -> None:
         """Counts one batch."""
         self.rows += batch.rows
         self.cost_steps += batch.cost_steps
@@ -99,7 +99,7 @@ class Summary:
         }
 
     def note(self) -> str:
-        """What stands beside a progress bar."""
+        """The text beside a progress bar."""
         return (
             f"{self.rows:,} sequences, {self.rows / max(self.seconds, 1e-9):,.0f}/s, {self.padding_share:.1%} padding"
         )
@@ -115,7 +115,7 @@ class Summary:
             shares = ", ".join(f"{self.cpu_seconds[part] / spent:.0%} {what}" for part, what in PARTS.items())
             yield f"processor time {spent:.1f} s: {shares}"
         if self.errors:
-            yield f'without an answer: {self.errors:,} of them; their lines say why in "error"'
+            yield f'without an answer: {self.errors:,} of them; their lines have the reason in "error"'
         if self.accuracy is not None:
             yield f"accuracy {self.accuracy:.4f}: {self.right:,} of {self.answers:,} answers are the label"
 

@@ -1,8 +1,8 @@
-"""The file that scoring writes: whole lines in the order of the records, and a place to go on from.
+"""The file of predictions that scoring writes: one line per record, in order; a later run can resume it.
 
-An interrupted run leaves lines, the last of them perhaps cut off. A line counts when its newline is there; the rest is
-written again. So that two halves of a file are never of different models, inputs or options, the last whole line is
-made again too, and has to come out as it stands there.
+An interrupted run leaves lines, the last of them perhaps cut off. A line counts when it ends with a newline; the rest
+is written again. To keep one file to one model, input and set of options, the last complete line is computed again too,
+and must be the same.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import orjson
 from lengthwise.errors import ConfigurationError
 
 
-class Scored:
+class PredictionFile:
     """The file, open for writing.
 
     Args:
-        path: Where it is, or will be.
-        resume: Go on with what is there. Without it, only an empty file is written over.
-        overwrite: Forget what is there.
-        exact: Whether a line that is made again comes out byte for byte.
+        path: Of the file.
+        resume: Whether to continue an existing file. Otherwise only an empty file is overwritten.
+        overwrite: Whether to replace an existing file.
+        exact: Whether a line that is computed again has the same bytes.
 
     Raises:
-        ConfigurationError: The file cannot be written, or holds something and nobody said what becomes of it.
+        ConfigurationError: The file cannot be written, or is not empty and neither `resume` nor `overwrite` is set.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False, exact: bool = True) -> None:
@@ -56,22 +56,22 @@ class Scored:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the file; what was written so far stays."""
-        with suppress(OSError):  # only what `write` could not write, and said so, is left to fail here
+        """Closes the file; its lines stay."""
+        with suppress(OSError):  # an error of the disk was raised by `write` before
             self._file.close()
 
     @property
     def lines(self) -> int:
-        """How many lines stand for good: those left by an earlier run, and those written by this one."""
+        """Number of final lines: those of an earlier run, and those written by this one."""
         return self._done
 
     @property
     def is_written(self) -> bool:
-        """Whether this run wrote to it, so that what stands there is sound."""
+        """Whether this run has written to it."""
         return self._is_written
 
     def left(self) -> Iterator[dict[str, Any]]:
-        """The predictions that an earlier run left, but for the last: that one is to be made again.
+        """The predictions of an earlier run without the last, which is computed again.
 
         Raises:
             ConfigurationError: A line is no prediction.
@@ -89,7 +89,7 @@ class Scored:
         """Appends lines, each with its newline.
 
         Raises:
-            ConfigurationError: The first is not the one that stood there last, or the disk does not take them.
+            ConfigurationError: The first differs from the last line of an earlier run, or the disk is full.
         """
         if self._last and lines:
             if not self._agree(self._last, lines[0]):
@@ -117,7 +117,7 @@ class Scored:
         self.write([])
 
     def other(self, what: str) -> ConfigurationError:
-        """The error of going on with a file that another run wrote; `what` is said of the line behind the last kept."""
+        """The error for a file of another run; `what` describes the line after the last kept one."""
         return ConfigurationError(
             f"{self._path}:{self._done + 1} {what}: the file was made of another input, by another model, with other "
             "options or on another kind of processor. Name another file, or say --overwrite"
@@ -132,14 +132,14 @@ class Scored:
             raise self.other("is no prediction")
         return prediction
 
-    def _agree(self, there: bytes, made: bytes) -> bool:
-        """Whether a line is the one that was made before."""
-        if there == made:
+    def _agree(self, before: bytes, now: bytes) -> bool:
+        """Whether a line equals the one written before."""
+        if before == now:
             return True
         try:
-            before, now = orjson.loads(there), orjson.loads(made)
+            old, new = orjson.loads(before), orjson.loads(now)
         except orjson.JSONDecodeError:
             return False
-        # An error names the file as it was called then, and not every model answers to the last bit.
-        free = "error" in now or not self._exact
-        return free and isinstance(before, dict) and list(before) == list(now) and before["id"] == now["id"]
+        # An error contains the file's name, which may differ, and not every model gives the same bits again.
+        free = "error" in new or not self._exact
+        return free and isinstance(old, dict) and list(old) == list(new) and old["id"] == new["id"]

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.scoring.scored import Scored
+from lengthwise.scoring.prediction_file import PredictionFile
 
 
 def line(name: str, **fields: object) -> bytes:
@@ -21,7 +21,7 @@ LINES = [line("a", label="x"), line("b", label="y"), line("c", label="z")]
 
 def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) -> list[str]:
     """Resumes as scoring does; the ids of what was left for good."""
-    with Scored(path, resume=True, exact=exact) as scored:
+    with PredictionFile(path, resume=True, exact=exact) as scored:
         left = [prediction["id"] for prediction in scored.left()]
         scored.write(LINES[len(left) :] if rest is None else rest)
         scored.finish()
@@ -30,7 +30,7 @@ def go_on(path: Path, *, exact: bool = True, rest: list[bytes] | None = None) ->
 
 def test_lines_stand_in_a_new_file(tmp_path: Path):
     path = tmp_path / "out"
-    with Scored(path) as scored:
+    with PredictionFile(path) as scored:
         scored.write(LINES[:2])
         assert path.read_bytes() == b"".join(LINES[:2])
         scored.write(LINES[2:])
@@ -58,21 +58,21 @@ def test_a_file_with_something_in_it_is_not_written_over_unasked(tmp_path: Path)
     path = tmp_path / "out"
     path.write_bytes(b"precious")
     with pytest.raises(ConfigurationError, match="--resume"):
-        Scored(path)
+        PredictionFile(path)
     assert path.read_bytes() == b"precious"
 
 
 def test_an_empty_file_is_written_without_asking(tmp_path: Path):
     path = tmp_path / "out"
     path.touch()
-    with Scored(path) as scored:
+    with PredictionFile(path) as scored:
         scored.finish()
 
 
 def test_overwriting_forgets_what_is_there_with_the_first_line(tmp_path: Path):
     path = tmp_path / "out"
     path.write_bytes(b"old and long enough to be seen behind a short new line")
-    with Scored(path, overwrite=True) as scored:
+    with PredictionFile(path, overwrite=True) as scored:
         assert path.read_bytes().startswith(b"old")
         assert not scored.is_written
         scored.write(LINES[:1])
@@ -110,7 +110,7 @@ def test_a_last_line_that_comes_out_otherwise_is_of_another_run(tmp_path: Path, 
 def test_a_last_line_may_differ_where_nothing_more_was_promised(tmp_path: Path, last: bytes, made: bytes, exact: bool):
     path = tmp_path / "out"
     path.write_bytes(LINES[0] + last)
-    with Scored(path, resume=True, exact=exact) as scored:
+    with PredictionFile(path, resume=True, exact=exact) as scored:
         assert len(list(scored.left())) == 1
         scored.write([made])
     assert path.read_bytes() == LINES[0] + made
@@ -133,15 +133,18 @@ def test_more_lines_than_records_are_of_another_run(tmp_path: Path):
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"cannot be written: .*directory"):
-        Scored(tmp_path / "absent" / "out")
+        PredictionFile(tmp_path / "absent" / "out")
 
 
-def test_a_disk_that_is_full_is_said_and_what_it_took_can_be_gone_on_with(tmp_path: Path):
+def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(tmp_path: Path):
     path = tmp_path / "out"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(LINES[0]) + 5, before[1]))
     try:
-        with pytest.raises(ConfigurationError, match="cannot be written: File too large"), Scored(path) as scored:
+        with (
+            pytest.raises(ConfigurationError, match="cannot be written: File too large"),
+            PredictionFile(path) as scored,
+        ):
             scored.write(LINES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

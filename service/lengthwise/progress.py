@@ -1,6 +1,6 @@
-"""How far long work is: a bar on a terminal; where there is none, as in CI and under nohup, a plain line now and then.
+"""Progress of long work: a bar on a terminal; without one, as in CI and under nohup, a line every ten seconds.
 
-A bar is advanced by the work itself, between two answers of a load: a thread of its own would take turns with it.
+The work itself advances the bar, a load between two answers: a thread for it would disturb the measurement.
 """
 
 from __future__ import annotations
@@ -8,27 +8,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from lengthwise.bench.load import Tick
-
 LINE_SECONDS: Final = 10.0
-"""Between two lines where there is no terminal; what is done before the first says nothing."""
+"""Between two lines without a terminal; shorter work writes none."""
 
 
 class PlainProgress(Progress):
-    """A progress that is written as lines: task, percentage and note, at most one in `LINE_SECONDS`."""
+    """Progress as lines of task, percentage and note, at most one in `LINE_SECONDS`."""
 
     def __init__(self, console: Console, **more: Any) -> None:
         super().__init__(console=console, disable=True, **more)
         self._written = self.get_time()
 
     def update(self, task_id: TaskID, **changed: Any) -> None:
-        """Notes how far a task is, and writes a line where it is time for one."""
+        """Updates a task, and writes a line when it is time for one."""
         super().update(task_id, **changed)
         if self.get_time() - self._written >= LINE_SECONDS:
             self._written = self.get_time()
@@ -39,7 +36,7 @@ class PlainProgress(Progress):
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar that the work itself advances, or lines in its place."""
+    """A bar that the work itself advances; without a terminal, lines."""
     if not console.is_terminal:
         yield PlainProgress(console)
         return
@@ -50,10 +47,10 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """What is being done, beside a spinner, or as a line now and then.
+    """The current step of the work, beside a spinner; without a terminal, as a line now and then.
 
     Yields:
-        To be told what is done next.
+        A function that takes the next step's name.
     """
     if console.is_terminal:
         with console.status(doing) as shown:
@@ -81,7 +78,9 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def ticker(progress: Progress, description: str, *, seconds: float = 0, requests: float = 0) -> Tick:
+def ticker(
+    progress: Progress, description: str, *, seconds: float = 0, requests: float = 0
+) -> Callable[[int, float], None]:
     """Advances a new task by the seconds passed, or by the requests sent."""
     task = progress.add_task(description, total=seconds or requests, note="")
 

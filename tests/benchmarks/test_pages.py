@@ -1,0 +1,48 @@
+"""Committed results are pages, small, and each says when, where and at which commit it was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import machine, pages
+
+FOLDER = Path(__file__).parents[2] / pages.RESULTS
+FIRST_LINE = re.compile(
+    r"Measured at commit [0-9a-f]{7,40}( with uncommitted changes)? on \d{4}-\d\d-\d\d, on [^,]+, family .+\."
+)
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    return machine.facts()
+
+
+@pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda page: page.stem)
+def test_the_first_line_has_commit_date_and_processor(page: Path) -> None:
+    assert FIRST_LINE.fullmatch(page.read_text().splitlines()[0])
+
+
+def test_results_are_pages_and_pictures_and_small() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".md", ".png"}
+    assert sum(path.stat().st_size for path in files if path.suffix == ".md") < 60_000
+
+
+def test_a_page_begins_with_its_stamp(facts: dict[str, Any]) -> None:
+    text = pages.page(facts | {"commit": "0123abc-dirty", "date": "2026-01-02"}, "A title", "how")
+    assert text.startswith("Measured at commit 0123abc with uncommitted changes on 2026-01-02, on ")
+    assert FIRST_LINE.fullmatch(text.splitlines()[0])
+    assert "# A title" in text.splitlines()
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path, facts: dict[str, Any]) -> None:
+    table = pages.table(("a", "b"), [("1", "2"), ("3", "4")])
+    pages.write(tmp_path / "deep" / "page.md", pages.page(facts, "A title", table, "after it"))
+    assert pages.first_table(tmp_path / "deep" / "page.md") == table
+    pages.write(tmp_path / "page.md", pages.page(facts, "A title", "no table"))
+    with pytest.raises(ValueError, match="has no table"):
+        pages.first_table(tmp_path / "page.md")

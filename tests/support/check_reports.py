@@ -1,0 +1,51 @@
+"""Reports of a check, of a leaking model and of a sound one."""
+
+from __future__ import annotations
+
+import math
+
+from lengthwise_export.checking.causes import Cause
+from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult
+from lengthwise_export.tracing.source_lines import CodeLocation
+
+LEAK = Leak(
+    operator="pool: mean",
+    kind="mean",
+    location=CodeLocation("models/net.py", 12, "return h.mean(1)  # <all>", "forward"),
+    cause=Cause("It divides by the width.", "h.sum(1) / lengths[:, None]"),
+    cause_at="models/net.py:9",
+    difference=math.inf,
+    trial="padded wider",
+    spread=(
+        OperatorSpread("rnn: lstm", (0.0, 0.0, 0.01, math.inf)),
+        OperatorSpread("pool: mean", (0.3,)),
+        OperatorSpread("x" * 80, (math.nan,)),
+    ),
+    length=2,
+)
+REPORT = Report(
+    "leak",
+    "the answer changes with: padded wider",
+    (LEAK,),
+    (
+        TrialResult("padded wider", "width", 0.25, False),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
+    ),
+    ("the model raises past a width of 40",),
+    40,
+    ran=CheckedSizes((1, 7), (1, 2, 3, 23), (1, 2)),
+)
+NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
+
+
+SOUND = Report(
+    "sound",
+    "no answer changed in 4 trials",
+    trials=(
+        TrialResult("padded wider", "width", 0.0, True),
+        TrialResult("unbatched, 2 steps", "batch", 7.8e-08, True),
+        TrialResult("padded one step wider", "width", 3e-08, True),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
+    ),
+)

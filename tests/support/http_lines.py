@@ -1,0 +1,108 @@
+"""A service behind a socket, and connections that send requests byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from lengthwise.http.connection import BoundedProtocol
+from lengthwise.http.fast_path import ShortcutProtocol
+from lengthwise.http.fast_request import DirectPath
+from lengthwise.padding import PaddedBatch
+from tests.support.numpy_models import Service, manifest, model, serving
+
+
+@dataclass
+class Line:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(
+        self, body: bytes, *headers: str, method: str = "POST", path: str = "/predict", version: str = "1.1"
+    ) -> None:
+        lines = [f"{method} {path} HTTP/{version}", "host: x", f"content-length: {len(body)}", *headers]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(60):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def ask(self, body: bytes, *headers: str, **options: Any) -> tuple[int, dict[str, str], bytes]:
+        self.send(body, *headers, **options)
+        return await self.answer()
+
+
+class Net:
+    """A service behind a socket; counts what came by ASGI."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.by_asgi = 0
+        self.state = uvicorn.server.ServerState()
+        self.port = 0
+        self.lines: list[Line] = []
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.by_asgi += 1
+        await self.service.app(scope, receive, send)
+
+    async def line(self) -> Line:
+        line = Line(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.lines.append(line)
+        return line
+
+
+@asynccontextmanager
+async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
+    """The service behind a socket, with the way past ASGI or without."""
+    made = Net(service)
+    bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
+    taken = DirectPath(service.app.predict, b"/predict")
+    bounded: Any = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
+    config = uvicorn.Config(
+        made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
+    )
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: bounded(config=config, server_state=made.state, app_state={}), "127.0.0.1", 0
+    )
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        for line in made.lines:
+            line.writer.close()
+            with suppress(ConnectionError):
+                await line.writer.wait_closed()
+        for connection in list(made.state.connections):
+            connection.transport.abort()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyncio.Event]]:
+    """A service whose only runner waits in each batch for `release`; `running` says when it got there."""
+    release, running, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def wait(_: PaddedBatch) -> None:
+        loop.call_soon_threadsafe(running.set)
+        release.wait(60)
+
+    async with serving(model(manifest(), wait), **options) as service, net(service) as made:
+        try:
+            yield made, release, running
+        finally:
+            release.set()
