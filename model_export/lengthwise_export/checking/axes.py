@@ -174,15 +174,15 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int,
     if before.ndim != after.ndim:
         return float("inf")
     before, after, larger = _without_chunks(before, after, larger, pairing)
-    found = []
+    differences = []
     for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MAX_READINGS):
         for rows in pairing.orders:
             shared = _shared(before, after, reading, pairing, rows)
             apart = max((gap(*both) for both in shared), default=0.0)
             if apart == 0.0:
                 return 0.0
-            found.append(apart)
-    return min(found, default=None)
+            differences.append(apart)
+    return min(differences, default=None)
 
 
 def gap(before: Array, after: Array) -> float:
@@ -335,12 +335,12 @@ def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -
             yield (_Other(sizes[0]),)
         return
     compound = _compound(sizes[0], batches[0], pairing.chunks)
-    found = [reading for reading in compound if _fits(reading, sizes, batches)]
+    readings = [reading for reading in compound if _fits(reading, sizes, batches)]
     whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
-    yield from found
-    if whole is not None and not found:
+    yield from readings
+    if whole is not None and not readings:
         yield whole
-    if same and not found:
+    if same and not readings:
         yield (_Other(sizes[0]),)
 
 

@@ -65,16 +65,16 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     Raises:
         ConfigurationError: A record does not fit the spec; the message names its file and line.
     """
-    made = []
+    members = []
     for record in records:
         steps = torch.from_numpy(record.steps)
         _check_steps(record, steps, spec)
         target = _target(record, spec)
-        made += [
+        members += [
             Example(steps[part], target[part] if spec.output.task == "per-step" else target)
             for part in _parts(record, spec)
         ]
-    return made
+    return members
 
 
 def check(record: Record, spec: Spec) -> None:
@@ -154,9 +154,9 @@ def collate(members: Sequence[Example]) -> TrainingBatch:
 def _check_steps(record: Record, steps: Tensor, spec: Spec) -> None:
     expected = spec.input.features
     if expected is not None:
-        found = steps.shape[1]
-        if found != expected:
-            raise ConfigurationError(f"{record.place}: {found} features a step, the spec says {expected}")
+        features = steps.shape[1]
+        if features != expected:
+            raise ConfigurationError(f"{record.place}: {features} features a step, the spec says {expected}")
         if spec.input.missing == "refuse" and bool(steps.isnan().any()):
             raise ConfigurationError(
                 f"{record.place}: a value is missing, and input.missing = 'refuse'; to train on missing values, set it "
