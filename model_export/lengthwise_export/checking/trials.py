@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.axes import Geometry
+from lengthwise_export.checking.geometry import Geometry
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
 """What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lengthwise_export.checking.axes import Geometry
+from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import Change
 
