@@ -73,8 +73,8 @@ class DataAccuracy:
             "right": self.right,
             "accuracy": self.accuracy,
             "classes": [
-                {"label": label, "in_data": int(count), "found": int(found)}
-                for label, count, found in zip(self.labels, self.counts, self.table.diagonal(), strict=True)
+                {"label": label, "in_data": int(count), "found": int(count_right)}
+                for label, count, count_right in zip(self.labels, self.counts, self.table.diagonal(), strict=True)
             ],
             "left_out": self.left_out,
         }
@@ -134,23 +134,25 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
             wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
             raise ConfigurationError(f"{record.place}: {wrong}")
-    taken, left_out, why = [], 0, ""
+    accepted, left_out, why = [], 0, ""
     for record in labelled:
         reason = why_rejected(record.steps, manifest)
         if reason is None:
-            taken.append(record)
+            accepted.append(record)
         else:
             left_out, why = left_out + 1, why or f"{record.place}: {reason}"
-    if not taken:
+    if not accepted:
         raise ConfigurationError(f"the model accepts none of the data's {left_out} sequences: {why}")
     classes = manifest.classes
     table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
     answered = right = 0
-    for record, answer in zip(taken, _answers(session, manifest, taken), strict=True):
-        wanted, found = _wanted(record, manifest), _found(answer, manifest)
-        table += wanted.T.astype(np.int64) @ found
-        counts += wanted.sum(axis=0)
-        hits = wanted == found if manifest.task == "multi-label" else (wanted & found).any(axis=1)
+    for record, answer in zip(accepted, _answers(session, manifest, accepted), strict=True):
+        expected, answered_labels = _wanted(record, manifest), _found(answer, manifest)
+        table += expected.T.astype(np.int64) @ answered_labels
+        counts += expected.sum(axis=0)
+        hits = (
+            expected == answered_labels if manifest.task == "multi-label" else (expected & answered_labels).any(axis=1)
+        )
         answered, right = answered + hits.size, right + int(hits.sum())
     sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
     _require_order_of_labels(sample, manifest)
@@ -205,9 +207,9 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
                 raise VerificationError(f"{manifest.key}: the answer to {records[index].place} is not finite")
             parts[index][start] = answer
     whole = []
-    for record, found in zip(records, parts, strict=True):
-        starts = sorted(found)
-        pieces = [found[start] for start in starts]
+    for record, pieces_by_start in zip(records, parts, strict=True):
+        starts = sorted(pieces_by_start)
+        pieces = [pieces_by_start[start] for start in starts]
         whole.append(pieces[0] if len(pieces) == 1 else answers.merge(pieces, starts, len(record.steps), manifest))
     return whole
 
@@ -235,9 +237,9 @@ def _found(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
         return assigned
-    found = np.zeros(probabilities.shape, dtype=np.bool_)
-    found[np.arange(len(found)), probabilities.argmax(axis=1)] = True
-    return found
+    chosen = np.zeros(probabilities.shape, dtype=np.bool_)
+    chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
+    return chosen
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.checking.check import check as judge
+from lengthwise_export.checking.check import check as run_check
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.uncheckable import runs
@@ -140,10 +140,10 @@ def from_target(
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
-    judged = judge(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
-    _require_sound(judged, target.text)
+    report = run_check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
+    _require_sound(report, target.text)
     task = _task(target, multi_label=multi_label)
-    longest = judged.max_length or max_length
+    longest = report.max_length or max_length
     sampler = Sampler(target.steps, seed)
     batch = pad([sampler.sequence(length) for length in (5, 3, 2, 1)], width=min(8, max(longest, 5)))
     answer = target.subject.answer(batch)
@@ -225,12 +225,12 @@ def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...
     return tuple(first.mean.tolist()), tuple(first.std.tolist())
 
 
-def _require_sound(judged: Report, text: str) -> None:
-    if judged.verdict == "uncheckable":
-        raise ExportError("check", judged.reason)
-    if judged.verdict == "leak":
-        begin = f" It begins at {judged.leaks[0].operator}." if judged.leaks else ""
-        raise VerificationError(f"{text}: {judged.reason}.{begin} `lengthwise check {text}` shows the cause and a fix")
+def _require_sound(report: Report, text: str) -> None:
+    if report.verdict == "uncheckable":
+        raise ExportError("check", report.reason)
+    if report.verdict == "leak":
+        begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
+        raise VerificationError(f"{text}: {report.reason}.{begin} `lengthwise check {text}` shows the cause and a fix")
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:

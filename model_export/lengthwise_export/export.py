@@ -190,14 +190,14 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
             return session.run(batch).logits
 
         longest, provider = manifest.max_length, session.provider
-        found = list(missing_values.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
-        why = missing_values.failure(found)
+        cases = list(missing_values.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
+        why = missing_values.failure(cases)
         if why is not None:
             raise VerificationError(
                 f"{manifest.key}: --missing handled does not hold: {why}; without this option, missing values are "
                 "refused"
             )
-    return found
+    return cases
 
 
 def at_precision(
@@ -209,7 +209,7 @@ def at_precision(
     """
     exact = verified.session()
     manifest = precision.manifest_at(verified.manifest, to)
-    found = verify_graph(
+    converted = verify_graph(
         precision.convert(verified.graph, to),
         manifest,
         lambda batch: exact.run(batch).logits,
@@ -218,20 +218,20 @@ def at_precision(
         made_from="the float32 graph",
         apart=promises.MAX_DIFFERENCE[to],
     )
-    apart = max(case.difference for case in found.cases if case.varied == "reference")
-    changes = None if data is None else labels.compare(exact, verified.manifest, found.session(), manifest, data)
-    return VerifiedGraph(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
+    apart = max(case.difference for case in converted.cases if case.varied == "reference")
+    changes = None if data is None else labels.compare(exact, verified.manifest, converted.session(), manifest, data)
+    return VerifiedGraph(converted.graph, manifest.model_copy(update={"from_fp32": apart}), converted.cases, changes)
 
 
 def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
     """The same graph with its accuracy on the data, which is also added to the manifest."""
-    found = accuracy.measure(verified.session(), verified.manifest, data)
-    if found is None:
+    measured = accuracy.measure(verified.session(), verified.manifest, data)
+    if measured is None:
         return verified
     file = Path(data[0].place).name.rpartition(":")[0]
-    figures = {"data": file, "data_answers": found.answers, "data_accuracy": found.accuracy}
+    figures = {"data": file, "data_answers": measured.answers, "data_accuracy": measured.accuracy}
     made = verified.manifest.made | figures
-    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=found)
+    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=measured)
 
 
 def _write(stage: Path, verified: VerifiedGraph, *, seed: int) -> Manifest:
@@ -284,19 +284,19 @@ def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     Raises:
         ModelError: A service would reject it.
     """
-    found = Manifest.read(stage)
-    if found != manifest:
+    reread = Manifest.read(stage)
+    if reread != manifest:
         raise VerificationError(f"{manifest.key}: the manifest reads back differently")
-    found.check_digests(stage)
-    session = Session.load(stage, found)
-    golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, found), found)
+    reread.check_digests(stage)
+    session = Session.load(stage, reread)
+    golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, reread), reread)
     graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())
-    judging.check_rows(graph, session.kernels, found)
+    judging.check_rows(graph, session.kernels, reread)
     try:
-        judging.run_odd_values(session, found)
+        judging.run_odd_values(session, reread)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise VerificationError(f"{manifest.key}: it fails for sequences of one repeated value: {error}") from error
     try:
-        judging.check_rows(graph, recurrent_kernels.ONNXRUNTIME, found)
+        judging.check_rows(graph, recurrent_kernels.ONNXRUNTIME, reread)
     except ModelError as error:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"

@@ -60,14 +60,14 @@ def destination(out: Path) -> Destination:
             f"{out}: {parent.name!r} is not a model name: use at most 128 letters, digits, '.', '_' and '-', beginning "
             "with a letter or a digit"
         ) from error
-    found = versions(parent)
-    version = int(out.name) if numbered else max(found, default=0) + 1
+    existing = versions(parent)
+    version = int(out.name) if numbered else max(existing, default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
     directory = parent / str(version)
     if os.path.lexists(directory):
         raise PublishError(
-            f"{directory} exists, and published versions are never changed; use version {max(found) + 1}"
+            f"{directory} exists, and published versions are never changed; use version {max(existing) + 1}"
         )
     return Destination(name, version, directory)
 
@@ -87,20 +87,20 @@ def staging_folder(target: Destination) -> Iterator[Path]:
         PublishError: The folder cannot be written, or the version was published meanwhile.
     """
     parent = target.directory.parent
-    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         stage, lock = _new_stage(parent)
     except OSError as error:
-        _remove_empty(made)
+        _remove_empty(created)
         raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
     try:
         yield stage
         _publish(stage, target.directory)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
-        _remove_empty(made)
+        _remove_empty(created)
         raise
     finally:
         os.close(lock)

@@ -1,1 +1,1 @@
-"""The built-in architecture: its spec, its masked layers, its weights on disk."""
+"""The built-in architecture: its spec, its masked layers and its checkpoints."""

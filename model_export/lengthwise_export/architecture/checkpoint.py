@@ -58,11 +58,11 @@ def state(path: Path) -> dict[str, Any]:
         CheckpointError: The file cannot be read.
     """
     if path.suffix != ".safetensors":
-        held = _held(path)
-        beside = isinstance(held, dict) and isinstance(held.get("state_dict"), dict)
-        found = held.get("labels") if beside else None
-        is_list = isinstance(found, list | tuple) and all(isinstance(label, str) for label in found)
-        return {"labels": list(found)} if is_list and found else {}
+        content = _loaded(path)
+        is_nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+        labels = content.get("labels") if is_nested else None
+        is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+        return {"labels": list(labels)} if is_list and labels else {}
     try:
         with safe_open(path, framework="pt") as file:
             return _state(file)
@@ -71,8 +71,8 @@ def state(path: Path) -> dict[str, Any]:
 
 
 def _state(file: Any) -> dict[str, Any]:
-    found = json.loads((file.metadata() or {}).get("state", "{}"))
-    return found if isinstance(found, dict) else {}
+    state = json.loads((file.metadata() or {}).get("state", "{}"))
+    return state if isinstance(state, dict) else {}
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -83,15 +83,15 @@ def weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return read(path)[0]
-    held = _held(path)
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+    content = _loaded(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds no state_dict, neither directly nor under the key 'state_dict'")
-    return {str(name): value for name, value in held.items()}
+    return {str(name): value for name, value in content.items()}
 
 
-def _held(path: Path) -> Any:
+def _loaded(path: Path) -> Any:
     """Loads a file of `torch.save` without running code.
 
     Raises:
@@ -126,16 +126,16 @@ def load(module: nn.Module, path: Path) -> None:
         CheckpointError: They cannot be read, or belong to another module; the message names missing, unexpected and
             misshapen tensors.
     """
-    held = weights(path)
+    loaded = weights(path)
     wanted = module.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in held]
-    problems += [f"{name} is left over" for name in held if name not in wanted]
+    problems = [f"{name} is missing" for name in wanted if name not in loaded]
+    problems += [f"{name} is left over" for name in loaded if name not in wanted]
     problems += [
-        f"{name} is {list(held[name].shape)} there and {list(tensor.shape)} in the model"
+        f"{name} is {list(loaded[name].shape)} there and {list(tensor.shape)} in the model"
         for name, tensor in wanted.items()
-        if name in held and held[name].shape != tensor.shape
+        if name in loaded and loaded[name].shape != tensor.shape
     ]
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(problems[:5])}{rest}")
-    module.load_state_dict(held)
+    module.load_state_dict(loaded)

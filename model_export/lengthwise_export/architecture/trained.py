@@ -146,16 +146,18 @@ def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
     return notices
 
 
-def compare_specs(found: TrainingRecord, spec: Spec, path: Path) -> list[str]:
+def compare_specs(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:
     """Compares the record of a checkpoint with a spec; see `load`."""
-    if found.spec is None:
-        if found.labels is None:
+    if record.spec is None:
+        if record.labels is None:
             return [
                 f"{path} does not record its spec: labels, pooling, missing and the other keys are assumed to be "
                 "those of the spec that is passed"
             ]
         require_same(
-            [_differs("output.labels", found.labels, spec.output.labels)] if found.labels != spec.output.labels else [],
+            [_differs("output.labels", record.labels, spec.output.labels)]
+            if record.labels != spec.output.labels
+            else [],
             path,
         )
         return [
@@ -163,7 +165,7 @@ def compare_specs(found: TrainingRecord, spec: Spec, path: Path) -> list[str]:
             "to be those of the spec that is passed"
         ]
     notices, refused = [], []
-    for key, trained, given in differences(found.spec, spec):
+    for key, trained, given in differences(record.spec, spec):
         if key in MAY_DIFFER:
             notices.append(f"{_differs(key, trained, given)}; the spec is used, because {MAY_DIFFER[key]}")
         elif key == _NAMES and (trained is None or given is None):

@@ -1,1 +1,1 @@
-"""Whether padding or a neighbour reaches an answer, and at which operator it begins."""
+"""Checks whether padding or another row changes an answer, and finds the operator at which a leak begins."""

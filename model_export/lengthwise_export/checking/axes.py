@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import step_mask
+from lengthwise_export.checking.chunks import without_chunks
+from lengthwise_export.checking.geometry import Geometry, Pairing
 
 Array = NDArray[Any]
 
@@ -29,76 +31,6 @@ _MAX_PADDING: Final = 64
 """It may be longer by this many if they are all in front, all behind, or half in front and half behind."""
 _STRIDES: Final = (2, 3, 4)
 """Strides of pooling that are recognised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """The lengths and the width of one batch.
-
-    Attributes:
-        lengths: The length of each row.
-        width: The padded number of steps.
-    """
-
-    lengths: tuple[int, ...]
-    width: int
-
-    @property
-    def rows(self) -> int:
-        """Number of sequences."""
-        return len(self.lengths)
-
-    @property
-    def longest(self) -> int:
-        """The longest length: the width of a tensor that the model cut to its longest row."""
-        return max(self.lengths)
-
-    @property
-    def valid_steps(self) -> int:
-        """The sum of the lengths: the size of an axis that holds valid steps only."""
-        return sum(self.lengths)
-
-
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """Two batches that share some sequences.
-
-    Attributes:
-        before: The sizes of the first batch.
-        after: The sizes of the second batch.
-        rows: Pairs of (row in the first, row in the second) that hold the same sequence.
-        known_sizes: Sizes of the model's weights: an axis of such a size is neither rows nor steps.
-        larger: The sizes of a third batch with more rows and more steps, if that ran.
-        may_be_sorted: Whether a tensor's rows may be sorted by length, longest first, as packing does.
-        chunks: Chunk sizes, in steps, that the model cuts its sequences into.
-    """
-
-    before: Geometry
-    after: Geometry
-    rows: tuple[tuple[int, int], ...]
-    known_sizes: frozenset[int] = frozenset()
-    larger: Geometry | None = None
-    may_be_sorted: bool = True
-    chunks: frozenset[int] = frozenset()
-
-    @property
-    def orders(self) -> list[tuple[tuple[int, int], ...]]:
-        """The pairs of rows: for a tensor in the order of the batch, and for one sorted by length."""
-        return list(dict.fromkeys((self.rows, self._rows_by_length) if self.may_be_sorted else (self.rows,)))
-
-    @property
-    def _rows_by_length(self) -> tuple[tuple[int, int], ...]:
-        ranks = [
-            {row: rank for rank, row in enumerate(sorted(range(sizes.rows), key=lambda row: -sizes.lengths[row]))}
-            for sizes in (self.before, self.after)
-        ]
-        return tuple((ranks[0][row], ranks[1][other]) for row, other in self.rows)
-
-    @property
-    def is_same_rows(self) -> bool:
-        """Whether both batches hold the same sequences in the same order."""
-        every = tuple((row, row) for row in range(self.before.rows))
-        return self.before.lengths == self.after.lengths and self.rows == every
 
 
 class _AxisPart(Protocol):
@@ -173,16 +105,16 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int,
     """
     if before.ndim != after.ndim:
         return float("inf")
-    before, after, larger = _without_chunks(before, after, larger, pairing)
-    found = []
+    before, after, larger = without_chunks(before, after, larger, pairing)
+    differences = []
     for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MAX_READINGS):
         for rows in pairing.orders:
             shared = _shared(before, after, reading, pairing, rows)
             apart = max((gap(*both) for both in shared), default=0.0)
             if apart == 0.0:
                 return 0.0
-            found.append(apart)
-    return min(found, default=None)
+            differences.append(apart)
+    return min(differences, default=None)
 
 
 def gap(before: Array, after: Array) -> float:
@@ -218,7 +150,7 @@ def along_steps(
     """
     if before.ndim != after.ndim:
         return None
-    before, after, larger = _without_chunks(before, after, larger, pairing)
+    before, after, larger = without_chunks(before, after, larger, pairing)
     for reading in _readings(before.shape, after.shape, pairing, larger):
         steps = [place for place, part in enumerate(reading) if isinstance(part, _Steps)]
         rows = [place for place, part in enumerate(reading) if isinstance(part, _Rows)]
@@ -232,69 +164,6 @@ def along_steps(
         shared = min(len(first), len(second))
         return [gap(one, other) for one, other in zip(first[:shared], second[:shared], strict=True)]
     return None
-
-
-def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`.
-
-    Args:
-        shapes: The tensor's shape in each batch.
-        batches: Batches whose widths make different numbers of chunks.
-    """
-    for place in range(len(shapes[0]) - 1):
-        sizes = {shape[place + 1] for shape in shapes}
-        size = next(iter(sizes))
-        if len(sizes) > 1 or size < 2 or len({shape[place] for shape in shapes}) == 1:
-            continue
-        if all(_holds_chunks(shape[place], size, batch) for shape, batch in zip(shapes, batches, strict=True)):
-            yield size
-
-
-def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """Chunk sizes that two tensors show: one axis is padded to whole chunks, another counts the chunks.
-
-    Args:
-        tensors: For each tensor, its shape in each batch.
-        batches: Batches whose widths make different numbers of chunks.
-    """
-    axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1}
-    for wholes, counts in itertools.product(axes, axes):
-        size, rest = divmod(wholes[0], counts[0])
-        if size < 2 or rest or any(whole != size * count for whole, count in zip(wholes, counts, strict=True)):
-            continue
-        if all(count == -(-batch.width // size) for count, batch in zip(counts, batches, strict=True)):
-            yield size
-
-
-def _holds_chunks(count: int, size: int, batch: Geometry) -> bool:
-    """Whether `count` is the number of chunks of one row, or of all rows, of a batch."""
-    chunks = -(-batch.width // size)
-    return count in (chunks, batch.rows * chunks)
-
-
-def _without_chunks(
-    before: Array, after: Array, larger: tuple[int, ...] | None, pairing: Pairing
-) -> tuple[Array, Array, tuple[int, ...] | None]:
-    """Merges the axes `[chunks, steps of a chunk]` of both tensors into one axis of steps."""
-    if not pairing.chunks or before.ndim != after.ndim:
-        return before, after, larger
-    for place in range(before.ndim - 1):
-        size = before.shape[place + 1]
-        if size not in pairing.chunks or after.shape[place + 1] != size:
-            continue
-        if _holds_chunks(before.shape[place], size, pairing.before) and _holds_chunks(
-            after.shape[place], size, pairing.after
-        ):
-            shapes = [_merged(shape, place) for shape in (before.shape, after.shape)]
-            if larger is not None and len(larger) == before.ndim:
-                larger = _merged(larger, place)
-            return before.reshape(shapes[0]), after.reshape(shapes[1]), larger
-    return before, after, larger
-
-
-def _merged(shape: Sequence[int], place: int) -> tuple[int, ...]:
-    """A shape with an axis and the next one merged."""
-    return (*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :])
 
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
@@ -335,12 +204,12 @@ def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -
             yield (_Other(sizes[0]),)
         return
     compound = _compound(sizes[0], batches[0], pairing.chunks)
-    found = [reading for reading in compound if _fits(reading, sizes, batches)]
+    readings = [reading for reading in compound if _fits(reading, sizes, batches)]
     whole = next((reading for reading in _rounded_up(sizes[0], batches[0]) if _fits(reading, sizes, batches)), None)
-    yield from found
-    if whole is not None and not found:
+    yield from readings
+    if whole is not None and not readings:
         yield whole
-    if same and not found:
+    if same and not readings:
         yield (_Other(sizes[0]),)
 
 

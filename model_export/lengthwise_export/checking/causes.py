@@ -325,5 +325,5 @@ def _inputs(kind: str, layer: str | None, source: str) -> str | None:
         patterns.append(rf"{re.escape(layer)}\((\w+)\b(?![.(\[])")
     if kind == "__getitem__":
         patterns.append(r"\b(\w+)\[")
-    found = (match[1] for pattern in patterns for match in re.finditer(pattern, source))
-    return next((name for name in found if name not in _MODULES and not name.isdigit()), None)
+    matches = (match[1] for pattern in patterns for match in re.finditer(pattern, source))
+    return next((name for name in matches if name not in _MODULES and not name.isdigit()), None)

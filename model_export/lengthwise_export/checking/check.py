@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise_export.checking.axes import Geometry
 from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.limits import WidthLimits
 from lengthwise_export.checking.recording import ModelOutput, Subject

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lengthwise.padding import PaddedBatch, pad
-from lengthwise_export.checking import axes
-from lengthwise_export.checking.axes import Geometry, Pairing
+from lengthwise_export.checking import axes, chunks
 from lengthwise_export.checking.causes import Cause, explain
+from lengthwise_export.checking.geometry import Geometry, Pairing
 from lengthwise_export.checking.recording import Operation, Recording, Subject
 from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, geometry
 from lengthwise_export.errors import RunError
@@ -96,11 +96,11 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         moved: The failed trials.
         tolerance: Allowed difference of an output.
     """
-    found: set[tuple[str, str, CodeLocation | None]] = set()
+    located: set[tuple[str, str, CodeLocation | None]] = set()
     # An unbatched sequence has no other rows and another width, which the trials before have covered.
     explained: set[Change] = {"batch"}
     for change in CHANGES:
-        if found and change in explained:
+        if located and change in explained:
             continue
         chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
         if chosen is None:
@@ -118,12 +118,12 @@ def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float)
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
-        if not differing or any(operation.identity in found for operation, _ in differing):
+        if not differing or any(operation.identity in located for operation, _ in differing):
             continue
         first, apart = next(
             (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
         )
-        found.add(first.identity)
+        located.add(first.identity)
         if change == "order":  # other lengths change the sorted order too
             explained.add("lengths")
         yield Leak(
@@ -165,11 +165,11 @@ class _Pair:
         """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
             return None
-        found = [
+        differences = [
             axes.difference(mine, other, pairing, larger)
             for (_, mine), (_, other), larger in zip(self.before.outputs, self.after.outputs, self.larger, strict=True)
         ]
-        return max((apart for apart in found if apart is not None), default=None)
+        return max((apart for apart in differences if apart is not None), default=None)
 
 
 def _shapes_in_a_larger_batch(
@@ -205,8 +205,8 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
         for (_, mine), larger in zip(pair.before.outputs, pair.larger, strict=True)
         if larger is not None and len(larger) == mine.ndim
     ]
-    side_by_side = {size for shapes in tensors for size in axes.chunks_in(shapes, batches)}
-    return frozenset(side_by_side.union(axes.chunks_between(tensors, batches)))
+    side_by_side = {size for shapes in tensors for size in chunks.chunks_in(shapes, batches)}
+    return frozenset(side_by_side.union(chunks.chunks_between(tensors, batches)))
 
 
 def _leading(
@@ -273,8 +273,8 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
         if not keys:
             continue
         needed |= operation.inputs
-        held = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
-        is_zero = [not values.any() for values in held if values is not None]
+        paddings = [axes.padding_of(value, pairing.before) for key, value in operation.outputs if key in keys]
+        is_zero = [not values.any() for values in paddings if values is not None]
         if is_zero and all(is_zero):
             return None
         came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)

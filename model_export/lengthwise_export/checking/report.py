@@ -100,11 +100,11 @@ def promise_text(manifest: Manifest) -> str | None:
     widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
     if manifest.max_batch_rows == 1:
         widths = "as each sequence is run by itself and without padding"
-    kept = "; ".join(
+    promises = "; ".join(
         f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
         for promise in manifest.promises
     )
-    return f"{widths}, the manifest promises {kept}"
+    return f"{widths}, the manifest promises {promises}"
 
 
 def tested_sizes_text(report: Report) -> str:

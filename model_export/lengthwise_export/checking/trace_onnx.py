@@ -112,7 +112,7 @@ class OnnxSubject:
 
     def _answer_each(self, batch: PaddedBatch) -> ModelOutput:
         """Runs each row in its own batch without padding, and puts the answers together."""
-        found = [
+        answers = [
             self._answer(
                 feed(
                     self._external.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
@@ -120,8 +120,8 @@ class OnnxSubject:
             )
             for row, length in enumerate(batch.lengths)
         ]
-        logits = [answer.logits[0] for answer in found]
-        attention = [answer.attention[0] for answer in found if answer.attention is not None]
+        logits = [answer.logits[0] for answer in answers]
+        attention = [answer.attention[0] for answer in answers if answer.attention is not None]
         return ModelOutput(
             _widened(logits, batch.width) if self._external.per_step else np.stack(logits),
             _widened(attention, batch.width) if attention else None,
@@ -166,12 +166,12 @@ def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeP
 
 def _inputs(node: onnx.NodeProto) -> set[str]:
     """The inputs of a node, including the outer values that its subgraphs use."""
-    taken = set(node.input)
+    inputs = set(node.input)
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
             for inner in graph.node:
-                taken |= _inputs(inner)
-    return taken
+                inputs |= _inputs(inner)
+    return inputs
 
 
 def _recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:

@@ -63,8 +63,10 @@ class TorchSubject:
     @property
     def sizes(self) -> frozenset[int]:
         """The sizes of its parameters, buffers, and tensors in plain attributes."""
-        held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
-        tensors = [*self._module.parameters(), *self._module.buffers(), *held]
+        unregistered = (
+            value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor)
+        )
+        tensors = [*self._module.parameters(), *self._module.buffers(), *unregistered]
         return frozenset(size for tensor in tensors for size in tensor.shape)
 
     @property

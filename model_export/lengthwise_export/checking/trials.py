@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.verification.random_sequences import EXTREME_PADDING
-from lengthwise_export.checking.axes import Geometry
+from lengthwise_export.checking.geometry import Geometry
 
 Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
 """What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
@@ -70,16 +70,16 @@ class BatchSizes:
     wider: int
 
 
-def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> BatchSizes:
+def sizes_apart_from(excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> BatchSizes:
     """Chooses batch sizes that differ from all sizes in the model's weights.
 
     Args:
-        taken: The sizes in the model's weights.
+        excluded: The sizes in the model's weights.
         shortest: The narrowest batch that the model accepts.
         longest_allowed: The widest. If there are too few primes between the two, the sizes are simply the largest
             that fit.
     """
-    primes = [size for size in _PRIMES if size not in taken]
+    primes = [size for size in _PRIMES if size not in excluded]
     rows = primes[0]
     steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
@@ -147,7 +147,7 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     """All trials with the baseline's sequences; those that keep its shape come first."""
     rows = len(sequences)
     same = tuple((row, row) for row in range(rows))
-    kept = tuple((row, row) for row in range(0, rows, 2))
+    unchanged = tuple((row, row) for row in range(0, rows, 2))
     base = pad(sequences, width=sizes.width)
     for name, scale in JUNK.items():
         yield CheckTrial(
@@ -158,9 +158,9 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     yield CheckTrial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
     yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), unchanged)
     loud = [steps if row % 2 == 0 else _louder(strangers[row]) for row, steps in enumerate(sequences)]
-    yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), unchanged)
     turned = [(row, rows - 1 - row) for row in range(rows)]
     upside_down = pad(sequences[::-1], width=sizes.width)
     yield CheckTrial("rows in another order", "order", upside_down, tuple(turned))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lengthwise.verification.promises import ROUNDING as ROUNDING
-from lengthwise_export.checking.axes import Geometry
+from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import Change
 

@@ -1,1 +1,1 @@
-"""Graphs as they stand in a file: read, tried, labelled, and made at another precision."""
+"""Reads, runs and converts ONNX graphs."""

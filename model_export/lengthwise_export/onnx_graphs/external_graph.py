@@ -113,13 +113,13 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
     running = []
     _require_rows_in_recurrent_layers(graph, names)
     for candidate in names:
-        taken = with_int64_tokens(graph, candidate.sequences)
-        session, steps = open_session(taken), _probed(candidate, inputs, hints)
+        with_int64 = with_int64_tokens(graph, candidate.sequences)
+        session, steps = open_session(with_int64), _probed(candidate, inputs, hints)
         shape = shape_of_answer(session, candidate, steps)
         if shape is not None:
-            running.append(_InputReading(candidate, taken, shape))
+            running.append(_InputReading(candidate, with_int64, shape))
         elif (shape := shape_of_answer(session, _with_classes_first(candidate), steps)) is not None:
-            running.append(_InputReading(_with_classes_first(candidate), taken, shape))
+            running.append(_InputReading(_with_classes_first(candidate), with_int64, shape))
     running = _by_their_names(running, inputs)
     if not running:
         for candidate in names:
@@ -171,8 +171,8 @@ def _with_classes_first(names: GraphNames) -> GraphNames:
 def _by_their_names(running: list[_InputReading], inputs: list[_Value]) -> list[_InputReading]:
     """Keeps the readings that fit the names of inputs and axes best; all of them if the names do not help."""
     for speaks_for in (_mask_is_named_so, _ids_are_named_so, _rows_are_named_so):
-        kept = [reading for reading in running if speaks_for(reading.names, inputs)]
-        running = kept or running
+        named = [reading for reading in running if speaks_for(reading.names, inputs)]
+        running = named or running
     return running
 
 
@@ -351,12 +351,12 @@ def _require_dynamic_axes(readings: list[GraphNames], inputs: list[_Value]) -> N
     frozen: list[str] = []
     for names in readings:
         axes = [by_name[names.sequences].axes[axis] for axis in names.open_axes]
-        found = [
+        sizes = [
             f"{axis} at {size}" for axis, size in zip(("rows", "width"), axes, strict=True) if isinstance(size, int)
         ]
-        if not found:
+        if not sizes:
             return
-        frozen = frozen or found
+        frozen = frozen or sizes
     if frozen:
         raise UncheckableError(
             f"the graph is frozen: {' and '.join(frozen)}; export it again with dynamic axes for rows and width"

@@ -26,11 +26,11 @@ def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
     for entry in proto.metadata_props:
         if entry.key == IN_GRAPH:
             try:
-                found = json.loads(entry.value)
+                labels = json.loads(entry.value)
             except ValueError:
                 return None
-            if isinstance(found, list) and all(isinstance(label, str) for label in found):
-                return tuple(found)
+            if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+                return tuple(labels)
     return None
 
 

@@ -93,8 +93,8 @@ def require_dynamic_inside(session: onnxruntime.InferenceSession, names: GraphNa
 
 def with_int64_tokens(graph: onnx.ModelProto, tokens: str) -> onnx.ModelProto:
     """The graph with an int32 input of token ids changed to int64, because the service passes int64."""
-    (taken,) = (value for value in graph.graph.input if value.name == tokens)
-    if taken.type.tensor_type.elem_type != onnx.TensorProto.INT32:
+    (value,) = (value for value in graph.graph.input if value.name == tokens)
+    if value.type.tensor_type.elem_type != onnx.TensorProto.INT32:
         return graph
     wider = onnx.ModelProto()
     wider.CopyFrom(graph)

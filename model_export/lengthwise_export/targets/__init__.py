@@ -1,1 +1,1 @@
-"""What a TARGET is: a spec, a torch module, an ONNX file or a model directory."""
+"""Loads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory."""

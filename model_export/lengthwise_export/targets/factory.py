@@ -1,7 +1,7 @@
-"""Calls the factory of a user's module: `package.module:factory`, or `file.py:factory`.
+"""Imports and calls the factory of a user's module: `package.module:factory`, or `file.py:factory`.
 
-Packages are looked for below the working directory too, as `python -m` does it. What runs is the user's own code, so
-whatever it raises is told with its line.
+Packages in the working directory are found too, as with `python -m`. The factory is the user's code, so errors include
+its line.
 """
 
 from __future__ import annotations

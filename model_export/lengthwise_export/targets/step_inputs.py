@@ -65,11 +65,13 @@ def read_steps(
     else:
         tokens = _vocabulary(module, signature, select_output)
         if tokens is not None and (
-            found := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
+            inferred := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
         ):
-            return found
+            return inferred
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [found for steps in candidates if (found := _tried(module, steps, signature, select_output)) is not None]
+    running = [
+        inferred for steps in candidates if (inferred := _tried(module, steps, signature, select_output)) is not None
+    ]
     if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one value for each step, without an axis of features.
         raw = _tried(module, StepInput(features=1), replace(signature, features_axis=False), select_output)
@@ -77,9 +79,8 @@ def read_steps(
     if len(running) == 1:
         return running[0]
     if running:
-        raise ConfigurationError(
-            f"{text} runs with {' and with '.join(_as_option(found.steps) for found in running)}: pass the right one"
-        )
+        choices = " and with ".join(_as_option(inferred.steps) for inferred in running)
+        raise ConfigurationError(f"{text} runs with {choices}: pass the right one")
     if not candidates:
         raise ConfigurationError(
             f"{text}: the kind of a step cannot be inferred from the module; pass --features N or --vocabulary N"
@@ -203,9 +204,9 @@ def _vocabulary(module: nn.Module, signature: CallSignature, select_output: Outp
     sizes: set[int] = set()
 
     def looked_up(table: nn.Embedding, given: tuple[Any, ...]) -> None:
-        held = given[0] if given else None
-        if isinstance(held, Tensor) and any(
-            torch.equal(held, way) for way in (torch.tensor(ids), torch.tensor(ids).mT)
+        indices = given[0] if given else None
+        if isinstance(indices, Tensor) and any(
+            torch.equal(indices, way) for way in (torch.tensor(ids), torch.tensor(ids).mT)
         ):
             sizes.add(table.num_embeddings)
 

@@ -1,4 +1,4 @@
-"""What a TARGET is, whatever it was made with: it can be checked, it makes its graph, and it says what a step is."""
+"""The result of loading a TARGET: a model to check, a function that builds its graph, and a description of a step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Target:
     """A model, whatever it was made with.
 
     Attributes:
-        text: As it was named.
-        kind: What it is.
-        steps: What one step is.
+        text: The TARGET as given by the user.
+        kind: The kind of target.
+        steps: The kind of a step.
         subject: The model, to be checked.
         labels: Its classes, by the names that were given or by number.
         per_step: Whether it answers each step.

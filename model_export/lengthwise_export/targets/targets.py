@@ -1,6 +1,6 @@
-"""Reads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory.
+"""Loads a TARGET: a spec, a checkpoint, a torch module, an ONNX file or a model directory.
 
-What cannot be read off it is said with options; what contradicts it is an error that names both.
+Options describe what cannot be inferred from it. An option that contradicts it is an error that names both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _APPLY: dict[TargetKind, frozenset[str]] = {
     "checkpoint": frozenset({"features", "vocabulary", "classes", "labels"}),
     "directory": frozenset({"features", "vocabulary", "classes", "labels"}),
 }
-"""Which options say something to which kind of target."""
+"""The options that apply to each kind of target."""
 
 
 def read(text: str, options: TargetOptions) -> Target:

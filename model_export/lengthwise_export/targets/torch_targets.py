@@ -1,4 +1,4 @@
-"""Targets that are made in torch: a spec of the built-in architecture, and a module of the user's."""
+"""Loads torch targets: a spec or a checkpoint of the built-in architecture, or a user's module."""
 
 from __future__ import annotations
 

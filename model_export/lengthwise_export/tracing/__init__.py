@@ -1,1 +1,1 @@
-"""From a torch module to a graph that takes its lengths."""
+"""Traces a torch module and builds its ONNX graph."""

@@ -75,12 +75,12 @@ class CallSignature:
             lengths: `[rows]` int64.
             valid: `[rows, width]` bool, true at valid steps.
         """
-        found: dict[Role, Tensor] = {"steps": self._arranged(steps)}
+        arguments: dict[Role, Tensor] = {"steps": self._arranged(steps)}
         for role in _ROLES[self.second]:
-            found[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
+            arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
             if self.form != "as promised" and role in _FORMS[self.form][0]:
-                found[role] = _FORMS[self.form][1](found[role], steps.shape[1])
-        return found
+                arguments[role] = _FORMS[self.form][1](arguments[role], steps.shape[1])
+        return arguments
 
     def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
         """Calls a module with the arguments from `given`."""
@@ -173,11 +173,11 @@ def read_signature(
         )
     roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
     roles[steps.name] = "steps"
-    taken = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
+    second_role = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
     arguments = tuple(_arguments(named, roles))
     return CallSignature(
-        second=taken,
-        arguments=() if arguments == _usual(taken) else arguments,
+        second=second_role,
+        arguments=() if arguments == _usual(second_role) else arguments,
         time_first=time_first,
         channels_first=channels_first,
     )
@@ -197,7 +197,7 @@ def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
 def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
     """The arguments that `--second` refers to; if there are several candidates, their names decide."""
     if second == "both":
-        found: dict[Role, Parameter] = {}
+        chosen: dict[Role, Parameter] = {}
         for role in ("lengths", "mask"):
             fitting = [each for each in others if _meaning(each.name) == role]
             if not fitting:
@@ -205,8 +205,8 @@ def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[
                     f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
                     "`pad`: rename them, or wrap the module in another that passes them on"
                 )
-            found["lengths" if role == "lengths" else "mask"] = _wanted_first(fitting)
-        return found
+            chosen["lengths" if role == "lengths" else "mask"] = _wanted_first(fitting)
+        return chosen
     likeliest: Mapping[Second, tuple[str, ...]] = {
         "lengths": ("lengths",),
         "mask": ("mask", "which way round"),
@@ -224,7 +224,7 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
     """The arguments that mark the end of a sequence, by their names; required ones before optional ones."""
     telling = [each for each in others if _meaning(each.name) is not None]
     wanted = [each for each in telling if each.default is each.empty]
-    found: dict[Role, Parameter] = {}
+    chosen: dict[Role, Parameter] = {}
     may = telling[:1]
     if may and _meaning(may[0].name) == "mask":  # next to an attention mask, a padding mask is the right one
         may = [each for each in telling if _meaning(each.name) == "which way round"][:1] or may
@@ -238,10 +238,10 @@ def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
                 f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
                 "divide by x.size(1) in forward, or pass --second lengths if it takes steps"
             )
-        found.setdefault(role, each)
-    if not found:
+        chosen.setdefault(role, each)
+    if not chosen:
         _ask(shown, _wanted_first(others), "may be lengths or a mask")
-    return found
+    return chosen
 
 
 def _ask(shown: str, parameter: Parameter, why: str) -> None:

@@ -129,9 +129,11 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     Requires: as many inputs and outputs as names, and dynamic rows and width in the first input.
     Ensures: every `sequence_lens` that was the lengths cast to another type is now the input `lengths`.
     """
-    found = (len(graph.graph.inputs), len(graph.graph.outputs))
-    if found != (len(inputs), len(outputs)):
-        raise ExportError("name", f"the graph has {found[0]} inputs and {found[1]} outputs, not {inputs} and {outputs}")
+    counts = (len(graph.graph.inputs), len(graph.graph.outputs))
+    if counts != (len(inputs), len(outputs)):
+        raise ExportError(
+            "name", f"the graph has {counts[0]} inputs and {counts[1]} outputs, not {inputs} and {outputs}"
+        )
     for value, name in zip((*graph.graph.inputs, *graph.graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
@@ -182,10 +184,10 @@ def ensure(
         ExportError: It has other inputs, a frozen axis, a recurrent node without lengths or with computed weights, a
             newer opset, or too many nodes.
     """
-    found = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
+    inputs = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
     expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
-    if found != expected:
-        raise ExportError("ensure", f"the graph's inputs are {found}, expected were {expected}")
+    if inputs != expected:
+        raise ExportError("ensure", f"the graph's inputs are {inputs}, expected were {expected}")
     opset = graph.opset_imports.get("", 0)
     if opset > HIGHEST_OPSET:
         raise ExportError("ensure", f"the graph is of opset {opset}, past {HIGHEST_OPSET}")
@@ -217,7 +219,7 @@ def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
     """The error for an operator that cannot be translated, with its line in the user's code."""
     chain = [error, *_causes(error)]
     why = str(chain[-1]).strip().split("\n\n")[0]
-    name = next((found[1] for each in chain if (found := re.search(r"translating node %(\w+)", str(each)))), None)
+    name = next((match[1] for each in chain if (match := re.search(r"translating node %(\w+)", str(each)))), None)
     node = next((node for node in program.graph.nodes if node.name == name), None)
     if node is None:
         return ExportError("translate", why)

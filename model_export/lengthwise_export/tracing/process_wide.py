@@ -1,4 +1,4 @@
-"""The lock of everything in the exporter that changes the whole process for a while.
+"""The lock for everything in the exporter that temporarily changes the whole process.
 
 A trace replaces functions of torch and names in the user's module, and a check switches off torch's fast path and
 installs global hooks. Other threads would see all of these changes. So each of them holds `PROCESS_WIDE`, and exports

@@ -1,1 +1,1 @@
-"""The reference trainer of the built-in architecture."""
+"""Trains the built-in architecture."""

@@ -66,16 +66,16 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     Raises:
         ConfigurationError: A record does not fit the spec; the message names its file and line.
     """
-    made = []
+    members = []
     for record in records:
         steps = torch.from_numpy(record.steps)
         _check_steps(record, spec)
         target = _target(record, spec)
-        made += [
+        members += [
             Example(steps[part], target[part] if spec.output.task == "per-step" else target)
             for part in _parts(record, spec)
         ]
-    return made
+    return members
 
 
 def check(record: Record, spec: Spec) -> None:

@@ -111,11 +111,11 @@ def train(
     """
     members = examples(records, spec)
     strata = [stratum(example, spec.output.task) for example in members]
-    kept, aside = stratified_split(strata, options.validation, seed=options.seed)
-    if not kept or (options.validation and not aside):
+    first, second = stratified_split(strata, options.validation, seed=options.seed)
+    if not first or (options.validation and not second):
         validation = " and validate; --validation 0 trains on all of them" if members and options.validation else ""
         raise ConfigurationError(f"{len(members)} records are too few to train on{validation}")
-    run = TrainingRun.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
+    run = TrainingRun.start(spec, [members[index] for index in first], [members[index] for index in second], options)
     path = directory / STATE_FILE
     key = identity(spec, records, options)
     if resume:
