@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
@@ -18,7 +17,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue, PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import InvalidRequest, NotReady, Problem
+from lengthwise.errors import NotReady
 from lengthwise.inflight import Inflight
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
@@ -28,7 +27,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import Model
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
-from lengthwise.runtime import answers, recurrent_kernels
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     from lengthwise.telemetry.tracing import Trace, Tracer
 
 log = logging.getLogger("lengthwise.serving")
-
-NOT_FINITE = "the model's answer to this sequence is not finite"
 
 
 class Served:
@@ -78,7 +75,7 @@ class Serving:
         tracer: Makes the spans of calls and batches, where they are traced.
 
     Attributes:
-        accounts: What is noted of each inference call.
+        call_records: Opens the record of each inference call.
         keys: Who may call; None for everybody.
         choice: Where models run, and why there.
         inflight: How many bytes of bodies and answers are in hand.
@@ -115,7 +112,7 @@ class Serving:
         self.metrics = Metrics(self._gauges, self._bounds, *aliases)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
-        self.accounts = CallRecorder(self.metrics.unknown, access, tracer)
+        self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
         # Whoever can change the bundled models can change the program too.
         in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
         self._judge: Judge = judging.judge
@@ -188,44 +185,35 @@ class Serving:
             raise NotReady("the server is starting", retry_after_seconds=1)
         return self.shelf.find(name, version)
 
-    def ask(
+    def submit(
         self,
         call: Call[Served],
+        sequences: Sequence[Steps],
+        finish: Callable[[list[Answer | None], Timing], Any],
+        *,
         arrived: float,
-        finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest[Answer | None]:
-        """Queues a call. Its ticket's future has what `finish` makes of one `Answer` for each item.
+        """Queues a call. Its future gets what `finish` makes of the results.
 
         Args:
-            call: What is asked.
-            arrived: When, on the clock of `time.monotonic`; the deadline counts from it.
-            finish: Makes the caller's answer; runs in a runner thread.
-            waiter: Completed in the place of the ticket's future.
-            trace: The caller's.
+            call: What is asked; from it come the model, the options and the time that the caller gives.
+            sequences: What is computed for it.
+            finish: Makes the caller's answer of one result for each sequence, None where that is not finite; runs in a
+                runner thread.
+            arrived: When it arrived, on the clock of `time.monotonic`; the deadline counts from then.
+            waiter: Completed in place of a future.
+            trace: The trace of the call.
 
         Raises:
-            RequestError: It cannot be queued; see `Batcher.submit`, and there for the future's errors.
+            RequestError: It cannot be queued; see `Batcher.submit`, also for the future's errors.
         """
-        served = call.model
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
-        sequences: list[Steps] = [item.steps for item in call.items]
-        longest = served.manifest.max_length
-        windows = None
-        if max(map(len, sequences)) > longest:
-            windows = [answers.windows(steps, longest) for steps in sequences]
-            sequences = [window for parts in windows for _, window in parts]
-
-        def complete(found: list[Answer | None], timing: Timing) -> Any:
-            if windows is None:
-                return finish(_all_finite(call, found), timing)
-            return finish(_all_finite(call, _merged(call, found, windows)), timing)
-
         return self.batcher.submit(
-            served.lane,
+            call.model.lane,
             sequences,
-            complete,
+            finish,
             deadline=arrived + timeout_ms / 1000,
             priority=call.priority,
             attention=call.attention,
@@ -288,36 +276,3 @@ class Serving:
 def _labels(metrics: ModelMetrics) -> tuple[str, str]:
     name, version = metrics.labels
     return name, version
-
-
-def _merged(
-    call: Call[Served], found: list[Answer | None], windows: list[list[tuple[int, Steps]]]
-) -> list[Answer | None]:
-    """One answer for each item again, of the answers of all windows."""
-    ends = list(accumulate(len(parts) for parts in windows))
-    merged: list[Answer | None] = []
-    for item, parts, end in zip(call.items, windows, ends, strict=True):
-        of_item = found[end - len(parts) : end]
-        whole = [answer for answer in of_item if answer is not None]
-        if len(whole) < len(of_item):
-            merged.append(None)
-        elif len(parts) == 1:
-            merged.append(whole[0])
-        else:
-            starts = [start for start, _ in parts]
-            merged.append(answers.merge(whole, starts, len(item.steps), call.model.manifest))
-    return merged
-
-
-def _all_finite(call: Call[Served], found: list[Answer | None]) -> list[Answer]:
-    """The answers, if every one is there.
-
-    Raises:
-        InvalidRequest: With the pointers of those that are not finite.
-    """
-    if call.attention:
-        found = answers.with_attention(found)
-    if None in found:
-        bad = [i for i, answer in enumerate(found) if answer is None]
-        raise InvalidRequest([Problem(call.pointer.format(i), NOT_FINITE) for i in bad[:20]], total=len(bad))
-    return cast("list[Answer]", found)

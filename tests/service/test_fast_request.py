@@ -24,10 +24,11 @@ from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import json_body, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.http import connection
-from lengthwise.http.connection import ENDED, BoundedProtocol
-from lengthwise.http.fast_path import ShortcutProtocol
-from lengthwise.http.fast_request import Direct, DirectPath
+from lengthwise.http.connection import ENDED, BoundedConnection
+from lengthwise.http.fast_path import FastConnection
+from lengthwise.http.fast_request import FastPath, FastRequest
 from lengthwise.padding import PaddedBatch
+from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
@@ -86,8 +87,8 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     """The service behind a socket, with the way past ASGI or without."""
     made = Net(service)
     bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
-    taken = DirectPath(service.app.predict, b"/predict")
-    bounded = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
+    taken = FastPath(service.app.predict, b"/predict")
+    bounded = partial(FastConnection, fast_path=taken, **bounds) if direct else partial(BoundedConnection, **bounds)
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )
@@ -135,13 +136,13 @@ async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyn
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the HTTP parser is given."""
     given: list[bytes] = []
-    parse = ShortcutProtocol._parse
+    parse = FastConnection.parse
 
-    def note(self: ShortcutProtocol, data: bytes) -> None:
+    def note(self: FastConnection, data: bytes) -> None:
         given.append(data)
         parse(self, data)
 
-    monkeypatch.setattr(ShortcutProtocol, "_parse", note)
+    monkeypatch.setattr(FastConnection, "parse", note)
     return given
 
 
@@ -206,7 +207,7 @@ async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
         line = await made.line()
         assert (await line.ask(GOOD))[0] == 200
         (connection,) = made.state.connections
-        assert isinstance(connection, ShortcutProtocol)
+        assert isinstance(connection, FastConnection)
         clock = [connection.loop.time()]
         monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
         assert (await line.ask(GOOD))[0] == 200
@@ -433,9 +434,9 @@ async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_t
     service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
-    answered, close = ShortcutProtocol.answered, CallRecord.close
+    answered, close = FastConnection.answered, CallRecord.close
 
-    def writes(self: ShortcutProtocol, response: bytes, *, keep_alive: bool) -> bool:
+    def writes(self: FastConnection, response: bytes, *, keep_alive: bool) -> bool:
         done.append("answered")
         if breaks:
             self.transport.abort()
@@ -446,7 +447,7 @@ async def test_an_account_is_closed_once_behind_the_answer_whatever_becomes_of_t
         done.append(f"closed with {status}")
         close(self, status, *rest, **named)
 
-    monkeypatch.setattr(ShortcutProtocol, "answered", writes)
+    monkeypatch.setattr(FastConnection, "answered", writes)
     monkeypatch.setattr(CallRecord, "close", closes)
     async with net(service) as made:
         line = await made.line()
@@ -505,7 +506,17 @@ async def test_many_connections_get_their_own_answers(service: Service) -> None:
 
 def kept_for_requests() -> list[object]:
     """What there is that a request, or a connection, was given."""
-    kinds = (Direct, Received, Call, PendingRequest, QueuedSequence, CallRecord, RequestResponseCycle, BoundedProtocol)
+    kinds = (
+        FastRequest,
+        InferenceCall,
+        Received,
+        Call,
+        PendingRequest,
+        QueuedSequence,
+        CallRecord,
+        RequestResponseCycle,
+        BoundedConnection,
+    )
     return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
 
 
@@ -612,7 +623,7 @@ async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
         line.writer.write(b"nonsense\r\n\r\n")
         (connection,) = made.state.connections
         async with asyncio.timeout(60):
-            while connection._reading is not ENDED:  # it was read, before the answer
+            while connection.state not in ENDED:  # it was read, before the answer
                 await asyncio.sleep(0)
         release.set()
         assert (await line.answer())[0] == 200
@@ -653,7 +664,7 @@ async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(servic
 async def test_a_body_that_drips_is_counted_as_408(
     service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with net(service, direct=direct) as made:
         line = await made.line()
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
@@ -768,7 +779,7 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         if how == "is late":
             assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
         async with asyncio.timeout(20):
-            while service.app.predict._large_bodies._value < LARGE_BODIES_AT_ONCE:
+            while service.app.predict.large_bodies._value < LARGE_BODIES_AT_ONCE:
                 await asyncio.sleep(0.001)
         assert idle(await service.figures())
         assert service.serving.batcher.unanswered == 0

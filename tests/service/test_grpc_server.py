@@ -33,7 +33,8 @@ from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
 from lengthwise.http.app import make_app
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
-from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.repository.model import Model
 from lengthwise.serving import Serving

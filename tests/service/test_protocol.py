@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from lengthwise.http import connection
-from lengthwise.http.connection import MAX_HEADER_BYTES, BoundedProtocol
+from lengthwise.http.connection import MAX_HEADER_BYTES, BoundedConnection
 
 Talk = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -34,7 +34,7 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def served(*, header_timeout_seconds: float = 30.0, max_connections: int = 100) -> AsyncIterator[Talk]:
     """A server with these bounds; gives what opens a connection to it."""
-    bounded = partial(BoundedProtocol, header_timeout_seconds=header_timeout_seconds, max_connections=max_connections)
+    bounded = partial(BoundedConnection, header_timeout_seconds=header_timeout_seconds, max_connections=max_connections)
     config = uvicorn.Config(echo_length, http=bounded, lifespan="off", log_config=None, ws="none")
     config.load()
     state = uvicorn.server.ServerState()
@@ -115,7 +115,7 @@ async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None
 
 
 async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with served() as talk:
         reader, writer = await talk()
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
@@ -124,7 +124,7 @@ async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     monkeypatch.setattr(connection, "MIN_BODY_BYTES_PER_SECOND", 1)
     async with served() as talk:
         reader, writer = await talk()

@@ -415,8 +415,10 @@ async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_
         read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving, max_sequences=10)
         found.models = (model(manifest(version=2)),)
         await service.serving.shelf.refresh()
-        ticket = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
-        assert await ticket.future == "sums/1"
+        pending = service.serving.submit(
+            read, [item.steps for item in read.items], lambda results, _: read.model.manifest.key, arrived=float("inf")
+        )
+        assert await pending.future == "sums/1"
         assert len(service.serving.batcher.lanes) == 1
 
 

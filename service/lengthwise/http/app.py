@@ -28,6 +28,7 @@ from lengthwise.http.auth import OPEN, Gate
 from lengthwise.protocols import documents, kserve, kserve_documents, problems, v1, v2
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -113,7 +114,7 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     )
     predict = Predict(serving, large_bodies)
     app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
-    app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
+    app.router.routes.append(Route("/predict", OverAsgi(predict), methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
     app.router.routes += pages.routes("/openapi.json", pages.folder())
 
@@ -196,9 +197,8 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
             detail = f"this path takes {headers['Allow']}"
         if kserve.speaks(request.scope["path"]):
             return _json({"error": detail}, error.status_code, headers)
-        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": detail}
         headers["content-type"] = problems.MEDIA_TYPE.decode()
-        return Response(orjson.dumps(made), error.status_code, headers=headers)
+        return Response(problems.of_status(error.status_code, detail), error.status_code, headers=headers)
 
 
 class PredictFirst:
@@ -215,6 +215,7 @@ class PredictFirst:
     def __init__(self, app: ASGIApp, predict: Predict, serving: Serving) -> None:
         self.app = app
         self.predict = predict
+        self._predict = OverAsgi(predict)
         self._serving = serving
         self._origins = bool(serving.settings.cors_origins)
 
@@ -222,7 +223,7 @@ class PredictFirst:
         """Hands the request to whom it is for."""
         direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
         if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
-            await self.predict(scope, receive, send)
+            await self._predict(scope, receive, send)
         elif scope["type"] == "http" and self._serving.batcher.draining:
             await self.app(scope, receive, _closing(send))
         else:

@@ -1,6 +1,6 @@
 """The gate in front of everything that wants a key: only `/livez` and `/readyz` are open.
 
-Inference calls pass it, to be refused and counted where they are answered (`Endpoint.admit`).
+Inference calls pass it, to be refused and counted where they are answered (`InferenceCall.admit`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lengthwise.errors import Unauthorized
 from lengthwise.http import pages
 from lengthwise.protocols import kserve
 from lengthwise.protocols.body import headers_of
-from lengthwise.protocols.endpoint import Endpoint
+from lengthwise.protocols.over_asgi import OverAsgi
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
 
@@ -34,7 +34,7 @@ class Gate:
         self._app = app
         self._keys = keys
         self._inference = [
-            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)
+            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, OverAsgi)
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -98,9 +98,13 @@ class Cycle(RequestResponseCycle):
         await super().send(message)
         self.outcome.answered = self.response_complete
 
-    def refused(self, status: int) -> None:
-        """The connection ends with that status, which it tells itself."""
-        self.outcome.refused = status
-        self.waiting_for_100_continue = False
+    def client_left(self) -> None:
+        """The connection is lost: the application is told when it receives next, and what it sends is dropped."""
         self.disconnected = True
         self.message_event.set()
+
+    def refused(self, status: int) -> None:
+        """The connection ends, and has written this status in the place of the answer."""
+        self.outcome.refused = status
+        self.waiting_for_100_continue = False
+        self.client_left()

@@ -29,10 +29,10 @@ from lengthwise.connections.listener import TOLD, Listener, listening
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app, make_app
-from lengthwise.http.connection import BoundedProtocol
+from lengthwise.http.connection import BoundedConnection
 from lengthwise.http.ending import LastResort, leave_behind
-from lengthwise.http.fast_path import Shortcut, ShortcutProtocol
-from lengthwise.http.fast_request import DirectPath
+from lengthwise.http.fast_path import FastConnection
+from lengthwise.http.fast_request import FastPath
 from lengthwise.repository import scan
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, traces_exporter
@@ -222,7 +222,7 @@ def serve(settings: Settings) -> None:
     tracer = wanted_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
-    config = _config(app, settings, most, DirectPath(app.predict, b"/predict"))
+    config = _config(app, settings, most, FastPath(app.predict, b"/predict"))
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
@@ -275,7 +275,7 @@ def wanted_tracer() -> Tracer | None:
     return open_tracer(exporter)
 
 
-def _config(app: ASGIApp, settings: Settings, most: int, taken: Shortcut | None) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Settings, most: int, taken: FastPath | None) -> uvicorn.Config:
     """The configuration of one server, loaded."""
     config = uvicorn.Config(
         app,
@@ -291,10 +291,10 @@ def _config(app: ASGIApp, settings: Settings, most: int, taken: Shortcut | None)
     return config
 
 
-def _protocol(settings: Settings, most: int, taken: Shortcut | None) -> Callable[..., BoundedProtocol]:
+def _protocol(settings: Settings, most: int, taken: FastPath | None) -> Callable[..., BoundedConnection]:
     """The HTTP protocol with this process's bounds, and its way past ASGI."""
     bounds: dict[str, Any] = {"header_timeout_seconds": settings.header_timeout_seconds, "max_connections": most}
-    return partial(BoundedProtocol, **bounds) if taken is None else partial(ShortcutProtocol, shortcut=taken, **bounds)
+    return partial(BoundedConnection, **bounds) if taken is None else partial(FastConnection, fast_path=taken, **bounds)
 
 
 def _most_connections(settings: Settings) -> int:

@@ -29,7 +29,7 @@ from lengthwise.serving import Served
 class Predict(Endpoint):
     """The endpoint."""
 
-    name = "/predict"
+    name = "POST /predict"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Takes JSON, octets, and a body of which nothing is said.

@@ -1,8 +1,9 @@
-"""A refusal as `application/problem+json` (RFC 9457)."""
+"""A refusal as `application/problem+json` (RFC 9457): of a call, of a path, or of a whole connection."""
 
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ CLOSE = (b"connection", b"close")
 
 def document(error: RequestError) -> dict[str, Any]:
     """The body of a refusal: for a bad body, with a pointer to each of the first bad places and their number."""
-    made: dict[str, Any] = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
+    made = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
         made["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
         made["errors_total"] = error.total
@@ -23,7 +24,7 @@ def document(error: RequestError) -> dict[str, Any]:
 
 
 def encode(error: RequestError) -> bytes:
-    """The same as bytes; text that is no Unicode (from a body with lone surrogates) is written as question marks."""
+    """The same as bytes; lone surrogates, which a body may have, are written as question marks."""
     try:
         return orjson.dumps(document(error))
     except TypeError:
@@ -33,6 +34,25 @@ def encode(error: RequestError) -> bytes:
 def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """Status, body and headers of a refusal."""
     return error.status, encode(error), headers(error)
+
+
+def of_status(status: int, detail: str = "") -> bytes:
+    """The body of a refusal that is no `RequestError`: HTTP's own, by a router or a connection.
+
+    Args:
+        status: As HTTP.
+        detail: A sentence for the client; without one, the status's own phrase.
+    """
+    phrase = HTTPStatus(status).phrase
+    return orjson.dumps(_document(status, phrase, detail or phrase))
+
+
+def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """The same with its headers, where the connection ends with it; one with status 503 may come back in a second."""
+    made = [(b"content-type", MEDIA_TYPE), CLOSE]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        made.append((b"retry-after", b"1"))
+    return status, of_status(status, detail), made
 
 
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
@@ -45,6 +65,10 @@ def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
     if isinstance(error, Draining) or error.status == 413:
         made.append(CLOSE)
     return made
+
+
+def _document(status: int, title: str, detail: str) -> dict[str, Any]:
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
 
 
 def _printable(value: Any) -> Any:

@@ -31,6 +31,7 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Served, Serving
 
@@ -51,7 +52,7 @@ class _Only:
 class PredictV1(Endpoint):
     """`POST /v1/models/{model}:predict`."""
 
-    name = "/v1/models/MODEL:predict"
+    name = "POST /v1/models/MODEL:predict"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Takes JSON, and a body of which nothing is said.
@@ -97,7 +98,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     return [
         Route("/v1/models", models),
-        Route("/v1/models/{model}:predict", PredictV1(serving, large_bodies), methods=["POST"]),
+        Route("/v1/models/{model}:predict", OverAsgi(PredictV1(serving, large_bodies)), methods=["POST"]),
         Route("/v1/models/{model}", model),
     ]
 

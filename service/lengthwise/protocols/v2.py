@@ -34,6 +34,7 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.tensors import Asked, Sent
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
@@ -49,7 +50,7 @@ _OUTPUT_FIELDS: Final = frozenset({"name", "parameters"})
 class Infer(Endpoint):
     """`POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    name = "/v2/models/MODEL/infer"
+    name = "POST /v2/models/MODEL/infer"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Takes JSON and a body of which nothing is said; octets only with the length of their JSON.
@@ -140,7 +141,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         _only(document, "ready")
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
-    infer = Infer(serving, large_bodies)
+    infer = OverAsgi(Infer(serving, large_bodies))
     of_model: list[tuple[str, Callable[..., Any], str]] = [
         ("", model, "GET"),
         ("/ready", model_ready, "GET"),
