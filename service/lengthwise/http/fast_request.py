@@ -9,6 +9,7 @@ large or chunked body, a content encoding, HTTP/1.0, another path) goes through 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.queues import Timing
@@ -168,12 +169,11 @@ class FastRequest:
         self.response_complete = self.response_started = True
         call = self._call
         call.release()
-        call.stop_clock()
-        left = False
+        ended, left = time.monotonic(), False
         try:
             left = written is not None and self._connection.answered(written, keep_alive=self.keep_alive)
         finally:  # whoever waits for the answer does not wait for the record
-            call.close(status if left or written is None else CLIENT_LEFT, delivered=left)
+            call.close(status if left or written is None else CLIENT_LEFT, delivered=left, ended=ended)
 
 
 class FastPath:

@@ -67,12 +67,12 @@ class InferenceCall:
         deadline: When its body must have been decoded, on the clock of `time.monotonic`; the body itself may set
             another one for the answer.
         decode_seconds: How long decoding took.
+        request_id: The caller's id of the call, or one that was made here; safe to echo and to log.
     """
 
     __slots__ = (
         "_closed",
         "_decoding_since",
-        "_ended",
         "_error",
         "_pending",
         "_protocol",
@@ -82,13 +82,15 @@ class InferenceCall:
         "headers",
         "hold",
         "record",
+        "request_id",
     )
 
     def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes]) -> None:
         serving = protocol.serving
         self._protocol = protocol
         self.headers = headers
-        self.record = serving.call_records.open(protocol.name, request_id_of(headers.get(b"x-request-id")), headers)
+        self.request_id = request_id_of(headers.get(b"x-request-id"))
+        self.record = serving.call_records.open(protocol.name, self.request_id, headers)
         self.hold = Hold(serving.inflight)
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
         self.decode_seconds = 0.0
@@ -96,13 +98,7 @@ class InferenceCall:
         self._pending: PendingRequest[Answer | None] | None = None
         self._timing: Timing | None = None
         self._error: RequestError | None = None
-        self._ended: float | None = None
         self._closed = False
-
-    @property
-    def request_id(self) -> bytes:
-        """The caller's id of it, or one that was made here; safe to echo and to log."""
-        return self.record.request_id
 
     def admit(self) -> None:
         """Checks the key, where keys are set, and what the headers alone show.
@@ -252,30 +248,27 @@ class InferenceCall:
         self._error = error.with_traceback(None)  # as above
         return self._error
 
-    def stop_clock(self) -> None:
-        """The answer, or the refusal, is here: the call took until now, however long it takes to send."""
-        self._ended = time.monotonic()
-
     def release(self) -> None:
         """Nothing of the call is in memory any more; may be called more than once."""
         self.hold.close()
 
-    def close(self, status: int, *, delivered: bool = True) -> None:
+    def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
         """Closes the call's record, once: every path of a transport ends here.
 
         Args:
             status: What the client was told, as an HTTP status.
             delivered: Whether that is the call's own answer or refusal, and it left. Otherwise the connection told the
                 status in its place, or the client had gone (`CLIENT_LEFT`).
+            ended: When the answer or the refusal was there, if not just now, on the clock of `time.monotonic`.
         """
         if self._closed:
             return
         self._closed = True
         self._pending = None  # it refers to this call
         if delivered:
-            self.record.close(status, self._error, self._timing if self._error is None else None, self._ended)
+            self.record.close(status, self._error, self._timing if self._error is None else None, ended)
         else:
-            self.record.close(status, ended=self._ended)
+            self.record.close(status, ended=ended)
 
     def _note(self, decoded: Decoded) -> None:
         if not self._closed:  # else its client left while a thread decoded

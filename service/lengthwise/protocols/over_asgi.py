@@ -6,6 +6,7 @@ It is a plain ASGI callable, without a request object. What happens in between i
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
@@ -104,13 +105,13 @@ class OverAsgi:
         if self._endpoint.serving.batcher.draining and problems.CLOSE not in headers:
             headers.append(problems.CLOSE)
         headers += [(b"content-length", str(len(body)).encode()), (b"x-request-id", call.request_id)]
-        call.stop_clock()
+        ended = time.monotonic()  # however long it takes to send
         try:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:  # only now it is known whether it left
             status_told = told(scope, status)
-            call.close(status_told, delivered=status_told == status)
+            call.close(status_told, delivered=status_told == status, ended=ended)
 
 
 async def _watch(receive: Receive, call: InferenceCall) -> None:
