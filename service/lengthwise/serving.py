@@ -246,7 +246,7 @@ class Serving:
     def _let_go(self, served: Served) -> None:
         self.batcher.close(served.lane)
         if all(other.metrics is not served.metrics for other in self.served):
-            self.metrics.let_go(served.metrics)
+            self.metrics.remove(served.metrics)
         log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:

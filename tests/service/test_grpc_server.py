@@ -617,7 +617,7 @@ async def test_the_health_service_follows_the_service_and_tells_who_watches() ->
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             asked = health_pb2.HealthCheckRequest(service=SERVICE)
-            await server.tell()
+            await server.report_health()
             watch = stub.Watch(asked)
             assert (await watch.read()).status == statuses.SERVING
             assert (await stub.Check(asked)).status == statuses.SERVING

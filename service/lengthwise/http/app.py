@@ -86,12 +86,12 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     async def start() -> None:
         if rpc is not None and settings.grpc_port is not None:
             await rpc.start(settings.host, settings.grpc_port)
-            serving.shelf.listeners.append(rpc.tell)
+            serving.shelf.listeners.append(rpc.report_health)
         await serving.start()
         if serving.ready:
             log.info("try it: /docs has the calls, with examples of these models; GET / says what else there is")
         if rpc is not None:
-            await rpc.tell()
+            await rpc.report_health()
 
     def started(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -195,7 +195,7 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
         elif error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
             detail = f"this path takes {headers['Allow']}"
-        if kserve.speaks(request.scope["path"]):
+        if kserve.is_path(request.scope["path"]):
             return _json({"error": detail}, error.status_code, headers)
         headers["content-type"] = problems.MEDIA_TYPE.decode()
         return Response(problems.of_status(error.status_code, detail), error.status_code, headers=headers)

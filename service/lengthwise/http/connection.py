@@ -60,7 +60,7 @@ from lengthwise.http.cycle import Cycle, Flow
 from lengthwise.http.framing import MalformedLog, fault
 from lengthwise.http.responses import DefaultHeaderLines, response
 from lengthwise.protocols import problems
-from lengthwise.protocols.body import CLIENT_LEFT, OUTCOME, Outcome
+from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
@@ -300,15 +300,15 @@ class BoundedConnection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        outcome = Outcome()
+        delivery = Delivery()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         self.scope["raw_path"] = self.root_path.encode("ascii") + url.path
         self.scope["query_string"] = url.query or b""
-        self.scope["extensions"] = {OUTCOME: outcome}  # type: ignore[dict-item]  # uvicorn's type has its own only
+        self.scope["extensions"] = {DELIVERY: delivery}  # type: ignore[dict-item]  # uvicorn's type has its own only
         cycle = Cycle(
-            outcome=outcome,
+            delivery=delivery,
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lengthwise.protocols.body import Outcome
+from lengthwise.protocols.body import Delivery
 
 if TYPE_CHECKING:
     import asyncio
@@ -80,14 +80,14 @@ class Cycle(RequestResponseCycle):
         options: uvicorn's own.
 
     Attributes:
-        outcome: What became of the answer; the same object is the scope's extension.
+        delivery: Whether the answer was sent; the same object is the scope's extension.
     """
 
     flow: Flow
 
-    def __init__(self, *, outcome: Outcome, **options: Any) -> None:
+    def __init__(self, *, delivery: Delivery, **options: Any) -> None:
         super().__init__(**options)
-        self.outcome = outcome
+        self.delivery = delivery
 
     async def send(self, message: ASGISendEvent) -> None:
         """Writes a part of the answer; a connection that is closing takes none, and none passes for written then."""
@@ -96,7 +96,7 @@ class Cycle(RequestResponseCycle):
         if self.transport.is_closing() or self.flow.lost():
             self.disconnected = True
         await super().send(message)
-        self.outcome.answered = self.response_complete
+        self.delivery.answered = self.response_complete
 
     def client_left(self) -> None:
         """The connection is lost: the application is told when it receives next, and what it sends is dropped."""
@@ -105,6 +105,6 @@ class Cycle(RequestResponseCycle):
 
     def refused(self, status: int) -> None:
         """The connection ends, and has written this status in the place of the answer."""
-        self.outcome.refused = status
+        self.delivery.refused = status
         self.waiting_for_100_continue = False
         self.client_left()

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from lengthwise.connections.draining import Connection, Draining
-from lengthwise.connections.listener import TOLD, Listener, listening
+from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
+from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app, make_app
@@ -58,7 +58,7 @@ _LAST_WORDS_SECONDS: Final = 0.1
 """How long what is said to the last of them may take to leave."""
 LEAST_FILES: Final = 32
 """Files that the server needs for itself: listeners, the graph, the log, the event loop's own."""
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * TOLD
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
 """Files that are no callers' connections: its own, the admin port's, those of callers who are told that there are too
 many."""
 
@@ -85,12 +85,12 @@ class _PortServer(uvicorn.Server):
         )
         self.started = True
 
-    def draining(self) -> Draining:
+    def draining(self) -> ConnectionDrain:
         """What waits for this server's connections."""
-        connections = cast("set[Connection]", self.server_state.connections)
-        return Draining(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
+        connections = cast("set[DrainedConnection]", self.server_state.connections)
+        return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
-    async def farewell(self, draining: Draining, seconds: float, until: float = 0.0) -> None:
+    async def farewell(self, draining: ConnectionDrain, seconds: float, until: float = 0.0) -> None:
         """Takes what is on its way in, and ends every connection; whoever has not said all of a request is told.
 
         Args:
@@ -154,7 +154,7 @@ class Server(_PortServer):
         draining, there = self.draining(), set(self.server_state.connections)
         stopping = asyncio.create_task(self._serving.stop())
         until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
-        await draining.wait(until=until, only=cast("set[Connection]", there))
+        await draining.wait(until=until, only=cast("set[DrainedConnection]", there))
         await stopping
         ended = asyncio.create_task(self.lifespan.shutdown())
         await self.farewell(draining, _LATE_SECONDS, until)

@@ -38,10 +38,10 @@ log = logging.getLogger("lengthwise.grpc")
 
 _STREAMS: Final = 8
 """Streams of requests at once, which only reflection has."""
-_LAST_WORDS_SECONDS: Final = 1.0
-"""How long an answer that is made may take to leave, when the server stops."""
+_LAST_ANSWERS_SECONDS: Final = 1.0
+"""How long the last answers may take to be sent when the server stops."""
 _WINDOW_BYTES: Final = 65_535
-"""What a caller may send of a message before it is asked for: HTTP/2's own default."""
+"""Bytes of a message that a client may send before the message is received: HTTP/2's default."""
 _CALLS_OF_A_CONNECTION: Final = 256
 _CALLS: Final = 4096
 """Most calls at once, over all connections; further ones are refused unread."""
@@ -51,8 +51,8 @@ class GrpcServer:
     """The server.
 
     Args:
-        serving: What answers.
-        large_bodies: How many of them may be decoded at once; shared by all protocols.
+        serving: Answers the calls.
+        large_bodies: Limits the bodies that are decoded in threads at once; shared by all protocols.
     """
 
     def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
@@ -63,7 +63,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listens and answers; calls are refused as not ready until the models are.
+        """Listens and answers; until the models are ready, calls are refused as not ready.
 
         Args:
             host: Address to listen on.
@@ -73,7 +73,7 @@ class GrpcServer:
             The port.
 
         Raises:
-            ConfigurationError: The address cannot be had, or the TLS files cannot be read.
+            ConfigurationError: The server cannot listen on the address, or the TLS files cannot be read.
         """
         settings = self._serving.settings
         options = [
@@ -83,12 +83,12 @@ class GrpcServer:
             ("grpc.max_allowed_incoming_connections", settings.max_connections),
             ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
             ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-            ("grpc.http2.bdp_probe", 0),  # it would let each caller send megabytes ahead
+            ("grpc.http2.bdp_probe", 0),  # it would let each client send megabytes ahead
         ]
         keys = self._serving.keys
-        interceptors: list[grpc.aio.ServerInterceptor] = [_Small(self._receiving, self._serving)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [_SmallCalls(self._receiving, self._serving)]
         if keys is not None:
-            interceptors.insert(0, _Gate(keys))
+            interceptors.insert(0, _KeyCheck(keys))
         server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=_CALLS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -102,21 +102,21 @@ class GrpcServer:
                 bound = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
-        await self.tell()  # before anybody can ask: the library begins with a server that is well
+        await self.report_health()  # first: the library's own first status is SERVING
         await server.start()
         self._server = server
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
         return bound
 
-    async def tell(self) -> None:
-        """Tells those who watch the server's health how it is now."""
-        await self._health.tell()
+    async def report_health(self) -> None:
+        """Sends the health of the server to the clients that watch it."""
+        await self._health.report()
 
     async def stop(self) -> None:
-        """Ends every connection, when what was accepted is answered."""
+        """Ends every connection, once the accepted calls are answered."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
-            await self._server.stop(_LAST_WORDS_SECONDS)
+            await self._server.stop(_LAST_ANSWERS_SECONDS)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
@@ -135,7 +135,7 @@ class GrpcServer:
             name: grpc.unary_unary_rpc_method_handler(_answering(request, answer), response_serializer=_serialized)
             for name, (request, answer) in methods.items()
         }
-        # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
+        # Bytes in and bytes out: decoding and encoding them are steps of the call, counted and limited with it.
         handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(
             GrpcInference(self._protocol, self._receiving).answer
         )
@@ -144,7 +144,7 @@ class GrpcServer:
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
         try:
             kserve.find(self._serving, request.name, request.version or None)
-        except RequestError:  # not known, unloaded, or not started: that is the question, and no error
+        except RequestError:  # not known, unloaded or not started: that is an answer here, and no error
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._serving.ready)
 
@@ -159,8 +159,8 @@ class GrpcServer:
         )
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> Message:
-        found = statistics.of(self._serving, request.name or None, request.version or None)
-        return pb.ModelStatisticsResponse(**found)
+        document = statistics.of(self._serving, request.name or None, request.version or None)
+        return pb.ModelStatisticsResponse(**document)
 
     def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
@@ -180,8 +180,8 @@ class GrpcServer:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
 
 
-class _Gate(grpc.aio.ServerInterceptor):
-    """Lets nobody pass who has no key; an inference call passes to be refused, and counted, where it is answered."""
+class _KeyCheck(grpc.aio.ServerInterceptor):
+    """Refuses calls without a key. Inference calls pass: `InferenceCall` refuses and counts them."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -198,8 +198,8 @@ class _Gate(grpc.aio.ServerInterceptor):
         return handler
 
 
-class _Small(grpc.aio.ServerInterceptor):
-    """The calls that are no inference: what they send is small, and received when there is room for it."""
+class _SmallCalls(grpc.aio.ServerInterceptor):
+    """Calls other than inference: their messages are small, and received when there is memory for them."""
 
     def __init__(self, receiving: Receiving, serving: Serving) -> None:
         self._receiving = receiving
@@ -212,7 +212,7 @@ class _Small(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method == f"/{INFER}":
             return handler
-        if handler.request_streaming:  # reflection's: a message at a time, for as long as the caller likes
+        if handler.request_streaming:  # reflection's: one message after another, without a limit of time
             return grpc.stream_stream_rpc_method_handler(
                 partial(self._stream, handler), handler.request_deserializer, handler.response_serializer
             )
@@ -229,7 +229,7 @@ class _Small(grpc.aio.ServerInterceptor):
         _: object,
         context: Context,
     ) -> Any:
-        """Receives the one message of a call, and has it answered."""
+        """Receives the one message of a call, and answers it."""
         hold = Hold(self._serving.inflight)
         try:
             seconds = self._serving.settings.default_timeout_ms / 1000
@@ -247,7 +247,7 @@ class _Small(grpc.aio.ServerInterceptor):
         return await answer(body if deserialized is None else deserialized(body), context)
 
     async def _stream(self, handler: Any, messages_sent: Any, context: Context) -> None:
-        """A stream of requests, of which there are few at once."""
+        """Answers a stream of requests; few are open at once."""
         if self._streams.locked():
             refuse(context, InflightFull("too many streams are open", retry_after_seconds=1))
             return
@@ -257,32 +257,32 @@ class _Small(grpc.aio.ServerInterceptor):
 
 
 class _Health(health.aio.HealthServicer):
-    """gRPC's health service: a check says how it is at that moment, whoever watches is told by `tell`."""
+    """gRPC's health service: a check answers with the current status, and clients that watch get it by `report`."""
 
     def __init__(self, serving: Serving) -> None:
         super().__init__()
         self._serving = serving
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         statuses = health_pb2.HealthCheckResponse
         status = statuses.SERVING if self._serving.ready else statuses.NOT_SERVING
         for service in ("", SERVICE):
             await self.set(service, status)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        await self.tell()
+        await self.report()
         return await super().Check(request, context)
 
 
 def _answering(
     kind: type[Message], answer: Callable[[Any], Message | Awaitable[Message]]
 ) -> Callable[[bytes, Context], Awaitable[Message | None]]:
-    """A handler of calls that are no inference: they are not counted, and what they ask is small."""
+    """A handler of calls other than inference. They are not counted, and their messages are small."""
 
     async def handle(body: bytes, context: Context) -> Message | None:
         try:
-            made = answer(grpc_codec.parsed(kind, body))
-            return made if isinstance(made, Message) else await made
+            message = answer(grpc_codec.parsed(kind, body))
+            return message if isinstance(message, Message) else await message
         except RequestError as error:
             refuse(context, error.with_traceback(None))
             return None
@@ -291,7 +291,7 @@ def _answering(
 
 
 def _refusing(error: RequestError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of calls of any kind that refuses without reading what they send."""
+    """A handler that refuses calls of any kind without receiving their messages."""
 
     async def handle(_: Any, context: Context) -> None:
         refuse(context, error)

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from lengthwise.batching.queues import Timing
 from lengthwise.protocols import problems
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, told
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, status_sent
 from lengthwise.protocols.call import InferenceCall, server_timing
 from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
 
@@ -47,7 +47,7 @@ class OverAsgi:
             except (Exception, asyncio.CancelledError) as error:
                 refusal = call.fail(error)
                 if refusal is None:
-                    call.close(told(scope, CLIENT_LEFT), delivered=False)
+                    call.close(status_sent(scope, CLIENT_LEFT), delivered=False)
                     if isinstance(error, ClientLeft):
                         return
                     raise
@@ -110,8 +110,8 @@ class OverAsgi:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:  # only now it is known whether it left
-            status_told = told(scope, status)
-            call.close(status_told, delivered=status_told == status, ended=ended)
+            sent = status_sent(scope, status)
+            call.close(sent, delivered=sent == status, ended=ended)
 
 
 async def _watch(receive: Receive, call: InferenceCall) -> None:

@@ -15,7 +15,7 @@ CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
-    """The body of a refusal: for a bad body, with a pointer to each of the first bad places and their number."""
+    """The body of a refusal; of a bad body with a pointer to each of the first problems, and the number of all."""
     made = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
         made["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
@@ -56,7 +56,7 @@ def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[
 
 
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
-    """The headers of a refusal: when to come back, and whether this connection ends."""
+    """The headers of a refusal: among them when to try again, and whether this connection ends."""
     made = [(b"content-type", MEDIA_TYPE)]
     if error.retry_after_seconds is not None:
         made.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))

@@ -1,7 +1,7 @@
-"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and which models there are.
+"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and the list of models.
 
-Its `instances` are the `sequences` of `POST /predict`, ragged as they come; beside them a body may have `outputs`,
-`timeout_ms` and `priority`. Its predictions are the objects of `/predict`.
+Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body may also have `outputs`, `timeout_ms` and
+`priority`. Its predictions are the objects of `/predict`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PredictV1(Endpoint):
     name = "POST /v1/models/MODEL:predict"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Takes JSON, and a body of which nothing is said.
+        """Accepts JSON, and a body without a content type.
 
         Raises:
             UnsupportedMedia: The body is something else.
@@ -70,7 +70,7 @@ class PredictV1(Endpoint):
         return call, partial(_encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call[Served], Encode] | None:
-        """See `Endpoint`; of a longer body only the ordinary form is quick."""
+        """See `InferenceProtocol`; of longer bodies only ordinary JSON is quick."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             limit = self.serving.settings.max_sequences
             call = json_body.decode_ordinary(request.body, self._catalog(request), max_sequences=limit, form=INSTANCES)
