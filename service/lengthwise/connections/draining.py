@@ -71,8 +71,8 @@ class ConnectionDrain:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def tell(self) -> None:
-        """Tells the clients that are left that the server ends."""
+    def refuse(self) -> None:
+        """Refuses the unfinished requests that are left, and closes the other connections."""
         for connection in list(self._connections):
             if connection.owes:
                 connection.end_unfinished()

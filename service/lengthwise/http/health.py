@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, what it serves, and its figures: for probes, people and Prometheus."""
+"""Whether the service is alive and ready, what it serves, and its metrics: for probes, people and Prometheus."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def probes(serving: Serving) -> APIRouter:
     return router
 
 
-def figures(serving: Serving) -> APIRouter:
+def state(serving: Serving) -> APIRouter:
     """`/healthz` and `/metrics`."""
     router = APIRouter(tags=["health"])
 
@@ -62,7 +62,7 @@ def figures(serving: Serving) -> APIRouter:
 
 
 def described(serving: Serving) -> dict[str, Any]:
-    """What `/healthz` says: for people, and for tools that ask what a model takes."""
+    """The body of `/healthz`: for people, and for tools that look up the inputs of a model."""
     return {
         "ready": serving.ready,
         "draining": serving.batcher.draining,
