@@ -1,7 +1,6 @@
 """What serves, without a protocol: the models, a lane for each, the batcher and the figures.
 
-Every protocol's room decodes into a `Call` and asks `Serving.answer` for it, so a sequence that came one way shares a
-batch with one that came another.
+Every protocol decodes into a `Call`, which `Serving.submit` queues, so sequences of different protocols share batches.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ class Serving:
 
     Attributes:
         call_records: Opens the record of each inference call.
-        keys: Who may call; None for everybody.
-        choice: Where models run, and why there.
-        inflight: How many bytes of bodies and answers are in hand.
+        keys: The API keys; None where no key is needed.
+        choice: The devices that models run on, and why.
+        inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
 
     Raises:
@@ -143,14 +142,14 @@ class Serving:
             log.error("no model is ready: every request will be answered with 503")
 
     async def stop(self) -> None:
-        """Finishes what was accepted, then stops; whoever asks again waits for the same end."""
+        """Finishes what was accepted, then stops; a second call waits for the same end."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
         await self._stopping
 
     async def _stop(self) -> None:
         await self.shelf.close()
-        for listener in self.shelf.listeners:  # whoever watches is told that it is not ready any more
+        for listener in self.shelf.listeners:  # they report that it is not ready any more
             await listener()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
@@ -198,7 +197,7 @@ class Serving:
         """Queues a call. Its future gets what `finish` makes of the results.
 
         Args:
-            call: What is asked; from it come the model, the options and the time that the caller gives.
+            call: What is asked; it has the model, the options and the timeout.
             sequences: What is computed for it.
             finish: Makes the caller's answer of one result for each sequence, None where that is not finite; runs in a
                 runner thread.

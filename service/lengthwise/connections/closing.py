@@ -81,7 +81,7 @@ class _Gentle(asyncio.Transport):
         return self._transport.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The sizes at which the protocol is told to pause and to go on."""
+        """The buffer sizes at which the protocol pauses and resumes writing."""
         return self._transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger("lengthwise.listener")
 BACKLOG: Final = 2048
 """Connections that the kernel keeps until they are accepted."""
 REJECTED: Final = 16
-"""Connections above the limit that are accepted only to be told so."""
+"""Connections above the limit that are accepted only to be rejected."""
 _A_TURN: Final = 32
 """Connections accepted in one turn of the event loop."""
 _NO_FILES_SECONDS: Final = 0.5
@@ -47,7 +47,7 @@ class Listener:
 
     Args:
         listening: The socket.
-        most: Most connections at once; some more are accepted to be told so.
+        most: Most connections at once; some more are accepted to be rejected.
         tls: For HTTPS.
         handshake_seconds: How long a TLS handshake may take.
     """
@@ -88,7 +88,7 @@ class Listener:
         """Accepts the connections that are being opened, and then no more.
 
         When the socket is closed, the kernel resets the connections that it has begun and that were not accepted. So
-        first the kernel is told to begin no new ones: a client that tries gets no reply, tries again a second later and
+        first the kernel is set to begin no new ones: a client that tries gets no reply, tries again a second later and
         is refused then. Those that had begun are accepted.
         """
         if self._loop is None:

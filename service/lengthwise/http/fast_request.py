@@ -2,7 +2,7 @@
 
 A request that is small, plain JSON over a connection that stays open needs nothing of what ASGI is for. A `FastRequest`
 gets its bytes from the connection, drives the same `InferenceCall` as every other request, and writes the answer, which
-the runner thread has made whole, header block included; no task and no future stands between. Every other request (a
+the runner thread has encoded as a whole, header block included, without a task or a future. Every other request (a
 large or chunked body, a content encoding, HTTP/1.0, another path) goes through ASGI.
 """
 
@@ -161,8 +161,8 @@ class FastRequest:
         """Writes the response, closes the call, and lets the connection go on; does nothing the second time.
 
         Args:
-            status: What the client is told.
-            written: The response; None where the connection wrote one, or nobody is there to read it.
+            status: The status that the client gets.
+            written: The response; None where the connection wrote one, or the client has left.
         """
         if self.response_complete:
             return
@@ -172,7 +172,7 @@ class FastRequest:
         ended, left = time.monotonic(), False
         try:
             left = written is not None and self._connection.answered(written, keep_alive=self.keep_alive)
-        finally:  # whoever waits for the answer does not wait for the record
+        finally:  # the client does not wait for the record
             call.close(status if left or written is None else CLIENT_LEFT, delivered=left, ended=ended)
 
 

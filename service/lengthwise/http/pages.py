@@ -62,8 +62,8 @@ if (window.SwaggerUIBundle) {
 
 def folder() -> Path | None:
     """Where Swagger's files are installed, or None."""
-    found = find_spec("fastapi_offline")
-    return None if found is None or found.origin is None else Path(found.origin).parent / "static"
+    package = find_spec("fastapi_offline")
+    return None if package is None or package.origin is None else Path(package.origin).parent / "static"
 
 
 def routes(openapi: str, files: Path | None) -> list[Route]:

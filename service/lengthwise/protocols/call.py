@@ -67,7 +67,7 @@ class InferenceCall:
         deadline: When its body must have been decoded, on the clock of `time.monotonic`; the body itself may set
             another one for the answer.
         decode_seconds: How long decoding took.
-        request_id: The caller's id of the call, or one that was made here; safe to echo and to log.
+        request_id: The caller's id of the call, or a new one; safe to echo and to log.
     """
 
     __slots__ = (
@@ -140,7 +140,7 @@ class InferenceCall:
         return decoded
 
     async def decode_in_thread(self, request: Received) -> Decoded:
-        """Decodes a body in a thread, for whoever has a `place`.
+        """Decodes a body in a thread, while the caller has a `place`.
 
         Raises:
             ClientLeft: The client left while the call waited for its place.
@@ -193,7 +193,7 @@ class InferenceCall:
         )
 
     async def answer(self) -> Any:
-        """What `write` made of the answer, once it is there. Cancelled, the call fails like any other: see `fail`.
+        """Waits for what `write` made of the answer. An error, or a cancellation, is for `fail`.
 
         Raises:
             ClientLeft: `withdraw` was called.
@@ -235,7 +235,7 @@ class InferenceCall:
                 logged and of which no word reaches the client.
 
         Returns:
-            What the client is told; None where it has left.
+            The refusal for the client; None where it has left.
         """
         self.withdraw()
         self.release()
@@ -256,9 +256,9 @@ class InferenceCall:
         """Closes the call's record, once: every path of a transport ends here.
 
         Args:
-            status: What the client was told, as an HTTP status.
-            delivered: Whether that is the call's own answer or refusal, and it left. Otherwise the connection told the
-                status in its place, or the client had gone (`CLIENT_LEFT`).
+            status: The status that the client got, as in HTTP.
+            delivered: Whether that is the status of the call's own answer or refusal, and it was sent. Otherwise the
+                connection sent the status in its place, or the client had gone (`CLIENT_LEFT`).
             ended: When the answer or the refusal was there, if not just now, on the clock of `time.monotonic`.
         """
         if self._closed:

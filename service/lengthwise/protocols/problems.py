@@ -16,11 +16,11 @@ CLOSE = (b"connection", b"close")
 
 def document(error: RequestError) -> dict[str, Any]:
     """The body of a refusal; of a bad body with a pointer to each of the first problems, and the number of all."""
-    made = _document(error.status, error.title, error.detail)
+    body = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
-        made["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
-        made["errors_total"] = error.total
-    return made
+        body["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
+        body["errors_total"] = error.total
+    return body
 
 
 def encode(error: RequestError) -> bytes:
@@ -49,22 +49,22 @@ def of_status(status: int, detail: str = "") -> bytes:
 
 def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """The same with its headers, where the connection ends with it; one with status 503 may come back in a second."""
-    made = [(b"content-type", MEDIA_TYPE), CLOSE]
+    lines = [(b"content-type", MEDIA_TYPE), CLOSE]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        made.append((b"retry-after", b"1"))
-    return status, of_status(status, detail), made
+        lines.append((b"retry-after", b"1"))
+    return status, of_status(status, detail), lines
 
 
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
     """The headers of a refusal: among them when to try again, and whether this connection ends."""
-    made = [(b"content-type", MEDIA_TYPE)]
+    lines = [(b"content-type", MEDIA_TYPE)]
     if error.retry_after_seconds is not None:
-        made.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
+        lines.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
     if error.status == 401:
-        made.append((b"www-authenticate", b"Bearer"))
+        lines.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, Draining) or error.status == 413:
-        made.append(CLOSE)
-    return made
+        lines.append(CLOSE)
+    return lines
 
 
 def _document(status: int, title: str, detail: str) -> dict[str, Any]:

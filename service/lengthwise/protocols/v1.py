@@ -104,8 +104,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
 
 def _encode(call: Call[Served], answers: list[Answer]) -> tuple[bytes, Headers]:
-    made = {"predictions": json_body.predictions(call, answers)}
-    return orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
+    document = {"predictions": json_body.predictions(call, answers)}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
 
 
 def _json(content: object, status: int = 200) -> Response:

@@ -57,14 +57,14 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         """Cumulative counts, as Prometheus wants them, each with its bucket's exemplar."""
-        made: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        cumulative: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
         running = 0
         for i, (bound, count) in enumerate(zip((*self.bounds, float("inf")), self.counts, strict=True)):
             running += count
             name = "+Inf" if bound == float("inf") else repr(float(bound))
             exemplar = self.exemplars.get(i)
-            made.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
-        return made
+            cumulative.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
+        return cumulative
 
 
 @dataclass(slots=True)
