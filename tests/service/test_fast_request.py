@@ -747,6 +747,23 @@ async def test_what_takes_the_careful_reader_long_is_read_beside_the_event_loop(
     assert (len(readers - {threading.main_thread().name}) > 0) == beside
 
 
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+async def test_a_body_that_is_decoded_in_a_thread_was_tried_on_the_event_loop_once(
+    direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
+        decode_quickly = service.app.predict.decode_quickly
+
+        def counted(request: Received) -> Any:
+            tried.append(len(request.body))
+            return decode_quickly(request)
+
+        monkeypatch.setattr(service.app.predict, "decode_quickly", counted)
+        assert (await (await made.line()).ask(LONG))[0] == 200
+    assert tried == [len(LONG)]
+
+
 @pytest.mark.parametrize("how", ["leaves", "is late"])
 async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the_loop(
     how: str, monkeypatch: pytest.MonkeyPatch

@@ -45,8 +45,7 @@ class FastRequest:
     Attributes:
         headers: The same.
         keep_alive: Whether the connection stays open after the answer; cleared by uvicorn at shutdown.
-        response_started: Whether its answer was written, or will never be: it is written as a whole.
-        response_complete: The same.
+        response_complete: Whether its answer or refusal was written, or never will be.
     """
 
     __slots__ = (
@@ -57,7 +56,6 @@ class FastRequest:
         "headers",
         "keep_alive",
         "response_complete",
-        "response_started",
     )
 
     def __init__(self, connection: FastConnection, endpoint: Endpoint, headers: dict[bytes, bytes]) -> None:
@@ -68,7 +66,11 @@ class FastRequest:
         self.headers = headers
         self.keep_alive = True
         self.response_complete = False
-        self.response_started = False
+
+    @property
+    def response_started(self) -> bool:
+        """As `response_complete`: the answer is written as a whole."""
+        return self.response_complete
 
     # What the connection reports.
 
@@ -93,16 +95,16 @@ class FastRequest:
             request = Received({}, self.headers, body)
             decoded = call.decode_quickly(request)
             if decoded is None:
-                self._decoding = asyncio.ensure_future(self._decode_in_thread(request))
+                self._decoding = asyncio.ensure_future(self._decode_slowly(request))
             else:
                 call.submit(decoded, self._write, self)
         except Exception as error:
             self._fail(error)
 
-    async def _decode_in_thread(self, request: Received) -> None:
+    async def _decode_slowly(self, request: Received) -> None:
         """Decodes a body that would block the event loop for too long; if the client leaves, nothing is submitted."""
         try:
-            decoded = await self._call.decode(request)
+            decoded = await self._call.decode_slowly(request)
             if not self.response_complete:
                 self._call.submit(decoded, self._write, self)
         except Exception as error:
@@ -166,7 +168,7 @@ class FastRequest:
         """
         if self.response_complete:
             return
-        self.response_complete = self.response_started = True
+        self.response_complete = True
         call = self._call
         call.release()
         ended, left = time.monotonic(), False

@@ -9,14 +9,14 @@ open ──> admit ──> decode ──> submit ──> finish ──> close
 |---|---|---|
 | open (`InferenceCall`) | its record begins: request id, trace, arrival | event loop |
 | `admit` | key and headers are checked, before the body is read | event loop |
-| `decode_quickly`, `decode` | the body is read: on the event loop, or in a thread where it is large | both |
+| `decode` | the body is read: `decode_quickly` on the event loop, or `decode_slowly` in a thread | both |
 | `submit` | its sequences are queued, if there is memory for them and for the answer | event loop |
 | finish | the model's results become the answer, encoded | runner |
 | `fail` | any step may fail: an error becomes the refusal that the client gets | event loop |
 | `close` | its record ends: counted, logged, traced | event loop |
 
 Three transports drive a call; each only reads bytes and writes bytes: ASGI (`protocols.over_asgi`), the connection
-itself (`http.fast_request`) and gRPC (`protocols.grpc_server`).
+itself (`http.fast_request`) and gRPC (`protocols.grpc_infer`).
 """
 
 from __future__ import annotations
@@ -127,17 +127,23 @@ class InferenceCall:
         return decoded
 
     async def decode(self, request: Received) -> Decoded:
-        """Decodes a body on the event loop, or in a thread as soon as one of the few places for that is free.
+        """Decodes a body quickly, or else slowly.
+
+        Raises:
+            RequestError: See `decode_slowly`.
+        """
+        decoded = self.decode_quickly(request)
+        return await self.decode_slowly(request) if decoded is None else decoded
+
+    async def decode_slowly(self, request: Received) -> Decoded:
+        """Decodes a body in a thread, as soon as one of the few places for that is free.
 
         Raises:
             DeadlineExceeded: No place was free before the deadline.
-            RequestError: See `InferenceProtocol.decode`.
+            RequestError: See `decode_in_thread`.
         """
-        decoded = self.decode_quickly(request)
-        if decoded is None:
-            async with self.place():
-                decoded = await self.decode_in_thread(request)
-        return decoded
+        async with self.place():
+            return await self.decode_in_thread(request)
 
     async def decode_in_thread(self, request: Received) -> Decoded:
         """Decodes a body in a thread, while the caller has a `place`.
