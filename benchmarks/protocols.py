@@ -38,7 +38,7 @@ from lengthwise.bench.load import ask_each, drive
 from lengthwise.bench.schedule import Closed
 from lengthwise.bench.workload import Input, json_body, make_sequences
 from lengthwise.padding import Steps
-from lengthwise.protocols.grpc_server import INFER
+from lengthwise.protocols.grpc_infer import INFER
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.settings import bundled_models
 

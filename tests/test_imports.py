@@ -59,7 +59,7 @@ MEMBERS = {
 ONLY_IN = {
     "onnxruntime": {"runtime.installation", "runtime.session"},
     "fastapi": {"http.app", "http.health"},
-    "grpc": {"protocols.grpc_server"},
+    "grpc": {"protocols.grpc_infer", "protocols.grpc_server"},
     "uvicorn": {"http.server", "http.connection", "http.cycle"},
     "prometheus_client": {"telemetry.metrics", "telemetry.triton_metrics", "bench.exposition"},
     "opentelemetry": {"telemetry.tracing"},

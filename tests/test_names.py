@@ -26,7 +26,7 @@ STILL_TWICE: frozenset[str] = frozenset(
         "Output",  # lengthwise/protocols/request_parameters, lengthwise/runtime/session
         "Run",  # lengthwise/batching/cost, lengthwise/batching/queues, lengthwise/scoring/command
         "Schema",  # lengthwise/protocols/body_documents, lengthwise/protocols/documents
-        "Served",  # lengthwise/bench/launch, lengthwise/serving
+        "ServedModel",  # lengthwise/bench/launch, lengthwise/serving
         "Taken",  # lengthwise/batching/execution, lengthwise/scoring/records
         "Target",  # lengthwise/bench/connection, lengthwise_export/targets/target
         "Task",  # lengthwise/repository/judge_process, lengthwise/runtime/manifest

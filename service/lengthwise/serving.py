@@ -1,7 +1,6 @@
 """What serves, without a protocol: the models, a queue for each, the batcher and the figures.
 
-Every protocol's room decodes into a `Call` and asks `Serving.answer` for it, so a sequence that came one way shares a
-batch with one that came another.
+Every protocol decodes into a `Call`, which `Serving.submit` queues, so sequences of different protocols share batches.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lengthwise.api_keys import Keys
 from lengthwise.batching.batcher import Batcher
@@ -18,7 +16,6 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
-from lengthwise.errors import InvalidRequest, Problem
 from lengthwise.inflight import Inflight
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
@@ -28,8 +25,8 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import Model
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
-from lengthwise.repository.served import Served as Served
-from lengthwise.runtime import answers, recurrent_kernels
+from lengthwise.repository.served import ServedModel as ServedModel
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE
 from lengthwise.runtime.provider import choose
@@ -55,10 +52,10 @@ class Serving:
         tracer: Makes the spans of calls and batches, where they are traced.
 
     Attributes:
-        accounts: What is noted of each inference call.
-        keys: Who may call; None for everybody.
-        choice: Where models run, and why there.
-        inflight: How many bytes of bodies and answers are in hand.
+        call_records: Opens the record of each inference call.
+        keys: The API keys; None where no key is needed.
+        choice: The devices that models run on, and why.
+        inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
 
     Raises:
@@ -92,14 +89,14 @@ class Serving:
         self.metrics = Metrics(self._gauges, self._bounds, *aliases)
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
-        self.accounts = CallRecorder(self.metrics.unknown, access, tracer)
+        self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
         # Whoever can change the bundled models can change the program too.
         in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
         self._judge: Judge = judging.judge
         if not in_process:
             self._judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
-        self.shelf = Registry(rescan or self._scan, self._take_in, self._let_go, period_seconds=settings.reload_seconds)
+        self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
 
@@ -119,20 +116,20 @@ class Serving:
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
         await self.batcher.start()
-        await self.shelf.open()
+        await self.registry.open()
         self._started = True
-        if not self.shelf.served:
+        if not self.registry.served:
             log.error("no model is ready: every request will be answered with 503")
 
     async def stop(self) -> None:
-        """Finishes what was accepted, then stops; whoever asks again waits for the same end."""
+        """Finishes what was accepted, then stops; a second call waits for the same end."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
         await self._stopping
 
     async def _stop(self) -> None:
-        await self.shelf.close()
-        for listener in self.shelf.listeners:  # whoever watches is told that it is not ready any more
+        await self.registry.close()
+        for listener in self.registry.listeners:  # they report that it is not ready any more
             await listener()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
@@ -141,7 +138,7 @@ class Serving:
     def ready(self) -> bool:
         """Whether all good models are served, and there is one."""
         starting = not self._started or self.repository.starting
-        return not starting and bool(self.shelf.served) and not self.batcher.draining
+        return not starting and bool(self.registry.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
@@ -151,59 +148,50 @@ class Serving:
     @property
     def repository(self) -> Repository:
         """What was found of the models at the last look, or so far."""
-        return self.shelf.repository
+        return self.registry.repository
 
     @property
-    def served(self) -> Sequence[Served]:
+    def served(self) -> Sequence[ServedModel]:
         """Every model that is served, by name and ascending version."""
-        return self.shelf.served
+        return self.registry.served
 
-    def find(self, name: str | None, version: str | None) -> Served:
+    def find(self, name: str | None, version: str | None) -> ServedModel:
         """What a request means by a model's name and version; None for the default.
 
         Raises:
             RequestError: There is none, or none is ready.
         """
-        return self.shelf.find(name, version)
+        return self.registry.find(name, version)
 
-    def ask(
+    def submit(
         self,
         call: Call,
+        sequences: Sequence[Steps],
+        finish: Callable[[list[Answer | None], Timing], Any],
+        *,
         arrived: float,
-        finish: Callable[[list[Answer], Timing], Any],
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest:
-        """Queues a call. The future of the request has what `finish` makes of one `Answer` for each item.
+        """Queues a call. Its future gets what `finish` makes of the results.
 
         Args:
-            call: What is asked.
-            arrived: When, on the clock of `time.monotonic`; the deadline counts from it.
-            finish: Makes the caller's answer; runs in a runner thread.
-            waiter: Completed in the place of the future.
-            trace: The caller's.
+            call: What is asked; it has the model, the options and the timeout.
+            sequences: What is computed for it.
+            finish: Makes the caller's answer of one result for each sequence, None where that is not finite; runs in a
+                runner thread.
+            arrived: When it arrived, on the clock of `time.monotonic`; the deadline counts from then.
+            waiter: Completed in place of a future.
+            trace: The trace of the call.
 
         Raises:
-            RequestError: It cannot be queued; see `Batcher.submit`, and there for the future's errors.
+            RequestError: It cannot be queued; see `Batcher.submit`, also for the future's errors.
         """
-        served = call.model
         timeout_ms = self.settings.default_timeout_ms if call.timeout_ms is None else call.timeout_ms
-        sequences: list[Steps] = [item.steps for item in call.items]
-        longest = served.manifest.max_length
-        windows = None
-        if max(map(len, sequences)) > longest:
-            windows = [answers.windows(steps, longest) for steps in sequences]
-            sequences = [window for parts in windows for _, window in parts]
-
-        def complete(found: list[Answer | None], timing: Timing) -> Any:
-            if windows is None:
-                return finish(_all_finite(call, found), timing)
-            return finish(_all_finite(call, _merged(call, found, windows)), timing)
-
         return self.batcher.submit(
-            served.queue,
+            call.model.queue,
             sequences,
-            complete,
+            finish,
             deadline=arrived + timeout_ms / 1000,
             priority=call.priority,
             attention=call.attention,
@@ -223,21 +211,21 @@ class Serving:
             devices=self.choice.devices,
             judge=self._judge,
             most_bytes=settings.judge_memory_bytes,
-            stopping=self.shelf.stopping,
-            publish=self.shelf.publish,
+            stopping=self.registry.stopping,
+            publish=self.registry.publish,
         )
 
-    def _take_in(self, model: Model) -> Served:
+    def _add(self, model: Model) -> ServedModel:
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
-        served = Served(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
+        served = ServedModel(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
         self.batcher.open(served.queue)
         return served
 
-    def _let_go(self, served: Served) -> None:
+    def _remove(self, served: ServedModel) -> None:
         self.batcher.close(served.queue)
         if all(other.metrics is not served.metrics for other in self.served):
-            self.metrics.let_go(served.metrics)
+            self.metrics.remove(served.metrics)
         log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
@@ -267,34 +255,3 @@ class Serving:
 def _labels(metrics: ModelMetrics) -> tuple[str, str]:
     name, version = metrics.labels
     return name, version
-
-
-def _merged(call: Call, found: list[Answer | None], windows: list[list[tuple[int, Steps]]]) -> list[Answer | None]:
-    """One answer for each item again, of the answers of all windows."""
-    ends = list(accumulate(len(parts) for parts in windows))
-    merged: list[Answer | None] = []
-    for item, parts, end in zip(call.items, windows, ends, strict=True):
-        of_item = found[end - len(parts) : end]
-        whole = [answer for answer in of_item if answer is not None]
-        if len(whole) < len(of_item):
-            merged.append(None)
-        elif len(parts) == 1:
-            merged.append(whole[0])
-        else:
-            starts = [start for start, _ in parts]
-            merged.append(answers.merge(whole, starts, len(item.steps), call.model.manifest))
-    return merged
-
-
-def _all_finite(call: Call, found: list[Answer | None]) -> list[Answer]:
-    """The answers, if every one is there.
-
-    Raises:
-        InvalidRequest: With the pointers of those that are not finite.
-    """
-    if call.attention:
-        found = answers.with_attention(found)
-    if None in found:
-        bad = [i for i, answer in enumerate(found) if answer is None]
-        raise InvalidRequest([Problem(call.pointer.format(i), answers.NOT_FINITE) for i in bad[:20]], total=len(bad))
-    return cast("list[Answer]", found)

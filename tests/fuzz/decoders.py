@@ -99,7 +99,7 @@ def _told(refused: RequestError, status: int, body: bytes) -> str:
     return str(status)
 
 
-def _valid(call: Call[Any]) -> str:
+def _valid(call: Call) -> str:
     """Holds what is said of every `Call`."""
     manifest = call.model.manifest
     assert call.items

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lengthwise.bench.launch import free_port
-from lengthwise.protocols.grpc_server import SERVICE
+from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, started
 

@@ -66,7 +66,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
     return source.build(source.manifest), source.manifest
 
 
-# Served
+# ServedModel
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from lengthwise.bench.launch import free_port
 from lengthwise.decoding import options
 from lengthwise.http import pages
 from lengthwise.http.app import make_app
-from lengthwise.protocols.grpc_server import CODES
+from lengthwise.protocols.grpc_infer import CODES
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
 from tests.support.server_process import ServerProcess, started

@@ -252,7 +252,7 @@ async def test_a_head_that_trickles_in_is_ended_in_time() -> None:
 
 
 async def test_a_body_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with served() as talk:
         reader, writer = await talk()
         writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")

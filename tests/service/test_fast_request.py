@@ -20,9 +20,10 @@ from lengthwise.batching.queues import PendingRequest, QueuedSequence
 from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.http import connection
-from lengthwise.http.connection import ENDED, BoundedProtocol
-from lengthwise.http.fast_path import ShortcutProtocol
-from lengthwise.http.fast_request import Direct
+from lengthwise.http.connection import ENDED, BoundedConnection
+from lengthwise.http.fast_path import FastConnection
+from lengthwise.http.fast_request import FastRequest
+from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
@@ -43,13 +44,13 @@ async def service() -> AsyncIterator[Service]:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the HTTP parser is given."""
     given: list[bytes] = []
-    parse = ShortcutProtocol._parse
+    parse = FastConnection.parse
 
-    def note(self: ShortcutProtocol, data: bytes) -> None:
+    def note(self: FastConnection, data: bytes) -> None:
         given.append(data)
         parse(self, data)
 
-    monkeypatch.setattr(ShortcutProtocol, "_parse", note)
+    monkeypatch.setattr(FastConnection, "parse", note)
     return given
 
 
@@ -114,7 +115,7 @@ async def test_a_connection_stays_while_it_is_used_and_ends_when_it_is_not(
         line = await made.line()
         assert (await line.ask(GOOD))[0] == 200
         (connection,) = made.state.connections
-        assert isinstance(connection, ShortcutProtocol)
+        assert isinstance(connection, FastConnection)
         clock = [connection.loop.time()]
         monkeypatch.setattr(connection, "loop", Clock(connection.loop, clock))
         assert (await line.ask(GOOD))[0] == 200
@@ -341,9 +342,9 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
     service: Service, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
     done: list[str] = []
-    answered, close = ShortcutProtocol.answered, CallRecord.close
+    answered, close = FastConnection.answered, CallRecord.close
 
-    def writes(self: ShortcutProtocol, response: bytes, *, keep_alive: bool) -> bool:
+    def writes(self: FastConnection, response: bytes, *, keep_alive: bool) -> bool:
         done.append("answered")
         if breaks:
             self.transport.abort()
@@ -354,7 +355,7 @@ async def test_a_call_record_is_closed_once_after_the_answer_even_if_that_fails(
         done.append(f"closed with {status}")
         close(self, status, *rest, **named)
 
-    monkeypatch.setattr(ShortcutProtocol, "answered", writes)
+    monkeypatch.setattr(FastConnection, "answered", writes)
     monkeypatch.setattr(CallRecord, "close", closes)
     async with net(service) as made:
         line = await made.line()
@@ -413,7 +414,17 @@ async def test_many_connections_get_their_own_answers(service: Service) -> None:
 
 def kept_for_requests() -> list[object]:
     """What there is that a request, or a connection, was given."""
-    kinds = (Direct, Received, Call, PendingRequest, QueuedSequence, CallRecord, RequestResponseCycle, BoundedProtocol)
+    kinds = (
+        FastRequest,
+        InferenceCall,
+        Received,
+        Call,
+        PendingRequest,
+        QueuedSequence,
+        CallRecord,
+        RequestResponseCycle,
+        BoundedConnection,
+    )
     return [each for each in gc.get_objects() if issubclass(type(each), kinds)]  # to ask some others warns
 
 
@@ -520,7 +531,7 @@ async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
         line.writer.write(b"nonsense\r\n\r\n")
         (connection,) = made.state.connections
         async with asyncio.timeout(60):
-            while connection._reading is not ENDED:  # it was read, before the answer
+            while connection.state not in ENDED:  # it was read, before the answer
                 await asyncio.sleep(0)
         release.set()
         assert (await line.answer())[0] == 200
@@ -561,7 +572,7 @@ async def test_the_body_behind_an_offer_of_another_protocol_is_no_request(servic
 async def test_a_body_that_drips_is_counted_as_408(
     service: Service, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with net(service, direct=direct) as made:
         line = await made.line()
         line.writer.write(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
@@ -644,6 +655,23 @@ async def test_what_takes_the_reader_in_python_long_is_read_beside_the_event_loo
     assert (len(readers - {threading.main_thread().name}) > 0) == beside
 
 
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+async def test_a_body_that_is_decoded_in_a_thread_was_tried_on_the_event_loop_once(
+    direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    async with serving(model(manifest(max_length=10_000))) as service, net(service, direct=direct) as made:
+        decode_quickly = service.app.predict.decode_quickly
+
+        def counted(request: Received) -> Any:
+            tried.append(len(request.body))
+            return decode_quickly(request)
+
+        monkeypatch.setattr(service.app.predict, "decode_quickly", counted)
+        assert (await (await made.line()).ask(LONG))[0] == 200
+    assert tried == [len(LONG)]
+
+
 @pytest.mark.parametrize("how", ["leaves", "is late"])
 async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the_loop(
     how: str, monkeypatch: pytest.MonkeyPatch
@@ -676,7 +704,7 @@ async def test_a_client_that_leaves_or_is_late_while_its_body_is_read_beside_the
         if how == "is late":
             assert [(await line.answer())[0] for line in lines[:2]] == [504, 504]
         async with asyncio.timeout(20):
-            while service.app.predict._large_bodies._value < LARGE_BODIES_AT_ONCE:
+            while service.app.predict.large_bodies._value < LARGE_BODIES_AT_ONCE:
                 await asyncio.sleep(0.001)
         assert idle(await service.figures())
         assert service.serving.batcher.unanswered == 0

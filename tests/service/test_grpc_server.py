@@ -34,7 +34,8 @@ from lengthwise.errors import ConfigurationError, InvalidRequest, TooLarge
 from lengthwise.http.app import make_app
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_codec
-from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -368,7 +369,7 @@ async def test_metadata_and_readiness_are_those_of_the_service() -> None:
 
 READY: dict[str, Callable[[Service], Awaitable[Any]]] = {
     "served": lambda _: asyncio.sleep(0),
-    "unloaded": lambda service: service.serving.shelf.unload("sums"),
+    "unloaded": lambda service: service.serving.registry.unload("sums"),
     "draining": lambda service: asyncio.sleep(0, service.serving.batcher.begin_draining()),
     "stopped": lambda service: service.serving.stop(),
 }
@@ -438,7 +439,7 @@ async def test_a_model_that_is_good_answers_while_another_is_judged_and_the_serv
     good, other = model(manifest()), model(manifest(name="other"))
 
     def scan(*_: Any) -> Any:
-        made.shelf.publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
+        made.registry.publish(replace(repository(good), starting=True, unjudged=(Key("other", 1),)))
         looked.set()
         go_on.wait(30)
         return repository(good, other)
@@ -651,7 +652,7 @@ async def test_the_health_service_follows_the_service_and_tells_who_watches() ->
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             asked = health_pb2.HealthCheckRequest(service=SERVICE)
-            await server.tell()
+            await server.report_health()
             watch = stub.Watch(asked)
             assert (await watch.read()).status == statuses.SERVING
             assert (await stub.Check(asked)).status == statuses.SERVING
@@ -803,7 +804,7 @@ def test_no_message_whatever_raises_anything_but_a_refusal(body: bytes, kind: st
         settings = Settings(runners=1)
 
         def find(self, name: str | None, version: str | None) -> Any:
-            return type("Served", (), {"manifest": MANIFESTS[kind]})
+            return type("ServedModel", (), {"manifest": MANIFESTS[kind]})
 
     catalog: Any = Bare()
     whole = request().SerializeToString()

@@ -27,7 +27,8 @@ from lengthwise.inflight import Hold, Inflight
 from lengthwise.padding import PaddedBatch
 from lengthwise.protocols import grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
-from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
@@ -107,15 +108,15 @@ def test_a_bound_that_the_largest_body_does_not_fit_into_is_a_wrong_option() -> 
     ],
 )
 async def test_an_answer_takes_no_more_than_was_kept_for_it(rules: Manifest, attention: bool) -> None:
-    asked: list[Call[Any]] = []
+    asked: list[Call] = []
     async with serving(model(rules)) as service:
-        ask = service.serving.ask
+        submit = service.serving.submit
 
-        def watched(call: Call[Any], *args: Any, **options: Any) -> Any:
+        def watched(call: Call, *args: Any, **options: Any) -> Any:
             asked.append(call)
-            return ask(call, *args, **options)
+            return submit(call, *args, **options)
 
-        service.serving.ask = watched  # type: ignore[method-assign]
+        service.serving.submit = watched  # type: ignore[method-assign]
         sequences = [[[0.1 * i, i / 7] for i in range(length)] for length in (1, 3, 17)]
         body = {"sequences": sequences} | ({"outputs": ["attention"]} if attention else {})
         found = await service.predict(body)
@@ -280,7 +281,7 @@ async def held(
 async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_inflated() -> None:
     packed = gzip.compress(GOOD + b" " * (4 * MEBIBYTE))
     async with serving(model(manifest())) as service:
-        places = service.app.predict._large_bodies
+        places = service.app.predict.large_bodies
         for _ in range(LARGE_BODIES_AT_ONCE):
             await places.acquire()
         waiting = [asyncio.ensure_future(service.predict(packed, content_encoding="gzip")) for _ in range(20)]
@@ -297,7 +298,7 @@ async def test_a_body_that_waits_for_a_place_is_counted_as_it_was_sent_and_not_i
 @pytest.mark.parametrize("body", [PADDED, gzip.compress(PADDED)], ids=["plain", "gzip"])
 async def test_the_deadline_of_a_body_counts_while_it_waits_for_a_place(body: bytes) -> None:
     async with serving(model(manifest()), default_timeout_ms=50) as service:
-        places = service.app.predict._large_bodies
+        places = service.app.predict.large_bodies
         for _ in range(LARGE_BODIES_AT_ONCE):
             await places.acquire()
         encoding = {} if body is PADDED else {"content_encoding": "gzip"}

@@ -17,7 +17,7 @@ import trustme
 
 from lengthwise.bench.launch import free_port
 from lengthwise.connections import listener as listeners
-from lengthwise.connections.listener import TOLD, Listener, listening
+from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.errors import ConfigurationError
 from tests.support.server_process import PATIENCE_SECONDS, ServerProcess, exit_of, request, started
 
@@ -60,8 +60,8 @@ def test_silent_connections_take_neither_the_files_nor_the_handshakes_of_others(
             for _ in range(3):  # silence does not end by itself in this test
                 assert server.predict(GOOD).status_code == 200
                 assert httpx.get(f"https://localhost:{admin_port}/metrics", verify=context).status_code == 200
-            assert open_files(server) <= at_rest + 20 + 32 + 2 * TOLD + 4
-        assert "no connection can be taken" not in server.text
+            assert open_files(server) <= at_rest + 20 + 32 + 2 * REJECTED + 4
+        assert "no connection can be accepted" not in server.text
 
 
 def test_a_handshake_has_the_time_of_a_head(trusting: tuple[Path, ssl.SSLContext]) -> None:
@@ -77,7 +77,7 @@ def test_callers_past_the_most_are_told(trusting: tuple[Path, ssl.SSLContext]) -
     with started("--max-connections", "1", "--header-timeout-seconds", "600") as server:
         with silent(server.port, 1) as (first,), contextlib.ExitStack() as stack:
             first.sendall(request(GOOD)[:-1])
-            for _ in range(TOLD + 20):
+            for _ in range(REJECTED + 20):
                 wire = stack.enter_context(server.connect())
                 status, headers, _ = wire.answer()
                 assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
@@ -149,7 +149,7 @@ async def test_it_goes_on_when_there_are_files_again(
         assert await reader.read() == b"hello"
         writer.close()
         await listener.close()
-    assert caplog.text.count("no connection can be taken: Too many open files") == 2
+    assert caplog.text.count("no connection can be accepted: Too many open files") == 2
 
 
 def test_too_few_files_are_said_in_one_line() -> None:

@@ -125,9 +125,9 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
     made = metrics()
     served = made.model("m", "served", INFO)
     for number in range(1, KEPT_GONE + 4):
-        made.let_go(made.model("m", str(number), INFO))
+        made.remove(made.model("m", str(number), INFO))
         made.model("m", "2", INFO).decoded(0.001, [1])  # it comes back and goes, so it is never the longest gone
-        made.let_go(made.model("m", "2"))
+        made.remove(made.model("m", "2"))
     kept = versions(made)
     assert len(kept) == KEPT_GONE + 1
     assert {"served", "2", str(KEPT_GONE + 3)} <= set(kept)

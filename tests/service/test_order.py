@@ -165,7 +165,7 @@ async def test_empty_lines_between_known_requests_do_not_add_up(made: Net) -> No
         await line.writer.drain()
         connection = connection_of(made)
         async with asyncio.timeout(30):
-            while connection._unparsed_bytes < 2000:
+            while connection.unparsed_bytes < 2000:
                 await asyncio.sleep(0)
 
 
@@ -196,7 +196,7 @@ async def test_trailers_that_never_end_are_ended(made: Net, path: bytes, endless
     if endless == b"\r\n":
         line.writer.write(b"\r\n")  # the end: what follows are lines before the next request
     sent = 0
-    while not all(connection._reading is ENDED for connection in made.state.connections):
+    while not all(connection.state in ENDED for connection in made.state.connections):
         assert sent < 4 * MAX_HEADER_BYTES
         line.writer.write(piece)
         sent += len(piece)
@@ -253,7 +253,7 @@ async def test_a_tunnel_is_refused(made: Net, way: str) -> None:
 
 
 async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "BODY_PERIOD_SECONDS", 0.05)
     async with held() as (made, release, running):
         line = await made.line()
         body = GOOD + b" " * 300_000
@@ -262,20 +262,20 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
         line.writer.write(request("asgi", "x-request-id: second", body=body)[:-290_000])
         connection = connection_of(made)
         looks = 0
-        check = connection._check_body
+        check = connection.check_body
 
         def counted() -> None:
             nonlocal looks
             looks += 1
             check()
 
-        monkeypatch.setattr(connection, "_check_body", counted)
+        monkeypatch.setattr(connection, "check_body", counted)
         async with asyncio.timeout(30):
             while looks < 4:
                 await asyncio.sleep(0.01)
         release.set()
         assert (await line.answer())[1]["x-request-id"] == "first"
-        monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 30)
+        monkeypatch.setattr(http_connection, "BODY_PERIOD_SECONDS", 30)
         line.writer.write(body[-290_000:])
         status, headers, _ = await line.answer()
         assert (status, headers["x-request-id"]) == (200, "second")
@@ -284,7 +284,7 @@ async def test_a_body_that_waits_unread_behind_another_request_is_not_late(monke
 async def test_a_body_that_drips_behind_another_request_is_408_behind_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "BODY_PERIOD_SECONDS", 0.05)
     async with held() as (made, release, running):
         line = await made.line()
         line.writer.write(request("direct") + request("asgi")[:-5])
@@ -319,7 +319,7 @@ async def test_a_client_that_sends_no_more_before_its_answer_is_there_gets_it(wa
         line.writer.write_eof()
         await running.wait()
         async with asyncio.timeout(30):
-            while connection_of(made)._reading is not ENDED:
+            while connection_of(made).state not in ENDED:
                 await asyncio.sleep(0)
         release.set()
         assert (await line.answer())[0] == 200
@@ -494,7 +494,7 @@ async def test_a_client_that_leaves_a_small_part_unread_is_disconnected_too(
             await loop.sock_sendall(client, request("direct"))
             await asyncio.sleep(0.001)
         assert not connection.flow.write_paused  # less than what pauses
-        while connection._owes():
+        while connection.is_answering():
             await asyncio.sleep(0.001)
         connection.timeout_keep_alive = 0
         connection.timeout_keep_alive_handler()

@@ -61,7 +61,7 @@ async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None
 
 
 async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     async with served() as talk:
         reader, writer = await talk()
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc")
@@ -70,7 +70,7 @@ async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_body_that_keeps_coming_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "BODY_PERIOD_SECONDS", 0.05)
     monkeypatch.setattr(connection, "MIN_BODY_BYTES_PER_SECOND", 1)
     async with served() as talk:
         reader, writer = await talk()

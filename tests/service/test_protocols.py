@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lengthwise.bench.launch import free_port
 from lengthwise.decoding import dataset
-from lengthwise.protocols.grpc_server import SERVICE
+from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from tests.support.server_process import ServerProcess, started
 

@@ -151,7 +151,7 @@ async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: P
         for _ in range(2):
             assert (await call(service, "vowels", "unload", parameters)).status_code == 200
         assert (await service.predict(named)).status_code == 404
-        await service.serving.shelf.refresh()
+        await service.serving.registry.refresh()
         assert (await service.predict(named)).status_code == 404
         assert await index(service) == {"consonants/1": ("READY", ""), "vowels/": ("UNAVAILABLE", "unloaded")}
         assert (await service.client.get("/readyz")).status_code == 200
@@ -255,7 +255,7 @@ def changed(service: Service) -> asyncio.Event:
     async def listen() -> None:
         event.set()
 
-    service.serving.shelf.listeners.append(listen)
+    service.serving.registry.listeners.append(listen)
     return event
 
 
@@ -276,11 +276,11 @@ async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> No
         assert found.scans == 1
         found.models = (model(manifest(version=2)),)
         change = changed(service)
-        service.serving.shelf.ask()
+        service.serving.registry.ask()
         await asyncio.wait_for(change.wait(), PATIENCE_SECONDS)
         assert await version(service, SUMS) == "2"
         assert found.scans == 2
-    service.serving.shelf.ask()  # the end has come: nothing happens
+    service.serving.registry.ask()  # the end has come: nothing happens
 
 
 @pytest.mark.parametrize(
@@ -326,9 +326,9 @@ async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
 
     def look() -> None:
         looking.set()
-        with serving.shelf.stopping.ending(ended.set):
+        with serving.registry.stopping.ending(ended.set):
             assert ended.wait(PATIENCE_SECONDS)
-        serving.shelf.stopping.check()
+        serving.registry.stopping.check()
 
     async with started(serving) as service:
         found.before = look
@@ -341,7 +341,7 @@ async def test_the_end_of_the_service_ends_a_look_and_waits_for_none() -> None:
 
 
 def test_asking_before_the_start_is_no_error() -> None:
-    Serving(Settings(runners=1), Next()).shelf.ask()
+    Serving(Settings(runners=1), Next()).registry.ask()
 
 
 # What is under way
@@ -358,7 +358,7 @@ async def test_requests_are_answered_while_a_model_is_loaded() -> None:
 
         found.before = load
         found.models = (model(manifest(version=2)),)
-        reload = asyncio.create_task(service.serving.shelf.refresh())
+        reload = asyncio.create_task(service.serving.registry.refresh())
         assert await asyncio.to_thread(loading.wait, PATIENCE_SECONDS)
         assert await version(service, SUMS) == "1"
         go_on.set()
@@ -378,7 +378,7 @@ async def test_one_change_is_made_at_a_time() -> None:
             turn.release()
 
         found.before = alone
-        shelf = service.serving.shelf
+        shelf = service.serving.registry
         await asyncio.gather(*(shelf.refresh() for _ in range(10)), shelf.load("sums"), shelf.unload("sums"))
     assert at_once == [11]
 
@@ -395,7 +395,7 @@ async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_an
             while (await service.figures())[running] < 2:
                 await asyncio.sleep(0)  # a request within the process gives nobody else a turn
         found.models = (model(manifest(version=2)),)
-        await service.serving.shelf.refresh()
+        await service.serving.registry.refresh()
         assert await version(service, SUMS) == "2"
         gauges = await service.figures()
         assert gauges['lengthwise_ready{model="sums",version="1"}'] == 0
@@ -414,9 +414,11 @@ async def test_a_call_that_was_read_before_a_change_is_answered_by_the_model_it_
     async with started(Serving(Settings(runners=1), found)) as service:
         read = json_body.decode(b'{"sequences": [[[1, 2]]]}', service.serving.find, max_sequences=10)
         found.models = (model(manifest(version=2)),)
-        await service.serving.shelf.refresh()
-        request = service.serving.ask(read, arrived=float("inf"), finish=lambda answers, _: read.model.manifest.key)
-        assert await request.future == "sums/1"
+        await service.serving.registry.refresh()
+        pending = service.serving.submit(
+            read, [item.steps for item in read.items], lambda results, _: read.model.manifest.key, arrived=float("inf")
+        )
+        assert await pending.future == "sums/1"
         assert len(service.serving.batcher.queues) == 1
 
 
@@ -436,7 +438,7 @@ async def test_the_memory_of_a_model_is_freed_with_its_last_request(folder: Path
         if change == "unloaded":
             await call(service, "vowels", "unload")
         else:
-            await service.serving.shelf.refresh()
+            await service.serving.registry.refresh()
         await asyncio.wait_for(gone.wait(), PATIENCE_SECONDS)
         assert watch() is None
 
@@ -448,7 +450,7 @@ async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
     async with served_from(folder) as service:
         assert await version(service) == "1"
         place(folder, made={"note": "again"})
-        await service.serving.shelf.refresh()
+        await service.serving.registry.refresh()
         assert await version(service) == "1"
         figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 2
@@ -533,7 +535,7 @@ async def test_nothing_is_lost_while_versions_come_break_change_and_go(
                 assert (await call(service, "vowels", "unload")).status_code == 200
                 loaded = await call(service, "vowels", "load")
                 assert loaded.status_code in (200, 400), loaded.text  # 400 where the highest version is a broken one
-            await service.serving.shelf.refresh()
+            await service.serving.registry.refresh()
             found = service.serving.repository
             assert present[-1] in found.models.get("vowels", {}), (kind, present, sorted(found.states), found)
         end.set()

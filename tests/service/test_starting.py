@@ -199,7 +199,7 @@ async def test_a_reload_serves_what_is_new_and_good_while_another_is_judged(fold
         place(folder, "aaa")
         place(folder, version=2)
         place(folder, "new")
-        reload = asyncio.create_task(service.serving.shelf.refresh())
+        reload = asyncio.create_task(service.serving.registry.refresh())
         await until(lambda: keys(service) == ["new/1", "vowels/2"])
         assert await predict(service) == (200, "2")  # what is unnamed changes only when the look is over
         assert (await predict(service, model="none"))[0] == 404
@@ -219,7 +219,7 @@ async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(fo
         (folder / "vowels").rename(folder.parent / "aside")
         place(folder, "new")
         place(folder, "zzz")
-        reload = asyncio.create_task(service.serving.shelf.refresh())
+        reload = asyncio.create_task(service.serving.registry.refresh())
         await until(lambda: "new/1" in keys(service))
         answer = await service.predict({"sequences": SEQUENCES})
         assert (answer.status_code, answer.json()["model"]) == (200, "vowels")
@@ -234,7 +234,7 @@ async def test_a_look_that_nobody_waits_for_any_more_publishes_nothing(folder: P
     async with starting(folder, judge) as (service, start):
         await start
         place(folder, "aaa")
-        reload = asyncio.create_task(service.serving.shelf.refresh())
+        reload = asyncio.create_task(service.serving.registry.refresh())
         await until(lambda: "aaa/1" in judge.begun)
         reload.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -265,7 +265,7 @@ async def test_a_look_that_fails_half_way_keeps_what_it_published(
         monkeypatch.setattr(scan, "directory_state", fails)
         monkeypatch.setattr(scan, "SLOW_SECONDS", PATIENCE_SECONDS)
         with pytest.raises(Exception, match="could not be looked through"):
-            await service.serving.shelf.refresh()
+            await service.serving.registry.refresh()
         assert (await service.client.get("/readyz")).status_code == 200
         assert await predict(service) == (200, "1")
 

@@ -142,7 +142,7 @@ async def test_a_model_may_have_the_name_of_what_is_asked() -> None:
 async def test_what_is_served_no_more_is_told_no_more() -> None:
     async with serving(model(manifest())) as service:
         await service.predict(ONE)
-        await service.serving.shelf.unload("sums")
+        await service.serving.registry.unload("sums")
         assert await stats(service, "/v2/models/stats") == []
         assert (await service.client.get("/v2/models/sums/stats")).status_code == 503
 
@@ -163,7 +163,7 @@ def test_a_sum_that_lies_a_rounding_below_another_is_not_below_nothing() -> None
     for _ in range(10):
         metrics.request(200, 0.1, stages=(0.0, 0.1))
     metrics.request_seconds.total -= 1e-9
-    served: Any = type("Served", (), {"manifest": manifest(), "metrics": metrics})
+    served: Any = type("ServedModel", (), {"manifest": manifest(), "metrics": metrics})
     made: Any = type("Serving", (), {"served": [served]})
     (found,) = statistics.of(made, None, None)["model_stats"]
     assert found["inference_stats"]["fail"] == {"count": 0, "ns": 0}

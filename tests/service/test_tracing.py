@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lengthwise.batching.batcher import Batcher
 from lengthwise.errors import ConfigurationError
-from lengthwise.http.server import wanted_tracer
+from lengthwise.http.server import configured_tracer
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.model import Model
 from lengthwise.settings import traces_exporter
@@ -331,7 +331,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes
 
 
 def test_a_collector_gets_the_spans_over_http(collector: list[tuple[str, bytes]]) -> None:
-    tracer = wanted_tracer()
+    tracer = configured_tracer()
     assert tracer is not None
     trace = tracer.begin("POST /predict", {}, 0.0)
     assert trace is not None
@@ -352,11 +352,11 @@ def test_a_server_sends_the_spans_of_its_last_calls_before_it_ends(collector: li
 
 
 def test_a_process_without_the_variables_traces_nothing() -> None:
-    assert wanted_tracer() is None
+    assert configured_tracer() is None
 
 
 def test_traces_without_opentelemetry_are_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setitem(sys.modules, "lengthwise.telemetry.tracing", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lengthwise\[tracing\]'"):
-        wanted_tracer()
+        configured_tracer()

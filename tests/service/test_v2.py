@@ -470,7 +470,7 @@ def test_no_body_whatever_raises_anything_but_a_refusal(body: Any, octets: bytes
             max_sequences = 4
 
         def find(self, name: str | None, version: str | None) -> Any:
-            return type("Served", (), {"manifest": one})
+            return type("ServedModel", (), {"manifest": one})
 
     serving: Any = Bare()
     headers = {b"inference-header-content-length": str(max(0, len(text) + cut)).encode()}

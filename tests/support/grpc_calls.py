@@ -11,7 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from lengthwise.protocols.grpc_server import SERVICE, GrpcServer
+from lengthwise.protocols.grpc_infer import SERVICE
+from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.repository.model import Model
 from tests.support.numpy_models import Service, serving

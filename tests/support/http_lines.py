@@ -13,9 +13,9 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from lengthwise.http.connection import BoundedProtocol
-from lengthwise.http.fast_path import ShortcutProtocol
-from lengthwise.http.fast_request import DirectPath
+from lengthwise.http.connection import BoundedConnection
+from lengthwise.http.fast_path import FastConnection
+from lengthwise.http.fast_request import FastPath
 from lengthwise.padding import PaddedBatch
 from tests.support.numpy_models import Service, manifest, model, serving
 
@@ -69,8 +69,10 @@ async def net(service: Service, *, direct: bool = True) -> AsyncIterator[Net]:
     """The service behind a socket, with the way past ASGI or without."""
     made = Net(service)
     bounds: dict[str, Any] = {"header_timeout_seconds": 20, "max_connections": 100}
-    taken = DirectPath(service.app.predict, b"/predict")
-    bounded: Any = partial(ShortcutProtocol, shortcut=taken, **bounds) if direct else partial(BoundedProtocol, **bounds)
+    taken = FastPath(service.app.predict, b"/predict")
+    bounded: Any = (
+        partial(FastConnection, fast_path=taken, **bounds) if direct else partial(BoundedConnection, **bounds)
+    )
     config = uvicorn.Config(
         made.asgi, http=bounded, interface="asgi3", lifespan="off", log_config=None, ws="none", server_header=False
     )

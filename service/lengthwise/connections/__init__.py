@@ -1,1 +1,1 @@
-"""Sockets, whatever protocol they carry: taken, bounded, secured and closed."""
+"""Connections, whatever protocol they carry: accepted, limited, secured and closed."""

@@ -1,10 +1,10 @@
-"""How a connection ends, so that what was written arrives.
+"""How a connection ends without losing what was written.
 
-A socket that is closed over bytes that nobody has read is reset by the kernel, and a reset may overtake the answer that
-was written before it. So a connection is closed in two steps (RFC 9112, 9.6): the server says that it writes no more,
-then it reads on, and drops what it reads, until the client has ended its side too or a bound is reached.
+When a socket is closed while it has unread bytes, the kernel resets the connection, and the reset may overtake the
+answer that was written before it. So a connection is closed in two steps (RFC 9112, 9.6): the server ends its side,
+then it reads on, and drops what it reads, until the client has ended its side too or a limit is reached.
 
-TLS does the same by itself, with its own words for the end; a connection over it is left as it is.
+TLS has its own messages for this; a connection over it is closed as usual.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import asyncio
 from typing import Any, Final, cast
 
 LINGER_SECONDS: Final = 2.0
-"""How long a client may take to end its side, when all that was written has left."""
+"""How long a client may take to end its side, once everything written was sent."""
 LINGER_BYTES: Final = 16 * 1024 * 1024
-"""How much of what it still sends is read and dropped: a body that was refused by its head is mostly on its way."""
+"""How much of what it still sends is read and dropped: a body that was refused by its headers is mostly on its way."""
 
 
 def gently(transport: asyncio.Transport) -> asyncio.Transport:
@@ -24,12 +24,12 @@ def gently(transport: asyncio.Transport) -> asyncio.Transport:
 
 
 class _Gentle(asyncio.Transport):
-    """A transport that closes in two steps, and is another's in everything else.
+    """A transport that closes in two steps, and forwards everything else to another one.
 
-    What is called for each request is the other's own method, so that it costs nothing.
+    Methods that are called for each request are the other one's own, so that forwarding costs nothing.
 
     Args:
-        transport: The other.
+        transport: The other one.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -40,7 +40,7 @@ class _Gentle(asyncio.Transport):
             setattr(self, name, getattr(transport, name))
 
     def close(self) -> None:
-        """Ends the connection when what was written has left and the client has ended its side, or is too slow."""
+        """Ends the connection once everything written was sent and the client has ended its side, or is too slow."""
         transport = self._transport
         if self._ending or transport.is_closing():
             return
@@ -61,7 +61,7 @@ class _Gentle(asyncio.Transport):
         return self._transport.get_protocol()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Gives it to another."""
+        """Gives it to another protocol."""
         self._transport.set_protocol(protocol)
 
     def is_reading(self) -> bool:
@@ -77,11 +77,11 @@ class _Gentle(asyncio.Transport):
         self._transport.write_eof()
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that were written and have not left."""
+        """Bytes that were written and not sent yet."""
         return self._transport.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Where the protocol is told to pause and to go on."""
+        """The buffer sizes at which the protocol pauses and resumes writing."""
         return self._transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -90,11 +90,11 @@ class _Gentle(asyncio.Transport):
 
 
 class _Lingering(asyncio.Protocol):
-    """Stands in for a connection's protocol between the two steps.
+    """The protocol of a connection between the two steps.
 
     Args:
-        transport: Of the connection; its side that writes is ended.
-        protocol: Told of everything but of what is read.
+        transport: The connection's; its writing side has ended.
+        protocol: The connection's own; gets every event but the bytes.
     """
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
@@ -104,7 +104,7 @@ class _Lingering(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._is_late)
 
     def data_received(self, data: bytes) -> None:
-        """Drops it."""
+        """Drops the bytes."""
         self._read += len(data)
         if self._read > LINGER_BYTES:
             self._transport.close()
@@ -121,19 +121,19 @@ class _Lingering(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """The connection has ended."""
         self._timer.cancel()
         self._protocol.connection_lost(exc)
 
     def _is_late(self) -> None:
-        if self._transport.get_write_buffer_size():  # how long that may take is not for this module to say
+        if self._transport.get_write_buffer_size():  # how long that may take is for `unread`
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._is_late)
         else:
             self._transport.close()
 
 
 def _nothing(*_: Any) -> None:
-    """What a transport that ends does when it is told to write or to read."""
+    """Replaces writing and reading on a transport that is ending."""
 
 
 def _yes() -> bool:

@@ -1,12 +1,12 @@
-"""The end of a server's connections: each gets its answer, or is told, and none that owes nothing holds the exit.
+"""The end of a server's connections: each gets its answer or a refusal, and idle ones do not delay the exit.
 
 | a connection | while the server drains |
 |---|---|
-| is owed an answer | keeps its place until the drain ends; then it is told 503 |
-| is new, and has said nothing yet | is closed after `NEW_SECONDS`: whoever connects has something to say |
-| is kept alive, and says nothing | is closed after `QUIET_SECONDS`: a busy client asks again sooner, and is told |
-| does not read what was written | is cut off when nothing of it has left for `UNREAD_SECONDS` |
-| has been told everything | has `PARTING_SECONDS` to end its own side |
+| waits for an answer | stays open until the drain ends; then it gets 503 |
+| is new, and has sent nothing yet | is closed after `NEW_SECONDS`: a client that connects is about to send a request |
+| is kept alive, and sends nothing | is closed after `QUIET_SECONDS`: a busy client sends sooner, and is answered |
+| does not read what was written | is aborted when nothing of that was sent for `UNREAD_SECONDS` |
+| was closed by the server | has `PARTING_SECONDS` to end its own side |
 
 No time is longer than what is left of the drain.
 """
@@ -23,56 +23,56 @@ QUIET_SECONDS: Final = 2.0
 UNREAD_SECONDS: Final = 2.0
 PARTING_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.02
-"""How often it is looked at: that a client reads, and that a request is arriving, is told by no event."""
+"""How often connections are checked: no event reports that a client reads, or that a request is arriving."""
 
 
-class Connection(Protocol):
-    """What is asked of a connection."""
+class DrainedConnection(Protocol):
+    """What draining needs to know of a connection."""
 
     transport: asyncio.Transport
     cycle: Any
-    """The last request and its answer; None where nothing was asked yet."""
+    """The last request and its answer; None before the first request."""
 
     @property
     def owes(self) -> bool:
         """Whether a request has begun here that has no answer yet."""
 
     def end_unfinished(self) -> None:
-        """Tells whoever has not said all of a request that the server ends."""
+        """Tells a client that has not sent its whole request that the server ends."""
 
 
-class Draining:
-    """Waits for connections, and ends those that nothing is owed to.
+class ConnectionDrain:
+    """Waits for connections, and closes those that wait for no answer.
 
     Args:
-        connections: Those of a server, as they come and go.
-        pending: How many are on their way to be one of them.
+        connections: A server's; the collection changes as they come and go.
+        pending: How many were accepted and are not among them yet.
         clock: Seconds.
     """
 
     def __init__(
-        self, connections: Collection[Connection], pending: Callable[[], int], clock: Callable[[], float]
+        self, connections: Collection[DrainedConnection], pending: Callable[[], int], clock: Callable[[], float]
     ) -> None:
         self._connections = connections
         self._pending = pending
         self._clock = clock
-        self._since: dict[Connection, tuple[tuple[bool, bool, int], float]] = {}
+        self._since: dict[DrainedConnection, tuple[tuple[bool, bool, int], float]] = {}
 
-    async def wait(self, *, until: float, only: Collection[Connection] | None = None) -> None:
-        """Waits until the connections are gone.
+    async def wait(self, *, until: float, only: Collection[DrainedConnection] | None = None) -> None:
+        """Waits until the connections have ended.
 
         Args:
-            until: When to wait no longer, on the clock.
-            only: Wait for these, and for no others.
+            until: When to stop waiting, on the clock.
+            only: Wait for these only.
         """
         while self._clock() < until:
-            left = self._look()
+            left = self._close_idle()
             if not (left or self._pending() if only is None else left.intersection(only)):
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def tell(self) -> None:
-        """Tells those that are left that the server ends."""
+    def refuse(self) -> None:
+        """Refuses the unfinished requests that are left, and closes the other connections."""
         for connection in list(self._connections):
             if connection.owes:
                 connection.end_unfinished()
@@ -80,16 +80,16 @@ class Draining:
                 connection.transport.close()
 
     def abort(self) -> None:
-        """Cuts off those that are left."""
+        """Aborts the connections that are left."""
         for connection in list(self._connections):
             connection.transport.abort()
 
-    def _look(self) -> set[Connection]:
-        """Ends those that have had their time; returns those that are left."""
+    def _close_idle(self) -> set[DrainedConnection]:
+        """Closes those whose time is over; returns those that are left."""
         now = self._clock()
-        there = set(self._connections)
-        self._since = {connection: since for connection, since in self._since.items() if connection in there}
-        for connection in there:
+        left = set(self._connections)
+        self._since = {connection: since for connection, since in self._since.items() if connection in left}
+        for connection in left:
             transport = connection.transport
             owes, closing, unsent = connection.owes, transport.is_closing(), transport.get_write_buffer_size()
             state = (owes, closing, unsent)
@@ -101,11 +101,11 @@ class Draining:
                     transport.abort()
             elif not owes and now - since > _silence(connection) and not _arriving(transport):
                 transport.close()
-        return there
+        return left
 
 
-def _silence(connection: Connection) -> float:
-    """How long a connection may say nothing."""
+def _silence(connection: DrainedConnection) -> float:
+    """How long a connection may send nothing."""
     return NEW_SECONDS if connection.cycle is None else QUIET_SECONDS
 
 

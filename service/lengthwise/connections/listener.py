@@ -1,14 +1,14 @@
-"""A listening socket: takes connections, and bounds and counts them from the moment that the kernel hands them over.
+"""A listening socket: accepts connections, and limits and counts them from the moment that they are accepted.
 
 ```
 accept ──> pending: the TLS handshake, within handshake_seconds ──> connection: its protocol counts it
-   └> too many: the oldest handshake makes room, or the newcomer is told 503
+   └> too many: the oldest handshake is ended, or the new connection gets 503
 ```
 
-A caller who connects and says nothing holds a place for the time of a handshake, and only until somebody else wants it:
-an honest handshake takes milliseconds, so it is the silent ones that are the oldest.
+A client that connects and sends nothing occupies a place for the time of a handshake, and only until another client
+needs it: an honest handshake takes milliseconds, so the oldest ones are those of silent clients.
 
-At the end nothing that was on its way in is cut off; see `Listener.close`.
+Connections that are being opened when the server ends are not reset; see `Listener.close`.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from lengthwise.errors import ConfigurationError
 log = logging.getLogger("lengthwise.listener")
 
 BACKLOG: Final = 2048
-"""Connections that the kernel keeps until they are taken."""
-TOLD: Final = 16
-"""Connections past the most that are taken only to be told so."""
+"""Connections that the kernel keeps until they are accepted."""
+REJECTED: Final = 16
+"""Connections above the limit that are accepted only to be rejected."""
 _A_TURN: Final = 32
-"""Connections taken before others have their turn."""
+"""Connections accepted in one turn of the event loop."""
 _NO_FILES_SECONDS: Final = 0.5
-"""How long none is taken when there are no files left for them."""
+"""How long none is accepted when the process has no file descriptors left."""
 _ARRIVING_SECONDS: Final = 0.1
-"""How long a connection may need from its first packet to its last before it can be taken."""
+"""How long a connection may take to be established, from its first packet."""
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 
 class Listener:
-    """Takes connections, and gives each a protocol.
+    """Accepts connections, and gives each a protocol.
 
     Args:
         listening: The socket.
-        most: Most connections at once; some more are taken to be told.
+        most: Most connections at once; some more are accepted to be rejected.
         tls: For HTTPS.
-        handshake_seconds: Longest that a TLS handshake may take.
+        handshake_seconds: How long a TLS handshake may take.
     """
 
     def __init__(
@@ -66,71 +66,73 @@ class Listener:
 
     @property
     def pending(self) -> int:
-        """Connections that were taken and have no protocol yet."""
+        """Connections that were accepted and have no protocol yet."""
         return len(self._pending)
 
     @property
     def _full(self) -> bool:
-        return len(self._connections) + len(self._pending) >= self._most + TOLD
+        return len(self._connections) + len(self._pending) >= self._most + REJECTED
 
     def start(self, make: Callable[[], asyncio.Protocol], connections: Collection[object]) -> None:
-        """Takes connections from now on, on the running event loop.
+        """Accepts connections from now on, on the running event loop.
 
         Args:
-            make: Makes the protocol of one.
-            connections: Those that have one, kept by the protocols.
+            make: Makes the protocol of a connection.
+            connections: Those that have one; the protocols keep this collection.
         """
         self._make, self._connections = make, connections
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self._take_some, self._loop)
+        self._loop.add_reader(self._socket, self._accept_some, self._loop)
 
     async def close(self) -> None:
-        """Takes what is on its way in, and then no more.
+        """Accepts the connections that are being opened, and then no more.
 
-        A connection that the kernel has begun and nobody has taken is reset when the socket is closed. So first the
-        kernel is told to begin no new ones: whoever wants to connect is neither let in nor refused, asks again a second
-        later and is refused then. Those that had begun are taken as they come.
+        When the socket is closed, the kernel resets the connections that it has begun and that were not accepted. So
+        first the kernel is set to begin no new ones: a client that tries gets no reply, tries again a second later and
+        is refused then. Those that had begun are accepted.
         """
         if self._loop is None:
             self._socket.close()
             return
-        with suppress(OSError):  # elsewhere than on Linux the time between the last look and the end stays
-            _begin_no_more(self._socket)
+        with suppress(
+            OSError
+        ):  # other systems cannot: there a connection may be reset in the time between the last accept and the close
+            _ignore_new_connections(self._socket)
             await asyncio.sleep(_ARRIVING_SECONDS)
         self._loop.remove_reader(self._socket)
-        while self._take(self._loop):
+        while self._accept(self._loop):
             pass
         self._socket.close()
         self._loop = None
 
-    def _take_some(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _accept_some(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_A_TURN):
-            if not self._take(loop) or (self._tls is not None and self._full):
-                return  # where one took another's place, the other's file is closed only in the turns to come
+            if not self._accept(loop) or (self._tls is not None and self._full):
+                return  # where one replaced another, the file of that is closed only in a later turn
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Takes a connection; whether there may be another."""
+    def _accept(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Accepts a connection; returns whether there may be another."""
         try:
-            taken, _ = self._socket.accept()
+            accepted, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionError:  # it has left again
+        except ConnectionError:  # the client has left again
             return True
         except OSError as error:
-            log.error("no connection can be taken: %s", error.strerror)
+            log.error("no connection can be accepted: %s", error.strerror)
             loop.remove_reader(self._socket)
             loop.call_later(_NO_FILES_SECONDS, self._go_on, loop)
             return False
         if self._full and not self._make_room():
-            self._turn_away(taken)
+            self._reject(accepted)
             return True
-        taken.setblocking(False)
-        self._pending[taken] = loop.create_task(self._welcome(loop, taken))
+        accepted.setblocking(False)
+        self._pending[accepted] = loop.create_task(self._set_up(loop, accepted))
         return True
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
-            loop.add_reader(self._socket, self._take_some, loop)
+            loop.add_reader(self._socket, self._accept_some, loop)
 
     def _make_room(self) -> bool:
         """Ends the oldest handshake; whether there was one."""
@@ -142,44 +144,44 @@ class Listener:
             oldest.shutdown(socket.SHUT_RDWR)
         return True
 
-    def _turn_away(self, taken: socket.socket) -> None:
-        """Tells a caller that there are too many, and ends the connection."""
-        with taken, suppress(OSError):
-            taken.setblocking(False)
+    def _reject(self, accepted: socket.socket) -> None:
+        """Tells a client that there are too many connections, and ends this one."""
+        with accepted, suppress(OSError):
+            accepted.setblocking(False)
             if self._tls is None:
-                taken.send(_FULL)
-            taken.shutdown(socket.SHUT_WR)
-            taken.recv(65_536)  # what was said already: closed over it, the connection would be reset
+                accepted.send(_FULL)
+            accepted.shutdown(socket.SHUT_WR)
+            accepted.recv(65_536)  # what was sent already: with unread bytes the connection would be reset
 
-    async def _welcome(self, loop: asyncio.AbstractEventLoop, taken: socket.socket) -> None:
-        """Makes a protocol's connection of one that was taken."""
+    async def _set_up(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
+        """Gives an accepted connection its protocol, after the TLS handshake where there is one."""
 
         def arrived(transport: asyncio.Transport) -> None:
-            self._pending.pop(taken, None)
+            self._pending.pop(accepted, None)
             protocol = self._make()
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
 
         try:
-            await loop.connect_accepted_socket(lambda: _Arrival(arrived), taken, ssl=self._tls, **self._bounds)
-        except OSError as error:  # also whatever is wrong with a handshake
+            await loop.connect_accepted_socket(lambda: _Arrival(arrived), accepted, ssl=self._tls, **self._bounds)
+        except OSError as error:  # an error of the handshake is one too
             log.debug("a connection ended before its first request: %s", error)
         finally:
-            self._pending.pop(taken, None)
+            self._pending.pop(accepted, None)
 
 
 class _Arrival(asyncio.Protocol):
-    """Stands where a connection's protocol will be, until there is a connection.
+    """The first protocol of a connection: replaced by the real one once the handshake is over.
 
     Args:
-        arrived: Told of it.
+        arrived: Called with the connection then.
     """
 
     def __init__(self, arrived: Callable[[asyncio.Transport], None]) -> None:
         self._arrived = arrived
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there."""
+        """The handshake is over."""
         self._arrived(cast("asyncio.Transport", transport))
 
 
@@ -218,11 +220,11 @@ def _what_helps(error: OSError, option: str) -> str:
     return f"another {option} may be free"
 
 
-def _begin_no_more(listener: socket.socket) -> None:
-    """Has the kernel drop every packet that asks for a new connection.
+def _ignore_new_connections(listener: socket.socket) -> None:
+    """Lets the kernel drop every packet that opens a new connection.
 
-    It is a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: those with SYN set
-    are dropped, all others pass. Whoever is dropped asks again after a second.
+    It is a packet filter (`man 7 socket`, SO_ATTACH_FILTER) of four instructions on the TCP header: packets with SYN
+    set are dropped, all others pass. A client whose packet is dropped sends it again after a second.
 
     Raises:
         OSError: This system has no such filters.

@@ -1,4 +1,4 @@
-"""The certificates of HTTPS, read once, before anything listens; whatever is wrong is said of its file."""
+"""The certificates of HTTPS, read once, before the server listens. Error messages name the file that is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lengthwise.settings import Settings, flag
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
-    """What HTTPS needs of the options; None where plain HTTP is served.
+    """The TLS context of the options; None where plain HTTP is served.
 
     Raises:
         ConfigurationError: A file cannot be read, or does not hold what it should.
@@ -22,21 +22,21 @@ def context(settings: Settings) -> ssl.SSLContext | None:
     for option, path in (("tls_cert_file", certificate), ("tls_key_file", key), ("tls_client_ca_file", authorities)):
         if path is not None:
             _check_readable(option, path)
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     files = f"{flag('tls_cert_file')} {certificate}" + ("" if key is None else f" and {flag('tls_key_file')} {key}")
     try:
-        made.load_cert_chain(certificate, key, password=lambda: _refuse_encrypted(key or certificate))
+        tls.load_cert_chain(certificate, key, password=lambda: _refuse_encrypted(key or certificate))
     except ssl.SSLError as error:
-        raise ConfigurationError(f"{files}: no certificate with its private key, in PEM ({_said(error)})") from error
+        raise ConfigurationError(f"{files}: no certificate with its private key, in PEM ({_reason(error)})") from error
     if authorities is not None:
         try:
-            made.load_verify_locations(authorities)
+            tls.load_verify_locations(authorities)
         except ssl.SSLError as error:
             raise ConfigurationError(
-                f"{flag('tls_client_ca_file')} {authorities}: no certificates in PEM ({_said(error)})"
+                f"{flag('tls_client_ca_file')} {authorities}: no certificates in PEM ({_reason(error)})"
             ) from error
-        made.verify_mode = ssl.CERT_REQUIRED
-    return made
+        tls.verify_mode = ssl.CERT_REQUIRED
+    return tls
 
 
 def _check_readable(option: str, path: Path) -> None:
@@ -50,6 +50,6 @@ def _refuse_encrypted(path: Path) -> NoReturn:
     raise ConfigurationError(f"the private key in {path} is encrypted: nobody is there to type its password")
 
 
-def _said(error: ssl.SSLError) -> str:
+def _reason(error: ssl.SSLError) -> str:
     """OpenSSL's reason, in words."""
     return (error.reason or "unreadable").replace("_", " ").lower()

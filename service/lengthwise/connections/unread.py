@@ -1,8 +1,8 @@
-"""How long bytes may stay unread: a client that does not take its answers is cut off.
+"""How long answers may stay unread: a client that does not read its answers is disconnected.
 
-What was written stays in memory, and its connection in its place, until the client has taken it. A client gets a
-bounded time, and every kibibyte that it takes gives it back a second; so one that reads slowly keeps its connection,
-and one that does not read loses it. What the kernel holds counts as not taken, where the system tells.
+What was written stays in memory, and its connection open, until the client has read it. A client gets a limited time,
+and every kibibyte that it reads adds a second; so one that reads slowly keeps its connection, and one that does not
+read loses it. Bytes in the kernel's buffer count as unread, where the system reports them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final
 try:
     from fcntl import ioctl
     from termios import TIOCOUTQ
-except ImportError:  # no such call here: what the kernel took counts as taken
+except ImportError:  # no such call on this system: bytes in the kernel count as read
     ioctl = None  # type: ignore[assignment]
 
 MIN_READ_BYTES_PER_SECOND: Final = 1024
 PATIENCE_SECONDS: Final = 20.0
-"""The longest that a client may take nothing at all."""
+"""How long a client may read nothing at all."""
 _LOOKS: Final = 4
-"""How often it is looked at in that time."""
+"""How many times it is checked in that time."""
 
 
 def unread_bytes(transport: asyncio.Transport) -> int:
-    """What was written and not taken: in the transport, and in the kernel where that can be asked."""
+    """Bytes that were written and not read: in the transport, and in the kernel where the system reports that."""
     size = transport.get_write_buffer_size()
     connection = transport.get_extra_info("socket")
     if connection is None or ioctl is None:
@@ -40,10 +40,10 @@ def unread_bytes(transport: asyncio.Transport) -> int:
 
 
 class UnreadWatch:
-    """Watches one connection that has unread bytes, and calls back once its client took too little for too long.
+    """Watches one connection that has unread bytes, and calls back when its client reads too slowly.
 
     Args:
-        loop: Where it runs.
+        loop: Runs the timer.
         transport: The connection's.
         too_slow: Called once.
     """
@@ -59,7 +59,7 @@ class UnreadWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, patience_seconds: float) -> None:
-        """Watches from now on; one that watches already goes on."""
+        """Watches from now on; does nothing if it watches already."""
         if self._timer is not None:
             return
         self._patience = self._left = patience_seconds
@@ -74,10 +74,10 @@ class UnreadWatch:
 
     def _look(self) -> None:
         unread = unread_bytes(self._transport)
-        taken = max(0, self._unread - unread)
+        read = max(0, self._unread - unread)
         self._unread = unread
         period = self._patience / _LOOKS
-        self._left = min(self._patience, self._left + taken / MIN_READ_BYTES_PER_SECOND) - period
+        self._left = min(self._patience, self._left + read / MIN_READ_BYTES_PER_SECOND) - period
         if self._left > 0:
             self._timer = self._loop.call_later(period, self._look)
         else:

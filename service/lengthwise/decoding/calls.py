@@ -19,7 +19,7 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from lengthwise.serving import Served
+    from lengthwise.serving import ServedModel
 
 MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
@@ -32,7 +32,7 @@ MOST_PROBLEMS = 100_000
 """Reading a body stops at this number of problems; to count them takes no longer than to parse the body."""
 
 
-Find: TypeAlias = "Callable[[str | None, str | None], Served]"
+Find: TypeAlias = "Callable[[str | None, str | None], ServedModel]"
 """Finds the model of a name and a version, None for the default; raises `RequestError` where there is none."""
 
 
@@ -193,7 +193,7 @@ class Call(NamedTuple):
         beside_bytes: What the items hold in memory besides their own steps, if these are views of a larger array.
     """
 
-    model: Served
+    model: ServedModel
     items: Sequence[Item]
     attention: bool = False
     timeout_ms: float | None = None

@@ -1,7 +1,7 @@
 """The HTTP application: routes, the lifespan that starts and drains the service, and one handler for every error.
 
-`POST /predict` carries the load, so it is answered before the router: `PredictFirst` hands it straight to the endpoint.
-The same endpoint is an ordinary route too, which is where `/docs` and every other caller find it.
+Most requests are `POST /predict`, so it is answered before the router: `PredictFirst` calls the endpoint directly. The
+same endpoint is an ordinary route too, for the middleware that other origins need.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lengthwise.errors import ConfigurationError, RequestError, how_to_install
 from lengthwise.http import health, pages
-from lengthwise.http.auth import OPEN, Gate
+from lengthwise.http.auth import OPEN, KeyRequired
 from lengthwise.protocols import documents, kserve, kserve_documents, problems, v1, v2
 from lengthwise.protocols.body import headers_of
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.predict import Predict
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lengthwise.app")
 
-ASKED_HEADERS: Final = (
+REQUEST_HEADERS: Final = (
     "authorization",
     "content-encoding",
     "content-type",
@@ -47,26 +48,26 @@ ASKED_HEADERS: Final = (
     "x-lengthwise-shape",
     "x-request-id",
 )
-"""What a page of another origin may send."""
-ANSWERED_HEADERS: Final = (
+"""Headers that a page of another origin may send."""
+RESPONSE_HEADERS: Final = (
     "inference-header-content-length",
     "retry-after",
     "server-timing",
     "x-lengthwise-shape",
     "x-request-id",
 )
-"""What it may read."""
+"""Headers that it may read."""
 
 
 def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | None = None) -> PredictFirst:
     """The application around a service that its lifespan starts and drains.
 
     Args:
-        serving: The service. It loads its models while the application answers already: 503, until it is ready.
-        on_failure: Told when it cannot be started; without it, the failure is only logged.
+        serving: The service. It loads its models while the application already answers, with 503 until it is ready.
+        on_failure: Called if it cannot be started; without it, the failure is only logged.
 
     Raises:
-        ConfigurationError: gRPC is wanted, and not installed.
+        ConfigurationError: gRPC is switched on, and not installed.
     """
 
     @asynccontextmanager
@@ -85,16 +86,16 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
     async def start() -> None:
         if rpc is not None and settings.grpc_port is not None:
             await rpc.start(settings.host, settings.grpc_port)
-            serving.shelf.listeners.append(rpc.tell)
+            serving.registry.listeners.append(rpc.report_health)
         await serving.start()
         if serving.ready:
-            log.info("try it: /docs has the calls, with examples of these models; GET / says what else there is")
+            log.info("try it: /docs has the calls, with examples of these models; GET / lists the other paths")
         if rpc is not None:
-            await rpc.tell()
+            await rpc.report_health()
 
     def started(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not serving.batcher.draining:  # else it was told to end before it had started
+        if error is not None and not serving.batcher.draining:  # else it ended before it had started
             log.error("the service cannot start: %s", error)
             if on_failure is not None:
                 on_failure(error)
@@ -112,19 +113,19 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         redoc_url=None,
     )
     predict = Predict(serving, large_bodies)
-    app.router.routes.append(Route("/", _signpost(settings), include_in_schema=False))
-    app.router.routes.append(Route("/predict", predict, methods=["POST"], include_in_schema=False))
+    app.router.routes.append(Route("/", _index(settings), include_in_schema=False))
+    app.router.routes.append(Route("/predict", OverAsgi(predict), methods=["POST"], include_in_schema=False))
     app.router.routes += v1.routes(serving, large_bodies) + v2.routes(serving, large_bodies)
     app.router.routes += pages.routes("/openapi.json", pages.folder())
 
     app.include_router(health.probes(serving))
     if settings.admin_port is None:
-        app.include_router(health.figures(serving))
+        app.include_router(health.state(serving))
         app.router.routes += v2.admin_routes(serving)
     _answer_errors(app, "GET / says what is where")
 
     def openapi() -> dict[str, Any]:
-        # Made at each call: its examples are of the models that are served now.
+        # Made for each call: its examples are of the models that are served now.
         schema = get_openapi(
             title=app.title, summary=app.summary, version=app.version, routes=app.routes, tags=app.openapi_tags
         )
@@ -134,53 +135,53 @@ def make_app(serving: Serving, *, on_failure: Callable[[BaseException], None] | 
         return schema if serving.keys is None else documents.with_keys(schema, OPEN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
-    return PredictFirst(_across_origins(_gated(app, serving), settings), predict, serving)
+    return PredictFirst(_across_origins(_with_keys(app, serving), settings), predict, serving)
 
 
 def make_admin_app(serving: Serving) -> ASGIApp:
-    """What the admin port answers: the probes too, the figures and the admin calls only there."""
+    """The application of the admin port: the probes, and the metrics and admin calls, which are only there."""
     app = FastAPI(title="Lengthwise", openapi_url=None, redirect_slashes=False)
     app.include_router(health.probes(serving))
-    app.include_router(health.figures(serving))
+    app.include_router(health.state(serving))
     app.router.routes += v2.admin_routes(serving)
     _answer_errors(app, "the admin port has /metrics, /healthz, /livez, /readyz, load and unload")
-    return _gated(app, serving)
+    return _with_keys(app, serving)
 
 
-def _signpost(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """What `GET /` answers: where to go from there; a page where a browser asks."""
+def _index(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """The answer of `GET /`: the paths that there are; for a browser as a page."""
     places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
     if settings.admin_port is None:
         places["health"] = "/healthz"
 
-    async def signpost(request: Request) -> Response:
+    async def index(request: Request) -> Response:
         if pages.wanted(request.scope):
             return pages.front(request.scope.get("root_path", ""), places)
         return _json({"service": "lengthwise", **places}, headers={"vary": "accept"})
 
-    return signpost
+    return index
 
 
-def _gated(app: FastAPI, serving: Serving) -> ASGIApp:
-    """The application behind its gate, where keys are set."""
-    return app if serving.keys is None else Gate(app, serving.keys, app.routes)
+def _with_keys(app: FastAPI, serving: Serving) -> ASGIApp:
+    """The application, which requires a key where keys are set."""
+    return app if serving.keys is None else KeyRequired(app, serving.keys, app.routes)
 
 
 def _across_origins(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """The application with the headers that let other origins' pages call it, where some may."""
+    """The application with the headers that let pages of other origins call it, where the options allow some."""
     if not settings.cors_origins:
         return app
     return CORSMiddleware(
         app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST"),
-        allow_headers=ASKED_HEADERS,
-        expose_headers=ANSWERED_HEADERS,
+        allow_headers=REQUEST_HEADERS,
+        expose_headers=RESPONSE_HEADERS,
     )
 
 
 def _answer_errors(app: FastAPI, elsewhere: str) -> None:
-    """Gives every error the form of the protocol that its path belongs to; a path that is none says where to go."""
+    """Writes every error in the form of the protocol that its path belongs to; 404 says where the paths are listed."""
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
@@ -194,35 +195,35 @@ def _answer_errors(app: FastAPI, elsewhere: str) -> None:
         elif error.status_code == 405 and "Allow" in headers:
             headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
             detail = f"this path takes {headers['Allow']}"
-        if kserve.speaks(request.scope["path"]):
+        if kserve.is_path(request.scope["path"]):
             return _json({"error": detail}, error.status_code, headers)
-        made = {"type": "about:blank", "title": error.detail, "status": error.status_code, "detail": detail}
         headers["content-type"] = problems.MEDIA_TYPE.decode()
-        return Response(orjson.dumps(made), error.status_code, headers=headers)
+        return Response(problems.of_status(error.status_code, detail), error.status_code, headers=headers)
 
 
 class PredictFirst:
     """Plain ASGI that answers `POST /predict` itself, before any router or middleware.
 
-    A page of another origin goes the long way, where the headers are that its browser wants.
+    A page of another origin is answered by `app`, whose middleware adds the headers that its browser needs.
 
     Args:
         app: Everything else, and the lifespan.
         predict: The endpoint.
-        serving: While it drains, every answer ends its connection, so that no kept-alive poller holds the exit.
+        serving: While it drains, every answer ends its connection, so that no kept-alive client delays the exit.
     """
 
     def __init__(self, app: ASGIApp, predict: Predict, serving: Serving) -> None:
         self.app = app
         self.predict = predict
+        self._predict = OverAsgi(predict)
         self._serving = serving
         self._origins = bool(serving.settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands the request to whom it is for."""
+        """Answers `POST /predict`, and passes everything else on."""
         direct = scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST"
         if direct and not (self._origins and b"origin" in headers_of(scope["headers"])):
-            await self.predict(scope, receive, send)
+            await self._predict(scope, receive, send)
         elif scope["type"] == "http" and self._serving.batcher.draining:
             await self.app(scope, receive, _closing(send))
         else:
@@ -230,7 +231,7 @@ class PredictFirst:
 
 
 def _grpc_server(serving: Serving, large_bodies: asyncio.Semaphore) -> GrpcServer:
-    """The server for gRPC, which an extra brings.
+    """The server for gRPC, which needs an extra.
 
     Raises:
         ConfigurationError: The extra is not installed.

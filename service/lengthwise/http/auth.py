@@ -1,6 +1,6 @@
-"""The gate in front of everything that wants a key: only `/livez` and `/readyz` are open.
+"""Requires a key for every path but `/livez` and `/readyz`.
 
-Inference calls pass it, to be refused and counted where they are answered (`Endpoint.admit`).
+Inference calls pass: `InferenceCall.admit` checks their keys, so that refused calls are counted.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from lengthwise.errors import Unauthorized
 from lengthwise.http import pages
 from lengthwise.protocols import kserve
 from lengthwise.protocols.body import headers_of
-from lengthwise.protocols.endpoint import Endpoint
+from lengthwise.protocols.over_asgi import OverAsgi
 
 OPEN: Final = frozenset({"/livez", "/readyz"})
 
 
-class Gate:
-    """Plain ASGI.
+class KeyRequired:
+    """Plain ASGI middleware that refuses requests without a key.
 
     Args:
-        app: What stands behind it.
-        keys: Who may pass.
-        routes: Of the application; those of inference calls check by themselves.
+        app: The application.
+        keys: The keys.
+        routes: The application's; those of inference calls check keys themselves.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._keys = keys
         self._inference = [
-            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)
+            route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, OverAsgi)
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request pass, or refuses it."""
+        """Passes a request on, or refuses it."""
         if scope["type"] == "http" and scope["path"] not in OPEN and not self._is_inference(scope):
             try:
                 self._keys.check(headers_of(scope["headers"]).get(b"authorization"))

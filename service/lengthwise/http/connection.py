@@ -1,25 +1,42 @@
 """One HTTP connection, within bounds: how its requests are read, in which order they are answered, and how it ends.
 
-A client gets a bounded time to say what it wants, a bounded number of bytes to say it in, and a bounded time to take
-its answers. The bounds cost nothing where a request arrives in one piece, as nearly all do: a timer runs only while a
-head or a body is incomplete and is being read, or while bytes stay unread.
+A client gets a bounded time to send a request, a bounded number of bytes for its header block, and a bounded time to
+read its answers. The bounds cost nothing where a request arrives in one piece, as nearly all do: a timer runs only
+while a header block or a body is incomplete and is being read, or while bytes stay unread.
 
 | what | answer |
 |---|---|
-| no HTTP, or a head that two programs could read differently (`http.framing`) | 400, and the connection ends |
-| more than `max_header_bytes` of request line, headers and trailers | 431, likewise |
-| a head that is not complete in `header_timeout_seconds` | 408, likewise |
-| a body that brings less than `MIN_BODY_BYTES_PER_SECOND` | 408, likewise |
-| more than `max_connections` connections | 503, likewise |
+| no HTTP, or a header block that two programs could read differently (`http.framing`) | 400, and the connection ends |
+| more than `MAX_HEADER_BYTES` of request line, headers and trailers | 431, and the connection ends |
+| a header block that is not complete in `header_timeout_seconds` | 408, and the connection ends |
+| a body of which fewer than `MIN_BODY_BYTES_PER_SECOND` arrive | 408, and the connection ends |
+| more than `max_connections` connections | 503, and the connection ends |
 | more than `MAX_PIPELINED` requests behind one that is being answered | those are answered, and the connection ends |
-| answers that are not taken (`lengthwise.connections.unread`) | the connection is aborted |
+| answers that are not read (`lengthwise.connections.unread`) | the connection is aborted |
 
 Answers keep the order of the requests, and so do refusals: nothing is written in the place of an earlier answer. After
-a refusal nothing more is parsed, and what still comes is thrown away, so that the last answer is not lost to a reset
-(`closing`). Trailers are never headers: they are counted and dropped. A client that does not read its answers
-is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends no more,
-but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` for its answers, because nothing tells it from one
-that has left; over TLS it has left.
+a refusal nothing more is parsed, and what still arrives is dropped, so that the last answer is not lost to a reset
+(`connections.closing`). Trailers are never headers: they are counted and dropped. A client that does not read its
+answers is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends
+no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because it cannot be told
+from one that has left; over TLS it has left.
+
+What is read next is the connection's `State`:
+
+| state | event | next state |
+|---|---|---|
+| IDLE | the first byte of a request | HEAD |
+| HEAD | the header block is complete and within bounds | BODY |
+| HEAD | the header block is complete and asks for another protocol | UPGRADE |
+| UPGRADE | the parser is given the header block again, without that header | HEAD |
+| BODY | the body is complete | IDLE |
+| IDLE, HEAD, UPGRADE, BODY | a bound is exceeded, or the client sends no more | ENDING |
+| BODY | the same, before the answer to this request has begun | BROKEN |
+| ENDING, BROKEN | every earlier request has its answer | CLOSED |
+| any | an answer ended the connection, it was lost, or there are too many | CLOSED |
+
+Requests are read while earlier ones are answered, so whether one is being answered is another question
+(`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
 
 Used of uvicorn's private parts (0.54), beside those that `http.cycle` names: the attributes `cycle`, `pipeline`,
 `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`, `_start_asgi_task`
@@ -31,127 +48,146 @@ from __future__ import annotations
 import asyncio
 import enum
 import urllib.parse
-from http import HTTPStatus
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, cast
 
 import httptools
-import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lengthwise.connections.closing import gently
 from lengthwise.connections.unread import PATIENCE_SECONDS, UnreadWatch
 from lengthwise.http.cycle import Cycle, Flow
 from lengthwise.http.framing import MalformedLog, fault
-from lengthwise.protocols.body import CLIENT_LEFT, OUTCOME, Outcome
+from lengthwise.http.responses import DefaultHeaderLines, response
+from lengthwise.protocols import problems
+from lengthwise.protocols.body import CLIENT_LEFT, DELIVERY, Delivery
 
 MAX_HEADER_BYTES: Final = 32_768
 MIN_BODY_BYTES_PER_SECOND: Final = 1024
 MAX_PIPELINED: Final = 64
 """Requests that may wait behind one that is being answered."""
 HALF_CLOSED_SECONDS: Final = 2.0
-_BODY_PERIOD_SECONDS: Final = 10.0
-_SILENT: Final = 0
-"""In the place of a status: the connection ends without a word."""
+BODY_PERIOD_SECONDS: Final = 10.0
+"""How often the bytes of a body are compared with `MIN_BODY_BYTES_PER_SECOND`."""
 
 
-class Reading(enum.Enum):
-    """What of a request is expected next."""
+class State(enum.Enum):
+    """What of a request is read next; the module has the table of transitions."""
 
     IDLE = "its first byte"
-    HEAD = "the rest of its head"
-    BODY = "the rest of its body, trailers included"
-    ENDED = "nothing more: the connection ends behind the answers that it owes"
+    HEAD = "the rest of its header block"
+    UPGRADE = "the same header block again, without the header that asks for another protocol"
+    BODY = "the rest of its body, and trailers"
+    ENDING = "nothing: the connection ends behind the answers to earlier requests"
+    BROKEN = "nothing: the same, and the refusal answers the last request, whose body was being read"
+    CLOSED = "nothing: the connection has ended"
 
 
-# Plain names: to look up the member of an enum takes longer than to compare it.
-IDLE, HEAD, BODY, ENDED = Reading.IDLE, Reading.HEAD, Reading.BODY, Reading.ENDED
+# Names of the module: the member of an enum takes longer to look up than to compare.
+IDLE, HEAD, UPGRADE, BODY = State.IDLE, State.HEAD, State.UPGRADE, State.BODY
+ENDING, BROKEN, CLOSED = State.ENDING, State.BROKEN, State.CLOSED
+ENDED: Final = (ENDING, BROKEN, CLOSED)
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """One connection, within bounds.
 
     Args:
-        header_timeout_seconds: Longest that a head may take, from its first byte; the first from the connection on.
-        max_connections: Most connections at once.
+        header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
+            on.
+        max_connections: Connections that there may be at once.
         options: uvicorn's own.
+
+    Attributes:
+        state: What is read next.
+        unparsed_bytes: Received since the end of a header block or the last byte of a body.
     """
 
     _malformed: ClassVar[MalformedLog] = MalformedLog()
+    _default_lines: ClassVar[DefaultHeaderLines] = DefaultHeaderLines()
 
     def __init__(self, *, header_timeout_seconds: float, max_connections: int, **options: Any) -> None:
         super().__init__(**options)
+        self.state = IDLE
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
-        self._reading = IDLE
-        self._front: Any = None  # the cycle whose answer is the next to leave; `self.cycle` is the newest
-        self._broken: Any = None  # the cycle whose request was refused while its body was read
-        self._last_word: tuple[int, str] = (_SILENT, "")
-        self._head_bytes = 0  # of the request's head and trailers, as far as they are parsed
-        self._unparsed_bytes = 0  # since the end of a head or the last byte of a body
-        self._period_bytes = 0  # since the body was looked at last
+        # Each is a `Cycle`, or what stands in its place (`http.fast_request`). uvicorn's `cycle` is the newest one.
+        self._answering: Any = None  # the request whose answer is written next
+        self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
+        self._head_bytes = 0  # of the request's header block and trailers, as far as they are parsed
+        self.unparsed_bytes = 0
+        self._period_bytes = 0  # since the bytes of the body were compared last
         self._timer: asyncio.TimerHandle | None = None
         self._unread: UnreadWatch | None = None
-        self._declines_upgrade = False
+
+    @property
+    def default_headers(self) -> bytes:
+        """The header lines of every response: the date."""
+        return self._default_lines.of(self.server_state.default_headers)
 
     @property
     def owes(self) -> bool:
         """Whether a request has begun here that has no answer yet."""
-        return self._reading in (HEAD, BODY) or self._owes()
+        return self.state in (HEAD, UPGRADE, BODY) or self.is_answering()
+
+    def is_answering(self) -> bool:
+        """Whether a request is being answered."""
+        return self._answering is not None and not self._answering.response_complete
 
     def end_unfinished(self) -> None:
-        """Tells whoever has not said all of a request that the server ends."""
+        """Tells a client that has not sent its whole request that the server ends."""
         self._refuse(503, "the server is shutting down")
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Takes a connection, unless there are too many."""
+        """Accepts a connection, unless there are too many."""
         super().connection_made(gently(transport))
         self.flow: Flow = Flow(self.transport)
         if len(self.connections) > self._max_connections:
-            self._reading = ENDED
+            self.state = CLOSED
             self._write_refusal(503, "too many connections")
             self._close()
         else:
             self._start_timer(self._header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the request that is being answered, and forgets those that had not begun."""
-        self._reading = ENDED
+        """Tells the request that is being answered, and drops those that had not begun."""
+        self.state = CLOSED
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self._unread is not None:
             self._unread.stop()
-        if self._owes():
-            self._front.disconnected = True
-            self._front.message_event.set()
-        super().connection_lost(exc)
+        if self.is_answering():
+            self._answering.client_left()
         self.pipeline.clear()
-        self._front = self._broken = None  # each knows the connection: neither would be let go of
+        # Each refers to the connection. And uvicorn would tell the request once more.
+        self._answering = None
         self.cycle = cast("Cycle", None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parses what came, and watches what is still to come."""
-        if self._reading is ENDED or self.transport.is_closing():
-            return  # thrown away
-        self._unparsed_bytes += len(data)
+        """Parses what arrived, and limits the time for what is still to come."""
+        if self.state in ENDED or self.transport.is_closing():
+            return  # it is dropped
+        self.unparsed_bytes += len(data)
         self._period_bytes += len(data)
-        self._parse(data)
-        if self._unparsed_bytes > MAX_HEADER_BYTES:
+        self.parse(data)
+        if self.unparsed_bytes > MAX_HEADER_BYTES:
             self._refuse(431)
         elif self._timer is None and not self.transport.is_closing():
-            if self._reading is BODY:
+            if self.state is BODY:
                 self._watch_body()
-            elif self._reading is HEAD or (self._reading is IDLE and self._unparsed_bytes):
+            elif self.state is HEAD or (self.state is IDLE and self.unparsed_bytes):
                 self._start_timer(self._header_timeout, self._head_is_late)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # what it returns is asyncio's
-        """The client sends no more: what it asked is answered for a while, unless it has left altogether."""
+        """The client sends no more: it has some time to be answered, unless it has left altogether."""
         if self.transport.is_closing():
             return False
         self.flow.end()
-        self._refuse(_SILENT)
-        if self.transport.is_closing() or not self._owes():
+        self._refuse(None)
+        if self.transport.is_closing() or not self.is_answering():
             return False
         if not self.transport.can_write_eof():  # over TLS a connection ends on both sides
             return False
@@ -172,26 +208,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread.stop()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing was asked for long enough."""
+        """No request came for long enough."""
         if not self.transport.is_closing():
             self._close()
 
     # What the parser calls.
 
-    def _parse(self, data: bytes) -> None:
-        """Feeds the parser; past a head that asks for another protocol, which there is none of, it goes on as before.
+    def parse(self, data: bytes) -> None:
+        """Gives data to the parser, and the header block once more where it asked for another protocol.
 
-        The parser ends a request with such a head, and would take its body for the next request.
+        The parser ends a request with such a header block, and would read its body as the next request.
         """
         self._unset_keepalive_if_required()
         while True:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if not self._declines_upgrade or self._reading is ENDED or self.transport.is_closing():
+                if self.state is not UPGRADE or self.transport.is_closing():
                     return
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
-                self._declines_upgrade = False
+                self.state = HEAD
             except httptools.HttpParserError:
                 self._refuse(400, "Invalid HTTP request received.")
                 return
@@ -199,33 +235,33 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that was parsed last, as if it asked for no other protocol."""
+        """The header block that was parsed last, without the header that asks for another protocol."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
-        if self._reading is not ENDED:
-            self._reading = HEAD
+        if self.state not in ENDED:
+            self.state = HEAD
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; or a trailer, which is counted and dropped."""
-        if self._reading is HEAD:
+        if self.state is HEAD:
             super().on_header(name, value)
-        elif self._reading is BODY:
+        elif self.state is BODY:
             self._head_bytes += len(name) + len(value) + 4
             if self._head_bytes > MAX_HEADER_BYTES:
                 self._refuse(431)
 
     def on_headers_complete(self) -> None:
-        """The head is there: from here on the body is watched."""
-        if self._reading is ENDED:
+        """The header block is complete: the request begins, unless it is refused."""
+        if self.state in ENDED:
             return
         if self.parser.should_upgrade():
             if any(name == b"upgrade" for name, _ in self.headers):
-                self._declines_upgrade = True
+                self.state = UPGRADE
             else:
                 self._refuse(400, "CONNECT is for proxies")
             return
@@ -237,26 +273,42 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(400, why)
         elif len(self.pipeline) > MAX_PIPELINED:
             self.cycle.keep_alive = False  # the last answer says that it is the last
-            self._refuse(_SILENT)
+            self._refuse(None)
         else:
             self._begin()
-            self._reading = BODY
-            self._unparsed_bytes = 0
+            self.state = BODY
+            self.unparsed_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is here."""
+        if self.state is BODY:
+            self.unparsed_bytes = 0
+            self._body_part(body)
+
+    def on_message_complete(self) -> None:
+        """The body is complete; the next header block may begin."""
+        if self.state is BODY:
+            self._stop_timer()
+            self.state = IDLE
+            self.unparsed_bytes = 0
+            self._body_complete()
+
+    # A request within bounds, on its way to the application.
 
     def _begin(self) -> None:
-        """A head within bounds: its request begins, or waits for the one before it."""
+        """Starts it, or lets it wait for the one before it."""
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        outcome = Outcome()
+        delivery = Delivery()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
         self.scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         self.scope["raw_path"] = self.root_path.encode("ascii") + url.path
         self.scope["query_string"] = url.query or b""
-        self.scope["extensions"] = {OUTCOME: outcome}  # type: ignore[dict-item]  # uvicorn's type has its own only
-        self.cycle: Cycle = Cycle(
-            outcome=outcome,
+        self.scope["extensions"] = {DELIVERY: delivery}  # type: ignore[dict-item]  # uvicorn's type has its own only
+        cycle = Cycle(
+            delivery=delivery,
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -265,50 +317,34 @@ class BoundedProtocol(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue and version != "1.0",  # which knows no such answer
+            expect_100_continue=self.expect_100_continue and version != "1.0",  # which has no such answer
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        if self._owes():
+        self.cycle: Any = cycle
+        if self.is_answering():
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))
         else:
-            self._start(self.cycle)
+            self._start(cycle)
 
     def _start(self, cycle: Cycle) -> None:
-        self._front = cycle
+        self._answering = cycle
         self._start_asgi_task(cycle, self.app)
 
-    def on_body(self, body: bytes) -> None:
-        """Hands a part of the body on, unless the request was refused."""
-        if self._reading is BODY:
-            self._unparsed_bytes = 0
-            self._take(body)
-
-    def _take(self, body: bytes) -> None:
-        """A part of the body of a request that is being read."""
+    def _body_part(self, body: bytes) -> None:
+        """Hands on a part of its body."""
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        """The request is there as a whole; the next head may begin."""
-        if self._declines_upgrade or self._reading is ENDED:
-            return
-        self._stop_timer()
-        self._reading = IDLE
-        self._unparsed_bytes = 0
-        self._complete()
-
-    def _complete(self) -> None:
-        """A request within bounds is there as a whole."""
+    def _body_complete(self) -> None:
+        """Its body was handed on as a whole."""
         super().on_message_complete()
 
-    # What a cycle calls.
-
     def on_response_complete(self) -> None:
-        """An answer was written: the next request may begin, or the connection ends."""
+        """Its answer was written: the next request starts, or the connection ends."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
-            self._reading = ENDED
+            self.state = CLOSED
             self._stop_timer()
             self._watch_unread()
             return
@@ -316,9 +352,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._start(cast("Cycle", cycle))
-            if cycle is self._broken:
+            if self.state is BROKEN and cycle is self.cycle:
                 self._end()
-        elif self._reading is ENDED:
+        elif self.state in ENDED:
             self._end()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -326,40 +362,40 @@ class BoundedProtocol(HttpToolsProtocol):
             )
         self.flow.resume_reading()
 
-    # How a connection ends.
+    # How the connection ends.
 
-    def _owes(self) -> bool:
-        """Whether a request is being answered."""
-        return self._front is not None and not self._front.response_complete
+    def _refuse(self, status: int | None, detail: str = "") -> None:
+        """Reads no more, and ends the connection behind the answers to earlier requests.
 
-    def _refuse(self, status: int, detail: str = "") -> None:
-        """Reads no more, and ends the connection with a status, behind the answers that earlier requests wait for."""
-        if self._reading is ENDED or self.transport.is_closing():
+        Args:
+            status: Of the refusal that is written then; None for none.
+            detail: A sentence for the client; without one, the status's own phrase.
+        """
+        if self.state in ENDED or self.transport.is_closing():
             return
         self._stop_timer()
         if status == 400:
             self._malformed.note(detail, "unknown" if self.client is None else self.client[0])
-        if self._reading is BODY:
-            if self.cycle.response_started:  # it has its answer: of this request there is nothing to say
-                status = _SILENT
-            else:
-                self._broken = self.cycle
-        self._reading = ENDED
-        self._last_word = status, detail
+        broken = self.state is BODY
+        if broken and self.cycle.response_started:  # it was answered before its end: there is nothing to add
+            broken, status = False, None
+        self.state = BROKEN if broken else ENDING
+        self._refusal = None if status is None else (status, detail)
         self.flow.discard()
-        if not self._owes() or self._front is self._broken:
+        if not self.is_answering() or (broken and self._answering is self.cycle):
             self._end()
 
     def _end(self) -> None:
-        """Every earlier request has its answer: says the last word, and ends the connection."""
-        status, detail = self._last_word
-        if self._broken is not None:
-            self._broken.refused(status or CLIENT_LEFT)
-        self._write_refusal(status, detail)
+        """Every earlier request has its answer: writes the refusal, and ends the connection."""
+        if self.state is BROKEN:
+            self.cycle.refused(CLIENT_LEFT if self._refusal is None else self._refusal[0])
+        self.state = CLOSED
+        if self._refusal is not None:
+            self._write_refusal(*self._refusal)
         self._close()
 
     def _close(self) -> None:
-        """Ends the connection when the client has taken what was written (`closing`), or too little of it."""
+        """Ends the connection when the client has read what was written (`closing`), or reads too slowly."""
         self.transport.close()
         self._watch_unread()
 
@@ -369,25 +405,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread.start(PATIENCE_SECONDS)
 
     def _write_refusal(self, status: int, detail: str) -> None:
-        if status == _SILENT:
-            return
-        phrase = HTTPStatus(status).phrase
-        body = orjson.dumps({"type": "about:blank", "title": phrase, "status": status, "detail": detail or phrase})
-        dates = b"".join([b"%s: %s\r\n" % header for header in self.server_state.default_headers])
-        again = b"retry-after: 1\r\n" if status == 503 else b""
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\n%scontent-type: application/problem+json\r\ncontent-length: %d\r\n%s"
-            b"connection: close\r\n\r\n%s" % (status, phrase.encode(), dates, len(body), again, body)
-        )
+        status, body, headers = problems.last_refusal(status, detail)
+        self.transport.write(response(status, self.default_headers, headers, body))
 
-    # Timers.
+    # Timers: one runs at a time.
 
     def _watch_body(self) -> None:
         self._period_bytes = 0
-        self._start_timer(_BODY_PERIOD_SECONDS, self._check_body)
+        self._start_timer(BODY_PERIOD_SECONDS, self.check_body)
 
-    def _check_body(self) -> None:
-        if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * _BODY_PERIOD_SECONDS:
+    def check_body(self) -> None:
+        """Refuses a body that arrives too slowly, at the end of a period."""
+        if self._was_paused() or self._period_bytes >= MIN_BODY_BYTES_PER_SECOND * BODY_PERIOD_SECONDS:
             self._watch_body()
         else:
             self._refuse(408)
@@ -395,22 +424,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self._was_paused():
             self._start_timer(self._header_timeout, self._head_is_late)
-        elif self._reading is IDLE and not self._unparsed_bytes:
-            self._close()  # whoever said nothing is told nothing
+        elif self.state is IDLE and not self.unparsed_bytes:
+            self._close()  # nothing was sent, so there is nothing to answer
         else:
             self._refuse(408)
 
     def _has_left(self) -> None:
-        if self.flow.write_paused:  # it takes an answer; how fast is watched elsewhere
+        if self.flow.write_paused:  # it reads an answer; `UnreadWatch` says whether fast enough
             self._start_timer(HALF_CLOSED_SECONDS, self._has_left)
         else:
             self.transport.abort()
 
     def _was_paused(self) -> bool:
-        """Whether the client could not be heard, for a part of the time, because it was not read from."""
+        """Whether the connection was not read from for a part of the time, so that the client could not send."""
         return self.flow.read_paused or self.flow.resumed
 
-    def _start_timer(self, seconds: float, action: Any) -> None:
+    def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop_timer()
         self.flow.resumed = False
         self._timer = self.loop.call_later(seconds, action)

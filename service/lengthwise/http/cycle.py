@@ -1,9 +1,9 @@
-"""A request that goes through ASGI, and what its connection's flow is: uvicorn's own, with what they leave open.
+"""A request that goes through ASGI, and the flow control of its connection: uvicorn's own classes with two additions.
 
-uvicorn's cycle of request and response does not say whether an answer left, and its flow control resumes reading while
-the client has answers to read. Both are settled here. Used of uvicorn's private parts (0.54): `RequestResponseCycle`
-with `disconnected`, `response_complete`, `waiting_for_100_continue` and `message_event`; `FlowControl` with
-`read_paused` and `write_paused`.
+uvicorn's cycle of request and response does not report whether an answer was sent, and its flow control resumes reading
+while the client has answers to read. Both are changed here. Used of uvicorn's private parts (0.54):
+`RequestResponseCycle` with `disconnected`, `response_complete`, `waiting_for_100_continue` and `message_event`;
+`FlowControl` with `read_paused` and `write_paused`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from lengthwise.protocols.body import Outcome
+from lengthwise.protocols.body import Delivery
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Flow(FlowControl):
-    """When a connection is read from: not while its client has yet to read what was written.
+    """When a connection is read from: not while its client has answers to read.
 
     Attributes:
-        discarding: What still comes is thrown away, so reading is not paused any more.
-        resumed: Reading was paused since somebody last set this to False.
+        discarding: What still arrives is dropped, so reading is not paused any more.
+        resumed: Reading was paused and resumed since this was last set to False.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -36,20 +36,20 @@ class Flow(FlowControl):
         self.resumed = False
 
     def pause_reading(self) -> None:
-        """Reads no more for now."""
+        """Pauses reading."""
         if not self.discarding:
             super().pause_reading()
 
     def resume_reading(self) -> None:
-        """Reads on, unless the client has answers to read first."""
+        """Resumes reading, unless the client has answers to read first."""
         if self.read_paused and not self.write_paused:
             self.resumed = True
             super().resume_reading()
 
     def lost(self) -> bool:
-        """Whether the client reset the connection while it was not read from, which nobody else is told.
+        """Whether the client reset the connection while reading was paused, which asyncio does not notice.
 
-        Such a connection ends: the kernel tells of a reset once, and one that is not read from would stay for ever.
+        Such a connection ends here: the kernel reports a reset once, and the connection would stay open for ever.
         """
         if not self.read_paused:
             return False
@@ -60,15 +60,15 @@ class Flow(FlowControl):
         return True
 
     def discard(self) -> None:
-        """Reads on whatever happens, for what comes is thrown away.
+        """Reads from now on without pause, because what arrives is dropped.
 
-        A socket that has unread bytes when it is closed resets the connection, and answers on their way are lost.
+        If a socket has unread bytes when it is closed, the connection is reset, and answers on their way are lost.
         """
         self.discarding = True
         super().resume_reading()
 
     def end(self) -> None:
-        """The client sends no more: there is nothing to be paused or resumed."""
+        """The client sends no more: there is nothing to pause or to resume."""
         self.discarding = True
         self.read_paused = False
 
@@ -80,27 +80,31 @@ class Cycle(RequestResponseCycle):
         options: uvicorn's own.
 
     Attributes:
-        outcome: What became of the answer; the same object is the scope's extension.
+        delivery: Whether the answer was sent; the same object is the scope's extension.
     """
 
     flow: Flow
 
-    def __init__(self, *, outcome: Outcome, **options: Any) -> None:
+    def __init__(self, *, delivery: Delivery, **options: Any) -> None:
         super().__init__(**options)
-        self.outcome = outcome
+        self.delivery = delivery
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Writes a part of the answer; a connection that is closing takes none, and none passes for written then."""
+        """Writes a part of the answer; on a connection that is closing it is dropped, and does not count as written."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.transport.is_closing() or self.flow.lost():
             self.disconnected = True
         await super().send(message)
-        self.outcome.answered = self.response_complete
+        self.delivery.answered = self.response_complete
 
-    def refused(self, status: int) -> None:
-        """The connection ends with that status, which it tells itself."""
-        self.outcome.refused = status
-        self.waiting_for_100_continue = False
+    def client_left(self) -> None:
+        """The connection is lost: the application is told when it receives next, and what it sends is dropped."""
         self.disconnected = True
         self.message_event.set()
+
+    def refused(self, status: int) -> None:
+        """The connection ends, and has written this status in the place of the answer."""
+        self.delivery.refused = status
+        self.waiting_for_100_continue = False
+        self.client_left()

@@ -1,4 +1,4 @@
-"""The end of the process, which nothing may hold: no thread inside a library, and no event loop that is held."""
+"""The end of the process, which neither a thread inside a library nor a blocked event loop may delay."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Final
 
 log = logging.getLogger("lengthwise.ending")
 
-_OURS: Final = ("rescan", "runner-")
-"""How the names of threads begin that may be inside a library for long."""
-_WORDS_SECONDS: Final = 0.1
+_OWN_THREADS: Final = ("rescan", "runner-")
+"""The beginnings of the names of threads that may be inside a library for long."""
+_LOG_SECONDS: Final = 0.1
 
 
 class LastResort:
-    """Ends the process when its orderly end takes too long; a context manager around what has to end.
+    """A context manager that ends the process if its block does not end in time.
 
     Args:
-        seconds: How long it may take from `begin` on.
+        seconds: How long the block may take from `begin` on.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -34,37 +34,39 @@ class LastResort:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """It has ended."""
+        """The block has ended."""
         self._over.set()
         self._begun.set()
 
     def begin(self) -> None:
-        """The end begins. Safe in a signal handler."""
+        """The time begins. Safe in a signal handler."""
         self._begun.set()
 
     def _watch(self) -> None:
         self._begun.wait()
         if not self._over.wait(self._seconds):
-            words = "the process has not ended within %g s of the signal, so it is ended at once"
-            saying = threading.Thread(target=log.error, args=(words, self._seconds), daemon=True)
-            saying.start()
-            saying.join(_WORDS_SECONDS)  # who reads the log may hang too
+            text = "the process has not ended within %g s of the signal, so it is ended at once"
+            logging_it = threading.Thread(target=log.error, args=(text, self._seconds), daemon=True)
+            logging_it.start()
+            logging_it.join(_LOG_SECONDS)  # writing to the log may block too
             os._exit(1)
 
 
 def leave_behind(before: Iterable[threading.Thread], code: int = 0) -> None:
-    """Ends the process where threads of its own are still inside a library; returns where there are none.
+    """Ends the process if threads of its own are still inside a library; returns if there are none.
 
-    The interpreter's own end would wait for some and pull the ground from under others: a thread that comes back from
-    C++ then aborts the process.
+    The interpreter would wait for some of them at its end. Others would return from C++ into an interpreter that is
+    gone, which aborts the process.
 
     Args:
         before: The threads that were there before this service's.
         code: The exit code.
     """
-    left = [thread.name for thread in set(threading.enumerate()).difference(before) if thread.name.startswith(_OURS)]
+    left = [
+        thread.name for thread in set(threading.enumerate()).difference(before) if thread.name.startswith(_OWN_THREADS)
+    ]
     if left:
-        log.warning("the process ends over %s, still at work", ", ".join(sorted(left)))
+        log.warning("the process ends while %s still run", ", ".join(sorted(left)))
         logging.shutdown()
         sys.stdout.flush()
         os._exit(code)

@@ -1,7 +1,8 @@
-"""What makes a request ambiguous, so that it is refused before anything reads it, and the log line about such requests.
+"""Ambiguous requests, which are refused before anything reads them, and the log line about such requests.
 
-Two programs on a request's way that read it differently are what request smuggling needs. What the parser takes and
-another program might take otherwise is therefore refused here, by the head alone: RFC 9112, sections 3.2 and 6.1.
+Request smuggling needs two programs that read a request differently, such as a proxy and this server. What the parser
+accepts and another program might read differently is therefore refused by the header block alone: RFC 9112, sections
+3.2 and 6.1.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ GIVEN_ONCE: Final = frozenset(
         b"x-lengthwise-shape",
     }
 )
-"""Headers of which a second one would decide who calls, or how the body is read."""
+"""Headers that say who calls, or how the body is read: a second one with the same name is refused."""
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _BLANKS: Final = b" \t"
 _PERIOD_SECONDS: Final = 1.0
 
 
 def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
-    """Why a head is refused with 400, or None where it is in order.
+    """Why a header block is refused with 400; None where it is not.
 
     Args:
         version: HTTP's, such as `1.1`.
@@ -65,24 +66,24 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
 
 
 class MalformedLog:
-    """Writes about malformed requests, one line a second at most, however many there are."""
+    """Logs malformed requests, one line a second at most."""
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._unsaid = 0
+        self._unlogged = 0
 
     def note(self, detail: str, client: str) -> None:
-        """One more was refused.
+        """Logs that a request was refused.
 
         Args:
-            detail: Why; none of the client's own words.
+            detail: Why, in words of the server: nothing that the client sent.
             client: Its address.
         """
         now = time.monotonic()
         if now < self._next:
-            self._unsaid += 1
+            self._unlogged += 1
             return
-        before = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
+        before = f" ({self._unlogged} more since the last such line)" if self._unlogged else ""
         log.warning("a malformed request from %s was refused: %s%s", client, detail, before)
         self._next = now + _PERIOD_SECONDS
-        self._unsaid = 0
+        self._unlogged = 0

@@ -1,8 +1,8 @@
-"""The head that a client says again and again, recognised without being parsed again.
+"""Recognises a header block that a client sends again, so that it is not parsed again.
 
-A connection that stays open carries one request after another, and their heads are the same bytes but for the digits of
-`content-length`. What the HTTP parser has made of such a head once holds for every other number of as many digits as
-are allowed here, so the next one is known by two comparisons of bytes. Anything else goes through the parser, always.
+A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
+digits of `content-length`, so what the parser made of the first one holds for the others: two comparisons of bytes
+recognise them. Every other header block goes through the parser.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DIGITS: Final = 7
-"""Of a content length; what needs more is for the parser."""
+"""Of a content length; a longer one goes through the parser."""
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """A head that was parsed.
+    """A header block that was parsed.
 
     Attributes:
-        before: Its bytes up to the content length.
-        after: Its bytes from there on, the empty line included.
-        headers: What was parsed, by lower-case name, but for the content length.
+        before: Its bytes before the digits of the content length.
+        after: Its bytes after them, with the empty line.
+        headers: By lower-case name, without the content length.
     """
 
     before: bytes
@@ -33,11 +33,11 @@ class KnownHead:
 
     @classmethod
     def of(cls, request: bytes, headers: dict[bytes, bytes]) -> KnownHead | None:
-        """The head of a request, or None where its body's length does not stand in it once and plainly.
+        """The header block of a request; None where the content length is not in it exactly once and plainly.
 
         Args:
-            request: Head and body, and nothing else.
-            headers: What the parser made of the head, by lower-case name.
+            request: Its header block and its body, and nothing else.
+            headers: As they were parsed, by lower-case name.
         """
         end = request.find(_END) + len(_END)
         lengths = list(_CONTENT_LENGTH.finditer(request, 0, end))
@@ -51,7 +51,7 @@ class KnownHead:
         return cls(request[:start], request[stop:end], others)
 
     def body(self, request: bytes, max_bytes: int) -> bytes | None:
-        """The body of a request that has this head, is complete, and is followed by nothing; None for any other."""
+        """The body of a whole request with this header block; None for any other request."""
         before, after = self.before, self.after
         if not request.startswith(before):
             return None

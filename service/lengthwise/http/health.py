@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, what it serves, and its figures: for probes, people and Prometheus."""
+"""Whether the service is alive and ready, what it serves, and its metrics: for probes, people and Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.routing import Route
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import documents, kserve
 from lengthwise.repository.contents import Repository, listed
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 
 
 def probes(serving: Serving) -> APIRouter:
@@ -41,7 +41,7 @@ def probes(serving: Serving) -> APIRouter:
     return router
 
 
-def figures(serving: Serving) -> APIRouter:
+def state(serving: Serving) -> APIRouter:
     """`/healthz` and `/metrics`."""
     router = APIRouter(tags=["health"])
 
@@ -63,7 +63,7 @@ def figures(serving: Serving) -> APIRouter:
 
 
 def described(serving: Serving) -> dict[str, Any]:
-    """What `/healthz` says: for people, and for tools that ask what a model takes."""
+    """The body of `/healthz`: for people, and for tools that look up the inputs of a model."""
     return {
         "ready": serving.ready,
         "starting": serving.repository.starting,
@@ -80,7 +80,7 @@ def described(serving: Serving) -> dict[str, Any]:
     }
 
 
-def _described(served: Served) -> dict[str, Any]:
+def _described(served: ServedModel) -> dict[str, Any]:
     manifest = served.manifest
     return {
         "model": manifest.name,

@@ -1,8 +1,8 @@
 """The pages for people: `GET /docs`, the calls of the OpenAPI document to be read and tried, and `GET /` in a browser.
 
-The page of calls is Swagger UI. Its two files come from this service, so it works where there is no internet: the
-extras `cpu` and `gpu` install them. Where they are missing, the page says what brings them. No page asks another host
-for anything, and the policy that is sent with each page has the browser hold it to that.
+The page of calls is Swagger UI. Its two files come from this service, so it works without internet: the extras `cpu`
+and `gpu` install them. Where they are missing, the page says how to install them. No page loads anything from another
+host, and the content security policy of each page makes the browser enforce that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILES: Final = {"/docs/swagger-ui.js": "swagger-ui-bundle.js", "/docs/swagger-ui
 START: Final = "/docs/start.js"
 """The script that starts Swagger UI; a file of its own, so that no page needs a script within it."""
 PAGES: Final = frozenset({"/", "/docs"})
-"""What a browser is led to."""
+"""The paths with a page for browsers."""
 
 _TITLE: Final = "Lengthwise"
 _MEANINGS: Final = {
@@ -40,7 +40,7 @@ _STYLE: Final = "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:45em;pa
 _STYLE_DIGEST: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _NO_OTHERS: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PLAIN_POLICY: Final = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_DIGEST}'; {_NO_OTHERS}"
-# Swagger UI sets styles on its elements and has its pictures within the style sheet.
+# Swagger UI sets styles on its elements, and its style sheet contains its pictures.
 _SWAGGER_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     f"connect-src 'self'; {_NO_OTHERS}"
@@ -62,8 +62,8 @@ if (window.SwaggerUIBundle) {
 
 def folder() -> Path | None:
     """Where Swagger's files are installed, or None."""
-    found = find_spec("fastapi_offline")
-    return None if found is None or found.origin is None else Path(found.origin).parent / "static"
+    package = find_spec("fastapi_offline")
+    return None if package is None or package.origin is None else Path(package.origin).parent / "static"
 
 
 def routes(openapi: str, files: Path | None) -> list[Route]:
@@ -81,11 +81,11 @@ def routes(openapi: str, files: Path | None) -> list[Route]:
     async def start(_: Request) -> Response:
         return Response(_START, media_type="text/javascript")
 
-    made = [Route("/docs", page, include_in_schema=False)]
+    pages = [Route("/docs", page, include_in_schema=False)]
     if files is not None:
-        made.append(Route(START, start, include_in_schema=False))
-        made += [Route(path, _file(files / name), include_in_schema=False) for path, name in FILES.items()]
-    return made
+        pages.append(Route(START, start, include_in_schema=False))
+        pages += [Route(path, _file(files / name), include_in_schema=False) for path, name in FILES.items()]
+    return pages
 
 
 def wanted(scope: Scope) -> bool:
@@ -95,11 +95,11 @@ def wanted(scope: Scope) -> bool:
 
 
 def front(root: str, places: Mapping[str, str]) -> Response:
-    """What a browser gets at `/`.
+    """The page of `/`.
 
     Args:
         root: What a proxy puts before every path.
-        places: What is where: paths by the names that `GET /` gives them.
+        places: Paths by the names that `GET /` gives them.
     """
     links = "".join(
         f'<li><a href="{escape(root + path)}">{escape(path)}</a>: {_MEANINGS[name]}</li>'
@@ -113,7 +113,7 @@ def front(root: str, places: Mapping[str, str]) -> Response:
 
 
 def key_needed() -> Response:
-    """What a browser gets where keys are set: it cannot send one by itself, so the page says how a program does."""
+    """The page where keys are set: a browser cannot send one by itself, so it says how a program does."""
     return _plain(
         "<p>This server needs a key, which a browser cannot send by itself. With a key of yours:</p>"
         "<pre>curl -H 'authorization: Bearer KEY' URL/openapi.json</pre>"

@@ -1,7 +1,7 @@
 """The process: one uvicorn server around the application, and an ordered end.
 
 The first SIGTERM or SIGINT: not ready, new requests are refused, what was accepted is finished, exit 0. The second
-stops at once. SIGHUP: the model repository is looked at again.
+stops at once. SIGHUP: the model repository is read again.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from lengthwise.connections.draining import Connection, Draining
-from lengthwise.connections.listener import TOLD, Listener, listening
+from lengthwise.connections.draining import ConnectionDrain, DrainedConnection
+from lengthwise.connections.listener import REJECTED, Listener, listening
 from lengthwise.connections.tls import context
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_admin_app, make_app
-from lengthwise.http.connection import BoundedProtocol
+from lengthwise.http.connection import BoundedConnection
 from lengthwise.http.ending import LastResort, leave_behind
-from lengthwise.http.fast_path import Shortcut, ShortcutProtocol
-from lengthwise.http.fast_request import DirectPath
+from lengthwise.http.fast_path import FastConnection
+from lengthwise.http.fast_request import FastPath
 from lengthwise.repository import scan
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings, flag, traces_exporter
@@ -43,32 +43,31 @@ if TYPE_CHECKING:
 log = logging.getLogger("lengthwise.server")
 
 SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long a thread keeps the interpreter while others want it. A runner that comes back from the graph then waits half
-a millisecond at most for the event loop to let go, instead of five."""
+"""How long a thread keeps the interpreter lock while others wait for it. A runner that returns from the graph waits for
+the event loop for half a millisecond at most then, instead of five."""
 YOUNG_OBJECTS: Final = 10_000
-"""How many objects more than before have the collector of reference cycles look at the young ones, Python's own figure
-being 700: hundreds of requests wait at once, none of them is garbage, and to look costs the more, the colder they are.
-No answer, refusal or closed connection leaves a cycle."""
+"""The threshold of generation 0 of the garbage collector (default 700). Hundreds of requests wait at once, and to scan
+them takes time and finds nothing: no answer, refusal or closed connection leaves a reference cycle."""
 ADMIN_CONNECTIONS: Final = 32
 _END_SECONDS: Final = 2.9
-"""How long after the drain the process is there at most."""
+"""How long after the drain the process may run."""
 _LATE_SECONDS: Final = 1.0
-"""How long connections stay after a drain that took all of its time: those that came last, and the last answers."""
-_LAST_WORDS_SECONDS: Final = 0.1
-"""How long what is said to the last of them may take to leave."""
+"""How long connections stay open after a drain that took all of its time, for late ones and the last answers."""
+_LAST_REFUSALS_SECONDS: Final = 0.1
+"""How long the last refusals may take to be sent."""
 LEAST_FILES: Final = 32
-"""Files that the server needs for itself: listeners, the graph, the log, the event loop's own."""
-_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * TOLD
-"""Files that are no callers' connections: its own, the admin port's, those of callers who are told that there are too
-many."""
+"""Files that the server itself needs: listeners, the graph, the log, those of the event loop."""
+_OTHER_FILES: Final = LEAST_FILES + ADMIN_CONNECTIONS + 2 * REJECTED
+"""Files that are not connections of clients on the main port: its own, those of the admin port, and connections that
+are rejected because there are too many."""
 
 
 class _PortServer(uvicorn.Server):
-    """uvicorn's server on a listener of this service's own.
+    """uvicorn's server on this service's own listener.
 
     Args:
         config: uvicorn's.
-        listener: Takes its connections.
+        listener: Accepts its connections.
     """
 
     def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
@@ -76,7 +75,7 @@ class _PortServer(uvicorn.Server):
         self.listener = listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the application, and then takes connections."""
+        """Starts the application, and then accepts connections."""
         await self.lifespan.startup()
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
         self.listener.start(
@@ -85,41 +84,41 @@ class _PortServer(uvicorn.Server):
         )
         self.started = True
 
-    def draining(self) -> Draining:
-        """What waits for this server's connections."""
-        connections = cast("set[Connection]", self.server_state.connections)
-        return Draining(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
+    def draining(self) -> ConnectionDrain:
+        """Waits for the end of this server's connections."""
+        connections = cast("set[DrainedConnection]", self.server_state.connections)
+        return ConnectionDrain(connections, lambda: self.listener.pending, asyncio.get_running_loop().time)
 
-    async def farewell(self, draining: Draining, seconds: float, until: float = 0.0) -> None:
-        """Takes what is on its way in, and ends every connection; whoever has not said all of a request is told.
+    async def end_connections(self, draining: ConnectionDrain, seconds: float, until: float = 0.0) -> None:
+        """Accepts the connections that are being opened, and ends every connection; unfinished requests are refused.
 
         Args:
-            draining: Waits for them.
+            draining: Waits for the connections.
             seconds: How long they have at least.
-            until: How long they have anyway, on the event loop's clock.
+            until: The end of the drain, on the event loop's clock: they have until then, if that is later.
         """
         clock = asyncio.get_running_loop().time
         until = max(until, clock() + seconds)
         await self.listener.close()
         await draining.wait(until=until)
-        draining.tell()
-        await draining.wait(until=clock() + _LAST_WORDS_SECONDS)
+        draining.refuse()
+        await draining.wait(until=clock() + _LAST_REFUSALS_SECONDS)
         draining.abort()
         if tasks := list(self.server_state.tasks):
-            _, late = await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
+            _, late = await asyncio.wait(tasks, timeout=_LAST_REFUSALS_SECONDS)
             for task in late:
                 task.cancel()
 
 
 class Server(_PortServer):
-    """The server of the port that everybody calls, with this service's signals.
+    """The server of the main port, which handles this service's signals.
 
     Args:
         config: uvicorn's.
-        listener: Takes its connections.
-        serving: What to drain.
-        beside: Serves before this one does, and until it has ended.
-        last_resort: Told that the end begins.
+        listener: Accepts its connections.
+        serving: What it drains.
+        admin: Serves before this one does, and until it has ended.
+        last_resort: Ends the process if its end takes too long.
     """
 
     def __init__(
@@ -127,37 +126,37 @@ class Server(_PortServer):
         config: uvicorn.Config,
         listener: Listener,
         serving: Serving,
-        beside: AdminServer | None = None,
+        admin: AdminServer | None = None,
         last_resort: LastResort | None = None,
     ) -> None:
         super().__init__(config, listener)
         self._serving = serving
-        self._beside = beside
+        self._admin = admin
         self._last_resort = last_resort
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until a signal."""
-        if self._beside is None:
+        if self._admin is None:
             await super().serve(sockets)
             return
-        beside = asyncio.create_task(self._beside.serve())
+        admin = asyncio.create_task(self._admin.serve())
         try:
             await super().serve(sockets)
         finally:
-            self._beside.should_exit = True
-            await beside
+            self._admin.should_exit = True
+            await admin
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains: who is there, and who still comes, is answered; then the listener is closed, and the rest ended."""
+        """Drains: requests that are here, and those that still arrive, are answered; then all connections end."""
         left = self._serving.batcher.unanswered
         log.info("draining: %d accepted calls have no answer yet; another signal ends the process at once", left)
-        draining, there = self.draining(), set(self.server_state.connections)
+        draining, present = self.draining(), set(self.server_state.connections)
         stopping = asyncio.create_task(self._serving.stop())
         until = asyncio.get_running_loop().time() + self._serving.settings.drain_seconds
-        await draining.wait(until=until, only=cast("set[Connection]", there))
+        await draining.wait(until=until, only=cast("set[DrainedConnection]", present))
         await stopping
         ended = asyncio.create_task(self.lifespan.shutdown())
-        await self.farewell(draining, _LATE_SECONDS, until)
+        await self.end_connections(draining, _LATE_SECONDS, until)
         await ended
         log.info("stopped")
 
@@ -175,40 +174,40 @@ class Server(_PortServer):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain; the second ends the process."""
         if self.should_exit:
-            os._exit(128 + sig)  # at once: the runners' threads are inside the runtime
+            os._exit(128 + sig)  # at once: the threads of the runners are inside the runtime
         self._serving.batcher.begin_draining()
         self.should_exit = True
         if self._last_resort is not None:
             self._last_resort.begin()
 
     def handle_reload(self, sig: int, frame: FrameType | None) -> None:
-        """Looks at the model repository again."""
-        self._serving.shelf.ask()
+        """Reads the model repository again."""
+        self._serving.registry.ask()
 
 
 class AdminServer(_PortServer):
     """The server of the admin port: in the same event loop, with connections of its own, and without signals.
 
-    It is there before the first request and after the last, so a drain can be watched, and callers who take all
-    connections of the other port take none of its.
+    It runs before the first request and after the last, so that a drain can be watched. Clients that use up the
+    connections of the main port use none of this one's.
     """
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to the server that it stands beside."""
+        """Leaves the signals to the server of the main port."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends its connections: the drain is over."""
-        await self.farewell(self.draining(), _LAST_WORDS_SECONDS)
+        """Ends its connections; the drain is over."""
+        await self.end_connections(self.draining(), _LAST_REFUSALS_SECONDS)
 
 
 def serve(settings: Settings) -> None:
     """Serves until a signal.
 
     Raises:
-        ConfigurationError: An address cannot be had, the repository, the keys or the certificates cannot be read, or
-            what traces need is not installed.
+        ConfigurationError: The server cannot listen on an address; the repository, the keys or the certificates cannot
+            be read; or a package that traces need is not installed.
     """
     failures: list[BaseException] = []
 
@@ -216,13 +215,13 @@ def serve(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
-    most = _most_connections(settings)
+    max_connections = _max_connections(settings)
     scan.check_readable(settings.models)
     tls = context(settings)
-    tracer = wanted_tracer()
+    tracer = configured_tracer()
     serving = Serving(settings, tracer=tracer)
     app = make_app(serving, on_failure=failed)
-    config = _config(app, settings, most, DirectPath(app.predict, b"/predict"))
+    config = _config(app, settings, max_connections, FastPath(app.predict, b"/predict"))
     listener = partial(Listener, tls=tls, handshake_seconds=settings.header_timeout_seconds)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.freeze()
@@ -232,14 +231,14 @@ def serve(settings: Settings) -> None:
         last_resort = stack.enter_context(LastResort(settings.drain_seconds + _END_SECONDS))
         if tracer is not None:
             stack.callback(tracer.close)
-        beside = None
+        admin = None
         if settings.admin_port is not None:
-            admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS, None)
-            taken = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
-            beside = AdminServer(admin, listener(taken, most=ADMIN_CONNECTIONS))
-        taken = stack.enter_context(listening(settings.host, settings.port, flag("port")))
-        server = Server(config, listener(taken, most=most), serving, beside, last_resort)
-        # The signals are ours from the moment that anybody can connect.
+            config_of_admin = _config(make_admin_app(serving), settings, ADMIN_CONNECTIONS, None)
+            admin_socket = stack.enter_context(listening(settings.host, settings.admin_port, flag("admin_port")))
+            admin = AdminServer(config_of_admin, listener(admin_socket, most=ADMIN_CONNECTIONS))
+        listener_socket = stack.enter_context(listening(settings.host, settings.port, flag("port")))
+        server = Server(config, listener(listener_socket, most=max_connections), serving, admin, last_resort)
+        # Signals are handled from the moment that clients can connect.
         stack.enter_context(server.capture_signals())
         scheme = "http" if settings.tls_cert_file is None else "https"
         if settings.admin_port is not None:
@@ -249,18 +248,18 @@ def serve(settings: Settings) -> None:
                 settings.host,
                 settings.admin_port,
             )
-        log.info("listening on %s://%s:%d", scheme, settings.host, taken.getsockname()[1])
+        log.info("listening on %s://%s:%d", scheme, settings.host, listener_socket.getsockname()[1])
         server.run()
     if failures:
         raise failures[0]
     leave_behind(threads)
 
 
-def wanted_tracer() -> Tracer | None:
-    """The tracer that OpenTelemetry's variables ask for.
+def configured_tracer() -> Tracer | None:
+    """The tracer that OpenTelemetry's environment variables ask for; None where they ask for none.
 
     Raises:
-        ConfigurationError: They ask for what is not here, or the extra is not installed.
+        ConfigurationError: They ask for an exporter that is not supported, or the extra is not installed.
     """
     exporter = traces_exporter()
     if exporter is None:
@@ -275,13 +274,13 @@ def wanted_tracer() -> Tracer | None:
     return open_tracer(exporter)
 
 
-def _config(app: ASGIApp, settings: Settings, most: int, taken: Shortcut | None) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Settings, max_connections: int, fast_path: FastPath | None) -> uvicorn.Config:
     """The configuration of one server, loaded."""
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", _protocol(settings, most, taken)),
+        http=cast("type[asyncio.Protocol]", _protocol(settings, max_connections, fast_path)),
         ws="none",
-        lifespan="off" if taken is None else "auto",
+        lifespan="off" if fast_path is None else "auto",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -291,17 +290,22 @@ def _config(app: ASGIApp, settings: Settings, most: int, taken: Shortcut | None)
     return config
 
 
-def _protocol(settings: Settings, most: int, taken: Shortcut | None) -> Callable[..., BoundedProtocol]:
-    """The HTTP protocol with this process's bounds, and its way past ASGI."""
-    bounds: dict[str, Any] = {"header_timeout_seconds": settings.header_timeout_seconds, "max_connections": most}
-    return partial(BoundedProtocol, **bounds) if taken is None else partial(ShortcutProtocol, shortcut=taken, **bounds)
+def _protocol(settings: Settings, max_connections: int, fast_path: FastPath | None) -> Callable[..., BoundedConnection]:
+    """Makes the connections of a server, within this process's bounds."""
+    bounds: dict[str, Any] = {
+        "header_timeout_seconds": settings.header_timeout_seconds,
+        "max_connections": max_connections,
+    }
+    if fast_path is None:
+        return partial(BoundedConnection, **bounds)
+    return partial(FastConnection, fast_path=fast_path, **bounds)
 
 
-def _most_connections(settings: Settings) -> int:
-    """How many connections there may be, within the files that this process may open.
+def _max_connections(settings: Settings) -> int:
+    """How many connections there may be, given how many files this process may open.
 
     Raises:
-        ConfigurationError: They would not do for the server alone.
+        ConfigurationError: Too few files for the server itself.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:

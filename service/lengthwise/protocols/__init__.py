@@ -1,1 +1,1 @@
-"""What callers say and are told: /predict, KServe's v1 and v2, and gRPC, over one call."""
+"""The protocols of inference: `/predict`, KServe's v1 and v2, and gRPC, each decoded into the same call."""

@@ -1,7 +1,7 @@
-"""A request's body: read within its limit, inflated within the same limit, and counted while it is there.
+"""A request's body: read up to its limit, inflated up to the same limit, and counted while it is in memory.
 
-What a body holds is counted as it comes (`inflight`). An inflated one is counted before it is inflated, a piece
-at a time: what a short body will be, nobody knows before.
+The bytes of a body are counted as they arrive (`inflight`). Inflated bytes are counted before they are inflated, a
+piece at a time, because nothing says how large a compressed body will be.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from lengthwise.inflight import Hold
 MAX_GZIP_MEMBERS: Final = 1024
 """Each member costs a fresh inflater, so a body of a million empty ones would hold a core for minutes."""
 PIECE_BYTES: Final = 65_536
-"""A body is inflated by pieces of at most so many bytes, of as many bytes at most."""
+"""The largest piece of a body, before and after inflating."""
 _PIECES_AT_ONCE: Final = 32
-"""How many pieces a thread inflates before the event loop counts the next ones."""
+"""How many pieces a thread inflates before the event loop reserves memory for the next ones."""
 
 
 CLIENT_LEFT: Final = 499
-"""The status that a call counts with of which nothing left."""
-OUTCOME: Final = "lengthwise.outcome"
-"""ASGI extension: the request's `Outcome`."""
+"""The status of a call of whose answer nothing was sent."""
+DELIVERY: Final = "lengthwise.delivery"
+"""ASGI extension: the request's `Delivery`."""
 
 
 class ClientLeft(Exception):
     """The client closed the connection before its answer was there."""
 
 
-class Outcome:
-    """What became of the answer to a request that came through ASGI.
+class Delivery:
+    """Whether the answer to a request through ASGI was sent.
 
     Attributes:
-        answered: The connection has taken the whole answer.
-        refused: The status that the connection told in the answer's place; None where it told none.
+        answered: Whether the connection accepted the whole answer.
+        refused: The status that the connection sent in the place of the answer, if it did.
     """
 
     __slots__ = ("answered", "refused")
@@ -51,17 +51,17 @@ class Outcome:
         self.refused: int | None = None
 
 
-def told(scope: Scope, status: int) -> int:
-    """The status that a client was told: its answer's own, or the connection's refusal, or `CLIENT_LEFT` for neither.
+def status_sent(scope: Scope, status: int) -> int:
+    """The status that a client got: that of its answer, or of the connection's refusal; `CLIENT_LEFT` if it got none.
 
     Args:
         scope: ASGI's.
         status: The answer's.
     """
-    outcome: Outcome | None = scope.get("extensions", {}).get(OUTCOME)
-    if outcome is None or outcome.answered:
+    delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
+    if delivery is None or delivery.answered:
         return status
-    return outcome.refused or CLIENT_LEFT
+    return delivery.refused or CLIENT_LEFT
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -78,37 +78,37 @@ async def read_body(
         receive: ASGI's.
         headers: By lower-case name.
         max_bytes: Largest body.
-        hold: Holds what has come.
-        late_at: When its sender is late, on the clock of `time.monotonic`: from then on it is read no further where
-            others need the room.
+        hold: Counts the bytes that have arrived.
+        late_at: From when on it is late, on the clock of `time.monotonic`: from then on it is not read further if
+            others need the memory.
 
     Raises:
-        TooLarge: It is larger, or says so.
-        InflightFull: There is no room for it now.
-        DeadlineExceeded: It is late, and others need the room.
+        TooLarge: It is larger, or its content length is.
+        InflightFull: There is no memory for it now.
+        DeadlineExceeded: It is late, and others need the memory.
         UnsupportedMedia: A content encoding other than gzip.
         ClientLeft: The client closed the connection.
     """
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b"gzip", b""):
         raise UnsupportedMedia("content-encoding must be gzip, or none")
-    announced = headers.get(b"content-length")
-    if announced is not None and announced.isdigit() and int(announced[:20]) > max_bytes:
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and int(length[:20]) > max_bytes:
         raise too_large(max_bytes)
-    gathered = bytearray()  # not a list: a body that trickles in byte by byte would cost fifty times its size
+    received = bytearray()  # not a list: that of a body in pieces of one byte would take fifty times its size
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         part = message.get("body", b"")
-        if len(gathered) + len(part) > max_bytes:
+        if len(received) + len(part) > max_bytes:
             raise too_large(max_bytes)
         hold.grow(len(part))
         if not message.get("more_body", False):
             break
-        gathered += part
+        received += part
         if hold.crowded and time.monotonic() > late_at:
             raise DeadlineExceeded("the deadline passed before the whole body was there")
-    return bytes(gathered + part) if gathered else part
+    return bytes(received + part) if received else part
 
 
 def is_packed(headers: dict[bytes, bytes]) -> bool:
@@ -117,12 +117,12 @@ def is_packed(headers: dict[bytes, bytes]) -> bool:
 
 
 class Inflating:
-    """A gzip body, of one member or several, on its way to be inflated.
+    """A gzip body, of one member or several, that is being inflated.
 
     Args:
         body: As it was sent.
         max_bytes: Most bytes that it may have when it is inflated.
-        hold: Holds the bytes, those to come before they are there.
+        hold: Counts the bytes, before they are inflated.
     """
 
     def __init__(self, body: bytes, max_bytes: int, hold: Hold) -> None:
@@ -133,34 +133,34 @@ class Inflating:
         self._size = 0
 
     def at_once(self) -> bytes | None:
-        """The inflated body where that is one piece, made on the event loop; None where it is more.
+        """The inflated body where that is one piece, inflated on the event loop; None where it is more.
 
         Raises as `inflated` does.
         """
         self._hold.grow(2 * PIECE_BYTES)
-        if self._some(2) < 2:  # one piece, and nothing behind it
+        if self._inflate(2) < 2:  # one piece, and nothing behind it
             return self._whole()
         return None
 
     async def inflated(self) -> bytes:
-        """The inflated body, made in a thread.
+        """The inflated body, inflated in a thread.
 
         Raises:
-            TooLarge: It inflates to more than the most; no more than that is ever held.
-            InflightFull: There is no room for it now.
-            InvalidRequest: It is no gzip, ends early, or has more members than anybody needs.
+            TooLarge: It inflates to more than `max_bytes`; no more than that is ever in memory.
+            InflightFull: There is no memory for it now.
+            InvalidRequest: It is no gzip, ends early, or has more than `MAX_GZIP_MEMBERS` members.
         """
         while True:
             self._hold.set(self._sent + self._size + _PIECES_AT_ONCE * PIECE_BYTES)
-            if await asyncio.to_thread(self._some, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
+            if await asyncio.to_thread(self._inflate, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
                 return await asyncio.to_thread(self._whole)
 
-    def _some(self, count: int) -> int:
-        """Inflates so many more pieces; how many there were."""
-        made = list(islice(self._steps, count))
-        self._pieces += made
-        self._size += sum(map(len, made))
-        return len(made)
+    def _inflate(self, count: int) -> int:
+        """Inflates up to `count` more pieces; returns how many there were."""
+        pieces = list(islice(self._steps, count))
+        self._pieces += pieces
+        self._size += sum(map(len, pieces))
+        return len(pieces)
 
     def _whole(self) -> bytes:
         return b"".join(self._pieces)
@@ -172,23 +172,23 @@ def _inflated(body: bytes, max_bytes: int) -> Iterator[bytes]:
     rest = memoryview(body)
     for _ in range(MAX_GZIP_MEMBERS):
         inflater = zlib.decompressobj(wbits=31)
-        made, most = b"", 1
+        piece, most = b"", 1
         while not inflater.eof:
-            if not rest and len(made) < most:  # else more may come of what it was given
+            if not rest and len(piece) < most:  # else the inflater may have more
                 raise InvalidRequest([Problem("", "the gzip body ends before its end")])
-            # By slices, because what follows a member is copied at its end.
+            # By slices, because the inflater copies what follows a member.
             given = rest[:PIECE_BYTES]
             most = min(PIECE_BYTES, max_bytes - size + 1)
             try:
-                made = inflater.decompress(given, most)
+                piece = inflater.decompress(given, most)
             except zlib.error:
                 raise InvalidRequest([Problem("", "the body is not gzip, though content-encoding says so")]) from None
-            size += len(made)
+            size += len(piece)
             if size > max_bytes:
                 raise too_large(max_bytes)
             left = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
             rest = rest[len(given) - len(left) :]
-            yield made
+            yield piece
         if not rest:
             return
     raise InvalidRequest([Problem("", f"the gzip body has more than {MAX_GZIP_MEMBERS} members")])

@@ -1,9 +1,9 @@
 """The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
 
-A message is received when there is room for it: the call is taken as a stream of one message, which gRPC receives when
-it is asked for, and `protocols.receiving` says when. A call's own deadline counts like `timeout_ms`, and a caller who
-cancels is one who left. A refusal has the code of its HTTP status (`CODES`), and is counted by that status. This is the
-only module that knows gRPC; it needs the extra `grpc`, so it is imported only where a port for it is set.
+A message is received when there is memory for it: the call is taken as a stream of one message, which gRPC receives
+when it is asked for, and `protocols.receiving` says when. Inference calls are answered in `protocols.grpc_infer`; these
+two modules are the only ones that know gRPC. They need the extra `grpc`, so they are imported only where a port for it
+is set.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,80 +23,47 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lengthwise.api_keys import Keys
-from lengthwise.batching.queues import Timing
-from lengthwise.connections.unread import PATIENCE_SECONDS
-from lengthwise.decoding.calls import Call, answer_bytes
-from lengthwise.errors import (
-    ConfigurationError,
-    DeadlineExceeded,
-    Forbidden,
-    InferenceFailed,
-    InflightFull,
-    InvalidRequest,
-    Problem,
-    RequestError,
-)
+from lengthwise.errors import ConfigurationError, Forbidden, InflightFull, InvalidRequest, Problem, RequestError
 from lengthwise.inflight import Hold
 from lengthwise.protocols import grpc_codec, inventory, kserve, model_config, statistics
-from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, too_large
-from lengthwise.protocols.endpoint import LARGE_BODY_BYTES, TENSORS_BYTES, place, request_id_of
+from lengthwise.protocols.body import too_large
+from lengthwise.protocols.endpoint import LARGE_BODY_BYTES
+from lengthwise.protocols.grpc_infer import INFER, SERVICE, Context, GrpcInference, ModelInfer, headers_of, refuse
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
 from lengthwise.protocols.receiving import Receiving
-from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
-from lengthwise.telemetry.call_record import CallRecord
 
 log = logging.getLogger("lengthwise.grpc")
 
-SERVICE: Final = "inference.GRPCInferenceService"
-INFER: Final = f"{SERVICE}/ModelInfer"
-CODES: Final = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""gRPC's code for the HTTP status of a refusal."""
-_LONGEST_DETAILS: Final = 2000
-"""Details travel in a header, which has few kilobytes."""
 _STREAMS: Final = 8
 """Streams of requests at once, which only reflection has."""
-_LAST_WORDS_SECONDS: Final = 1.0
-"""How long an answer that is made may take to leave, when the server stops."""
+_LAST_ANSWERS_SECONDS: Final = 1.0
+"""How long the last answers may take to be sent when the server stops."""
 _WINDOW_BYTES: Final = 65_535
-"""What a caller may send of a message before it is asked for: HTTP/2's own default."""
+"""Bytes of a message that a client may send before the message is received: HTTP/2's default."""
 _CALLS_OF_A_CONNECTION: Final = 256
-_COPIES_DECODING: Final = 3
-"""Of a message while it is decoded: as it came, as protocol buffers have it, and its elements."""
 _CALLS: Final = 4096
 """Most calls at once, over all connections; further ones are refused unread."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
     """The server.
 
     Args:
-        serving: What answers.
-        large_bodies: How many of them may be decoded at once; shared by all protocols.
+        serving: Answers the calls.
+        large_bodies: Limits the bodies that are decoded in threads at once; shared by all protocols.
     """
 
     def __init__(self, serving: Serving, large_bodies: asyncio.Semaphore) -> None:
         self._serving = serving
-        self._large_bodies = large_bodies
+        self._protocol = ModelInfer(serving, large_bodies)
         self._receiving = Receiving(serving.inflight, serving.settings.max_body_bytes)
         self._health = _Health(serving)
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listens and answers; calls are refused as not ready until the models are.
+        """Listens and answers; until the models are ready, calls are refused as not ready.
 
         Args:
             host: Address to listen on.
@@ -106,7 +73,7 @@ class GrpcServer:
             The port.
 
         Raises:
-            ConfigurationError: The address cannot be had, or the TLS files cannot be read.
+            ConfigurationError: The server cannot listen on the address, or the TLS files cannot be read.
         """
         settings = self._serving.settings
         options = [
@@ -116,12 +83,12 @@ class GrpcServer:
             ("grpc.max_allowed_incoming_connections", settings.max_connections),
             ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
             ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-            ("grpc.http2.bdp_probe", 0),  # it would let each caller send megabytes ahead
+            ("grpc.http2.bdp_probe", 0),  # it would let each client send megabytes ahead
         ]
         keys = self._serving.keys
-        interceptors: list[grpc.aio.ServerInterceptor] = [_Small(self._receiving, self._serving)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [_SmallCalls(self._receiving, self._serving)]
         if keys is not None:
-            interceptors.insert(0, _Gate(keys))
+            interceptors.insert(0, _KeyCheck(keys))
         server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=_CALLS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -135,21 +102,21 @@ class GrpcServer:
                 bound = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigurationError(f"cannot listen on {address} for gRPC; another --grpc-port may be free") from error
-        await self.tell()  # before anybody can ask: the library begins with a server that is well
+        await self.report_health()  # first: the library's own first status is SERVING
         await server.start()
         self._server = server
         log.info("listening on grpc://%s", address if port else f"{host}:{bound}")
         return bound
 
-    async def tell(self) -> None:
-        """Tells those who watch the server's health how it is now."""
-        await self._health.tell()
+    async def report_health(self) -> None:
+        """Sends the health of the server to the clients that watch it."""
+        await self._health.report()
 
     async def stop(self) -> None:
-        """Ends every connection, when what was accepted is answered."""
+        """Ends every connection, once the accepted calls are answered."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
-            await self._server.stop(_LAST_WORDS_SECONDS)
+            await self._server.stop(_LAST_ANSWERS_SECONDS)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
@@ -168,14 +135,16 @@ class GrpcServer:
             name: grpc.unary_unary_rpc_method_handler(_answering(request, answer), response_serializer=_serialized)
             for name, (request, answer) in methods.items()
         }
-        # Bytes in and bytes out: reading and writing them is part of the call, and is counted and bounded with it.
-        handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
+        # Bytes in and bytes out: decoding and encoding them are steps of the call, counted and limited with it.
+        handlers["ModelInfer"] = grpc.stream_unary_rpc_method_handler(
+            GrpcInference(self._protocol, self._receiving).answer
+        )
         return handlers
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
         try:
             kserve.find(self._serving, request.name, request.version or None)
-        except RequestError:  # not known, unloaded, or not started: that is the question, and no error
+        except RequestError:  # not known, unloaded or not started: that is an answer here, and no error
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._serving.ready)
 
@@ -190,8 +159,8 @@ class GrpcServer:
         )
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> Message:
-        found = statistics.of(self._serving, request.name or None, request.version or None)
-        return pb.ModelStatisticsResponse(**found)
+        document = statistics.of(self._serving, request.name or None, request.version or None)
+        return pb.ModelStatisticsResponse(**document)
 
     def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         return pb.RepositoryIndexResponse(models=inventory.index(self._serving, ready=request.ready))
@@ -210,104 +179,9 @@ class GrpcServer:
         if self._serving.settings.admin_port is not None:
             raise Forbidden("models are loaded and unloaded over HTTP on the admin port")
 
-    async def _infer(self, _: object, context: Context) -> bytes:
-        """One inference call; every path out of it closes its account once, and gives back what it held.
 
-        What it holds is given back when its answer has left, for which a client has `PATIENCE_SECONDS`.
-        """
-        hold = Hold(self._serving.inflight)
-        late: asyncio.TimerHandle | None = None
-
-        def ended(_: object) -> None:
-            hold.close()
-            if late is not None:
-                late.cancel()
-
-        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
-        try:
-            answer = await self._respond(context, hold)
-        except BaseException:
-            hold.close()
-            raise
-        hold.holds(len(answer))
-        call = asyncio.current_task()
-        if call is not None:
-            late = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, call.cancel)
-        return answer
-
-    async def _respond(self, context: Context, hold: Hold) -> bytes:
-        headers = _headers(context)
-        account = self._serving.accounts.open(INFER, request_id_of(headers.get(b"x-request-id")), headers)
-        request_id = account.request_id.decode()
-        status, timing = 200, None
-        error: RequestError | None = None
-        try:
-            if self._serving.keys is not None:
-                self._serving.keys.check(headers.get(b"authorization"))
-            call, encode = await self._read(context, account, hold)
-            context.set_trailing_metadata((("x-request-id", request_id),))
-            answer, timing = await self._answer(_within(call, context, account.arrived), encode, account, hold)
-            hold.holds(len(answer))
-            return answer
-        except asyncio.CancelledError:  # the caller left, or its deadline passed there before it did here
-            late = context.time_remaining() == 0
-            status, error = CLIENT_LEFT, DeadlineExceeded("the deadline passed") if late else None
-            raise
-        except RequestError as refused:
-            error = refused.with_traceback(None)  # which holds this frame, which holds it, and the body
-        except Exception:  # nothing of it may reach the client
-            log.exception("request %s failed", request_id)
-            error = InferenceFailed("the request could not be answered")
-        finally:
-            account.close(status if error is None else kserve.status_of(error), error, timing)
-        _refuse(context, error, ("x-request-id", request_id))
-        return b""  # nobody gets it
-
-    async def _read(self, context: Context, account: CallRecord, hold: Hold) -> tuple[Call, grpc_codec.Encode]:
-        """What is asked. The message is let go of with the end of this.
-
-        Raises:
-            RequestError: It is wrong or too late, or there is no room for it.
-        """
-        remaining = context.time_remaining()
-        seconds = self._serving.settings.default_timeout_ms / 1000
-        deadline = account.arrived + (seconds if remaining is None else min(seconds, remaining))
-        async with self._receiving.one(hold, deadline):
-            # Not by the iterator that is given beside the context: it would be left in a circle with the message.
-            body = await context.read()
-        if not isinstance(body, bytes):
-            raise InvalidRequest([Problem("", "the call has no message")])
-        hold.holds(len(body))
-        started = time.monotonic()
-        if len(body) > TENSORS_BYTES:
-            async with place(self._large_bodies, deadline):
-                hold.set(_COPIES_DECODING * len(body))
-                call, encode = await asyncio.to_thread(grpc_codec.decode, body, self._serving)
-        else:
-            call, encode = grpc_codec.decode(body, self._serving)
-        account.decoded(call, started)
-        return call, encode
-
-    async def _answer(
-        self, call: Call, encode: grpc_codec.Encode, account: CallRecord, hold: Hold
-    ) -> tuple[bytes, Timing]:
-        """The answer's bytes, written by the runner thread that computed them, and where the time went."""
-
-        def finish(answers: list[Answer], timing: Timing) -> tuple[bytes, Timing]:
-            return encode(answers), timing
-
-        hold.set(call.held_bytes + answer_bytes(call))
-        ticket = self._serving.ask(call, account.arrived, finish, trace=account.trace)
-        try:
-            answer: tuple[bytes, Timing] = await ticket.future
-            return answer
-        except asyncio.CancelledError:
-            self._serving.batcher.withdraw(ticket, ClientLeft())
-            raise
-
-
-class _Gate(grpc.aio.ServerInterceptor):
-    """Lets nobody pass who has no key; an inference call passes to be refused, and counted, where it is answered."""
+class _KeyCheck(grpc.aio.ServerInterceptor):
+    """Refuses calls without a key. Inference calls pass: `InferenceCall` refuses and counts them."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -317,15 +191,15 @@ class _Gate(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         if details.method != f"/{INFER}":
             try:
-                self._keys.check(_as_headers(details.invocation_metadata).get(b"authorization"))
+                self._keys.check(headers_of(details.invocation_metadata).get(b"authorization"))
             except RequestError as error:
                 return _refusing(error)
         handler: grpc.RpcMethodHandler[Any, Any] = await continuation(details)
         return handler
 
 
-class _Small(grpc.aio.ServerInterceptor):
-    """The calls that are no inference: what they send is small, and received when there is room for it."""
+class _SmallCalls(grpc.aio.ServerInterceptor):
+    """Calls other than inference: their messages are small, and received when there is memory for them."""
 
     def __init__(self, receiving: Receiving, serving: Serving) -> None:
         self._receiving = receiving
@@ -338,7 +212,7 @@ class _Small(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method == f"/{INFER}":
             return handler
-        if handler.request_streaming:  # reflection's: a message at a time, for as long as the caller likes
+        if handler.request_streaming:  # reflection's: one message after another, without a limit of time
             return grpc.stream_stream_rpc_method_handler(
                 partial(self._stream, handler), handler.request_deserializer, handler.response_serializer
             )
@@ -355,7 +229,7 @@ class _Small(grpc.aio.ServerInterceptor):
         _: object,
         context: Context,
     ) -> Any:
-        """Receives the one message of a call, and has it answered."""
+        """Receives the one message of a call, and answers it."""
         hold = Hold(self._serving.inflight)
         try:
             seconds = self._serving.settings.default_timeout_ms / 1000
@@ -366,16 +240,16 @@ class _Small(grpc.aio.ServerInterceptor):
             if not isinstance(body, bytes):
                 raise InvalidRequest([Problem("", "the call has no message")])
         except RequestError as error:
-            _refuse(context, error.with_traceback(None))
+            refuse(context, error.with_traceback(None))
             return None
         finally:
             hold.close()
         return await answer(body if deserialized is None else deserialized(body), context)
 
     async def _stream(self, handler: Any, messages_sent: Any, context: Context) -> None:
-        """A stream of requests, of which there are few at once."""
+        """Answers a stream of requests; few are open at once."""
         if self._streams.locked():
-            _refuse(context, InflightFull("too many streams are open", retry_after_seconds=1))
+            refuse(context, InflightFull("too many streams are open", retry_after_seconds=1))
             return
         async with self._streams:
             async for response in handler.stream_stream(messages_sent, context):
@@ -383,90 +257,50 @@ class _Small(grpc.aio.ServerInterceptor):
 
 
 class _Health(health.aio.HealthServicer):
-    """gRPC's health service: a check says how it is at that moment, whoever watches is told by `tell`."""
+    """gRPC's health service: a check answers with the current status, and clients that watch get it by `report`."""
 
     def __init__(self, serving: Serving) -> None:
         super().__init__()
         self._serving = serving
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         statuses = health_pb2.HealthCheckResponse
         status = statuses.SERVING if self._serving.ready else statuses.NOT_SERVING
         for service in ("", SERVICE):
             await self.set(service, status)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        await self.tell()
+        await self.report()
         return await super().Check(request, context)
 
 
 def _answering(
     kind: type[Message], answer: Callable[[Any], Message | Awaitable[Message]]
 ) -> Callable[[bytes, Context], Awaitable[Message | None]]:
-    """A handler of calls that are no inference: they are not counted, and what they ask is small."""
+    """A handler of calls other than inference. They are not counted, and their messages are small."""
 
     async def handle(body: bytes, context: Context) -> Message | None:
         try:
-            made = answer(grpc_codec.parsed(kind, body))
-            return made if isinstance(made, Message) else await made
+            message = answer(grpc_codec.parsed(kind, body))
+            return message if isinstance(message, Message) else await message
         except RequestError as error:
-            _refuse(context, error.with_traceback(None))
+            refuse(context, error.with_traceback(None))
             return None
 
     return handle
 
 
 def _refusing(error: RequestError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of calls of any kind that refuses without reading what they send."""
+    """A handler that refuses calls of any kind without receiving their messages."""
 
-    async def refuse(_: Any, context: Context) -> None:
-        _refuse(context, error)
+    async def handle(_: Any, context: Context) -> None:
+        refuse(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-def _refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> None:
-    """Has a call end with an error's code; one that says when to come back says so as gRPC's own retries want it.
-
-    What the handler returns reaches nobody then. What `abort` raises would hold its frame, and the body, in a circle.
-    """
-    metadata = list(trailing)
-    if error.retry_after_seconds is not None:
-        metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
-    details = kserve.sentence(error)[:_LONGEST_DETAILS]
-    context.set_code(CODES[kserve.status_of(error)])
-    context.set_details(details)
-    context.set_trailing_metadata(tuple(metadata))
-
-
-def _headers(context: Context) -> dict[bytes, bytes]:
-    """A call's metadata, in the form of HTTP's headers."""
-    return _as_headers(context.invocation_metadata())
-
-
-def _as_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
-    return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
-
-
-def _within(call: Call, context: Context, arrived: float) -> Call:
-    """The call, with gRPC's deadline where that is sooner than its own.
-
-    Raises:
-        DeadlineExceeded: It has passed already.
-    """
-    remaining = context.time_remaining()
-    if remaining is None:
-        return call
-    if remaining <= 0:
-        raise DeadlineExceeded("the deadline had passed when the request was read")
-    timeout_ms = (time.monotonic() - arrived + remaining) * 1000
-    return (
-        call if call.timeout_ms is not None and call.timeout_ms < timeout_ms else call._replace(timeout_ms=timeout_ms)
-    )
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of a server and its models, over HTTP and over gRPC alike."""
+"""The server and its models as the Open Inference Protocol describes them, for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from lengthwise.protocols import tensors
 from lengthwise.protocols.tensors import TensorSpec
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 
 EXTENSIONS: Final = (
     "binary_tensor_data",
@@ -21,23 +21,23 @@ EXTENSIONS: Final = (
     "model_repository",
     "statistics",
 )
-"""Of the protocol, under the names that clients ask for."""
+"""The extensions of the protocol, by the names that clients know."""
 PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
-"""What may be said to the calls that change what is served."""
+"""The parameters of the calls that change what is served."""
 _PLATFORM: Final = "onnx_onnxv1"
-_STANDS: Final = "what stands in its place now is not served"
+_REPLACED: Final = "what stands in its place now is not served"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A version in the repository.
+class IndexEntry:
+    """A version in the index of the repository.
 
     Attributes:
         name: The model's name.
         version: Its digits.
         state: `READY` or `UNAVAILABLE`.
-        reason: Why it is unavailable, or why what took its place is; no path of the server's stands in it.
+        reason: Why it is unavailable, or why the files that replaced it are; without paths of the server.
     """
 
     name: str
@@ -55,8 +55,8 @@ def server() -> dict[str, Any]:
     }
 
 
-def model(serving: Serving, served: Served) -> dict[str, Any]:
-    """A model's metadata: its good versions, and its tensors with -1 for a free axis."""
+def model(serving: Serving, served: ServedModel) -> dict[str, Any]:
+    """A model's metadata: its served versions, and its tensors with -1 for an axis of any size."""
     manifest = served.manifest
     versions = sorted(other.manifest.version for other in serving.served if other.manifest.name == manifest.name)
     return {
@@ -69,32 +69,34 @@ def model(serving: Serving, served: Served) -> dict[str, Any]:
 
 
 def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
-    """Every version that is served or refused, and every model that is unloaded; only what is served, if `ready`."""
+    """Every version that is served or refused, and every unloaded model; if `ready`, only what is served."""
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
     served = {one.key: reasons.get(one.key) for one in repository}
     state = "READY" if serving.ready else "UNAVAILABLE"
     entries = [
-        Entry(key.name, str(key.version), state, "" if reason is None else f"{_STANDS}: {reason}")
+        IndexEntry(key.name, str(key.version), state, "" if reason is None else f"{_REPLACED}: {reason}")
         for key, reason in served.items()
     ]
     entries += [
-        Entry(key.name, str(key.version), "UNAVAILABLE", reason) for key, reason in reasons.items() if key not in served
+        IndexEntry(key.name, str(key.version), "UNAVAILABLE", reason)
+        for key, reason in reasons.items()
+        if key not in served
     ]
-    entries += [Entry(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
+    entries += [IndexEntry(name, "", "UNAVAILABLE", "unloaded") for name in sorted(repository.unloaded)]
     return [asdict(entry) for entry in entries if not ready or entry.state == "READY"]
 
 
 async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
-    """Loads a model from the repository, or what is new of it; returns when it is served.
+    """Loads a model from the repository, or its new versions; returns when it is served.
 
     Raises:
-        InvalidRequest: Its highest version is not good; or there are parameters: nothing of a model comes from callers.
-        RequestError: It may not be asked for, or not now, or there is no such model.
+        InvalidRequest: Its highest version failed its checks; or there are parameters: clients cannot send models.
+        RequestError: The call is switched off, or cannot be answered now, or there is no such model.
     """
     _check_changes(serving, parameters, PARAMETERS["load"])
     try:
-        refusal = await serving.shelf.load(name)
+        refusal = await serving.registry.load(name)
     except ConfigurationError as error:
         raise NotReady("the model repository cannot be read", retry_after_seconds=5) from error
     if refusal is not None:
@@ -103,13 +105,13 @@ async def load(serving: Serving, name: str, parameters: Mapping[str, Any]) -> No
 
 
 async def unload(serving: Serving, name: str, parameters: Mapping[str, Any]) -> None:
-    """Unloads a model: no request finds it any more; those that have are answered.
+    """Unloads a model: new requests do not find it; those that have are answered.
 
     Raises:
-        RequestError: It may not be asked for, or not now, or there is no such model.
+        RequestError: The call is switched off, or cannot be answered now, or there is no such model.
     """
     _check_changes(serving, parameters, PARAMETERS["unload"])
-    await serving.shelf.unload(name)
+    await serving.registry.unload(name)
 
 
 def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -119,14 +121,14 @@ def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: froze
         raise Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started:
         raise NotReady("the server is starting", retry_after_seconds=1)
-    strange = sorted(parameters.keys() - known)
-    if strange:
+    unknown = sorted(parameters.keys() - known)
+    if unknown:
         detail = "is not taken: a model comes from the repository as it is"
-        raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in strange[:20]], total=len(strange))
+        raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in unknown[:20]], total=len(unknown))
 
 
 def without_folders(reason: str, models: Path) -> str:
-    """A reason in which files stand without the folders of this machine."""
+    """A reason without the folders of this machine in its file names."""
     for folder in {str(models), str(models.resolve())}:
         reason = reason.replace(f"{folder}/", "")
     return _FOLDERS.sub("", reason)

@@ -1,6 +1,6 @@
 """What KServe's two protocols share: how a path names a model, and refusals as `{"error": "..."}`.
 
-Statuses are those of `POST /predict`, with 400 in the place of 422.
+Statuses are those of `POST /predict`, but 400 instead of 422.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from starlette.responses import Response
 from lengthwise.errors import InvalidRequest, Problem, RequestError
 from lengthwise.protocols import problems
 from lengthwise.protocols.endpoint import JSON, Headers
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 from lengthwise.versions import is_written_as_version
 
 
-def speaks(path: str) -> bool:
+def is_path(path: str) -> bool:
     """Whether a path belongs to one of the two."""
     return path in ("/v1", "/v2") or path.startswith(("/v1/", "/v2/"))
 
 
-def find(serving: Serving, name: str | None, version: str | None) -> Served:
+def find(serving: Serving, name: str | None, version: str | None) -> ServedModel:
     """The model that a path or a message names; None for the default.
 
     Raises:
-        InvalidRequest: The version is no version.
+        InvalidRequest: The version is not written as one.
         RequestError: There is no such model, or none is ready.
     """
     if version is not None and not is_written_as_version(version):
@@ -45,12 +45,12 @@ def refusal(error: RequestError) -> tuple[int, bytes, Headers]:
 
 def response(error: RequestError, path: str) -> Response:
     """A refusal in the form of the protocol that a path belongs to."""
-    status, body, headers = refusal(error) if speaks(path) else problems.refusal(error)
+    status, body, headers = refusal(error) if is_path(path) else problems.refusal(error)
     return Response(body, status, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def sentence(error: RequestError) -> str:
-    """Everything that a refusal says, in one line; a bad body's problems with their places."""
+    """A refusal as one line: its detail, or the problems of a bad body with their places."""
     if not isinstance(error, InvalidRequest):
         return error.detail
     listed = "; ".join(f"{problem.pointer}: {problem.detail}".removeprefix(": ") for problem in error.problems)

@@ -1,7 +1,7 @@
 """A model's configuration as Triton's model configuration extension has it: `GET /v2/models/MODEL/config`.
 
-Tools such as perf_analyzer read there what they may send. A request is a batch of rows, so shapes stand without their
-first axis: `values` is `[-1, features]` with any number of steps. `lengths` is optional, for one row needs none.
+Tools such as perf_analyzer read from it what they may send. A request is a batch of rows, so shapes have no first axis:
+`values` is `[-1, features]` with any number of steps. `lengths` is optional, because one row needs none.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import orjson
 from lengthwise.protocols import tensors
 from lengthwise.protocols.tensors import LENGTHS, TensorSpec
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 from lengthwise.versions import Policy
 
 _TYPES: Final = {"BYTES": "TYPE_STRING"}
 """Where the extension's name of a datatype is not `TYPE_` and the protocol's."""
 
 
-def of(serving: Serving, served: Served) -> dict[str, Any]:
-    """The configuration of a model, in the JSON form of Triton's message `ModelConfig`."""
+def of(serving: Serving, served: ServedModel) -> dict[str, Any]:
+    """The configuration of a model in the JSON form of Triton's message `ModelConfig`."""
     manifest, settings = served.manifest, serving.settings
     return {
         "name": manifest.name,
@@ -45,7 +45,7 @@ def _tensor(form: TensorSpec) -> dict[str, Any]:
     return {
         "name": form.name,
         "data_type": _TYPES.get(datatype, f"TYPE_{datatype}"),
-        "dims": list(form.shape[1:]),  # none of an output that has one entry a row
+        "dims": list(form.shape[1:]),  # empty for an output with one entry a row
     }
 
 
@@ -68,12 +68,12 @@ def _instances(serving: Serving, manifest: Manifest) -> dict[str, Any]:
 
 
 def _parameters(manifest: Manifest) -> dict[str, str]:
-    """What the extension has no field for, by its name in the manifest; values as JSON."""
-    said = {
+    """Fields of the manifest that the extension does not have, by name; values as JSON."""
+    fields = {
         "task": manifest.task,
         "labels": manifest.labels,
         "max_length": manifest.max_length,
         "long": manifest.long,
         "missing": manifest.missing,
     }
-    return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in said.items()}
+    return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}

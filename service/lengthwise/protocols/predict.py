@@ -1,6 +1,6 @@
-"""`POST /predict`: the endpoint that carries the load.
+"""`POST /predict`: the endpoint that gets most requests.
 
-Its body is JSON, or one sequence as the bytes of its steps (`octets`). Refusals are `application/problem+json`.
+Its body is JSON, or one sequence as a raw tensor (`raw_steps`). Refusals are `application/problem+json`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lengthwise.runtime.answers import Answer
 
 
 class Predict(Endpoint):
-    """The endpoint."""
+    """The calls of `POST /predict`."""
 
-    name = "/predict"
+    name = "POST /predict"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Takes JSON, octets, and a body of which nothing is said.
+        """Accepts JSON, a raw tensor, and a body without a content type.
 
         Raises:
             UnsupportedMedia: The body is something else.
@@ -42,7 +42,7 @@ class Predict(Endpoint):
             )
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `Endpoint`; the form of the body is the one that its media type names."""
+        """See `InferenceProtocol`; the media type says whether it is JSON or a raw tensor."""
         if media_type(request.headers) == raw_steps.MEDIA_TYPE:
             return raw_steps.decode(request, self.serving)
         if query := request.scope.get("query_string"):
@@ -51,7 +51,7 @@ class Predict(Endpoint):
         return call, partial(encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `Endpoint`; of a longer body only the ordinary form, and that of octets, are quick."""
+        """See `InferenceProtocol`; of longer bodies raw tensors and ordinary JSON are quick."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             if media_type(request.headers) == raw_steps.MEDIA_TYPE:
                 return self.decode(request)

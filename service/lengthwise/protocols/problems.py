@@ -1,8 +1,9 @@
-"""A refusal as `application/problem+json` (RFC 9457)."""
+"""A refusal as `application/problem+json` (RFC 9457): of a call, of a path, or of a whole connection."""
 
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -14,16 +15,16 @@ CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
-    """The body of a refusal: for a bad body, with a pointer to each of the first bad places and their number."""
-    made: dict[str, Any] = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
+    """The body of a refusal; of a bad body with a pointer to each of the first problems, and the number of all."""
+    body = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
-        made["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
-        made["errors_total"] = error.total
-    return made
+        body["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
+        body["errors_total"] = error.total
+    return body
 
 
 def encode(error: RequestError) -> bytes:
-    """The same as bytes; text that is no Unicode (from a body with lone surrogates) is written as question marks."""
+    """The same as bytes; lone surrogates, which a body may have, are written as question marks."""
     try:
         return orjson.dumps(document(error))
     except TypeError:
@@ -35,16 +36,39 @@ def refusal(error: RequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]
     return error.status, encode(error), headers(error)
 
 
+def of_status(status: int, detail: str = "") -> bytes:
+    """The body of a refusal that is no `RequestError`: HTTP's own, by a router or a connection.
+
+    Args:
+        status: As HTTP.
+        detail: A sentence for the client; without one, the status's own phrase.
+    """
+    phrase = HTTPStatus(status).phrase
+    return orjson.dumps(_document(status, phrase, detail or phrase))
+
+
+def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """The same with its headers, where the connection ends with it; one with status 503 may come back in a second."""
+    lines = [(b"content-type", MEDIA_TYPE), CLOSE]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        lines.append((b"retry-after", b"1"))
+    return status, of_status(status, detail), lines
+
+
 def headers(error: RequestError) -> list[tuple[bytes, bytes]]:
-    """The headers of a refusal: when to come back, and whether this connection ends."""
-    made = [(b"content-type", MEDIA_TYPE)]
+    """The headers of a refusal: among them when to try again, and whether this connection ends."""
+    lines = [(b"content-type", MEDIA_TYPE)]
     if error.retry_after_seconds is not None:
-        made.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
+        lines.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
     if error.status == 401:
-        made.append((b"www-authenticate", b"Bearer"))
+        lines.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, Draining) or error.status == 413:
-        made.append(CLOSE)
-    return made
+        lines.append(CLOSE)
+    return lines
+
+
+def _document(status: int, title: str, detail: str) -> dict[str, Any]:
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
 
 
 def _printable(value: Any) -> Any:

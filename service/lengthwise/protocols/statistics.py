@@ -1,12 +1,12 @@
 """A model's statistics as Triton's statistics extension has them: `GET /v2/models/MODEL/stats` and `ModelStatistics`.
 
-They are the figures of `/metrics` under that extension's names. Counts of requests and of batches stand side by side:
-of `inference_stats` each request is one, whatever it asked; of `batch_stats` each batch, by its rows. An answered
-request counts at once in all of its stages: perf_analyzer takes it for an error where these counts differ.
+They are the metrics of `/metrics` under that extension's names. `inference_stats` counts requests, each as one,
+however many sequences it has; `batch_stats` counts batches, by their rows. An answered request is counted in all of its
+stages at once: perf_analyzer reports an error where these counts differ.
 
-What the names mean here: `queue` is how long requests waited for their batches, `compute_input` reading their bodies
-(of a batch: padding its sequences), `compute_infer` the batches that they were in (of a request with padding), and
-`compute_output` writing the answers. Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
+What the names mean here: `queue` is the time that requests waited for their batches; `compute_input` decoding their
+bodies, and for a batch padding its sequences; `compute_infer` the batches that they were in, for a request with
+padding; `compute_output` encoding the answers. Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise.protocols import kserve
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 from lengthwise.telemetry.metrics import ModelMetrics
 
 
 def of(serving: Serving, name: str | None, version: str | None) -> dict[str, Any]:
-    """What is answered: of one version, of all versions of a model, or of all models that are served.
+    """The statistics of one version, of all versions of a model, or of all served models.
 
     Args:
-        serving: What serves them.
+        serving: Serves them.
         name: The model's, or None for all.
         version: Its digits, or None for all.
 
@@ -30,18 +30,18 @@ def of(serving: Serving, name: str | None, version: str | None) -> dict[str, Any
         RequestError: There is no such model, or none is ready.
     """
     if name is None and version is None:
-        found = list(serving.served)
+        models = list(serving.served)
     else:
         one = kserve.find(serving, name, version)
-        found = [one] if version is not None else _versions(serving, one)
-    return {"model_stats": [_described(served) for served in found]}
+        models = [one] if version is not None else _versions(serving, one)
+    return {"model_stats": [_described(served) for served in models]}
 
 
-def _versions(serving: Serving, one: Served) -> list[Served]:
+def _versions(serving: Serving, one: ServedModel) -> list[ServedModel]:
     return [served for served in serving.served if served.manifest.name == one.manifest.name]
 
 
-def _described(served: Served) -> dict[str, Any]:
+def _described(served: ServedModel) -> dict[str, Any]:
     manifest, metrics = served.manifest, served.metrics
     with metrics.lock:
         return {
@@ -85,5 +85,5 @@ def _of_batches(metrics: ModelMetrics) -> list[dict[str, Any]]:
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:
-    """A count and its time; a difference of sums may lie a rounding below 0."""
+    """A count and its time; a difference of sums may be below 0 by rounding."""
     return {"count": count, "ns": max(0, round(seconds * 1e9))}

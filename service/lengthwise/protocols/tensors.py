@@ -23,7 +23,7 @@ from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import Served
+from lengthwise.serving import ServedModel
 
 ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
@@ -144,7 +144,7 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 
 def read(
-    model: Served,
+    model: ServedModel,
     sent: Sequence[InputTensor],
     wanted: Sequence[str],
     parameters: Mapping[str, Any],

@@ -1,7 +1,7 @@
-"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and which models there are.
+"""KServe's protocol v1: `POST /v1/models/{model}:predict`, and the list of models.
 
-Its `instances` are the `sequences` of `POST /predict`, ragged as they come; beside them a body may have `outputs`,
-`timeout_ms` and `priority`. Its predictions are the objects of `/predict`.
+Its `instances` are the `sequences` of `POST /predict`, of any lengths. A body may also have `outputs`, `timeout_ms` and
+`priority`. Its predictions are the objects of `/predict`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.runtime.answers import Answer
 from lengthwise.serving import Serving
 
@@ -40,10 +41,10 @@ INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "t
 class PredictV1(Endpoint):
     """`POST /v1/models/{model}:predict`."""
 
-    name = "/v1/models/MODEL:predict"
+    name = "POST /v1/models/MODEL:predict"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Takes JSON, and a body of which nothing is said.
+        """Accepts JSON, and a body without a content type.
 
         Raises:
             UnsupportedMedia: The body is something else.
@@ -58,7 +59,7 @@ class PredictV1(Endpoint):
         return call, partial(_encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `Endpoint`; of a longer body only the ordinary form is quick."""
+        """See `InferenceProtocol`; of longer bodies only ordinary JSON is quick."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             limit = self.serving.settings.max_sequences
             call = json_body.decode_ordinary(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
@@ -88,14 +89,14 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     return [
         Route("/v1/models", models),
-        Route("/v1/models/{model}:predict", PredictV1(serving, large_bodies), methods=["POST"]),
+        Route("/v1/models/{model}:predict", OverAsgi(PredictV1(serving, large_bodies)), methods=["POST"]),
         Route("/v1/models/{model}", model),
     ]
 
 
 def _encode(call: Call, answers: list[Answer]) -> tuple[bytes, Headers]:
-    made = {"predictions": json_body.predictions(call, answers)}
-    return orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
+    document = {"predictions": json_body.predictions(call, answers)}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), [JSON]
 
 
 def _json(content: object, status: int = 200) -> Response:

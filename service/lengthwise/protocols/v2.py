@@ -1,8 +1,8 @@
 """The Open Inference Protocol (KServe's v2) over HTTP: metadata, health, inference, the repository's index.
 
-An inference request is JSON, or with the binary extension JSON and behind it the elements of some tensors: the header
-`Inference-Header-Content-Length` says where the JSON ends, each tensor's `binary_data_size` how many bytes are its.
-Outputs come back the same way where `binary_data`, or for all of them `binary_data_output`, asks for it.
+An inference request is JSON. With the binary extension the elements of some tensors follow the JSON: the header
+`Inference-Header-Content-Length` says where the JSON ends, and `binary_data_size` of each tensor how many bytes belong
+to it. Outputs are sent in the same way where `binary_data`, or `binary_data_output` for all of them, asks for that.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from lengthwise.protocols.endpoint import (
     Received,
     media_type,
 )
+from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.tensors import InputTensor, TensorCall
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import Served, Serving
+from lengthwise.serving import ServedModel, Serving
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
 _MOST_TENSORS: Final = 256
@@ -49,17 +50,17 @@ _OUTPUT_FIELDS: Final = frozenset({"name", "parameters"})
 class Infer(Endpoint):
     """`POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    name = "/v2/models/MODEL/infer"
+    name = "POST /v2/models/MODEL/infer"
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Takes JSON and a body of which nothing is said; octets only with the length of their JSON.
+        """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
 
         Raises:
             UnsupportedMedia: The body is something else.
         """
-        found = media_type(headers)
-        if found not in (b"application/json", b"") and not (
-            found == b"application/octet-stream" and HEADER_LENGTH in headers
+        given = media_type(headers)
+        if given not in (b"application/json", b"") and not (
+            given == b"application/octet-stream" and HEADER_LENGTH in headers
         ):
             raise UnsupportedMedia(
                 "content-type must be application/json; application/octet-stream needs the header "
@@ -70,16 +71,16 @@ class Infer(Endpoint):
         """See `Endpoint`."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
-        head, octets = _parts(request)
+        head, tail = _parts(request)
         document = json_text.parse(head, "the body" if len(head) == len(request.body) else "the body's JSON")
         if not isinstance(document, dict):
             raise InvalidRequest([Problem("", f"the body must be an object with 'inputs', it is {kind(document)}")])
         problems = Problems()
         _unknown(document, _FIELDS, "", problems)
-        _named(document, served.manifest, problems)
+        _check_model(document, served.manifest, problems)
         identifier = _identifier(document, problems)
         parameters = _object(document, "parameters", "", problems)
-        sent = _inputs(document, octets, problems)
+        sent = _inputs(document, tail, problems)
         everywhere = request_parameters.flag(parameters, "binary_data_output", "/parameters", problems) or False
         wanted = _outputs(document, problems)
         asked = tensors.read(
@@ -91,8 +92,8 @@ class Infer(Endpoint):
             max_sequences=self.serving.settings.max_sequences,
             classes={name: output.classes for name, output in wanted.items() if output.classes is not None},
         )
-        said = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
-        binary = {name for name, flag in said.items() if (everywhere if flag is None else flag)}
+        flags = {name: wanted[name].binary if name in wanted else None for name in asked.outputs}
+        binary = {name for name, flag in flags.items() if (everywhere if flag is None else flag)}
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
@@ -117,14 +118,14 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         return _json({"ready": serving.ready}, 200 if serving.ready else 503)
 
     async def model(request: Request) -> Response:
-        return _json(inventory.model(serving, _found(serving, request)))
+        return _json(inventory.model(serving, _model_of(serving, request)))
 
     async def model_ready(request: Request) -> Response:
-        served = _found(serving, request)
+        served = _model_of(serving, request)
         return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
 
     async def config(request: Request) -> Response:
-        return _json(model_config.of(serving, _found(serving, request)))
+        return _json(model_config.of(serving, _model_of(serving, request)))
 
     async def stats(request: Request) -> Response:
         path = request.path_params
@@ -140,7 +141,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         _only(document, "ready")
         return _json(inventory.index(serving, ready=document.get("ready", False)))
 
-    infer = Infer(serving, large_bodies)
+    infer = OverAsgi(Infer(serving, large_bodies))
     of_model: list[tuple[str, Callable[..., Any], str]] = [
         ("", model, "GET"),
         ("/ready", model_ready, "GET"),
@@ -152,7 +153,9 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         Route("/v2", server),
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
-        Route("/v2/models/stats", stats),  # before the models: what is said of one of that name is under its version
+        Route(
+            "/v2/models/stats", stats
+        ),  # first: the statistics of a model with the name `stats` are under its version
         *(
             Route(f"/v2/models/{{model}}{version}{end}", endpoint, methods=[method])
             for version in ("", "/versions/{version}")
@@ -165,7 +168,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 def admin_routes(serving: Serving) -> list[Route]:
     """The routes that change what is served."""
 
-    def change(make: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
+    def change(apply: Callable[[Serving, str, dict[str, Any]], Awaitable[None]]) -> Callable[..., Any]:
         async def answer(request: Request) -> Response:
             try:
                 document = await _document(serving, request)
@@ -174,7 +177,7 @@ def admin_routes(serving: Serving) -> list[Route]:
             if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
                 raise InvalidRequest([Problem("", 'the body must be empty, or {"parameters": {...}}')])
             _only(document, "parameters")
-            await make(serving, request.path_params["model"], document.get("parameters", {}))
+            await apply(serving, request.path_params["model"], document.get("parameters", {}))
             return _json({})
 
         return answer
@@ -186,11 +189,11 @@ def admin_routes(serving: Serving) -> list[Route]:
 
 
 def _parts(request: Received) -> tuple[bytes, memoryview]:
-    """The JSON of a body, and what stands behind it."""
-    announced = request.headers.get(HEADER_LENGTH)
-    if announced is None:
+    """The JSON of a body, and the bytes that follow it."""
+    given = request.headers.get(HEADER_LENGTH)
+    if given is None:
         return request.body, memoryview(b"")
-    size = int(announced) if announced.isdigit() and len(announced) < 20 else -1
+    size = int(given) if given.isdigit() and len(given) < 20 else -1
     if not 0 <= size <= len(request.body):
         raise InvalidRequest(
             [Problem("", f"Inference-Header-Content-Length must be from 0 to the body's {len(request.body)} bytes")]
@@ -198,10 +201,10 @@ def _parts(request: Received) -> tuple[bytes, memoryview]:
     return request.body[:size], memoryview(request.body)[size:]
 
 
-def _named(document: dict[str, Any], manifest: Manifest, problems: Problems) -> None:
-    """Holds a body that names its model, as KServe's client does, against the path."""
-    for field, found in (("model_name", manifest.name), ("model_version", str(manifest.version))):
-        if document.get(field) not in (None, "", found):
+def _check_model(document: dict[str, Any], manifest: Manifest, problems: Problems) -> None:
+    """Compares the model that a body names, as KServe's client does, with that of the path."""
+    for field, expected in (("model_name", manifest.name), ("model_version", str(manifest.version))):
+        if document.get(field) not in (None, "", expected):
             problems.add(f"/{field}", "is not the model of the path")
 
 
@@ -215,8 +218,8 @@ def _identifier(document: dict[str, Any], problems: Problems) -> str | None:
     return str(identifier)
 
 
-def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) -> list[InputTensor]:
-    """The input tensors, each with its numbers or with its part of the octets, which must be used up."""
+def _inputs(document: dict[str, Any], binary: memoryview, problems: Problems) -> list[InputTensor]:
+    """The input tensors, each with its numbers or its part of the binary data. No binary data may be left over."""
     sent: list[InputTensor] = []
     at = 0
     for i, entry in enumerate(_objects(document, "inputs", problems)):
@@ -227,8 +230,8 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
         parameters = _object(entry, "parameters", pointer, problems)
         request_parameters.no_shared_memory(parameters, f"{pointer}/parameters", problems)
         size = parameters.get("binary_data_size")
-        if size is not None and data is None and type(size) is int and 0 <= size <= len(octets) - at:
-            data = octets[at : at + size]
+        if size is not None and data is None and type(size) is int and 0 <= size <= len(binary) - at:
+            data = binary[at : at + size]
             at += size
         elif size is not None:
             problems.add(f"{pointer}/parameters/binary_data_size", "must be the number of its bytes behind the JSON")
@@ -244,13 +247,13 @@ def _inputs(document: dict[str, Any], octets: memoryview, problems: Problems) ->
             problems.add(f"{pointer}/shape", "must be an array of whole numbers")
         elif data is not None:
             sent.append(InputTensor(name, datatype, tuple(shape), data, pointer))
-    if at < len(octets) and not problems.total:
-        problems.add("", f"{len(octets) - at} bytes behind the JSON belong to no input")
+    if at < len(binary) and not problems.total:
+        problems.add("", f"{len(binary) - at} bytes behind the JSON belong to no input")
     return sent
 
 
 def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_parameters.RequestedOutput]:
-    """The names of the outputs that are asked for, and how each is wanted."""
+    """The requested outputs by name, each with its parameters."""
     wanted: dict[str, request_parameters.RequestedOutput] = {}
     for i, entry in enumerate(_objects(document, "outputs", problems) if "outputs" in document else []):
         pointer = f"/outputs/{i}"
@@ -267,32 +270,32 @@ def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_
 def _encode(
     asked: TensorCall, binary: set[str], identifier: str | None, answers: list[Answer]
 ) -> tuple[bytes, Headers]:
-    """The answer: JSON, and behind it the octets of the outputs that are wanted so."""
+    """The answer: JSON, and behind it the binary data of the outputs that were requested in that form."""
     manifest = asked.call.model.manifest
-    made: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
+    document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
     if identifier is not None:
-        made["id"] = identifier
+        document["id"] = identifier
     outputs: list[dict[str, Any]] = []
-    octets: list[bytes] = []
+    data: list[bytes] = []
     for tensor in tensors.answer(asked, answers):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if tensor.name in binary:
-            octets.append(tensor.raw())
-            entry["parameters"] = {"binary_data_size": len(octets[-1])}
+            data.append(tensor.raw())
+            entry["parameters"] = {"binary_data_size": len(data[-1])}
         elif tensor.datatype == "BYTES":
             entry["data"] = [text.decode() for text in tensor.values.flat]
         else:
             entry["data"] = tensor.values.ravel()
         outputs.append(entry)
-    head = orjson.dumps(made | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not octets:
+    head = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not data:
         return head, [JSON]
     length = (HEADER_LENGTH, str(len(head)).encode())
-    return b"".join((head, *octets)), [(b"content-type", b"application/octet-stream"), length]
+    return b"".join((head, *data)), [(b"content-type", b"application/octet-stream"), length]
 
 
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
-    """The entries of an array of objects; empty after noting that it is none."""
+    """The entries of an array of objects; if it is no such array, notes that and returns none."""
     value = document.get(name)
     if isinstance(value, list) and len(value) > _MOST_TENSORS:
         problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
@@ -322,7 +325,7 @@ def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems
 
 
 def _only(document: dict[str, Any], name: str) -> None:
-    """Holds that a body has no other field.
+    """Checks that a body has no other field.
 
     Raises:
         InvalidRequest: It has.
@@ -337,23 +340,23 @@ async def _document(serving: Serving, request: Request) -> Any:
     """A body as JSON; an empty one as an empty object.
 
     Raises:
-        ClientLeft: Nobody waits for the answer any more.
+        ClientLeft: The client closed the connection.
         RequestError: It is too large, or no JSON.
     """
-    most = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
+    max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     headers = headers_of(request.scope["headers"])
     hold = Hold(serving.inflight)
     try:
-        body = await read_body(request.receive, headers, most, hold)
+        body = await read_body(request.receive, headers, max_bytes, hold)
         if is_packed(headers):
-            inflating = Inflating(body, most, hold)
+            inflating = Inflating(body, max_bytes, hold)
             body = inflating.at_once() or await inflating.inflated()
         return json_text.parse(body) if body.strip() else {}
     finally:
         hold.close()
 
 
-def _found(serving: Serving, request: Request) -> Served:
+def _model_of(serving: Serving, request: Request) -> ServedModel:
     return kserve.find(serving, request.path_params["model"], request.path_params.get("version"))
 
 

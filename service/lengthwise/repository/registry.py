@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import Model
-from lengthwise.repository.served import Served
+from lengthwise.repository.served import ServedModel
 from lengthwise.stopping import Stopped, Stopping
 
 log = logging.getLogger("lengthwise.registry")
@@ -45,8 +45,8 @@ class _RegistrySnapshot:
     """The models that are served; `unnamed` is the one for requests that name none, if there is one."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
-    served: Mapping[Model, Served] = field(default_factory=dict)
-    unnamed: Served | None = None
+    served: Mapping[Model, ServedModel] = field(default_factory=dict)
+    unnamed: ServedModel | None = None
 
 
 class Registry:
@@ -65,8 +65,8 @@ class Registry:
     def __init__(
         self,
         rescan: Rescan,
-        add: Callable[[Model], Served],
-        remove: Callable[[Served], None],
+        add: Callable[[Model], ServedModel],
+        remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
     ) -> None:
@@ -94,11 +94,11 @@ class Registry:
         return self._snapshot.repository
 
     @property
-    def served(self) -> Sequence[Served]:
+    def served(self) -> Sequence[ServedModel]:
         """All models that are served, by name and ascending version."""
         return list(self._snapshot.served.values())
 
-    def find(self, name: str | None, version: str | None) -> Served:
+    def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model that a request means; see `Repository.find`."""
         snapshot = self._snapshot
         if name is None and version is None and snapshot.unnamed is not None:

@@ -8,7 +8,7 @@ from lengthwise.repository.model import Model
 from lengthwise.telemetry.metrics import ModelMetrics
 
 
-class Served:
+class ServedModel:
     """A model with its queue and its metrics.
 
     Args:

@@ -1,1 +1,1 @@
-"""What is told of the service: metrics, one log line a call, spans."""
+"""What the service reports about itself: metrics, a log line for each call, traces."""

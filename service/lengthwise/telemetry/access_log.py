@@ -1,6 +1,6 @@
-"""A line in the log for each inference call, or for a share of them: ids, outcome and lengths, never a payload.
+"""A line in the log for each inference call, or for a share of them: ids, status and lengths, never a payload.
 
-The line is text for people; of a JSON log its parts are fields too, which `fields` of the record carries.
+The line is text for people. A JSON log has its parts as fields too: they are in `fields` of the log record.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Final
 log = logging.getLogger("lengthwise.access")
 
 MOST_LENGTHS: Final = 20
-"""How many lengths a line shows; of a thousand sequences the number must do."""
+"""How many lengths a line shows at most; the number of sequences is always shown."""
 
 
 class AccessLog:
     """Writes the lines.
 
     Args:
-        share: How many of the calls get one, 0 to 1.
-        draw: A number of at least 0 and below 1; for tests.
+        share: The share of the calls that get one, 0 to 1.
+        draw: Draws a number of at least 0 and below 1; given by tests.
     """
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
@@ -40,14 +40,14 @@ class AccessLog:
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Writes a call's line, if its lot falls so.
+        """Writes a call's line, if the call is drawn.
 
         Args:
             request_id: Safe to log.
             call: What was called, such as `POST /predict`.
             status: Its HTTP status.
             seconds: How long it took.
-            model: Name and version of what was asked; both empty where that is not served.
+            model: Name and version of its model; both empty where that is not served.
             lengths: Of its sequences, in steps.
             reason: Why it was rejected, if it was.
             trace_id: Of its trace, if it is traced.

@@ -1,7 +1,7 @@
-"""What is noted of every inference call, whatever its protocol: it is counted, and on wish logged and traced.
+"""The record of an inference call, whatever its protocol: the call is counted, and logged and traced where that is on.
 
-A protocol opens a `CallRecord` when a call arrives, tells it what was decoded, and closes it once, on every path out.
-An account costs next to nothing where nobody wants lines or traces: then closing it counts, and that is all.
+`protocols.call` opens a `CallRecord` when a call arrives, reports what was decoded, and closes it once. Without an
+access log and without traces a record costs next to nothing: closing it counts the call, and that is all.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ if TYPE_CHECKING:
 
 
 class CallRecord:
-    """One call's.
+    """The record of one call.
 
     Attributes:
-        arrived: When it came, on the clock of `time.monotonic`.
+        arrived: When the call came, on the clock of `time.monotonic`.
         request_id: Safe to echo and to log.
-        trace: Where its spans hang, or None where it is not traced.
+        trace: Its trace, or None where it is not traced.
     """
 
-    __slots__ = ("_accounts", "_decode_seconds", "_lengths", "_metrics", "_name", "arrived", "request_id", "trace")
+    __slots__ = ("_decode_seconds", "_lengths", "_metrics", "_name", "_recorder", "arrived", "request_id", "trace")
 
     def __init__(
-        self, accounts: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
+        self, recorder: CallRecorder, name: str, request_id: bytes, trace: Trace | None, arrived: float
     ) -> None:
         self.arrived = arrived
         self.request_id = request_id
         self.trace = trace
-        self._accounts = accounts
+        self._recorder = recorder
         self._name = name
-        self._metrics = accounts.unknown
+        self._metrics = recorder.unknown
         self._lengths: Sequence[int] = ()
         self._decode_seconds = 0.0
 
     def decoded(self, call: Call, started: float) -> float:
-        """Its body was read: from now on it is a call of that model.
+        """Its body was decoded: from now on it is a call of that model.
 
         Args:
             call: What it asks; its model has `metrics`.
-            started: When reading began, on the clock of `time.monotonic`.
+            started: When decoding began, on the clock of `time.monotonic`.
 
         Returns:
-            The seconds that reading took.
+            The seconds that decoding took.
         """
         ended = time.monotonic()
         self._metrics = call.model.metrics
@@ -69,18 +69,18 @@ class CallRecord:
         timing: Timing | None = None,
         ended: float | None = None,
     ) -> None:
-        """It has its answer.
+        """The call ended: counts it, writes its log line, and ends its span.
 
         Args:
             status: As HTTP.
-            error: Why it got no other answer.
-            timing: Where its time went, if it was answered.
-            ended: When the answer was there, if it was not just now, on the clock of `time.monotonic`.
+            error: Its refusal; None where it was answered, or its client left.
+            timing: The time that it waited and ran, if it was answered.
+            ended: When the answer was there, if not just now, on the clock of `time.monotonic`.
         """
         seconds = (time.monotonic() if ended is None else ended) - self.arrived
         reason = error.reason if isinstance(error, Refused) else None
         stages = None if timing is None else (timing.queue, timing.inference)
-        trace, access = self.trace, self._accounts.access
+        trace, access = self.trace, self._recorder.access
         if trace is None and access is None:
             self._metrics.request(status, seconds, reason, stages, None, self._decode_seconds)
             return
@@ -96,12 +96,12 @@ class CallRecord:
 
 
 class CallRecorder:
-    """Opens them.
+    """Opens the records.
 
     Args:
-        unknown: Counts the calls for nothing that is served.
-        access: Writes their lines, or None.
-        tracer: Makes their spans, or None.
+        unknown: Counts the calls whose model is not served, or not known yet.
+        access: Writes the log lines, or None.
+        tracer: Makes the spans, or None.
     """
 
     def __init__(self, unknown: ModelMetrics, access: AccessLog | None = None, tracer: Tracer | None = None) -> None:
@@ -110,7 +110,7 @@ class CallRecorder:
         self._tracer = tracer
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
-        """The account of a call that arrives now.
+        """The record of a call that arrives now.
 
         Args:
             name: What is called, such as `POST /predict`.

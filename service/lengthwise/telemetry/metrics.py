@@ -1,7 +1,7 @@
 """What Prometheus scrapes. Every metric of the service is declared here, once, with its help.
 
-Counting lies on the hot path, where a tenth of a microsecond is seen, so a figure is an integer or a list of bucket
-counts under one lock, and becomes a Prometheus family only when somebody scrapes.
+Counting is on the hot path, where a tenth of a microsecond can be measured. So a metric is an integer or a list of
+bucket counts under one lock, and becomes a Prometheus family only when it is scraped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from prometheus_client.samples import Exemplar
 
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
-"""Statuses that stand at 0 from the start: a counter that appears with its first failure has no rate then."""
+"""Statuses that are exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
 
 KEPT_GONE = 4
-"""Of the versions that are served no more, the last ones stay on the page: what was counted since the last scrape is
-not lost, and one that comes back goes on counting. Few, for each takes as much of a scrape as one that is served."""
+"""So many of the versions that are not served any more stay on the page, the last ones: what was counted since the last
+scrape is not lost, and a version that returns goes on counting. Each takes as long to scrape as one that is served."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,19 +57,19 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         """Cumulative counts, as Prometheus wants them, each with its bucket's exemplar."""
-        made: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        cumulative: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
         running = 0
         for i, (bound, count) in enumerate(zip((*self.bounds, float("inf")), self.counts, strict=True)):
             running += count
             name = "+Inf" if bound == float("inf") else repr(float(bound))
             exemplar = self.exemplars.get(i)
-            made.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
-        return made
+            cumulative.append((name, float(running)) if exemplar is None else (name, float(running), exemplar))
+        return cumulative
 
 
 @dataclass(slots=True)
 class Sums:
-    """What the answered calls of a model took in all, each call with all of its stages, in seconds."""
+    """Sums over the answered calls of a model, each call with all of its stages, in seconds."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -80,13 +80,13 @@ class Sums:
 
 @dataclass(slots=True)
 class OfRows:
-    """What the batches of one number of rows took in all, in seconds.
+    """Sums over the batches with one number of rows, in seconds.
 
     Attributes:
         batches: How many ran.
-        padding_seconds: Making a rectangle of their sequences.
-        running_seconds: In the runtime, and scoring what came out of it.
-        writing_seconds: Writing the answers that were complete with them.
+        padding_seconds: Padding their sequences to a rectangle.
+        running_seconds: In the runtime, and scoring its outputs.
+        writing_seconds: Encoding the answers that they completed.
     """
 
     batches: int = 0
@@ -96,7 +96,7 @@ class OfRows:
 
 
 class ModelMetrics:
-    """The figures of one model and version; of none in particular where both labels are empty.
+    """The metrics of one model and version; of calls for no served model where both labels are empty.
 
     Args:
         name: The model's name, or empty.
@@ -134,15 +134,15 @@ class ModelMetrics:
         trace_id: str | None = None,
         decode_seconds: float = 0.0,
     ) -> None:
-        """One inference call has its answer.
+        """One inference call ended.
 
         Args:
             code: Its HTTP status.
             seconds: How long it took.
             reason: Why it was rejected, if it was.
-            stages: Of one that was answered, the seconds in the queue and in the runtime.
+            stages: The seconds that it spent in the queue and in the runtime, if it was answered.
             trace_id: Of its trace, if it is traced.
-            decode_seconds: What reading its body took.
+            decode_seconds: How long decoding its body took.
         """
         with self.lock:
             self.codes[code] = self.codes.get(code, 0) + 1
@@ -158,7 +158,7 @@ class ModelMetrics:
                 self.rejected[reason] += 1
 
     def decoded(self, seconds: float, lengths: Iterable[int]) -> None:
-        """A body was read: how long that took, and the lengths of its sequences."""
+        """A body was decoded: how long that took, and the lengths of its sequences."""
         with self.lock:
             self.decode_seconds.observe(seconds)
             for length in lengths:
@@ -184,8 +184,8 @@ class ModelMetrics:
             valid_steps: Steps of all of them, padding not included.
             waits: The seconds each sequence waited for it.
             seconds: How long it took.
-            padding_seconds: The part of these that went into making a rectangle of its sequences.
-            writing_seconds: What writing the answers took that were complete with it; not part of `seconds`.
+            padding_seconds: The part of `seconds` that padding took.
+            writing_seconds: How long encoding the answers took that it completed; not part of `seconds`.
         """
         with self.lock:
             of_rows = self.by_rows.get(rows)
@@ -222,10 +222,7 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The process's own figures: what it holds for all models, and what it may hold.
-
-    Without the bounds an alert would have to repeat the options.
-    """
+    """The metrics of the process, over all models, and their limits: alerts need no options then."""
 
     runners: int
     max_queue_cost_steps: int
@@ -235,12 +232,12 @@ class Bounds:
 
 
 class Metrics(Collector):
-    """All models' figures, and the gauges.
+    """The metrics of all models, and the gauges.
 
     Args:
-        gauges: Reads the gauges of a moment; called at each scrape.
-        bounds: Reads the process's bounds; called at each scrape.
-        aliases: Makes further families of the same figures, under other names.
+        gauges: Reads the gauges; called at each scrape.
+        bounds: Reads the metrics of the process and their limits; called at each scrape.
+        aliases: Makes more families of the same metrics, under other names.
     """
 
     def __init__(
@@ -259,14 +256,14 @@ class Metrics(Collector):
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
-        """The figures of a model; made at first call, and kept when the model is loaded again."""
+        """The metrics of a model; made at the first call, and kept when the model is loaded again."""
         self._gone.pop((name, version), None)
         metrics = self._models.setdefault((name, version), ModelMetrics(name, version, info))
         metrics.info = info
         return metrics
 
-    def let_go(self, metrics: ModelMetrics) -> None:
-        """Those of a model that is served no more: `model_info` ends, and its counts when `KEPT_GONE` others went."""
+    def remove(self, metrics: ModelMetrics) -> None:
+        """A model is not served any more: its `model_info` ends now, its counts after `KEPT_GONE` other removals."""
         metrics.info = None
         name, version = metrics.labels
         self._gone[name, version] = self._gone.pop((name, version), None)

@@ -6,10 +6,10 @@ POST /predict ──┬── decode
                 └── inference  <── link ──>  batch
 ```
 
-A batch belongs to several calls, so it is a trace of its own, linked with the inference of each; it is kept where one
-of those is. Spans are written when they have ended, by the times that were taken anyway, so nothing is held open while
-a call waits. This is the only module that knows OpenTelemetry; it needs the extra `tracing`, so it is imported only
-where the variables `OTEL_*` ask for it.
+A batch belongs to several calls, so it is a trace of its own, linked with the inference of each; it is written where
+one of those calls is traced. Spans are written when they have ended, from times that are measured anyway, so no span is
+open while a call waits. This is the only module that knows OpenTelemetry; it needs the extra `tracing`, so it is
+imported only where the variables `OTEL_*` ask for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Tracer:
     """Makes the spans.
 
     Args:
-        processor: Takes those that have ended.
+        processor: Gets the spans that have ended.
     """
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -63,7 +63,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, headers: Mapping[bytes, bytes], arrived: float) -> Trace | None:
-        """The trace of a call, under that of its caller; None where the sampler leaves it out.
+        """The trace of a call, below that of its caller; None where the sampler drops it.
 
         Args:
             name: What is called, such as `POST /predict`.
@@ -88,7 +88,7 @@ class Tracer:
             queue: The model's queue.
             entries: Its rows.
             started: When, on the clock of `time.monotonic`.
-            ended: Likewise.
+            ended: When it ended, on the same clock.
         """
         arrivals: dict[Trace, float] = {}
         for entry in entries:
@@ -132,11 +132,11 @@ class Tracer:
 
 
 class Trace:
-    """One call's place in its trace.
+    """The span of one call, and its trace.
 
     Attributes:
-        id: 32 hexadecimal digits.
-        context: Where spans below the call's hang.
+        id: The trace's, 32 hexadecimal digits.
+        context: The parent of the spans below it.
     """
 
     __slots__ = ("_span", "_tracer", "context", "id")
@@ -148,13 +148,13 @@ class Trace:
         self.context = set_span_in_context(span, Context())
 
     def decoded(self, started: float, ended: float) -> None:
-        """Its body was read; both times on the clock of `time.monotonic`."""
+        """Its body was decoded; both times on the clock of `time.monotonic`."""
         self._tracer.stage(self, "decode", started, ended)
 
     def end(
         self, status: int, request_id: str, model: Sequence[str], lengths: Sequence[int], reason: str | None
     ) -> None:
-        """The call has its answer; see `AccessLog.note` for what is said of it."""
+        """The call ended; for the arguments see `AccessLog.note`."""
         span = self._span
         span.set_attribute("http.response.status_code", status)
         span.set_attribute("lengthwise.request_id", request_id)

@@ -1,7 +1,7 @@
-"""The figures under the names of NVIDIA Triton, for dashboards and autoscalers that know those: `--triton-metrics`.
+"""The metrics under the names of NVIDIA Triton, for dashboards and autoscalers that know those: `--triton-metrics`.
 
-Each name means what it means there (Triton's user guide, "Metrics"): durations are sums over the calls that were
-answered, each call with its whole stay in a stage, so that `rate(duration) / rate(success)` is a mean.
+Each name means what it means there (Triton's user guide, "Metrics"): durations are sums over the answered calls, each
+with all of its time in a stage, so that `rate(duration) / rate(success)` is a mean.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _FAMILIES: Final[tuple[tuple[str, str, Callable[[ModelMetrics], float]], ...]] =
 
 def families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
     """The families, with a sample for each model; Triton counts nothing for what it does not serve."""
-    for name, help_, figure in _FAMILIES:
-        # Counters, in truth; but a counter's samples end in `_total` here, and Triton's do not.
+    for name, help_, value in _FAMILIES:
+        # They are counters; but the library lets a counter's samples end in `_total`, and Triton's do not.
         family = UnknownMetricFamily(name, help_, labels=["model", "version"])
         for model in models:
             if any(model.labels):
                 with model.lock:
-                    family.add_metric(model.labels, float(figure(model)))
+                    family.add_metric(model.labels, float(value(model)))
         yield family

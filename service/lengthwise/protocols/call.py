@@ -1,0 +1,293 @@
+"""One inference call from its arrival to its end, whatever protocol and transport it came by.
+
+```
+open ──> admit ──> decode ──> submit ──> finish ──> close
+  └────────┴─────────┴──────────┴──────────┴─> fail ─> close
+```
+
+| step | what happens | on which thread |
+|---|---|---|
+| open (`InferenceCall`) | its record begins: request id, trace, arrival | event loop |
+| `admit` | key and headers are checked, before the body is read | event loop |
+| `decode` | the body is read: `decode_quickly` on the event loop, or `decode_slowly` in a thread | both |
+| `submit` | its sequences are queued, if there is memory for them and for the answer | event loop |
+| finish | the model's results become the answer, encoded | runner |
+| `fail` | any step may fail: an error becomes the refusal that the client gets | event loop |
+| `close` | its record ends: counted, logged, traced | event loop |
+
+Three transports drive a call; each only reads bytes and writes bytes: ASGI (`protocols.over_asgi`), the connection
+itself (`http.fast_request`) and gRPC (`protocols.grpc_infer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from lengthwise.batching.queues import PendingRequest, Timing, Waiter
+from lengthwise.decoding.calls import Call, answer_bytes
+from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
+from lengthwise.inflight import Hold
+from lengthwise.protocols import windows
+from lengthwise.protocols.body import ClientLeft
+from lengthwise.protocols.endpoint import Decoded, InferenceProtocol, Received
+from lengthwise.protocols.windows import Windows
+from lengthwise.runtime.answers import Answer
+
+log = logging.getLogger("lengthwise.call")
+
+Write: TypeAlias = Callable[[Any, Timing], Any]
+"""Makes of an encoded answer what its transport sends. It runs in a runner thread."""
+
+_PROCESS: Final = secrets.token_hex(4).encode()
+_numbers: Final = itertools.count(1)
+_ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
+
+
+class InferenceCall:
+    """One inference call; see the module.
+
+    Args:
+        protocol: How it is read.
+        headers: By lower-case name; or gRPC's metadata.
+
+    Attributes:
+        headers: The same.
+        hold: The bytes that it holds of the memory for all calls (`inflight`). The transport counts its body here while
+            that is read, and gives the bytes of the answer back (`release`) when that has left.
+        record: What is counted, logged and traced of it.
+        deadline: When its body must have been decoded, on the clock of `time.monotonic`; the body itself may set
+            another one for the answer.
+        decode_seconds: How long decoding took.
+        request_id: The caller's id of the call, or a new one; safe to echo and to log.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_decoding_since",
+        "_error",
+        "_pending",
+        "_protocol",
+        "_timing",
+        "deadline",
+        "decode_seconds",
+        "headers",
+        "hold",
+        "record",
+        "request_id",
+    )
+
+    def __init__(self, protocol: InferenceProtocol, headers: dict[bytes, bytes]) -> None:
+        serving = protocol.serving
+        self._protocol = protocol
+        self.headers = headers
+        self.request_id = request_id_of(headers.get(b"x-request-id"))
+        self.record = serving.call_records.open(protocol.name, self.request_id, headers)
+        self.hold = Hold(serving.inflight)
+        self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
+        self.decode_seconds = 0.0
+        self._decoding_since = 0.0
+        self._pending: PendingRequest | None = None
+        self._timing: Timing | None = None
+        self._error: RequestError | None = None
+        self._closed = False
+
+    def admit(self) -> None:
+        """Checks the key, where keys are set, and what the headers alone show.
+
+        Raises:
+            RequestError: See `Keys.check`, and `check` of the protocol.
+        """
+        protocol = self._protocol
+        if protocol.serving.keys is not None:
+            protocol.serving.keys.check(self.headers.get(b"authorization"))
+        protocol.check(self.headers)
+
+    def begin_decoding(self) -> None:
+        """The body is here: from now on time counts as decoding."""
+        self._decoding_since = time.monotonic()
+
+    def decode_quickly(self, request: Received) -> Decoded | None:
+        """Decodes a body on the event loop; None where that would block the loop for too long.
+
+        Raises:
+            RequestError: See `InferenceProtocol.decode`.
+        """
+        decoded = self._protocol.decode_quickly(request)
+        if decoded is not None:
+            self._note(decoded)
+        return decoded
+
+    async def decode(self, request: Received) -> Decoded:
+        """Decodes a body quickly, or else slowly.
+
+        Raises:
+            RequestError: See `decode_slowly`.
+        """
+        decoded = self.decode_quickly(request)
+        return await self.decode_slowly(request) if decoded is None else decoded
+
+    async def decode_slowly(self, request: Received) -> Decoded:
+        """Decodes a body in a thread, as soon as one of the few places for that is free.
+
+        Raises:
+            DeadlineExceeded: No place was free before the deadline.
+            RequestError: See `decode_in_thread`.
+        """
+        async with self.place():
+            return await self.decode_in_thread(request)
+
+    async def decode_in_thread(self, request: Received) -> Decoded:
+        """Decodes a body in a thread, while the caller has a `place`.
+
+        Raises:
+            ClientLeft: The client left while the call waited for its place.
+            RequestError: See `InferenceProtocol.decode`; or there is no memory for it.
+        """
+        if self._closed:
+            raise ClientLeft
+        protocol = self._protocol
+        self.hold.set(protocol.memory_factor * len(request.body))
+        decoded = await asyncio.to_thread(protocol.decode, request)
+        self._note(decoded)
+        return decoded
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One of the few places where large bodies are inflated and decoded in threads, as soon as one is free.
+
+        Raises:
+            DeadlineExceeded: None was free before the deadline.
+        """
+        places = self._protocol.large_bodies
+        try:
+            async with asyncio.timeout(max(0.0, self.deadline - time.monotonic())):
+                await places.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the body could be read") from None
+        try:
+            yield
+        finally:
+            places.release()
+
+    def submit(self, decoded: Decoded, write: Write, waiter: Waiter | None = None) -> None:
+        """Queues the sequences, for which and for whose answer there must be memory.
+
+        Args:
+            decoded: What is asked.
+            write: Makes what the transport sends of the answer; runs in a runner thread.
+            waiter: Gets what `write` made, or an error. Without it, `answer` waits for that.
+
+        Raises:
+            InflightFull: There is no memory for it now.
+            RequestError: It cannot be queued; see `Batcher.submit`.
+        """
+        call, encode = decoded
+        self.hold.set(call.held_bytes + answer_bytes(call))
+        sequences, split = windows.split(call)
+        finish = partial(self._finish, call, encode, split, write)
+        self._pending = self._protocol.serving.submit(
+            call, sequences, finish, arrived=self.record.arrived, waiter=waiter, trace=self.record.trace
+        )
+
+    async def answer(self) -> Any:
+        """Waits for what `write` made of the answer. An error, or a cancellation, is for `fail`.
+
+        Raises:
+            ClientLeft: `withdraw` was called.
+            RequestError: See `Batcher.submit`, and `windows.answers_of`.
+        """
+        pending = self._pending
+        if pending is None:
+            raise RuntimeError("the call was not submitted")
+        answer = await pending.future
+        self._pending = None  # it holds the sequences
+        return answer
+
+    def _finish(
+        self,
+        call: Call,
+        encode: Callable[[list[Answer]], Any],
+        split: Windows | None,
+        write: Write,
+        results: list[Answer | None],
+        timing: Timing,
+    ) -> Any:
+        """Makes what the transport sends, in the runner thread that computed the last result: the end of every call.
+
+        The batcher calls it with the last two arguments, once the results of all sequences are there.
+        """
+        self._timing = timing
+        return write(encode(windows.answers_of(call, results, split)), timing)
+
+    def withdraw(self) -> None:
+        """The client waits no longer: what has not begun to run is not run, and `answer` or the waiter fails."""
+        if self._pending is not None:
+            self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
+
+    def fail(self, error: BaseException) -> RequestError | None:
+        """Ends the work for a call whose answer will not come. The one place where errors become refusals.
+
+        Args:
+            error: Why: `ClientLeft` or a cancellation, a `RequestError`, or an error of the service itself, which is
+                logged and of which no word reaches the client.
+
+        Returns:
+            The refusal for the client; None where it has left.
+        """
+        self.withdraw()
+        self.release()
+        if isinstance(error, (ClientLeft, asyncio.CancelledError)):
+            error.with_traceback(None)  # it refers to frames, and these to the body and to this error
+            return None
+        if not isinstance(error, RequestError):
+            log.error("request %s failed", self.request_id.decode(), exc_info=error)
+            error = InferenceFailed("the request could not be answered")
+        self._error = error.with_traceback(None)  # as above
+        return self._error
+
+    def release(self) -> None:
+        """Nothing of the call is in memory any more; may be called more than once."""
+        self.hold.close()
+
+    def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:
+        """Closes the call's record, once: every path of a transport ends here.
+
+        Args:
+            status: The status that the client got, as in HTTP.
+            delivered: Whether that is the status of the call's own answer or refusal, and it was sent. Otherwise the
+                connection sent the status in its place, or the client had gone (`CLIENT_LEFT`).
+            ended: When the answer or the refusal was there, if not just now, on the clock of `time.monotonic`.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._pending = None  # it refers to this call
+        if delivered:
+            self.record.close(status, self._error, self._timing if self._error is None else None, ended)
+        else:
+            self.record.close(status, ended=ended)
+
+    def _note(self, decoded: Decoded) -> None:
+        if not self._closed:  # else its client left while a thread decoded
+            self.decode_seconds = self.record.decoded(decoded[0], self._decoding_since)
+
+
+def request_id_of(given: bytes | None) -> bytes:
+    """The caller's id where it is safe to echo and to log, else a new one."""
+    if given and len(given) <= 128 and _ID_CHARACTERS.issuperset(given):
+        return given
+    return b"%s-%x" % (_PROCESS, next(_numbers))
+
+
+def server_timing(decode_seconds: float, timing: Timing) -> tuple[bytes, bytes]:
+    """The header `Server-Timing` of an answer: the stages of its call, in milliseconds."""
+    milliseconds = (decode_seconds * 1e3, timing.queue * 1e3, timing.inference * 1e3)
+    return b"server-timing", b"decode;dur=%.3f, queue;dur=%.3f, inference;dur=%.3f" % milliseconds

@@ -1,0 +1,170 @@
+"""Inference calls over gRPC: receives the message of a `ModelInfer`, and returns that of its answer.
+
+What happens in between is `lengthwise.protocols.call`. A call's own deadline counts like `timeout_ms`, and a client
+that cancels is one that left. A refusal has the code of its HTTP status (`CODES`), and is counted by that status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import grpc
+
+from lengthwise.connections.unread import PATIENCE_SECONDS
+from lengthwise.decoding.calls import Call
+from lengthwise.errors import DeadlineExceeded, InvalidRequest, Problem, RequestError
+from lengthwise.protocols import grpc_codec, kserve
+from lengthwise.protocols.body import CLIENT_LEFT
+from lengthwise.protocols.call import InferenceCall
+from lengthwise.protocols.endpoint import TENSORS_BYTES, Decoded, InferenceProtocol, Received
+from lengthwise.protocols.receiving import Receiving
+
+SERVICE: Final = "inference.GRPCInferenceService"
+INFER: Final = f"{SERVICE}/ModelInfer"
+CODES: Final = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's code for the HTTP status of a refusal."""
+_LONGEST_DETAILS: Final = 2000
+"""Details travel in a header, which has few kilobytes."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ModelInfer(InferenceProtocol):
+    """How the messages of `ModelInfer` are read."""
+
+    name = INFER
+    memory_factor = 3  # as it came, as protocol buffers have it, and its elements
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Accepts every call: nothing of it is decided by its metadata."""
+
+    def decode(self, request: Received) -> Decoded:
+        """See `InferenceProtocol`."""
+        return grpc_codec.decode(request.body, self.serving)
+
+    def decode_quickly(self, request: Received) -> Decoded | None:
+        """See `InferenceProtocol`."""
+        return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
+
+
+class GrpcInference:
+    """Answers the calls of `ModelInfer`.
+
+    Args:
+        protocol: How they are read.
+        receiving: When their messages may be received.
+    """
+
+    def __init__(self, protocol: ModelInfer, receiving: Receiving) -> None:
+        self._protocol = protocol
+        self._receiving = receiving
+
+    async def answer(self, _: object, context: Context) -> bytes:
+        """Answers one call.
+
+        Its bytes count as held until its answer has left, for which a client has `PATIENCE_SECONDS`.
+        """
+        call = InferenceCall(self._protocol, headers_of(context.invocation_metadata()))
+        hold = call.hold
+        timer: asyncio.TimerHandle | None = None
+
+        def ended(_: object) -> None:  # does not refer to the call: gRPC keeps it for longer
+            hold.close()
+            if timer is not None:
+                timer.cancel()
+
+        context.add_done_callback(ended)  # type: ignore[arg-type]  # it is called with the context alone
+        try:
+            call.admit()
+            decoded = await self._read(call, context)
+            context.set_trailing_metadata((("x-request-id", call.request_id.decode()),))
+            call.submit(_within_deadline(decoded, context, call.record.arrived), lambda message, _: message)
+            answer: bytes = await call.answer()
+        except (Exception, asyncio.CancelledError) as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            late = cancelled and context.time_remaining() == 0  # the deadline passed there before it did here
+            refusal = call.fail(DeadlineExceeded("the deadline passed") if late else error)
+            if refusal is None:
+                call.close(CLIENT_LEFT, delivered=False)
+            else:
+                call.close(kserve.status_of(refusal))
+            if cancelled or refusal is None:
+                raise
+            refuse(context, refusal, ("x-request-id", call.request_id.decode()))
+            return b""  # nobody gets it
+        hold.holds(len(answer))
+        call.close(200)
+        task = asyncio.current_task()
+        if task is not None:
+            timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, task.cancel)
+        return answer
+
+    async def _read(self, call: InferenceCall, context: Context) -> Decoded:
+        """Receives and decodes the message. None of its bytes is referred to when this returns.
+
+        Raises:
+            RequestError: It is wrong or too late, or there is no memory for it.
+        """
+        remaining = context.time_remaining()
+        if remaining is not None:
+            call.deadline = min(call.deadline, call.record.arrived + remaining)
+        async with self._receiving.one(call.hold, call.deadline):
+            # Not by the iterator that is given beside the context: that and the message would refer to each other.
+            body = await context.read()
+        if not isinstance(body, bytes):
+            raise InvalidRequest([Problem("", "the call has no message")])
+        call.hold.holds(len(body))
+        call.begin_decoding()
+        return await call.decode(Received({}, call.headers, body))
+
+
+def refuse(context: Context, error: RequestError, *trailing: tuple[str, str]) -> None:
+    """Ends a call with an error's code. One that says when to come back says so as gRPC's own retries want it.
+
+    What the handler returns then reaches nobody. gRPC's own `abort` raises, and that exception and its frame, which has
+    the body, would refer to each other.
+    """
+    metadata = list(trailing)
+    if error.retry_after_seconds is not None:
+        metadata.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_seconds * 1000)))))
+    details = kserve.sentence(error)[:_LONGEST_DETAILS]
+    context.set_code(CODES[kserve.status_of(error)])
+    context.set_details(details)
+    context.set_trailing_metadata(tuple(metadata))
+
+
+def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes, bytes]:
+    """A call's metadata, in the form of HTTP's headers."""
+    return {name.encode(): value.encode() if isinstance(value, str) else bytes(value) for name, value in metadata or ()}
+
+
+def _within_deadline(decoded: Decoded, context: Context, arrived: float) -> Decoded:
+    """What was decoded, with gRPC's deadline where that is sooner than its own.
+
+    Raises:
+        DeadlineExceeded: It has passed already.
+    """
+    remaining = context.time_remaining()
+    if remaining is None:
+        return decoded
+    if remaining <= 0:
+        raise DeadlineExceeded("the deadline had passed when the request was read")
+    call, encode = decoded
+    timeout_ms = (time.monotonic() - arrived + remaining) * 1000
+    if call.timeout_ms is not None and call.timeout_ms < timeout_ms:
+        return decoded
+    within: Call = call._replace(timeout_ms=timeout_ms)
+    return within, encode

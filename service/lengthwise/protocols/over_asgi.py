@@ -1,0 +1,121 @@
+"""Inference calls over ASGI: reads a request's messages and writes two, the head and the body of its answer.
+
+It is a plain ASGI callable, without a request object. What happens in between is `lengthwise.protocols.call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from lengthwise.batching.queues import Timing
+from lengthwise.protocols import problems
+from lengthwise.protocols.body import CLIENT_LEFT, ClientLeft, Inflating, headers_of, is_packed, read_body, status_sent
+from lengthwise.protocols.call import InferenceCall, server_timing
+from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
+
+
+class Response(NamedTuple):
+    """What is sent, but for the headers that every response has."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+
+class OverAsgi:
+    """The inference calls of one endpoint, as an ASGI application.
+
+    Args:
+        endpoint: Whose calls they are.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        call = InferenceCall(self._endpoint, headers_of(scope["headers"]))
+        try:
+            try:
+                call.admit()
+                response = await self._answer(call, await self._read(call, scope, receive), receive)
+                call.hold.holds(len(response.body))
+            except (Exception, asyncio.CancelledError) as error:
+                refusal = call.fail(error)
+                if refusal is None:
+                    call.close(status_sent(scope, CLIENT_LEFT), delivered=False)
+                    if isinstance(error, ClientLeft):
+                        return
+                    raise
+                response = Response(*self._endpoint.refuse(refusal))
+            await self._send(call, response, scope, send)
+        finally:
+            call.release()
+
+    async def _read(self, call: InferenceCall, scope: Scope, receive: Receive) -> Decoded:
+        """Reads and decodes the body. None of its bytes is referred to when this returns.
+
+        Raises:
+            ClientLeft: The client closed the connection.
+            RequestError: The body is wrong, too large or too late, or there is no memory for it.
+        """
+        headers, hold, most = call.headers, call.hold, self._endpoint.serving.settings.max_body_bytes
+        body = await read_body(receive, headers, most, hold, late_at=call.deadline)
+        call.begin_decoding()
+        if is_packed(headers):
+            inflating = Inflating(body, most, hold)
+            inflated = inflating.at_once()
+            if inflated is None:
+                async with call.place():
+                    call.begin_decoding()
+                    body = await inflating.inflated()
+                    del inflating
+                    hold.holds(len(body))
+                    return await call.decode_in_thread(Received(scope, headers, body))
+            body = inflated
+            hold.holds(len(body))
+        return await call.decode(Received(scope, headers, body))
+
+    async def _answer(self, call: InferenceCall, decoded: Decoded, receive: Receive) -> Response:
+        """Waits for the answer.
+
+        Raises:
+            ClientLeft: The client left first; what has not begun to run is not run.
+            RequestError: There is no answer.
+        """
+
+        def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:
+            body, headers = encoded
+            return Response(200, body, [*headers, server_timing(call.decode_seconds, timing)])
+
+        call.submit(decoded, write)
+        watch = asyncio.ensure_future(_watch(receive, call))
+        try:
+            response: Response = await call.answer()
+            return response
+        finally:
+            watch.cancel()
+
+    async def _send(self, call: InferenceCall, response: Response, scope: Scope, send: Send) -> None:
+        status, body, headers = response
+        if self._endpoint.serving.batcher.draining and problems.CLOSE not in headers:
+            headers.append(problems.CLOSE)
+        headers += [(b"content-length", str(len(body)).encode()), (b"x-request-id", call.request_id)]
+        ended = time.monotonic()  # however long it takes to send
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        finally:  # only now it is known whether it left
+            sent = status_sent(scope, status)
+            call.close(sent, delivered=sent == status, ended=ended)
+
+
+async def _watch(receive: Receive, call: InferenceCall) -> None:
+    """Withdraws a call whose client leaves; cancelled when the answer is there first."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.withdraw()

@@ -1,0 +1,129 @@
+"""The states of a connection: only the transitions of its module's table happen. And what a lost connection reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lengthwise.http import connection as http_connection
+from lengthwise.http.connection import BODY, BROKEN, ENDED, BoundedConnection, State
+from lengthwise.http.cycle import Cycle
+from lengthwise.http.fast_request import FastRequest
+from tests.service.test_fast_request import GOOD, UPGRADE, Net, held, net
+from tests.service.test_order import CHUNKED, chunked, request, rest_of
+from tests.support.numpy_models import Service, manifest, model, serving
+
+Transitions = set[tuple[State, State]]
+
+LIVEZ = b"GET /livez HTTP/1.1\r\nhost: x\r\n%s\r\n"
+SENT = {
+    "answers": request("direct") * 2 + request("asgi") + LIVEZ % b"connection: close\r\n",
+    "an offer of another protocol": LIVEZ % "".join(f"{line}\r\n" for line in UPGRADE).encode() + LIVEZ % b"",
+    "trailers": chunked("asgi", b"a: b\r\n"),
+    "no request": b"nonsense\r\n\r\n",
+    "no request behind one": request("asgi") + b"nonsense\r\n\r\n",
+    "CONNECT": b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a large header block": b"GET /livez HTTP/1.1\r\nhost: x\r\nlong: " + b"a" * 40_000 + b"\r\n\r\n",
+    "a malformed chunk": CHUNKED % b"/predict" + b"ZZ\r\n",
+    "a malformed chunk behind a request": request("asgi") + CHUNKED % b"/predict" + b"ZZ\r\n",
+    "nothing": b"",
+    "a part of a header block": b"GET /livez HT",
+    "a part of a body": request("direct")[:-3],
+}
+"""What a client sends before it ends its side."""
+
+
+def table() -> Transitions:
+    """The transitions in the table of the module; where the state stays the same, there is none."""
+    found: Transitions = set()
+    for line in (http_connection.__doc__ or "").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[2] in State.__members__:
+            before = list(State) if cells[0] == "any" else [State[name] for name in cells[0].split(", ")]
+            found |= {(state, State[cells[2]]) for state in before}
+    return {(before, after) for before, after in found if before is not after}
+
+
+@pytest.fixture
+def transitions(monkeypatch: pytest.MonkeyPatch) -> Transitions:
+    """The transitions of every connection."""
+    seen: Transitions = set()
+
+    def note(self: Any, name: str, value: Any) -> None:
+        if name == "state" and getattr(self, "state", value) is not value:
+            seen.add((self.state, value))
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(BoundedConnection, "__setattr__", note, raising=False)
+    return seen
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(model(manifest())) as made:
+        yield made
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "by ASGI"])
+@pytest.mark.parametrize("sent", SENT.values(), ids=SENT.keys())
+async def test_no_connection_makes_a_transition_that_the_table_does_not_have(
+    service: Service, transitions: Transitions, sent: bytes, direct: bool
+) -> None:
+    async with net(service, direct=direct) as made:
+        line = await made.line()
+        line.writer.write(sent)
+        line.writer.write_eof()
+        await rest_of(line)
+        async with asyncio.timeout(30):
+            while made.state.connections:
+                await asyncio.sleep(0)
+    assert transitions
+    assert transitions <= table()
+
+
+async def test_every_row_of_the_table_happens(service: Service, transitions: Transitions) -> None:
+    async with net(service, direct=False) as made:
+        for sent in SENT.values():
+            line = await made.line()
+            line.writer.write(sent)
+            line.writer.write_eof()
+            await rest_of(line)
+    rows = {(before, after) for before, after in table() if after not in ENDED} | {(BODY, BROKEN)}
+    assert rows <= transitions
+    assert {after for _, after in transitions} == {after for _, after in table()}
+
+
+async def lost(made: Net, running: asyncio.Event, release: Any, *headers: str) -> None:
+    """A client whose request runs resets its connection."""
+    line = await made.line()
+    line.send(GOOD, *headers)
+    await running.wait()
+    line.writer.transport.abort()
+    async with asyncio.timeout(30):
+        while made.state.connections:
+            await asyncio.sleep(0)
+    release.set()
+
+
+@pytest.mark.parametrize(("kind", "headers"), [(FastRequest, ()), (Cycle, ("origin: http://x",))])
+async def test_a_lost_connection_is_reported_to_its_request_once(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], headers: tuple[str, ...]
+) -> None:
+    reported: list[object] = []
+    client_left = kind.client_left
+
+    def counted(self: Any) -> None:
+        reported.append(self)
+        client_left(self)
+
+    monkeypatch.setattr(kind, "client_left", counted)
+    async with held() as (made, release, running):
+        await lost(made, running, release, *headers)
+        name = 'lengthwise_requests_total{code="499",model="sums",version="1"}'
+        async with asyncio.timeout(30):
+            while (await made.service.figures())[name] != 1:
+                await asyncio.sleep(0)
+    assert len(reported) == 1
