@@ -65,9 +65,10 @@ def scan(
     """Scans a folder. Any error in one directory rejects that version only.
 
     Args:
-        folder: Has `NAME/VERSION/` directories. limits: The limits of one batch; only such batches are measured.
-        policy: Selects the versions. max_model_bytes: Most bytes of graphs served at once; None for no limit.
-        ServedModel versions stay served. While a
+        folder: Has `NAME/VERSION/` directories.
+        limits: The limits of one batch; only such batches are measured.
+        policy: Selects the versions.
+        max_model_bytes: Most bytes of graphs served at once; None for no limit. Served versions stay served. While a
             version is replaced, both are in memory.
         before: The result of the last scan.
         again: A name whose rejected versions are verified again even if they are unchanged.
