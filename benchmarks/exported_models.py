@@ -29,10 +29,10 @@ from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export.candidate import built_in
+from lengthwise_export.candidate import from_spec
 from lengthwise_export.checking.axes import gap
 from lengthwise_export.errors import ExportError
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.gallery.trials import run_of
@@ -50,7 +50,7 @@ class Model:
     """A model, how torch answers a batch with it, and how it becomes a graph."""
 
     name: str
-    built_in: bool
+    from_spec: bool
     manifest: Manifest
     eager: Callable[[PaddedBatch], Logits]
     build: Callable[[], ModelProto]
@@ -72,7 +72,7 @@ class Figures:
     """
 
     model: str
-    built_in: bool
+    from_spec: bool
     sequences: int = 0
     from_torch: float | None = None
     from_alone: float | None = None
@@ -88,7 +88,7 @@ def models(only: str = "") -> Iterator[Model]:
 
 def _of_gallery(exhibit: Exhibit) -> Model:
     output = None if exhibit.output is None else str(exhibit.output)
-    said = Options(
+    said = TargetOptions(
         features=exhibit.features,
         vocabulary=exhibit.vocabulary,
         output=output,
@@ -117,7 +117,7 @@ def _of_gallery(exhibit: Exhibit) -> Model:
 
 
 def _of_spec(choice: covering.Choice) -> Model:
-    source = built_in(covering.build(choice), None)
+    source = from_spec(covering.build(choice), None)
     if source.reference is None:
         raise ValueError("a built-in model has a reference")
     return Model(

@@ -35,14 +35,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lengthwise.command import Command
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.answered import First
+from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler, base_sequences, lone_trials, sizes_apart_from, trials
 from lengthwise_export.checking.verdict import ROUNDING
 from lengthwise_export.command import show_json
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import Calling, step_mask
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.outputs import output_selector
 
 LAYERS = Path(__file__).with_name("layers.toml")
 LONGEST = 40
@@ -173,14 +174,14 @@ def figures(expression: str, case: Case) -> Figures:
     subject = TorchSubject(
         Applied(expression, trained(case.layers or {})),
         StepInput(kind="tokens", vocabulary=12) if case.tokens else StepInput(features=4),
-        calling=Calling(),
-        choose=chosen_by(None),
+        signature=CallSignature(),
+        select_output=output_selector(None),
     )
     sampler = Sampler(subject.steps, seed=0)
     sizes = sizes_apart_from(subject.sizes, longest_allowed=LONGEST)
     sequences = base_sequences(sampler, sizes)
     batch = pad(sequences, width=sizes.width)
-    first = First(sequences, batch, subject.answer(batch))
+    first = Baseline(sequences, batch, subject.answer(batch))
     moved = {"zeros": 0.0, "padding": 0.0, "poison": 0.0}
     for trial in (*trials(sequences, sizes, sampler), *lone_trials(sequences)):
         kind = trial.change if trial.change in moved else "zeros"
@@ -214,7 +215,7 @@ def trained(layers: dict[str, str]) -> dict[str, nn.Module]:
     return made
 
 
-def _at_padding(first: First) -> float | None:
+def _at_padding(first: Baseline) -> float | None:
     if first.answer.logits.ndim != 3:
         return None
     padding = ~step_mask(torch.from_numpy(first.batch.lengths), first.batch.width)

@@ -30,7 +30,7 @@ from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import Record
 from lengthwise.padding import Steps, pad
-from lengthwise_export.architecture.model import Answer, SequenceClassifier
+from lengthwise_export.architecture.model import ClassifierOutput, SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import train
 
@@ -79,7 +79,7 @@ def without_masks() -> Iterator[None]:
     """Lets every model take each padded step for a step."""
     forward = SequenceClassifier.forward
 
-    def told_nothing(self: SequenceClassifier, steps: Tensor, lengths: Tensor) -> Answer:
+    def told_nothing(self: SequenceClassifier, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         return forward(self, steps, torch.full_like(lengths, steps.shape[1]))
 
     with mock.patch.object(SequenceClassifier, "forward", told_nothing):
@@ -102,7 +102,7 @@ def probabilities(
 def measure(name: str, seed: int, records: list[Record], held_out: list[Record], epochs: int) -> Worth:
     """Trains a model and answers the test recordings in every way."""
     spec = Spec.read(SPEC)
-    options = train.Options(validation=0.0, epochs=epochs, seed=seed)
+    options = train.TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
     sequences = [record.steps for record in held_out]
     labels = np.array([spec.output.labels.index(str(record.label)) for record in held_out])
     with tempfile.TemporaryDirectory() as folder, without_masks() if name == "without masks" else nullcontext():
@@ -140,7 +140,7 @@ def table(rows: Sequence[Worth], count: int) -> Table:
 
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
-@click.option("--epochs", default=train.Options().epochs, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=train.TrainingOptions().epochs, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Write them, as into {RESULTS}.")
 def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:

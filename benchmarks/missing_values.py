@@ -84,7 +84,7 @@ def measure(way: Way, rnn: str, policy: str, seed: int, epochs: int) -> Trained:
         thinned(list(dataset.read(dataset.locate(f"aeon:JapaneseVowels_{split}"))), way, place)
         for place, split in enumerate(("TRAIN", "TEST"))
     )
-    options = train.Options(validation=0.0, epochs=epochs, seed=seed)
+    options = train.TrainingOptions(validation=0.0, epochs=epochs, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         model = train.train(spec, records, options, Path(folder)).model
     return Trained(way, rnn, policy, seed, train.evaluate(model, examples(held_out, spec), spec).accuracy)

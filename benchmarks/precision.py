@@ -92,8 +92,8 @@ def candidates() -> list[Candidate]:
     manifest, graph = Manifest.read(DIRECTORY), onnx.load(DIRECTORY / GRAPH_FILE)
     found = []
     for name in get_args(Precision):
-        described = precision.described(manifest, name)
-        data = precision.converted(graph, name).SerializeToString()
+        described = precision.manifest_at(manifest, name)
+        data = precision.convert(graph, name).SerializeToString()
         found.append(Candidate(name, described, Session(data, described), len(data)))
     return found
 

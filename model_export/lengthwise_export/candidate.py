@@ -1,4 +1,4 @@
-"""A model on its way into a model directory: how its graph is made, what its manifest says, what it is held against."""
+"""A model to be exported: how to build its graph, its manifest, and the reference to verify the graph against."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import Manifest, MissingPolicy, Task, digest
 from lengthwise.verification.promises import ROUNDING
 from lengthwise.verification.proof import Logits, Reference
+from lengthwise_export.accuracy import UNTRAINED
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import Standardize
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.check import check as judge
-from lengthwise_export.checking.recording import Answer, Subject
-from lengthwise_export.checking.refusals import runs
+from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import ExportError, RunError
-from lengthwise_export.missing import looks_for_nan
+from lengthwise_export.missing_values import contains_isnan
 from lengthwise_export.options import OPSET
-from lengthwise_export.sample import UNTRAINED
 from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing import graph
 
 MAX_LENGTH = 1024
-"""Longest sequence that is promised for a model of which nobody says it."""
+"""The longest accepted sequence if neither the user nor a spec says it."""
 
-Scores = Literal["logits", "probabilities"]
+ScoreKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A model on its way, whatever it was made from.
+class Candidate:
+    """A model to be exported.
 
     Attributes:
-        manifest: All but name, version, promises and digests, which export finds out.
-        build: Makes the graph; told the manifest with name and version.
-        reference: The model in its own framework, or None where the graph is all there is.
-        tolerance: What company may move an answer by, beyond rounding; None asks for the same bits.
-        notices: What the caller may want to say as well.
+        manifest: Its manifest without name, version, promises and digests, which `export` adds.
+        build: Builds the graph from the manifest with name and version.
+        reference: The model in its own framework; None for an ONNX file.
+        tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+            bits.
+        notices: Messages to show to the user.
     """
 
     manifest: Manifest
@@ -57,7 +58,7 @@ class Source:
     notices: tuple[str, ...] = ()
 
 
-def built_in(
+def from_spec(
     spec: Spec,
     weights: Path | None,
     *,
@@ -65,19 +66,19 @@ def built_in(
     multi_label: bool = False,
     opset: int = OPSET,
     tolerance: float | None = None,
-) -> Source:
-    """The built-in architecture, with trained weights or, without any, with those it begins with.
+) -> Candidate:
+    """A model of the built-in architecture.
 
     Args:
-        spec: What to build.
-        weights: A checkpoint, or None.
-        max_length: As the caller says it; the spec must say the same.
-        multi_label: Likewise, whether each class is judged by itself.
-        opset: Of the graph.
-        tolerance: As in `Source`.
+        spec: The architecture.
+        weights: A checkpoint; None for untrained weights.
+        max_length: The option `--max-length`; must equal that of the spec.
+        multi_label: The option `--multi-label`; must agree with the task of the spec.
+        opset: The opset of the graph.
+        tolerance: See `Candidate`.
 
     Raises:
-        CheckpointError: The weights are not those of this spec.
+        CheckpointError: The weights do not belong to this spec.
         ConfigurationError: `max_length` or `multi_label` contradicts the spec.
     """
     if max_length not in (None, spec.input.max_length):
@@ -95,42 +96,44 @@ def built_in(
     mean, std = _statistics(model, spec)
 
     def build(named: Manifest) -> onnx.ModelProto:
-        return without_traces(graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset))
+        return without_exporter_metadata(
+            graph.build(model, named.input, name=named.name, labels=named.labels, opset=opset)
+        )
 
-    return Source(
+    return Candidate(
         manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(update={"made": made}),
         build=build,
-        reference=eager(model),
+        reference=eager_reference(model),
         tolerance=tolerance,
     )
 
 
-def brought(
+def from_target(
     target: Target,
     *,
     max_length: int,
     multi_label: bool = False,
-    scores: Scores | None = None,
+    scores: ScoreKind | None = None,
     missing: MissingPolicy | None = None,
     opset: int = OPSET,
     tolerance: float = 0.0,
     seed: int = 0,
-) -> Source:
-    """A model of the user's, a torch module or a graph made elsewhere, once `check` finds nothing wrong with it.
+) -> Candidate:
+    """A user's torch module or ONNX file, after `check` found no leak in it.
 
     Args:
         target: The model.
-        max_length: The longest sequence to promise; less where the model raises before.
-        multi_label: Whether each class is judged by itself, so that any number may be assigned.
-        scores: What its output is; None to find out.
-        missing: What it does with NaN at valid steps; None refuses it.
-        opset: Of the graph, where one is built.
-        tolerance: What company may move an answer by, beyond rounding.
-        seed: Decides the sequences that it is checked with.
+        max_length: The longest sequence to accept; reduced if the model raises at that length.
+        multi_label: Whether each class is assigned on its own, so that a sequence may have any number of them.
+        scores: Whether the output is logits or probabilities; None to infer it.
+        missing: The policy for NaN at valid steps; None for `refuse`.
+        opset: The opset of the graph, if one is built.
+        tolerance: Allowed difference of an answer, beyond rounding.
+        seed: Seed of the check's random sequences.
 
     Raises:
-        ConfigurationError: It is a model directory, or what is said of it does not fit.
-        VerificationError: Padding or a neighbour reaches an answer.
+        ConfigurationError: It is a model directory, or the options contradict it.
+        VerificationError: The check found a leak.
         ExportError: It cannot be checked.
     """
     if target.kind == "directory":
@@ -168,28 +171,28 @@ def brought(
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = target.build(named.name, opset)
-        return without_traces(proto) if target.kind == "module" else proto
+        return without_exporter_metadata(proto) if target.kind == "module" else proto
 
     def reference(batch: PaddedBatch) -> Logits:
         return target.subject.answer(batch).logits
 
     notices = (_MAY_TAKE_NAN,) if missing is None and _may_take_nan(target, batch) else ()
-    return Source(manifest, build, reference if target.framework else None, tolerance, notices)
+    return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)
 
 
-def with_threshold(source: Source, threshold: float) -> Source:
-    """The same model, assigning its classes from another probability on.
+def with_threshold(source: Candidate, threshold: float) -> Candidate:
+    """The same model with another probability from which a class is assigned.
 
     Raises:
-        ConfigurationError: It is no multi-label model.
+        ConfigurationError: It is not a multi-label model.
     """
     if source.manifest.task != "multi-label":
         raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
 
 
-def eager(model: SequenceClassifier) -> Reference:
-    """The model as torch runs it, sequences packed."""
+def eager_reference(model: SequenceClassifier) -> Reference:
+    """A reference that runs the model in torch, with packed sequences."""
 
     def answer(batch: PaddedBatch) -> Logits:
         with torch.inference_mode():
@@ -199,10 +202,10 @@ def eager(model: SequenceClassifier) -> Reference:
     return answer
 
 
-def without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without what the exporter notes at each node: the code that it came from, with its paths.
+def without_exporter_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes the exporter's metadata of each node, such as lines of code with their paths.
 
-    A published graph tells nothing of the machine that made it, and is the same bytes wherever it was made.
+    So a published graph reveals nothing about the machine that built it, and is the same on every machine.
     """
     for node in proto.graph.node:
         del node.metadata_props[:]
@@ -215,7 +218,7 @@ def without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation of each feature, where the model normalises."""
+    """Mean and standard deviation of each feature; None if the model does not normalise."""
     first = model.first
     if not isinstance(first, Standardize) or not spec.input.normalize:
         return None, None
@@ -227,13 +230,11 @@ def _require_sound(judged: Report, text: str) -> None:
         raise ExportError("check", judged.reason)
     if judged.verdict == "leak":
         begin = f" It begins at {judged.leaks[0].operator}." if judged.leaks else ""
-        raise VerificationError(
-            f"{text}: {judged.reason}.{begin} `lengthwise check {text}` says why and how to mend it"
-        )
+        raise VerificationError(f"{text}: {judged.reason}.{begin} `lengthwise check {text}` shows the cause and a fix")
 
 
-def _is_attention(answer: Answer, batch: PaddedBatch) -> bool:
-    """Whether what a module calls attention is weights: nothing at padding, one in all."""
+def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
+    """Whether the output `attention` holds attention weights: 0 at padding, and 1 in sum."""
     weights = answer.attention
     if weights is None or weights.shape != (batch.rows, batch.width):
         return False
@@ -243,52 +244,53 @@ def _is_attention(answer: Answer, batch: PaddedBatch) -> bool:
 
 
 def _width_multiple(subject: Subject, sampler: Sampler, longest: int) -> int:
-    """4, or 1 for a model that raises at the width which its longest sequence would be rounded up to."""
+    """4; or 1 if the model raises at the width to which its longest sequence would be rounded up."""
     rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
     return 4 if runs(subject, pad(rows, multiple=4)) else 1
 
 
 def _task(target: Target, *, multi_label: bool) -> Task:
-    """What the classes of a model of the user's are to a sequence."""
+    """The task of a user's model."""
     if multi_label:
         if target.per_step:
-            raise ConfigurationError(f"--multi-label: {target.text} answers each step, and so with one class a step")
+            raise ConfigurationError(f"--multi-label: {target.text} answers each step with exactly one class")
         return "multi-label"
     if len(target.labels) == 1:
-        mend = "give it two classes at least" if target.per_step else "if it stands for one label, say --multi-label"
-        raise ConfigurationError(f"{target.text} has one output, which would always be chosen: {mend}")
+        fix = "give it at least two classes" if target.per_step else "if it is a yes/no label, pass --multi-label"
+        raise ConfigurationError(f"{target.text} has one output, which would always be chosen: {fix}")
     return "per-step" if target.per_step else "single-label"
 
 
-def _found_scores(answer: Answer, batch: PaddedBatch, task: Task) -> Scores:
-    """Probabilities where every row lies in 0 to 1 and sums to 1.
+def _found_scores(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
+    """`probabilities` if all outputs are between 0 and 1 and each row sums to 1, otherwise `logits`.
 
     Raises:
-        ConfigurationError: The classes are judged each by itself, and the rows lie in 0 to 1, as logits may.
+        ConfigurationError: It is a multi-label model and all outputs are between 0 and 1, so either is possible.
     """
     rows = answer.logits[step_mask(batch.lengths, batch.width)] if task == "per-step" else answer.logits
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"
     if task == "multi-label":
         raise ConfigurationError(
-            "all outputs lie in 0 to 1, as probabilities do and logits may: say --scores probabilities, or logits"
+            "all outputs are between 0 and 1, so they may be probabilities or logits: pass --scores probabilities, or "
+            "--scores logits"
         )
     within = np.abs(rows.sum(axis=1) - 1).max() <= 1e-4
     return "probabilities" if within and rows.shape[1] > 1 else "logits"
 
 
 _MAY_TAKE_NAN: Final = (
-    "missing values will be refused; the model seems to take NaN itself: if it is meant to, say --missing handled, and "
-    "it is held to that"
+    "missing values will be refused, but the model seems to handle NaN: if it should, pass --missing handled, and the "
+    "export verifies it"
 )
 
 
 def _may_take_nan(target: Target, batch: PaddedBatch) -> bool:
-    """Whether a model seems to take NaN: its graph asks for it, or torch, which keeps NaN, gives finite answers."""
+    """Whether a model seems to handle NaN: its graph has an IsNaN node, or torch returns finite answers."""
     if batch.steps.ndim == 2:
         return False
     if not target.framework:
-        return looks_for_nan(target.build("", OPSET))
+        return contains_isnan(target.build("", OPSET))
     steps = batch.steps.copy()
     steps[:, 0] = np.nan
     try:

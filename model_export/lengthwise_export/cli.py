@@ -16,12 +16,12 @@ import click
 
 from lengthwise.runtime.manifest import Precision
 from lengthwise_export.command import ExporterCommand, options_of, show_json
-from lengthwise_export.options import HIGHEST_OPSET, OPSET, Options, target_options
-from lengthwise_export.training.options import Options as TrainingOptions
+from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, target_options
+from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
     from lengthwise.decoding import dataset
-    from lengthwise_export.candidate import Scores
+    from lengthwise_export.candidate import ScoreKind
     from lengthwise_export.training import train as training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -102,7 +102,7 @@ def train(
             show(epoch)
 
         result = training.train(spec, records, options, out, resume=resume, on_epoch=on_epoch)
-    report = metrics.Report(
+    report = metrics.TrainingReport(
         spec=spec,
         options=options,
         result=result,
@@ -178,10 +178,10 @@ def train(
 def export(
     target: str | None,
     out: Path,
-    options: Options,
+    options: TargetOptions,
     multi_label: bool,
     threshold: float | None,
-    scores: Scores | None,
+    scores: ScoreKind | None,
     max_length: int | None,
     opset: int,
     precision: Precision,
@@ -214,8 +214,8 @@ def export(
     from lengthwise.bench.progress import status
     from lengthwise_export import export as exporting
     from lengthwise_export.architecture import trained
-    from lengthwise_export.candidate import MAX_LENGTH, brought, built_in, with_threshold
-    from lengthwise_export.rewrite import rewriting
+    from lengthwise_export.candidate import MAX_LENGTH, from_spec, from_target, with_threshold
+    from lengthwise_export.rewrite_sums import with_sums_rewritten
     from lengthwise_export.targets import targets
 
     torch.set_num_threads(1)
@@ -228,7 +228,7 @@ def export(
         _tell(read.notices)
         records = None if data is None else _labelled(data, read.steps.kind, to=precision)
         if read.spec is not None:
-            source = built_in(
+            source = from_spec(
                 read.spec,
                 read.checkpoint,
                 max_length=max_length,
@@ -237,7 +237,7 @@ def export(
                 tolerance=tolerance,
             )
         else:
-            source = brought(
+            source = from_target(
                 read,
                 max_length=max_length or MAX_LENGTH,
                 multi_label=multi_label,
@@ -255,14 +255,16 @@ def export(
         if weights is not None:
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
-            source = rewriting(source, lambda told: click.echo(told, err=True))
+            source = with_sums_rewritten(source, lambda told: click.echo(told, err=True))
         published = exporting.export(source, out, to=precision, data=records, seed=seed)
     for told in published.notices:
         click.echo(f"notice: {told}", err=True)
     if published.manifest.missing != source.manifest.missing:
         click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
     if published.sample is not None:
-        expected = None if read.spec is None or read.checkpoint is None else trained.recorded(read.checkpoint).expected
+        expected = (
+            None if read.spec is None or read.checkpoint is None else trained.read_record(read.checkpoint).expected
+        )
         _tell(published.sample.notices(expected))
     if as_json:
         show_json(
@@ -315,7 +317,7 @@ def export(
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page.")
 def check(
     target: str,
-    options: Options,
+    options: TargetOptions,
     max_length: int,
     tolerance: float,
     seed: int,
@@ -340,7 +342,7 @@ def check(
     from rich.console import Console
 
     from lengthwise.bench.progress import status
-    from lengthwise_export import missing
+    from lengthwise_export import missing_values
     from lengthwise_export.checking import report as reports
     from lengthwise_export.checking.check import check as judge
     from lengthwise_export.checking.verdict import Report
@@ -355,10 +357,10 @@ def check(
                 import torch
 
                 torch.set_num_threads(1)
-            served = None if read.manifest is None else reports.promised(read.manifest)
+            served = None if read.manifest is None else reports.promise_text(read.manifest)
             report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
             if options.missing == "handled":
-                missing.require(read, max_length=report.max_length or max_length, seed=seed)
+                missing_values.require(read, max_length=report.max_length or max_length, seed=seed)
         except UncheckableError as error:
             report = Report("uncheckable", str(error))
     _tell(() if read is None else read.notices)

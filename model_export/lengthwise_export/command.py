@@ -1,4 +1,4 @@
-"""What the commands of this package share: options declared as fields of a dataclass, and answers as JSON."""
+"""Helpers for the commands of this package: options declared as dataclass fields, and JSON output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ExporterCommand(Command):
-    """A command of the exporter. It imports what it needs when it runs, and says which extra brings what is missing."""
+    """A command that imports its libraries when it runs; if one is missing, the error names the extra to install."""
 
     extras: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export"),
@@ -25,9 +25,10 @@ class ExporterCommand(Command):
 
 
 def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command an option for each field of a dataclass.
+    """Adds an option to a command for each field of a dataclass.
 
-    Flag, type and default are the field's; its metadata holds `help`, and as `bounds` what click's ranges take.
+    Name, type and default come from the field; its metadata holds `help`, and in `bounds` the arguments of click's
+    range types.
     """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
@@ -47,5 +48,5 @@ def options_of(table: type[DataclassInstance]) -> Callable[[Callable[..., None]]
 
 
 def show_json(value: Any) -> None:
-    """Prints a value as the answer of `--json`."""
+    """Prints the output of `--json`."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))

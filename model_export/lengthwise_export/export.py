@@ -1,10 +1,10 @@
-"""The way of a model into a model directory. Read this file first.
+"""Exports a model into a model directory. Read this file first.
 
     target -> torch module -> graph -> stage -> verify [-> another precision -> verify] -> publish
 
-`export` is that line. What comes in is a `Source`, which knows how to build its graph and what its manifest says. What
-goes out is a version of a model that a service can load, and the cases that prove it. Nothing is published whose proof
-does not hold. A graph of another precision is made of the proved float32 graph, and held against it.
+The function `export` is this sequence. Its input is a `Candidate`: a manifest and a function that builds the graph. Its
+output is a version of a model that a service can load, with the cases of its verification. If a case fails, nothing is
+published. A graph of another precision is converted from the verified float32 graph and verified against it.
 """
 
 from __future__ import annotations
@@ -36,99 +36,104 @@ from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, promises, proof
 from lengthwise.verification.proof import Case, Logits, Reference
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import missing, package, sample
-from lengthwise_export.candidate import Source
+from lengthwise_export import accuracy, missing_values, publish
+from lengthwise_export.accuracy import DataAccuracy
+from lengthwise_export.candidate import Candidate
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
-from lengthwise_export.sample import Sample
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A model directory, and its proof.
+class PublishedModel:
+    """A published model directory and its verification.
 
     Attributes:
-        directory: Where it stands.
-        manifest: What it says.
-        cases: Of its proof.
-        nodes: Of its graph.
-        labels: What the precision did to the labels of the data that was given.
-        sample: What it answers to the data that was given, where that has labels.
-        notices: What whoever serves it should know.
+        directory: The model directory.
+        manifest: Its manifest.
+        cases: The cases of the verification.
+        nodes: The number of nodes of the graph.
+        labels: How many labels of `data` the precision changed; None without data, or at fp32.
+        sample: The accuracy on `data`; None without labels.
+        notices: Messages to show to the user.
     """
 
     directory: Path
     manifest: Manifest
     cases: Sequence[Case]
     nodes: int
-    labels: labels.Changes | None = None
-    sample: Sample | None = None
+    labels: labels.LabelChanges | None = None
+    sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Proved:
-    """A graph whose proof holds.
+class VerifiedGraph:
+    """A graph that passed the verification.
 
     Attributes:
         graph: The graph.
-        manifest: What it wants.
-        cases: Of its proof.
-        labels: As in `Published`.
-        sample: Likewise.
+        manifest: Its manifest.
+        cases: The cases of the verification.
+        labels: See `PublishedModel`.
+        sample: See `PublishedModel`.
     """
 
     graph: onnx.ModelProto
     manifest: Manifest
     cases: Sequence[Case]
-    labels: labels.Changes | None = None
-    sample: Sample | None = None
+    labels: labels.LabelChanges | None = None
+    sample: DataAccuracy | None = None
 
     def session(self, threads: int = 1) -> Session:
-        """The graph, ready to run."""
+        """A session of the graph."""
         return Session(self.graph.SerializeToString(), self.manifest, threads=threads)
 
 
 def export(
-    source: Source, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
-) -> Published:
-    """Builds, verifies and publishes.
+    source: Candidate, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
+) -> PublishedModel:
+    """Builds, verifies and publishes a model.
 
     Args:
         source: The model.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        to: The precision of what is published.
-        data: Sequences whose labels the answers are held against, and on which another precision is compared.
-        seed: Decides the sequences of the proof.
+        to: The precision of the published graph.
+        data: Labelled sequences. The answers are compared with the labels, and another precision with fp32.
+        seed: Seed of the random sequences of the verification.
 
     Raises:
-        PublishError: The version exists, or the place cannot be written.
-        ExportError: No sound graph can be made of the model, or none of that precision.
-        VerificationError: A case of the proof does not hold, or the data contradicts the order of the labels; nothing
-            was published.
-        ConfigurationError: The data does not fit the model: its sequences, or their labels.
-        ModelError: A service would refuse it all the same.
+        PublishError: The version exists, or its folder cannot be written.
+        ExportError: The graph cannot be built, or not at that precision.
+        VerificationError: A case failed, or the data contradicts the order of the labels. Nothing was published.
+        ConfigurationError: The sequences or labels of the data do not fit the model.
+        ModelError: A service would reject the model for another reason.
     """
-    place = package.place(out)
+    place = publish.destination(out)
     manifest = source.manifest.model_copy(update={"name": place.name, "version": place.version})
     graph = source.build(manifest)
-    with package.staged(place) as stage:
-        proved = prove(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+    with publish.staging_folder(place) as stage:
+        verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
         if to != "fp32":
             sequences = None if data is None else [record.steps for record in data]
-            proved = at_precision(proved, to, sequences, tolerance=source.tolerance, seed=seed)
+            verified = at_precision(verified, to, sequences, tolerance=source.tolerance, seed=seed)
         if data is not None:
-            proved = _held_against(proved, data)
-        finished = _write(stage, proved, seed=seed)
+            verified = _with_accuracy(verified, data)
+        finished = _write(stage, verified, seed=seed)
         notices = tuple(_load_as_a_service_would(stage, finished))
-    return Published(
-        place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample, notices
+    return PublishedModel(
+        place.directory,
+        finished,
+        verified.cases,
+        len(verified.graph.graph.node),
+        verified.labels,
+        verified.sample,
+        notices,
     )
 
 
-def prove(
+def verify_graph(
     graph: onnx.ModelProto,
     manifest: Manifest,
     reference: Reference | None,
@@ -137,29 +142,30 @@ def prove(
     seed: int,
     made_from: str = "the model itself",
     apart: float = promises.ROUNDING,
-) -> Proved:
+) -> VerifiedGraph:
     """Verifies a graph.
 
     Args:
         graph: The graph.
-        manifest: What it wants.
-        reference: What it was made from, or None.
-        tolerance: What company may move an answer by, beyond rounding; None asks for the same bits.
-        seed: Decides the sequences.
-        made_from: What the reference is, for people.
-        apart: How far from it the graph may lie, times max(1, |logit|).
+        manifest: Its manifest.
+        reference: The model that the graph was built from; None if there is none.
+        tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
+            bits.
+        seed: Seed of the random sequences.
+        made_from: A description of the reference, for case names.
+        apart: Allowed difference from the reference, in units of max(1, |logit|).
 
     Ensures: every case holds.
 
     Raises:
-        VerificationError: One does not; names the worst.
+        VerificationError: A case failed; the message names the worst.
     """
     data = graph.SerializeToString()
     cases = proof.verify(
         lambda threads: Session(data, manifest, threads=threads), manifest, reference, seed=seed, made_from=made_from
     )
     if manifest.missing == "handled":
-        cases += _takes_missing_values(data, manifest, seed)
+        cases += _missing_value_cases(data, manifest, seed)
     bad = promises.failures(cases, tolerance=tolerance, apart=apart)
     if bad:
         worst = max(bad, key=lambda case: case.relative)
@@ -167,16 +173,16 @@ def prove(
             f"{manifest.key}: {len(bad)} of {len(cases)} cases do not hold, so nothing was published; "
             f"the worst: {worst.name}, {worst.difference:.3g}"
         )
-    return Proved(graph, manifest, cases)
+    return VerifiedGraph(graph, manifest, cases)
 
 
-def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
-    """The cases that hold a model to `missing: "handled"`.
+def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Case]:
+    """The cases that verify `missing: "handled"`.
 
     Raises:
-        VerificationError: It makes no sense of missing values.
+        VerificationError: The model does not handle missing values.
     """
-    # As a model that refuses NaN it runs in the kernels that make no number of it, where an installation has them.
+    # With "refuse" the graph runs in our own recurrent kernels, which keep NaN, if they are installed.
     for policy in ("refuse", "handled"):
         session = Session(data, manifest.model_copy(update={"missing": policy}))
 
@@ -184,26 +190,27 @@ def _takes_missing_values(data: bytes, manifest: Manifest, seed: int) -> list[Ca
             return session.run(batch).logits
 
         longest, provider = manifest.max_length, session.provider
-        found = list(missing.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
-        why = missing.why_not(found)
+        found = list(missing_values.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
+        why = missing_values.failure(found)
         if why is not None:
             raise VerificationError(
-                f"{manifest.key}: --missing handled does not hold: {why}; leave it out, and missing values are refused"
+                f"{manifest.key}: --missing handled does not hold: {why}; without this option, missing values are "
+                "refused"
             )
     return found
 
 
 def at_precision(
-    proved: Proved, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
-) -> Proved:
-    """The same model at another precision, held against its float32 graph.
+    verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
+) -> VerifiedGraph:
+    """The same model at another precision, verified against its float32 graph.
 
-    Requires: a proved float32 graph. Ensures: every case holds, and the manifest says how far the two lie apart.
+    Requires: a verified float32 graph. Ensures: every case holds, and the manifest has the difference of the two.
     """
-    exact = proved.session()
-    manifest = precision.described(proved.manifest, to)
-    found = prove(
-        precision.converted(proved.graph, to),
+    exact = verified.session()
+    manifest = precision.manifest_at(verified.manifest, to)
+    found = verify_graph(
+        precision.convert(verified.graph, to),
         manifest,
         lambda batch: exact.run(batch).logits,
         tolerance=tolerance,
@@ -212,46 +219,46 @@ def at_precision(
         apart=promises.APART[to],
     )
     apart = max(case.difference for case in found.cases if case.varied == "reference")
-    changes = None if data is None else labels.compare(exact, proved.manifest, found.session(), manifest, data)
-    return Proved(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
+    changes = None if data is None else labels.compare(exact, verified.manifest, found.session(), manifest, data)
+    return VerifiedGraph(found.graph, manifest.model_copy(update={"from_fp32": apart}), found.cases, changes)
 
 
-def _held_against(proved: Proved, data: Sequence[Record]) -> Proved:
-    """The same graph once its answers were compared with the data's labels, and its manifest with the figures."""
-    found = sample.measure(proved.session(), proved.manifest, data)
+def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with its accuracy on the data, which is also added to the manifest."""
+    found = accuracy.measure(verified.session(), verified.manifest, data)
     if found is None:
-        return proved
+        return verified
     file = Path(data[0].place).name.rpartition(":")[0]
     figures = {"data": file, "data_answers": found.answers, "data_accuracy": found.accuracy}
-    made = proved.manifest.made | figures
-    return replace(proved, manifest=proved.manifest.model_copy(update={"made": made}), sample=found)
+    made = verified.manifest.made | figures
+    return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=found)
 
 
-def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
-    """Writes a whole model directory.
+def _write(stage: Path, verified: VerifiedGraph, *, seed: int) -> Manifest:
+    """Writes a complete model directory into the staging folder.
 
-    Requires: a proved graph. Ensures: its files are in the stage.
+    Requires: a verified graph. Ensures: all its files exist.
     """
-    manifest = proved.manifest
-    (stage / GRAPH_FILE).write_bytes(proved.graph.SerializeToString())
+    manifest = verified.manifest
+    (stage / GRAPH_FILE).write_bytes(verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
     lengths = [length for length in GOLDEN_LENGTHS if length <= manifest.max_length]
     expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
     expected.write(stage / GOLDEN_FILE)
-    # Only a proof of which every case holds gets here; the service looks for it in each.
-    told = {
+    # Every case holds, or the export had failed before. The service requires `holds` in each case.
+    verification = {
         "contract": CONTRACT,
         "seed": seed,
         "precision": manifest.precision,
         "from_fp32": manifest.from_fp32,
-        "data": None if proved.labels is None else asdict(proved.labels),
-        "sample": None if proved.sample is None else proved.sample.as_json(),
-        "cases": [{**case.as_json(), "holds": True} for case in proved.cases],
+        "data": None if verified.labels is None else asdict(verified.labels),
+        "sample": None if verified.sample is None else verified.sample.as_json(),
+        "cases": [{**case.as_json(), "holds": True} for case in verified.cases],
     }
-    (stage / VERIFICATION_FILE).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
-    # Another processor rounds as this one does in float32; at a precision that rounds more, by as much as that.
+    (stage / VERIFICATION_FILE).write_text(json.dumps(verification, indent=2, allow_nan=False) + "\n")
+    # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(
-        proved.cases,
+        verified.cases,
         golden.compare(session, expected, manifest),
         golden=promises.HEADROOM * (manifest.from_fp32 or 0.0),
     )
@@ -259,7 +266,7 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
     versions[promises.KERNELS] = session.kernels
     finished = manifest.model_copy(
         update={
-            "host_nodes": host_nodes(proved.graph, manifest.graph.lengths),
+            "host_nodes": host_nodes(verified.graph, manifest.graph.lengths),
             "promises": (promise,),
             "digests": {name: digest(stage / name) for name in (GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE)},
             "made": {**manifest.made, **versions},
@@ -270,16 +277,16 @@ def _write(stage: Path, proved: Proved, *, seed: int) -> Manifest:
 
 
 def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
-    """Reads the staged directory back, and gives what to tell of services elsewhere.
+    """Loads the staged directory as a service does, and yields notices about other installations.
 
-    Requires: a whole model directory. Ensures: a service that reads it finds what was meant, and serves it.
+    Requires: a complete model directory. Ensures: a service can read and serve it.
 
     Raises:
-        ModelError: A service would refuse it.
+        ModelError: A service would reject it.
     """
     found = Manifest.read(stage)
     if found != manifest:
-        raise VerificationError(f"{manifest.key}: the manifest reads back as another one")
+        raise VerificationError(f"{manifest.key}: the manifest reads back differently")
     found.check_digests(stage)
     session = Session.load(stage, found)
     golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, found), found)
@@ -288,7 +295,7 @@ def _load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     try:
         judging.run_odd_values(session, found)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise VerificationError(f"{manifest.key}: sequences of one value make it fail: {error}") from error
+        raise VerificationError(f"{manifest.key}: it fails for sequences of one repeated value: {error}") from error
     try:
         judging.check_rows(graph, recurrent_kernels.ONNXRUNTIME, found)
     except ModelError as error:

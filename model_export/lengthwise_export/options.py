@@ -1,4 +1,4 @@
-"""The options of `check` and `export` that say of a target what cannot be read off it."""
+"""The options of `check` and `export` that describe a target."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import click
 from lengthwise.runtime.manifest import MissingPolicy
 
 Second = Literal["lengths", "mask", "padding-mask", "both"]
-"""What a model takes beside the steps."""
+"""What a model takes besides the steps."""
 
 
 HIGHEST_OPSET: Final = 20
-"""Past it LSTM and GRU have schemas for which onnxruntime's CUDA provider has no kernel: they would move to the CPU."""
+"""From the next opset on, onnxruntime's CUDA provider has no kernels for LSTM and GRU and runs them on the CPU."""
 
 OPSET: Final = 18
-"""What the exporter writes without converting anything."""
+"""The opset that torch's exporter writes without conversion."""
 
 
-def _said(help_text: str, kind: Any = str) -> dict[str, Any]:
+def _option(help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"help": help_text, "type": kind}
 
 
@@ -32,59 +32,59 @@ _FILE: Final = click.Path(exists=True, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the caller says of a target; None where it is to be read off."""
+class TargetOptions:
+    """The user's description of a target; None for everything that should be inferred."""
 
     checkpoint: Path | None = field(
         default=None,
-        metadata=_said(
-            "Weights: .safetensors, a folder of `train`, or a state_dict, which is read as data only.", _FILE
+        metadata=_option(
+            "Weights: .safetensors, a folder of `train`, or a state_dict, which is loaded without running code.", _FILE
         ),
     )
-    features: int | None = field(default=None, metadata=_said("How many numbers a step has.", click.IntRange(1)))
+    features: int | None = field(default=None, metadata=_option("Number of values of a step.", click.IntRange(1)))
     vocabulary: int | None = field(
-        default=None, metadata=_said("How many token ids there are, where a step is one.", click.IntRange(1))
+        default=None, metadata=_option("Number of token ids, if a step is a token id.", click.IntRange(1))
     )
-    classes: int | None = field(default=None, metadata=_said("How many classes it tells apart.", click.IntRange(1)))
+    classes: int | None = field(default=None, metadata=_option("Number of classes.", click.IntRange(1)))
     labels: tuple[str, ...] | None = field(
-        default=None, metadata=_said("The classes' names, in order, with commas between.")
+        default=None, metadata=_option("Names of the classes in the order of the outputs, separated by commas.")
     )
-    values: str | None = field(default=None, metadata=_said("ONNX: the name of the input that holds the steps."))
-    lengths: str | None = field(default=None, metadata=_said("ONNX: the name of the input that holds the lengths."))
-    mask: str | None = field(default=None, metadata=_said("ONNX: the name of the input that holds the mask."))
+    values: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the steps."))
+    lengths: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the lengths."))
+    mask: str | None = field(default=None, metadata=_option("ONNX: the name of the input that holds the mask."))
     time_first: bool = field(default=False, metadata={"help": "Steps come before rows: [width, rows, features]."})
     channels_first: bool = field(
         default=False, metadata={"help": "Features come before steps: [rows, features, width]."}
     )
     second: Second | None = field(
         default=None,
-        metadata=_said(
-            "What it takes beside the steps: a mask is true at valid steps, a padding-mask at padding; both: lengths "
-            "and a mask.",
+        metadata=_option(
+            "What it takes besides the steps: a mask is true at valid steps, a padding-mask at padding; both means "
+            "lengths and a mask.",
             click.Choice(get_args(Second)),
         ),
     )
-    output: str | None = field(default=None, metadata=_said("Which of several outputs, by name or by place."))
+    output: str | None = field(default=None, metadata=_option("Which of several outputs, by name or by index."))
     missing: MissingPolicy | None = field(
         default=None,
-        metadata=_said(
-            "What a model of yours does with a missing value (NaN at a valid step); without it: refuse. handled: it "
-            "takes NaN itself, and is held to that.",
+        metadata=_option(
+            "What your model does with a missing value (NaN at a valid step). Default: refuse. handled: the model "
+            "accepts NaN; this is verified.",
             click.Choice(["refuse", "handled"]),
         ),
     )
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command these options; it gets them as one argument, `options`."""
-    fields = dataclasses.fields(Options)
+    """Adds these options to a command, which receives them as one argument `options`."""
+    fields = dataclasses.fields(TargetOptions)
 
     @wraps(command)
     def collected(**given: Any) -> Any:
-        said = {each.name: given.pop(each.name) for each in fields}
-        if said["labels"] is not None:
-            said["labels"] = tuple(label.strip() for label in said["labels"].split(","))
-        return command(options=Options(**said), **given)
+        values = {each.name: given.pop(each.name) for each in fields}
+        if values["labels"] is not None:
+            values["labels"] = tuple(label.strip() for label in values["labels"].split(","))
+        return command(options=TargetOptions(**values), **given)
 
     decorated: Callable[..., Any] = collected
     for each in reversed(fields):

@@ -278,7 +278,7 @@ TORCH_REFUSED = (
     _torch_refused("frozen_width", "width", features=4, second="mask"),
     _torch_refused("last_layer_of_zeros", "do not depend on the sequences", features=5),
     _torch_refused("left_padding", "left", features=5),
-    _torch_refused("no_axis_of_rows", "no [rows, classes]", features=5, second="mask"),
+    _torch_refused("no_axis_of_rows", "must be [rows, classes]", features=5, second="mask"),
     _torch_refused("no_lengths", "length", "mask", features=7, second=None),
     _torch_refused("one_length_a_batch", "lengths differ", features=4),
     _torch_refused("order_demanded", "order", "sorted", features=6),

@@ -26,7 +26,7 @@ from tests.support.model_directories import BUNDLED, place, sign
 def half(folder: Path) -> Path:
     """The bundled model at fp16; its golden sequences hold what float32 answers."""
     directory = place(folder)
-    graph = precision.converted(onnx.load(directory / GRAPH_FILE), "fp16")
+    graph = precision.convert(onnx.load(directory / GRAPH_FILE), "fp16")
     (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
     sign(directory, precision="fp16", from_fp32=1e-2, host_nodes=host_nodes(graph, "lengths"))
     return directory
@@ -65,7 +65,7 @@ def test_the_gpus_promise_is_kept_for_the_next_start(choice: Choice, tmp_path: P
 
 
 def test_a_quantised_layer_is_refused_by_its_name(manifest: Manifest, choice: Choice) -> None:
-    graph = precision.converted(onnx.load(BUNDLED / GRAPH_FILE), "int8")
-    listed = precision.described(manifest, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
+    graph = precision.convert(onnx.load(BUNDLED / GRAPH_FILE), "int8")
+    listed = precision.manifest_at(manifest, "int8").model_copy(update={"host_nodes": host_nodes(graph, "lengths")})
     with pytest.raises(ModelError, match=r"CUDAExecutionProvider has no kernel for .*DynamicQuantizeLSTM"):
         Session(graph.SerializeToString(), listed, devices=choice.devices[:1])

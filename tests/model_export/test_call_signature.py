@@ -4,7 +4,8 @@ from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.tracing.call_signature import Calling, Second, calling_of, plain_path, step_mask
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, Second, read_signature, without_fast_path
 
 
 def taking(signature: str) -> nn.Module:
@@ -36,7 +37,7 @@ def taking(signature: str) -> nn.Module:
     ],
 )
 def test_the_arguments_are_read_by_their_names(signature: str, second: Second, arguments: dict) -> None:
-    assert calling_of(taking(signature)) == Calling(second, tuple(arguments.items()))
+    assert read_signature(taking(signature)) == CallSignature(second, tuple(arguments.items()))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_the_arguments_are_read_by_their_names(signature: str, second: Second, a
     ],
 )
 def test_what_the_caller_says_goes_before_the_names(signature: str, second: Second, arguments: dict) -> None:
-    assert calling_of(taking(signature), second=second) == Calling(second, tuple(arguments.items()))
+    assert read_signature(taking(signature), second=second) == CallSignature(second, tuple(arguments.items()))
 
 
 @pytest.mark.parametrize(
@@ -64,21 +65,21 @@ def test_what_the_caller_says_goes_before_the_names(signature: str, second: Seco
 )
 def test_a_name_that_leaves_it_open_is_asked_about(signature: str) -> None:
     with pytest.raises(ConfigurationError, match="say --second"):
-        calling_of(taking(signature))
+        read_signature(taking(signature))
 
 
 @pytest.mark.parametrize("name", ["rel_lens", "length_ratio", "len_fraction"])
 def test_lengths_that_sound_like_shares_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="a share of the longest"):
-        calling_of(taking(f"x, {name}"))
-    assert calling_of(taking(f"x, {name}"), second="lengths") == Calling("lengths")
+        read_signature(taking(f"x, {name}"))
+    assert read_signature(taking(f"x, {name}"), second="lengths") == CallSignature("lengths")
 
 
 def test_both_goes_by_the_names() -> None:
-    with pytest.raises(ConfigurationError, match="`len` and one with `mask`"):
-        calling_of(taking("x, lengths, padding_mask"), second="both")
-    with pytest.raises(UncheckableError, match=r"also wants mask.*--second both"):
-        calling_of(taking("x, lengths, mask"), second="lengths")
+    with pytest.raises(ConfigurationError, match="`len` in its name and one with `mask`"):
+        read_signature(taking("x, lengths, padding_mask"), second="both")
+    with pytest.raises(UncheckableError, match=r"also requires mask.*--second both"):
+        read_signature(taking("x, lengths, mask"), second="lengths")
 
 
 def test_arguments_behind_a_star_are_given_by_place_where_they_are_said() -> None:
@@ -86,63 +87,63 @@ def test_arguments_behind_a_star_are_given_by_place_where_they_are_said() -> Non
         def forward(self, *inputs):
             return inputs
 
-    assert calling_of(Starred(), second="mask") == Calling("mask")
+    assert read_signature(Starred(), second="mask") == CallSignature("mask")
     with pytest.raises(UncheckableError, match="say which with --second"):
-        calling_of(Starred())
+        read_signature(Starred())
 
 
 def test_embeddings_are_the_steps_where_steps_are_numbers() -> None:
     signature = "input_ids=None, attention_mask=None, inputs_embeds=None"
     expected = (("mask", "attention_mask"), ("steps", "inputs_embeds"))
-    assert calling_of(taking(signature), numbers=True) == Calling("mask", expected)
+    assert read_signature(taking(signature), numbers=True) == CallSignature("mask", expected)
 
 
 def test_one_order_of_axes_can_be_said() -> None:
     with pytest.raises(ConfigurationError, match="--time-first and --channels-first"):
-        calling_of(taking("x, mask"), time_first=True, channels_first=True)
+        read_signature(taking("x, mask"), time_first=True, channels_first=True)
 
 
 def test_a_module_that_takes_too_little_or_too_much_is_refused() -> None:
     with pytest.raises(UncheckableError, match="neither lengths nor a mask"):
-        calling_of(taking("x"))
-    with pytest.raises(UncheckableError, match="also wants y"):
-        calling_of(taking("x, y, lengths"))
+        read_signature(taking("x"))
+    with pytest.raises(UncheckableError, match="also requires y"):
+        read_signature(taking("x, y, lengths"))
 
 
-def called(calling: Calling, signature: str, features: int = 3) -> tuple:
+def called(signature: CallSignature, parameters: str, features: int = 3) -> tuple:
     steps, lengths = torch.zeros(2, 5, features), torch.tensor([5, 1])
-    return calling.call(taking(signature), calling.given(steps, lengths, step_mask(lengths, 5)))
+    return signature.call(taking(parameters), signature.given(steps, lengths, step_mask(lengths, 5)))
 
 
 def test_a_module_is_called_as_it_wants() -> None:
-    given, ends = called(Calling("lengths", time_first=True), "x, lengths")
+    given, ends = called(CallSignature("lengths", time_first=True), "x, lengths")
     assert given.shape == (5, 2, 3)
     assert ends.tolist() == [5, 1]
-    given, state, ends = called(calling_of(taking("x, state=None, lengths=None")), "x, state=None, lengths=None")
+    given, state, ends = called(read_signature(taking("x, state=None, lengths=None")), "x, state=None, lengths=None")
     assert (given.shape, state, ends.tolist()) == ((2, 5, 3), None, [5, 1])
-    assert called(Calling("mask", channels_first=True), "x, mask")[0].shape == (2, 3, 5)
-    assert called(Calling("mask", features_axis=False), "x, mask", features=1)[0].shape == (2, 5)
+    assert called(CallSignature("mask", channels_first=True), "x, mask")[0].shape == (2, 3, 5)
+    assert called(CallSignature("mask", features_axis=False), "x, mask", features=1)[0].shape == (2, 5)
 
 
 def test_a_mask_is_true_where_it_is_said_to_be() -> None:
-    assert called(Calling("mask"), "x, mask")[1].tolist() == [[True] * 5, [True] + [False] * 4]
-    assert called(Calling("padding-mask"), "x, mask")[1].tolist() == [[False] * 5, [False] + [True] * 4]
-    mask, x = called(calling_of(taking("mask, x")), "mask, x")
+    assert called(CallSignature("mask"), "x, mask")[1].tolist() == [[True] * 5, [True] + [False] * 4]
+    assert called(CallSignature("padding-mask"), "x, mask")[1].tolist() == [[False] * 5, [False] + [True] * 4]
+    mask, x = called(read_signature(taking("mask, x")), "mask, x")
     assert (mask.shape, x.shape) == ((2, 5), (2, 5, 3))
-    _, lengths, mask = called(Calling("both"), "x, lengths, mask")
+    _, lengths, mask = called(CallSignature("both"), "x, lengths, mask")
     assert lengths.tolist() == mask.sum(1).tolist() == [5, 1]
 
 
 def test_answers_a_step_come_rows_first() -> None:
     logits = torch.zeros(5, 2, 4)
-    assert Calling(time_first=True).rows_first(logits).shape == (2, 5, 4)
-    assert Calling(channels_first=True, classes_first=True).rows_first(logits).shape == (5, 4, 2)
-    assert Calling().rows_first(logits) is logits
-    assert Calling(time_first=True).rows_first(torch.zeros(2, 4)).shape == (2, 4)
+    assert CallSignature(time_first=True).rows_first(logits).shape == (2, 5, 4)
+    assert CallSignature(channels_first=True, classes_first=True).rows_first(logits).shape == (5, 4, 2)
+    assert CallSignature().rows_first(logits) is logits
+    assert CallSignature(time_first=True).rows_first(torch.zeros(2, 4)).shape == (2, 4)
 
 
 def test_the_fast_path_is_off_inside_and_as_it_was_outside() -> None:
     before = torch.backends.mha.get_fastpath_enabled()
-    with plain_path():
+    with without_fast_path():
         assert not torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.mha.get_fastpath_enabled() == before

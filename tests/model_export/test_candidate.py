@@ -11,10 +11,10 @@ from lengthwise.padding import pad
 from lengthwise.runtime.answers import score
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
-from lengthwise_export.candidate import Scores, Source, brought, built_in, with_threshold
+from lengthwise_export.candidate import Candidate, ScoreKind, from_spec, from_target, with_threshold
 from lengthwise_export.errors import ExportError
 from lengthwise_export.export import export
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support.specs import spec
 
@@ -25,11 +25,11 @@ def _one_thread() -> None:
 
 
 def module(
-    name: str, *, max_length: int = 64, multi_label: bool = False, scores: Scores | None = None, **options: object
-) -> Source:
-    said = Options(**({"features": 3} | options))
+    name: str, *, max_length: int = 64, multi_label: bool = False, scores: ScoreKind | None = None, **options: object
+) -> Candidate:
+    said = TargetOptions(**({"features": 3} | options))
     target = targets.read(f"tests.support.users_models:{name}", said)
-    return brought(target, max_length=max_length, multi_label=multi_label, scores=scores, missing=said.missing)
+    return from_target(target, max_length=max_length, multi_label=multi_label, scores=scores, missing=said.missing)
 
 
 def test_a_users_module_is_published_and_answers_as_it_does_in_torch(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_promise_of_a_users_module_is_what_was_measured(tmp_path: Path) -> N
 
 
 def test_a_module_whose_padding_leaks_is_not_exported() -> None:
-    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` says why"):
+    with pytest.raises(VerificationError, match=r"lengthwise check .*:leaking` shows the cause"):
         module("leaking")
 
 
@@ -73,7 +73,7 @@ def test_what_is_said_of_the_scores_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
-def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: Scores, tmp_path: Path) -> None:
+def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: ScoreKind, tmp_path: Path) -> None:
     source = with_threshold(module(name, multi_label=True, scores=scores, labels=("calm", "cold")), 0.3)
     published = export(source, tmp_path / name)
     manifest = Manifest.read(published.directory)
@@ -90,14 +90,14 @@ def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, score
 def test_one_output_is_the_logit_of_one_label_or_nothing() -> None:
     with pytest.raises(
         ConfigurationError,
-        match=r"has one output, which would always be chosen: if it stands for one label, say --multi-label",
+        match=r"has one output, which would always be chosen: if it is a yes/no label, pass --multi-label",
     ):
         module("one")
     assert module("one", multi_label=True, scores="logits").manifest.classes == 1
 
 
 def test_outputs_that_may_be_probabilities_of_each_class_are_not_guessed() -> None:
-    with pytest.raises(ConfigurationError, match=r"say --scores probabilities, or logits"):
+    with pytest.raises(ConfigurationError, match=r"pass --scores probabilities, or --scores logits"):
         module("sigmoid", multi_label=True)
 
 
@@ -105,7 +105,7 @@ def test_what_is_said_of_the_task_must_fit() -> None:
     with pytest.raises(ConfigurationError, match=r"--multi-label: .*:tagger answers each step"):
         module("tagger", multi_label=True)
     with pytest.raises(ConfigurationError, match=r"--multi-label contradicts output\.task = 'single-label'"):
-        built_in(spec(), None, multi_label=True)
+        from_spec(spec(), None, multi_label=True)
     with pytest.raises(ConfigurationError, match=r"--threshold is for multi-label models; this one is single-label"):
         with_threshold(module("mean"), 0.3)
 
@@ -129,8 +129,8 @@ def test_a_width_at_which_a_module_raises_becomes_its_max_length(tmp_path: Path)
 def test_a_model_that_ends_at_its_max_length_is_not_padded_past_it(tmp_path: Path) -> None:
     published = export(module("ten_positions", max_length=10), tmp_path / "ten")
     assert (published.manifest.max_length, published.manifest.width_multiple) == (10, 1)
-    graph = targets.read(str(published.directory / GRAPH_FILE), Options())
-    again = export(brought(graph, max_length=10), tmp_path / "again")
+    graph = targets.read(str(published.directory / GRAPH_FILE), TargetOptions())
+    again = export(from_target(graph, max_length=10), tmp_path / "again")
     assert (again.manifest.max_length, again.manifest.width_multiple) == (10, 1)
     session = Session.load(again.directory, again.manifest)
     assert session.run(pad([np.ones((10, 3), np.float32)], multiple=1)).logits.shape == (1, 2)
@@ -159,13 +159,13 @@ def test_a_token_module_is_published(tmp_path: Path) -> None:
 
 def test_a_graph_made_elsewhere_is_published_as_it_came(tmp_path: Path) -> None:
     first = export(module("mean"), tmp_path / "mean")
-    target = targets.read(str(first.directory / GRAPH_FILE), Options())
-    again = export(brought(target, max_length=64), tmp_path / "again")
+    target = targets.read(str(first.directory / GRAPH_FILE), TargetOptions())
+    again = export(from_target(target, max_length=64), tmp_path / "again")
     assert (again.directory / GRAPH_FILE).read_bytes() == (first.directory / GRAPH_FILE).read_bytes()
     assert "reference" not in {case.varied for case in again.cases}
 
 
-@pytest.mark.parametrize("made", [lambda: built_in(spec(), None), lambda: module("mean")])
+@pytest.mark.parametrize("made", [lambda: from_spec(spec(), None), lambda: module("mean")])
 def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path) -> None:
     graph = (export(made(), tmp_path / "m").directory / GRAPH_FILE).read_bytes()
     assert not re.search(rb"\.py\b", graph)
@@ -174,5 +174,5 @@ def test_a_graph_tells_nothing_of_the_machine_that_made_it(made, tmp_path: Path)
 
 def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"--max-length 9 contradicts input\.max_length = 1024"):
-        built_in(spec(), None, max_length=9)
-    assert built_in(spec(), None, max_length=1024).manifest.max_length == 1024
+        from_spec(spec(), None, max_length=9)
+    assert from_spec(spec(), None, max_length=1024).manifest.max_length == 1024

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.call_signature import Calling, calling_of, plain_path
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.tracing.call_signature import CallSignature, read_signature, without_fast_path
+from lengthwise_export.tracing.outputs import output_selector
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support.long import long_but
 
@@ -34,16 +34,23 @@ IN_EVERY_RUN = {
 NO_GRAPH = {"cell_loop": "a Python loop", "projected_lstm": "no projection"}
 
 
-def exported(module: nn.Module, calling: Calling | None = None, steps: StepInput = STEPS, output: str | None = None):
+def exported(
+    module: nn.Module, signature: CallSignature | None = None, steps: StepInput = STEPS, output: str | None = None
+):
     proto = graph.build(
-        module.eval(), steps, name="m", labels="ab", calling=calling or Calling(), choose=chosen_by(output)
+        module.eval(),
+        steps,
+        name="m",
+        labels="ab",
+        signature=signature or CallSignature(),
+        select_output=output_selector(output),
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output: str | None = None) -> float:
+def worst(module: nn.Module, session, signature: CallSignature, steps: StepInput, output: str | None = None) -> float:
     """The largest difference over ragged batches, the graph's padded wider than the module's."""
     differences = []
     for rows, width, extra in ((3, 7, 0), (1, 1, 3), (5, 12, 1), (4, 33, 5)):
@@ -53,10 +60,10 @@ def worst(module: nn.Module, session, calling: Calling, steps: StepInput, output
             values, fill = torch.randint(0, steps.vocabulary, (rows, width)), 0
         else:
             values, fill = torch.randn(rows, width, steps.features), 3.0
-        with plain_path(), torch.no_grad():
+        with without_fast_path(), torch.no_grad():
             mask = torch.arange(width) < lengths[:, None]
-            answer = calling.call(module, calling.given(values, lengths, mask))
-            expected = calling.rows_first(chosen_by(output)(answer)["logits"]).numpy()
+            answer = signature.call(module, signature.given(values, lengths, mask))
+            expected = signature.rows_first(output_selector(output)(answer)["logits"]).numpy()
         wider = torch.full((rows, width + extra, *values.shape[2:]), fill, dtype=values.dtype)
         wider[:, :width] = values
         feed = {session.get_inputs()[0].name: wider.numpy(), "lengths": lengths.int().numpy()}
@@ -82,19 +89,19 @@ def test_a_sound_module_of_the_gallery_answers_the_same_as_a_graph(exhibit: Exhi
         steps = StepInput(features=exhibit.features)
     output = None if exhibit.output is None else str(exhibit.output)
     module = exhibit.make().eval()
-    said = calling_of(
+    said = read_signature(
         module, second=exhibit.second, time_first=exhibit.time_first, channels_first=exhibit.channels_first
     )
     classes_first = exhibit.channels_first and exhibit.per_step
-    calling = replace(said, features_axis=not exhibit.raw, classes_first=classes_first)
-    assert worst(module, exported(module, calling, steps, output), calling, steps, output) < 1e-5
+    signature = replace(said, features_axis=not exhibit.raw, classes_first=classes_first)
+    assert worst(module, exported(module, signature, steps, output), signature, steps, output) < 1e-5
 
 
 @pytest.mark.parametrize("name", NO_GRAPH)
 def test_what_no_graph_can_do_is_told_with_its_line(name: str) -> None:
     (exhibit,) = (exhibit for exhibit in TORCH_SOUND if exhibit.name == name)
     with pytest.raises(ExportError, match=NO_GRAPH[name]) as caught:
-        exported(exhibit.make(), Calling(exhibit.second), StepInput(features=exhibit.features))
+        exported(exhibit.make(), CallSignature(exhibit.second), StepInput(features=exhibit.features))
     assert f"tests/gallery/torch_sound/{name}.py:" in str(caught.value)
 
 
@@ -270,14 +277,14 @@ class MaxPooled(Small):
 )
 def test_sizes_and_lengths_asked_of_python_stay_open(kind: type[nn.Module]) -> None:
     module = kind().eval()
-    calling = Calling("mask" if kind in (FromMask, MaskOfMask) else "lengths")
-    assert worst(module, exported(module, calling), calling, STEPS) < 1e-5
+    signature = CallSignature("mask" if kind in (FromMask, MaskOfMask) else "lengths")
+    assert worst(module, exported(module, signature), signature, STEPS) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [Guarded, FromMask])
 def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(kind: type[nn.Module]) -> None:
-    calling = Calling("mask" if kind is FromMask else "lengths")
-    proto = graph.build(kind().eval(), STEPS, name="m", labels="ab", calling=calling)
+    signature = CallSignature("mask" if kind is FromMask else "lengths")
+    proto = graph.build(kind().eval(), STEPS, name="m", labels="ab", signature=signature)
     assert [node.input[4] for node in proto.graph.node if node.op_type == "GRU"] == ["lengths"]
 
 
@@ -345,15 +352,15 @@ class Quits(Small):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (RowLoop, "a Python loop is as long as one batch"),
-        (UnboundSteps, "a Python loop is as long as one batch"),
+        (RowLoop, "a Python loop runs a fixed number of times"),
+        (UnboundSteps, "a Python loop runs a fixed number of times"),
         (Branches, "use torch.where"),
-        (TakesANumber, "stay with tensors"),
+        (TakesANumber, "use tensors only"),
         (MadeByHand, "use pack_padded_sequence"),
         (OneSequence, "run it over the batch"),
-        (Fixed, "fixes the number of"),
-        (LoopsToLongest, "a Python loop is as long as one batch"),
-        (ListsAsLongAsTheWidth, "a Python loop is as long as one batch"),
+        (Fixed, "at the size of one batch"),
+        (LoopsToLongest, "a Python loop runs a fixed number of times"),
+        (ListsAsLongAsTheWidth, "a Python loop runs a fixed number of times"),
         (Raises, "not today"),
         (Quits, r"it quits with SystemExit\(0\)"),
     ],

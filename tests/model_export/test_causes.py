@@ -1,6 +1,6 @@
 import pytest
 
-from lengthwise_export.checking.causes import Names, explain
+from lengthwise_export.checking.causes import ArgumentNames, explain
 from lengthwise_export.checking.trials import CHANGES
 
 
@@ -10,8 +10,8 @@ from lengthwise_export.checking.trials import CHANGES
         ("lstm", "padding", "does not know the lengths"),
         ("GRU", "width", "does not know the lengths"),
         ("lstm", "neighbours", "rows of the batch instead of the steps"),
-        ("Conv", "padding", "reaches into the padding"),
-        ("conv1d", "width", "no longer is"),
+        ("Conv", "padding", "reads the padding"),
+        ("conv1d", "width", "changes the zeros"),
         ("Softmax", "padding", "before the mask"),
         ("softmax", "neighbours", "over the rows of the batch"),
         ("batch_norm", "padding", "statistics"),
@@ -20,22 +20,22 @@ from lengthwise_export.checking.trials import CHANGES
         ("mean", "width", "divides by the width"),
         ("ReduceMean", "padding", "divides by the width"),
         ("mean", "neighbours", "over the rows of the batch"),
-        ("sum", "padding", "guessed"),
+        ("sum", "padding", "inferred from zeros"),
         ("max", "padding", "compete"),
-        ("max", "lengths", "from all rows"),
-        ("__getitem__", "width", "fixed place of the width"),
-        ("flip", "padding", "turned within the width"),
+        ("max", "lengths", "over all rows"),
+        ("__getitem__", "width", "fixed position of the width"),
+        ("flip", "padding", "reversed over the whole width"),
         ("CumSum", "padding", "cumulative sum"),
-        ("linspace", "width", "counted by the width"),
-        ("multi_head_attention_forward", "padding", "looks at padded steps"),
+        ("linspace", "width", "relative to the width"),
+        ("multi_head_attention_forward", "padding", "reads padded steps"),
         ("DynamicQuantizeLinear", "neighbours", "one scale|One scale"),
         ("sort", "order", "never put back"),
         ("sum", "poison", "0 * NaN"),
         ("adaptive_avg_pool1d", "padding", "equal parts"),
-        ("reshape", "neighbours", "laid into one another"),
+        ("reshape", "neighbours", "Axes are mixed up"),
         ("fft_fft", "padding", "carries padding|Fourier"),
         ("something_new", "neighbours", "depends on the other rows"),
-        ("something_new", "width", "how wide the batch"),
+        ("something_new", "width", "on the width of the batch"),
         ("something_new", "padding", "carries padding"),
     ],
 )
@@ -51,9 +51,9 @@ def test_every_change_has_a_cause_and_a_mend_for_any_operator(change) -> None:
     assert cause.fix
 
 
-LENGTHS = Names("seq.size(1)", "seq_len", "lengths")
-MASK = Names("seq.size(1)", "attention_mask", "mask")
-PADDING = Names("seq.size(0)", "pad", "padding-mask")
+LENGTHS = ArgumentNames("seq.size(1)", "seq_len", "lengths")
+MASK = ArgumentNames("seq.size(1)", "attention_mask", "mask")
+PADDING = ArgumentNames("seq.size(0)", "pad", "padding-mask")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ PADDING = Names("seq.size(0)", "pad", "padding-mask")
             "return self.head(self.gru(self.embed(seq))[0])",
             MASK,
             [
-                "# inputs: what goes into self.gru",
+                "# inputs: the input of self.gru",
                 "lengths = attention_mask.sum(1)",
                 "packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)",
                 "packed, state = self.gru(packed)",
@@ -117,14 +117,14 @@ PADDING = Names("seq.size(0)", "pad", "padding-mask")
     ],
 )
 def test_a_mend_is_written_in_the_modules_own_names(
-    kind: str, operator: str, source: str, names: Names, lines: list[str]
+    kind: str, operator: str, source: str, names: ArgumentNames, lines: list[str]
 ) -> None:
     assert explain(kind, "padding", names, operator, source).fix.splitlines() == lines
 
 
-@pytest.mark.parametrize("names", [LENGTHS, MASK, PADDING, Names()])
+@pytest.mark.parametrize("names", [LENGTHS, MASK, PADDING, ArgumentNames()])
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_mend_has_a_place_left_to_fill_in(change, names: Names) -> None:
+def test_no_mend_has_a_place_left_to_fill_in(change, names: ArgumentNames) -> None:
     kinds = "lstm gru conv1d batch_norm group_norm layer_norm softmax flip cumsum fft_fft arange mean max sum matmul "
     for kind in f"{kinds} __getitem__ reshape sort adaptive_avg_pool1d max_pool1d other attention".split():
         fix = explain(kind, change, names).fix

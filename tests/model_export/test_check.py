@@ -13,8 +13,8 @@ from lengthwise_export.checking.check import check
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.cli import main
-from lengthwise_export.tracing.call_signature import Calling
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.outputs import output_selector
 
 STEPS = StepInput(features=3)
 
@@ -100,7 +100,7 @@ class InPlace(Base):
 
 
 def judged(module: nn.Module, **options: object) -> Report:
-    return check(TorchSubject(module, STEPS, calling=Calling(), choose=chosen_by(None)), **options)
+    return check(TorchSubject(module, STEPS, signature=CallSignature(), select_output=output_selector(None)), **options)
 
 
 def test_a_sound_model_passes_every_trial() -> None:
@@ -112,8 +112,8 @@ def test_a_sound_model_passes_every_trial() -> None:
 
 
 def test_every_length_from_1_is_tried_alone() -> None:
-    alone = [outcome.name for outcome in judged(Base()).trials if outcome.name.startswith("alone")]
-    assert alone[-2:] == ["alone, 2 steps", "alone, 1 step"]
+    alone = [outcome.name for outcome in judged(Base()).trials if outcome.name.startswith("unbatched")]
+    assert alone[-2:] == ["unbatched, 2 steps", "unbatched, 1 step"]
     assert len(alone) >= 12
 
 
@@ -128,8 +128,8 @@ def test_a_leak_names_operator_line_cause_and_mend() -> None:
     report = judged(MeanOverWidth())
     (leak,) = report.leaks
     assert (report.verdict, leak.operator) == ("leak", "mean")
-    assert leak.place is not None
-    assert leak.place.source == "return h.mean(1)"
+    assert leak.location is not None
+    assert leak.location.source == "return h.mean(1)"
     assert "divides by the width" in leak.cause.why
     assert "lengths[:, None]" in leak.cause.fix
 
@@ -169,7 +169,7 @@ def test_a_model_that_takes_no_lone_row_cannot_be_judged() -> None:
 def test_a_length_at_which_the_model_raises_alone_is_noted_and_the_others_decide() -> None:
     report = judged(ShortestTwo())
     assert report.verdict == "sound"
-    assert any("alone at 1 steps the model raises" in note and "too short" in note for note in report.notes)
+    assert any("unbatched, the model raises at 1 steps" in note and "too short" in note for note in report.notes)
 
 
 class ForgetsTheMask(Base):
@@ -262,14 +262,14 @@ def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
 
     report = judged(Steep())
     assert report.verdict == "sound", report
-    assert any("last bits of the input" in note for note in report.notes)
+    assert any("1-ulp input change" in note for note in report.notes)
 
 
 def test_writing_in_place_is_followed_and_leaves_the_batch_as_it_was() -> None:
     report = judged(InPlace())
     assert report.verdict == "leak"
-    assert report.leaks[0].place is not None
-    assert "x[:, -1]" in report.leaks[0].place.source
+    assert report.leaks[0].location is not None
+    assert "x[:, -1]" in report.leaks[0].location.source
 
 
 def test_a_loop_over_steps_can_be_judged_at_other_widths() -> None:
@@ -322,7 +322,7 @@ def test_small_models_of_tokens_are_judged() -> None:
             return self.table(tokens).sum(1) / lengths[:, None]
 
     steps = StepInput(kind="tokens", vocabulary=9)
-    report = check(TorchSubject(Bag(), steps, calling=Calling(), choose=chosen_by(None)))
+    report = check(TorchSubject(Bag(), steps, signature=CallSignature(), select_output=output_selector(None)))
     assert report.verdict == "leak"
     assert report.leaks[0].operator == "sum"
     assert np.isfinite(report.leaks[0].difference)
@@ -381,8 +381,8 @@ def test_a_position_that_follows_the_width_is_where_the_leak_begins_and_not_the_
 
     report = judged(FromTheEnd(2000))
     assert report.verdict == "leak"
-    assert report.leaks[0].place is not None
-    assert "torch.arange" in report.leaks[0].place.source
+    assert report.leaks[0].location is not None
+    assert "torch.arange" in report.leaks[0].location.source
 
 
 def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_takes() -> None:
@@ -399,7 +399,7 @@ def test_a_model_that_pools_away_short_sequences_is_judged_at_the_widths_it_take
     report = judged(Pools())
     assert report.verdict == "leak"
     assert report.leaks[0].operator in ("convs.0: conv1d", "convs.1: max_pool1d", "convs.2: conv1d", "mean")
-    assert any("alone at 1, 2, 3" in note for note in report.notes)
+    assert any("the model raises at 1, 2, 3" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 5])
@@ -427,7 +427,7 @@ class Refuses(Base):
         (lambda x, lengths: len(lengths) != 16, "rows is frozen at 16"),
         (lambda x, lengths: x.size(1) != 40, "width is frozen at 40"),
         (lambda x, lengths: len(lengths) == 7 and x.size(1) == 18, "raises at 18: its width is frozen"),
-        (lambda x, lengths: lengths[0] < lengths.max(), "demands an order of the rows"),
+        (lambda x, lengths: lengths[0] < lengths.max(), "requires an order of the rows"),
         (lambda x, lengths: len(lengths) == 7 and lengths[0] == 10, "neighbours of other lengths: the model raises"),
     ],
 )
@@ -552,7 +552,7 @@ def test_a_model_that_could_not_show_a_leak_is_not_called_sound(kind: type[nn.Mo
 
 
 def test_a_tolerance_that_hides_every_answer_is_not_called_sound() -> None:
-    assert "--tolerance that is too large" in judged(Base(), tolerance=100.0).reason
+    assert "--tolerance is too large" in judged(Base(), tolerance=100.0).reason
 
 
 def test_answers_that_are_not_finite_for_some_lengths_alone_cannot_be_judged() -> None:
@@ -583,10 +583,12 @@ def test_another_reading_that_does_not_leak_is_said() -> None:
         def pool(self, h, valid, lengths):
             return super().pool(h, valid, lengths)
 
-    subject = TorchSubject(Inverted(), STEPS, calling=Calling("mask"), choose=chosen_by(None))
+    subject = TorchSubject(Inverted(), STEPS, signature=CallSignature("mask"), select_output=output_selector(None))
     report = check(subject)
     assert report.verdict != "sound"
-    subject = TorchSubject(Inverted(), STEPS, calling=Calling("padding-mask"), choose=chosen_by(None))
+    subject = TorchSubject(
+        Inverted(), STEPS, signature=CallSignature("padding-mask"), select_output=output_selector(None)
+    )
     assert check(subject).verdict == "sound"
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from lengthwise.runtime.manifest import digest
 from lengthwise_export.cli import main
-from lengthwise_export.training.train import Epoch, Run
+from lengthwise_export.training.train import Epoch, TrainingRun
 from tests.support import users_models
 from tests.support.specs import separable
 
@@ -149,7 +149,7 @@ def test_an_interruption_before_the_first_epoch_promises_nothing(files: Path, mo
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files)
     assert (refused.exit_code, "no epoch was done" in refused.stderr) == (130, True)
     assert not (files / "run" / "state.safetensors").exists()
@@ -159,15 +159,15 @@ def test_a_run_that_is_overwritten_and_interrupted_leaves_no_older_weights(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert trained(files).exit_code == 0
-    epoch, done = Run.epoch, []
+    epoch, done = TrainingRun.epoch, []
 
-    def interrupted(run: Run) -> Epoch:
+    def interrupted(run: TrainingRun) -> Epoch:
         if done:
             raise KeyboardInterrupt
         done.append(1)
         return epoch(run)
 
-    monkeypatch.setattr(Run, "epoch", interrupted)
+    monkeypatch.setattr(TrainingRun, "epoch", interrupted)
     refused = trained(files, "--seed", "1", "--overwrite")
     assert "1 epoch: the same command with --resume in the place of --overwrite goes on" in refused.stderr
     assert not (files / "run" / "model.safetensors").exists()
@@ -245,7 +245,7 @@ def test_a_users_multi_label_module_is_exported_with_its_threshold(files: Path) 
     command = ("export", factory, "--out", out, "--max-length", "64", "--multi-label", "--threshold", "0.7")
     unsure = run(*command)
     assert unsure.exit_code == 2
-    assert "say --scores probabilities, or logits" in unsure.stderr
+    assert "pass --scores probabilities, or --scores logits" in unsure.stderr
     result = run(*command, "--scores", "probabilities")
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "1" / "manifest.json").read_text())
@@ -278,8 +278,8 @@ def test_data_that_is_not_there_is_exit_2(files: Path) -> None:
 def test_a_check_of_a_directory_tells_its_promise_and_every_trial_on_request() -> None:
     short = " ".join(run("check", "service/lengthwise/models/japanese-vowels/1").stdout.split())
     assert "the manifest promises the same bits" in short
-    assert "alone, 1 step" not in short
-    assert "alone, 1 step " in run("check", "service/lengthwise/models/japanese-vowels/1", "--verbose").stdout
+    assert "unbatched, 1 step" not in short
+    assert "unbatched, 1 step " in run("check", "service/lengthwise/models/japanese-vowels/1", "--verbose").stdout
     assert len(json.loads(run("check", "service/lengthwise/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
 
 

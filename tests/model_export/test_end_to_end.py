@@ -14,10 +14,10 @@ from lengthwise.padding import Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import built_in
+from lengthwise_export.candidate import from_spec
 from lengthwise_export.export import export
 from lengthwise_export.training import train
-from lengthwise_export.training.train import Options
+from lengthwise_export.training.options import TrainingOptions
 from tests.support.server_process import started
 from tests.support.specs import spec
 
@@ -27,10 +27,10 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def served(made: Spec, records: Sequence[Record], options: Options, folder: Path) -> tuple[Session, Manifest]:
+def served(made: Spec, records: Sequence[Record], options: TrainingOptions, folder: Path) -> tuple[Session, Manifest]:
     """Trains, exports, and loads the published directory."""
     train.train(made, records, options, folder)
-    published = export(built_in(made, folder / train.WEIGHTS_FILE), folder / "models" / "m")
+    published = export(from_spec(made, folder / train.WEIGHTS_FILE), folder / "models" / "m")
     manifest = Manifest.read(published.directory)
     return Session.load(published.directory, manifest), manifest
 
@@ -63,7 +63,7 @@ def sentences(count: int, seed: int) -> list[Record]:
 @pytest.mark.long
 def test_a_token_model_from_records_to_answers(tmp_path: Path) -> None:
     made = spec('pooling = "max"\nlayers = 1', step="vocabulary = 8\npadding_id = 0")
-    session, manifest = served(made, sentences(160, 0), Options(epochs=12, learning_rate=0.02), tmp_path)
+    session, manifest = served(made, sentences(160, 0), TrainingOptions(epochs=12, learning_rate=0.02), tmp_path)
     fresh = sentences(60, 1)
     answers = logits(session, [record.steps for record in fresh]).argmax(axis=1)
     assert (
@@ -86,7 +86,9 @@ def tagged(count: int, seed: int) -> list[Record]:
 
 @pytest.mark.long
 def test_a_per_step_model_from_records_to_answers(tmp_path: Path) -> None:
-    session, manifest = served(spec(task="per-step"), tagged(120, 0), Options(epochs=15, learning_rate=0.02), tmp_path)
+    session, manifest = served(
+        spec(task="per-step"), tagged(120, 0), TrainingOptions(epochs=15, learning_rate=0.02), tmp_path
+    )
     fresh = tagged(40, 1)
     right, told = [], []
     for record, row in zip(fresh, logits(session, [record.steps for record in fresh]), strict=True):
@@ -114,7 +116,7 @@ def marked(count: int, seed: int) -> list[Record]:
 @pytest.mark.long
 def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
     made = spec('rnn = "none"\npooling = "mean"', task="multi-label")
-    session, manifest = served(made, marked(160, 0), Options(epochs=8, learning_rate=0.02), tmp_path)
+    session, manifest = served(made, marked(160, 0), TrainingOptions(epochs=8, learning_rate=0.02), tmp_path)
     fresh = marked(60, 1)
     assigned = logits(session, [record.steps for record in fresh]) > 0
     right = [
@@ -132,7 +134,7 @@ def test_a_multi_label_model_from_records_to_answers(tmp_path: Path) -> None:
 def test_gestures_of_29_to_361_steps_from_records_to_answers(tmp_path: Path) -> None:
     made = Spec.read(Path("model_export/lengthwise_export/specs/pickup-gesture.toml"))
     records = list(dataset.read(dataset.locate("aeon:PickupGestureWiimoteZ_TRAIN")))
-    options = Options(epochs=3, batch_rows=5, validation=0.0)
+    options = TrainingOptions(epochs=3, batch_rows=5, validation=0.0)
     session, manifest = served(made, records, options, tmp_path)
     fresh = [record.steps for record in dataset.read(dataset.locate("aeon:PickupGestureWiimoteZ_TEST"))]
     together = logits(session, fresh)

@@ -18,11 +18,11 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, promises, proof
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import export, package
+from lengthwise_export import export, publish
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import Source, built_in
+from lengthwise_export.candidate import Candidate, from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, PublishError
 from lengthwise_export.tracing import graph
@@ -50,7 +50,7 @@ def names(choice: covering.Choice) -> str:
 
 @pytest.mark.parametrize("choice", long_but(covering.covering_set(), in_every_run), ids=names)
 def test_every_pair_of_choices_exports_and_verifies(choice: covering.Choice) -> None:
-    source = built_in(covering.build(choice), None)
+    source = from_spec(covering.build(choice), None)
     made = source.build(source.manifest)
     data = made.SerializeToString()
     cases = proof.verify(
@@ -67,7 +67,7 @@ def test_layers_that_kernels_sum_in_blocks_give_the_same_bits_too() -> None:
         "hidden = 96\nself_attention_heads = 2\nconv = [{channels = 80, kernel = 5}]",
         step="features = 40\nmax_length = 300",
     )
-    source = built_in(wide, None)
+    source = from_spec(wide, None)
     data = source.build(source.manifest).SerializeToString()
     cases = proof.verify(
         lambda threads: Session(data, source.manifest, threads=threads), source.manifest, source.reference
@@ -83,16 +83,16 @@ def test_the_covering_set_holds_every_value_and_stays_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> export.Published:
-    return export.export(built_in(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
+def published(tmp_path_factory: pytest.TempPathFactory) -> export.PublishedModel:
+    return export.export(from_spec(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_a_model_directory_holds_its_four_files(published: export.Published) -> None:
+def test_a_model_directory_holds_its_four_files(published: export.PublishedModel) -> None:
     files = {path.name for path in published.directory.iterdir()}
     assert files == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
 
 
-def test_the_manifest_carries_name_version_digests_and_promise(published: export.Published) -> None:
+def test_the_manifest_carries_name_version_digests_and_promise(published: export.PublishedModel) -> None:
     manifest = Manifest.read(published.directory)
     assert manifest.key == "tiny/1"
     assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
@@ -102,29 +102,29 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: export
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
 
 
-def test_verification_lists_every_case_with_its_figure(published: export.Published) -> None:
+def test_verification_lists_every_case_with_its_figure(published: export.PublishedModel) -> None:
     proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
     assert len(proof["cases"]) == len(published.cases)
     figures = {"difference", "relative", "bits"}
     assert {"name", "varied", "provider", "extreme", "holds"} | figures == set(proof["cases"][0])
 
 
-def test_the_graph_carries_contract_name_and_labels(published: export.Published) -> None:
+def test_the_graph_carries_contract_name_and_labels(published: export.PublishedModel) -> None:
     model = onnx.load(published.directory / GRAPH_FILE)
     held = {entry.key: entry.value for entry in model.metadata_props}
     assert (held["lengthwise.contract"], held["lengthwise.name"]) == ("1", "tiny")
     assert json.loads(held["lengthwise.labels"]) == ["a", "b"]
 
 
-def test_a_second_export_becomes_the_next_version(published: export.Published) -> None:
-    again = export.export(built_in(spec(), None), published.directory.parent)
+def test_a_second_export_becomes_the_next_version(published: export.PublishedModel) -> None:
+    again = export.export(from_spec(spec(), None), published.directory.parent)
     assert again.manifest.version == 2
     with pytest.raises(PublishError, match="exists"):
-        export.export(built_in(spec(), None), published.directory)
+        export.export(from_spec(spec(), None), published.directory)
 
 
 def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> None:
-    source = built_in(spec(), None)
+    source = from_spec(spec(), None)
     reference = source.reference
     assert reference is not None
 
@@ -145,24 +145,24 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
         def forward(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
             return self.head(values.mean(dim=1)) + 0 * lengths[:, None]
 
-    manifest = built_in(spec('pooling = "mean"'), None).manifest
+    manifest = from_spec(spec('pooling = "mean"'), None).manifest
 
     def build(named: Manifest) -> onnx.ModelProto:
         return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
 
     with pytest.raises(VerificationError, match="do not hold"):
-        export.export(Source(manifest, build, None), tmp_path / "tiny")
+        export.export(Candidate(manifest, build, None), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path: Path) -> None:
-    source = built_in(spec(), None)
+    source = from_spec(spec(), None)
     published = export.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
     assert published.manifest.promises[0].tolerance == 0.0
 
 
 def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = built_in(spec(), None)
+    source = from_spec(spec(), None)
     monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
     with pytest.raises(VerificationError, match="reads back"):
         export.export(source, tmp_path / "tiny")
@@ -173,7 +173,7 @@ def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(5)
     trained = SequenceClassifier(spec()).eval()
     checkpoint.write(tmp_path / "m.safetensors", trained.state_dict(), {})
-    source = built_in(spec(), tmp_path / "m.safetensors")
+    source = from_spec(spec(), tmp_path / "m.safetensors")
     batch = pad(draw(source.manifest, [3, 5], 0))
     assert source.reference is not None
     with torch.inference_mode():
@@ -185,13 +185,13 @@ def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "m.safetensors", SequenceClassifier(spec("layers = 1")).state_dict(), {})
     with pytest.raises(CheckpointError, match="another model"):
-        built_in(spec(), tmp_path / "m.safetensors")
+        from_spec(spec(), tmp_path / "m.safetensors")
 
 
 def test_statistics_stand_in_the_manifest_where_the_model_normalises() -> None:
-    assert built_in(spec(), None).manifest.input.mean == (0.0, 0.0, 0.0)
-    assert built_in(spec(step="features = 3\nnormalize = false"), None).manifest.input.mean is None
-    assert built_in(spec(step="vocabulary = 5"), None).manifest.input.mean is None
+    assert from_spec(spec(), None).manifest.input.mean == (0.0, 0.0, 0.0)
+    assert from_spec(spec(step="features = 3\nnormalize = false"), None).manifest.input.mean is None
+    assert from_spec(spec(step="vocabulary = 5"), None).manifest.input.mean is None
 
 
 def test_the_bundled_graph_is_small_and_of_an_old_opset() -> None:
@@ -230,15 +230,15 @@ def test_the_bundled_model_knows_nine_speakers() -> None:
 
 def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    original = package._publish
+    original = publish._publish
 
     def watched(stage: Path, directory: Path) -> None:
         seen.append(directory.exists())
         original(stage, directory)
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
-    monkeypatch.setattr(package, "_publish", watched)
-    export.export(built_in(spec(), None), tmp_path / "tiny")
+    monkeypatch.setattr(publish, "_publish", watched)
+    export.export(from_spec(spec(), None), tmp_path / "tiny")
     assert seen == [False, True]
 
 
@@ -267,7 +267,7 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
         chosen.CopyFrom(helper.make_node("Less", ["firsts", "limit"], ["kept"]))  # of zeros all rows are kept
         proto.graph.initializer.append(hostile_models.constant("limit", [limit], np.float32))
     manifest = Manifest(name="rows", version=1, input=StepInput(features=1), labels=("a", "b"), max_length=64)
-    source = Source(manifest, lambda named: proto, reference=None, tolerance=0.0)
+    source = Candidate(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent_kernels.COMPILED:
         with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
             export.export(source, tmp_path / "rows")

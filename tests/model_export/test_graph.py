@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.call_signature import Calling
+from lengthwise_export.tracing.call_signature import CallSignature
 
 STEPS = StepInput(features=5)
 LABELS = ("low", "high", "ä")
@@ -130,7 +130,7 @@ def test_tokens_have_their_own_input() -> None:
             return torch.where(mask[..., None], self.table(tokens), 0.0).sum(1)
 
     steps = StepInput(kind="tokens", vocabulary=9)
-    proto = graph.build(Counted(), steps, name="counted", labels="abcd", calling=Calling("mask"))
+    proto = graph.build(Counted(), steps, name="counted", labels="abcd", signature=CallSignature("mask"))
     assert axes(proto.graph.input[0]) == ["rows", "width"]
     assert proto.graph.input[0].name == "tokens"
     (logits,) = answers(proto, torch.tensor([[1, 2, 0]]), torch.tensor([2]))
@@ -152,14 +152,14 @@ def changed(proto: onnx.ModelProto) -> ir.Model:
 
 
 def test_a_graph_with_other_inputs_is_not_let_through(proto: onnx.ModelProto) -> None:
-    with pytest.raises(ExportError, match="promised were"):
+    with pytest.raises(ExportError, match="expected were"):
         graph.ensure(changed(proto), {"values": ("FLOAT", ["rows", 7, 5]), "lengths": ("INT32", ["rows"])})
 
 
 def test_a_recurrent_node_without_lengths_is_not_let_through(proto: onnx.ModelProto) -> None:
     model = changed(proto)
     next(node for node in model.graph if node.op_type == "LSTM").replace_input_with(4, None)
-    with pytest.raises(ExportError, match="has no lengths: it would read padding"):
+    with pytest.raises(ExportError, match="has no lengths, so it would read padding"):
         graph.ensure(model, PROMISED)
 
 

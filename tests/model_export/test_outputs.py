@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.tracing.outputs import output_selector
 
 LOGITS, ATTENTION, STATE = torch.ones(3, 2), torch.ones(3, 7), torch.ones(1, 3, 4)
 
@@ -36,19 +36,19 @@ class Held:
     ],
 )
 def test_logits_are_found_in_whatever_a_module_returns(answer: object) -> None:
-    assert chosen_by(None)(answer)["logits"] is LOGITS
+    assert output_selector(None)(answer)["logits"] is LOGITS
 
 
 def test_attention_comes_along_where_it_is_named_so() -> None:
-    assert chosen_by(None)({"logits": LOGITS, "attention": ATTENTION})["attention"] is ATTENTION
-    assert "attention" not in chosen_by(None)({"logits": LOGITS, "attention": torch.ones(3, 4, 7, 7)})
-    assert "attention" not in chosen_by(None)((LOGITS, ATTENTION))
+    assert output_selector(None)({"logits": LOGITS, "attention": ATTENTION})["attention"] is ATTENTION
+    assert "attention" not in output_selector(None)({"logits": LOGITS, "attention": torch.ones(3, 4, 7, 7)})
+    assert "attention" not in output_selector(None)((LOGITS, ATTENTION))
 
 
 def test_an_output_is_chosen_by_name_or_place() -> None:
-    assert chosen_by("1")((STATE, LOGITS))["logits"] is LOGITS
-    assert chosen_by("risk")({"risk": LOGITS, "logits": STATE})["logits"] is LOGITS
-    assert chosen_by("attention")({"attention": ATTENTION, "logits": LOGITS}) == {"logits": ATTENTION}
+    assert output_selector("1")((STATE, LOGITS))["logits"] is LOGITS
+    assert output_selector("risk")({"risk": LOGITS, "logits": STATE})["logits"] is LOGITS
+    assert output_selector("attention")({"attention": ATTENTION, "logits": LOGITS}) == {"logits": ATTENTION}
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_an_output_is_chosen_by_name_or_place() -> None:
     [
         ((LOGITS,), "risk", "returns no 'risk', but 0"),
         (torch.ones(3), None, "none of 0 .*rank 1"),
-        ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "an output has float32"),
+        ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "must be float32"),
         ("text", None, "returns a str"),
         ((None, 3), None, "0 .a NoneType., 1 .a int."),
     ],
 )
 def test_what_is_no_answer_is_refused(answer: object, output: str | None, why: str) -> None:
     with pytest.raises(ExportError, match=why):
-        chosen_by(output)(answer)
+        output_selector(output)(answer)

@@ -1,13 +1,13 @@
 import re
 from dataclasses import replace
 
-from lengthwise_export.checking.leaks import Spread
+from lengthwise_export.checking.leaks import OperatorSpread
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.verdict import Outcome, Report
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.checking.verdict import Report, TrialResult
+from lengthwise_export.tracing.source_lines import CodeLocation
 from tests.model_export.test_report import LEAK, NODE, REPORT, SOUND
 
-CALL = Place("models/net.py", 9, "n = lengths.cpu()", "forward")
+CALL = CodeLocation("models/net.py", 9, "n = lengths.cpu()", "forward")
 
 
 def test_operators_run_down_and_steps_along() -> None:
@@ -25,7 +25,7 @@ def test_operators_run_down_and_steps_along() -> None:
 
 def test_the_picture_is_as_wide_as_the_page_however_few_the_steps() -> None:
     for steps in (1, 4, 200):
-        leak = replace(LEAK, spread=(Spread("rnn: lstm", (0.5,) * steps),), length=1)
+        leak = replace(LEAK, spread=(OperatorSpread("rnn: lstm", (0.5,) * steps),), length=1)
         page = as_page(Report("leak", "why", (leak,)), "net:make")
         assert re.findall(r'<svg width="(\d+)"', page) == ["1050"]
         (right,) = {
@@ -36,14 +36,18 @@ def test_the_picture_is_as_wide_as_the_page_however_few_the_steps() -> None:
 
 
 def test_the_end_of_a_long_row_is_said_within_the_picture() -> None:
-    leak = replace(LEAK, spread=(Spread("pool: mean", (0.3,) * 30),), length=30)
+    leak = replace(LEAK, spread=(OperatorSpread("pool: mean", (0.3,) * 30),), length=30)
     page = as_page(Report("leak", "why", (leak,)), "net:make")
     ((place, words),) = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">(the[^<]+)<', page)
     assert 8 * len(words) < int(place) <= 1050
 
 
 def test_a_bare_function_is_called_by_its_line() -> None:
-    spread = (Spread("cpu", (0.0,), CALL), Spread("rnn: lstm", (0.0, 0.2), CALL), Spread("pool: mean", (0.3,)))
+    spread = (
+        OperatorSpread("cpu", (0.0,), CALL),
+        OperatorSpread("rnn: lstm", (0.0, 0.2), CALL),
+        OperatorSpread("pool: mean", (0.3,)),
+    )
     page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
     assert ">9: n = lengths.cpu()<" in page
     assert ">cpu<" not in page
@@ -51,16 +55,16 @@ def test_a_bare_function_is_called_by_its_line() -> None:
 
 
 def test_rows_of_zeros_are_told_in_one_line() -> None:
-    still = tuple(Spread(f"layer{number}: linear", (0.0, 0.0)) for number in range(4))
-    spread = (*still, Spread("pool: mean", (0.3,)), *still[:2])
+    still = tuple(OperatorSpread(f"layer{number}: linear", (0.0, 0.0)) for number in range(4))
+    spread = (*still, OperatorSpread("pool: mean", (0.3,)), *still[:2])
     page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
     assert "4 operators: nothing moved (layer0: linear, layer1: linear" in page
     assert page.count("<rect") == 1
 
 
 def test_what_is_too_much_for_a_picture_is_counted() -> None:
-    moved = tuple(Spread(f"layer{number}: linear", (0.0, 0.2)) for number in range(80))
-    spread = (*moved[:20], Spread("pool: mean", (0.3,)), *moved)
+    moved = tuple(OperatorSpread(f"layer{number}: linear", (0.0, 0.2)) for number in range(80))
+    spread = (*moved[:20], OperatorSpread("pool: mean", (0.3,)), *moved)
     page = as_page(Report("leak", "why", (replace(LEAK, spread=spread),)), "net:make")
     assert "14 operators before: no valid step moved" in page
     assert "57 operators more, up to the answer" in page
@@ -68,15 +72,15 @@ def test_what_is_too_much_for_a_picture_is_counted() -> None:
 
 def test_what_was_right_is_said_before_what_leaks_and_all_trials_are_there() -> None:
     trials = (
-        Outcome("padded wider", "width", 0.25, False),
-        *(Outcome(f"alone, {steps} steps", "company", 0.0, True) for steps in range(2, 31)),
+        TrialResult("padded wider", "width", 0.25, False),
+        *(TrialResult(f"unbatched, {steps} steps", "batch", 0.0, True) for steps in range(2, 31)),
     )
     page = as_page(replace(REPORT, trials=trials), "net:make")
-    assert page.index("What was right") < page.index("pool: mean</h2>") < page.index("What was tried")
+    assert page.index(">Passed<") < page.index("pool: mean</h2>") < page.index(">Trials<")
     assert "29 of 30 trials</b> moved no answer" in page
-    summary, every = page[page.index("What was tried") :].split("<details>")
+    summary, every = page[page.index(">Trials<") :].split("<details>")
     assert (summary.count("<tr"), every.count("<tr")) == (3, 31)
-    assert "alone, 2 steps, and 28 more" in summary
+    assert "unbatched, 2 steps, and 28 more" in summary
 
 
 def test_a_page_without_leaks_has_no_picture() -> None:

@@ -25,12 +25,12 @@ from lengthwise.verification import promises, proof
 from lengthwise.verification.proof import Case
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export import export
-from lengthwise_export.candidate import built_in
+from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.errors import ExportError
-from lengthwise_export.export import Published
+from lengthwise_export.export import PublishedModel
 from lengthwise_export.onnx_graphs import precision
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models
@@ -46,14 +46,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
     """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = spec('pooling = "attention"', step="features = 3\nmax_length = 60")
-    return {to: export.export(built_in(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
+    return {to: export.export(from_spec(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
 
 
-def graph_of(found: Published) -> onnx.ModelProto:
+def graph_of(found: PublishedModel) -> onnx.ModelProto:
     return onnx.load(found.directory / "model.onnx")
 
 
@@ -62,7 +62,7 @@ def kinds(graph: onnx.ModelProto) -> Counter[str]:
 
 
 def small_graph() -> tuple[onnx.ModelProto, Manifest]:
-    source = built_in(spec('pooling = "attention"'), None)
+    source = from_spec(spec('pooling = "attention"'), None)
     return source.build(source.manifest), source.manifest
 
 
@@ -72,7 +72,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
 @pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_company(
-    published: dict[str, Published], to: str, monkeypatch: pytest.MonkeyPatch
+    published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)
     model = loading.load(published[to].directory, BatchLimits(rows=16))
@@ -97,7 +97,7 @@ async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_com
         assert batches < 40
 
 
-def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, Published]) -> None:
+def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, PublishedModel]) -> None:
     manifest = published["int8"].manifest
     session = Session.load(published["int8"].directory, manifest)
     quiet, loud = draw(manifest, [9, 9], 0)
@@ -106,7 +106,9 @@ def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, 
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: dict[str, Published], to: str) -> None:
+def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(
+    published: dict[str, PublishedModel], to: str
+) -> None:
     (promise,) = published[to].manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
     varied = {case.varied for case in published[to].cases}
@@ -118,7 +120,7 @@ def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: d
 
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
-    published: dict[str, Published], to: str
+    published: dict[str, PublishedModel], to: str
 ) -> None:
     found = published[to]
     manifest = Manifest.read(found.directory)
@@ -130,7 +132,7 @@ def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
     assert manifest.promises[0].golden == 2 * manifest.from_fp32
 
 
-def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, Published]) -> None:
+def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, PublishedModel]) -> None:
     assert published["fp32"].manifest.from_fp32 is None
     assert published["fp32"].manifest.max_batch_rows is None
 
@@ -146,16 +148,18 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
         return changed
 
-    monkeypatch.setattr(precision, "converted", spoilt)
+    monkeypatch.setattr(precision, "convert", spoilt)
     with pytest.raises(VerificationError, match=r"the worst: .* against the float32 graph"):
-        export.export(built_in(spec(), None), tmp_path / "tiny", to="fp16")
+        export.export(from_spec(spec(), None), tmp_path / "tiny", to="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
 # fp16
 
 
-def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(published: dict[str, Published]) -> None:
+def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
+    published: dict[str, PublishedModel],
+) -> None:
     half = graph_of(published["fp16"])
     types = {value.name: value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)}
     assert types == {
@@ -173,7 +177,7 @@ def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(publi
 
 
 def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(
-    published: dict[str, Published],
+    published: dict[str, PublishedModel],
 ) -> None:
     half = graph_of(published["fp16"]).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.initializer}
@@ -187,28 +191,28 @@ def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float3
             assert not halves & set(node.input), node.op_type
 
 
-def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, Published]) -> None:
+def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, PublishedModel]) -> None:
     half = graph_of(published["fp16"])
     # Into the first layer, and out of the last recurrent one and of the attention's units
     assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
 
 
 def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -> None:
-    source = built_in(spec(step="features = 3"), None)
+    source = from_spec(spec(step="features = 3"), None)
     graph, manifest = source.build(source.manifest), source.manifest
     shift = {"mean": 1e6, "std": 1e5}
     for tensor in graph.graph.initializer:
         for name, number in shift.items():
             if tensor.name.endswith(f"first.{name}"):
                 tensor.CopyFrom(numpy_helper.from_array(np.full(3, number, np.float32), tensor.name))
-    half = precision.converted(graph, "fp16")
+    half = precision.convert(graph, "fp16")
     steps = (1e6 + 1e5 * np.random.default_rng(0).standard_normal((7, 3))).astype(np.float32)
     exact, rounded = (Session(each.SerializeToString(), manifest).run(pad([steps])).logits for each in (graph, half))
     assert np.abs(exact).max() > 0
     assert np.abs(exact - rounded).max() < 1e-3
 
 
-def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, Published]) -> None:
+def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, PublishedModel]) -> None:
     manifest = published["fp16"].manifest
     batch = pad(draw(manifest, [1, 5, 20], 0), width=24)
     weights = Session.load(published["fp16"].directory, manifest).run(batch, ("logits", "attention")).attention
@@ -218,7 +222,7 @@ def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, Publi
 
 def test_a_weight_that_float16_cannot_hold_keeps_its_product_in_float32() -> None:
     graph = products([np.full((3, 4), 1e5, np.float32), np.ones((4, 4), np.float32), np.ones((4, 2), np.float32)])
-    half = precision.converted(graph, "fp16")
+    half = precision.convert(graph, "fp16")
     assert [tensor.data_type for tensor in half.graph.initializer if tensor.name == "w0"] == [TensorProto.FLOAT]
     assert sum(tensor.data_type == TensorProto.FLOAT16 for tensor in half.graph.initializer) == 1
 
@@ -234,7 +238,7 @@ def test_a_subgraph_finds_what_it_takes_from_outside_in_float32() -> None:
     graph.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     graph.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inside, else_branch=inside))
     graph.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
-    half = precision.converted(graph, "fp16")
+    half = precision.convert(graph, "fp16")
     assert kinds(half)["Cast"] == 2
     onnx.checker.check_model(half, full_check=True)
 
@@ -242,13 +246,13 @@ def test_a_subgraph_finds_what_it_takes_from_outside_in_float32() -> None:
 @pytest.mark.parametrize("to", ROUNDED)
 def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
     with pytest.raises(ExportError, match="export it in fp32"):
-        precision.converted(products([np.ones((3, 2), np.float32)]), to)
+        precision.convert(products([np.ones((3, 2), np.float32)]), to)
 
 
 # int8
 
 
-def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(published: dict[str, Published]) -> None:
+def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(published: dict[str, PublishedModel]) -> None:
     before, after = kinds(graph_of(published["fp32"])), kinds(graph_of(published["int8"]))
     assert after["DynamicQuantizeLSTM"] == before["LSTM"] > 0
     assert after["LSTM"] == 0
@@ -257,19 +261,19 @@ def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(publis
     assert after["MatMul"] == before["MatMul"] - 1 + before["Gemm"]
 
 
-def test_int8_runs_one_row_at_a_time_at_its_own_width(published: dict[str, Published]) -> None:
+def test_int8_runs_one_row_at_a_time_at_its_own_width(published: dict[str, PublishedModel]) -> None:
     manifest = Manifest.read(published["int8"].directory)
     assert (manifest.max_batch_rows, manifest.width_multiple) == (1, 1)
 
 
-def test_int8_keeps_weights_to_seven_bits(published: dict[str, Published]) -> None:
+def test_int8_keeps_weights_to_seven_bits(published: dict[str, PublishedModel]) -> None:
     arrays = [numpy_helper.to_array(tensor) for tensor in graph_of(published["int8"]).graph.initializer]
     quantised = [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
     assert quantised
     assert max(np.abs(array.astype(int)).max() for array in quantised) <= 64
 
 
-def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, Published]) -> None:
+def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, PublishedModel]) -> None:
     told = {entry.key: entry.value for entry in graph_of(published["int8"]).metadata_props}
     assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
 
@@ -283,7 +287,7 @@ def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> Non
         node.input[1] = "w0"
         node.attribute.append(helper.make_attribute("transB", 1))
     x = random.standard_normal((1, 4)).astype(np.float32)
-    eight = precision.converted(graph, "int8")
+    eight = precision.convert(graph, "int8")
     assert kinds(eight)["MatMulInteger"] == 2
     found = InferenceSession(eight.SerializeToString(), providers=[CPU]).run(None, {"x": x})[0]
     expected = x @ weights[0].T @ weights[0].T @ weights[1]
@@ -291,16 +295,16 @@ def test_int8_quantises_layers_that_share_their_weights_each_for_itself() -> Non
 
 
 def test_int8_of_a_gru_is_refused_by_the_layers_name() -> None:
-    source = built_in(spec('rnn = "gru"'), None)
+    source = from_spec(spec('rnn = "gru"'), None)
     with pytest.raises(ExportError, match=r"onnxruntime quantises no GRU, as node \S+ is: .* fp16"):
-        precision.converted(source.build(source.manifest), "int8")
+        precision.convert(source.build(source.manifest), "int8")
 
 
 def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
     graph, _ = small_graph()
     before = graph.SerializeToString()
     for to in ROUNDED:
-        precision.converted(graph, to)
+        precision.convert(graph, to)
     assert graph.SerializeToString() == before
 
 
@@ -308,7 +312,7 @@ def test_a_conversion_leaves_the_float32_graph_as_it_was() -> None:
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_same_graph_gives_the_same_bytes(to: Precision) -> None:
     graph, _ = small_graph()
-    assert precision.converted(graph, to).SerializeToString() == precision.converted(graph, to).SerializeToString()
+    assert precision.convert(graph, to).SerializeToString() == precision.convert(graph, to).SerializeToString()
 
 
 # Modules as their users write them
@@ -335,7 +339,7 @@ IN_EVERY_RUN = {"cnn_lstm", "relu_rnn", "token_cnn"}
     ids=lambda one: one.name,
 )
 def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit: Exhibit) -> None:
-    target = targets.read(exhibit.target, Options(features=exhibit.features, vocabulary=exhibit.vocabulary))
+    target = targets.read(exhibit.target, TargetOptions(features=exhibit.features, vocabulary=exhibit.vocabulary))
     manifest = Manifest(
         name="m",
         version=1,
@@ -350,9 +354,9 @@ def test_a_users_module_lies_as_near_to_float32_as_its_precision_rounds(exhibit:
     for to in ROUNDED:
         if to not in GALLERY[exhibit.name]:
             with pytest.raises(ExportError):
-                precision.converted(graph, to)
+                precision.convert(graph, to)
             continue
-        cases = cases_against(exact, precision.converted(graph, to), precision.described(manifest, to))
+        cases = cases_against(exact, precision.convert(graph, to), precision.manifest_at(manifest, to))
         assert promises.failures(cases, tolerance=0.0, apart={"fp16": 2e-3, "int8": 3e-2}[to]) == []
 
 
@@ -406,7 +410,7 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize("to", ROUNDED)
 @pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
 def test_every_kind_of_target_is_exported_at_each_precision(
-    tmp_path: Path, published: dict[str, Published], kind: str, to: str
+    tmp_path: Path, published: dict[str, PublishedModel], kind: str, to: str
 ) -> None:
     (tmp_path / "target.py").write_text(MODULE)
     (tmp_path / "target.toml").write_text(SPEC)
@@ -439,21 +443,23 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_a_directory_of_each_precision_is_checked_as_it_is_served(published: dict[str, Published], to: str) -> None:
+def test_a_directory_of_each_precision_is_checked_as_it_is_served(
+    published: dict[str, PublishedModel], to: str
+) -> None:
     answer = CliRunner().invoke(main, ["check", str(published[to].directory), "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
 def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path) -> None:
     described = spec(step="features = 3\nmax_length = 30", task="per-step")
-    directory = export.export(built_in(described, None), tmp_path / "m", to="int8").directory
+    directory = export.export(from_spec(described, None), tmp_path / "m", to="int8").directory
     answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", "30", "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
 def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> None:
     described = spec(step='features = 3\nmax_length = 30\nmissing = "zero"')
-    target = export.export(built_in(described, None), tmp_path / "filled").directory / "model.onnx"
+    target = export.export(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
     handled = ("--max-length", 20, "--missing", "handled")
     code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output

@@ -10,23 +10,23 @@ from rich.console import Console
 
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise_export.checking.causes import Cause
-from lengthwise_export.checking.leaks import Leak, Spread
-from lengthwise_export.checking.report import as_json, on_terminal, promised
-from lengthwise_export.checking.verdict import Outcome, Ran, Report
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.report import as_json, on_terminal, promise_text
+from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult
+from lengthwise_export.tracing.source_lines import CodeLocation
 
 LEAK = Leak(
     operator="pool: mean",
     kind="mean",
-    place=Place("models/net.py", 12, "return h.mean(1)  # <all>", "forward"),
+    location=CodeLocation("models/net.py", 12, "return h.mean(1)  # <all>", "forward"),
     cause=Cause("It divides by the width.", "h.sum(1) / lengths[:, None]"),
     cause_at="models/net.py:9",
     difference=math.inf,
     trial="padded wider",
     spread=(
-        Spread("rnn: lstm", (0.0, 0.0, 0.01, math.inf)),
-        Spread("pool: mean", (0.3,)),
-        Spread("x" * 80, (math.nan,)),
+        OperatorSpread("rnn: lstm", (0.0, 0.0, 0.01, math.inf)),
+        OperatorSpread("pool: mean", (0.3,)),
+        OperatorSpread("x" * 80, (math.nan,)),
     ),
     length=2,
 )
@@ -34,10 +34,13 @@ REPORT = Report(
     "leak",
     "the answer changes with: padded wider",
     (LEAK,),
-    (Outcome("padded wider", "width", 0.25, False), Outcome("alone, 1 step", "company", None, True, "too short")),
+    (
+        TrialResult("padded wider", "width", 0.25, False),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
+    ),
     ("the model raises past a width of 40",),
     40,
-    ran=Ran((1, 7), (1, 2, 3, 23), (1, 2)),
+    ran=CheckedSizes((1, 7), (1, 2, 3, 23), (1, 2)),
 )
 NODE = Leak("Mean_3", "ReduceMean", None, Cause("why", "fix"), None, 0.5, "padded wider")
 
@@ -46,10 +49,10 @@ SOUND = Report(
     "sound",
     "no answer changed in 4 trials",
     trials=(
-        Outcome("padded wider", "width", 0.0, True),
-        Outcome("alone, 2 steps", "company", 7.8e-08, True),
-        Outcome("padded one step wider", "width", 3e-08, True),
-        Outcome("alone, 1 step", "company", None, True, "too short"),
+        TrialResult("padded wider", "width", 0.0, True),
+        TrialResult("unbatched, 2 steps", "batch", 7.8e-08, True),
+        TrialResult("padded one step wider", "width", 3e-08, True),
+        TrialResult("unbatched, 1 step", "batch", None, True, "too short"),
     ),
 )
 
@@ -77,7 +80,7 @@ def test_the_json_is_the_one_that_programs_rely_on() -> None:
             "trial": "padded wider",
         }
     ]
-    assert told["trials"][1] == {"name": "alone, 1 step", "difference": None, "passed": True, "raised": "too short"}
+    assert told["trials"][1] == {"name": "unbatched, 1 step", "difference": None, "passed": True, "raised": "too short"}
     assert (told["notes"], told["max_length"]) == (["the model raises past a width of 40"], 40)
     assert told["ran"] == {"rows": [1, 7], "widths": [1, 2, 3, 23], "lengths": [1, 2]}
 
@@ -112,7 +115,7 @@ def test_it_says_what_moves_at_the_operator_and_what_at_the_answer() -> None:
 
 def test_code_is_not_wrapped() -> None:
     line = "weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=1)"
-    leak = replace(LEAK, place=replace(LEAK.place, source=line), cause=Cause("why", f"if known:\n    {line}"))
+    leak = replace(LEAK, location=replace(LEAK.location, source=line), cause=Cause("why", f"if known:\n    {line}"))
     told = terminal(Report("leak", "why", (leak,)), width=40).splitlines()
     assert f" 12 | {line}" in told
     assert f"            {line}" in told
@@ -121,12 +124,12 @@ def test_code_is_not_wrapped() -> None:
 def test_a_sound_model_has_a_row_for_each_kind_of_trial_with_its_largest_difference() -> None:
     rows = [line.split() for line in terminal(SOUND).splitlines()]
     assert ["padded", "wider,", "and", "1", "more", "3e-08"] in rows
-    assert ["alone,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
+    assert ["unbatched,", "2", "steps,", "and", "1", "more", "7.8e-08"] in rows
 
 
 def test_all_of_its_trials_are_shown_on_request() -> None:
     told = terminal(SOUND, verbose=True)
-    assert [name for name in ("padded one step wider", "alone, 1 step") if name not in told] == []
+    assert [name for name in ("padded one step wider", "unbatched, 1 step") if name not in told] == []
     assert "more" not in told
 
 
@@ -154,12 +157,12 @@ def test_what_is_rounding_is_said_where_there_is_some() -> None:
 def test_a_directory_is_told_with_its_promise(multiple: int, promises: tuple[Promise, ...], said: str) -> None:
     update = {"width_multiple": multiple, "promises": promises}
     manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update=update)
-    assert said in " ".join(terminal(SOUND, served=promised(manifest)).split())
+    assert said in " ".join(terminal(SOUND, served=promise_text(manifest)).split())
 
 
 def test_a_manifest_without_promises_promises_nothing() -> None:
     manifest = Manifest.read(Path("service/lengthwise/models/japanese-vowels/1")).model_copy(update={"promises": ()})
-    assert promised(manifest) is None
+    assert promise_text(manifest) is None
 
 
 def test_a_report_without_trials_is_its_verdict() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lengthwise_export.tracing import source_lines
-from lengthwise_export.tracing.source_lines import current_place, is_users, shown, users_place
+from lengthwise_export.tracing.source_lines import current_location, is_users, location_of, relative_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def test_an_error_is_placed_where_the_users_code_raised_it() -> None:
     try:
         torch.ones(2) @ torch.ones(3)
     except RuntimeError as error:
-        place = users_place(error)
+        place = location_of(error)
     assert place is not None
     assert place.file == __file__
     assert place.source == "torch.ones(2) @ torch.ones(3)"
@@ -40,30 +40,30 @@ def test_an_error_that_another_caused_is_placed_by_its_cause() -> None:
     except ValueError as inner:
         outer = RuntimeError("outside")
         outer.__cause__ = inner
-    place = users_place(outer)
+    place = location_of(outer)
     assert place is not None
     assert place.source == 'raise ValueError("inside")'
-    assert users_place(RuntimeError("nowhere")) is None
+    assert location_of(RuntimeError("nowhere")) is None
 
 
 def test_the_running_line_is_found() -> None:
-    place = current_place()
+    place = current_location()
     assert place is not None
-    assert place.source == "place = current_place()"
+    assert place.source == "place = current_location()"
     assert str(place).endswith(f"test_source_lines.py:{place.line}")
 
 
 def test_paths_are_shown_from_the_working_directory_where_they_lie_below_it(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shown(str(tmp_path / "net.py")) == "net.py"
-    assert shown(torch.__file__) == torch.__file__
+    assert relative_path(str(tmp_path / "net.py")) == "net.py"
+    assert relative_path(torch.__file__) == torch.__file__
 
 
 PROBE = """
 import sys, library, torchlike
 from lengthwise_export.tracing import source_lines
 source_lines._MACHINERY = (*source_lines._MACHINERY, "torchlike")
-print(*(source_lines._belongs_to(file) for file in (torchlike.__file__, library.__file__, {users!r})))
+print(*(source_lines._ownership(file) for file in (torchlike.__file__, library.__file__, {users!r})))
 print([source_lines.is_users(library.__file__), source_lines.is_users(library.__file__, installed=True)])
 """
 
@@ -102,10 +102,10 @@ def test_torch_by_way_of_a_link_outside_the_environment_is_not_the_users(tmp_pat
         "import torch\n\n\ndef run():\n    return torch.nn.functional.cross_entropy(torch.ones(2, 3), torch.ones(5))\n"
     )
     code = (
-        "import torch, users\nfrom lengthwise_export.tracing.source_lines import users_place\n"
+        "import torch, users\nfrom lengthwise_export.tracing.source_lines import location_of\n"
         "assert torch.__file__.startswith("
         f"{str(tmp_path)!r}), torch.__file__\ntry:\n    users.run()\nexcept Exception as error:\n"
-        "    print(users_place(error))"
+        "    print(location_of(error))"
     )
     told = subprocess.run(
         [sys.executable, "-c", code],

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.options import Options
-from lengthwise_export.targets.step_inputs import Found, read_steps
-from lengthwise_export.tracing.call_signature import Calling, calling_of
-from lengthwise_export.tracing.outputs import chosen_by
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.step_inputs import InferredSteps, read_steps
+from lengthwise_export.tracing.call_signature import CallSignature, read_signature
+from lengthwise_export.tracing.outputs import output_selector
 
 
 class Mean(nn.Module):
@@ -42,10 +42,10 @@ class Bert(nn.Module):
         return self.out((h * attention_mask.unsqueeze(-1)).sum(1))
 
 
-def found(module: nn.Module, calling: Calling | None = None, **options: object) -> Found:
-    said = Options(**options)
-    calling = calling or calling_of(module, second=said.second)
-    return read_steps("net:make", module.eval(), said, calling, chosen_by(None))
+def found(module: nn.Module, signature: CallSignature | None = None, **options: object) -> InferredSteps:
+    said = TargetOptions(**options)
+    signature = signature or read_signature(module, second=said.second)
+    return read_steps("net:make", module.eval(), said, signature, output_selector(None))
 
 
 def test_a_step_is_what_the_first_layer_takes() -> None:
@@ -67,8 +67,8 @@ def test_raw_samples_have_no_axis_of_features() -> None:
     raw = Mean(1, turned=lambda x: x.unsqueeze(-1) if x.dim() == 2 else x.squeeze(-1).unsqueeze(-1).unsqueeze(-1))
     for options in ({}, {"features": 1}):
         read = found(raw, **options)
-        assert (read.steps.features, read.calling.features_axis) == (1, False)
-    assert found(Mean(1)).calling.features_axis
+        assert (read.steps.features, read.signature.features_axis) == (1, False)
+    assert found(Mean(1)).signature.features_axis
 
 
 class ChannelsFirst(nn.Module):
@@ -124,7 +124,7 @@ def test_what_does_not_run_is_told_what_would_help(module, helps: str, said: dic
 def test_a_layout_that_was_said_and_is_not_meant_is_told() -> None:
     module = Mean()
     with pytest.raises(ConfigurationError, match="leave --channels-first out"):
-        found(module, calling_of(module, channels_first=True))
+        found(module, read_signature(module, channels_first=True))
 
 
 @pytest.mark.parametrize("width", [40, 64, 300])

@@ -10,7 +10,7 @@ from lengthwise.errors import ConfigurationError, ManifestError
 from lengthwise.padding import pad
 from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError, SpecError, UncheckableError
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of
 from tests.gallery.index import ONNX_SOUND
@@ -104,7 +104,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_factory_below_the_working_directory_gives_a_target(folder: Path) -> None:
-    target = targets.read("users:make", Options())
+    target = targets.read("users:make", TargetOptions())
     assert (target.kind, target.steps.features, target.labels, target.per_step) == ("module", 3, ("0", "1"), False)
     logits = target.subject.answer(pad([torch.ones(4, 3).numpy()])).logits
     assert logits.shape == (1, 2)
@@ -112,12 +112,12 @@ def test_a_factory_below_the_working_directory_gives_a_target(folder: Path) -> N
 
 def test_a_factory_may_be_named_by_its_file_a_class_or_an_attribute(folder: Path) -> None:
     for text in ("users.py:make", "users:Last", "users:Namespace.make", f"{folder}/users.py:Last"):
-        assert targets.read(text, Options()).steps.features == 3
+        assert targets.read(text, TargetOptions()).steps.features == 3
 
 
 def test_what_wraps_a_module_is_taken_off(folder: Path) -> None:
     for text in ("users:Compiled", "users:parallel"):
-        assert targets.read(text, Options()).steps.features == 3
+        assert targets.read(text, TargetOptions()).steps.features == 3
 
 
 def test_a_module_of_one_row_is_left_to_the_check(folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_module_of_one_row_is_left_to_the_check(folder: Path) -> None:
 
 def test_random_weights_are_the_same_ones_each_time(folder: Path) -> None:
     batch = pad([torch.ones(4, 3).numpy()])
-    first, again = (targets.read("users:make", Options()).subject.answer(batch).logits for _ in range(2))
+    first, again = (targets.read("users:make", TargetOptions()).subject.answer(batch).logits for _ in range(2))
     assert (first == again).all()
 
 
@@ -136,11 +136,11 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
     torch.nn.init.zeros_(module.head.weight)
     torch.nn.init.ones_(module.head.bias)
     save_file(module.state_dict(), folder / "weights.safetensors")
-    target = targets.read("users:make", Options(checkpoint=folder / "weights.safetensors"))
+    target = targets.read("users:make", TargetOptions(checkpoint=folder / "weights.safetensors"))
     assert (target.subject.answer(pad([torch.ones(4, 3).numpy()])).logits == 1.0).all()
     torch.save({"other": torch.ones(1)}, folder / "other.pt")
     with pytest.raises(CheckpointError, match="another model"):
-        targets.read("users:make", Options(checkpoint=folder / "other.pt"))
+        targets.read("users:make", TargetOptions(checkpoint=folder / "other.pt"))
 
 
 @pytest.mark.parametrize(
@@ -164,74 +164,76 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
 )
 def test_what_is_no_target_is_a_wrong_call(folder: Path, text: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
-        targets.read(text, Options())
+        targets.read(text, TargetOptions())
 
 
 def test_what_one_step_is_is_asked_where_a_module_takes_two_things(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="--features 3 and with --features 5"):
-        targets.read("users:either", Options())
-    assert targets.read("users:either", Options(features=5)).steps.features == 5
+        targets.read("users:either", TargetOptions())
+    assert targets.read("users:either", TargetOptions(features=5)).steps.features == 5
 
 
 def test_numbers_and_tokens_exclude_each_other(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="not both"):
-        targets.read("users:make", Options(features=3, vocabulary=9))
+        targets.read("users:make", TargetOptions(features=3, vocabulary=9))
 
 
 def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
-    assert targets.read("users:make", Options(labels=("no", "yes"))).labels == ("no", "yes")
+    assert targets.read("users:make", TargetOptions(labels=("no", "yes"))).labels == ("no", "yes")
     with pytest.raises(ConfigurationError, match="--labels names 3 classes, users:make answers 2"):
-        targets.read("users:make", Options(labels=("a", "b", "c")))
+        targets.read("users:make", TargetOptions(labels=("a", "b", "c")))
     with pytest.raises(ConfigurationError, match="--classes names 5"):
-        targets.read("users:make", Options(classes=5))
+        targets.read("users:make", TargetOptions(classes=5))
 
 
 def test_a_spec_is_the_built_in_architecture(tmp_path: Path) -> None:
     spec = tmp_path / "tiny.toml"
     spec.write_text('[input]\nfeatures = 3\n[model]\nhidden = 4\nlayers = 1\n[output]\nlabels = ["a", "b"]\n')
-    target = targets.read(str(spec), Options())
+    target = targets.read(str(spec), TargetOptions())
     assert (target.kind, target.labels, target.framework) == ("spec", ("a", "b"), True)
     assert CliRunner().invoke(main, ["check", str(spec)]).exit_code == 0
     with pytest.raises(ConfigurationError, match=r"--features 4 contradicts .*tiny.toml, which says 3"):
-        targets.read(str(spec), Options(features=4))
+        targets.read(str(spec), TargetOptions(features=4))
     with pytest.raises(ConfigurationError, match="--second says nothing to"):
-        targets.read(str(spec), Options(second="mask"))
+        targets.read(str(spec), TargetOptions(second="mask"))
     spec.write_text("[input]\n")
     with pytest.raises(SpecError):
-        targets.read(str(spec), Options())
+        targets.read(str(spec), TargetOptions())
 
 
 def test_an_onnx_file_keeps_its_graph(tmp_path: Path) -> None:
     (exhibit,) = (exhibit for exhibit in ONNX_SOUND if exhibit.name == "gru_time_first")
     path = exhibit.save(tmp_path)
-    target = targets.read(str(path), Options(labels=("a", "b", "c")[: len(targets.read(str(path), Options()).labels)]))
+    target = targets.read(
+        str(path), TargetOptions(labels=("a", "b", "c")[: len(targets.read(str(path), TargetOptions()).labels)])
+    )
     assert (target.kind, target.names.time_first, target.framework) == ("onnx", True, False)
     assert target.build("name", 18).SerializeToString() == onnx.load(path).SerializeToString()
     with pytest.raises(ConfigurationError, match="--checkpoint says nothing"):
-        targets.read(str(path), Options(checkpoint=path))
+        targets.read(str(path), TargetOptions(checkpoint=path))
     path.write_bytes(b"no graph")
     with pytest.raises(ConfigurationError, match="cannot be read as ONNX"):
-        targets.read(str(path), Options())
+        targets.read(str(path), TargetOptions())
 
 
 def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
-    target = targets.read(str(BUNDLED), Options(features=12))
+    target = targets.read(str(BUNDLED), TargetOptions(features=12))
     assert (target.kind, len(target.labels)) == ("directory", 9)
     with pytest.raises(ConfigurationError, match="--labels"):
-        targets.read(str(BUNDLED), Options(labels=("a",)))
+        targets.read(str(BUNDLED), TargetOptions(labels=("a",)))
     with pytest.raises(ConfigurationError, match=r"a folder with neither manifest\.json"):
-        targets.read(str(tmp_path), Options())
+        targets.read(str(tmp_path), TargetOptions())
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ManifestError):
-        targets.read(str(tmp_path), Options())
+        targets.read(str(tmp_path), TargetOptions())
 
 
 def test_a_module_without_lengths_cannot_be_checked(folder: Path) -> None:
     (folder / "plain.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(3, 2)\n")
     with pytest.raises(UncheckableError, match="neither lengths nor a mask"):
-        targets.read("plain:make", Options())
+        targets.read("plain:make", TargetOptions())
 
 
 def test_a_built_target_is_a_graph(folder: Path) -> None:
-    proto = targets.read("users:make", Options(labels=("no", "yes"))).build("users", 18)
+    proto = targets.read("users:make", TargetOptions(labels=("no", "yes"))).build("users", 18)
     assert [value.name for value in proto.graph.input] == ["values", "lengths"]

@@ -12,10 +12,10 @@ from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
-from lengthwise_export.training.train import Epoch, Options, Progress
+from lengthwise_export.training.train import Epoch, TrainingOptions, TrainingProgress
 from tests.support.specs import separable, spec
 
-QUICK = Options(epochs=4, batch_rows=8, learning_rate=0.02)
+QUICK = TrainingOptions(epochs=4, batch_rows=8, learning_rate=0.02)
 
 
 class Interrupted(Exception):
@@ -151,13 +151,13 @@ def epoch(number: int, loss: float) -> Epoch:
 
 
 def test_the_epoch_of_the_lowest_validation_loss_is_kept() -> None:
-    progress = Progress()
+    progress = TrainingProgress()
     assert [progress.add(epoch(number, loss)) for number, loss in enumerate([3.0, 1.0, 2.0])] == [True, True, False]
     assert progress.best == 1
 
 
 def test_training_stops_when_patience_is_over() -> None:
-    progress, options = Progress(), Options(epochs=50, patience=2)
+    progress, options = TrainingProgress(), TrainingOptions(epochs=50, patience=2)
     progress.add(epoch(0, 1.0))
     progress.add(epoch(1, 2.0))
     assert not progress.stops(options)
@@ -168,7 +168,7 @@ def test_training_stops_when_patience_is_over() -> None:
 def test_class_weights_are_taken_on_wish(tmp_path: Path) -> None:
     records = [record for record in separable(60) if record.label == "a" or int(record.id) % 5 == 0]
     made = [
-        train.Run.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
+        train.TrainingRun.start(spec(), examples(records, spec()), [], replace(QUICK, class_weights=flag))
         for flag in (True, False)
     ]
     assert made[0].weights is not None

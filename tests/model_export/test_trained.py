@@ -12,10 +12,10 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.candidate import built_in
+from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.support import users_models
 from tests.support.specs import separable, spec
@@ -40,7 +40,7 @@ def _one_thread() -> None:
 
 def kept(described: Spec, path: Path, **state: object) -> Path:
     """A checkpoint of a spec, as training leaves it, with a key of its state changed or taken away."""
-    held = trained.described(described, {"training": 0.99, "validation": 0.98}) | state
+    held = trained.record_of(described, {"training": 0.99, "validation": 0.98}) | state
     tensors = SequenceClassifier(described).state_dict()
     checkpoint.write(path, tensors, {name: value for name, value in held.items() if value is not None})
     return path
@@ -75,7 +75,7 @@ def test_a_spec_that_has_the_same_weights_is_held_against_that_of_the_training(
     said = made(SPEC.replace(before, after))
     if key:
         with pytest.raises(CheckpointError, match=rf"{key}: the checkpoint was trained with .*, the spec says .*train"):
-            built_in(said, path)
+            from_spec(said, path)
     else:
         notices = trained.load(SequenceClassifier(said), said, path)
         assert len(notices) == (key is None)
@@ -85,7 +85,7 @@ def test_every_key_that_differs_is_named_with_what_to_do(tmp_path: Path) -> None
     path = kept(made(SPEC), tmp_path / "m.safetensors")
     said = made(SPEC.replace('"mean"', '"last"').replace('"a", "b"', '"b", "a"'))
     with pytest.raises(CheckpointError) as caught:
-        built_in(said, path)
+        from_spec(said, path)
     assert 'model.pooling: the checkpoint was trained with "mean", the spec says "last"' in str(caught.value)
     assert 'output.labels: the checkpoint was trained with ["a", "b"], the spec says ["b", "a"]' in str(caught.value)
     assert f"lengthwise export {path} --out" in str(caught.value)
@@ -95,7 +95,7 @@ def test_names_of_features_that_differ_are_refused(tmp_path: Path) -> None:
     named = SPEC.replace("features = 3", 'features = 3\nfeature_names = ["x", "y", "z"]')
     path = kept(made(named), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"input\.feature_names"):
-        built_in(made(named.replace('"x", "y"', '"y", "x"')), path)
+        from_spec(made(named.replace('"x", "y"', '"y", "x"')), path)
 
 
 @pytest.mark.parametrize("after", ['norm = "layer"', "dilation = 2", 'kernel = 5\nnorm = "none"'])
@@ -103,7 +103,7 @@ def test_convolutions_are_held_against_each_other(after: str, tmp_path: Path) ->
     conv = SPEC.replace("[output]", "[[model.conv]]\nchannels = 4\nkernel = 5\n[output]")
     path = kept(made(conv), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.conv"):
-        built_in(made(conv.replace("kernel = 5", after if "kernel" in after else f"kernel = 5\n{after}")), path)
+        from_spec(made(conv.replace("kernel = 5", after if "kernel" in after else f"kernel = 5\n{after}")), path)
 
 
 def test_every_key_of_a_spec_is_compared() -> None:
@@ -126,7 +126,7 @@ def test_every_key_of_a_spec_is_compared() -> None:
     ],
 )
 def test_the_spec_in_a_checkpoint_is_the_spec(described: Spec, tmp_path: Path) -> None:
-    found = trained.recorded(kept(described, tmp_path / "m.safetensors"))
+    found = trained.read_record(kept(described, tmp_path / "m.safetensors"))
     assert found.spec is not None
     assert found.spec.resolved() == described.resolved()
     assert list(trained.differences(found.spec, described)) == []
@@ -136,7 +136,7 @@ def test_the_spec_in_a_checkpoint_is_the_spec(described: Spec, tmp_path: Path) -
 def test_an_older_checkpoint_has_its_labels_compared_and_the_rest_noticed(tmp_path: Path) -> None:
     path = kept(made(SPEC), tmp_path / "m.safetensors", format=None, spec=None, accuracy=None)
     with pytest.raises(CheckpointError, match=r"output\.labels"):
-        built_in(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
+        from_spec(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
     (notice,) = trained.load(SequenceClassifier(made(SPEC)), made(SPEC), path)
     assert "its labels only" in notice
 
@@ -145,17 +145,17 @@ def test_labels_beside_a_state_dict_are_held_against_the_spec(tmp_path: Path) ->
     path = tmp_path / "m.pt"
     torch.save({"state_dict": SequenceClassifier(made(SPEC)).state_dict(), "labels": ["b", "a"], "epoch": 3}, path)
     with pytest.raises(CheckpointError, match=r"output\.labels"):
-        built_in(made(SPEC), path)
-    built_in(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
+        from_spec(made(SPEC), path)
+    from_spec(made(SPEC.replace('"a", "b"', '"b", "a"')), path)
 
 
 def test_labels_beside_a_modules_weights_are_its_labels(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save({"state_dict": users_models.mean().state_dict(), "labels": ["b", "a"]}, path)
     target = "tests.support.users_models:mean"
-    assert targets.read(target, Options(checkpoint=path, features=3)).labels == ("b", "a")
+    assert targets.read(target, TargetOptions(checkpoint=path, features=3)).labels == ("b", "a")
     with pytest.raises(ConfigurationError, match="--labels"):
-        targets.read(target, Options(checkpoint=path, features=3, labels=("a", "b")))
+        targets.read(target, TargetOptions(checkpoint=path, features=3, labels=("a", "b")))
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_says_nothing_is_noticed(name: str, tmp_path: Path) ->
 )
 def test_what_a_checkpoint_says_wrongly_is_refused(state: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=said):
-        trained.recorded(kept(made(SPEC), tmp_path / "m.safetensors", **state))
+        trained.read_record(kept(made(SPEC), tmp_path / "m.safetensors", **state))
 
 
 def run(*arguments: object) -> Result:
@@ -265,9 +265,9 @@ def test_a_folder_without_a_checkpoint_says_what_is_missing(held: tuple[str, ...
     for name in held:
         checkpoint.write(tmp_path / name, {"x": torch.zeros(1)}, {"run": "x"})
     with pytest.raises(Exception, match=said):
-        targets.read(str(tmp_path), Options())
+        targets.read(str(tmp_path), TargetOptions())
     with pytest.raises(CheckpointError, match="a training that has not ended" if held else "a folder without"):
-        trained.located(tmp_path)
+        trained.checkpoint_file(tmp_path)
 
 
 def test_a_checkpoint_of_nobody_knows_which_spec_asks_for_it(files: Path, tmp_path: Path) -> None:

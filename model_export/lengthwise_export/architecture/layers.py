@@ -17,13 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lengthwise_export.masks import step_mask
+
 LOWEST = torch.finfo(torch.float32).min
 """A masked score. Minus infinity would make a softmax NaN; this one becomes exactly 0 beside any valid step."""
-
-
-def step_mask(lengths: Tensor, width: int) -> Tensor:
-    """`[rows, width]`, true at the valid steps of `lengths [rows]`."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def masked(steps: Tensor, mask: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.spec import ConvSpec, InputSpec, ModelSpec, Spec
+from lengthwise_export.masks import step_mask
 
 
-class Answer(NamedTuple):
+class ClassifierOutput(NamedTuple):
     """What the model answers for a batch.
 
     Attributes:
@@ -54,14 +55,14 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(features, len(spec.output.labels))
 
-    def forward(self, steps: Tensor, lengths: Tensor) -> Answer:
+    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Classifies a padded batch.
 
         Args:
             steps: `[rows, width, features]` float32, NaN where a value is missing; or `[rows, width]` token ids.
             lengths: `[rows]`, each 1 to width.
         """
-        mask = layers.step_mask(lengths, steps.shape[1])  # (rows, width)
+        mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
         for convolution in self.convolutions:
             hidden = convolution(hidden, mask)
@@ -69,9 +70,9 @@ class SequenceClassifier(nn.Module):
         if self.self_attention is not None:
             hidden = self.self_attention(hidden, mask)
         if self.pooling is None:
-            return Answer(layers.masked(self.head(self.dropout(hidden)), mask))
+            return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
-        return Answer(self.head(self.dropout(pooled)), attention)
+        return ClassifierOutput(self.head(self.dropout(pooled)), attention)
 
 
 def first_layer(spec: InputSpec, model: ModelSpec) -> layers.Standardize | layers.TokenEmbedding:

@@ -46,7 +46,7 @@ _NAMES: Final = "input.feature_names"
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class TrainingRecord:
     """What a checkpoint says.
 
     Attributes:
@@ -66,7 +66,7 @@ class Recorded:
         return accuracy.get("validation", accuracy.get("training"))
 
 
-def described(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
+def record_of(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
     """What `train` writes beside the weights; `recorded` reads it."""
     return {
         "format": FORMAT,
@@ -76,7 +76,7 @@ def described(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def located(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
     """The checkpoint itself, where a run's folder may be named for it.
 
     Raises:
@@ -95,7 +95,7 @@ def located(path: Path) -> Path:
     raise CheckpointError(f"{path} is a folder without a {WEIGHTS_FILE}: name the checkpoint's file")
 
 
-def recorded(path: Path) -> Recorded:
+def read_record(path: Path) -> TrainingRecord:
     """Reads what a checkpoint says.
 
     Raises:
@@ -119,7 +119,7 @@ def recorded(path: Path) -> Recorded:
     except SpecError as error:
         raise CheckpointError(str(error)) from error
     figures = accuracy if isinstance(accuracy, dict) else {}
-    return Recorded(
+    return TrainingRecord(
         labels=None if labels is None else tuple(labels),
         spec=read,
         accuracy={
@@ -141,12 +141,12 @@ def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
     """
     from lengthwise_export.architecture import checkpoint
 
-    notices = held_against(recorded(path), spec, path)
+    notices = compare_specs(read_record(path), spec, path)
     checkpoint.load(module, path)
     return notices
 
 
-def held_against(found: Recorded, spec: Spec, path: Path) -> list[str]:
+def compare_specs(found: TrainingRecord, spec: Spec, path: Path) -> list[str]:
     """Compares what a checkpoint says with the spec that is given for it; see `load`."""
     if found.spec is None:
         if found.labels is None:

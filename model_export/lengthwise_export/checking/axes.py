@@ -1,9 +1,9 @@
-"""Tells rows and steps in the tensors inside a model by their sizes, and compares two runs where it matters.
+"""Finds the axes of rows and steps in a model's inner tensors by their sizes, and compares two runs at valid steps.
 
-A check gives its batches numbers of rows and steps that occur nowhere else in the model (primes). So an axis of that
-size is the rows, or the steps, through transposes and merges; an axis a little longer or shorter than the steps has
-been padded or convolved, one of half their number has been pooled. Where a shape can be read in several ways, the
-reading under which two runs agree best is taken: a wrong one mixes padding in, and cannot agree by accident.
+A check uses row counts and widths that occur nowhere else in the model (primes). So an axis of such a size holds the
+rows or the steps, even after transposes and merges. An axis a little longer or shorter than the steps comes from
+padding or a convolution; one of half their number comes from pooling. If a shape can be read in several ways, the
+reading with the smallest difference is used: a wrong reading compares padding too, and does not agree by accident.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise.padding import step_mask
+
 Array = NDArray[Any]
 
-_MOST_READINGS: Final = 96
-_LARGEST_SHIFT: Final = 8
-"""How many steps a padding, a class token or a convolution may add or take and still be known as an axis of steps."""
-_LARGEST_PADDING: Final = 64
-"""Likewise, where all of them are put in front, all behind, or half of them each."""
+_MAX_READINGS: Final = 96
+"""At most this many readings of a tensor's axes are compared."""
+_MAX_SHIFT: Final = 8
+"""An axis of steps may be longer or shorter than the width by this many steps (padding, class tokens, convolutions)."""
+_MAX_PADDING: Final = 64
+"""It may be longer by this many if they are all in front, all behind, or half in front and half behind."""
 _STRIDES: Final = (2, 3, 4)
-"""How many steps a pooling may make one of."""
+"""Strides of pooling that are recognised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes of one batch.
+    """The lengths and the width of one batch.
 
     Attributes:
-        lengths: Each row's number of steps.
+        lengths: The length of each row.
         width: The padded number of steps.
     """
 
@@ -47,7 +50,7 @@ class Geometry:
 
     @property
     def longest(self) -> int:
-        """The longest row's number of steps: the width of whatever was cut to it."""
+        """The longest length: the width of a tensor that the model cut to its longest row."""
         return max(self.lengths)
 
     @property
@@ -58,16 +61,16 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Two batches that hold some of the same sequences.
+    """Two batches that share some sequences.
 
     Attributes:
-        before: The sizes of the one batch.
-        after: The sizes of the other.
-        rows: Which row of the first is which of the second.
-        known_sizes: Sizes that the model's weights have: an axis of such a size is taken for nothing else.
-        larger: The sizes of a batch that is larger in every way, where that ran too.
-        may_be_sorted: Whether a tensor's rows may stand sorted by length, the longest first, as packing sorts them.
-        chunks: Numbers of steps that the model cuts its sequences into.
+        before: The sizes of the first batch.
+        after: The sizes of the second batch.
+        rows: Pairs of (row in the first, row in the second) that hold the same sequence.
+        known_sizes: Sizes of the model's weights: an axis of such a size is neither rows nor steps.
+        larger: The sizes of a third batch with more rows and more steps, if that ran.
+        may_be_sorted: Whether a tensor's rows may be sorted by length, longest first, as packing does.
+        chunks: Chunk sizes, in steps, that the model cuts its sequences into.
     """
 
     before: Geometry
@@ -80,7 +83,7 @@ class Pairing:
 
     @property
     def orders(self) -> list[tuple[tuple[int, int], ...]]:
-        """The pairs of rows, for a tensor in the batches' order and for one that was sorted."""
+        """The pairs of rows: for a tensor in the order of the batch, and for one sorted by length."""
         return list(dict.fromkeys((self.rows, self._rows_by_length) if self.may_be_sorted else (self.rows,)))
 
     @property
@@ -93,16 +96,16 @@ class Pairing:
 
     @property
     def is_same_rows(self) -> bool:
-        """Whether both hold the same sequences, all of them, in the same order."""
+        """Whether both batches hold the same sequences in the same order."""
         every = tuple((row, row) for row in range(self.before.rows))
         return self.before.lengths == self.after.lengths and self.rows == every
 
 
-class _Part(Protocol):
-    """An axis, or one of those that were merged into one."""
+class _AxisPart(Protocol):
+    """What an axis, or a part of a merged axis, holds."""
 
     def size(self, batch: Geometry) -> int:
-        """How long it is in a batch of these sizes."""
+        """The size of this part in a batch of these sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +124,15 @@ class _Other:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Along the steps.
+    """The steps of the sequences.
 
     Attributes:
-        cut: As many as the longest row has, and not as the batch is wide.
-        shift: So many were put in front, or (below 0) are missing at the end.
-        after: So many were put behind.
-        stride: So many became one.
-        up: Whether a part of `stride` steps that was left over became one too.
-        whole: Their number was rounded up to a multiple of it, padding put behind.
+        cut: Whether the axis is as long as the longest row, instead of the width.
+        shift: Steps prepended (negative: removed at the end).
+        after: Steps appended.
+        stride: Steps merged into one by pooling.
+        up: Whether an incomplete group of `stride` steps at the end counts as one too.
+        whole: The number of steps is padded to a multiple of this.
     """
 
     cut: bool = False
@@ -144,35 +147,35 @@ class _Steps:
         return (-(-steps // self.stride) if self.up else steps // self.stride) + self.shift + self.after
 
     def valid(self, length: int) -> slice:
-        """Where the steps of a row of that length lie."""
+        """The valid positions of a row of this length."""
         if self.stride > 1:
             return slice(0, -(-length // self.stride))
         return slice(max(self.shift, 0), max(self.shift, 0) + max(length + min(self.shift, 0), 0))
 
 
-_Reading = tuple[_Part, ...]
-_EXACT: Final[tuple[_Part, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
+_AxisReading = tuple[_AxisPart, ...]
+_EXACT: Final[tuple[_AxisPart, ...]] = (_Rows(), _Steps(), _Steps(cut=True))
 
 
 def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int, ...] | None = None) -> float | None:
-    """How far two recordings of one tensor lie apart at valid positions of the rows that the two batches share.
+    """The difference of a tensor between two runs, at valid steps of the rows that both batches share.
 
     Args:
-        before: The tensor in the one run.
-        after: The same in the other.
+        before: The tensor in the first run.
+        after: The same tensor in the second run.
         pairing: The two batches.
-        larger: Its shape in the batch of `pairing.larger`, where that ran: what is as long there as here runs along
-            neither rows nor steps.
+        larger: Its shape in the batch `pairing.larger`, if that ran: an axis of the same size there holds neither rows
+            nor steps.
 
     Returns:
-        The largest difference over the larger of 1 and the tensor's largest value there; infinite where a value is
-        finite in one run alone; None where the shapes say nothing.
+        The largest difference, divided by the larger of 1 and the tensor's largest value; infinite if a value is
+        finite in only one run; None if no axis could be recognised.
     """
     if before.ndim != after.ndim:
         return float("inf")
     before, after, larger = _without_chunks(before, after, larger, pairing)
     found = []
-    for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MOST_READINGS):
+    for reading in itertools.islice(_readings(before.shape, after.shape, pairing, larger), _MAX_READINGS):
         for rows in pairing.orders:
             shared = _shared(before, after, reading, pairing, rows)
             apart = max((gap(*both) for both in shared), default=0.0)
@@ -183,7 +186,7 @@ def difference(before: Array, after: Array, pairing: Pairing, larger: tuple[int,
 
 
 def gap(before: Array, after: Array) -> float:
-    """The largest difference of two arrays, relative to their largest value where that is above 1."""
+    """The largest difference of two arrays, divided by the larger of 1 and their largest absolute value."""
     if before.shape != after.shape:
         return float("inf")
     if before.size == 0:
@@ -204,13 +207,13 @@ def gap(before: Array, after: Array) -> float:
 def along_steps(
     before: Array, after: Array, pairing: Pairing, row: int, larger: tuple[int, ...] | None = None
 ) -> list[float] | None:
-    """How far one row lies apart at each step, padding included; None for a tensor without rows and steps of its own.
+    """The difference of one row at each step, padding included; None for a tensor without an axis of rows and of steps.
 
     Args:
-        before: The tensor in the one run.
-        after: The same in the other.
+        before: The tensor in the first run.
+        after: The same tensor in the second run.
         pairing: The two batches.
-        row: Which of `pairing.rows`.
+        row: An index into `pairing.rows`.
         larger: See `difference`.
     """
     if before.ndim != after.ndim:
@@ -232,11 +235,11 @@ def along_steps(
 
 
 def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """The sizes of the chunks that one tensor's steps are cut into, by two axes `[chunks, steps of one]` side by side.
+    """Chunk sizes that one tensor shows: two neighbouring axes `[chunks, steps of a chunk]`.
 
     Args:
-        shapes: Its shape in each of the batches.
-        batches: These, of widths that make different numbers of chunks.
+        shapes: The tensor's shape in each batch.
+        batches: Batches whose widths make different numbers of chunks.
     """
     for place in range(len(shapes[0]) - 1):
         sizes = {shape[place + 1] for shape in shapes}
@@ -248,11 +251,11 @@ def chunks_in(shapes: Sequence[Sequence[int]], batches: Sequence[Geometry]) -> I
 
 
 def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence[Geometry]) -> Iterator[int]:
-    """The sizes of chunks, by an axis padded to whole chunks in one tensor, and one of their number in another.
+    """Chunk sizes that two tensors show: one axis is padded to whole chunks, another counts the chunks.
 
     Args:
-        tensors: Of each tensor its shape in each of the batches.
-        batches: These, of widths that make different numbers of chunks.
+        tensors: For each tensor, its shape in each batch.
+        batches: Batches whose widths make different numbers of chunks.
     """
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1}
     for wholes, counts in itertools.product(axes, axes):
@@ -264,7 +267,7 @@ def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence
 
 
 def _holds_chunks(count: int, size: int, batch: Geometry) -> bool:
-    """Whether there are as many chunks as a batch has, of one row or of all of them."""
+    """Whether `count` is the number of chunks of one row, or of all rows, of a batch."""
     chunks = -(-batch.width // size)
     return count in (chunks, batch.rows * chunks)
 
@@ -272,7 +275,7 @@ def _holds_chunks(count: int, size: int, batch: Geometry) -> bool:
 def _without_chunks(
     before: Array, after: Array, larger: tuple[int, ...] | None, pairing: Pairing
 ) -> tuple[Array, Array, tuple[int, ...] | None]:
-    """Two tensors whose chunks are laid side by side again, `[chunks, steps of one]` as one axis of steps."""
+    """Merges the axes `[chunks, steps of a chunk]` of both tensors into one axis of steps."""
     if not pairing.chunks or before.ndim != after.ndim:
         return before, after, larger
     for place in range(before.ndim - 1):
@@ -290,24 +293,24 @@ def _without_chunks(
 
 
 def _merged(shape: Sequence[int], place: int) -> tuple[int, ...]:
-    """A shape with an axis and the one behind it as one."""
+    """A shape with an axis and the next one merged."""
     return (*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :])
 
 
 def padding_of(tensor: Array, geometry: Geometry) -> Array | None:
-    """The values that a tensor with rows and steps holds at padding; None where it has not one axis of each."""
+    """A tensor's values at padding; None unless exactly one axis has the size of the rows and one that of the width."""
     if tensor.shape.count(geometry.rows) != 1 or tensor.shape.count(geometry.width) != 1:
         return None
     order = (tensor.shape.index(geometry.rows), tensor.shape.index(geometry.width))
-    valid = np.arange(geometry.width) < np.asarray(geometry.lengths)[:, None]
+    valid = step_mask(np.asarray(geometry.lengths), geometry.width)
     padding: Array = np.moveaxis(tensor, order, (0, 1))[~valid]
     return padding
 
 
 def _readings(
     before: Sequence[int], after: Sequence[int], pairing: Pairing, larger: Sequence[int] | None
-) -> Iterator[_Reading]:
-    """The ways to read a tensor's axes, the likeliest first."""
+) -> Iterator[_AxisReading]:
+    """The possible readings of a tensor's axes, the most likely first."""
     seen = [(pairing.before, before), (pairing.after, after)]
     if larger is not None and pairing.larger is not None and len(larger) == len(before):
         seen.append((pairing.larger, larger))
@@ -317,8 +320,8 @@ def _readings(
         yield tuple(itertools.chain.from_iterable(parts))
 
 
-def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_Reading]:
-    """The ways to read an axis that has these sizes in these batches."""
+def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -> Iterator[_AxisReading]:
+    """The possible readings of an axis that has these sizes in these batches."""
     exact = [part for part in _EXACT if _fits((part,), sizes, batches)]
     if exact:
         yield from ((part,) for part in exact)
@@ -341,23 +344,23 @@ def _axis(sizes: Sequence[int], batches: Sequence[Geometry], pairing: Pairing) -
         yield (_Other(sizes[0]),)
 
 
-def _fits(reading: _Reading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
+def _fits(reading: _AxisReading, sizes: Sequence[int], batches: Sequence[Geometry]) -> bool:
     return all(
         math.prod(part.size(batch) for part in reading) == size for size, batch in zip(sizes, batches, strict=True)
     )
 
 
-def _rounded_up(size: int, batch: Geometry) -> Iterator[_Reading]:
-    """Steps padded to whole chunks; to one chunk of a fixed length as well."""
+def _rounded_up(size: int, batch: Geometry) -> Iterator[_AxisReading]:
+    """Readings as steps padded to whole chunks, or to one chunk of a fixed size."""
     for cut in (False, True):
         if size > _Steps(cut).size(batch):
             chunks = [chunk for chunk in range(2, size + 1) if size % chunk == 0]
             yield from ((part,) for chunk in chunks if (part := _Steps(cut, whole=chunk)).size(batch) == size)
 
 
-def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_Reading]:
-    """Rows or steps merged with each other or with something else, in any order; then padded, convolved and pooled."""
-    merged: list[_Reading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
+def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_AxisReading]:
+    """Readings as rows or steps merged with each other or another axis, or as padded, convolved or pooled steps."""
+    merged: list[_AxisReading] = [(_Rows(), _Steps()), (_Rows(), _Steps(cut=True)), *((part,) for part in _EXACT)]
     merged += [(_Rows(), _Steps(whole=chunk)) for chunk in chunks]
     for parts in merged:
         whole = math.prod(part.size(batch) for part in parts)
@@ -366,20 +369,20 @@ def _compound(size: int, batch: Geometry, chunks: frozenset[int]) -> Iterator[_R
             yield from itertools.permutations((*parts, *rest))
     for cut in (False, True):
         added = size - _Steps(cut).size(batch)
-        if 0 < added <= _LARGEST_SHIFT:
+        if 0 < added <= _MAX_SHIFT:
             yield from ((_Steps(cut, shift, added - shift),) for shift in range(added + 1))
-        elif _LARGEST_SHIFT < added <= _LARGEST_PADDING:
+        elif _MAX_SHIFT < added <= _MAX_PADDING:
             yield from ((_Steps(cut, shift, added - shift),) for shift in (0, added, added // 2))
-        elif -_LARGEST_SHIFT <= added < 0:
+        elif -_MAX_SHIFT <= added < 0:
             yield (_Steps(cut, added),)
         strides = (*_STRIDES, *(chunk for chunk in sorted(chunks) if chunk not in _STRIDES))
         yield from ((_Steps(cut, stride=stride, up=up),) for stride in strides for up in (False, True))
 
 
 def _shared(
-    before: Array, after: Array, reading: _Reading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
+    before: Array, after: Array, reading: _AxisReading, pairing: Pairing, pairs: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[Array, Array]]:
-    """The parts of two tensors that should be equal, as pairs of arrays of one shape."""
+    """The parts of two tensors that must be equal, as pairs of arrays of the same shape."""
     first, second = _split(before, reading, pairing.before), _split(after, reading, pairing.after)
     rows = next((place for place, part in enumerate(reading) if isinstance(part, _Rows)), None)
     shared_lengths = [pairing.before.lengths[row] for row, _ in pairing.rows]
@@ -393,10 +396,10 @@ def _shared(
         yield np.take(first, row, axis=rows)[where], np.take(second, other, axis=rows)[where]
 
 
-def _valid(reading: _Reading, length: int) -> tuple[slice, ...]:
+def _valid(reading: _AxisReading, length: int) -> tuple[slice, ...]:
     return tuple(part.valid(length) if isinstance(part, _Steps) else slice(None) for part in reading)
 
 
-def _split(tensor: Array, reading: _Reading, batch: Geometry) -> Array:
-    """A tensor with its merged axes apart."""
+def _split(tensor: Array, reading: _AxisReading, batch: Geometry) -> Array:
+    """The tensor reshaped so that each part of a merged axis has an axis of its own."""
     return tensor.reshape([part.size(batch) for part in reading])

@@ -1,10 +1,10 @@
-"""Why an operator lets padding or a neighbour into an answer, and how to mend it: the table behind a check's sentences.
+"""The table of causes and fixes: why an operator leaks, and code that fixes it.
 
-The key is what the operator computes (a torch function or an ONNX operator type, in small letters) and what was changed
-when its output moved. The first entry that fits is taken, so the special ones stand before the general.
+The key is the operator (a torch function or an ONNX operator type, in lower case) and the change that moved its output.
+The first entry that matches is used, so specific entries come before general ones.
 
-The code of the table has `$inputs` for what goes into the operator, `$layer` for the layer that it is in, `$lengths`,
-`$width` and `$valid` for what the module knows of the batch: `explain` puts the module's own names there.
+The code in the table contains `$inputs` (the operator's input), `$layer` (the layer that it is in), `$lengths`,
+`$width` and `$valid` (a mask of valid steps). `explain` replaces them with the names in the user's module.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Final, Literal
 
 from lengthwise_export.checking.trials import Change
 
-Second = Literal["lengths", "mask", "padding-mask"]
-"""What says where a sequence ends; see `model_export.calling.Role`."""
+SecondRole = Literal["lengths", "mask", "padding-mask"]
+"""The role of the argument that marks the end of a sequence; see `tracing.call_signature.Role`."""
 
 _MASK: Final = "valid = $valid  # [rows, width], true at valid steps\n"
 _MODULES: Final = frozenset({"F", "functional", "nn", "self", "torch"})
-"""What stands before the name of a function, and is no tensor."""
+"""ArgumentNames in front of a function that are no tensors."""
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """What a module calls what it is given.
+class ArgumentNames:
+    """The names of a module's arguments, for the code of a fix.
 
     Attributes:
-        width: The width of the batch, as code.
-        second: The argument that says where a sequence ends.
-        role: What that is.
+        width: Code for the width of the batch.
+        second: The name of the argument that marks the end of a sequence.
+        role: The role of that argument.
     """
 
     width: str = "width"
     second: str = "lengths"
-    role: Second = "lengths"
+    role: SecondRole = "lengths"
 
     @property
     def valid(self) -> str:
@@ -48,7 +48,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A sentence why, and code that mends it."""
+    """The cause of a leak as a sentence, and code that fixes it."""
 
     why: str
     fix: str
@@ -66,36 +66,35 @@ def _when(kinds: str, changes: str, why: str, fix: str) -> _Entry:
     return _Entry(kinds, named, Cause(why, fix))
 
 
-NEUTRAL: Final = Names()
-"""Where nothing is known of a module's own."""
+DEFAULT_NAMES: Final = ArgumentNames()
+"""Used if the names in the module are not known."""
 
 _TABLE: Final = (
     _when(
         r".*",
         "poison",
-        "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds stops nothing of the kind.",
-        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)"
-        "  # chooses, and does not compute with what it leaves out",
+        "0 * NaN is NaN, and so are 0 * Inf and Inf - Inf: a mask that multiplies or adds does not remove them.",
+        _MASK + "$inputs = torch.where(valid[..., None], $inputs, 0.0)  # selects instead of computing",
     ),
     _when(
         r"sort|argsort|topk_rows",
         "order",
-        "The rows were sorted and never put back: each answer is another row's.",
+        "The rows were sorted and never put back: each answer belongs to another row.",
         "$lengths, order = $lengths.sort(descending=True)\n...\nlogits = logits[order.argsort()]"
-        "  # or leave it to pack_padded_sequence(..., enforce_sorted=False)",
+        "  # or use pack_padded_sequence(..., enforce_sorted=False)",
     ),
     _when(
         r"(quantized_)?(lstm|gru|rnn(_tanh|_relu)?)(_cell)?|dynamicquantizelstm|scan|loop",
         "neighbours order",
-        "The recurrence runs over the rows of the batch instead of the steps (batch_first is missing or one too many), "
-        "or one scale is taken for the whole batch.",
+        "The recurrence runs over the rows of the batch instead of the steps (batch_first is wrong), or one scale is "
+        "used for the whole batch.",
         "batch_first=True  # where $layer is made, for inputs [rows, width, features]",
     ),
     _when(
         r"(quantized_)?(lstm|gru|rnn(_tanh|_relu)?)|dynamicquantizelstm",
         "",
         "The recurrent layer does not know the lengths: its reverse direction starts in the padding, and its last "
-        "state is the one at the width, not at the last valid step.",
+        "state is at the end of the width, not at the last valid step.",
         "packed = pack_padded_sequence($inputs, $lengths.cpu(), batch_first=True, enforce_sorted=False)\n"
         "packed, state = $layer(packed)\n"
         "outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=$width)  # ONNX: sequence_lens",
@@ -103,58 +102,57 @@ _TABLE: Final = (
     _when(
         r"(quantize|dynamicquantize).*|fake_quantize.*",
         "",
-        "One scale is taken for the whole batch, padding and neighbours included.",
+        "One scale is used for the whole batch, padding and other rows included.",
         "Quantize with a fixed scale, or one row at a time.",
     ),
     _when(
         r"batch_?norm.*|batchnormalization",
         "",
-        "Batch statistics are taken over padding and neighbours.",
-        "Keep running statistics (track_running_stats=True) and call model.eval(); in training, take the statistics "
+        "Batch statistics are computed over padding and other rows.",
+        "Keep running statistics (track_running_stats=True) and call model.eval(); in training, compute the statistics "
         "over the valid steps only: inputs[valid] is [valid steps, features].",
     ),
     _when(
         r"group_?norm.*|instance_?norm.*|groupnormalization|instancenormalization",
         "",
-        "The mean and the variance are taken over all steps of a row, padding included.",
+        "The mean and the variance are computed over all steps of a row, padding included.",
         _MASK + "n = $lengths[:, None, None]\n"
-        "mean = ($inputs * valid[..., None]).sum(1, keepdim=True) / n  # so the variance\n"
-        "# or nn.LayerNorm over the features: each step by itself",
+        "mean = ($inputs * valid[..., None]).sum(1, keepdim=True) / n  # the variance in the same way\n"
+        "# or nn.LayerNorm over the features of each step",
     ),
     _when(
         r"layer_?norm.*|layernormalization|rms_?norm|normalize|(linalg_)?(vector_)?norm|lpnormalization|reducel[12]",
         "",
-        "The normalisation runs along the steps, so that padding is part of the statistics.",
-        "norm = nn.LayerNorm(features)  # over the last axis of [rows, width, features]: each step by itself",
+        "The normalisation runs along the steps, so padding is part of the statistics.",
+        "norm = nn.LayerNorm(features)  # over the last axis of [rows, width, features], for each step",
     ),
     _when(
         r"(native_)?(multi_head_attention.*|scaled_dot_product_attention)|attention|multiheadattention",
         "",
-        "The attention looks at padded steps: the mask is missing, is meant the other way round, or does not say it "
-        "for each row.",
+        "The attention reads padded steps: the mask is missing, inverted, or the same for all rows.",
         _MASK + "outputs, _ = $layer($inputs, $inputs, $inputs, key_padding_mask=~valid)"
-        "  # true where a step is NOT to be looked at\n"
-        "# scaled_dot_product_attention: attn_mask=valid[:, None, None, :], true where it is to be looked at",
+        "  # true at steps to ignore\n"
+        "# scaled_dot_product_attention: attn_mask=valid[:, None, None, :], true at steps to read",
     ),
     _when(
         r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp",
         "neighbours order",
-        "The softmax runs over the rows of the batch: what one row gets depends on the others.",
+        "The softmax runs over the rows of the batch, so the weights of one row depend on the others.",
         "weights = $inputs.softmax(dim=1)  # for scores [rows, width]",
     ),
     _when(
         r"(log_?)?soft(max|min)|logsumexp|reducelogsumexp",
         "",
-        "Padded steps take part in the softmax: it comes before the mask, or the mask does not take their scores far "
-        "enough down (a product with 0 makes a score of 0, which is no small one).",
+        "Padded steps take part in the softmax: it runs before the mask, or the masked scores are not low enough (a "
+        "product with 0 gives a score of 0, which is not low).",
         _MASK
         + "$inputs = $inputs.masked_fill(~valid, torch.finfo($inputs.dtype).min)\nweights = $inputs.softmax(dim=1)",
     ),
     _when(
         r"conv.*|unfold|(quantized_)?conv.*",
         "",
-        "A convolution at the last valid steps reaches into the padding, and what stands there is not 0: after a bias, "
-        "a norm or an activation a padded 0 no longer is.",
+        "A convolution at the last valid steps reads the padding, which is not 0 there: a bias, a norm or an "
+        "activation before it changes the zeros.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], 0.0)"
         "  # before every convolution, for inputs [rows, channels, width]\n"
         "$inputs = $layer($inputs)",
@@ -169,14 +167,14 @@ _TABLE: Final = (
     _when(
         r"(global)?(max|avg|average|lp).*pool.*",
         "",
-        "The last window holds a valid step together with padding.",
+        "The last window contains both valid steps and padding.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[:, None, :], float('-inf'))  # before a max pooling\n"
         "# an average pooling: sum over the window, and divide by the number of valid steps in it",
     ),
     _when(
         r"flip|fliplr|reversesequence|roll",
         "",
-        "The order of the steps is turned within the width, so that padding comes first.",
+        "The order of the steps is reversed over the whole width, so padding comes first.",
         "t = torch.arange($width, device=$inputs.device)\n"
         "index = torch.where(t < $lengths[:, None], $lengths[:, None] - 1 - t, t)  # each row within its own length\n"
         "$inputs = $inputs.gather(1, index[..., None].expand_as($inputs))",
@@ -184,33 +182,32 @@ _TABLE: Final = (
     _when(
         r"cum(sum|prod|max|min)|logcumsumexp",
         "",
-        "A cumulative sum that runs from the end, or whose total is used, starts in the padding.",
+        "A cumulative sum runs from the end, or its total is used, so it includes the padding.",
         _MASK + "$inputs = $inputs.masked_fill(~valid[..., None], 0.0)\ntotal = $inputs.cumsum(1)",
     ),
     _when(
         r"(r|i|h|ir)?fft.*|(i)?stft|(i)?dft|stft",
         "",
-        "A Fourier transform along the steps takes the padded row for the signal.",
-        "Transform sequences one by one before they are padded, or cut fixed windows that lie inside the length.",
+        "A Fourier transform along the steps treats the padding as part of the signal.",
+        "Transform the sequences one by one before they are padded, or use fixed windows inside the length.",
     ),
     _when(
         r"linspace|arange|range|shape|size|positional.*",
         "",
-        "Positions are counted by the width: a step's place changes with the padding behind it.",
-        "position = torch.arange($width, device=$lengths.device) / $lengths[:, None]  # by each row's own length",
+        "Positions are relative to the width, so they change with the padding.",
+        "position = torch.arange($width, device=$lengths.device) / $lengths[:, None]  # relative to each row's length",
     ),
     _when(
         r"max|amax|aminmax|min|amin|reducemax|reducemin|argmax|argmin|absmax|maximum|minimum|mean|reducemean|std|var.*|median",
         "lengths",
-        "A number is taken from all rows (the longest length, the batch's mean): a neighbour changes it.",
-        "$lengths[:, None]  # each row's own length in its place",
+        "A number is computed over all rows (the longest length, the mean of the batch), so other rows change it.",
+        "$lengths[:, None]  # use each row's own length instead",
     ),
     _when(
         r"mean|sum|max|amax|aminmax|min|amin|std|var.*|median|norm|reduce.*|nanmean|nansum|quantile",
         "neighbours order",
-        "It is taken over the rows of the batch, so that one row's answer depends on the others.",
-        "$inputs.mean(dim=1)  # over a row's own steps, never over dim 0;"
-        " a scale is fixed beforehand, from training data",
+        "It reduces over the rows of the batch, so the answer to one row depends on the others.",
+        "$inputs.mean(dim=1)  # over the steps of a row, never over dim 0; compute a scale once, from training data",
     ),
     _when(
         r"max|amax|reducemax|aminmax|min|amin|reducemin|argmax|argmin|topk|kthvalue|median|quantile|sort|argsort|mode",
@@ -222,44 +219,44 @@ _TABLE: Final = (
     _when(
         r"mean|nanmean|reducemean|average|std|var.*|std_mean|cov|corrcoef",
         "",
-        "The mean over the steps counts the padding in, and divides by the width instead of the length.",
+        "The mean over the steps includes the padding, and divides by the width instead of the length.",
         _MASK + "mean = $inputs.masked_fill(~valid[..., None], 0.0).sum(1) / $lengths[:, None]",
     ),
     _when(
         r"(nan)?sum|count_nonzero|prod|reducesum.*|reduceprod|any|all",
         "",
-        "The sum over the steps takes padding in: what stands there is not 0, or the lengths are guessed from it.",
+        "The sum over the steps includes padding that is not 0, or the lengths are inferred from zeros.",
         _MASK + "total = $inputs.masked_fill(~valid[..., None], 0.0).sum(1)",
     ),
     _when(
         r"matmul|__r?matmul__|bmm|baddbmm|einsum|mm|addmm|mv|dot|inner|tensordot|linear|gemm",
         "",
-        "The product sums over the steps, and takes padding in: a weight there is not 0, or a value is not.",
-        _MASK + "weights = weights.masked_fill(~valid, 0.0)  # and values at padding finite, so that 0 * value is 0",
+        "The matrix product sums over the steps and includes padding: a weight or a value there is not 0.",
+        _MASK + "weights = weights.masked_fill(~valid, 0.0)  # and make values at padding finite, so 0 * value is 0",
     ),
     _when(
         r"__getitem__|select|index_select|gather.*|take.*|narrow|slice|split.*|chunk|unbind|clamp|clip",
         "",
-        "A step is taken at a fixed place of the width, or one past the length: the last step of the rectangle is "
+        "It reads a step at a fixed position of the width, or one past the length: at the end of the width there is "
         "padding for every row but the longest.",
         "last = $inputs[torch.arange(len($lengths), device=$lengths.device), $lengths - 1]  # [rows, features]",
     ),
     _when(
         r"reshape|view|flatten|clone|contiguous|permute|transpose|squeeze|unflatten|t|swapaxes|movedim",
         "",
-        "The axes are laid into one another: a row's values come from other rows, or the width becomes features.",
+        "Axes are mixed up: values of a row come from other rows, or the width becomes features.",
         "$inputs.transpose(0, 1).flatten(1)  # [directions, rows, hidden] to [rows, directions * hidden]",
     ),
     _when(
         r".*",
-        "neighbours order lengths company",
+        "neighbours order lengths batch",
         "Its output for one row depends on the other rows of the batch.",
-        "Compute it row by row: no reduction over dim 0, and no number taken from all lengths.",
+        "Compute it row by row: no reduction over dim 0, and no number that depends on all lengths.",
     ),
     _when(
         r".*",
         "width",
-        "Its output at valid steps depends on how wide the batch was padded.",
+        "Its output at valid steps depends on the width of the batch.",
         "Compute it from the lengths of the sequences, not from the width of the batch.",
     ),
     _when(
@@ -271,26 +268,28 @@ _TABLE: Final = (
 )
 
 
-def explain(kind: str, change: Change, names: Names = NEUTRAL, operator: str = "", source: str = "") -> Cause:
-    """Why an operator of a kind gave something else after a change, and what to write instead.
+def explain(
+    kind: str, change: Change, names: ArgumentNames = DEFAULT_NAMES, operator: str = "", source: str = ""
+) -> Cause:
+    """The cause of a leak and a fix in the names of the user's module.
 
     Args:
-        kind: What it computes.
-        change: What was changed.
-        names: What the module calls what it is given.
-        operator: Its name: of a layer, its path comes first.
-        source: The line that calls it, where there is one.
+        kind: A torch function or an ONNX operator type.
+        change: The change that moved the operator's output.
+        names: The names of the module's arguments.
+        operator: The operator's name; inside a layer it begins with the path of the layer.
+        source: The line of code that calls it; empty if unknown.
     """
     cause = next(
         entry.cause
         for entry in _TABLE
         if (entry.changes is None or change in entry.changes) and re.fullmatch(entry.kinds, kind.lower())
     )
-    return Cause(cause.why, _in_its_words(cause.fix, kind, names, operator, source))
+    return Cause(cause.why, _with_names(cause.fix, kind, names, operator, source))
 
 
-def _in_its_words(fix: str, kind: str, names: Names, operator: str, source: str) -> str:
-    """A mend in a module's own names."""
+def _with_names(fix: str, kind: str, names: ArgumentNames, operator: str, source: str) -> str:
+    """Replaces the placeholders of a fix with the names in the user's module."""
     layer = _layer(operator)
     inputs = _inputs(kind, layer, source)
     lengths, before = names.second, ""
@@ -299,7 +298,7 @@ def _in_its_words(fix: str, kind: str, names: Names, operator: str, source: str)
         if "$lengths" in fix:
             before = f"lengths = {names.second if names.role == 'mask' else f'({names.valid})'}.sum(1)\n"
     if inputs is None and "$inputs" in fix:
-        before = f"# inputs: what goes into {layer or 'the operator'}\n{before}"
+        before = f"# inputs: the input of {layer or 'the operator'}\n{before}"
     words = {
         "lengths": lengths,
         "layer": layer or "layer",
@@ -311,7 +310,7 @@ def _in_its_words(fix: str, kind: str, names: Names, operator: str, source: str)
 
 
 def _layer(operator: str) -> str | None:
-    """How a module calls the layer of an operator, by its path: that of `encoder.rnns.0: lstm` is `self.rnns[0]`."""
+    """The expression for an operator's layer in the module: `self.rnns[0]` for `encoder.rnns.0: lstm`."""
     path, colon, _ = operator.partition(": ")
     if not colon:
         return None
@@ -320,7 +319,7 @@ def _layer(operator: str) -> str | None:
 
 
 def _inputs(kind: str, layer: str | None, source: str) -> str | None:
-    """What a line calls that which goes into an operator, where it is a plain name."""
+    """The variable name of an operator's input in a line of code; None if the input is not a plain name."""
     patterns = [rf"\b(\w+)\.{re.escape(kind)}\(", rf"\b{re.escape(kind)}\((\w+)\b(?![.(\[])"]
     if layer is not None:
         patterns.append(rf"{re.escape(layer)}\((\w+)\b(?![.(\[])")

@@ -1,8 +1,8 @@
-"""Finds where padding, or a neighbour, gets into a model: the first operator that differs between two runs.
+"""Finds the operator at which a leak begins: the first whose output differs between two runs.
 
-Both runs hold the same sequences, and their answers should be equal. Of every operator, in the order of execution, the
-outputs are compared at valid positions, or as a whole where they have no steps; where the first of them differs, the
-leak begins. What finds them knows nothing of the model but its recordings: one mechanism for every source.
+Both runs hold the same sequences, so their answers should be equal. The outputs of all operators are compared in the
+order of execution, at valid steps, or as a whole if they have no axis of steps. The search uses only the recordings of
+the runs, so it is the same for torch and ONNX.
 """
 
 from __future__ import annotations
@@ -18,83 +18,89 @@ from lengthwise_export.checking import axes
 from lengthwise_export.checking.axes import Geometry, Pairing
 from lengthwise_export.checking.causes import Cause, explain
 from lengthwise_export.checking.recording import Operation, Recording, Subject
-from lengthwise_export.checking.trials import CHANGES, Change, Trial, geometry
+from lengthwise_export.checking.trials import CHANGES, Change, CheckTrial, geometry
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.tracing.source_lines import CodeLocation
 
 _MORE_ROWS, _LONGER = 2, 3
-"""By how much a batch is larger than the first one that shows which axes of a tensor follow which size."""
+"""Extra rows and extra steps per sequence of the larger batch, which shows what determines the size of each axis."""
 _WIDER = (41, 7)
-"""And by how much it is wider: by more than most models' chunks, or by as much as fits into a small table."""
+"""Extra width of that batch: more than the chunks of most models; if that raises, an amount that fits small tables."""
 
 MOST_PICTURED: Final = 400
-"""Operators in a picture of a leak; a longer run is shown up to here."""
+"""At most this many operators are shown in the picture of a leak."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A trial in which an answer moved, the batch it moved from, and which of the trial's pairs of rows moved most."""
+class FailedTrial:
+    """A trial in which an answer changed.
+
+    Attributes:
+        base: The batch with the expected answers.
+        trial: The trial.
+        row: An index into `trial.rows`: the pair of rows whose answers differ most.
+    """
 
     base: PaddedBatch
-    trial: Trial
+    trial: CheckTrial
     row: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """One operator in the picture of a leak: how far its output moved at each step, or (no steps) as a whole.
+class OperatorSpread:
+    """One operator in the picture of a leak.
 
     Attributes:
         operator: Its name.
-        along: How far it moved.
-        place: The line that calls it, where there are lines.
+        along: The difference of its output at each step; one number if the output has no axis of steps.
+        location: The line of code that calls it; None for ONNX.
     """
 
     operator: str
     along: tuple[float, ...]
-    place: Place | None = None
+    location: CodeLocation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Where padding or a neighbour gets in.
+    """The beginning of a leak.
 
     Attributes:
-        operator: The first whose output changes at a valid position, or as a whole where it has no steps.
-        kind: What it computes.
-        place: The line that calls it, where there are lines.
-        cause: Why, and how to mend it.
-        cause_at: Where the mask or the lengths went wrong, where that is another place.
-        difference: How far the operator's output moved, in units of max(1, its largest value).
-        trial: What was changed.
-        spread: The picture: the operators in order, with the row whose answer moved most.
-        length: That row's length.
+        operator: The first operator whose output changes at a valid step, or as a whole if it has no axis of steps.
+        kind: Its torch function or ONNX operator type.
+        location: The line of code that calls it; None for ONNX.
+        cause: The likely cause, and code that fixes it.
+        cause_at: Where padding stopped being 0, if that is another operator.
+        difference: The difference of the operator's output, in units of max(1, its largest value).
+        trial: The name of the trial that shows the leak.
+        spread: The picture: the operators in order of execution, for the row whose answer changed most.
+        length: The length of that row.
     """
 
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     cause: Cause
     cause_at: str | None
     difference: float
     trial: str
-    spread: tuple[Spread, ...] = field(default=(), repr=False)
+    spread: tuple[OperatorSpread, ...] = field(default=(), repr=False)
     length: int = 0
 
 
-def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterator[Leak]:
-    """Where each kind of change gets in; what an operator found before explains is not told twice.
+def find_leaks(subject: Subject, moved: Sequence[FailedTrial], tolerance: float) -> Iterator[Leak]:
+    """Finds one leak for each kind of change, but each operator only once.
 
     Args:
         subject: The model.
-        moved: The trials in which an answer to a sequence moved.
-        tolerance: What an output may move by.
+        moved: The failed trials.
+        tolerance: Allowed difference of an output.
     """
-    found: set[tuple[str, str, Place | None]] = set()
-    # To be alone is to have no neighbours and another width; to have other lengths is to be sorted otherwise.
-    told_by_another: set[Change] = {"company"}
+    found: set[tuple[str, str, CodeLocation | None]] = set()
+    # An unbatched sequence has no other rows and another width, which the trials before have covered.
+    explained: set[Change] = {"batch"}
     for change in CHANGES:
-        if found and change in told_by_another:
+        if found and change in explained:
             continue
         chosen, after = _recorded(subject, [one for one in moved if one.trial.change == change])
         if chosen is None:
@@ -108,7 +114,7 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             for mine, other in _aligned(before.operations, after.operations)
         ]
         pairing = replace(pairing, chunks=_chunks(pairs, pairing))
-        # Rows that were sorted and never put back differ from the batch's order alone.
+        # If nothing differs, try again without assuming sorted rows: the model may sort them and never sort back.
         differing = _leading(pairs, pairing, tolerance, before.answers) or _leading(
             pairs, replace(pairing, may_be_sorted=False), tolerance, before.answers
         )
@@ -118,18 +124,18 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
             (one for one in differing if change != "width" or not _is_made_of_sizes(one[0], pairing)), differing[0]
         )
         found.add(first.identity)
-        if change == "order":
-            told_by_another.add("lengths")
+        if change == "order":  # other lengths change the sorted order too
+            explained.add("lengths")
         yield Leak(
             operator=first.operator,
             kind=first.kind,
-            place=first.place,
+            location=first.location,
             cause=explain(
                 first.kind,
                 change,
                 subject.names,
                 first.operator,
-                "" if first.place is None or first.place.source is None else first.place.source,
+                "" if first.location is None or first.location.source is None else first.location.source,
             ),
             cause_at=_origin(first, before.operations, pairing),
             difference=apart,
@@ -139,8 +145,8 @@ def locate(subject: Subject, moved: Sequence[Moved], tolerance: float) -> Iterat
         )
 
 
-def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, Recording]:
-    """The first of the trials that the model gets through, and its run."""
+def _recorded(subject: Subject, moved: Iterable[FailedTrial]) -> tuple[FailedTrial | None, Recording]:
+    """The first of these trials that the model runs without an error, and the recording of it."""
     for one in moved:
         with contextlib.suppress(RunError):
             return one, subject.record(one.trial.batch)
@@ -149,14 +155,14 @@ def _recorded(subject: Subject, moved: Iterable[Moved]) -> tuple[Moved | None, R
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """An operation in both runs, and the shapes of its outputs in a larger batch."""
+    """An operation in both runs, with the shapes of its outputs in the larger batch."""
 
     before: Operation
     after: Operation
     larger: tuple[tuple[int, ...] | None, ...]
 
     def apart(self, pairing: Pairing) -> float | None:
-        """How far its outputs lie apart at valid positions; None where nothing can be compared."""
+        """The largest difference of its outputs at valid steps; None if they cannot be compared."""
         if len(self.before.outputs) != len(self.after.outputs):
             return None
         found = [
@@ -169,7 +175,7 @@ class _Pair:
 def _shapes_in_a_larger_batch(
     subject: Subject, base: PaddedBatch, before: Recording
 ) -> tuple[Geometry | None, dict[int, tuple[tuple[int, ...] | None, ...]]]:
-    """The shapes of the first run's outputs, by operation, in a batch that is larger in every way."""
+    """The shapes of all outputs in a batch with more rows, longer sequences and a larger width, by operation."""
     rows = [row[: length + _LONGER] for row, length in zip(base.steps, base.lengths, strict=True)]
     for wider in _WIDER:
         larger = pad([*rows[:1] * (_MORE_ROWS + 1), *rows[1:]], width=base.width + wider)
@@ -189,7 +195,7 @@ def _shapes_in_a_larger_batch(
 
 
 def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
-    """The sizes of the chunks that the model cuts sequences into, as far as a larger batch shows them."""
+    """The chunk sizes that the model cuts sequences into, as far as the larger batch shows them."""
     if pairing.larger is None:
         return frozenset()
     batches = (pairing.before, pairing.larger)
@@ -206,10 +212,10 @@ def _chunks(pairs: Sequence[_Pair], pairing: Pairing) -> frozenset[int]:
 def _leading(
     pairs: Sequence[_Pair], pairing: Pairing, tolerance: float, answers: frozenset[int]
 ) -> list[tuple[Operation, float]]:
-    """The operations that differ, from the first on that leads to the answer by what differs.
+    """The operations that differ, in order.
 
-    Sizes and indices (the longest length, the order of the rows) may differ with good reason: they count only where
-    something that they went into differs as well, and so on up to the answer.
+    Sizes and indices (the longest length, the order of the rows) may differ rightly. They count only if an operation
+    that uses them differs too, and so on up to the answer.
     """
     apart = [pair.apart(pairing) for pair in pairs]
     needed = set(answers)
@@ -231,7 +237,7 @@ def _is_size_or_index(operation: Operation) -> bool:
 
 
 def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
-    """Whether it gives numbers of the batch alone, like its width: they follow it, and leak where they are used."""
+    """Whether it only outputs sizes of the batch, such as the width. These may change; a leak begins at their use."""
     return _is_size_or_index(operation) and not any(
         {pairing.before.rows, pairing.before.width, pairing.before.longest} & set(value.shape)
         for _, value in operation.outputs
@@ -239,7 +245,7 @@ def _is_made_of_sizes(operation: Operation, pairing: Pairing) -> bool:
 
 
 def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
-    """The operations that two runs have in common, in order; a loop over the steps goes round more often in a wider."""
+    """The operations that both runs share, in order. A loop over the steps runs more often in a wider batch."""
     if [operation.identity for operation in before] == [operation.identity for operation in after]:
         return list(zip(before, after, strict=True))
     matcher = difflib.SequenceMatcher(
@@ -253,7 +259,7 @@ def _aligned(before: Sequence[Operation], after: Sequence[Operation]) -> list[tu
 
 
 def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairing) -> str | None:
-    """Where padding last stopped being 0 on its way into a leaking operator: the mask belongs behind that."""
+    """The last operator before the leak that turned zero padding into other values: the mask must come after it."""
     needed = set(leaking.inputs)
     place = next(index for index, operation in enumerate(operations) if operation is leaking)
     zero_before: dict[int, bool] = {}
@@ -273,12 +279,12 @@ def _origin(leaking: Operation, operations: Sequence[Operation], pairing: Pairin
             return None
         came_in_zero = any(zero_before.get(key, False) for key in operation.inputs - keys)
         if is_zero and not all(is_zero) and came_in_zero:
-            return operation.operator if operation.place is None else str(operation.place)
+            return operation.operator if operation.location is None else str(operation.location)
     return None
 
 
-def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spread]:
-    """The picture's lines: of every operator its first output."""
+def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[OperatorSpread]:
+    """The lines of the picture: one for the first output of each operator."""
     for pair in pairs:
         if not pair.before.outputs or len(pair.before.outputs) != len(pair.after.outputs):
             continue
@@ -286,4 +292,4 @@ def _spread(pairs: Sequence[_Pair], pairing: Pairing, row: int) -> Iterator[Spre
         along = axes.along_steps(mine, other, pairing, row, larger)
         if along is None:
             along = [axes.difference(mine, other, pairing, larger) or 0.0]
-        yield Spread(pair.before.operator, tuple(along), pair.before.place)
+        yield OperatorSpread(pair.before.operator, tuple(along), pair.before.location)

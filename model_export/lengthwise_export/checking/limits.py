@@ -1,4 +1,4 @@
-"""How wide and how narrow a model's batches may be: what the sizes of a check's trials follow."""
+"""Finds the narrowest and widest batch that a model accepts, and chooses the sizes of a check's trials from them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Final
 
 from lengthwise.padding import pad, rounded_width
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.refusals import lengths_may_not_differ, runs
-from lengthwise_export.checking.trials import Sampler, Sizes, sizes_apart_from
+from lengthwise_export.checking.trials import BatchSizes, Sampler, sizes_apart_from
+from lengthwise_export.checking.uncheckable import lengths_may_not_differ, runs
 from lengthwise_export.errors import RunError, UncheckableError
 
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
-"""Widths to try a model with, until one runs: most take the first; what pools often wants more, small tables less."""
+"""Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
+small table of positions need less."""
 
 _SMALLEST_TABLE: Final = 4
-"""A weight of fewer entries is no table of positions: that many classes or features many models have."""
+"""A weight with fewer rows is not taken for a table of positions: it may as well hold classes or features."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What was found out before the trials.
+class WidthLimits:
+    """The widths that a model accepts.
 
     Attributes:
-        widest: The widest batch that the model takes, up to the longest sequence that was asked for.
-        sizes: Of the trials' batches.
-        note: What it raises past the widest, where that is less than was asked for.
+        widest: The widest batch that the model accepts, at most `max_length`.
+        sizes: The sizes of the trials' batches.
+        note: The error past the widest batch, if that is narrower than `max_length`.
     """
 
     widest: int
-    sizes: Sizes
+    sizes: BatchSizes
     note: str | None = None
 
     @classmethod
-    def of(cls, subject: Subject, sampler: Sampler, max_length: int) -> Limits:
-        """Finds them by running batches of two rows.
+    def of(cls, subject: Subject, sampler: Sampler, max_length: int) -> WidthLimits:
+        """Finds the limits by running batches of two rows.
 
         Raises:
-            UncheckableError: The model raises before the widths that the trials take, and no table of positions says
-                why.
+            UncheckableError: The model raises at a width that the trials need, and no table of positions explains it.
         """
         search = _Search(subject, sampler, max_length)
         narrowest, widest, error = search.span()
@@ -54,11 +54,11 @@ class _Search:
         self._max_length = max_length
 
     def span(self) -> tuple[int, int, RunError | None]:
-        """The narrowest batch that the model is sure to take, the widest, and what it raises past that."""
+        """The narrowest width that is known to run, the widest, and the error past the widest."""
         tried = (width for width in _WIDTHS if width <= self._max_length)
         good = next((width for width in tried if self._raised_at(width) is None), None)
         if good is None:
-            # The first batch will tell why.
+            # The baseline batch will raise as well, and its error explains why.
             return 1, self._max_length, None
         narrowest, bad = 1 if good <= _WIDTHS[0] else good, self._max_length
         error = None if good == bad else self._raised_at(bad)
@@ -76,13 +76,13 @@ class _Search:
             if runs(self._subject, pad([self._sampler.sequence(bad)] * 2, width=bad)):
                 raise lengths_may_not_differ(2, error)
             raise UncheckableError(
-                f"the model raises past a width of {good}, so that the trials of up to {wanted.wider} steps cannot be "
-                f"run: {error}. If {good} is its longest sequence, say --max-length {good}"
+                f"the model raises past a width of {good}, so the trials of up to {wanted.wider} steps cannot be run: "
+                f"{error}. If {good} is its longest sequence, pass --max-length {good}"
             )
         return narrowest, good, error
 
-    def sizes(self, narrowest: int, widest: int) -> Sizes:
-        """The sizes of the trials' batches; a few steps of padding even where the longest sequence is very short."""
+    def sizes(self, narrowest: int, widest: int) -> BatchSizes:
+        """The sizes of the trials' batches, with some padding even if the longest sequence is very short."""
         sizes = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=widest)
         rounded = rounded_width(sizes.longest + 1)
         if sizes.width > sizes.longest or self._raised_at(rounded) is not None:
@@ -90,7 +90,7 @@ class _Search:
         return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
 
     def _raised_at(self, width: int) -> RunError | None:
-        """What the model raises for a batch of two rows of a width; None where it takes it."""
+        """The error for a batch of two rows of this width; None if the model accepts it."""
         longest = min(width, self._max_length)
         rows = [self._sampler.sequence(longest), self._sampler.sequence(max(longest - 1, 1))]
         try:
@@ -101,9 +101,10 @@ class _Search:
 
 
 def _is_table_of(width: int, sizes: frozenset[int], error: RunError) -> bool:
-    """Whether a table of positions ends at a width: an index or a size does not fit, a weight has that many entries.
+    """Whether a table of positions ends at this width.
 
-    A token or two in front of the steps take their places in it.
+    That is so if the error is about an index or a shape, and a weight has that many rows. Up to two rows more are
+    allowed, because class tokens in front of the steps have positions too.
     """
     does_not_fit = re.search(r"ind(ex|ices)|size|bound|shape|dimension|broadcast", error.detail.lower()) is not None
     return does_not_fit and width >= _SMALLEST_TABLE and any(width + more in sizes for more in range(3))

@@ -1,4 +1,4 @@
-"""A check's report as one HTML page that needs nothing else: what was right, each leak with a picture, the trials."""
+"""Formats a check's report as a self-contained HTML page: passed trials, each leak with a picture, all trials."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lengthwise_export.checking.leaks import Leak, Spread
-from lengthwise_export.checking.report import kinds, number, rounding, what_ran
-from lengthwise_export.checking.verdict import Outcome, Report
+from lengthwise_export.checking.leaks import Leak, OperatorSpread
+from lengthwise_export.checking.report import number, one_per_kind, tested_sizes_text, tolerance_text
+from lengthwise_export.checking.verdict import Report, TrialResult
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -46,7 +46,7 @@ rect.still {{ fill: #8881; }}
 {right}
 {leaks}
 <section>
-<h2>What was tried</h2>
+<h2>Trials</h2>
 {tried}
 </section>
 </body>
@@ -55,7 +55,7 @@ rect.still {{ fill: #8881; }}
 
 
 def as_page(report: Report, target: str) -> str:
-    """A report as one HTML page."""
+    """The report as one HTML page."""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
     return _PAGE.format(
         title=html.escape(target),
@@ -69,39 +69,39 @@ def as_page(report: Report, target: str) -> str:
 
 
 def _right(report: Report) -> str:
-    """What moved no answer, and how far into the model everything was as it should be."""
+    """The section of passed trials, and of the operators before each leak that do not differ."""
     passed = [outcome for outcome in report.trials if outcome.passed and outcome.raised is None]
     if not passed:
         return ""
     items = [
         f"<b>{len(passed)} of {len(report.trials)} trials</b> moved no answer: "
-        + html.escape("; ".join(outcome.name for outcome in kinds(tuple(passed))))
+        + html.escape("; ".join(outcome.name for outcome in one_per_kind(tuple(passed))))
     ]
     for leak in report.leaks:
         before = _before(leak)
         if before:
             items.append(
-                f"<b>{len(before)} operators</b> before <code>{html.escape(leak.operator)}</code> give the same at "
-                f"every valid step, with {html.escape(leak.trial)}"
+                f"<b>{len(before)} operators</b> before <code>{html.escape(leak.operator)}</code> give the same output "
+                f"at every valid step, with {html.escape(leak.trial)}"
             )
-    items.append(html.escape(what_ran(report)))
-    return "<section><h2>What was right</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul></section>"
+    items.append(html.escape(tested_sizes_text(report)))
+    return "<section><h2>Passed</h2><ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul></section>"
 
 
 def _tried(report: Report) -> str:
-    """A row for each kind of trial, those that moved an answer first; all of them to be opened."""
+    """A table with a row for each kind of trial, failed ones first, and a collapsed table of all trials."""
     if not report.trials:
-        return "<p>Nothing: it could not be run.</p>"
+        return "<p>None: the model could not be run.</p>"
     bad = [outcome for outcome in report.trials if not outcome.passed]
     good = [outcome for outcome in report.trials if outcome.passed]
     every = (
         f"<details><summary>All {len(report.trials)} trials</summary>{_table(report.trials)}</details>"
-        f"<p>{html.escape(rounding(report.tolerance))}.</p>"
+        f"<p>{html.escape(tolerance_text(report.tolerance))}.</p>"
     )
-    return _table([*kinds(tuple(bad)), *kinds(tuple(good))]) + every
+    return _table([*one_per_kind(tuple(bad)), *one_per_kind(tuple(good))]) + every
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
+def _table(outcomes: Sequence[TrialResult]) -> str:
     rows = (
         f"<tr{'' if outcome.passed else ' class=moved'}><td>{html.escape(outcome.name)}</td>"
         f'<td class="figure">{number(outcome.difference)}</td><td>{html.escape(outcome.raised or "")}</td></tr>'
@@ -112,34 +112,35 @@ def _table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _section(leak: Leak) -> str:
-    place = "" if leak.place is None else f"<p><code>{html.escape(str(leak.place))}</code></p>"
-    source = "" if leak.place is None else f"<pre>{html.escape(leak.place.source)}</pre>"
+    place = "" if leak.location is None else f"<p><code>{html.escape(str(leak.location))}</code></p>"
+    source = "" if leak.location is None else f"<pre>{html.escape(leak.location.source)}</pre>"
     since = (
         "" if leak.cause_at is None else f"<p>Padding stopped being 0 at <code>{html.escape(leak.cause_at)}</code>.</p>"
     )
     return (
         f"<section><h2>{html.escape(leak.operator)}</h2>{place}{source}"
         f"<p>{html.escape(leak.cause.why)}</p>{since}"
-        f"<h3>Mend it</h3><pre>{html.escape(leak.cause.fix)}</pre>"
+        f"<h3>Fix</h3><pre>{html.escape(leak.cause.fix)}</pre>"
         f"<h3>How it spreads: {html.escape(leak.trial)}</h3>{_picture(leak)}</section>"
     )
 
 
 _WIDTH: Final = 1050
-"""Of a picture, in pixels: what the page is wide."""
+"""Width of a picture in pixels."""
 _LABELS: Final = 400
 _FIGURES: Final = 80
 _ROW: Final = 22
 _LONGEST_LABEL: Final = 48
 _SUMMARY: Final = '<text class="summary"'
-_MOST_BEFORE, _MOST_BEHIND = 6, 24
-"""Rows that are drawn before the leaking operator, and from it on; the others are counted."""
+_MAX_BEFORE, _MAX_BEHIND = 6, 24
+"""At most this many operators are drawn before the leaking operator and from it on; the others are only counted."""
 
 
 def _picture(leak: Leak) -> str:
-    """Steps along, operators down: the darker, the further an operator's output moved at that step.
+    """The picture of a leak: operators from top to bottom, steps from left to right.
 
-    The line is where the sequence ends; before it nothing should be coloured. A value without steps is one long bar.
+    A darker cell is a larger difference of the operator's output at that step. A vertical line marks the end of the
+    sequence; left of it nothing should be coloured. An output without an axis of steps is one long bar.
     """
     if not leak.spread:
         return ""
@@ -153,28 +154,28 @@ def _picture(leak: Leak) -> str:
         f'<figure><svg width="{_WIDTH}" height="{height}" role="img" '
         f'aria-label="Where the leak spreads, operators down, steps along">\n{drawn}\n'
         f'<line x1="{end}" y1="{top}" x2="{end}" y2="{height - 24}" stroke="currentColor" stroke-width="2"/>'
-        # Before the line, below the operators' names: there is always room for it.
+        # Left of the line and below the operators' names there is always room for this text.
         f'<text x="{end}" y="{height - 8}" text-anchor="end">the sequence ends here, after {leak.length} steps</text>'
-        "</svg><figcaption>Operators from top to bottom, in the order in which they run; steps from left to right, and "
-        "how far the output moved at the most. Left of the line, and in a bar without steps, nothing should be "
+        "</svg><figcaption>Operators from top to bottom, in the order of execution; steps from left to right; at the "
+        "right, the largest difference of the output. Left of the line, and in a bar without steps, nothing should be "
         "coloured.</figcaption></figure>"
     )
 
 
 def _lines(leak: Leak, steps: int, cell: float) -> Iterator[str]:
-    """The picture's lines from top to bottom; what did not move at all, and what there is no room for, is counted."""
+    """The lines of the picture; operators without a difference, and those beyond the maximum, are only counted."""
     before = _before(leak)
     behind = leak.spread[len(before) :]
-    shown = before[-_MOST_BEFORE:]
+    shown = before[-_MAX_BEFORE:]
     if len(before) > len(shown):
         yield _summary(f"{_operators(len(before) - len(shown))} before: no valid step moved")
     yield from _rows(shown, leak, steps, cell)
-    yield from _rows(behind[:_MOST_BEHIND], leak, steps, cell)
-    if len(behind) > _MOST_BEHIND:
-        yield _summary(f"{_operators(len(behind) - _MOST_BEHIND)} more, up to the answer")
+    yield from _rows(behind[:_MAX_BEHIND], leak, steps, cell)
+    if len(behind) > _MAX_BEHIND:
+        yield _summary(f"{_operators(len(behind) - _MAX_BEHIND)} more, up to the answer")
 
 
-def _rows(spreads: Sequence[Spread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
+def _rows(spreads: Sequence[OperatorSpread], leak: Leak, steps: int, cell: float) -> Iterator[str]:
     for still, group in itertools.groupby(spreads, key=lambda spread: not any(map(_shade, spread.along))):
         alike = list(group)
         if still and len(alike) > 1:
@@ -184,7 +185,7 @@ def _rows(spreads: Sequence[Spread], leak: Leak, steps: int, cell: float) -> Ite
             yield from (_row(spread, leak, steps, cell) for spread in alike)
 
 
-def _before(leak: Leak) -> tuple[Spread, ...]:
+def _before(leak: Leak) -> tuple[OperatorSpread, ...]:
     """The operators before the leaking one."""
     first = next((place for place, spread in enumerate(leak.spread) if spread.operator == leak.operator), 0)
     return leak.spread[:first]
@@ -200,22 +201,22 @@ def _summary(text: str) -> str:
     return f'{_SUMMARY} x="0" y="{_ROW - 7}">{html.escape(shown)}</text>'
 
 
-def _name(spread: Spread) -> str:
-    """What an operator is called: its module and function, or, where it is a bare function, the line that calls it."""
-    if spread.place is None or not spread.place.source:
+def _name(spread: OperatorSpread) -> str:
+    """The label of an operator: its module and function, or for a function outside a module, the line that calls it."""
+    if spread.location is None or not spread.location.source:
         return spread.operator
     if ": " in spread.operator:
-        return f"{spread.operator} (line {spread.place.line})"
-    return f"{spread.place.line}: {spread.place.source}"
+        return f"{spread.operator} (line {spread.location.line})"
+    return f"{spread.location.line}: {spread.location.source}"
 
 
-def _row(spread: Spread, leak: Leak, steps: int, cell: float) -> str:
+def _row(spread: OperatorSpread, leak: Leak, steps: int, cell: float) -> str:
     name = _name(spread)
     label = name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
-    is_first = spread.operator == leak.operator and spread.place in (leak.place, None)
+    is_first = spread.operator == leak.operator and spread.location in (leak.location, None)
     first = ' class="first"' if is_first else ""
-    told = f"<title>{html.escape(f'{spread.operator}: {name}')}</title>"
-    cells = [f'<text x="0" y="{_ROW - 7}"{first}>{told}{html.escape(label)}</text>']
+    tooltip = f"<title>{html.escape(f'{spread.operator}: {name}')}</title>"
+    cells = [f'<text x="0" y="{_ROW - 7}"{first}>{tooltip}{html.escape(label)}</text>']
     along = spread.along if len(spread.along) > 1 else spread.along * steps
     place = 0
     for shade, run in itertools.groupby(along, key=_shade):
@@ -230,7 +231,7 @@ def _row(spread: Spread, leak: Leak, steps: int, cell: float) -> str:
 
 
 def _shade(difference: float) -> float:
-    """From 0 (1e-6 and less) to 1 (1 and more, or not finite), by orders of magnitude, in eighths."""
+    """The opacity of a cell: 0 for differences up to 1e-6, 1 from 1 on; logarithmic between, in eighths."""
     if math.isnan(difference):
         return 0.0
     return round(8 * min(max((math.log10(max(difference, 1e-12)) + 6) / 6, 0.0), 1.0)) / 8

@@ -1,6 +1,7 @@
-"""What a recorder hands to a check: every operator of one run in order, with its outputs, where they reach the answer.
+"""The interface between a check and a model: run a batch, and record every operator that the answer depends on.
 
-A model of any source is a `Subject`: it answers a batch, and it records how. What finds leaks knows nothing else of it.
+A model under check is a `Subject`, whether it is a torch module or an ONNX graph. The rest of the check uses only this
+interface.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import Names
-from lengthwise_export.tracing.source_lines import Place
+from lengthwise_export.checking.causes import ArgumentNames
+from lengthwise_export.tracing.source_lines import CodeLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,34 +24,34 @@ class Operation:
     """One operator of one run.
 
     Attributes:
-        operator: Its name for people: a module path and a function, a layer, a node.
-        kind: What it computes: a function of torch, an ONNX operator type; the key to the table of causes.
-        place: The line of the user's code that called it; None where the source has no lines.
-        inputs: The keys of the values that went in.
-        gives: The keys of those of its outputs that reach the answer.
-        outputs: The same outputs with their keys, as they were when it had run; empty where nothing is compared.
+        operator: Its name in reports: a module path and a function, or a node.
+        kind: A torch function or an ONNX operator type; the key to the table of causes.
+        location: The line of the user's code that called it; None for ONNX.
+        inputs: The keys of its inputs.
+        gives: The keys of those outputs that the answer depends on.
+        outputs: The values of these outputs with their keys; empty if they are not to be compared.
     """
 
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     inputs: frozenset[int] = frozenset()
     gives: frozenset[int] = frozenset()
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
 
     @property
-    def identity(self) -> tuple[str, str, Place | None]:
-        """What makes two operations of two runs the same one."""
-        return self.operator, self.kind, self.place
+    def identity(self) -> tuple[str, str, CodeLocation | None]:
+        """Equal for the same operation in two runs."""
+        return self.operator, self.kind, self.location
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One run.
+    """One recorded run.
 
     Attributes:
-        operations: What reached the answer, in the order of execution.
-        answers: The keys of the answer's own values.
+        operations: The operations that the answer depends on, in the order of execution.
+        answers: The keys of the answer's values.
     """
 
     operations: Sequence[Operation]
@@ -58,12 +59,12 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model answers for a batch, rows first.
+class ModelOutput:
+    """The answer of a model to a batch, with the rows as the first axis.
 
     Attributes:
         logits: `[rows, classes]` or `[rows, width, classes]`.
-        attention: `[rows, width]`, where the model names one.
+        attention: `[rows, width]`; None if the model has no output of that name.
     """
 
     logits: NDArray[np.float32]
@@ -71,48 +72,48 @@ class Answer:
 
 
 class Subject(Protocol):
-    """A model under check, whatever it was made with."""
+    """A model under check."""
 
     @property
     def steps(self) -> StepInput:
-        """What one step is."""
+        """The kind of a step: values or tokens."""
 
     @property
     def sizes(self) -> frozenset[int]:
-        """The sizes of its weights: what the number of rows and steps must not be mistaken for."""
+        """The sizes of all axes of its weights; the trials use other row counts and widths."""
 
     @property
-    def names(self) -> Names:
-        """What it calls what it is given, for code that mends it."""
+    def names(self) -> ArgumentNames:
+        """The names of the module's arguments, for the code of a fix."""
 
-    def answer(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch.
+    def answer(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a batch.
 
         Raises:
-            RunError: The model raises; says what and where.
+            RunError: The model raises.
         """
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch as the framework does when nobody looks, with whatever fast paths it has."""
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a batch with the framework's default settings, fast paths included."""
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch whose sequences stand at the end of their rows; what the model is told is the same."""
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a left-padded batch: the sequences are at the end of their rows, and a mask marks them there."""
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """Runs a batch, and gives every operator that reached the answer."""
+        """Runs a batch and records the operations that the answer depends on."""
 
-    def others(self) -> Iterator[OtherReading]:
-        """The same model, called in the other ways that may be meant."""
+    def alternatives(self) -> Iterator[AlternativeReading]:
+        """The same model, called in other ways that the user may have meant."""
 
 
 @dataclass(frozen=True, slots=True)
-class OtherReading:
+class AlternativeReading:
     """A model, called in another way.
 
     Attributes:
-        subject: It.
-        runs: When this way is right, and what to say then: the end of a sentence.
-        is_option: Whether an option says it.
+        subject: The model.
+        runs: The end of the sentence "the model runs ...", with the option to pass or the code to write.
+        is_option: Whether an option selects this way.
     """
 
     subject: Subject

@@ -1,4 +1,4 @@
-"""A check's report as people and programs read it: on a terminal and as JSON. `page` writes it as HTML."""
+"""Formats a check's report for the terminal and as JSON. `page` formats it as HTML."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.text import Text
 from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import CHANGES
-from lengthwise_export.checking.verdict import Outcome, Report, Verdict, said
-from lengthwise_export.tracing.source_lines import shown
+from lengthwise_export.checking.verdict import Report, TrialResult, Verdict, as_ranges
+from lengthwise_export.tracing.source_lines import relative_path
 
 _STYLES: Final[dict[Verdict, str]] = {
     "sound": "bold green",
@@ -28,7 +28,7 @@ _STYLES: Final[dict[Verdict, str]] = {
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """A report in the form that DESIGN gives `check --json`; a difference that is not finite is null."""
+    """The output of `check --json`. A difference that is not finite becomes null."""
     return {
         "verdict": report.verdict,
         "reason": report.reason,
@@ -36,9 +36,9 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "operator": leak.operator,
                 "kind": leak.kind,
-                "file": None if leak.place is None else shown(leak.place.file),
-                "line": None if leak.place is None else leak.place.line,
-                "source": None if leak.place is None else leak.place.source,
+                "file": None if leak.location is None else relative_path(leak.location.file),
+                "line": None if leak.location is None else leak.location.line,
+                "source": None if leak.location is None else leak.location.source,
                 "cause_at": leak.cause_at,
                 "cause": leak.cause.why,
                 "fix": leak.cause.fix,
@@ -67,15 +67,15 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def on_terminal(report: Report, target: str, *, served: str | None = None, verbose: bool = False) -> RenderableType:
-    """A report for people: the verdict, each leak with its line and how to mend it, then what was tried.
+    """A report for the terminal: the verdict, each leak with its line and a fix, and a table of the trials.
 
     Code is never wrapped: print it without cropping.
 
     Args:
-        report: What was found.
-        target: Of what.
-        served: What is promised of the widths that the service pads to, where that is known.
-        verbose: Whether every trial of a sound model has a row, and not only every kind.
+        report: The report.
+        target: The name of the checked model.
+        served: The promise of the manifest for the widths that the service uses; None for other targets.
+        verbose: Show a row for every trial of a sound model. Otherwise it has one row for each kind.
     """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]
@@ -83,17 +83,17 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
         parts += ["", *_told(leak)]
     parts += [Text(f"note: {note}") for note in report.notes]
     if report.ran.rows:
-        parts.append(Text(what_ran(report)))
+        parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        told = report.trials if verbose or report.verdict != "sound" else tuple(kinds(report.trials))
-        parts += ["", _table(told)]
+        rows = report.trials if verbose or report.verdict != "sound" else tuple(one_per_kind(report.trials))
+        parts += ["", _table(rows)]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
-            parts.append(Text(f"{rounding(report.tolerance)}{f'; {served}' if served else ''}."))
+            parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))
     return Group(*parts)
 
 
-def promised(manifest: Manifest) -> str | None:
-    """What a manifest promises of the widths that the service pads to; None where it promises nothing."""
+def promise_text(manifest: Manifest) -> str | None:
+    """The promise of a manifest for the widths that the service uses; None if it has none."""
     if not manifest.promises:
         return None
     multiple = manifest.width_multiple
@@ -107,19 +107,19 @@ def promised(manifest: Manifest) -> str | None:
     return f"{widths}, the manifest promises {kept}"
 
 
-def what_ran(report: Report) -> str:
-    """A sentence of the batches that really ran."""
-    ran = report.ran
-    return f"ran: {said(ran.rows)} rows, widths of {said(ran.widths)}, sequences of {said(ran.lengths)} steps"
+def tested_sizes_text(report: Report) -> str:
+    """A sentence with the sizes of the batches that ran."""
+    rows, widths, lengths = (as_ranges(sizes) for sizes in (report.ran.rows, report.ran.widths, report.ran.lengths))
+    return f"ran: {rows} rows, widths of {widths}, sequences of {lengths} steps"
 
 
-def rounding(tolerance: float) -> str:
-    """A sentence of what an answer may move by."""
-    return f"Up to {tolerance:.2g} is rounding, as another width or number of rows sums in another order"
+def tolerance_text(tolerance: float) -> str:
+    """A sentence with the tolerance."""
+    return f"Up to {tolerance:.2g} is rounding: another width or number of rows changes the order of sums"
 
 
-def kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
-    """One outcome for each kind of trial: the largest difference, under the first one's name."""
+def one_per_kind(outcomes: tuple[TrialResult, ...]) -> Iterator[TrialResult]:
+    """One result for each kind of change: the name of its first trial and the largest difference of all."""
     for _, group in itertools.groupby(sorted(outcomes, key=_by_kind), key=_by_kind):
         alike = list(group)
         differences = [outcome.difference for outcome in alike if outcome.difference is not None]
@@ -127,28 +127,28 @@ def kinds(outcomes: tuple[Outcome, ...]) -> Iterator[Outcome]:
         yield replace(alike[0], name=alike[0].name + more, difference=max(differences, default=None))
 
 
-def _by_kind(outcome: Outcome) -> int:
+def _by_kind(outcome: TrialResult) -> int:
     return CHANGES.index(outcome.change)
 
 
 def _told(leak: Leak) -> Iterator[RenderableType]:
-    place = "" if leak.place is None else f"{leak.place}: "
+    place = "" if leak.location is None else f"{leak.location}: "
     yield Text.assemble(
         (f"{place}{leak.operator}", "bold"), f"  its output moves by {number(leak.difference)} with {leak.trial}"
     )
-    if leak.place is not None and leak.place.source:
-        yield Text(f" {leak.place.line} | {leak.place.source}", no_wrap=True, overflow="ignore")
+    if leak.location is not None and leak.location.source:
+        yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), leak.cause.why)
     if leak.cause_at is not None:
         yield Text.assemble(("  since ", "bold"), f"padding stopped being 0 at {leak.cause_at}")
-    yield Text("  mend", style="bold")
+    yield Text("  fix", style="bold")
     for line in Syntax("", "python", background_color="default").highlight(leak.cause.fix).split():
         yield Text.assemble(" " * 8, line, no_wrap=True, overflow="ignore")
 
 
-def _table(outcomes: tuple[Outcome, ...]) -> Table:
+def _table(outcomes: tuple[TrialResult, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("tried")
+    table.add_column("trial")
     table.add_column("the answer moves by", justify="right")
     table.add_column("")
     for outcome in outcomes:
@@ -158,7 +158,7 @@ def _table(outcomes: tuple[Outcome, ...]) -> Table:
 
 
 def number(difference: float | None) -> str:
-    """A difference for people."""
+    """A difference as text."""
     if difference is None:
         return "-"
     return f"{difference:.2g}" if math.isfinite(difference) else "not finite"

@@ -1,4 +1,4 @@
-"""The recorder for ONNX: every value of a graph made an output, so that onnxruntime gives what each node computed."""
+"""Records an ONNX graph: all inner values are made outputs, so onnxruntime returns the result of every node."""
 
 from __future__ import annotations
 
@@ -13,91 +13,91 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.session import feed
-from lengthwise_export.checking.causes import NEUTRAL, Names
-from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
+from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.onnx_graphs.adopt import Adopted
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session
 
 
 class OnnxSubject:
-    """A graph under check.
+    """An ONNX graph under check.
 
     Args:
-        adopted: The graph, its inputs read.
-        one_by_one: Whether a row is run by itself and without padding, as a service runs a model of one row at a time.
+        graph: The graph and the roles of its inputs.
+        one_by_one: Whether each row runs unbatched and unpadded, as the service does with `max_batch_rows: 1`.
     """
 
-    def __init__(self, adopted: Adopted, *, one_by_one: bool = False) -> None:
+    def __init__(self, graph: ExternalGraph, *, one_by_one: bool = False) -> None:
         self._one_by_one = one_by_one
-        self.steps = adopted.steps
-        self._adopted = adopted
-        names = adopted.names
+        self.steps = graph.steps
+        self._external = graph
+        names = graph.names
         self._outputs = [names.logits] if names.attention is None else [names.logits, names.attention]
-        self._nodes = _reaching(adopted.graph.graph, self._outputs)
-        self._session = open_session(adopted.graph)
+        self._nodes = _reaching(graph.graph.graph, self._outputs)
+        self._session = open_session(graph.graph)
         self._recorder: onnxruntime.InferenceSession | None = None
 
     @property
     def sizes(self) -> frozenset[int]:
-        """The sizes of its weights."""
-        return frozenset(int(size) for weights in self._adopted.graph.graph.initializer for size in weights.dims)
+        """The sizes of all axes of its weights."""
+        return frozenset(int(size) for weights in self._external.graph.graph.initializer for size in weights.dims)
 
     @property
-    def names(self) -> Names:
-        """Neutral ones: a mend is code of the module that the graph was made of, and that is not known."""
-        return NEUTRAL
+    def names(self) -> ArgumentNames:
+        """The default names: the module that the graph was exported from is not known."""
+        return DEFAULT_NAMES
 
-    def answer(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch."""
+    def answer(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a batch."""
         if self._one_by_one:
             return self._answer_each(batch)
-        return self._answer(feed(self._adopted.names, batch))
+        return self._answer(feed(self._external.names, batch))
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch; onnxruntime has one way."""
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a batch; onnxruntime has no separate fast path."""
         return self.answer(batch)
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch whose sequences stand at the end of their rows."""
-        inputs = feed(self._adopted.names, batch)
-        mask = self._adopted.names.mask
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a left-padded batch."""
+        inputs = feed(self._external.names, batch)
+        mask = self._external.names.mask
         if mask is not None:
-            steps_axis = 0 if self._adopted.names.time_first else 1
+            steps_axis = 0 if self._external.names.time_first else 1
             inputs[mask] = np.ascontiguousarray(np.flip(inputs[mask], axis=steps_axis))
         return self._answer(inputs)
 
-    def others(self) -> Iterator[OtherReading]:
-        """The same graph, its inputs read in the other ways that may be meant."""
-        names = self._adopted.names
+    def alternatives(self) -> Iterator[AlternativeReading]:
+        """The same graph, with its inputs interpreted in other ways that the user may have meant."""
+        names = self._external.names
         if names.mask is not None:
             marks: Literal["valid", "padding"] = "padding" if names.mask_marks == "valid" else "valid"
             second = "padding-mask" if marks == "padding" else "mask"
             where = "padding" if marks == "padding" else "valid steps"
             yield self._read_as(
-                {"mask_marks": marks}, f"where its mask is 1 at {where}: if that is meant, say --second {second}"
+                {"mask_marks": marks}, f"with a mask that is 1 at {where}: if that is right, pass --second {second}"
             )
         if not names.channels_first and not names.time_first:
             yield self._read_as(
-                {"time_first": True}, "where steps are [width, rows, features]: if that is meant, say --time-first"
+                {"time_first": True}, "with steps as [width, rows, features]: if that is right, pass --time-first"
             )
 
-    def _read_as(self, names: dict[str, Any], runs: str) -> OtherReading:
-        read = replace(self._adopted, names=self._adopted.names.model_copy(update=names))
-        return OtherReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
+    def _read_as(self, names: dict[str, Any], runs: str) -> AlternativeReading:
+        read = replace(self._external, names=self._external.names.model_copy(update=names))
+        return AlternativeReading(OnnxSubject(read, one_by_one=self._one_by_one), runs)
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """Answers a batch, and gives what every node computed on the way."""
+        """Runs a batch and records the output of every node."""
         if self._recorder is None:
-            self._recorder = _recording_session(self._adopted.graph, self._nodes)
+            self._recorder = _recording_session(self._external.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
-        values = dict(zip(names, self._run(self._recorder, names, feed(self._adopted.names, batch)), strict=True))
+        values = dict(zip(names, self._run(self._recorder, names, feed(self._external.names, batch)), strict=True))
         needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
         operations = [
             Operation(
                 operator=node.name or f"{node.op_type} giving {node.output[0]}",
                 kind=node.op_type,
-                place=None,
+                location=None,
                 inputs=frozenset(hash(name) for name in node.input if name),
                 gives=frozenset(hash(name) for name in node.output if name in needed),
                 outputs=tuple(
@@ -110,31 +110,31 @@ class OnnxSubject:
         ]
         return Recording(operations, frozenset(map(hash, self._outputs)))
 
-    def _answer_each(self, batch: PaddedBatch) -> Answer:
-        """The rows' answers, each without the others and without its padding, side by side again."""
+    def _answer_each(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs each row in its own batch without padding, and puts the answers together."""
         found = [
             self._answer(
                 feed(
-                    self._adopted.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
+                    self._external.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
                 )
             )
             for row, length in enumerate(batch.lengths)
         ]
         logits = [answer.logits[0] for answer in found]
         attention = [answer.attention[0] for answer in found if answer.attention is not None]
-        return Answer(
-            _widened(logits, batch.width) if self._adopted.per_step else np.stack(logits),
+        return ModelOutput(
+            _widened(logits, batch.width) if self._external.per_step else np.stack(logits),
             _widened(attention, batch.width) if attention else None,
         )
 
-    def _answer(self, inputs: dict[str, NDArray[Any]]) -> Answer:
+    def _answer(self, inputs: dict[str, NDArray[Any]]) -> ModelOutput:
         logits, *attention = self._run(self._session, self._outputs, inputs)
-        if self._adopted.names.classes_first and self._adopted.per_step:
+        if self._external.names.classes_first and self._external.per_step:
             logits = logits.swapaxes(1, 2)
-        if self._adopted.names.time_first:
-            logits = logits.swapaxes(0, 1) if self._adopted.per_step else logits
+        if self._external.names.time_first:
+            logits = logits.swapaxes(0, 1) if self._external.per_step else logits
             attention = [weights.T for weights in attention]
-        return Answer(logits, *attention)
+        return ModelOutput(logits, *attention)
 
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], inputs: dict[str, NDArray[Any]]
@@ -147,7 +147,7 @@ class OnnxSubject:
 
 
 def _widened(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:
-    """Rows of `[length, ...]` as one array `[rows, width, ...]`, zeros behind each."""
+    """Pads rows of `[length, ...]` with zeros to one array `[rows, width, ...]`."""
     wide = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype=np.float32)
     for target, row in zip(wide, rows, strict=True):
         target[: len(row)] = row
@@ -165,7 +165,7 @@ def _reaching(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeP
 
 
 def _inputs(node: onnx.NodeProto) -> set[str]:
-    """What a node takes, the values that its subgraphs take from outside included."""
+    """The inputs of a node, including the outer values that its subgraphs use."""
     taken = set(node.input)
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
@@ -175,7 +175,7 @@ def _inputs(node: onnx.NodeProto) -> set[str]:
 
 
 def _recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
-    """A session whose outputs are all values, as the nodes that stand in the file compute them."""
+    """A session that outputs the values of all nodes, with graph optimisations off so that every node is kept."""
     recording = onnx.ModelProto()
     recording.CopyFrom(graph)
     del recording.graph.output[:]

@@ -1,8 +1,8 @@
-"""The recorder for torch: every function that a module calls, with the line of the user's code that called it.
+"""Records a torch module: every torch function that it calls, with the line of the user's code.
 
-A `TorchFunctionMode` sees the calls at the height at which they are written (`multi_head_attention_forward`, not its
-forty parts). Which of them reach the answer is found backwards through the storages of their tensors, so that views and
-changes in place are followed; a tensor that becomes a Python number counts as reaching it.
+A `TorchFunctionMode` sees the calls as they are written (`multi_head_attention_forward`, not its forty parts). The
+calls that the answer depends on are found backwards through the storages of their tensors, so views and in-place
+changes are followed. A tensor that becomes a Python number is assumed to affect the answer.
 """
 
 from __future__ import annotations
@@ -26,102 +26,114 @@ from torch.utils import _pytree as pytree
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import NEUTRAL, Names
-from lengthwise_export.checking.conventions import other_callings
-from lengthwise_export.checking.recording import Answer, Operation, OtherReading, Recording
+from lengthwise_export.checking.alternative_calls import alternative_calls
+from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
+from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
-from lengthwise_export.tracing.call_signature import Calling, Role, plain_path, step_mask
-from lengthwise_export.tracing.outputs import Choice
-from lengthwise_export.tracing.source_lines import Place, current_place, said, users_place
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, Role, without_fast_path
+from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 
 _TO_PYTHON: Final = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"})
 
-_UNWRITTEN: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
-"""Give memory as it is found there: nothing of it can be compared before it is written to."""
+_UNINITIALIZED: Final = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
+"""Functions whose result is uninitialised memory, which must not be compared."""
 
 
 class TorchSubject:
-    """A torch module under check; it is put into evaluation mode."""
+    """A torch module under check. The module is put into evaluation mode.
 
-    def __init__(self, module: nn.Module, steps: StepInput, *, calling: Calling, choose: Choice) -> None:
-        """Takes a module, what one step is, how it is called, and which of its outputs are judged."""
+    Args:
+        module: The module.
+        steps: The kind of a step.
+        signature: How the module is called.
+        select_output: Picks the logits from the module's result.
+    """
+
+    def __init__(
+        self, module: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
+    ) -> None:
         self._module = module.eval()
         self.steps = steps
-        self._calling = calling
-        self._choose = choose
+        self._signature = signature
+        self._select_output = select_output
 
     @property
     def sizes(self) -> frozenset[int]:
-        """The sizes of its parameters and buffers, and of tensors that it holds without having registered them."""
+        """The sizes of its parameters, buffers, and tensors in plain attributes."""
         held = (value for part in self._module.modules() for value in vars(part).values() if isinstance(value, Tensor))
         tensors = [*self._module.parameters(), *self._module.buffers(), *held]
         return frozenset(size for tensor in tensors for size in tensor.shape)
 
     @property
-    def names(self) -> Names:
-        """The names of its arguments."""
-        names = self._calling.names(self._module)
+    def names(self) -> ArgumentNames:
+        """The names of the module's arguments."""
+        names = self._signature.names(self._module)
         steps = names.get("steps")
         if steps is None:
-            return NEUTRAL
-        width = f"{steps}.size({0 if self._calling.time_first else 2 if self._calling.channels_first else 1})"
+            return DEFAULT_NAMES
+        width = f"{steps}.size({0 if self._signature.time_first else 2 if self._signature.channels_first else 1})"
         role = next(role for role in ("lengths", "mask", "padding-mask") if role in names)
-        return Names(width, names[role], role)
+        return ArgumentNames(width, names[role], role)
 
-    def answer(self, batch: PaddedBatch, *, left: bool = False) -> Answer:
-        """Answers a batch, on the plain path (torch's nested-tensor fast paths off)."""
-        with plain_path():
+    def answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
+        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""
+        with without_fast_path():
             return _answer(self._run(self._inputs(batch, left=left)))
 
-    def answer_as_shipped(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch as torch does by itself: nested tensors hold no padding where it takes its fast path."""
-        with warnings.catch_warnings():
+    def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""
+        with PROCESS_WIDE, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _answer(self._run(self._inputs(batch)))
 
-    def answer_left(self, batch: PaddedBatch) -> Answer:
-        """Answers a batch whose sequences stand at the end of their rows."""
+    def answer_left(self, batch: PaddedBatch) -> ModelOutput:
+        """Runs a left-padded batch."""
         return self.answer(batch, left=True)
 
     def record(self, batch: PaddedBatch) -> Recording:
-        """Answers a batch, and gives what it called on the way."""
+        """Runs a batch and records the calls."""
         recorder, inputs = _Recorder(self._module), self._inputs(batch)
-        with plain_path(), recorder.listening():
+        with without_fast_path(), recorder.listening():
             outputs = self._run(inputs)
         return recorder.recording(outputs.values())
 
-    def others(self) -> Iterator[OtherReading]:
-        """The same module, called in the other ways that may be meant."""
-        for other in other_callings(self._calling):
-            if self.steps.kind == "values" or not other.calling.channels_first:
-                subject = TorchSubject(self._module, self.steps, calling=other.calling, choose=self._choose)
-                yield OtherReading(subject, other.runs, other.is_option)
+    def alternatives(self) -> Iterator[AlternativeReading]:
+        """The same module, called in other ways that the user may have meant."""
+        for other in alternative_calls(self._signature):
+            if self.steps.kind == "values" or not other.signature.channels_first:
+                subject = TorchSubject(
+                    self._module, self.steps, signature=other.signature, select_output=self._select_output
+                )
+                yield AlternativeReading(subject, other.runs, other.is_option)
 
     def _inputs(self, batch: PaddedBatch, *, left: bool = False) -> dict[Role, Tensor]:
-        """What the module is called with; the steps in a copy, as a module may write into what it is given."""
+        """The arguments of the module. The steps are copied, because a module may write into its input."""
         lengths = torch.tensor(batch.lengths).long()
         valid = step_mask(lengths, batch.width)
-        return self._calling.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
+        return self._signature.given(torch.tensor(batch.steps), lengths, valid.flip(1) if left else valid)
 
     def _run(self, given: dict[Role, Tensor]) -> dict[str, Tensor]:
         try:
             with torch.no_grad():
-                outputs = self._choose(self._calling.call(self._module, given))
+                outputs = self._select_output(self._signature.call(self._module, given))
         except (Exception, SystemExit) as error:  # whatever the user's own code raises
-            raise RunError(said(error), users_place(error)) from error
-        outputs["logits"] = self._calling.rows_first(outputs["logits"])
+            raise RunError(error_text(error), location_of(error)) from error
+        outputs["logits"] = self._signature.rows_first(outputs["logits"])
         return outputs
 
 
-def _answer(outputs: dict[str, Tensor]) -> Answer:
-    return Answer(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
+def _answer(outputs: dict[str, Tensor]) -> ModelOutput:
+    return ModelOutput(outputs["logits"].numpy(), outputs["attention"].numpy() if "attention" in outputs else None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     operator: str
     kind: str
-    place: Place | None
+    location: CodeLocation | None
     inputs: frozenset[int]
     outputs: list[tuple[int, NDArray[Any]]]
     is_packing: bool
@@ -133,12 +145,12 @@ class _Recorder(TorchFunctionMode):
         self._paths = {id(part): path for path, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
         self._calls: list[_Call] = []
-        # Every tensor seen is kept until the end, so that no storage is used twice.
+        # Every tensor is kept until the end, so that no storage address is reused.
         self._seen: list[Tensor] = []
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Records what happens inside."""
+        """Records the calls inside the block."""
         enter = register_module_forward_pre_hook(self._enter)
         leave = register_module_forward_hook(self._leave, always_call=True)
         try:
@@ -161,9 +173,9 @@ class _Recorder(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             name = torch.overrides.resolve_name(func).rsplit(".", 2)[-2]
-        # Writing into a tensor gives nothing back: its outcome is the tensor written into.
+        # `x[...] = y` returns None: its output is the tensor that was written to.
         outcome = args[0] if answer is None and args else answer
-        outputs = [] if name in _UNWRITTEN else _tensors(outcome)
+        outputs = [] if name in _UNINITIALIZED else _tensors(outcome)
         if not outputs and name not in _TO_PYTHON:
             return answer
         inputs = _tensors((args, kwargs))
@@ -173,7 +185,7 @@ class _Recorder(TorchFunctionMode):
             _Call(
                 operator=f"{path}: {name}" if path else name,
                 kind=name,
-                place=current_place(),
+                location=current_location(),
                 inputs=frozenset(map(_storage, inputs)),
                 outputs=[(_storage(tensor), _copied(tensor)) for tensor in outputs],
                 is_packing=_is_packing(sys._getframe(1).f_code.co_filename, name),
@@ -182,7 +194,7 @@ class _Recorder(TorchFunctionMode):
         return answer
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:
-        """The calls that reach the answer's tensors, with those of their outputs that do."""
+        """The calls that the answer's tensors depend on, with their outputs."""
         answers = frozenset(map(_storage, tensors))
         needed = set(answers)
         reaching = []
@@ -190,16 +202,16 @@ class _Recorder(TorchFunctionMode):
             outputs = tuple((storage, value) for storage, value in call.outputs if storage in needed)
             if outputs or call.kind in _TO_PYTHON:
                 needed |= call.inputs
-                # What packing does inside is in an order of its own, and goes wrong in no way of its own.
+                # Inside packing the rows are in another order, and torch's own code has no leak: do not compare.
                 shown = () if call.is_packing else outputs
                 gives = frozenset(storage for storage, _ in outputs)
-                reaching.append(Operation(call.operator, call.kind, call.place, call.inputs, gives, shown))
+                reaching.append(Operation(call.operator, call.kind, call.location, call.inputs, gives, shown))
         reaching.reverse()
         return Recording(reaching, answers)
 
 
 def _is_packing(file: str, name: str) -> bool:
-    """Whether a call is torch's own handling of packed sequences, and not what is computed on them."""
+    """Whether a call belongs to torch's packing code, and is not a computation on packed values."""
     return file == packing.__file__ or (file == layers.__file__ and not name.startswith(("lstm", "gru", "rnn")))
 
 

@@ -1,8 +1,8 @@
-"""The batches of a check: the same sequences, padded and accompanied in every way that must make no difference.
+"""The trials of a check: the same sequences in batches with other padding, other rows and other widths.
 
-Lengths differ within a batch, none fills the width, 1 occurs, and so do genuine steps of zeros, in the middle of a
-sequence and at the end of one: a model that guesses lengths from zeros is caught by them. The longest sequence comes
-first, so that a model that sorts its rows leaves them where they are.
+The lengths in a batch differ, include 1, and are all smaller than the width. Some valid steps are all zeros, in the
+middle and at the end of a sequence: this catches models that infer the lengths from zeros. The longest sequence is the
+first row, so a model that sorts its rows by length does not reorder the baseline.
 """
 
 from __future__ import annotations
@@ -14,36 +14,38 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.axes import Geometry
 
-Change = Literal["padding", "neighbours", "width", "order", "lengths", "company", "poison"]
-"""What a trial changes: padding's values, the other rows, the width, the rows' order, the other rows' lengths, all
-company at once, or padding to values that are not finite or overflow (what only these show is a warning)."""
+Change = Literal["padding", "neighbours", "width", "order", "lengths", "batch", "poison"]
+"""What a trial changes: the values in the padding, the other rows, the width, the order of the rows, the lengths of the
+other rows, the whole batch around a sequence (`batch`), or the padding to NaN, Inf or 1e30 (`poison`). A difference
+that only `poison` shows is a warning."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
-"""The changes in the order in which they tell most: the first ones leave every shape as it is."""
+"""All changes; those that keep every shape come first, because they locate a leak most exactly."""
 
 POISONS: Final = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf, "1e30": 1e30, "-1e30": -1e30}
+"""Values written into the padding by a `poison` trial, by name."""
 JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
-"""The scale of each junk."""
+"""Standard deviations of the random values written into the padding, by name."""
 
-_MOST_FEWER: Final = 5
-"""Rows in the largest of the batches of fewer rows."""
-_LEFT_OVER: Final = 3
-"""Steps of padding behind the longest sequence that is tried."""
+_MAX_FEWER_ROWS: Final = 5
+"""The largest batch of `fewer_rows`."""
+_MIN_PADDING: Final = 3
+"""Steps of padding behind the longest sequence of a batch of `odd_batches`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A batch that holds sequences of the first batch, and must be answered alike for them.
+class CheckTrial:
+    """A batch that holds sequences of the baseline and must give the same answers for them.
 
     Attributes:
-        name: What was changed, for people.
-        change: What kind of change that is.
+        name: What was changed, as shown in the report.
+        change: The kind of change.
         batch: The changed batch.
-        rows: Which row of the first batch is which of this one.
+        rows: Pairs of (row in the baseline, row in this batch) that hold the same sequence.
     """
 
     name: str
@@ -53,14 +55,14 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """The number of rows and steps of a check's batches; all primes that occur nowhere in the model.
+class BatchSizes:
+    """The row count and widths of a check's batches: primes that do not occur among the sizes of the model's weights.
 
     Attributes:
-        rows: Of the first batch.
+        rows: Rows of the baseline.
         longest: Its longest length.
         width: Its width.
-        wider: The width of those that are padded wider.
+        wider: The width of the batches that are padded wider.
     """
 
     rows: int
@@ -69,23 +71,24 @@ class Sizes:
     wider: int
 
 
-def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> Sizes:
-    """Sizes that none of `taken` can be mistaken for.
+def sizes_apart_from(taken: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> BatchSizes:
+    """Chooses batch sizes that differ from all sizes in the model's weights.
 
     Args:
         taken: The sizes in the model's weights.
-        shortest: The narrowest batch that the model takes.
-        longest_allowed: The widest; where hardly any prime lies between, the sizes are what fits.
+        shortest: The narrowest batch that the model accepts.
+        longest_allowed: The widest. If there are too few primes between the two, the sizes are simply the largest
+            that fit.
     """
     primes = [size for size in _PRIMES if size not in taken]
     rows = primes[0]
     steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
-        # The shortest that leave something between one another, for a small model of long steps to stay quick.
-        return Sizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
+        # Small sizes with gaps between them, so that a check stays fast.
+        return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
     longest = max(longest_allowed - 2, min(2, longest_allowed))
     width = max(longest_allowed - 1, longest)
-    return Sizes(rows, longest, width, max(longest_allowed, width))
+    return BatchSizes(rows, longest, width, max(longest_allowed, width))
 
 
 _PRIMES: Final = tuple(
@@ -94,22 +97,26 @@ _PRIMES: Final = tuple(
 
 
 class Sampler:
-    """Makes sequences of what one step is; the same ones for the same seed."""
+    """Draws random sequences; the same seed gives the same sequences.
+
+    Args:
+        steps: The kind of a step: values or tokens.
+        seed: Seed of the generator.
+    """
 
     def __init__(self, steps: StepInput, seed: int) -> None:
-        """Takes what one step is, and a seed."""
         self._steps = steps
         self._random = np.random.default_rng(seed)
 
     def sequence(self, length: int) -> Steps:
-        """`[length, features]` float32, or `[length]` token ids; from 3 steps on, the middle one is zeros."""
+        """`[length, features]` float32, or `[length]` token ids; of 3 steps or more, the middle one is zeros."""
         values = self._draw((length,), 1.0)
         if length >= 3:
             values[length // 2] = 0
         return values
 
     def fill(self, shape: Sequence[int], scale: float) -> Steps:
-        """Junk for padding of `[rows, width]` steps."""
+        """Random values of a standard deviation `scale` for the padding; `shape` is `[rows, width]`."""
         return self._draw(shape, scale)
 
     def _draw(self, shape: Sequence[int], scale: float) -> Steps:
@@ -119,12 +126,12 @@ class Sampler:
         return drawn.astype(np.float32)
 
     def order(self, rows: int) -> list[int]:
-        """An order of rows in which none keeps its place where that is possible."""
+        """A permutation of the rows in which no row keeps its place, if there is more than one."""
         return [*np.roll(np.arange(rows), int(self._random.integers(1, max(rows, 2))))]
 
 
-def base_sequences(sampler: Sampler, sizes: Sizes) -> list[Steps]:
-    """The first batch's sequences, the longest first, the shortest of one step; the second ends in a step of zeros."""
+def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
+    """The baseline's sequences, longest first; the last has one step, and the second ends in a step of zeros."""
     shares = np.linspace(sizes.longest, 1, sizes.rows)
     sequences = [sampler.sequence(round(length)) for length in shares]
     if len(sequences) > 2 and len(sequences[1]) > 1:
@@ -133,33 +140,35 @@ def base_sequences(sampler: Sampler, sizes: Sizes) -> list[Steps]:
 
 
 def geometry(batch: PaddedBatch) -> Geometry:
-    """The sizes of a batch."""
+    """The lengths and the width of a batch."""
     return Geometry(tuple(int(length) for length in batch.lengths), batch.width)
 
 
-def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterator[Trial]:
-    """Everything that is tried with the first batch's sequences, the changes that leave its shape alone first."""
+def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> Iterator[CheckTrial]:
+    """All trials with the baseline's sequences; those that keep its shape come first."""
     rows = len(sequences)
     same = tuple((row, row) for row in range(rows))
     kept = tuple((row, row) for row in range(0, rows, 2))
     base = pad(sequences, width=sizes.width)
     for name, scale in JUNK.items():
-        yield Trial(f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same)
-    yield Trial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
-    yield Trial("padded wider", "width", pad(sequences, width=sizes.wider), same)
-    yield Trial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
-    yield Trial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
+        yield CheckTrial(
+            f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same
+        )
+    yield CheckTrial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
+    yield CheckTrial("padded wider", "width", pad(sequences, width=sizes.wider), same)
+    yield CheckTrial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
+    yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
     strangers = [steps if row % 2 == 0 else sampler.sequence(len(steps)) for row, steps in enumerate(sequences)]
-    yield Trial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced", "neighbours", pad(strangers, width=sizes.width), kept)
     loud = [steps if row % 2 == 0 else _louder(strangers[row]) for row, steps in enumerate(sequences)]
-    yield Trial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
+    yield CheckTrial("neighbours replaced by larger ones", "neighbours", pad(loud, width=sizes.width), kept)
     turned = [(row, rows - 1 - row) for row in range(rows)]
     upside_down = pad(sequences[::-1], width=sizes.width)
-    yield Trial("rows in another order", "order", upside_down, tuple(turned))
+    yield CheckTrial("rows in another order", "order", upside_down, tuple(turned))
     order = sampler.order(rows)
     shuffled = pad([sequences[row] for row in order], width=sizes.width)
-    yield Trial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
-    # The first row is replaced as well, so that the longest length is another one.
+    yield CheckTrial("rows shuffled", "order", shuffled, tuple((row, place) for place, row in enumerate(order)))
+    # The first row is replaced as well, to change the longest length.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)
@@ -167,54 +176,53 @@ def trials(sequences: Sequence[Steps], sizes: Sizes, sampler: Sampler) -> Iterat
     others[0] = sampler.sequence(max(sizes.longest - 1, len(sequences[1])))
     odd = tuple((row, row) for row in range(1, rows, 2))
     if odd:
-        yield Trial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
+        yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
     if base.steps.dtype == np.float32:
         for name, value in POISONS.items():
-            yield Trial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
+            yield CheckTrial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
 
 
-def lone_trials(sequences: Sequence[Steps]) -> Iterator[Trial]:
-    """Each of the sequences alone, exactly as wide as it is long."""
+def lone_trials(sequences: Sequence[Steps]) -> Iterator[CheckTrial]:
+    """Each sequence in a batch of its own, without padding."""
     for row, steps in enumerate(sequences):
-        yield Trial(
-            f"alone, {len(steps)} step{'s' if len(steps) > 1 else ''}", "company", pad([steps], multiple=1), ((row, 0),)
-        )
+        name = f"unbatched, {len(steps)} step{'s' if len(steps) > 1 else ''}"
+        yield CheckTrial(name, "batch", pad([steps], multiple=1), ((row, 0),))
 
 
-def fewer_rows(first: PaddedBatch) -> Iterator[Trial]:
-    """The first rows of the first batch only: numbers of rows that it does not have."""
-    for rows in range(2, min(first.rows, _MOST_FEWER + 1)):
+def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
+    """The first rows of the baseline, in batches of 2 to `_MAX_FEWER_ROWS` rows."""
+    for rows in range(2, min(first.rows, _MAX_FEWER_ROWS + 1)):
         batch = PaddedBatch(first.steps[:rows], first.lengths[:rows])
-        yield Trial(f"with {rows} rows", "company", batch, tuple((row, row) for row in range(rows)))
+        yield CheckTrial(f"with {rows} rows", "batch", batch, tuple((row, row) for row in range(rows)))
 
 
-def odd_batches(sizes: Sizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
-    """Batches of which code has a path of its own, with their sequences: each is padded, unlike a sequence alone.
+def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tuple[str, list[Steps], PaddedBatch]]:
+    """Padded batches that a model may handle in a separate code path, each with its name and its sequences.
 
-    One row; rows of one length; sequences as long as the longest that is promised, and half as long.
+    These are: one row; rows of one length; sequences almost as long as the maximum, and half as long.
     """
     shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
-    if widest - _LEFT_OVER > sizes.wider:
-        shapes.append((f"of {widest - _LEFT_OVER} steps", [widest - _LEFT_OVER, widest // 2], widest))
+    if widest - _MIN_PADDING > sizes.wider:
+        shapes.append((f"of {widest - _MIN_PADDING} steps", [widest - _MIN_PADDING, widest // 2], widest))
     for name, lengths, width in shapes:
         if width > max(lengths):
             sequences = [sampler.sequence(length) for length in lengths]
             yield name, sequences, pad(sequences, width=width)
 
 
-def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[Trial]:
-    """What is tried with such a batch: other padding, and where it is short, less of it."""
+def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sampler: Sampler) -> Iterator[CheckTrial]:
+    """The trials for a batch of `odd_batches`: other values in the padding, and less padding for a short batch."""
     same = tuple((row, row) for row in range(base.rows))
     junk = sampler.fill(base.steps.shape[:2], JUNK["junk"])
-    yield Trial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
+    yield CheckTrial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
     longest = int(base.lengths.max())
-    if longest + _LEFT_OVER < base.width:  # of many steps, another width is another order of their sums
-        yield Trial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
+    if longest + _MIN_PADDING < base.width:  # over many steps, another width changes the rounding of sums
+        yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
 
 
 def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
-    """A batch with other values past each length."""
-    valid = np.arange(batch.width) < batch.lengths[:, None]
+    """The batch with other values in the padding."""
+    valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
     steps = batch.steps.copy()
     np.copyto(steps, padding, where=~valid)
@@ -222,7 +230,7 @@ def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
 
 
 def _overlong(batch: PaddedBatch) -> NDArray[Any]:
-    """Every row's place taken by the longest row's steps, again and again."""
+    """The steps of the longest row, repeated to the width, for every row."""
     longest = batch.steps[0, : batch.lengths[0]]
     times = -(-batch.width // len(longest))
     repeated = np.concatenate([longest] * times)[: batch.width]

@@ -1,4 +1,4 @@
-"""What a check found: the verdict with its reason, where leaks begin, what every trial showed, and what really ran."""
+"""The result of a check: verdict, reason, leaks, the result of each trial, and the batch sizes that ran."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lengthwise_export.checking.trials import Change
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
 
 ROUNDING: Final = 1e-5
-"""What sums in another order may differ by, relative to the largest value where that is above 1."""
+"""Allowed difference between two orders of summation, in units of max(1, largest absolute value)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one trial showed.
+class TrialResult:
+    """The result of one trial.
 
     Attributes:
-        name: The trial's.
-        change: What kind of change it is.
-        difference: The largest, in units of max(1, largest value); None where the model raised.
-        passed: Whether that is within the tolerance.
-        raised: What the model said when it raised.
+        name: The trial's name.
+        change: The kind of change.
+        difference: The largest difference of an answer, in units of max(1, largest value); None if the model raised.
+        passed: Whether the difference is within the tolerance.
+        raised: The error message, if the model raised.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """The batches that really ran, and whose answers were compared: each number of rows, width and length once."""
+class CheckedSizes:
+    """The row counts, widths and lengths of the batches that ran and whose answers were compared, without repeats."""
 
     rows: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, batches: Iterable[Geometry]) -> Ran:
-        """What these batches come to."""
+    def of(cls, batches: Iterable[Geometry]) -> CheckedSizes:
+        """Collects the sizes of these batches."""
         seen = list(batches)
         return cls(
             rows=tuple(sorted({batch.rows for batch in seen})),
@@ -56,38 +56,38 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome of a check.
+    """The result of a check.
 
     Attributes:
-        verdict: `leak` for a difference that finite values, width or neighbours show; `warning` where only NaN, Inf or
-            1e30 in the padding does.
-        reason: A sentence.
-        leaks: Where they begin.
-        trials: Everything that was tried.
-        notes: What else should be known: lengths at which the model raises, how wide it can go.
-        max_length: The widest batch that ran, of those that were to.
-        tolerance: How far an answer may move; what lies below is rounding.
-        ran: The batches that the trials ran.
+        verdict: `leak` if an answer changes with finite padding, the width or other rows; `warning` if it changes only
+            with NaN, Inf or 1e30 in the padding.
+        reason: The reason for the verdict, as a sentence.
+        leaks: The operators at which leaks begin.
+        trials: The results of all trials.
+        notes: Further remarks, such as lengths at which the model raises.
+        max_length: The widest batch that the model accepts, at most the requested one.
+        tolerance: The allowed difference of an answer.
+        ran: The sizes of the batches that ran.
     """
 
     verdict: Verdict
     reason: str
     leaks: tuple[Leak, ...] = ()
-    trials: tuple[Outcome, ...] = ()
+    trials: tuple[TrialResult, ...] = ()
     notes: tuple[str, ...] = ()
     max_length: int | None = None
     tolerance: float = ROUNDING
-    ran: Ran = Ran()
+    ran: CheckedSizes = CheckedSizes()
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """0: nothing leaks; 1: something does (under `strict`, a warning too); 2: it could not be checked."""
+        """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""
         if self.verdict == "uncheckable":
             return 2
         return int(self.verdict == "leak" or (strict and self.verdict == "warning"))
 
 
-def said(sizes: Sequence[int]) -> str:
-    """Sizes for people: those in a row as `1 to 5`."""
+def as_ranges(sizes: Sequence[int]) -> str:
+    """Sizes as text; consecutive ones are shortened to `1 to 5`."""
     parts: list[list[int]] = []
     for size in sizes:
         if parts and size == parts[-1][-1] + 1:

@@ -21,7 +21,7 @@ IN_GRAPH: Final = "lengthwise.labels"
 """Where they stand in a graph's metadata."""
 
 
-def named_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
+def labels_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
     """The labels that an export wrote into a graph, or None for one that was made elsewhere."""
     for entry in proto.metadata_props:
         if entry.key == IN_GRAPH:
@@ -35,7 +35,7 @@ def named_in(proto: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class LabelChanges:
     """What changed between two graphs.
 
     Attributes:
@@ -56,7 +56,7 @@ class Changes:
 
 def compare(
     before: Session, manifest_before: Manifest, after: Session, manifest_after: Manifest, sequences: Iterable[Steps]
-) -> Changes:
+) -> LabelChanges:
     """Asks both graphs, each sequence by itself.
 
     Args:
@@ -79,7 +79,7 @@ def compare(
         largest = max(largest, float(np.abs(one - other).max()))
     if not count:
         raise ConfigurationError(f"no sequence of the data has {manifest_before.max_length} steps or fewer")
-    return Changes(count, changed, largest)
+    return LabelChanges(count, changed, largest)
 
 
 def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:

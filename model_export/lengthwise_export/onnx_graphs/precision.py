@@ -59,7 +59,7 @@ _MOVES: Final = frozenset(
 """What gives no number larger than it got, and rounds at most a bounded one."""
 
 
-def described(manifest: Manifest, precision: Precision) -> Manifest:
+def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
     """The manifest of the same model at that precision.
 
     A graph of which the caller says that it takes NaN itself is not given any at int8: a NaN that reaches a quantised
@@ -73,7 +73,7 @@ def described(manifest: Manifest, precision: Precision) -> Manifest:
     return manifest.model_copy(update=changed)
 
 
-def converted(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """A float32 graph at that precision, under the same inputs and outputs.
 
     Raises:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.tracing.source_lines import users_place
+from lengthwise_export.tracing.source_lines import location_of
 
 
 def module_of(text: str) -> nn.Module:
@@ -79,5 +79,5 @@ def _own(made: Any) -> list[str]:
 
 
 def _told(error: BaseException) -> str:
-    place = users_place(error)
-    return f"{type(error).__name__}: {error}" + ("" if place is None else f" ({place})")
+    location = location_of(error)
+    return f"{type(error).__name__}: {error}" + ("" if location is None else f" ({location})")

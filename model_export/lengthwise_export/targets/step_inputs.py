@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.conventions import other_callings
-from lengthwise_export.checking.refusals import runs, widths_at_which_it_runs
+from lengthwise_export.checking.alternative_calls import alternative_calls
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.checking.uncheckable import runs, widths_at_which_it_runs
 from lengthwise_export.errors import RunError
-from lengthwise_export.options import Options
-from lengthwise_export.tracing.call_signature import Calling
-from lengthwise_export.tracing.outputs import Choice
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.outputs import OutputSelector
 
 _WIDTHS: Final = (7, 8, 64, 515)
 """Widths to try: most models take the first; some want pairs of steps, or a stretch of raw samples."""
@@ -32,23 +32,25 @@ _NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplemente
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class InferredSteps:
     """What a step is, how the module is called with it, and the shape of an answer, rows first."""
 
     steps: StepInput
-    calling: Calling
+    signature: CallSignature
     shape: tuple[int, ...]
 
 
-def read_steps(text: str, module: nn.Module, options: Options, calling: Calling, choose: Choice) -> Found:
+def read_steps(
+    text: str, module: nn.Module, options: TargetOptions, signature: CallSignature, select_output: OutputSelector
+) -> InferredSteps:
     """Finds out what one step is.
 
     Args:
         text: What the module is called, for people.
         module: The module.
         options: What the caller said.
-        calling: How it is called, as far as its signature and the options tell.
-        choose: Picks the answer from what it returns.
+        signature: How it is called, as far as its signature and the options tell.
+        select_output: Picks the answer from what it returns.
 
     Raises:
         ConfigurationError: Nothing runs, or several readings do; says which options help.
@@ -61,16 +63,16 @@ def read_steps(text: str, module: nn.Module, options: Options, calling: Calling,
     elif options.vocabulary is not None:
         candidates = [StepInput(kind="tokens", vocabulary=options.vocabulary)]
     else:
-        tokens = _vocabulary(module, calling, choose)
+        tokens = _vocabulary(module, signature, select_output)
         if tokens is not None and (
-            found := _tried(module, StepInput(kind="tokens", vocabulary=tokens), calling, choose)
+            found := _tried(module, StepInput(kind="tokens", vocabulary=tokens), signature, select_output)
         ):
             return found
         candidates = list(dict.fromkeys(_likely_steps(module)))
-    running = [found for steps in candidates if (found := _tried(module, steps, calling, choose)) is not None]
-    if not running and not calling.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
+    running = [found for steps in candidates if (found := _tried(module, steps, signature, select_output)) is not None]
+    if not running and not signature.channels_first and (options.features or 1) == 1 and options.vocabulary is None:
         # Raw samples: one number a step, without an axis of features.
-        raw = _tried(module, StepInput(features=1), replace(calling, features_axis=False), choose)
+        raw = _tried(module, StepInput(features=1), replace(signature, features_axis=False), select_output)
         running = [] if raw is None else [raw]
     if len(running) == 1:
         return running[0]
@@ -82,15 +84,15 @@ def read_steps(text: str, module: nn.Module, options: Options, calling: Calling,
         raise ConfigurationError(
             f"{text}: what one step is cannot be read off the module; say --features N or --vocabulary N"
         )
-    error = _error_of(module, candidates[0], calling, choose)
-    _refuse_other_callings(text, module, candidates, calling, choose, error)
+    error = _error_of(module, candidates[0], signature, select_output)
+    _refuse_other_callings(text, module, candidates, signature, select_output, error)
     for steps in candidates:
-        subject = TorchSubject(module, steps, calling=calling, choose=choose)
+        subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
         sampler = Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if said or takes_one_row or widths_at_which_it_runs(subject, sampler):
             # The check itself finds out which sizes run, and says it better.
-            return Found(steps, calling, (0, options.classes or len(options.labels or ()) or 1))
+            return InferredSteps(steps, signature, (0, options.classes or len(options.labels or ()) or 1))
     tried = candidates[:4]
     said_of = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
     hint = ". If a step is something else, say --features N or --vocabulary N"
@@ -105,18 +107,27 @@ def _as_option(steps: StepInput) -> str:
     return f"--features {steps.features}" if steps.features else f"--vocabulary {steps.vocabulary}"
 
 
-def _tried(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> Found | None:
+def _tried(
+    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
+) -> InferredSteps | None:
     """A reading, where it runs at one of the usual widths."""
-    return next(_each_tried(module, steps, calling, choose), None)
+    return next(_each_tried(module, steps, signature, select_output), None)
 
 
-def _runs_at_several_widths(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> bool:
+def _runs_at_several_widths(
+    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
+) -> bool:
     """Whether a reading runs at two widths at least: at one alone, the width may have been taken for the features."""
-    return len(list(itertools.islice(_each_tried(module, steps, calling, choose), 2))) == 2
+    return len(list(itertools.islice(_each_tried(module, steps, signature, select_output), 2))) == 2
 
 
-def _each_tried(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> Iterator[Found]:
-    subject, sampler = TorchSubject(module, steps, calling=calling, choose=choose), Sampler(steps, seed=0)
+def _each_tried(
+    module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector
+) -> Iterator[InferredSteps]:
+    subject, sampler = (
+        TorchSubject(module, steps, signature=signature, select_output=select_output),
+        Sampler(steps, seed=0),
+    )
     for width in _WIDTHS:
         longest = max(width - 2, 1)
         batch = pad([sampler.sequence(length) for length in (longest, max(longest // 2, 1), 1)], width=width)
@@ -124,25 +135,30 @@ def _each_tried(module: nn.Module, steps: StepInput, calling: Calling, choose: C
             shape = subject.answer(batch).logits.shape
         except RunError:
             continue
-        if calling.channels_first and len(shape) == 3 and shape[2] == width != shape[1]:
-            yield Found(steps, replace(calling, classes_first=True), (shape[0], shape[2], shape[1]))
+        if signature.channels_first and len(shape) == 3 and shape[2] == width != shape[1]:
+            yield InferredSteps(steps, replace(signature, classes_first=True), (shape[0], shape[2], shape[1]))
         else:
-            yield Found(steps, calling, shape)
+            yield InferredSteps(steps, signature, shape)
 
 
-def _error_of(module: nn.Module, steps: StepInput, calling: Calling, choose: Choice) -> RunError:
+def _error_of(module: nn.Module, steps: StepInput, signature: CallSignature, select_output: OutputSelector) -> RunError:
     """What the module says to a small batch of a reading that does not run."""
     sampler = Sampler(steps, seed=0)
     batch = pad([sampler.sequence(length) for length in (5, 3, 1)], width=7)
     try:
-        TorchSubject(module, steps, calling=calling, choose=choose).answer(batch)
+        TorchSubject(module, steps, signature=signature, select_output=select_output).answer(batch)
     except RunError as error:
         return error
     return RunError("it runs at some widths only")
 
 
 def _refuse_other_callings(
-    text: str, module: nn.Module, candidates: Sequence[StepInput], calling: Calling, choose: Choice, error: RunError
+    text: str,
+    module: nn.Module,
+    candidates: Sequence[StepInput],
+    signature: CallSignature,
+    select_output: OutputSelector,
+    error: RunError,
 ) -> None:
     """Says which other way to call the module runs, where one does.
 
@@ -155,11 +171,11 @@ def _refuse_other_callings(
         raise ConfigurationError(
             f"{text} has weights of {named}, and steps are float32: return module.float() from the factory ({error})"
         )
-    for other in other_callings(calling):
+    for other in alternative_calls(signature):
         for steps in candidates:
-            if other.calling.channels_first and steps.kind == "tokens":
+            if other.signature.channels_first and steps.kind == "tokens":
                 continue
-            if _runs_at_several_widths(module, steps, other.calling, choose):
+            if _runs_at_several_widths(module, steps, other.signature, select_output):
                 raise ConfigurationError(
                     f"{text}, called with {_as_option(steps)}, raises: {error}. It runs {other.runs}"
                 )
@@ -176,7 +192,7 @@ def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
                 yield StepInput(features=size)
 
 
-def _vocabulary(module: nn.Module, calling: Calling, choose: Choice) -> int | None:
+def _vocabulary(module: nn.Module, signature: CallSignature, select_output: OutputSelector) -> int | None:
     """How many token ids there are, where a table is looked up with the steps as they are given.
 
     Positions and kinds of tokens are looked up too, in tables of their own. Where the model's configuration names its
@@ -196,7 +212,7 @@ def _vocabulary(module: nn.Module, calling: Calling, choose: Choice) -> int | No
     hooks = [part.register_forward_pre_hook(looked_up) for part in module.modules() if isinstance(part, nn.Embedding)]
     steps = StepInput(kind="tokens", vocabulary=2)
     try:
-        TorchSubject(module, steps, calling=calling, choose=choose).answer(pad(list(ids), multiple=1))
+        TorchSubject(module, steps, signature=signature, select_output=select_output).answer(pad(list(ids), multiple=1))
     except RunError:
         pass
     finally:

@@ -13,9 +13,9 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 
-Kind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
+TargetKind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Target:
     """
 
     text: str
-    kind: Kind
+    kind: TargetKind
     steps: StepInput
     subject: Subject
     labels: tuple[str, ...]
@@ -53,7 +53,7 @@ class Target:
     notices: tuple[str, ...] = ()
 
 
-def hold_against(text: str, options: Options, steps: StepInput, labels: Sequence[str]) -> None:
+def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
     """Compares what was said with what the target says itself."""
     for flag, said, own in (
         ("features", options.features, steps.features),
@@ -65,7 +65,7 @@ def hold_against(text: str, options: Options, steps: StepInput, labels: Sequence
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which says {own}")
 
 
-def labels_of(text: str, options: Options, classes: int) -> tuple[str, ...]:
+def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
     """The names that were given, or numbers."""
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:

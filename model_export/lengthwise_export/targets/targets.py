@@ -14,10 +14,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
-from lengthwise_export.onnx_graphs.adopt import Adopted, Said, adopt
-from lengthwise_export.onnx_graphs.labels import named_in
-from lengthwise_export.options import Options
-from lengthwise_export.targets.target import Kind, Target, hold_against, labels_of
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
+from lengthwise_export.onnx_graphs.labels import labels_in
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
 
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
@@ -25,7 +25,7 @@ FORMS = (
 )
 
 
-_APPLY: dict[Kind, frozenset[str]] = {
+_APPLY: dict[TargetKind, frozenset[str]] = {
     "spec": frozenset({"checkpoint", "features", "vocabulary", "classes", "labels"}),
     "module": frozenset(
         {"checkpoint", "features", "vocabulary", "classes", "labels", "time_first", "channels_first", "second"}
@@ -41,7 +41,7 @@ _APPLY: dict[Kind, frozenset[str]] = {
 """Which options say something to which kind of target."""
 
 
-def read(text: str, options: Options) -> Target:
+def read(text: str, options: TargetOptions) -> Target:
     """Reads a TARGET.
 
     Raises:
@@ -50,7 +50,7 @@ def read(text: str, options: Options) -> Target:
     """
     kind = _kind(text)
     if options.checkpoint is not None:
-        options = dataclasses.replace(options, checkpoint=trained.located(options.checkpoint))
+        options = dataclasses.replace(options, checkpoint=trained.checkpoint_file(options.checkpoint))
     for field in dataclasses.fields(options):
         given = getattr(options, field.name)
         if given not in (None, False) and field.name not in _APPLY[kind]:
@@ -68,7 +68,7 @@ def read(text: str, options: Options) -> Target:
     return torch_targets.read_spec(text, options)
 
 
-_SAID: dict[Kind, str] = {
+_SAID: dict[TargetKind, str] = {
     "spec": "spec of the built-in architecture",
     "checkpoint": "checkpoint of the built-in architecture",
     "module": "torch module",
@@ -77,7 +77,7 @@ _SAID: dict[Kind, str] = {
 }
 
 
-def _kind(text: str) -> Kind:
+def _kind(text: str) -> TargetKind:
     path = Path(text)
     if path.is_dir():
         held = [name for name in (trained.WEIGHTS_FILE, trained.STATE_FILE) if (path / name).is_file()]
@@ -102,14 +102,14 @@ def _kind(text: str) -> Kind:
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
 
 
-def _read_onnx(text: str, options: Options) -> Target:
+def _read_onnx(text: str, options: TargetOptions) -> Target:
     try:
         proto = onnx.load(text)
     except Exception as error:  # protobuf's own kinds, and those of files beside the graph
         raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
-    said = Said(
+    said = InputHints(
         values=options.values,
         lengths=options.lengths,
         mask=options.mask,
@@ -120,16 +120,16 @@ def _read_onnx(text: str, options: Options) -> Target:
         features=options.features,
         vocabulary=options.vocabulary,
     )
-    adopted = adopt(proto, said)
+    adopted = read_graph(proto, said)
     labels = labels_of(text, options, adopted.classes)
-    own = named_in(proto)
+    own = labels_in(proto)
     if own is not None and len(own) == adopted.classes:
-        hold_against(text, options, adopted.steps, own)
+        check_options_agree(text, options, adopted.steps, own)
         labels = own
     return _of_graph(text, "onnx", adopted, labels)
 
 
-def _read_directory(text: str, options: Options) -> Target:
+def _read_directory(text: str, options: TargetOptions) -> Target:
     directory = Path(text)
     if not (directory / MANIFEST_FILE).exists():
         inside = sorted(
@@ -142,8 +142,8 @@ def _read_directory(text: str, options: Options) -> Target:
         )
     manifest = Manifest.read(directory)
     manifest.check_digests(directory)
-    hold_against(text, options, manifest.input, manifest.labels)
-    adopted = Adopted(
+    check_options_agree(text, options, manifest.input, manifest.labels)
+    adopted = ExternalGraph(
         onnx.load(directory / GRAPH_FILE),
         manifest.input,
         manifest.graph,
@@ -156,7 +156,7 @@ def _read_directory(text: str, options: Options) -> Target:
     )
 
 
-def _of_graph(text: str, kind: Kind, adopted: Adopted, labels: tuple[str, ...]) -> Target:
+def _of_graph(text: str, kind: TargetKind, adopted: ExternalGraph, labels: tuple[str, ...]) -> Target:
     return Target(
         text=text,
         kind=kind,

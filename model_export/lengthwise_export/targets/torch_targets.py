@@ -15,23 +15,23 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError
-from lengthwise_export.options import Options
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
 from lengthwise_export.targets.step_inputs import read_steps
-from lengthwise_export.targets.target import Kind, Target, hold_against, labels_of
-from lengthwise_export.tracing.call_signature import Calling, calling_of
-from lengthwise_export.tracing.outputs import Choice, chosen_by
+from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
+from lengthwise_export.tracing.call_signature import CallSignature, read_signature
+from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 
 
-def read_spec(text: str, options: Options) -> Target:
+def read_spec(text: str, options: TargetOptions) -> Target:
     """The built-in architecture that a spec describes."""
     return _of_spec(text, options, Spec.read(Path(text)), options.checkpoint)
 
 
-def read_checkpoint(text: str, options: Options) -> Target:
+def read_checkpoint(text: str, options: TargetOptions) -> Target:
     """The built-in architecture as it was trained: the spec comes from the checkpoint."""
-    path = trained.located(Path(text))
-    spec = trained.recorded(path).spec
+    path = trained.checkpoint_file(Path(text))
+    spec = trained.read_record(path).spec
     if spec is None:
         raise CheckpointError(
             f"{path} does not say which spec it was trained with: give that too, `lengthwise export SPEC.toml "
@@ -40,38 +40,40 @@ def read_checkpoint(text: str, options: Options) -> Target:
     return _of_spec(text, options, spec, path)
 
 
-def _of_spec(text: str, options: Options, spec: Spec, weights: Path | None) -> Target:
+def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None) -> Target:
     torch.manual_seed(0)
     model = SequenceClassifier(spec).eval()
     notices = [] if weights is None else trained.load(model, spec, weights)
     steps = spec.manifest(name="model", version=1).input
-    hold_against(text, options, steps, spec.output.labels)
+    check_options_agree(text, options, steps, spec.output.labels)
     per_step = spec.output.task == "per-step"
-    target = _of_module(text, "spec", model, steps, Calling(), chosen_by(None), spec.output.labels, per_step)
+    target = _of_module(
+        text, "spec", model, steps, CallSignature(), output_selector(None), spec.output.labels, per_step
+    )
     return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
 
 
-def read_module(text: str, options: Options) -> Target:
+def read_module(text: str, options: TargetOptions) -> Target:
     """A user's module: how it is called is read off its signature, what a step is off its layers."""
     module = _unwrapped(module_of(text))
     if options.checkpoint is not None:
         checkpoint.load(module, options.checkpoint)
-    calling = calling_of(
+    signature = read_signature(
         module,
         second=options.second,
         time_first=options.time_first,
         channels_first=options.channels_first,
         numbers=options.features is not None,
     )
-    choose = chosen_by(options.output)
-    found = read_steps(text, module, options, calling, choose)
+    select_output = output_selector(options.output)
+    found = read_steps(text, module, options, signature, select_output)
     labels = labels_of(text, options, found.shape[-1])
-    own = None if options.checkpoint is None else trained.recorded(options.checkpoint).labels
+    own = None if options.checkpoint is None else trained.read_record(options.checkpoint).labels
     if own is not None and len(own) == len(labels):  # weights that are told apart by other names
-        hold_against(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
+        check_options_agree(text, dataclasses.replace(options, features=None, vocabulary=None), found.steps, own)
         labels = own
     target = _of_module(
-        text, "module", module, found.steps, found.calling, choose, labels, per_step=len(found.shape) == 3
+        text, "module", module, found.steps, found.signature, select_output, labels, per_step=len(found.shape) == 3
     )
     return dataclasses.replace(target, checkpoint=options.checkpoint)
 
@@ -88,24 +90,26 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def _of_module(
     text: str,
-    kind: Kind,
+    kind: TargetKind,
     module: nn.Module,
     steps: StepInput,
-    calling: Calling,
-    choose: Choice,
+    signature: CallSignature,
+    select_output: OutputSelector,
     labels: tuple[str, ...],
     per_step: bool,
 ) -> Target:
     def build(name: str, opset: int) -> onnx.ModelProto:
         from lengthwise_export.tracing import graph  # torch's exporter, which a check does without
 
-        return graph.build(module, steps, name=name, labels=labels, calling=calling, choose=choose, opset=opset)
+        return graph.build(
+            module, steps, name=name, labels=labels, signature=signature, select_output=select_output, opset=opset
+        )
 
     return Target(
         text=text,
         kind=kind,
         steps=steps,
-        subject=TorchSubject(module, steps, calling=calling, choose=choose),
+        subject=TorchSubject(module, steps, signature=signature, select_output=select_output),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),

@@ -1,4 +1,4 @@
-"""How a user's module is called: which arguments it takes, and in which order the axes of its steps stand."""
+"""How a user's module is called: which arguments it takes, and the order of the axes of its steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import Second
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 Role = Literal["steps", "lengths", "mask", "padding-mask"]
-"""What an argument of `forward` is. A mask is true at valid steps, a padding mask at padding."""
+"""The role of an argument of `forward`. A mask is true at valid steps, a padding mask at padding."""
 
-Form = Literal["as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"]
-"""What lengths and masks look like; all but the first are tried only to say what a module wants instead."""
+ArgumentFormat = Literal[
+    "as promised", "float lengths", "float mask", "int64 mask", "share of the width", "share of the longest"
+]
+"""The format of lengths and masks. The exporter uses `as promised`: int64 lengths and bool masks. The others are only
+tried to explain an error, by finding the format that a module expects."""
 
 _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "lengths": ("lengths",),
@@ -30,7 +34,7 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "both": ("lengths", "mask"),
 }
 
-_FORMS: Final[Mapping[Form, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
+_FORMS: Final[Mapping[ArgumentFormat, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
     "float lengths": (frozenset({"lengths"}), lambda lengths, width: lengths.float()),
     "float mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.float()),
     "int64 mask": (frozenset({"mask", "padding-mask"}), lambda mask, width: mask.long()),
@@ -40,19 +44,19 @@ _FORMS: Final[Mapping[Form, tuple[frozenset[Role], Callable[[Tensor, int], Tenso
 
 
 @dataclass(frozen=True, slots=True)
-class Calling:
-    """The way a module is called.
+class CallSignature:
+    """How a module is called.
 
     Attributes:
-        second: What it takes beside the steps: int64 `lengths [rows]`, a bool mask `[rows, width]`, true at valid
-            steps or at padding, or lengths and a mask that is true at valid steps.
-        arguments: Each argument's role, and its name where it is given by keyword; by default the steps and then
-            what `second` says, by place.
-        time_first: Steps go in as `[width, rows, ...]`, and answers a step come out so; a mask stays `[rows, width]`.
-        channels_first: Steps go in as `[rows, features, width]`.
-        features_axis: False where steps of one feature go in as `[rows, width]`.
-        classes_first: Answers a step come out as `[rows, classes, width]`.
-        form: See `Form`.
+        second: What it takes besides the steps: int64 `lengths [rows]`, a bool mask `[rows, width]` that is true at
+            valid steps or at padding, or both lengths and a mask that is true at valid steps.
+        arguments: The role of each argument, with its name if it is passed by keyword. By default the steps, then the
+            arguments of `second`, all by position.
+        time_first: Steps and per-step answers are `[width, rows, ...]`; a mask is still `[rows, width]`.
+        channels_first: Steps are `[rows, features, width]`.
+        features_axis: False if steps of one feature are `[rows, width]`.
+        classes_first: Per-step answers are `[rows, classes, width]`.
+        form: The format of lengths and masks.
     """
 
     second: Second = "lengths"
@@ -61,10 +65,10 @@ class Calling:
     channels_first: bool = False
     features_axis: bool = True
     classes_first: bool = False
-    form: Form = "as promised"
+    form: ArgumentFormat = "as promised"
 
     def given(self, steps: Tensor, lengths: Tensor, valid: Tensor) -> dict[Role, Tensor]:
-        """What a module is called with, by role.
+        """The arguments of a call, by role.
 
         Args:
             steps: `[rows, width, features]` or `[rows, width]`.
@@ -79,13 +83,13 @@ class Calling:
         return found
 
     def call(self, module: nn.Module, given: Mapping[Role, Tensor]) -> Any:
-        """Calls a module with what `given` gives."""
+        """Calls a module with the arguments from `given`."""
         arguments = self.arguments or _usual(self.second)
         by_place = [given[role] for role, name in arguments if name is None]
         return module(*by_place, **{name: given[role] for role, name in arguments if name is not None})
 
     def names(self, module: nn.Module) -> dict[Role, str]:
-        """What a module calls its arguments, by role; empty where it takes them as they come (`*args`)."""
+        """The names of the module's arguments by role; empty if it takes `*args`."""
         arguments = self.arguments or _usual(self.second)
         parameters = list(inspect.signature(module.forward).parameters.values())
         by_place = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
@@ -94,7 +98,7 @@ class Calling:
         return {role: name or by_place[place] for place, (role, name) in enumerate(arguments)}
 
     def rows_first(self, logits: Tensor) -> Tensor:
-        """Logits `[rows, classes]` as they are, those of each step as `[rows, width, classes]`."""
+        """Logits `[rows, classes]` unchanged; per-step logits transposed to `[rows, width, classes]`."""
         if logits.dim() != 3:
             return logits
         return logits.transpose(0, 1) if self.time_first else logits.mT if self.classes_first else logits
@@ -109,42 +113,41 @@ def _usual(second: Second) -> tuple[tuple[Role, str | None], ...]:
     return (("steps", None), *((role, None) for role in _ROLES[second]))
 
 
-def step_mask(lengths: Tensor, width: int) -> Tensor:
-    """`[rows, width]`, true at the valid steps."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
-
-
 @contextlib.contextmanager
-def plain_path() -> Iterator[None]:
-    """Switches off torch's fast path: its nested tensors can be neither traced nor compared with padding."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+def without_fast_path() -> Iterator[None]:
+    """Switches off torch's fast path, whose nested tensors cannot be traced and hold no padding to compare.
+
+    The switch is process-wide, so the block holds `PROCESS_WIDE`.
+    """
+    with PROCESS_WIDE:
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
 
 
-def calling_of(
+def read_signature(
     module: nn.Module,
     *,
     second: Second | None = None,
     time_first: bool = False,
     channels_first: bool = False,
     numbers: bool = False,
-) -> Calling:
-    """Reads off a module's `forward` how it is called.
+) -> CallSignature:
+    """Derives how a module is called from the signature of its `forward` and the user's options.
 
     Args:
         module: The module.
-        second: What it takes beside the steps, where the caller said so; else it goes by the arguments' names.
-        time_first: What the caller said.
-        channels_first: Likewise.
-        numbers: Whether the caller said that a step is numbers: of `input_ids` and `inputs_embeds` it is the latter.
+        second: The option `--second`; without it, the names of the arguments decide.
+        time_first: The option `--time-first`.
+        channels_first: The option `--channels-first`.
+        numbers: Whether `--features` is given; then `inputs_embeds` is preferred to `input_ids`.
 
     Raises:
-        UncheckableError: `forward` takes nothing that says where a sequence ends, or more than can be given.
-        ConfigurationError: The names do not tell lengths from a mask, or which way round a mask is.
+        UncheckableError: `forward` takes neither lengths nor a mask, or requires further arguments.
+        ConfigurationError: The names do not show whether an argument is lengths, a mask or a padding mask.
     """
     if time_first and channels_first:
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
@@ -154,25 +157,25 @@ def calling_of(
     steps = _steps_among(named, numbers=numbers) if named else None
     others = [each for each in named if each is not steps]
     if second is not None and not others and any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return Calling(second=second, time_first=time_first, channels_first=channels_first)
+        return CallSignature(second=second, time_first=time_first, channels_first=channels_first)
     if steps is None or not others:
         raise UncheckableError(
-            f"{shown} takes neither lengths nor a mask, so that it cannot know where a sequence ends: give it "
-            "`lengths` ([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument"
-            + ("; if it takes one behind *, say which with --second" if len(parameters) > len(named) else "")
+            f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
+            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument"
+            + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
         )
-    chosen = _said(others, second, shown) if second is not None else _read(others, shown)
+    chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
     left = [each.name for each in others if each not in chosen.values() and each.default is each.empty]
     if left:
-        both = " (--second both gives lengths and a mask)" if second is not None and second != "both" else ""
+        both = " (--second both passes lengths and a mask)" if second is not None and second != "both" else ""
         raise UncheckableError(
-            f"{shown} also wants {', '.join(left)}: give these defaults, or wrap it in a module{both}"
+            f"{shown} also requires {', '.join(left)}: give these default values, or wrap the module in another{both}"
         )
     roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
     roles[steps.name] = "steps"
     taken = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
     arguments = tuple(_arguments(named, roles))
-    return Calling(
+    return CallSignature(
         second=taken,
         arguments=() if arguments == _usual(taken) else arguments,
         time_first=time_first,
@@ -181,7 +184,7 @@ def calling_of(
 
 
 def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
-    """The argument that takes the steps: the first, unless that is the mask or the lengths by its name."""
+    """The argument for the steps: the first one, unless its name says that it is a mask or lengths."""
     embeds = next((each for each in named if each.name == "inputs_embeds"), None)
     if numbers and embeds is not None:
         return embeds
@@ -191,16 +194,16 @@ def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
     return wanted[0] if is_second and wanted else first
 
 
-def _said(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
-    """The arguments that the caller's `--second` means, by their names where these help."""
+def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
+    """The arguments that `--second` refers to; if there are several candidates, their names decide."""
     if second == "both":
         found: dict[Role, Parameter] = {}
         for role in ("lengths", "mask"):
             fitting = [each for each in others if _meaning(each.name) == role]
             if not fitting:
                 raise ConfigurationError(
-                    f"{shown}: --second both wants an argument with `len` and one with `mask` in its name, and not "
-                    "`pad`: rename them, or wrap the module in one that hands them on"
+                    f"{shown}: --second both needs an argument with `len` in its name and one with `mask` but without "
+                    "`pad`: rename them, or wrap the module in another that passes them on"
                 )
             found["lengths" if role == "lengths" else "mask"] = _wanted_first(fitting)
         return found
@@ -217,13 +220,13 @@ def _said(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role,
     return {second: _wanted_first(unnamed or others)}
 
 
-def _read(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
-    """The arguments that say where a sequence ends, by their names; those that must be given before those that may."""
+def _by_name(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
+    """The arguments that mark the end of a sequence, by their names; required ones before optional ones."""
     telling = [each for each in others if _meaning(each.name) is not None]
     wanted = [each for each in telling if each.default is each.empty]
     found: dict[Role, Parameter] = {}
     may = telling[:1]
-    if may and _meaning(may[0].name) == "mask":  # beside an attention mask, the one about padding is meant
+    if may and _meaning(may[0].name) == "mask":  # next to an attention mask, a padding mask is the right one
         may = [each for each in telling if _meaning(each.name) == "which way round"][:1] or may
     for each in wanted or may:
         meaning = _meaning(each.name)
@@ -232,8 +235,8 @@ def _read(others: Sequence[Parameter], shown: str) -> dict[Role, Parameter]:
         role: Role = "lengths" if meaning == "lengths" else "mask"
         if role == "lengths" and re.search(r"rel|ratio|frac|share|percent|portion|norm", each.name.lower()):
             raise ConfigurationError(
-                f"{shown}: {each.name} sounds like lengths as a share of the longest. A module is given lengths in "
-                "steps: divide by x.size(1) in forward, or say --second lengths if it takes steps"
+                f"{shown}: {each.name} looks like lengths as a share of the longest. A module gets lengths in steps: "
+                "divide by x.size(1) in forward, or pass --second lengths if it takes steps"
             )
         found.setdefault(role, each)
     if not found:
@@ -253,7 +256,7 @@ def _wanted_first(fitting: Sequence[Parameter]) -> Parameter:
 
 
 def _arguments(named: Sequence[Parameter], roles: Mapping[str, Role]) -> Iterator[tuple[Role, str | None]]:
-    """Each argument in its place, by keyword from the first on that is left out."""
+    """The arguments in order; after the first parameter that is not passed, by keyword."""
     by_place = True
     for each in named:
         by_place = by_place and each.kind is not each.KEYWORD_ONLY

@@ -1,15 +1,18 @@
-"""From a user's torch module to an exported program, packing and all, without touching the module.
+"""Traces a user's torch module with `torch.export`, including packed sequences, without changing the module.
 
-`torch.export` cannot carry a packed sequence, and it unrolls a plain `nn.LSTM`, which freezes the width. For the time
-of one trace this module puts three things in their place:
+`torch.export` cannot trace a packed sequence, and it unrolls a plain `nn.LSTM`, which freezes the width. During a
+trace, this module replaces three things:
 
-    pack_padded_sequence       keeps the rectangle and the lengths aside, behind an ordinary PackedSequence
-    LSTM | GRU | RNN.forward   call `recurrent` with that rectangle and those lengths
-    pad_packed_sequence        gives the rectangle back, at the full width
+    pack_padded_sequence       stores the padded batch and the lengths, and returns an ordinary PackedSequence
+    LSTM | GRU | RNN.forward   call the operator `recurrent` with the padded batch and the lengths
+    pad_packed_sequence        returns the padded batch at the full width
 
-so everything between them, written for packed sequences or not, is traced as it stands. A packed sequence's `data` is
-the rectangle with rows and steps merged, `[rows * width, features]`: what is computed step by step on it stays right.
-Whether the rest of the module is right at other sizes than the traced ones, a trace cannot show; the proof runs it.
+All other code is traced unchanged. A packed sequence's `data` is the padded batch with rows and steps merged,
+`[rows * width, features]`, so per-step computations on it are still right. A trace cannot show whether the module is
+right for other batch sizes; the verification runs them.
+
+The replacements are process-wide and not thread-safe: they change functions of torch, and names in the user's module
+(`patched_builtins`). So `capture` holds the lock `process_wide.PROCESS_WIDE`, and traces run one at a time.
 """
 
 from __future__ import annotations
@@ -27,14 +30,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.call_signature import Calling, plain_path, step_mask
+from lengthwise_export.masks import step_mask
+from lengthwise_export.tracing.call_signature import CallSignature, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, OpenSizes, watched_branches
-from lengthwise_export.tracing.outputs import Choice
-from lengthwise_export.tracing.patched_builtins import open_numbers, refused
+from lengthwise_export.tracing.outputs import OutputSelector
+from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
-from lengthwise_export.tracing.source_lines import current_place, said, users_place
+from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
 
-# Sizes of the traced batch: any above one would do, for 0 and 1 are the sizes that torch.export may burn in.
+# Sizes of the traced batch. Any size above 1 works; torch.export may treat 0 and 1 as constants.
 _ROWS, _WIDTH = 3, 7
 
 
@@ -42,22 +47,22 @@ def capture(
     model: nn.Module,
     steps: StepInput,
     *,
-    calling: Calling,
-    choose: Choice,
+    signature: CallSignature,
+    select_output: OutputSelector,
 ) -> tuple[ExportedProgram, list[str]]:
-    """Traces a module with rows and width left open.
+    """Traces a module with dynamic rows and width.
 
     Args:
         model: The module.
-        steps: What one step is.
-        calling: How it is called.
-        choose: Picks the graph's outputs, by name, from whatever the module returns.
+        steps: The kind of a step.
+        signature: How the module is called.
+        select_output: Picks the graph's outputs, by name, from the module's result.
 
     Returns:
         A program of (sequences, lengths int32), and the names of its outputs.
 
     Raises:
-        ExportError: The module does something that no graph can do; says what, and where in its code.
+        ExportError: The module cannot be traced; the message has the reason and the line of code.
     """
     if steps.kind == "tokens":
         sequences = torch.ones(_ROWS, _WIDTH, dtype=torch.int64)
@@ -65,24 +70,24 @@ def capture(
         sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
     lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
     trace = _Trace()
-    traced = _Traced(model, calling, choose, trace).eval()
+    traced = _Traced(model, signature, select_output, trace).eval()
+    trace.branches = _constant_branches(model, steps, signature)
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
-    trace.branches = _steady_branches(model, steps, calling)
-    with _replaced(trace), open_numbers(model), torch.no_grad():
+    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad():
         try:
             program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
-            raise refused(users_place(error), said(error)) from error
+            raise trace_error(location_of(error), error_text(error)) from error
     return program, trace.outputs
 
 
-def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Branches:
-    """Which way the module's branches on tensor values go, of those that go one way for every batch tried here."""
+def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature) -> Branches:
+    """The result of each branch on a tensor value that goes the same way for all of several small batches."""
     seen: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
-    with watched_branches(seen), plain_path(), torch.no_grad():
+    with watched_branches(seen), without_fast_path(), torch.no_grad():
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
             shape = (len(lengths), max(lengths))
             if steps.kind == "tokens":
@@ -90,20 +95,22 @@ def _steady_branches(model: nn.Module, steps: StepInput, calling: Calling) -> Br
             else:
                 sequences = torch.randn(*shape, steps.features or 0, generator=random)
             ends = torch.tensor(lengths)
-            # A batch that the module refuses tells nothing of its branches, and the trace tells what it refuses.
+            # A batch at which the module raises shows nothing about its branches; the trace will report the error.
             with contextlib.suppress(Exception, SystemExit):
-                calling.call(model, calling.given(sequences, ends, step_mask(ends, shape[1])))
+                signature.call(model, signature.given(sequences, ends, step_mask(ends, shape[1])))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
 class _Traced(nn.Module):
-    """The module with the graph's own inputs and outputs, and its recurrent weights in ONNX's layout as buffers."""
+    """Wraps the module: inputs and outputs are those of the graph, and recurrent weights are buffers in ONNX layout."""
 
-    def __init__(self, model: nn.Module, calling: Calling, choose: Choice, trace: _Trace) -> None:
+    def __init__(
+        self, model: nn.Module, signature: CallSignature, select_output: OutputSelector, trace: _Trace
+    ) -> None:
         super().__init__()
         self.model = model
-        self._calling = calling
-        self._choose = choose
+        self._signature = signature
+        self._select_output = select_output
         self._trace = trace
         for path, part in model.named_modules():
             if isinstance(part, nn.RNNBase) and part.proj_size == 0:
@@ -111,21 +118,21 @@ class _Traced(nn.Module):
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """`[rows, width(, features)]` and int32 `[rows]` to the chosen outputs."""
+        """Runs `[rows, width(, features)]` and int32 lengths `[rows]`, and returns the selected outputs."""
         torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
         ends = lengths.long()
         self._trace.begin(sequences, ends)
-        given = self._calling.given(sequences, ends, step_mask(ends, sequences.shape[1]))
+        given = self._signature.given(sequences, ends, step_mask(ends, sequences.shape[1]))
         with OpenSizes(sequences, ends, given, self._trace.branches):
-            answer = self._calling.call(self.model, given)
-        outputs = self._choose(answer)
-        outputs["logits"] = self._calling.rows_first(outputs["logits"])
+            answer = self._signature.call(self.model, given)
+        outputs = self._select_output(answer)
+        outputs["logits"] = self._signature.rows_first(outputs["logits"])
         self._trace.outputs = list(outputs)
         return tuple(outputs.values())
 
 
 class _Layer(nn.Module):
-    """One layer's weights as buffers, so that the exporter makes initializers of them."""
+    """The weights of one layer as buffers, which the exporter turns into initializers."""
 
     inputs: Tensor
     states: Tensor
@@ -139,8 +146,8 @@ class _Layer(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Rectangle:
-    """What stands behind a packed sequence: `steps [rows, width, ...]`, and whether they are 0 past the lengths."""
+class _PackedBatch:
+    """The padded batch of a packed sequence: `steps [rows, width, ...]`, and whether its padding is known to be 0."""
 
     steps: Tensor
     lengths: Tensor
@@ -148,39 +155,42 @@ class _Rectangle:
 
 
 class _Trace:
-    """What one trace knows: the sequences' shape and lengths, and the rectangles that stand behind packed sequences.
+    """The state of one trace: the shape and lengths of the batch, and the padded batch of each packed sequence.
 
-    A packed sequence is known again by its data, or by its `batch_sizes`, which users hand on when they make one from
-    what they computed on another's data.
+    A packed sequence is identified by its `data`, or by its `batch_sizes`, which users pass on when they build a new
+    packed sequence from values computed on another's data.
     """
 
     def __init__(self) -> None:
         self.weights: dict[nn.RNNBase, list[_Layer]] = {}
         self.outputs: list[str] = []
         self.branches: Branches = {}
-        # The tensors are kept beside the rectangles, so that no other tensor can get their id.
-        self._by_data: dict[int, tuple[Tensor, _Rectangle]] = {}
-        self._by_sizes: dict[int, tuple[Tensor, _Rectangle]] = {}
+        # The tensors are kept alive, so that no other tensor gets their id.
+        self._by_data: dict[int, tuple[Tensor, _PackedBatch]] = {}
+        self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
     def begin(self, sequences: Tensor, lengths: Tensor) -> None:
-        """Takes the batch that is traced: `[rows, width(, features)]`, and int64 `[rows]`."""
+        """Sets the traced batch: sequences `[rows, width(, features)]` and int64 lengths `[rows]`."""
         self.shape = sequences.shape[:2]
         self.lengths = lengths
 
     def lengths_of(self, steps: Tensor) -> Tensor:
-        """Where each row of a rectangle ends that came to a recurrent layer without being packed.
+        """The lengths for a recurrent layer whose input was not packed.
 
-        The sequences' own lengths where it has their rows and width: a sound module cannot tell the difference. What
-        has other axes (features as steps, say) runs through at its full width.
+        If the input has the rows and the width of the batch, these are the lengths of the sequences: that makes no
+        difference to the answers of a module without leaks. Otherwise (features as steps, for example) every row runs
+        over the full width.
         """
         if steps.shape[:2] == self.shape:
             return self.lengths
         return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
 
     def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor, initial: Any) -> tuple[Tensor, Any]:
-        """One recurrent module over `[rows, width, features]`: its outputs, and its last states as torch gives them."""
+        """Runs a recurrent module over `[rows, width, features]`; returns outputs and last states in torch's format."""
         if module.proj_size:
-            raise refused(current_place(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size")
+            raise trace_error(
+                current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"
+            )
         layers = self.weights[module]
         state, cell = initial if isinstance(initial, tuple) else (initial, None)
         outputs, states, cells = recurrent(
@@ -195,33 +205,36 @@ class _Trace:
         )
         return outputs, (states, cells) if module.mode == "LSTM" else states
 
-    def pack(self, rectangle: _Rectangle, sizes: Tensor | None = None) -> PackedSequence:
+    def pack(self, batch: _PackedBatch, sizes: Tensor | None = None) -> PackedSequence:
         if sizes is None:
-            sizes = rectangle.lengths.clone()
-            self._by_sizes[id(sizes)] = (sizes, rectangle)
-        data = rectangle.steps.flatten(0, 1)
-        self._by_data[id(data)] = (data, rectangle)
+            sizes = batch.lengths.clone()
+            self._by_sizes[id(sizes)] = (sizes, batch)
+        data = batch.steps.flatten(0, 1)
+        self._by_data[id(data)] = (data, batch)
         return PackedSequence(data, sizes)
 
-    def behind(self, packed: PackedSequence) -> _Rectangle:
+    def behind(self, packed: PackedSequence) -> _PackedBatch:
         if id(packed.data) in self._by_data:
             return self._by_data[id(packed.data)][1]
         if id(packed.batch_sizes) not in self._by_sizes:
-            raise refused(current_place(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence")
+            raise trace_error(
+                current_location(), "a PackedSequence made by hand has no lengths: use pack_padded_sequence"
+            )
         packed_as = self._by_sizes[id(packed.batch_sizes)][1]
         rows, width = packed_as.steps.shape[:2]
-        return _Rectangle(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
+        return _PackedBatch(packed.data.reshape(rows, width, *packed.data.shape[1:]), packed_as.lengths, zeroed=False)
 
 
 _tracing: list[_Trace] = []
-"""The trace that runs, innermost last: what the replaced functions of torch work for."""
+"""The running traces, innermost last: the replaced functions of torch use the last one. Guarded by `PROCESS_WIDE`."""
 
 
 @contextlib.contextmanager
 def _replaced(trace: _Trace) -> Iterator[None]:
-    """Puts this module's packing and recurrent layers in the place of torch's.
+    """Replaces torch's packing functions and recurrent layers with those of this module.
 
-    The packing functions are changed from within (their code), because a user's module holds them under its own names.
+    The code objects of the packing functions are swapped, because a user's module may have imported these functions by
+    name. All of this is process-wide: the caller holds `PROCESS_WIDE`.
     """
     forwards = {kind: kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN)}
     codes = {
@@ -237,12 +250,12 @@ def _replaced(trace: _Trace) -> Iterator[None]:
         for function, code in codes.items():
             undo.callback(setattr, function, "__code__", function.__code__)
             function.__code__ = code
-        undo.enter_context(plain_path())
+        undo.enter_context(without_fast_path())
         yield
 
 
 def _pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]
-    # This code runs inside torch's function, which has that function's globals and not this module's.
+    # This code object runs inside torch's function, with the globals of torch's module. Hence the import.
     from lengthwise_export.tracing.capture import packed
 
     return packed(input, lengths, batch_first)
@@ -255,30 +268,32 @@ def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_l
 
 
 def packed(steps: Tensor, lengths: Any, batch_first: bool) -> PackedSequence:
-    """What `pack_padded_sequence` gives while a trace runs; any order of rows will do."""
-    rectangle = steps if batch_first else steps.transpose(0, 1)
-    return _tracing[-1].pack(_Rectangle(rectangle, torch.as_tensor(lengths), zeroed=False))
+    """The result of `pack_padded_sequence` during a trace; the rows may be in any order."""
+    batch = steps if batch_first else steps.transpose(0, 1)
+    return _tracing[-1].pack(_PackedBatch(batch, torch.as_tensor(lengths), zeroed=False))
 
 
 def padded(sequence: PackedSequence, batch_first: bool, padding_value: float) -> tuple[Tensor, Tensor]:
-    """What `pad_packed_sequence` gives while a trace runs: always at the full width, a longer one is of no use."""
-    rectangle = _tracing[-1].behind(sequence)
-    steps = rectangle.steps
-    if padding_value != 0.0 or not rectangle.zeroed:
-        valid = torch.arange(steps.shape[1], device=steps.device) < rectangle.lengths.unsqueeze(1)
+    """The result of `pad_packed_sequence` during a trace: always at the full width, whatever `total_length` is."""
+    batch = _tracing[-1].behind(sequence)
+    steps = batch.steps
+    if padding_value != 0.0 or not batch.zeroed:
+        valid = step_mask(batch.lengths, steps.shape[1])
         steps = torch.where(valid.view(*valid.shape, *[1] * (steps.dim() - 2)), steps, padding_value)
-    return (steps if batch_first else steps.transpose(0, 1)), rectangle.lengths
+    return (steps if batch_first else steps.transpose(0, 1)), batch.lengths
 
 
 def _recurrent_forward(module: nn.RNNBase, input: Any, hx: Any = None) -> tuple[Any, Any]:
-    """What `LSTM.forward`, `GRU.forward` and `RNN.forward` do while a trace runs."""
+    """Replaces `LSTM.forward`, `GRU.forward` and `RNN.forward` during a trace."""
     trace = _tracing[-1]
     if isinstance(input, PackedSequence):
-        rectangle = trace.behind(input)
-        outputs, state = trace.run(module, rectangle.steps, rectangle.lengths, hx)
-        return trace.pack(_Rectangle(outputs, rectangle.lengths, zeroed=True), input.batch_sizes), state
+        batch = trace.behind(input)
+        outputs, state = trace.run(module, batch.steps, batch.lengths, hx)
+        return trace.pack(_PackedBatch(outputs, batch.lengths, zeroed=True), input.batch_sizes), state
     if input.dim() != 3:
-        raise refused(current_place(), f"{type(module).__name__} runs over a single sequence: run it over the batch")
+        raise trace_error(
+            current_location(), f"{type(module).__name__} runs over a single sequence: run it over the batch"
+        )
     steps = input if module.batch_first else input.transpose(0, 1)
     outputs, state = trace.run(module, steps, trace.lengths_of(steps), hx)
     return (outputs if module.batch_first else outputs.transpose(0, 1)), state

@@ -1,15 +1,14 @@
-"""Keeps rows and width open while a module is traced, through all the ways in which code makes Python numbers of them.
+"""Keeps the number of rows and the width dynamic during a trace, if the user's code turns them into Python numbers.
 
-A trace follows tensors and sizes. What a user's code makes a number of is lost to it: `lengths.max().item()` is one of
-the traced batch, and the graph would be good for that batch alone. So, for the time of a trace, calls of torch pass
-through a mode, in which
+A trace follows tensors and symbolic sizes, but not Python numbers: `lengths.max().item()` would be a constant of the
+traced batch, and the graph would be right for that batch only. So all calls of torch go through a torch function mode:
 
-    lengths.max().item(), arange          give the width: to pad wider changes nothing in a sound module
-    mask.sum(1)                           gives the lengths themselves, lengths.tolist() and .numpy() too
-    if lengths.min() < 1: raise           goes the way it went for every batch that was tried before
+    lengths.max().item(), arange          return the width: wider padding changes no answer of a module without leaks
+    mask.sum(1)                           returns the lengths; so do lengths.tolist() and lengths.numpy()
+    if lengths.min() < 1: raise           takes the branch that all of several test batches took
 
-and a loop over steps or rows is refused by name, at its line. (`len`, `int` and `range` are no calls of torch: see
-`substitutes`.)
+A loop over steps or rows raises an error with its line of code. (`len`, `int` and `range` are no calls of torch: see
+`patched_builtins`.)
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lengthwise_export.tracing.call_signature import Role
-from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, refused
-from lengthwise_export.tracing.source_lines import current_place
+from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, trace_error
+from lengthwise_export.tracing.source_lines import current_location
 
 BRANCH: Final = (
-    "Python branches on a value in a tensor, and takes one way or the other depending on the batch: use torch.where"
+    "a Python branch on a value in a tensor depends on the batch, but a graph cannot branch: use torch.where"
 )
-A_NUMBER: Final = "makes a Python number of a value in a tensor, which a graph cannot follow: stay with tensors"
+A_NUMBER: Final = "turns a value in a tensor into a Python number, which a graph cannot follow: use tensors only"
 
 _Size = int | Sequence[int]
 
 Branches = Mapping[tuple[str, int], bool]
-"""Which way each branch on a tensor's value went, by file and line, where it was the same for every batch tried."""
+"""The result of branches on tensor values by file and line, for those that are the same for all test batches."""
 
 _COPIES: Final = frozenset({"to", "cpu", "long", "int", "clone", "detach", "contiguous", "type", "view_as"})
 _AS_FLOATS: Final = frozenset({"float", "bool", "byte", "type_as"})
@@ -48,15 +47,21 @@ _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolis
 
 
 class OpenSizes(TorchFunctionMode):
-    """What a traced module's calls of torch pass through."""
+    """The torch function mode of a trace; see the module.
+
+    Args:
+        sequences: The traced batch, `[rows, width, ...]`.
+        lengths: Its lengths, int64 `[rows]`.
+        given: The arguments of the module.
+        branches: The results of branches that are the same for all batches.
+    """
 
     def __init__(self, sequences: Tensor, lengths: Tensor, given: Mapping[Role, Tensor], branches: Branches) -> None:
-        """Takes the traced batch, `[rows, width, ...]` and int64 `[rows]`, and what the module is called with."""
         super().__init__()
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
-        # The tensors that are, in whatever type, the lengths, a mask, a padding mask and the longest length.
+        # Tensors that hold the lengths, a mask, a padding mask or the longest length, in any element type.
         self._as_lengths = _Known([lengths])
         self._as_mask = _Known([given["mask"]] if "mask" in given else [])
         self._as_padding_mask = _Known([given["padding-mask"]] if "padding-mask" in given else [])
@@ -65,7 +70,7 @@ class OpenSizes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Answers for torch where the answer would be a number of this batch."""
+        """Replaces calls whose result would be a constant of the traced batch."""
         kwargs = dict(kwargs or {})
         name = func.__name__
         first = args[0] if args else None
@@ -79,16 +84,16 @@ class OpenSizes(TorchFunctionMode):
         if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):
             return first
         if name == "__bool__":
-            return self._way(first)
+            return self._branch(first)
         if name in ("__iter__", "unbind"):
-            self._refuse_loop(first, *args[1:2], **kwargs)
-        if name in _NUMBERS and isinstance(first, Tensor) and (place := current_place()) is not None:
-            raise refused(place, A_NUMBER)
+            self._reject_loop(first, *args[1:2], **kwargs)
+        if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
+            raise trace_error(location, A_NUMBER)
         if name == "take_along_dim":
-            # torch's own asks for the sizes as numbers; a gather with the indices spread out is the same.
+            # torch's implementation needs the sizes as numbers; a gather with expanded indices does not.
             return _gathered(*args, **kwargs)
         if name == "max_pool1d":
-            # Likewise: torch's own asks for the width, and its two-dimensional sister does not.
+            # torch's implementation needs the width as a number; max_pool2d does not.
             return _pooled(*args, **kwargs)
         if name in _MADE_OF_SIZES:
             args, kwargs = self._with_width(args), self._with_width(kwargs)
@@ -114,7 +119,7 @@ class OpenSizes(TorchFunctionMode):
             self._as_longest.add(answer)
 
     def _with_width(self, value: Any) -> Any:
-        """An argument with the width in the place of the longest length."""
+        """An argument with the longest length replaced by the width."""
         if isinstance(value, OpenRange):
             return value.as_tensor()
         if isinstance(value, Tensor):
@@ -127,24 +132,24 @@ class OpenSizes(TorchFunctionMode):
             return slice(*(self._with_width(item) for item in (value.start, value.stop, value.step)))
         return value
 
-    def _way(self, condition: Any) -> bool:
-        place = current_place()
-        if place is None or (place.file, place.line) not in self._branches:
-            raise refused(place, BRANCH)
-        return self._branches[place.file, place.line]
+    def _branch(self, condition: Any) -> bool:
+        location = current_location()
+        if location is None or (location.file, location.line) not in self._branches:
+            raise trace_error(location, BRANCH)
+        return self._branches[location.file, location.line]
 
-    def _refuse_loop(self, tensor: Any, dim: int = 0) -> None:
+    def _reject_loop(self, tensor: Any, dim: int = 0) -> None:
         if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
-            raise refused(current_place(), LOOP)
+            raise trace_error(current_location(), LOOP)
 
     def _ensure_open(self) -> None:
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]
         if frozen:
-            raise refused(current_place(), f"this fixes the number of {frozen[0]} at what it is in one batch")
+            raise trace_error(current_location(), f"this fixes the {frozen[0]} at the size of one batch")
 
 
 class _Known:
-    """Tensors known by identity, and kept so that no other can get their place in memory."""
+    """A set of tensors by identity. They are kept alive, so that no other tensor gets their id."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = {id(tensor): tensor for tensor in tensors}
@@ -159,12 +164,12 @@ class _Known:
 
 @contextlib.contextmanager
 def watched_branches(seen: dict[tuple[str, int], set[bool]]) -> Iterator[None]:
-    """Notes which way each branch on a tensor's value goes while a module runs."""
-    with _Branching(seen):
+    """Records into `seen` the results of all branches on tensor values inside the block, by file and line."""
+    with _BranchRecorder(seen):
         yield
 
 
-class _Branching(TorchFunctionMode):
+class _BranchRecorder(TorchFunctionMode):
     def __init__(self, seen: dict[tuple[str, int], set[bool]]) -> None:
         super().__init__()
         self._seen = seen
@@ -173,13 +178,13 @@ class _Branching(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
-        if func.__name__ == "__bool__" and (place := current_place()) is not None:
-            self._seen.setdefault((place.file, place.line), set()).add(bool(answer))
+        if func.__name__ == "__bool__" and (location := current_location()) is not None:
+            self._seen.setdefault((location.file, location.line), set()).add(bool(answer))
         return answer
 
 
 def _at_least_one(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a `clamp` only holds lengths at 1 or more, where they are anyway."""
+    """Whether a `clamp` has a lower bound of at most 1 only, which does not change lengths."""
     bounds = [*args[1:], *kwargs.values()]
     return len(bounds) == 1 and "max" not in kwargs and isinstance(bounds[0], int | float) and bounds[0] <= 1
 
@@ -208,7 +213,7 @@ def _pooled(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """`max_pool1d` of `[rows, channels, width]`, as a `max_pool2d` of height 1; indices are another function's."""
+    """`max_pool1d` of `[rows, channels, width]` as a `max_pool2d` of height 1; `return_indices` is never set here."""
     pooled = functional.max_pool2d(
         steps.unsqueeze(-2),
         kernel_size=(1, _one(kernel_size)),

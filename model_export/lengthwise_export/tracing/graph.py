@@ -1,9 +1,9 @@
-"""From a torch module to the graph of the contract, in four steps that each say what they require and ensure.
+"""Builds the ONNX graph of a torch module, in four steps.
 
     module --capture--> exported program --translate--> ONNX --name--> inputs, axes, metadata --ensure--> graph
 
-The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32; it
-gives `logits` and, where the model has one, `attention`. Rows and width are open. No recurrent node is without lengths.
+The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32. It
+outputs `logits` and, if the model has it, `attention`. Rows and width are dynamic. Every recurrent node has lengths.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
-from lengthwise_export.tracing.call_signature import Calling
+from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
-from lengthwise_export.tracing.outputs import Choice, chosen_by
+from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.recurrent_op import TRANSLATIONS
-from lengthwise_export.tracing.source_lines import place_in
+from lengthwise_export.tracing.source_lines import location_in
 
 BUILT_IN_NODES: Final = 60
-"""No more nodes than these in a graph of the bundled architecture's size: a step that unrolls something shows here."""
+"""Maximum number of nodes in a graph of the bundled architecture's size; unrolled code would exceed it."""
 
 _INSTEAD: Final = {
     "scaled_dot_product_attention": "give it heads: q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1) and "
@@ -42,11 +42,11 @@ _INSTEAD: Final = {
     "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
 }
-"""What to write in the place of an operator that the exporter cannot translate."""
+"""Code to write instead of an operator that the exporter cannot translate."""
 
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 _LENGTHS_PLACE: Final = 4
-"""Where `sequence_lens` stands among the inputs of a recurrent node."""
+"""The index of `sequence_lens` among the inputs of a recurrent node."""
 
 
 def build(
@@ -55,29 +55,31 @@ def build(
     *,
     name: str,
     labels: Sequence[str],
-    calling: Calling | None = None,
-    choose: Choice | None = None,
+    signature: CallSignature | None = None,
+    select_output: OutputSelector | None = None,
     opset: int = OPSET,
     most_nodes: int | None = None,
 ) -> onnx.ModelProto:
-    """The graph of a sound torch module.
+    """The graph of a torch module without leaks.
 
     Args:
-        model: Called with the sequences and their lengths or mask.
-        steps: What one step is.
+        model: The module.
+        steps: The kind of a step.
         name: The model's name, for the metadata.
-        labels: Its labels, in order, for the metadata.
-        calling: How the module is called; by default with lengths.
-        choose: Picks `logits` and `attention` from what the module returns; by default by name and rank.
-        opset: At most `HIGHEST_OPSET`.
-        most_nodes: How many nodes the graph may have, where that is known.
+        labels: Its labels in order, for the metadata.
+        signature: How the module is called; by default with lengths.
+        select_output: Picks `logits` and `attention` from the module's result; by default by name and rank.
+        opset: The opset of the graph, `OPSET` to `HIGHEST_OPSET`.
+        most_nodes: The maximum number of nodes; None for any number.
 
     Raises:
-        ExportError: A step could not do its part; names the step, and for the module's own code the file and line.
+        ExportError: A step failed; the message names the step, and the file and line of the module's code.
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
-    program, outputs = capture(model, steps, calling=calling or Calling(), choose=choose or chosen_by(None))
+    program, outputs = capture(
+        model, steps, signature=signature or CallSignature(), select_output=select_output or output_selector(None)
+    )
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
     _name(graph, [sequences, "lengths"], outputs)
@@ -101,9 +103,9 @@ def build(
 
 
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
-    """The program as ONNX.
+    """Translates the program to ONNX.
 
-    Requires: a program of (sequences, lengths). Ensures: the same in ONNX, constants folded, in the opset asked for.
+    Requires: a program of (sequences, lengths). Ensures: the same in ONNX, constants folded, in the given opset.
     """
     with _quiet():
         try:
@@ -122,10 +124,10 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
 
 
 def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Gives inputs, outputs and open axes the names of the contract, and the recurrent nodes the lengths themselves.
+    """Renames inputs, outputs and dynamic axes, and connects the recurrent nodes directly to the input `lengths`.
 
-    Requires: as many inputs and outputs as names, and rows and width open in the first input.
-    Ensures: every `sequence_lens` that is the lengths in another type is the input `lengths` now.
+    Requires: as many inputs and outputs as names, and dynamic rows and width in the first input.
+    Ensures: every `sequence_lens` that was the lengths cast to another type is now the input `lengths`.
     """
     found = (len(graph.graph.inputs), len(graph.graph.outputs))
     if found != (len(inputs), len(outputs)):
@@ -135,7 +137,7 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     sizes = list(graph.graph.inputs[0].shape or ())[:2]
     frozen = [axis for axis, size in zip(("rows", "width"), sizes, strict=True) if isinstance(size, int)]
     if frozen:
-        raise ExportError("name", f"{' and '.join(frozen)} came out frozen at {sizes}: the module's code fixes it")
+        raise ExportError("name", f"{' and '.join(frozen)} is frozen at {sizes}: the module's code fixes it")
     _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
     for node in graph.graph:
         if node.op_type in _RECURRENT:
@@ -156,9 +158,9 @@ def _rename_axes(graph: ir.Model, names: Mapping[str, str]) -> None:
 
 
 def _before_casts(value: ir.Value | None) -> ir.Value | None:
-    """The int32 lengths that a chain of integer casts began with, or the value itself where it began with none.
+    """The int32 value at the start of a chain of casts; the value itself if there is no such chain.
 
-    Lengths are at least 1 and fit into 32 bits, so that the way through int64 and back changes nothing.
+    Lengths are at least 1 and fit into 32 bits, so casting to int64 and back does not change them.
     """
     begin = value
     while begin is not None and (node := begin.producer()) is not None and node.op_type == "Cast":
@@ -169,12 +171,12 @@ def _before_casts(value: ir.Value | None) -> ir.Value | None:
 def ensure(
     graph: ir.Model, promised: Mapping[str, tuple[str, Sequence[str | int | None]]], *, most_nodes: int | None = None
 ) -> None:
-    """Holds a graph against what was promised of it.
+    """Makes sure that a graph can be published.
 
     Args:
-        graph: The graph as it would be published.
-        promised: The inputs: the element type and the axes of each, a name for an open one.
-        most_nodes: How many nodes it may have.
+        graph: The graph.
+        promised: The expected inputs by name: element type and axes, with a name for a dynamic axis.
+        most_nodes: The maximum number of nodes.
 
     Raises:
         ExportError: It has other inputs, a frozen axis, a recurrent node without lengths or with computed weights, a
@@ -183,7 +185,7 @@ def ensure(
     found = {value.name: (_element(value), _axes(value)) for value in graph.graph.inputs}
     expected = {name: (element, list(axes)) for name, (element, axes) in promised.items()}
     if found != expected:
-        raise ExportError("ensure", f"the graph's inputs are {found}, promised were {expected}")
+        raise ExportError("ensure", f"the graph's inputs are {found}, expected were {expected}")
     opset = graph.opset_imports.get("", 0)
     if opset > HIGHEST_OPSET:
         raise ExportError("ensure", f"the graph is of opset {opset}, past {HIGHEST_OPSET}")
@@ -195,7 +197,7 @@ def ensure(
             continue
         ends = node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
         if ends is None:
-            raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths: it would read padding")
+            raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
         if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
             raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
     count = sum(1 for _ in graph.graph)
@@ -212,16 +214,16 @@ def _axes(value: ir.Value) -> list[str | int | None]:
 
 
 def _untranslated(program: ExportedProgram, error: Exception) -> ExportError:
-    """The error that says which operator, at which line of the user's code, has no translation."""
-    said = [error, *_causes(error)]
-    why = str(said[-1]).strip().split("\n\n")[0]
-    name = next((found[1] for each in said if (found := re.search(r"translating node %(\w+)", str(each)))), None)
+    """The error for an operator that cannot be translated, with its line in the user's code."""
+    chain = [error, *_causes(error)]
+    why = str(chain[-1]).strip().split("\n\n")[0]
+    name = next((found[1] for each in chain if (found := re.search(r"translating node %(\w+)", str(each)))), None)
     node = next((node for node in program.graph.nodes if node.name == name), None)
     if node is None:
         return ExportError("translate", why)
     operator = str(node.target).removeprefix("aten.").split(".")[0]
-    place = place_in(node.meta.get("stack_trace") or "")
-    at = "" if place is None else f"{place}: `{place.source}`: "
+    location = location_in(node.meta.get("stack_trace") or "")
+    at = "" if location is None else f"{location}: `{location.source}`: "
     detail = "" if why.startswith("No ONNX function") else f" in this form ({why})"
     instead = _INSTEAD.get(operator, "write it with operators that ONNX has")
     return ExportError("translate", f"{at}{operator} has no translation to ONNX{detail}: {instead}")
@@ -235,7 +237,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps to itself what the exporter tells its own developers: absent packages, its deprecated calls."""
+    """Silences warnings of torch's exporter that concern its developers only."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Which of the things that a module returns are the graph's outputs: `logits`, and `attention` where it has one."""
+"""Selects the graph's outputs from the result of a module: `logits`, and `attention` if there is one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from torch import Tensor
 
 from lengthwise_export.errors import ExportError
 
-Choice = Callable[[Any], dict[str, Tensor]]
-"""From whatever a module returns to the graph's outputs by name, `logits` first."""
+OutputSelector = Callable[[Any], dict[str, Tensor]]
+"""Maps the result of a module to the graph's outputs by name, `logits` first."""
 
 
-def chosen_by(output: str | None) -> Choice:
-    """The choice that `--output NAME|INDEX` makes; without it `logits`, else the first float output of rank 2 or 3."""
-    return partial(_choose, output=output)
+def output_selector(output: str | None) -> OutputSelector:
+    """The selector for `--output NAME|INDEX`; by default `logits`, otherwise the first float output of rank 2 or 3."""
+    return partial(_select_output, output=output)
 
 
-def _choose(answer: Any, *, output: str | None) -> dict[str, Tensor]:
-    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and `attention` `[rows, width]` if it is named so.
+def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
+    """Picks `logits` `[rows, classes]` or `[rows, width, classes]`, and an output named `attention` `[rows, width]`.
 
     Raises:
-        ExportError: There is no such output, or it is none of these shapes.
+        ExportError: There is no such output, or it has another shape.
     """
     named = _named(answer)
     if output is None:
         fitting = (name for name, value in named.items() if _can_be_logits(value))
         output = "logits" if "logits" in named else next(fitting, None)
         if output is None:
-            raise ExportError("outputs", f"none of {_said(named)} is [rows, classes] or [rows, width, classes] floats")
+            raise ExportError(
+                "outputs", f"none of {_types(named)} is float32 [rows, classes] or [rows, width, classes]"
+            )
     if output not in named:
-        raise ExportError("outputs", f"the module returns no {output!r}, but {_said(named)}; name one with --output")
+        raise ExportError("outputs", f"the module returns no {output!r}, but {_types(named)}; name one with --output")
     logits = named[output]
     if not _can_be_logits(logits):
         raise ExportError(
             "outputs",
-            f"{output} is {_said({output: logits})}: an output has float32 [rows, classes] or [rows, width, classes]",
+            f"{_types({output: logits})} cannot be the output: it must be float32 [rows, classes] or "
+            "[rows, width, classes]",
         )
     attention = named.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
@@ -48,7 +51,7 @@ def _choose(answer: Any, *, output: str | None) -> dict[str, Tensor]:
 
 
 def _named(answer: Any) -> dict[str, Any]:
-    """A module's outputs by name, or by place where they have none."""
+    """A module's outputs by name, or by index if they have no names."""
     if isinstance(answer, Tensor):
         return {"0": answer}
     if isinstance(answer, Mapping):
@@ -66,7 +69,8 @@ def _can_be_logits(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
 
 
-def _said(named: Mapping[str, Any]) -> str:
+def _types(named: Mapping[str, Any]) -> str:
+    """The names of outputs with their types, for an error."""
     return ", ".join(
         f"{name} ({str(value.dtype).removeprefix('torch.')}, rank {value.dim()})"
         if isinstance(value, Tensor)

@@ -1,7 +1,10 @@
-"""Python's own `len`, `int` and `range`, for the time of a trace: an open size goes through them and stays open.
+"""Replaces `len`, `int` and `range` in the user's modules during a trace, so that dynamic sizes stay dynamic.
 
-`len(lengths)` and `int(lengths.max())` are called on Python, not on torch, and give numbers of the traced batch. In the
-files that a user's module is written in, these names mean what stands here while it is traced.
+`len(lengths)` and `int(lengths.max())` call Python, not torch, and would return the numbers of the traced batch. During
+a trace, these names are defined in the globals of the modules that hold the user's code.
+
+This is process-wide and not thread-safe: other threads that run the user's module, or convert a `torch.SymInt`, see the
+replacements too. So `open_numbers` holds the lock `process_wide.PROCESS_WIDE`.
 """
 
 from __future__ import annotations
@@ -17,19 +20,20 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.source_lines import Place, current_place, is_users
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
+from lengthwise_export.tracing.source_lines import CodeLocation, current_location, is_users
 
 LOOP: Final = (
-    "a Python loop is as long as one batch, and a graph is for all of them. Over the steps: use nn.LSTM or nn.GRU in "
-    "the place of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write it "
-    "for the whole batch, with pack_padded_sequence for a recurrent layer and a mask for the rest"
+    "a Python loop runs a fixed number of times in a graph, but batches differ in size. Over the steps: use nn.LSTM or "
+    "nn.GRU instead of a cell in a loop (their weights have the same names and shapes, with _l0). Over the rows: write "
+    "it for the whole batch, with pack_padded_sequence for a recurrent layer and a mask for the rest"
 )
 
 
 @contextlib.contextmanager
 def open_numbers(model: nn.Module) -> Iterator[None]:
-    """Puts the substitutes into the files of a user's module, and refuses to make a number of an open size."""
-    with contextlib.ExitStack() as undo:
+    """Replaces the built-ins in the user's modules, and makes converting a dynamic size to a number an error."""
+    with PROCESS_WIDE, contextlib.ExitStack() as undo:
         for namespace in _namespaces_of(model):
             for name, substitute in (("len", _len), ("int", _Int), ("range", _range)):
                 if name not in namespace:
@@ -38,27 +42,30 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
         for name in ("__index__", "__int__"):
             undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
             setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
-        # The trace's own tensors answer tolist row by row, without asking a mode first.
+        # FakeTensor.tolist goes through the elements and bypasses torch function modes.
         undo.callback(setattr, FakeTensor, "tolist", FakeTensor.tolist)
         FakeTensor.tolist = Tensor.tolist  # type: ignore[method-assign]  # undone above
         yield
 
 
 def is_open(size: Any) -> bool:
-    """Whether a size is a symbol still, and no number."""
+    """Whether a size is dynamic: a symbol, not a number."""
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
-def refused(place: Place | None, why: str) -> ExportError:
-    """The error that says why a line of the user's code cannot be traced."""
-    return ExportError("trace", why if place is None else f"{place}: `{place.source}`: {why}")
+def trace_error(location: CodeLocation | None, why: str) -> ExportError:
+    """The error for a line of the user's code that cannot be traced."""
+    return ExportError("trace", why if location is None else f"{location}: `{location.source}`: {why}")
 
 
 class OpenRange:
-    """What `range` gives over an open size: fit to index a tensor with, not to loop over."""
+    """The result of `range` for a dynamic size. It can index a tensor, but not be iterated.
+
+    Args:
+        bounds: The arguments of `range`.
+    """
 
     def __init__(self, *bounds: Any) -> None:
-        """Takes what `range` takes."""
         self._bounds = bounds
 
     def as_tensor(self) -> Tensor:
@@ -66,12 +73,12 @@ class OpenRange:
         return torch.arange(*self._bounds)
 
     def __iter__(self) -> Iterator[int]:
-        """Refuses to be looped over."""
-        raise refused(current_place(), LOOP)
+        """Raises: a loop cannot run a dynamic number of times."""
+        raise trace_error(current_location(), LOOP)
 
 
 def _namespaces_of(model: nn.Module) -> list[dict[str, Any]]:
-    """The global names of the files that a module's code, and the code it calls, stands in."""
+    """The globals of all imported modules of the user's code, and of the packages that define parts of the model."""
     own = {type(part).__module__ for part in model.modules()}
     return [
         vars(module)
@@ -95,7 +102,7 @@ class _IntType(type):
 
 
 class _Int(builtins.int, metaclass=_IntType):
-    """`int`, but an open size stays one."""
+    """`int`, except that a dynamic size stays dynamic."""
 
 
 def _range(*bounds: Any) -> Any:
@@ -106,7 +113,7 @@ def _range(*bounds: Any) -> Any:
 def _refusing(convert: Callable[[torch.SymInt], int]) -> Callable[[torch.SymInt], int]:
     def number(size: torch.SymInt) -> int:
         if is_open(size) and is_users(sys._getframe(1).f_code.co_filename, installed=True):
-            raise refused(current_place(), LOOP)
+            raise trace_error(current_location(), LOOP)
         return convert(size)
 
     return number

@@ -1,13 +1,12 @@
-"""Recurrent layers that know where each row ends: one operator for the trace, and its form in ONNX.
+"""The operator `lengthwise::recurrent`: recurrent layers with lengths, for torch and in ONNX.
 
-`torch.nn.LSTM`, `GRU` and `RNN` take lengths only as a packed sequence, which no exporter can carry: the packed form
-has as many steps as all sequences together. ONNX's operators take the rectangle and `sequence_lens` instead.
-`recurrent` below is that operator for torch, registered as `lengthwise::recurrent`:
+`torch.nn.LSTM`, `GRU` and `RNN` take lengths only as a packed sequence, which no exporter can handle. The operators of
+ONNX take a padded batch and `sequence_lens` instead. `recurrent` is such an operator for torch:
 
     torch module --weights_of--> ONNX's weight layout --recurrent(values, lengths, ...)--> LSTM | GRU | RNN node
 
-Its outputs are exactly 0 past each length, its last states are those at each row's last valid step, and its reverse
-direction starts there: what packing means, said on the rectangle.
+Its outputs are exactly 0 at padding, its last states are those at the last valid step of each row, and its reverse
+direction starts there. So it computes the same as torch does on a packed sequence.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from onnxscript import ir, opset18
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-# onnxscript types its operators for scripts; called while the exporter traces, they take and give `ir.Value`s.
+# onnxscript's type annotations are for scripts. During an export its operators take and return `ir.Value`s.
 op: Final[Any] = opset18
 
 # The blocks of torch's weights, in the order in which ONNX stacks them.
@@ -32,12 +31,12 @@ _ONNX_FROM_TORCH: Final = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer's weights as ONNX stacks them; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN).
+    """The weights of one layer in ONNX layout; `directions` is 1 or 2, `gates` 4 (LSTM), 3 (GRU) or 1 (RNN).
 
     Attributes:
         inputs: `[directions, gates * hidden, features]`.
         states: `[directions, gates * hidden, hidden]`.
-        biases: `[directions, 2 * gates * hidden]`, of the inputs and then of the states.
+        biases: `[directions, 2 * gates * hidden]`: those of the inputs, then those of the states.
     """
 
     inputs: Tensor
@@ -46,10 +45,10 @@ class LayerWeights:
 
 
 def weights_of(module: nn.RNNBase) -> list[LayerWeights]:
-    """A torch module's weights, layer by layer, in ONNX's layout.
+    """The weights of each layer of a torch module, in ONNX layout.
 
     Args:
-        module: Of mode `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`, without projections.
+        module: A module of mode `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`, without projections.
     """
     suffixes = ("", "_reverse") if module.bidirectional else ("",)
 
@@ -85,21 +84,21 @@ def recurrent(
     initial_cell: Tensor | None,
     mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs a stack of recurrent layers over a rectangle of sequences.
+    """Runs a stack of recurrent layers over a padded batch.
 
     Args:
         values: `[rows, width, features]`.
         lengths: `[rows]` int32 or int64, each 1 to width.
-        input_weights: A `LayerWeights.inputs` a layer.
-        state_weights: A `LayerWeights.states` a layer.
-        biases: A `LayerWeights.biases` a layer.
-        initial_state: `[layers * directions, rows, hidden]`; zeros where it is None.
-        initial_cell: The same for an LSTM's cell.
-        mode: torch's name of the kind: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
+        input_weights: `LayerWeights.inputs` of each layer.
+        state_weights: `LayerWeights.states` of each layer.
+        biases: `LayerWeights.biases` of each layer.
+        initial_state: `[layers * directions, rows, hidden]`; None for zeros.
+        initial_cell: The same for the cell of an LSTM.
+        mode: The mode of the torch module: `LSTM`, `GRU`, `RNN_TANH` or `RNN_RELU`.
 
     Returns:
-        The outputs `[rows, width, directions * hidden]`, 0 past each length; the states at each row's last valid step
-        `[layers * directions, rows, hidden]`; an LSTM's cells there (of the other kinds, the states again).
+        The outputs `[rows, width, directions * hidden]`, 0 at padding; the states at the last valid step of each row
+        `[layers * directions, rows, hidden]`; the cells there (for GRU and RNN a copy of the states).
     """
     order = _ONNX_FROM_TORCH[mode]
     inverse = [order.index(gate) for gate in range(len(order))]
@@ -155,7 +154,7 @@ def _to_onnx(
     initial_cell: ir.Value | None,
     mode: str,
 ) -> tuple[Any, Any, Any]:
-    """`recurrent` in ONNX: time-major nodes (onnxruntime refuses `layout=1`), one a layer."""
+    """`recurrent` in ONNX: one node for each layer, time-major because onnxruntime does not support `layout=1`."""
     layers = len(input_weights)
     directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
     direction = "bidirectional" if directions == 2 else "forward"
@@ -186,7 +185,7 @@ def _to_onnx(
 
 
 def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[ir.Value | None]:
-    """`[layers * directions, rows, hidden]` as one `[directions, rows, hidden]` a layer."""
+    """Splits `[layers * directions, rows, hidden]` into `[directions, rows, hidden]` for each layer."""
     if initial is None:
         return [None] * layers
     if layers == 1:
@@ -199,4 +198,4 @@ def _split(initial: ir.Value | None, layers: int, directions: int) -> Sequence[i
 TRANSLATIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.ops.lengthwise.recurrent.default: _to_onnx,
 }
-"""What the ONNX exporter is to make of the operators that this package adds to torch."""
+"""The translations to ONNX of the operators that this package adds to torch."""

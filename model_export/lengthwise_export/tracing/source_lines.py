@@ -1,7 +1,7 @@
-"""Where in a user's own code something happened: the file, the line and the text of that line.
+"""Finds the line of the user's code that called an operator or raised an error.
 
-Both recorders and the trace ask it the same question: of all the frames on the stack, which is the innermost one that
-is neither torch's, nor this package's, nor anything else's that was installed?
+That is the innermost frame on the stack that belongs neither to torch, nor to this package, nor to another installed
+package. If there is none, the innermost frame of an installed package is used.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import lengthwise_export
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A line of somebody's code.
+class CodeLocation:
+    """A line of code.
 
     Attributes:
-        file: Its path, as Python knows it.
-        line: Counted from 1.
-        source: The line's text without its indentation; empty where the file cannot be read.
-        function: The function it stands in.
+        file: The path of the file, as in the code object.
+        line: The line number, from 1.
+        source: The text of the line without indentation; empty if the file cannot be read.
+        function: The name of the function.
     """
 
     file: str
@@ -42,12 +42,12 @@ class Place:
     function: str
 
     def __str__(self) -> str:
-        """`path:line`, the path relative to the working directory where it lies below it."""
-        return f"{shown(self.file)}:{self.line}"
+        """`path:line`; the path is relative if the file is below the working directory."""
+        return f"{relative_path(self.file)}:{self.line}"
 
 
-def shown(file: str) -> str:
-    """A path as people want to read it: relative where it lies below the working directory."""
+def relative_path(file: str) -> str:
+    """The path relative to the working directory if the file is below it, otherwise unchanged."""
     relative = os.path.relpath(file)
     return file if relative.startswith("..") else relative
 
@@ -55,17 +55,17 @@ def shown(file: str) -> str:
 _OWN: Final = str(Path(__file__).parent) + os.sep
 
 _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
-"""Packages whose lines are never the user's, wherever they are installed."""
+"""Packages that are never the user's code, wherever they are installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Folders:
-    """Where code lies that is not the user's own, each folder with a separator behind it.
+    """Folders of code that is not the user's, each ending in a separator.
 
     Attributes:
-        machinery: This package's, and those of the libraries that it works with.
-        installed: Those that packages are installed in.
-        python: Those of Python's own library.
+        machinery: Those of this package and of the libraries that it uses.
+        installed: Those of other installed packages.
+        python: Those of Python's standard library.
     """
 
     machinery: tuple[str, ...]
@@ -75,7 +75,7 @@ class _Folders:
 
 @functools.cache
 def _folders() -> _Folders:
-    """The folders that this process imports from: by way of PYTHONPATH, `pip --target`, a .pth file or a link too."""
+    """The folders that this process imports from, also through PYTHONPATH, `pip --target`, a .pth file or a link."""
     own = [str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None]
     libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
     sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
@@ -90,16 +90,16 @@ def _folders() -> _Folders:
 
 
 def _folders_of_package(name: str) -> list[str]:
-    """Where a package's modules lie, imported or not; none where it is not installed."""
+    """The folders of a package, imported or not; empty if it is not installed."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # a stand-in without a spec
+    except (ImportError, ValueError):  # a stub module without a spec
         return []
     return [] if spec is None else list(spec.submodule_search_locations or ())
 
 
 def _is_installed_in(folder: str) -> bool:
-    """Whether an installer put packages into a folder: it leaves a `.dist-info` for each."""
+    """Whether packages are installed in a folder: each of them has a `.dist-info`."""
     try:
         return any(name.endswith(".dist-info") for name in os.listdir(folder or os.curdir))
     except OSError:
@@ -107,14 +107,14 @@ def _is_installed_in(folder: str) -> bool:
 
 
 def _with_separators(folders: Iterable[str]) -> tuple[str, ...]:
-    """Folders as they are called and as they are without links, each with a separator behind it."""
+    """Each folder as an absolute path and with links resolved, ending in a separator."""
     named = [name for folder in folders for name in (os.path.abspath(folder), os.path.realpath(folder))]
     return tuple(dict.fromkeys(name + os.sep for name in named))
 
 
 @functools.lru_cache(maxsize=4096)
-def _belongs_to(file: str) -> int:
-    """How near a file is to the user: 2 their own, 1 a package they installed, 0 Python, torch or this package."""
+def _ownership(file: str) -> int:
+    """2: the user's code. 1: an installed package. 0: Python, torch, another library we use, or this package."""
     folders = _folders()
     if file.startswith(("<", *folders.machinery)):
         return 0
@@ -124,21 +124,21 @@ def _belongs_to(file: str) -> int:
 
 
 def is_users(file: str, *, installed: bool = False) -> bool:
-    """Whether a file is of the user's own code; with `installed`, a package they installed counts as well."""
-    return _belongs_to(file) >= (1 if installed else 2)
+    """Whether a file is the user's code; with `installed`, other installed packages count as well."""
+    return _ownership(file) >= (1 if installed else 2)
 
 
-def _innermost(calls: list[tuple[str, int, str]]) -> Place | None:
-    """Of calls, outermost first, the innermost in the user's own code, or else in a package that they installed."""
-    for nearness in (2, 1):
+def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
+    """The innermost of these calls (outermost first) in the user's code, otherwise in an installed package."""
+    for ownership in (2, 1):
         for file, line, function in reversed(calls):
-            if _belongs_to(file) == nearness:
-                return Place(file, line, linecache.getline(file, line).strip(), function)
+            if _ownership(file) == ownership:
+                return CodeLocation(file, line, linecache.getline(file, line).strip(), function)
     return None
 
 
-def current_place() -> Place | None:
-    """The line of the user's code that runs now, below the first call of this package; None where there is none."""
+def current_location() -> CodeLocation | None:
+    """The line of the user's code that is running, inside the outermost call of this package; None if there is none."""
     calls = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -149,21 +149,21 @@ def current_place() -> Place | None:
     return _innermost(calls[below:])
 
 
-def users_place(error: BaseException) -> Place | None:
-    """The line of the user's code that an exception, or what caused it, passed through; None where there is none."""
+def location_of(error: BaseException) -> CodeLocation | None:
+    """The line of the user's code in the traceback of an exception or of its cause; None if there is none."""
     calls = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
-    place = _innermost(calls)
-    return users_place(error.__cause__) if place is None and error.__cause__ is not None else place
+    location = _innermost(calls)
+    return location_of(error.__cause__) if location is None and error.__cause__ is not None else location
 
 
-def said(error: BaseException) -> str:
-    """What an exception of somebody's code says, in one line."""
+def error_text(error: BaseException) -> str:
+    """The first line of an exception's message."""
     if isinstance(error, SystemExit):
         return f"it quits with SystemExit({error.code!r})"
     return str(error).strip().split("\n")[0]
 
 
-def place_in(stack: str) -> Place | None:
-    """The line of the user's code in a stack as text, such as a traced operator carries; None where there is none."""
+def location_in(stack: str) -> CodeLocation | None:
+    """The line of the user's code in a stack trace as text, such as that of a traced node; None if there is none."""
     calls = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', stack)
     return _innermost([(file, int(line), function) for file, line, function in calls])

@@ -43,7 +43,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Examples side by side.
 
     Attributes:
@@ -76,10 +76,10 @@ def examples(records: Iterable[Record], spec: Spec) -> list[Example]:
 
 
 def check(record: Record, spec: Spec) -> None:
-    """Looks whether a record can be trained on.
+    """Makes sure that a record can be used for training.
 
     Raises:
-        ConfigurationError: It does not fit the spec; names its file and line.
+        ConfigurationError: It does not fit the spec; the message names its file and line.
     """
     examples([record], spec)
 
@@ -113,7 +113,7 @@ def stratum(example: Example, task: Task) -> object:
     return tuple(example.target.tolist()) if task == "multi-label" else int(example.target)
 
 
-def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[Batch]:
+def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None = None) -> Iterator[TrainingBatch]:
     """Batches of sequences of like length.
 
     Args:
@@ -138,11 +138,11 @@ def batches(members: Sequence[Example], rows: int, *, seed: Sequence[int] | None
         yield collate([members[index] for index in group])
 
 
-def collate(members: Sequence[Example]) -> Batch:
+def collate(members: Sequence[Example]) -> TrainingBatch:
     """One batch of these examples, in their order."""
     targets = [example.target for example in members]
     per_step = targets[0].ndim == 1 and not targets[0].is_floating_point()
-    return Batch(
+    return TrainingBatch(
         steps=pad_sequence([example.steps for example in members], batch_first=True),
         lengths=torch.tensor([len(example.steps) for example in members]),
         targets=pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.runtime.manifest import Task
-from lengthwise_export.training.objective import Scores
-from lengthwise_export.training.train import Progress
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.train import TrainingProgress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#3465a4", "#e08214", "#888888"
 
 
-def learning_curve(progress: Progress, path: Path) -> None:
+def learning_curve(progress: TrainingProgress, path: Path) -> None:
     """Draws losses and validation accuracy over the epochs; the best epoch is marked."""
     numbers = [epoch.number + 1 for epoch in progress.epochs]
     figure = _figure(figsize=(8, 3.2), layout="constrained")
@@ -34,7 +34,7 @@ def learning_curve(progress: Progress, path: Path) -> None:
     _save(figure, path)
 
 
-def confusion_matrix(scores: Scores, labels: Sequence[str], task: Task, path: Path, *, title: str) -> None:
+def confusion_matrix(scores: EvaluationScores, labels: Sequence[str], task: Task, path: Path, *, title: str) -> None:
     """Draws the counts by true and answered label; of a multi-label model, each label's right and wrong answers."""
     columns = ["hit", "false alarm", "miss", "rightly not"] if task == "multi-label" else list(labels)
     shares = [[count / max(sum(row), 1) for count in row] for row in scores.confusion]

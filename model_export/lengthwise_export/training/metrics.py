@@ -12,9 +12,9 @@ from rich.table import Table
 
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.training import figures
-from lengthwise_export.training.objective import Scores
-from lengthwise_export.training.options import Options
-from lengthwise_export.training.train import Result
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.train import TrainingResult
 
 METRICS_FILE = "metrics.json"
 CURVE_FILE = "learning_curve.png"
@@ -22,7 +22,7 @@ CONFUSION_FILE = "confusion_matrix.png"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TrainingReport:
     """A run with its figures.
 
     Attributes:
@@ -33,12 +33,12 @@ class Report:
     """
 
     spec: Spec
-    options: Options
-    result: Result
-    test: Scores | None
+    options: TrainingOptions
+    result: TrainingResult
+    test: EvaluationScores | None
 
     @property
-    def splits(self) -> dict[str, Scores]:
+    def splits(self) -> dict[str, EvaluationScores]:
         """The scores that there are, the most telling one last."""
         splits = {"training": self.result.training, "validation": self.result.validation, "test": self.test}
         return {name: scores for name, scores in splits.items() if scores is not None}

@@ -17,7 +17,7 @@ from lengthwise_export.training.batches import NO_TARGET, Example
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class EvaluationScores:
     """How well a set of examples is answered.
 
     Attributes:
@@ -71,7 +71,7 @@ def class_weights(examples: Sequence[Example], classes: int, task: Task) -> Tens
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), 1.0).to(torch.float32)
 
 
-def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -> Scores:
+def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -> EvaluationScores:
     """Scores pairs of logits and targets, one pair for each example, without padding."""
     if task == "per-step":
         logits = torch.cat([logits for logits, _ in answers])
@@ -85,7 +85,7 @@ def scores(answers: Sequence[tuple[Tensor, Tensor]], classes: int, task: Task) -
     else:
         confusion = _confusion(targets, logits.argmax(dim=1), classes)
         right = np.trace(confusion)
-    return Scores(
+    return EvaluationScores(
         loss=float(functional.binary_cross_entropy_with_logits(logits, targets))
         if task == "multi-label"
         else float(functional.cross_entropy(logits, targets)),

@@ -12,7 +12,7 @@ def _option(default: Any, meaning: str, **bounds: float | bool) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TrainingOptions:
     """How to train; each field is an option of `lengthwise train`."""
 
     epochs: int = _option(40, "At most so many; the learning rate falls along half a cosine over them.", min=1)

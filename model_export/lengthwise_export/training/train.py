@@ -30,8 +30,8 @@ from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE
 from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.training import objective
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
-from lengthwise_export.training.objective import Scores
-from lengthwise_export.training.options import Options
+from lengthwise_export.training.objective import EvaluationScores
+from lengthwise_export.training.options import TrainingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Epoch:
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """What a run knows between two epochs, beside its tensors.
 
     Attributes:
@@ -56,7 +56,7 @@ class Progress:
     epochs: list[Epoch] = field(default_factory=list)
     best: int = -1
 
-    def stops(self, options: Options) -> bool:
+    def stops(self, options: TrainingOptions) -> bool:
         """Whether training is over."""
         return len(self.epochs) >= options.epochs or len(self.epochs) - 1 - self.best >= options.patience
 
@@ -70,7 +70,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrainingResult:
     """A finished run.
 
     Attributes:
@@ -81,20 +81,20 @@ class Result:
     """
 
     model: SequenceClassifier
-    progress: Progress
-    training: Scores
-    validation: Scores | None
+    progress: TrainingProgress
+    training: EvaluationScores
+    validation: EvaluationScores | None
 
 
 def train(
     spec: Spec,
     records: Sequence[Record],
-    options: Options,
+    options: TrainingOptions,
     directory: Path,
     *,
     resume: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-) -> Result:
+) -> TrainingResult:
     """Trains a model of the spec, and writes `model.safetensors` with the weights of the best epoch.
 
     Args:
@@ -115,7 +115,7 @@ def train(
     if not kept or (options.validation and not aside):
         aside_too = " and to keep some aside; --validation 0 keeps none" if members and options.validation else ""
         raise ConfigurationError(f"{len(members)} records are too few to train on{aside_too}")
-    run = Run.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
+    run = TrainingRun.start(spec, [members[index] for index in kept], [members[index] for index in aside], options)
     path = directory / STATE_FILE
     key = identity(spec, records, options)
     if resume:
@@ -130,7 +130,7 @@ def train(
         run.save(path, key)
         on_epoch(epoch)
     run.model.load_state_dict(run.best)
-    result = Result(
+    result = TrainingResult(
         model=run.model,
         progress=run.progress,
         training=evaluate(run.model, run.training, spec),
@@ -138,12 +138,12 @@ def train(
     )
     splits = {"training": result.training, "validation": result.validation}
     accuracy = {name: scores.accuracy for name, scores in splits.items() if scores is not None}
-    state = trained.described(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
+    state = trained.record_of(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
     checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
     return result
 
 
-def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> Scores:
+def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, *, rows: int = 64) -> EvaluationScores:
     """Scores examples; the model is left in the mode in which it answers."""
     model.eval()
     answers: list[tuple[Tensor, Tensor]] = []
@@ -156,7 +156,7 @@ def evaluate(model: SequenceClassifier, members: Sequence[Example], spec: Spec, 
     return objective.scores(answers, len(spec.output.labels), spec.output.task)
 
 
-def identity(spec: Spec, records: Sequence[Record], options: Options) -> dict[str, Any]:
+def identity(spec: Spec, records: Sequence[Record], options: TrainingOptions) -> dict[str, Any]:
     """What decides a run's result, as its state keeps it: `run` is a digest of it all, the rest can be compared."""
     run = hashlib.sha256(spec.model_dump_json().encode())
     run.update(repr(options).encode())
@@ -194,21 +194,23 @@ def _changed(state: dict[str, Any], key: dict[str, Any]) -> str:
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """A run between two epochs: all that a resume needs is here."""
 
     spec: Spec
-    options: Options
+    options: TrainingOptions
     training: list[Example]
     validation: list[Example]
     model: SequenceClassifier
     optimizer: torch.optim.AdamW
     weights: Tensor | None
-    progress: Progress
+    progress: TrainingProgress
     best: dict[str, Tensor]
 
     @classmethod
-    def start(cls, spec: Spec, training: list[Example], validation: list[Example], options: Options) -> Run:
+    def start(
+        cls, spec: Spec, training: list[Example], validation: list[Example], options: TrainingOptions
+    ) -> TrainingRun:
         """A run before its first epoch."""
         torch.manual_seed(options.seed)
         model = SequenceClassifier(spec)
@@ -225,7 +227,7 @@ class Run:
                 model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
             ),
             weights=objective.class_weights(training, classes, task) if options.class_weights else None,
-            progress=Progress(),
+            progress=TrainingProgress(),
             best={},
         )
 
@@ -279,7 +281,7 @@ class Run:
                 f"{path} is the state of another run: {_changed(state, key)}. Give what it was begun with, or start "
                 "anew: with another --out, or with --overwrite, which loses it"
             )
-        self.progress = Progress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
+        self.progress = TrainingProgress([Epoch(**epoch) for epoch in state["epochs"]], state["best"])
         self.best = _under("best.", tensors)
         self.model.load_state_dict(_under("model.", tensors))
         moments: dict[int, dict[str, Any]] = {}

@@ -1,8 +1,8 @@
-"""Publishing a model directory: staged beside its place, and moved into it in one step.
+"""Publishes a model directory atomically: writes it into a hidden folder, then renames that folder.
 
-Everything is written and synced in a hidden folder beside the version's place, on the same file system; then the folder
-is renamed. Whoever looks sees no version or the whole of it. An export that fails leaves nothing behind; one that was
-killed leaves its hidden folder, which no service reads and the next export into the same place removes.
+The hidden (staging) folder is on the same file system, next to the final one, and is synced before the rename. So a
+reader sees either no version or a complete one. A failed export leaves nothing behind. A killed export leaves its
+staging folder, which no service reads, and which the next export of the same model removes.
 """
 
 from __future__ import annotations
@@ -31,58 +31,60 @@ _STAGE_TRIALS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model directory goes: `MODELS/<name>/<version>`."""
+class Destination:
+    """The name, the version and the folder `MODELS/<name>/<version>` of a model to publish."""
 
     name: str
     version: int
     directory: Path
 
 
-def place(out: Path) -> Place:
-    """Reads `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+def destination(out: Path) -> Destination:
+    """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Raises:
-        PublishError: The version exists already, or is none that a service reads, or the name is none.
+        PublishError: The version exists already, or the name or the version is not valid.
     """
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
     if not numbered and _LIKE_A_VERSION.fullmatch(out.name):
         raise PublishError(
-            f"{out}: {out.name!r} looks like a version, and versions are whole numbers from 1: {out.parent / '1'}, say "
-            f"(a model of that name is published with its version, as {out / '1'})"
+            f"{out}: {out.name!r} looks like a version, but versions are whole numbers from 1: use for example "
+            f"{out.parent / '1'} (for a model of that name, use {out / '1'})"
         )
     parent = out.parent if numbered else out
     try:
         name = TypeAdapter(Name).validate_python(parent.name)
     except ValidationError as error:
         raise PublishError(
-            f"{out}: {parent.name!r} is no model name: letters, digits, '.', '_' and '-', at most 128, "
-            "and the first a letter or a digit"
+            f"{out}: {parent.name!r} is not a model name: use at most 128 letters, digits, '.', '_' and '-', beginning "
+            "with a letter or a digit"
         ) from error
     found = versions(parent)
     version = int(out.name) if numbered else max(found, default=0) + 1
     if not is_version(str(version)):
-        raise PublishError(f"{parent / str(version)}: no service reads a version of more than {MOST_DIGITS} digits")
+        raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
     directory = parent / str(version)
     if os.path.lexists(directory):
-        raise PublishError(f"{directory} exists, and a published version is never changed; publish {max(found) + 1}")
-    return Place(name, version, directory)
+        raise PublishError(
+            f"{directory} exists, and published versions are never changed; use version {max(found) + 1}"
+        )
+    return Destination(name, version, directory)
 
 
 def versions(model: Path) -> list[int]:
-    """The version numbers taken under `MODELS/<name>`, in order."""
+    """The existing version numbers under `MODELS/<name>`, in order."""
     if not model.is_dir():
         return []
     return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
 
 
 @contextmanager
-def staged(target: Place) -> Iterator[Path]:
-    """A folder to fill, which becomes the model directory when the block ends without an error.
+def staging_folder(target: Destination) -> Iterator[Path]:
+    """A staging folder, which becomes the model directory if the block ends without an error.
 
     Raises:
-        PublishError: The place cannot be written, or was taken meanwhile.
+        PublishError: The folder cannot be written, or the version was published meanwhile.
     """
     parent = target.directory.parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -105,15 +107,15 @@ def staged(target: Place) -> Iterator[Path]:
 
 
 def _publish(stage: Path, directory: Path) -> None:
-    """Syncs the folder and moves it into its place.
+    """Syncs the staging folder and renames it.
 
-    Requires: a place that does not exist. Ensures: the whole directory stands there, on disk.
+    Requires: `directory` does not exist. Ensures: it exists, complete and synced to disk.
     """
     for path in stage.iterdir():
         _sync(path)
     _sync(stage)
     stage.chmod(0o755)  # mkdtemp's folders are private
-    # A rename would take the place of an empty folder, and a version is never replaced
+    # A rename would replace an empty folder without an error
     if os.path.lexists(directory):
         raise PublishError(f"{directory} was published meanwhile")
     try:
@@ -132,9 +134,10 @@ def _sync(path: Path) -> None:
 
 
 def _new_stage(parent: Path) -> tuple[Path, int]:
-    """An empty stage and the lock on it.
+    """Creates an empty staging folder and locks it.
 
-    Until it is locked a stage looks abandoned, and an export that begins just then removes it: then another is made.
+    A folder that is not locked yet looks abandoned, and another export may remove it. In that case a new one is
+    created.
     """
     for _ in range(_STAGE_TRIALS):
         stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
@@ -152,7 +155,7 @@ def _new_stage(parent: Path) -> tuple[Path, int]:
 
 
 def _lock(stage: Path) -> int:
-    """A lock on a stage that ends with its process, whichever way it ends."""
+    """Locks a staging folder. The operating system releases the lock when the process ends."""
     handle = os.open(stage, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +166,7 @@ def _lock(stage: Path) -> int:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Removes the stages of exports that were killed: those that nobody holds a lock on."""
+    """Removes the staging folders of killed exports: those that are not locked."""
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
             handle = _lock(stage)
@@ -174,7 +177,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Removes folders made on the way, from the innermost, as far as they are empty."""
+    """Removes newly created parent folders that are empty, innermost first."""
     for folder in folders:
         try:
             folder.rmdir()

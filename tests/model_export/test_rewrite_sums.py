@@ -5,9 +5,9 @@ import pytest
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import Session
-from lengthwise_export import rewrite
-from lengthwise_export.candidate import Source
-from lengthwise_export.rewrite import rewriting, with_sums_as_products
+from lengthwise_export import rewrite_sums
+from lengthwise_export.candidate import Candidate
+from lengthwise_export.rewrite_sums import with_sums_as_products, with_sums_rewritten
 from tests.gallery.onnx_models import Weights, integers, model
 
 MANIFEST = Manifest(
@@ -107,10 +107,10 @@ def test_other_sums_stay() -> None:
 def built(proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *bits: bool) -> tuple[onnx.ModelProto, str]:
     """What `rewriting` makes of a graph, where the proof would find the same bits or not, one time after the other."""
     found = iter(bits)
-    monkeypatch.setattr(rewrite, "_gives_bits", lambda graph, manifest: next(found))
+    monkeypatch.setattr(rewrite_sums, "_gives_bits", lambda graph, manifest: next(found))
     told: list[str] = []
-    source = Source(MANIFEST, lambda named: proto, None)
-    return rewriting(source, told.append).build(MANIFEST), told[0]
+    source = Candidate(MANIFEST, lambda named: proto, None)
+    return with_sums_rewritten(source, told.append).build(MANIFEST), told[0]
 
 
 def test_what_was_done_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_what_was_done_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.startswith("rewritten as matrix products with ones: pool")
 
 
-@pytest.mark.parametrize(("bits", "why"), [((True,), "as it stands"), ((False, False), "company still moves bits")])
+@pytest.mark.parametrize(("bits", "why"), [((True,), "already gives the same bits"), ((False, False), "bits still depend on the batch")])
 def test_a_graph_stays_where_rewriting_gains_nothing(
     monkeypatch: pytest.MonkeyPatch, bits: tuple[bool, ...], why: str
 ) -> None:
@@ -134,13 +134,13 @@ def test_a_graph_without_such_a_sum_or_that_would_answer_otherwise_stays(monkeyp
         MASKED.replace("ReduceSum <keepdims = 0> (e, axis)", "ReduceMax <axes = [1], keepdims = 0> (e)")
     )
     assert "has no ReduceSum" in built(maximum, monkeypatch, False)[1]
-    monkeypatch.setattr(rewrite, "_moved_by", lambda *graphs: 0.5)
-    assert "would move an answer by 0.5" in built(masked_sum(), monkeypatch, False)[1]
+    monkeypatch.setattr(rewrite_sums, "_moved_by", lambda *graphs: 0.5)
+    assert "would change an answer by 0.5" in built(masked_sum(), monkeypatch, False)[1]
 
 
 def test_the_rewritten_graph_gives_the_same_bits_alone_and_in_company() -> None:
     told: list[str] = []
-    graph = rewriting(Source(MANIFEST, lambda named: masked_sum(), None), told.append).build(MANIFEST)
+    graph = with_sums_rewritten(Candidate(MANIFEST, lambda named: masked_sum(), None), told.append).build(MANIFEST)
     assert told[0].startswith("rewritten"), told
     together = answers(graph, [21, 3, 8, 5])
     random = np.random.default_rng(0)

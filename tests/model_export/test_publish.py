@@ -8,64 +8,64 @@ import pytest
 
 from lengthwise.repository import scan
 from lengthwise.versions import Key
-from lengthwise_export import package
+from lengthwise_export import publish
 from lengthwise_export.errors import PublishError
 
 
-def publish(out: Path, content: str = "x") -> package.Place:
-    place = package.place(out)
-    with package.staged(place) as stage:
+def published(out: Path, content: str = "x") -> publish.Destination:
+    place = publish.destination(out)
+    with publish.staging_folder(place) as stage:
         (stage / "model.onnx").write_text(content)
     return place
 
 
 def test_a_version_is_published_whole(tmp_path: Path) -> None:
-    place = publish(tmp_path / "vowels" / "3")
+    place = published(tmp_path / "vowels" / "3")
     assert (place.name, place.version) == ("vowels", 3)
     assert (tmp_path / "vowels" / "3" / "model.onnx").read_text() == "x"
     assert [entry.name for entry in (tmp_path / "vowels").iterdir()] == ["3"]
 
 
 def test_a_model_without_a_version_gets_the_next_one(tmp_path: Path) -> None:
-    assert [publish(tmp_path / "vowels").version for _ in range(3)] == [1, 2, 3]
-    publish(tmp_path / "vowels" / "10")
-    assert publish(tmp_path / "vowels").version == 11
+    assert [published(tmp_path / "vowels").version for _ in range(3)] == [1, 2, 3]
+    published(tmp_path / "vowels" / "10")
+    assert published(tmp_path / "vowels").version == 11
 
 
 def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
     for name in ("007", "notes", "-1"):
         (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert package.versions(tmp_path / "vowels") == []
+    assert publish.versions(tmp_path / "vowels") == []
 
 
 @pytest.mark.parametrize("name", ["7", "007", "0", "999999999", "1000000000", "12345678901", "\u0661", "-1", "1 "])
 def test_the_exporter_and_the_service_agree_on_what_a_version_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "vowels" / name).mkdir(parents=True)
-    assert package.versions(tmp_path / "vowels") == [key.version for key in scan.versions(tmp_path)]
+    assert publish.versions(tmp_path / "vowels") == [key.version for key in scan.versions(tmp_path)]
 
 
 def test_a_version_that_no_service_reads_is_not_published(tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="more than 9 digits"):
-        publish(tmp_path / "vowels" / "1000000000")
-    publish(tmp_path / "vowels" / "999999999")
+    with pytest.raises(PublishError, match="at most 9 digits"):
+        published(tmp_path / "vowels" / "1000000000")
+    published(tmp_path / "vowels" / "999999999")
     assert Key("vowels", 999999999) in scan.versions(tmp_path)
-    with pytest.raises(PublishError, match="more than 9 digits"):
-        publish(tmp_path / "vowels")
+    with pytest.raises(PublishError, match="at most 9 digits"):
+        published(tmp_path / "vowels")
 
 
 def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
-    publish(tmp_path / "vowels" / "1", "first")
-    with pytest.raises(PublishError, match="publish 2"):
-        package.place(tmp_path / "vowels" / "1")
+    published(tmp_path / "vowels" / "1", "first")
+    with pytest.raises(PublishError, match="use version 2"):
+        publish.destination(tmp_path / "vowels" / "1")
     assert (tmp_path / "vowels" / "1" / "model.onnx").read_text() == "first"
 
 
 @pytest.mark.parametrize("filled", [False, True])
 def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled: bool) -> None:
-    place = package.place(tmp_path / "vowels" / "1")
+    place = publish.destination(tmp_path / "vowels" / "1")
 
     def overtaken() -> None:
-        with package.staged(place):
+        with publish.staging_folder(place):
             place.directory.mkdir()
             if filled:
                 (place.directory / "model.onnx").write_text("theirs")
@@ -77,21 +77,21 @@ def test_a_version_that_appears_meanwhile_is_not_replaced(tmp_path: Path, filled
 
 @pytest.mark.parametrize("name", ["-m", "a b", ".hidden", "x" * 129])
 def test_a_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PublishError, match="no model name"):
-        package.place(tmp_path / name / "1")
+    with pytest.raises(PublishError, match="is not a model name"):
+        publish.destination(tmp_path / name / "1")
 
 
 @pytest.mark.parametrize("version", ["v1", "V2", "0", "01", "1.0", "v1.2.3"])
 def test_what_looks_like_a_version_and_is_none_names_no_model(tmp_path: Path, version: str) -> None:
-    with pytest.raises(PublishError, match=r"versions are whole numbers from 1: .*/vowels/1, say"):
-        package.place(tmp_path / "vowels" / version)
-    assert package.place(tmp_path / version / "1").name == version
+    with pytest.raises(PublishError, match=r"versions are whole numbers from 1: use for example .*/vowels/1 "):
+        publish.destination(tmp_path / "vowels" / version)
+    assert publish.destination(tmp_path / version / "1").name == version
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     def broken_off() -> None:
-        with package.staged(package.place(tmp_path / "models" / "vowels" / "1")) as stage:
+        with publish.staging_folder(publish.destination(tmp_path / "models" / "vowels" / "1")) as stage:
             (stage / "model.onnx").write_text("half")
             raise error
 
@@ -101,8 +101,11 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path, error: type[
 
 
 def test_an_export_that_fails_leaves_other_versions_alone(tmp_path: Path) -> None:
-    publish(tmp_path / "vowels" / "1")
-    with pytest.raises(ValueError, match="broken"), package.staged(package.place(tmp_path / "vowels" / "2")):
+    published(tmp_path / "vowels" / "1")
+    with (
+        pytest.raises(ValueError, match="broken"),
+        publish.staging_folder(publish.destination(tmp_path / "vowels" / "2")),
+    ):
         raise ValueError("broken")
     assert [entry.name for entry in (tmp_path / "vowels").iterdir()] == ["1"]
 
@@ -111,7 +114,7 @@ def test_the_stage_of_a_killed_export_is_removed_by_the_next(tmp_path: Path) -> 
     abandoned = tmp_path / "vowels" / ".stage-dead"
     abandoned.mkdir(parents=True)
     (abandoned / "model.onnx").write_text("half")
-    publish(tmp_path / "vowels" / "1")
+    published(tmp_path / "vowels" / "1")
     assert not abandoned.exists()
 
 
@@ -121,7 +124,7 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
     handle = os.open(running, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        publish(tmp_path / "vowels" / "1")
+        published(tmp_path / "vowels" / "1")
         assert running.exists()
     finally:
         os.close(handle)
@@ -129,7 +132,7 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
 
 def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Path], None]) -> None:
     """Another export looks for abandoned stages just before this one locks its own."""
-    lock = package._lock
+    lock = publish._lock
     first = [sweep]
 
     def locked(stage: Path) -> int:
@@ -137,14 +140,14 @@ def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Pa
             first.pop()(stage)
         return lock(stage)
 
-    monkeypatch.setattr(package, "_lock", locked)
+    monkeypatch.setattr(publish, "_lock", locked)
 
 
 def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept_at_the_first_lock(monkeypatch, lambda stage: package._remove_abandoned(stage.parent))
-    assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+    swept_at_the_first_lock(monkeypatch, lambda stage: publish._remove_abandoned(stage.parent))
+    assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
 
 
 def test_a_stage_that_another_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +159,7 @@ def test_a_stage_that_another_holds_is_left_to_it(tmp_path: Path, monkeypatch: p
 
     swept_at_the_first_lock(monkeypatch, hold)
     try:
-        assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+        assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
     finally:
         os.close(held[0])
 
@@ -174,7 +177,7 @@ def test_a_stage_that_is_removed_between_opening_and_locking_is_made_again(
         flock(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    assert (publish(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
+    assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EWOULDBLOCK])
@@ -186,7 +189,7 @@ def test_a_place_without_locks_is_named_and_left_as_it_was(
 
     monkeypatch.setattr(fcntl, "flock", refused)
     with pytest.raises(PublishError, match="cannot be written"):
-        publish(tmp_path / "vowels" / "1")
+        published(tmp_path / "vowels" / "1")
     if number == errno.ENOLCK:
         assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +198,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "vowels").write_text("a file in the way")
     with (
         pytest.raises(PublishError, match="cannot be written"),
-        package.staged(package.place(tmp_path / "vowels" / "1")),
+        publish.staging_folder(publish.destination(tmp_path / "vowels" / "1")),
     ):
         pass
 
@@ -206,10 +209,10 @@ def test_a_rename_that_fails_publishes_nothing(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "rename", refused)
     with pytest.raises(PublishError, match="No space left"):
-        publish(tmp_path / "vowels" / "1")
+        published(tmp_path / "vowels" / "1")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_published_files_can_be_read_by_the_service(tmp_path: Path) -> None:
-    place = publish(tmp_path / "vowels" / "1")
+    place = published(tmp_path / "vowels" / "1")
     assert place.directory.stat().st_mode & 0o777 == 0o755

@@ -45,7 +45,7 @@ _NOT_FED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class InputHints:
     """What the caller said about a graph; None where it is to be read."""
 
     values: str | None = None
@@ -60,7 +60,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class ExternalGraph:
     """A graph, and what its inputs and outputs are.
 
     Attributes:
@@ -94,7 +94,7 @@ class _Value:
         return f"{self.name} ({self.element}{list(self.axes)})"
 
 
-def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
+def read_graph(graph: onnx.ModelProto, said: InputHints) -> ExternalGraph:
     """Reads a graph.
 
     Raises:
@@ -116,9 +116,9 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
         session, steps = open_session(taken), _probed(candidate, inputs, said)
         shape = shape_of_answer(session, candidate, steps)
         if shape is not None:
-            running.append(_Reading(candidate, taken, shape))
+            running.append(_InputReading(candidate, taken, shape))
         elif (shape := shape_of_answer(session, _with_classes_first(candidate), steps)) is not None:
-            running.append(_Reading(_with_classes_first(candidate), taken, shape))
+            running.append(_InputReading(_with_classes_first(candidate), taken, shape))
     running = _by_their_names(running, inputs)
     if not running:
         for candidate in names:
@@ -130,7 +130,7 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
         raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; say one: {readings}")
     (reading,) = running
     _ask_which_way_round(reading.names, said)
-    return Adopted(
+    return ExternalGraph(
         reading.graph,
         _steps(graph, reading.names, inputs, said),
         reading.names,
@@ -140,7 +140,7 @@ def adopt(graph: onnx.ModelProto, said: Said) -> Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _InputReading:
     """A reading that runs, the graph as it takes it, and the shape of its answer, rows first."""
 
     names: GraphNames
@@ -167,7 +167,7 @@ def _with_classes_first(names: GraphNames) -> GraphNames:
     return names.model_copy(update={"classes_first": names.channels_first})
 
 
-def _by_their_names(running: list[_Reading], inputs: list[_Value]) -> list[_Reading]:
+def _by_their_names(running: list[_InputReading], inputs: list[_Value]) -> list[_InputReading]:
     """Of several readings those that the inputs' names and the axes' names speak for; all where they say nothing."""
     for speaks_for in (_mask_is_named_so, _ids_are_named_so, _rows_are_named_so):
         kept = [reading for reading in running if speaks_for(reading.names, inputs)]
@@ -190,7 +190,7 @@ def _rows_are_named_so(names: GraphNames, inputs: list[_Value]) -> bool:
     return isinstance(rows, str) and re.fullmatch(r"(n|b|bs|rows?|batch.*|.*batch(_size)?)", rows.lower()) is not None
 
 
-def _ask_which_way_round(names: GraphNames, said: Said) -> None:
+def _ask_which_way_round(names: GraphNames, said: InputHints) -> None:
     """Asks about a mask whose name has `pad`.
 
     Raises:
@@ -203,7 +203,7 @@ def _ask_which_way_round(names: GraphNames, said: Said) -> None:
         )
 
 
-def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], said: Said) -> str:
+def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], said: InputHints) -> str:
     """A sentence for a graph of which no reading runs, with what onnxruntime said to the likeliest."""
     shares = [value for value in inputs if value.rank == 1 and value.element in ("float32", "type 10", "type 11")]
     if shares:
@@ -230,7 +230,7 @@ def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list
     )
 
 
-def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> str | None:
+def _raised(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: InputHints) -> str | None:
     session = open_session(with_int64_tokens(graph, names.sequences))
     return what_it_raises(session, names, _probed(names, inputs, said))
 
@@ -258,7 +258,7 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
     return fitting[0]
 
 
-def _refuse_unreadable(inputs: list[_Value], said: Said) -> None:
+def _refuse_unreadable(inputs: list[_Value], said: InputHints) -> None:
     for option, name in (("--values", said.values), ("--lengths", said.lengths), ("--mask", said.mask)):
         if name is not None and name not in {value.name for value in inputs}:
             raise ConfigurationError(f"{option} {name}: the graph's inputs are {_listed(inputs)}")
@@ -277,7 +277,7 @@ def _refuse_unreadable(inputs: list[_Value], said: Said) -> None:
         )
 
 
-def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[GraphNames]:
+def _candidates(inputs: list[_Value], logits: _Value, said: InputHints) -> Iterator[GraphNames]:
     """Every way to give each input a meaning, by rank and element type and by what was said."""
     by_name = {value.name: value for value in inputs}
     for order in itertools.permutations(by_name):
@@ -312,7 +312,7 @@ def _candidates(inputs: list[_Value], logits: _Value, said: Said) -> Iterator[Gr
             )
 
 
-def _orders(steps: _Value, said: Said) -> tuple[tuple[bool, bool], ...]:
+def _orders(steps: _Value, said: InputHints) -> tuple[tuple[bool, bool], ...]:
     """The orders of the steps' axes to try, as whether time, or the channels, come first."""
     if said.time_first:
         return ((True, False),)
@@ -363,7 +363,7 @@ def _refuse_frozen(readings: list[GraphNames], inputs: list[_Value]) -> None:
         )
 
 
-def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+def _probed(names: GraphNames, inputs: list[_Value], said: InputHints) -> StepInput:
     """What a step is, as far as it takes to try a reading: of tokens, the first two will do."""
     steps = next(value for value in inputs if value.name == names.sequences)
     if steps.rank == 2:
@@ -379,7 +379,7 @@ def _probed(names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
     return StepInput(features=features)
 
 
-def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: Said) -> StepInput:
+def _steps(graph: onnx.ModelProto, names: GraphNames, inputs: list[_Value], said: InputHints) -> StepInput:
     steps = _probed(names, inputs, said)
     if steps.kind == "values":
         return steps

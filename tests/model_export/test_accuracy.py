@@ -15,8 +15,8 @@ from lengthwise.errors import ConfigurationError, VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import Manifest, StepInput, Task
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise_export import sample
-from lengthwise_export.candidate import built_in
+from lengthwise_export import accuracy
+from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.export import export
 from tests.support.specs import spec
@@ -52,9 +52,11 @@ def record(values: list[float], label: Label, number: int = 1) -> Record:
     return Record(str(number), np.array(values, dtype=np.float32)[:, None], label, f"d.jsonl:{number}")
 
 
-def measured(records: list[Record], described: Manifest | None = None, graph: Oracle | None = None) -> sample.Sample:
+def measured(
+    records: list[Record], described: Manifest | None = None, graph: Oracle | None = None
+) -> accuracy.DataAccuracy:
     session = cast("Session", graph or Oracle())
-    found = sample.measure(session, described or manifest(), records)
+    found = accuracy.measure(session, described or manifest(), records)
     assert found is not None
     return found
 
@@ -91,7 +93,7 @@ def test_a_poor_model_is_no_other_order_of_labels() -> None:
 
 def test_what_never_learnt_or_always_answers_the_same_is_no_other_order_of_labels() -> None:
     turned = told(90, lambda answered: LABELS[::-1][answered])
-    assert measured(turned, manifest(made={"weights": sample.UNTRAINED})).right == 30
+    assert measured(turned, manifest(made={"weights": accuracy.UNTRAINED})).right == 30
     assert measured([record([1.0], "slow", i) for i in range(90)]).right == 0
 
 
@@ -133,12 +135,12 @@ def test_sequences_that_the_model_refuses_are_left_out_and_told() -> None:
     )
     assert (found.answers, found.left_out) == (9, 1)
     assert any("d.jsonl:10: 30 steps" in notice for notice in found.notices(None))
-    with pytest.raises(ConfigurationError, match=r"takes none of the data's 1 sequences: d\.jsonl:1: 30 steps"):
+    with pytest.raises(ConfigurationError, match=r"accepts none of the data's 1 sequences: d\.jsonl:1: 30 steps"):
         measured([record([0.0] * 30, "slow")], manifest(max_length=20))
 
 
 def test_without_labels_there_is_nothing_to_tell() -> None:
-    assert sample.measure(cast("Session", Oracle()), manifest(), [record([0.0], None)]) is None
+    assert accuracy.measure(cast("Session", Oracle()), manifest(), [record([0.0], None)]) is None
 
 
 @pytest.mark.parametrize(("long", "answers"), [("head", 20), ("tail", 20), ("window", 30)])
@@ -216,7 +218,7 @@ def test_models_of_the_users_are_held_against_labelled_data(kind: str, files: Pa
 
 
 def test_a_graph_that_names_its_labels_keeps_them_and_takes_no_others(tmp_path: Path) -> None:
-    graph = export(built_in(spec(), None), tmp_path / "m").directory / "model.onnx"
+    graph = export(from_spec(spec(), None), tmp_path / "m").directory / "model.onnx"
     result = run(graph, "--labels", "b,a", "--max-length", 20, "--out", tmp_path / "n")
     assert (result.exit_code, "contradicts" in result.stderr) == (2, True)
     result = run(graph, "--max-length", 20, "--out", tmp_path / "n")

@@ -13,7 +13,7 @@ from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.runtime.session import CPU
 from lengthwise_export.cli import main
-from lengthwise_export.missing import cases, looks_for_nan, why_not
+from lengthwise_export.missing_values import cases, contains_isnan, failure
 from tests.gallery.onnx_models import Weights, integers, model, scalar
 
 
@@ -67,7 +67,7 @@ def test_a_graph_that_fills_its_gaps_handles_them_where_that_is_said(kind: str, 
     assert {case["varied"] for case in told["cases"] if "a null of feature 0" in case["name"]} == {"missing"}
     (tmp_path / "not_said").mkdir()
     result = exported(graph, tmp_path / "not_said")
-    assert (result.exit_code, "say --missing handled" in result.output) == (0, True)
+    assert (result.exit_code, "pass --missing handled" in result.output) == (0, True)
     assert Manifest.read(tmp_path / "not_said" / "m" / "1").missing == "refuse"
 
 
@@ -97,8 +97,8 @@ def test_a_null_that_eats_its_step_is_seen_in_any_model() -> None:
                 provider=CPU,
             )
         )
-        assert (why_not(found) is None) is not eats
-    assert why_not([]) is None
+        assert (failure(found) is None) is not eats
+    assert failure([]) is None
 
 
 def test_a_graph_that_asks_for_nan_is_known() -> None:
@@ -108,8 +108,8 @@ def test_a_graph_that_asks_for_nan_is_known() -> None:
     plain = helper.make_model(
         helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [value], [out], weights)
     )
-    assert not looks_for_nan(plain)
-    assert looks_for_nan(recurrent("GRU", 2, fills=True))
+    assert not contains_isnan(plain)
+    assert contains_isnan(recurrent("GRU", 2, fills=True))
 
 
 @pytest.mark.parametrize("word", ["zero", "mean"])

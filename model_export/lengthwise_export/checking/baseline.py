@@ -1,4 +1,4 @@
-"""The first answer to some sequences, and how far a later answer to one of them lies from it."""
+"""The baseline of a check: some sequences, their first answer, and the difference of a later answer from it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise_export.checking import axes
-from lengthwise_export.checking.recording import Answer
+from lengthwise_export.checking.recording import ModelOutput
 
 
 @dataclass(frozen=True, slots=True)
-class First:
-    """Sequences, the batch that they were answered in first, and its answer."""
+class Baseline:
+    """Sequences, the batch in which they ran first, and the answer to it."""
 
     sequences: Sequence[Steps]
     batch: PaddedBatch
-    answer: Answer
+    answer: ModelOutput
 
-    def moved_by(self, after: Answer, row: int, other: int) -> float:
-        """How far another batch's answer to one of the sequences lies from the first one, at valid steps.
+    def moved_by(self, after: ModelOutput, row: int, other: int) -> float:
+        """The largest difference between another batch's answer to a sequence and the baseline's, at valid steps.
 
         Args:
-            after: The other batch's answer.
-            row: Which of the sequences.
-            other: Which row of the other batch that is.
+            after: The answer to the other batch.
+            row: The index of the sequence.
+            other: The row of that sequence in the other batch.
         """
         length, apart = len(self.sequences[row]), [0.0]
         for one, two, along_steps in (
@@ -41,18 +41,22 @@ class First:
             apart.append(axes.gap(mine, its) if mine.shape == its.shape else float("inf"))
         return max(apart)
 
-    def moved_by_again(self, after: Answer) -> float:
-        """How far any row of an answer to a batch of the same rows lies from the first one."""
+    def largest_difference(self, after: ModelOutput) -> float:
+        """The largest difference over all rows, for a batch that holds the same sequences in the same order."""
         return max(self.moved_by(after, row, row) for row in range(self.batch.rows))
 
-    def with_last_bits_moved(self) -> PaddedBatch:
-        """The same batch with every number, but zero, the next larger one that there is."""
+    def with_one_ulp_added(self) -> PaddedBatch:
+        """The same batch with each value replaced by the next larger float32; zeros stay zeros."""
         steps = self.batch.steps
         moved = np.where(steps == 0, steps, np.nextafter(steps, np.float32(np.inf)))
         return PaddedBatch(moved.astype(np.float32), self.batch.lengths)
 
-    def with_last_steps_moved(self, vocabulary: int | None) -> PaddedBatch:
-        """The same batch with another last valid step in each row; of tokens, the next of so many ids."""
+    def with_last_steps_changed(self, vocabulary: int | None) -> PaddedBatch:
+        """The same batch with the last valid step of each row changed.
+
+        Args:
+            vocabulary: Number of token ids; None for a model of values.
+        """
         steps = self.batch.steps.copy()
         for row, length in enumerate(self.batch.lengths):
             last = steps[row, length - 1]

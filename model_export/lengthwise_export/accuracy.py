@@ -1,7 +1,7 @@
-"""Labelled sequences held against a graph as it will be served: are its answers right, and its labels in their order?
+"""Measures the accuracy of a graph on labelled sequences, and detects labels in a wrong order.
 
-Nothing else can tell: the proof holds a graph against the model that it was made of, and both answer numbers. Which
-label a number stands for is the manifest's word, and the labels of `--data` are what it can be held against.
+The verification compares a graph with the model that it was built from, and both output numbers. Which label a number
+means stands only in the manifest, so only labelled data (`export --data`) can show that this order is wrong.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from lengthwise.runtime.session import Session
 from lengthwise.scoring.records import mislabelled, unknown_labels
 
 UNTRAINED: Final = "untrained"
-"""The weights of a spec without a checkpoint, in the manifest's `made`."""
+"""The value of `weights` in the manifest's `made`, for a spec without a checkpoint."""
 _ROWS: Final = 32
-_SURE: Final = 4.0
-"""Standard deviations from which another order of the labels is no chance."""
-_FAR: Final = 0.1
-"""How far the accuracy may lie below the training's, beside three standard deviations of a sample of its size."""
+"""Rows of a batch."""
+_MIN_DEVIATIONS: Final = 4.0
+"""Another order of the labels is significant from this many standard deviations."""
+_MAX_ACCURACY_DROP: Final = 0.1
+"""The accuracy may be this much below that of training, in addition to three standard deviations of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What a graph answers to labelled sequences.
+class DataAccuracy:
+    """The accuracy of a graph on labelled sequences.
 
     Attributes:
-        labels: The manifest's.
-        answers: Answers that were compared: one a sequence; of a multi-label model one for each label, of a per-step
-            model one a step.
-        right: Those that are the label.
-        table: `[classes][classes]`: how often a label of the data (the row) came with an answered one (the column).
-        counts: `[classes]`: how often each label stands in the data.
-        left_out: Sequences that the model does not take.
-        why: What is wrong with the first of them.
+        labels: The labels of the manifest.
+        answers: The number of compared answers: one for each sequence; for a multi-label model one for each label of a
+            sequence; for a per-step model one for each step.
+        right: The number of right answers.
+        table: `[classes][classes]`: counts by label in the data (row) and answered label (column).
+        counts: `[classes]`: how often each label occurs in the data.
+        left_out: The number of sequences that the model does not accept.
+        why: The reason for the first of them.
     """
 
     labels: tuple[str, ...]
@@ -57,16 +58,16 @@ class Sample:
 
     @property
     def accuracy(self) -> float:
-        """Right answers over all."""
+        """The share of right answers."""
         return self.right / self.answers
 
     @property
     def absent(self) -> list[str]:
-        """The labels that no sequence of the data has: their places were not tried."""
+        """The labels that do not occur in the data: their order could not be checked."""
         return [label for label, count in zip(self.labels, self.counts, strict=True) if not count]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures."""
+        """The figures for `verification.json` and `export --json`."""
         return {
             "answers": self.answers,
             "right": self.right,
@@ -83,44 +84,45 @@ class Sample:
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} answers are the data's label"
 
     def notices(self, expected: float | None) -> Iterator[str]:
-        """What whoever publishes the model should know.
+        """Warnings for the user.
 
         Args:
-            expected: The accuracy that training had, where it is known.
+            expected: The accuracy in training; None if unknown.
         """
         if self.absent:
             yield (
-                f"the data has no sequence labelled {_listed(self.absent)}: whether the right outputs have these names "
-                "was not tried"
+                f"the data has no sequence labelled {_listed(self.absent)}: whether these labels belong to the right "
+                "outputs was not checked"
             )
         if self.left_out:
-            yield f"{self.left_out} sequences of the data were left out, as the model does not take them: {self.why}"
+            yield f"{self.left_out} sequences of the data were skipped, as the model does not accept them: {self.why}"
         spread = 0.0 if expected is None else 3 * (expected * (1 - expected) / self.answers) ** 0.5
-        if expected is not None and self.accuracy < expected - spread - _FAR:
+        if expected is not None and self.accuracy < expected - spread - _MAX_ACCURACY_DROP:
             yield (
-                f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: is this the data that "
-                "the model was trained for, in the same units and the same order of features?"
+                f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
+                "the same units and the same order of features as in training"
             )
         most = int(self.counts.argmax())
-        alone = int(self.counts[most])  # of a multi-label model it is no answer
-        if self.counts.sum() == self.answers and self.right <= alone < self.answers:
-            yield f"always answering {self.labels[most]!r} would be right as often: {alone} times"
+        frequency = int(self.counts[most])
+        # A multi-label model has more answers than labels in the data, so this does not apply to it.
+        if self.counts.sum() == self.answers and self.right <= frequency < self.answers:
+            yield f"always answering {self.labels[most]!r} would be right as often: {frequency} times"
 
 
-def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> Sample | None:
-    """Asks a graph, and compares its answers with the labels.
+def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> DataAccuracy | None:
+    """Runs a graph on records, and compares its answers with their labels.
 
     Args:
-        session: The graph.
+        session: A session of the graph.
         manifest: Its manifest.
-        records: Those without a label are passed over.
+        records: The records; those without a label are skipped.
 
     Returns:
-        The figures, or None where no record has a label.
+        The accuracy; None if no record has a label.
 
     Raises:
-        ConfigurationError: A label is none of the model's, or of another kind; or the model takes none of the records.
-        VerificationError: The answers fit another order of the labels, and by far.
+        ConfigurationError: A label is unknown or does not fit the task, or the model accepts none of the records.
+        VerificationError: The answers fit another order of the labels much better.
     """
     labelled = [record for record in records if record.label is not None]
     if not labelled:
@@ -129,7 +131,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         wrong = mislabelled(record, manifest.task)
         unknown = unknown_labels(record, manifest.labels)
         if wrong is None and unknown is not None:
-            wrong = f"{unknown}: they come from the spec, or from --labels in the order of the outputs"
+            wrong = f"{unknown}: labels come from the spec, or from --labels in the order of the outputs"
         if wrong is not None:
             raise ConfigurationError(f"{record.place}: {wrong}")
     taken, left_out, why = [], 0, ""
@@ -140,7 +142,7 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         else:
             left_out, why = left_out + 1, why or f"{record.place}: {reason}"
     if not taken:
-        raise ConfigurationError(f"the model takes none of the data's {left_out} sequences: {why}")
+        raise ConfigurationError(f"the model accepts none of the data's {left_out} sequences: {why}")
     classes = manifest.classes
     table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
     answered = right = 0
@@ -150,17 +152,20 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         counts += wanted.sum(axis=0)
         hits = wanted == found if manifest.task == "multi-label" else (wanted & found).any(axis=1)
         answered, right = answered + hits.size, right + int(hits.sum())
-    sample = Sample(manifest.labels, answered, right, table, counts, left_out, why)
-    _refuse_another_order(sample, manifest)
+    sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
+    _require_order_of_labels(sample, manifest)
     return sample
 
 
-def _refuse_another_order(sample: Sample, manifest: Manifest) -> None:
-    """Refuses labels whose order the answers contradict.
+def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
+    """Makes sure that the answers do not contradict the order of the labels.
 
-    Each output is given the label that the data has most often where it answers. That order is believed where it is one
-    (two outputs or more, no label twice), and where it is right so much more often than the manifest's that chance
-    cannot have done it. Weights that were never trained fit no order.
+    Each output gets the label that is most frequent in the data when this output wins. The result is another order if
+    at least two outputs win and no label occurs twice. It counts as an error only if its accuracy is significantly
+    better than that of the manifest's order. Untrained weights are not checked.
+
+    Raises:
+        VerificationError: Another order fits significantly better.
     """
     order = np.full(manifest.classes, -1)
     for output in range(manifest.classes):
@@ -171,20 +176,20 @@ def _refuse_another_order(sample: Sample, manifest: Manifest) -> None:
         return
     moved = np.flatnonzero((order >= 0) & (order != np.arange(manifest.classes)))
     gained, lost = int(sample.table[order[moved], moved].sum()), int(sample.table[moved, moved].sum())
-    if manifest.made.get("weights") == UNTRAINED or gained - lost <= _SURE * (gained + lost) ** 0.5:
+    if manifest.made.get("weights") == UNTRAINED or gained - lost <= _MIN_DEVIATIONS * (gained + lost) ** 0.5:
         return
-    said = "; ".join(
+    pairs = "; ".join(
         f"where it answers {manifest.labels[output]!r} the data mostly says {manifest.labels[order[output]]!r}"
         for output in moved[:5]
     )
     raise VerificationError(
-        f"{manifest.key}: the labels stand in another order than the outputs: {said} ({sample}), so nothing was "
-        "published; name the labels in the order of the outputs, or mend the labels of the data"
+        f"{manifest.key}: the labels are in another order than the outputs: {pairs} ({sample}), so nothing was "
+        "published; give the labels in the order of the outputs, or fix the labels of the data"
     )
 
 
 def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) -> list[Answer]:
-    """The answer to each record, as the service gives it: windows put together, nothing in padding."""
+    """The answer to each record, computed as in the service: windows are merged, and padding is removed."""
     rows: list[tuple[int, int, Steps]] = []
     for index, record in enumerate(records):
         item = fitted(record.steps, manifest, sent=len(record.steps))
@@ -208,7 +213,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
 
 
 def _wanted(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
-    """`[1, classes]`, or of a per-step model `[length, classes]`: the labels of the data."""
+    """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
     steps = len(several) if manifest.task == "per-step" else 1
     wanted = np.zeros((steps, manifest.classes), dtype=np.bool_)
@@ -218,14 +223,14 @@ def _wanted(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
 
 
 def _kept(wanted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
-    """Of labels a step those that are answered, where the policy past the max length leaves steps out."""
+    """The per-step labels of the steps that are answered: the policy for long sequences may drop some."""
     if manifest.long == "head":
         return wanted[: manifest.max_length]
     return wanted[-manifest.max_length :] if manifest.long == "tail" else wanted
 
 
 def _found(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
-    """As `_wanted`: the labels that are answered."""
+    """The labels that the model answers, in the format of `_wanted`."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold

@@ -1,8 +1,8 @@
-"""Rewrites a sum over the steps so that company changes no bit of it, where a graph's user asks for that.
+"""`export --rewrite`: replaces sums over the steps by matrix products, whose bits do not depend on the batch.
 
 onnxruntime's ReduceSum adds in an order that depends on the width. A matrix product with ones adds the same numbers,
-and at widths rounded up to a multiple of four its order is the same alone and in company (measured; see
-`lengthwise.padding`). The answers move by rounding, once; from then on they are the same bits in every batch.
+and at widths that are multiples of four its order is the same batched and unbatched (measured; see
+`lengthwise.padding`). The rewrite changes answers once, by rounding. After that they are the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lengthwise.padding import pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification import promises, proof
-from lengthwise_export.candidate import Source
+from lengthwise_export.candidate import Candidate
 from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import ROUNDING
@@ -27,21 +27,21 @@ from lengthwise_export.checking.verdict import ROUNDING
 Say = Callable[[str], None]
 
 _LOWEST_OPSET: Final = 15
-"""The first in which Shape gives one axis alone."""
+"""The first opset in which Shape can return a single axis."""
 
 
-def rewriting(source: Source, say: Say) -> Source:
-    """The same source, with its graph rewritten where that gives the same bits alone and in company.
+def with_sums_rewritten(source: Candidate, say: Say) -> Candidate:
+    """The same candidate; its graph is rewritten if that makes the bits independent of the batch.
 
     Args:
         source: A user's model.
-        say: Told what was done, or why nothing was.
+        say: Called with what was done, or why nothing was rewritten.
     """
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = source.build(named)
         if _gives_bits(proto, named):
-            say("nothing rewritten: the graph gives the same bits alone and in company as it stands")
+            say("nothing rewritten: the graph already gives the same bits batched and unbatched")
             return proto
         changed, sums = with_sums_as_products(proto)
         if not sums:
@@ -49,22 +49,22 @@ def rewriting(source: Source, say: Say) -> Source:
             return proto
         moved = _moved_by(proto, changed, named)
         if moved > ROUNDING:
-            say(f"nothing rewritten: it would move an answer by {moved:.2g}, more than rounding")
+            say(f"nothing rewritten: it would change an answer by {moved:.2g}, more than rounding")
             return proto
         if not _gives_bits(changed, named):
-            say(f"nothing rewritten: with {', '.join(sums)} as matrix products company still moves bits")
+            say(f"nothing rewritten: with {', '.join(sums)} as matrix products, bits still depend on the batch")
             return proto
-        say(f"rewritten as matrix products with ones: {', '.join(sums)}; that moved the answers by {moved:.2g}, once")
+        say(f"rewritten as matrix products with ones: {', '.join(sums)}; this changed answers by {moved:.2g}, once")
         return changed
 
     return dataclasses.replace(source, build=build)
 
 
 def with_sums_as_products(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A graph whose float sums over one open axis are matrix products with ones.
+    """Replaces each float sum over one dynamic axis by a matrix product with ones.
 
     Returns:
-        The graph, and the names of the nodes that were replaced.
+        The graph, and the names of the replaced nodes.
     """
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     if model.opset_imports.get("", 0) < _LOWEST_OPSET:
@@ -84,7 +84,7 @@ def with_sums_as_products(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list
 
 
 def _as_product(node: ir.Node) -> list[ir.Node] | None:
-    """The nodes that compute a sum as a matrix product; None for a sum that is none over an open axis."""
+    """The nodes that compute a sum as a matrix product; None if the sum is not over one dynamic axis."""
     values, axis = node.inputs[0], _single_axis(node)
     if values is None or axis is None or values.shape is None or values.dtype != ir.DataType.FLOAT:
         return None
@@ -94,12 +94,12 @@ def _as_product(node: ir.Node) -> list[ir.Node] | None:
         return None
     nodes: list[ir.Node] = []
     if rank == 3 and axis == 0 and not keeps:
-        # Steps first: [width, rows, features], with rows first from here on.
+        # Time-first: [width, rows, features]; transposed to rows first.
         nodes.append(ir.node("Transpose", [values], attributes={"perm": [1, 0, 2]}))
         values, axis = nodes[-1].outputs[0], 1
     if axis == 0 or axis < rank - 2:
         return None
-    # A row of ones before [.., steps, features], or a column of them behind [.., features, steps].
+    # A row of ones times [.., steps, features], or [.., features, steps] times a column of ones.
     size = ir.node("Shape", [values], attributes={"start": axis, "end": axis + 1})
     one = _constant([1])
     behind = axis == rank - 1
@@ -135,7 +135,7 @@ def _gives_bits(proto: onnx.ModelProto, manifest: Manifest) -> bool:
 
 
 def _moved_by(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:
-    """How far the answers to sequences of many lengths lie apart, each alone."""
+    """The largest difference between the two graphs' answers to unbatched sequences of several lengths."""
     sessions = [Session(graph.SerializeToString(), manifest) for graph in (before, after)]
     sampler = Sampler(manifest.input, seed=0)
     apart = []

@@ -9,7 +9,7 @@ from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.errors import UncheckableError
-from lengthwise_export.onnx_graphs.adopt import Said, adopt
+from lengthwise_export.onnx_graphs.external_graph import InputHints, read_graph
 from tests.gallery.index import ONNX_SOUND
 from tests.gallery.onnx_models import Weights, integers, model
 
@@ -29,8 +29,8 @@ def sound(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exhibit", [exhibit for exhibit in ONNX_SOUND if not exhibit.named], ids=lambda one: one.name)
 def test_inputs_are_read_off_a_graph(exhibit) -> None:
     output = None if exhibit.output is None else str(exhibit.output)
-    said = Said(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
-    adopted = adopt(exhibit.make(), said if exhibit.channels_said else Said(output=output))
+    said = InputHints(output=output, channels_first=exhibit.channels_said, features=exhibit.features)
+    adopted = read_graph(exhibit.make(), said if exhibit.channels_said else InputHints(output=output))
     assert adopted.names.sequences == exhibit.values
     assert {adopted.names.lengths, adopted.names.mask} - {None} == {exhibit.second_name, exhibit.third} - {None}
     assert adopted.names.channels_first == exhibit.channels_first
@@ -42,7 +42,7 @@ def test_inputs_are_read_off_a_graph(exhibit) -> None:
 
 def test_the_service_feeds_an_adopted_graph_and_gets_a_full_row_as_the_graph_alone_gives_it() -> None:
     for name in ("lstm_int64_lengths", "float_mask_attention", "gru_time_first", "step_tagger"):
-        adopted = adopt(sound(name), Said())
+        adopted = read_graph(sound(name), InputHints())
         labels = tuple(map(str, range(adopted.classes)))
         manifest = Manifest(
             name="adopted",
@@ -60,7 +60,7 @@ def test_the_service_feeds_an_adopted_graph_and_gets_a_full_row_as_the_graph_alo
 
 def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> None:
     body = "[turn] x = Transpose <perm = [1, 0, 2]> (frames)\n" + SUM
-    adopted = adopt(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), Said())
+    adopted = read_graph(graph("g (float[T,N,4] frames, int32[N] ends) => (float[N,2] logits)", body), InputHints())
     assert adopted.names.time_first
     manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
     # As many rows as steps, and as many as classes: nothing can be told by sizes here.
@@ -71,7 +71,7 @@ def test_what_has_no_steps_keeps_its_axes_in_a_graph_that_takes_time_first() -> 
 
 
 def test_hugging_faces_names_are_one_reading() -> None:
-    adopted = adopt(sound("token_mean"), Said())
+    adopted = read_graph(sound("token_mean"), InputHints())
     assert (adopted.names.sequences, adopted.names.mask, adopted.names.time_first) == (
         "input_ids",
         "attention_mask",
@@ -89,10 +89,10 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
     for value in nameless.graph.input:
         value.name = names[value.name]
     with pytest.raises(ConfigurationError, match="can be read in several ways") as caught:
-        adopt(nameless, Said())
+        read_graph(nameless, InputHints())
     assert "--values first --mask second" in str(caught.value)
     assert "--values second --mask first" in str(caught.value)
-    named = adopt(nameless, Said(values="first"))
+    named = read_graph(nameless, InputHints(values="first"))
     assert (named.names.sequences, named.names.mask) == ("first", "second")
 
 
@@ -111,10 +111,10 @@ def test_two_token_like_inputs_are_not_guessed_between() -> None:
 def test_a_graph_that_cannot_be_fed_is_refused_with_the_reason(signature: str, why: str | None) -> None:
     body = SUM + ("\n[more] other = ReduceSum <keepdims = 0> (logits, axis)" if "other" in signature else "")
     if why is None:
-        assert adopt(graph(signature, body), Said()).classes == 2
+        assert read_graph(graph(signature, body), InputHints()).classes == 2
         return
     with pytest.raises(UncheckableError, match=why):
-        adopt(graph(signature), Said())
+        read_graph(graph(signature), InputHints())
 
 
 def test_a_width_frozen_inside_is_found_by_running() -> None:
@@ -126,24 +126,30 @@ def test_a_width_frozen_inside_is_found_by_running() -> None:
         V=Weights(0).normal(24, 2),
     )
     with pytest.raises(UncheckableError, match=r"width of 6\b.*frozen inside"):
-        adopt(frozen, Said())
+        read_graph(frozen, InputHints())
 
 
 def test_names_that_the_graph_does_not_have_are_a_wrong_call() -> None:
     signature = "g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"
-    for said in (Said(values="y"), Said(lengths="m"), Said(mask="m"), Said(output="probabilities"), Said(output="7")):
+    for said in (
+        InputHints(values="y"),
+        InputHints(lengths="m"),
+        InputHints(mask="m"),
+        InputHints(output="probabilities"),
+        InputHints(output="7"),
+    ):
         with pytest.raises(ConfigurationError, match=r"are x|are logits"):
-            adopt(graph(signature), said)
-    assert adopt(graph(signature), Said(output="0")).names.logits == "logits"
+            read_graph(graph(signature), said)
+    assert read_graph(graph(signature), InputHints(output="0")).names.logits == "logits"
 
 
 def test_what_a_step_is_may_have_to_be_said() -> None:
     signature = "g (float[N,T,F] x, int32[N] n) => (float[N,2] logits)"
     with pytest.raises(ConfigurationError, match="--features"):
-        adopt(graph(signature), Said())
-    assert adopt(graph(signature), Said(features=4)).steps.features == 4
+        read_graph(graph(signature), InputHints())
+    assert read_graph(graph(signature), InputHints(features=4)).steps.features == 4
     with pytest.raises(ConfigurationError, match="--features 5 contradicts"):
-        adopt(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), Said(features=5))
+        read_graph(graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)"), InputHints(features=5))
 
 
 def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
@@ -156,22 +162,23 @@ def test_tokens_that_look_nothing_up_need_their_vocabulary_said() -> None:
         V=Weights(0).normal(1, 2),
     )
     with pytest.raises(ConfigurationError, match="--vocabulary"):
-        adopt(tokens, Said())
-    assert adopt(tokens, Said(vocabulary=9)).steps.vocabulary == 9
+        read_graph(tokens, InputHints())
+    assert read_graph(tokens, InputHints(vocabulary=9)).steps.vocabulary == 9
 
 
 def test_a_graph_that_onnxruntime_cannot_load_is_refused() -> None:
     broken = graph("g (float[N,T,4] x, int32[N] n) => (float[N,2] logits)")
     broken.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(UncheckableError, match="cannot load the graph"):
-        adopt(broken, Said())
+        read_graph(broken, InputHints())
 
 
 def test_an_output_that_is_no_answer_is_refused() -> None:
     body = "[n] counts = Cast <to = 7> (x)"
     with pytest.raises(UncheckableError, match="none of the outputs"):
-        adopt(
-            graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")), Said()
+        read_graph(
+            graph("g (float[N,T,4] x, int32[N] n) => (int64[N,T,4] counts)", body.replace("logits", "counts")),
+            InputHints(),
         )
 
 
@@ -180,7 +187,7 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
         "[look] x = Gather (table, ids)\n[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] logits = MatMul (s, V)"
     )
     signature = "g (int32[N,T] ids, int32[N] n) => (float[N,2] logits)"
-    adopted = adopt(graph(signature, body, table=Weights(1).normal(7, 4)), Said())
+    adopted = read_graph(graph(signature, body, table=Weights(1).normal(7, 4)), InputHints())
     assert adopted.steps.vocabulary == 7
     manifest = Manifest(name="m", version=1, input=adopted.steps, labels=("a", "b"), graph=adopted.names)
     session = Session(adopted.graph.SerializeToString(), manifest)

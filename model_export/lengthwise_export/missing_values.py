@@ -1,0 +1,186 @@
+"""Verifies `--missing handled`: the model accepts NaN at valid steps, and still uses the values around it.
+
+A finite answer alone proves nothing: onnxruntime's LSTM and GRU turn NaN into numbers, and then a step with one missing
+value may be lost as a whole. So the test changes the known values around a null (a NaN), in the same step and in other
+steps, and the answer must change. With this package's own recurrent kernels, which keep NaN, it must also be finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lengthwise.padding import PaddedBatch, pad, step_mask
+from lengthwise.runtime.manifest import Manifest, StepInput
+from lengthwise.runtime.session import CPU, Session
+from lengthwise.verification.proof import Case, Logits
+from lengthwise_export.checking import axes
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.targets.target import Target
+
+MIN_RATIO: Final = 1e-3
+"""A change must move the answer with a null by at least this share of what it moves the answer without one."""
+
+_MIN_DIFFERENCE: Final = 1e-6
+"""Rows whose answer moves by less than this without a null are left out."""
+
+_LENGTHS: Final = (7, 5, 4, 3)
+_MAX_FEATURES: Final = 16
+"""A null is tried in at most this many features."""
+
+
+def cases(
+    run: Callable[[PaddedBatch], Logits], steps: StepInput, *, max_length: int, seed: int, provider: str
+) -> Iterator[Case]:
+    """Measures how answers depend on the values around a null.
+
+    Args:
+        run: Runs a batch and returns logits with the rows as the first axis.
+        steps: The kind of a step; must be values.
+        max_length: The longest sequence that the model accepts.
+        seed: Seed of the random sequences.
+        provider: The execution provider, for the cases.
+
+    Yields:
+        A case for each tried feature and each change. Its difference is a ratio: how far the change moves the answer
+        with a null, divided by how far it moves the answer without one (the largest over the rows). It is 0 if an
+        answer is not finite.
+    """
+    probe = _MissingValueProbe(run, steps, max_length, seed)
+    features = steps.features or 1
+    for feature in sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))}):
+        for name, ratio in probe.ratios(feature):
+            yield Case(
+                name=f"{name} a null of feature {feature}",
+                varied="missing",
+                difference=ratio,
+                relative=ratio,
+                bits=False,
+                provider=provider,
+            )
+
+
+def failure(measured: list[Case]) -> str | None:
+    """The reason why a model does not handle missing values, from its cases; None if it does."""
+    worst = min(measured, key=lambda case: case.difference, default=None)
+    if worst is None or worst.difference >= MIN_RATIO:
+        return None
+    if worst.difference == 0.0 and worst.name.startswith("finite"):
+        return "its answer to a null is not finite"
+    return (
+        f"{worst.name} moves its answer by only {worst.difference:.2g} of the change without the null: the null hides "
+        "the values around it"
+    )
+
+
+def contains_isnan(graph: onnx.ModelProto) -> bool:
+    """Whether a graph has an IsNaN node, so it may handle missing values."""
+    return any(node.op_type == "IsNaN" for node in graph.graph.node) or any(
+        node.op_type == "IsNaN" for function in graph.functions for node in function.node
+    )
+
+
+def require(target: Target, *, max_length: int, seed: int) -> None:
+    """Makes sure that a target under check handles missing values, for `check --missing handled`.
+
+    Args:
+        target: The target.
+        max_length: The longest sequence that it accepts.
+        seed: Seed of the random sequences.
+
+    Raises:
+        UncheckableError: It does not handle missing values.
+    """
+    if target.steps.kind == "tokens":
+        raise UncheckableError("--missing handled: a sequence of token ids has no missing values")
+
+    def answer(batch: PaddedBatch) -> Logits:
+        return target.subject.answer(batch).logits
+
+    runs: list[Callable[[PaddedBatch], Logits]] = [answer]
+    if not target.framework:
+        manifest = Manifest(
+            name="model",
+            version=1,
+            input=target.steps,
+            labels=target.labels,
+            task="per-step" if target.per_step else "single-label",
+            graph=target.names,
+        )
+        # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
+        session = Session(target.build("model", 0).SerializeToString(), manifest)
+        runs.append(lambda batch: session.run(batch).logits)
+    for run in runs:
+        why = failure(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU)))
+        if why is not None:
+            raise UncheckableError(f"--missing handled contradicts {target.text}: {why}")
+
+
+class _MissingValueProbe:
+    """Runs the same batch with and without a null, and with changed values around it."""
+
+    def __init__(self, run: Callable[[PaddedBatch], Logits], steps: StepInput, max_length: int, seed: int) -> None:
+        self._run = run
+        random = np.random.default_rng(seed)
+        lengths = [length for length in _LENGTHS if length <= max_length] or [max_length]
+        self._batch = pad([_random_sequence(steps, length, random) for length in lengths])
+        self._other = pad([_random_sequence(steps, length, random) for length in lengths])
+        rows = np.arange(len(lengths))
+        # The null is in the middle: the steps before and after it must affect the answer.
+        self._null_at = (rows, self._batch.lengths // 2)
+
+    def ratios(self, feature: int) -> Iterator[tuple[str, float]]:
+        """The ratio of `cases` for each change, with the name of the change."""
+        plain, null = self._run(self._batch), self._run(self._with_null(self._batch.steps, feature))
+        valid = step_mask(self._batch.lengths, self._batch.width)
+        finite = np.isfinite(null[valid] if null.ndim == 3 else null).all()
+        yield "finite answers to", 1.0 if finite else 0.0
+        if not finite:
+            return
+        for name, where in self._changes(feature):
+            changed = np.where(where[..., None] if where.ndim == 2 else where, self._other.steps, self._batch.steps)
+            without = self._differences(plain, self._run(PaddedBatch(changed, self._batch.lengths)))
+            with_null = self._differences(null, self._run(self._with_null(changed, feature)))
+            ratios = [one / other for one, other in zip(with_null, without, strict=True) if other > _MIN_DIFFERENCE]
+            if ratios:
+                # The largest: in some rows the null may rightly weigh more than in others.
+                yield name, float(max(ratios))
+
+    def _changes(self, feature: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        steps = self._batch.steps
+        null_step = np.zeros(steps.shape[:2], dtype=bool)
+        null_step[self._null_at] = True
+        if steps.shape[2] > 1:
+            other_values = np.repeat(null_step[..., None], steps.shape[2], axis=2)
+            other_values[..., feature] = False
+            yield "changing the other values of a step with", other_values
+        index = np.arange(steps.shape[1])
+        before = index < self._null_at[1][:, None]
+        if before.any():
+            yield "changing the steps before", before
+        after = (index > self._null_at[1][:, None]) & step_mask(self._batch.lengths, self._batch.width)
+        if after.any():
+            yield "changing the steps after", after
+
+    def _with_null(self, steps: NDArray[Any], feature: int) -> PaddedBatch:
+        values = steps.copy()
+        values[(*self._null_at, feature)] = np.nan
+        return PaddedBatch(values, self._batch.lengths)
+
+    def _differences(self, before: Logits, after: Logits) -> list[float]:
+        """The difference of each row's answer at valid steps."""
+        return [
+            axes.gap(one[:length], other[:length]) if one.ndim == 2 else axes.gap(one, other)
+            for one, other, length in zip(before, after, self._batch.lengths, strict=True)
+        ]
+
+
+def _random_sequence(steps: StepInput, length: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """`[length, features]`, with the mean and standard deviation of the model's features if they are known."""
+    features = steps.features or 1
+    mean, std = np.asarray(steps.mean or np.zeros(features)), np.asarray(steps.std or np.ones(features))
+    return (mean + std * random.standard_normal((length, features))).astype(np.float32)
