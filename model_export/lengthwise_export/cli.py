@@ -211,7 +211,7 @@ def export(
     from rich.console import Console
 
     from lengthwise.bench.progress import status
-    from lengthwise_export import export as exporting
+    from lengthwise_export import pipeline
     from lengthwise_export.architecture import trained
     from lengthwise_export.candidate import MAX_LENGTH, brought, built_in, with_threshold
     from lengthwise_export.rewrite import rewriting
@@ -255,7 +255,7 @@ def export(
             click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
         if rewrite:
             source = rewriting(source, lambda told: click.echo(told, err=True))
-        published = exporting.export(source, out, to=precision, data=records, seed=seed)
+        published = pipeline.export(source, out, to=precision, data=records, seed=seed)
     for told in published.notices:
         click.echo(f"notice: {told}", err=True)
     if published.manifest.missing != source.manifest.missing:

@@ -55,7 +55,7 @@ class ExportError(LengthwiseError):
     """A step of the export could not do its part.
 
     Args:
-        step: The step that failed, in the words of `lengthwise_export.export`.
+        step: The step that failed, in the words of `lengthwise_export.pipeline`.
         detail: What it required or ensured, and what to do instead.
     """
 
