@@ -51,7 +51,7 @@ beside the packages (""); a module named here is a room of its own above them.""
 MEMBERS = {
     "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
     "lengthwise_export": {
-        "export": {"candidate", "missing", "package", "pipeline", "rewrite", "sample"},
+        "export": {"api", "candidate", "flow", "missing", "package", "pipeline", "rewrite", "sample"},
         "cli": {"cli"},
     },
 }

@@ -45,7 +45,7 @@ from lengthwise_export.sample import Sample
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Published:
     """A model directory, and its proof.
 
@@ -66,6 +66,15 @@ class Published:
     labels: labels.Changes | None = None
     sample: Sample | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """Its version, from 1."""
+        return self.manifest.version
+
+    def __repr__(self) -> str:
+        """`<lengthwise_export.Published vowels/1: models/vowels/1, 212 cases hold>`."""
+        return f"<lengthwise_export.Published {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
 
 
 @dataclass(frozen=True, slots=True)
