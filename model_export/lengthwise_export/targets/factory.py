@@ -54,7 +54,7 @@ def _imported(where: str, text: str) -> ModuleType:
     else:
         folder, name = str(Path.cwd()), where
     if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
-        sys.path.insert(0, folder)
+        sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
