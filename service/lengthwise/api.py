@@ -21,7 +21,7 @@ from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequen
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
     from lengthwise.decoding.calls import Item
-    from lengthwise.repository import model as loaded
+    from lengthwise.repository.model import Model as LoadedModel
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
     from lengthwise.scoring.offline import Result
@@ -78,7 +78,7 @@ class Model:
         loaded: What `load` opened: its manifest, session and costs. Its form may change with any version.
     """
 
-    def __init__(self, loaded: loaded.Model, limits: BatchLimits, threads: int) -> None:
+    def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
         manifest = loaded.manifest
         self.loaded = loaded
         self._limits = limits.at_most(manifest.max_batch_rows)

@@ -18,6 +18,7 @@ from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, ModelError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
+from lengthwise.runtime.installation import Driver, Installation
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories, numpy_models
 from tests.support.model_directories import BUNDLED
@@ -120,6 +121,13 @@ def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None
     ((name, value),) = options.items()
     with pytest.raises(ConfigurationError, match=f"{name}={value!r}"):
         lengthwise.load(BUNDLED, **options)
+
+
+def test_a_gpu_that_is_wanted_and_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu_only = Installation({"onnxruntime": "1.20"}, True, ("CPUExecutionProvider",), "", Driver, lambda: ())
+    monkeypatch.setattr("lengthwise.runtime.provider.find", lambda: cpu_only)
+    with pytest.raises(ConfigurationError, match=r"cuda cannot be had: onnxruntime 1\.20 is without CUDA"):
+        lengthwise.load(BUNDLED, provider="cuda")
 
 
 def test_options_decide_what_one_batch_is(tmp_path: Path) -> None:
