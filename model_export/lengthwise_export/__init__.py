@@ -19,32 +19,32 @@ from typing import TYPE_CHECKING, Any
 from lengthwise.errors import how_to_install
 from lengthwise_export import errors
 
+__all__ = ["CheckReport", "Published", "__version__", "check", "errors", "export"]
+
 if TYPE_CHECKING:
     from lengthwise_export.api import CheckReport, check, export
     from lengthwise_export.pipeline import Published
 
     __version__: str
+else:  # a type checker is to find misspelt names
 
-__all__ = ["CheckReport", "Published", "__version__", "check", "errors", "export"]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what is exported when it is first used."""
-    if name == "__version__":
-        value: Any = importlib.import_module("lengthwise").__version__
-    elif name in __all__:
-        module = "lengthwise_export.pipeline" if name == "Published" else "lengthwise_export.api"
-        try:
-            value = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"lengthwise_export.{name} needs {error.name}, which is not installed: {how_to_install('export')}",
-                name=error.name,
-            ) from error
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Imports what is exported when it is first used."""
+        if name == "__version__":
+            value: Any = importlib.import_module("lengthwise").__version__
+        elif name in __all__:
+            module = "lengthwise_export.pipeline" if name == "Published" else "lengthwise_export.api"
+            try:
+                value = getattr(importlib.import_module(module), name)
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    f"lengthwise_export.{name} needs {error.name}, which is not installed: {how_to_install('export')}",
+                    name=error.name,
+                ) from error
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -19,24 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise import errors
 
+__all__ = ["Model", "Prediction", "__version__", "errors", "load"]
+
 if TYPE_CHECKING:
     from lengthwise.api import Model, Prediction, load
 
     __version__: str
+else:  # a type checker is to find misspelt names
 
-__all__ = ["Model", "Prediction", "__version__", "errors", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what is exported when it is first used."""
-    if name == "__version__":
-        value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
-    elif name in __all__:
-        value = getattr(importlib.import_module("lengthwise.api"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Imports what is exported when it is first used."""
+        if name == "__version__":
+            value: Any = importlib.import_module("importlib.metadata").version("lengthwise")
+        elif name in __all__:
+            value = getattr(importlib.import_module("lengthwise.api"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
