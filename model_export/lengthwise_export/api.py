@@ -348,11 +348,9 @@ def _module_as_before(module: Any) -> Iterator[None]:
 
     training = [(part, part.training) for part in module.modules()]
     tensors = [
-        (held, name, tensor, tensor.detach().clone())
+        (part, name, tensor, tensor.detach().clone())
         for part in module.modules()
-        for held in (part._parameters, part._buffers)
-        for name, tensor in held.items()
-        if tensor is not None
+        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
     ]
     try:
         yield
@@ -360,7 +358,7 @@ def _module_as_before(module: Any) -> Iterator[None]:
         for part, mode in training:
             part.training = mode
         with torch.no_grad():
-            for held, name, tensor, values in tensors:
-                held[name] = tensor
+            for part, name, tensor, values in tensors:
+                setattr(part, name, tensor)
                 if tensor.device.type != "meta" and not torch.equal(tensor, values):
                     tensor.copy_(values)

@@ -257,7 +257,8 @@ def _located(path: Path) -> Path:
     from lengthwise.versions import is_version
 
     if (path / MANIFEST_FILE).is_file():
-        return path.resolve()
+        absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
+        return absolute if is_version(absolute.name) else absolute.resolve()
     try:
         inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
     except OSError as error:
@@ -274,8 +275,8 @@ def _located(path: Path) -> Path:
 def _highest_version(folder: Path) -> Path:
     from lengthwise.versions import is_version
 
-    versions = [inside for inside in folder.resolve().iterdir() if is_version(inside.name) and inside.is_dir()]
-    return max(versions, key=lambda version: int(version.name))
+    inside = Path(os.path.abspath(folder)).iterdir()
+    return max((path for path in inside if is_version(path.name) and path.is_dir()), key=lambda path: int(path.name))
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

@@ -88,6 +88,17 @@ def test_of_a_model_the_highest_version_is_loaded(tmp_path: Path, monkeypatch: p
     assert lengthwise.load("2").version == 2
 
 
+def test_links_are_followed_as_the_service_does(tmp_path: Path) -> None:
+    model_directories.place(tmp_path, "vowels", 3)
+    (tmp_path / "now").symlink_to(tmp_path / "vowels" / "3")
+    assert lengthwise.load(tmp_path / "now").version == 3
+    (tmp_path / "data").mkdir()
+    (tmp_path / "vowels" / "3").rename(tmp_path / "data" / "abc")
+    (tmp_path / "vowels" / "3").symlink_to(tmp_path / "data" / "abc")
+    assert lengthwise.load(tmp_path / "vowels").version == 3
+    assert lengthwise.load(tmp_path / "vowels" / "3").version == 3
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -214,6 +225,20 @@ def test_a_missing_value_is_nan_or_none() -> None:
     (expected,) = model.predict([np.array([[1, np.nan], [2, 3]])])
     assert fields(model.predict([[[1, None], [2, 3]]])[0]) == fields(expected)
     assert expected.probabilities[2] > 0.5
+
+
+def test_a_masked_value_is_missing() -> None:
+    model = small(numpy_models.manifest(missing="zero"))
+    mask = [[False, True], [False, False]]
+    (expected,) = model.predict([[[1, None], [2, 3]]])
+    for kind in (np.float32, np.float64, np.int8):
+        (masked,) = model.predict([np.ma.array([[1, 9], [2, 3]], mask=mask, dtype=kind)])
+        assert fields(masked) == fields(expected)
+    whole = np.ma.array([1, 2], mask=[False, False])
+    tokens = small(numpy_models.manifest(vocabulary=10))
+    assert tokens.predict([whole])[0].length == 2
+    with pytest.raises(InvalidSequences, match="token ids are whole numbers"):
+        tokens.predict([np.ma.array([1, 2], mask=[False, True])])
 
 
 def test_one_feature_needs_no_axis_of_its_own() -> None:

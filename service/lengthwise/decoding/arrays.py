@@ -95,6 +95,8 @@ def _array(given: Any) -> NDArray[Any]:
     Raises:
         ValueError: It is none.
     """
+    if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
+        given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
