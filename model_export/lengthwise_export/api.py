@@ -1,7 +1,8 @@
 """Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
 
 A target is a text, as on the command line, or an object: a `torch.nn.Module` or an `onnx.ModelProto`. Torch, and a
-module that is given, are left as they were: training mode, parameters, buffers, threads and random numbers.
+module that is given, are left as they were: training mode, parameters, buffers, threads and random numbers. Calls in
+several threads run one after the other, as torch's settings are those of the whole process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,9 @@ _WIDTH: Final = 120
 """Columns of a report as text."""
 _FRAME_PIXELS: Final = 480
 """Height of a report in a notebook, which scrolls in it."""
+
+_ONE_CALL: Final = threading.RLock()
+"""Held by a check or an export: each changes settings of torch, and puts them back."""
 
 StrPath = str | os.PathLike[str]
 
@@ -332,7 +337,7 @@ def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
 @contextmanager
 def _torch_as_before(target: object) -> Iterator[None]:
     """Leaves torch's random numbers, and a module that is given, as they were before the block."""
-    with ExitStack() as stack:
+    with _ONE_CALL, ExitStack() as stack:
         torch = sys.modules.get("torch")
         if torch is not None:
             stack.enter_context(torch.random.fork_rng(devices=[]))

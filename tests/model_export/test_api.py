@@ -7,6 +7,7 @@ import doctest
 import html
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,17 @@ def test_a_copy_gives_the_same_report() -> None:
     module = Mean(leaks=True)
     first, second = (lengthwise_export.check(one, **SHORT).to_dict() for one in (module, copy.deepcopy(module)))
     assert first == second
+
+
+def test_threads_may_check_at_once_and_leave_torch_as_it_was() -> None:
+    sound, leaking = Mean().train(), Mean(leaks=True).train()
+    before = [state(sound), state(leaking)]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda module: lengthwise_export.check(module, **SHORT), [sound, leaking] * 4))
+    assert [report.verdict for report in reports] == ["sound", "leak"] * 4
+    assert len({str(report) for report in reports}) == 2
+    for module, kept in zip((sound, leaking), before, strict=True):
+        assert_same(kept, state(module))
 
 
 def test_progress_is_told() -> None:
