@@ -12,7 +12,7 @@ import lengthwise_export
 
 EXPORTED = {
     lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
-    lengthwise_export: ["CheckReport", "Published", "__version__", "check", "errors", "export"],
+    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "check", "errors", "export"],
 }
 OF_CLASSES = {
     lengthwise.Model: [
@@ -27,7 +27,7 @@ OF_CLASSES = {
         *("exit_code", "leaks", "max_length", "notes", "ran", "reason", "served", "target", "to_dict", "tolerance"),
         *("trials", "verdict"),
     ],
-    lengthwise_export.Published: [
+    lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "nodes", "notices", "sample", "version"),
     ],
 }

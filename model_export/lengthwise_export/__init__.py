@@ -7,8 +7,8 @@ report = lengthwise_export.check(module)
 published = lengthwise_export.export(module, "models/mine", labels=["no", "yes"])
 ```
 
-Exported: `check`, `export`, `CheckReport`, `Published`, `errors`, `__version__`. Importing the package is cheap: torch
-and onnx are imported when one of the first four is first used.
+Exported: `check`, `export`, `CheckReport`, `PublishedModel`, `errors`, `__version__`. Importing the package is cheap:
+torch and onnx are imported when one of the first four is first used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from lengthwise.errors import how_to_install
 from lengthwise_export import errors
 
-__all__ = ["CheckReport", "Published", "__version__", "check", "errors", "export"]
+__all__ = ["CheckReport", "PublishedModel", "__version__", "check", "errors", "export"]
 
 if TYPE_CHECKING:
     from lengthwise_export.api import CheckReport, check, export
-    from lengthwise_export.pipeline import Published
+    from lengthwise_export.pipeline import PublishedModel
 
     __version__: str
 else:  # a type checker is to find misspelt names
@@ -33,7 +33,7 @@ else:  # a type checker is to find misspelt names
         if name == "__version__":
             value: Any = importlib.import_module("lengthwise").__version__
         elif name in __all__:
-            module = "lengthwise_export.pipeline" if name == "Published" else "lengthwise_export.api"
+            module = "lengthwise_export.pipeline" if name == "PublishedModel" else "lengthwise_export.api"
             try:
                 value = getattr(importlib.import_module(module), name)
             except ModuleNotFoundError as error:

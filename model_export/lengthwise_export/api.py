@@ -30,7 +30,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET, Options, Second
 from lengthwise_export.targets import targets
 
 if TYPE_CHECKING:
-    from lengthwise_export.pipeline import Published
+    from lengthwise_export.pipeline import PublishedModel
 
 log = logging.getLogger("lengthwise.export")
 
@@ -200,7 +200,7 @@ def export(
     tolerance: float | None = None,
     rewrite: bool = False,
     seed: int = 0,
-) -> Published:
+) -> PublishedModel:
     """Builds the graph of a target, proves that padding reaches no answer, and publishes a model directory.
 
     What should be known of it is logged (`lengthwise.export`), warnings as such, and is in `notices` of the result.

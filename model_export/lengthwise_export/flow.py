@@ -21,7 +21,7 @@ from lengthwise_export.targets.target import Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise_export.candidate import Scores
-    from lengthwise_export.pipeline import Published
+    from lengthwise_export.pipeline import PublishedModel
 
 Tell = Callable[[str], None]
 """Gets a line that begins with `warning: ` or `notice: `, or says what was rewritten."""
@@ -68,7 +68,7 @@ def check(
     return report, read
 
 
-def export(target: targets.Given, out: Path, options: Options, chosen: ExportOptions, tell: Tell) -> Published:
+def export(target: targets.Given, out: Path, options: Options, chosen: ExportOptions, tell: Tell) -> PublishedModel:
     """Reads a target, builds its graph, proves it and publishes it.
 
     Args:
@@ -85,7 +85,7 @@ def export(target: targets.Given, out: Path, options: Options, chosen: ExportOpt
         return _exported(target, out, options, chosen, tell)
 
 
-def _exported(target: targets.Given, out: Path, options: Options, chosen: ExportOptions, tell: Tell) -> Published:
+def _exported(target: targets.Given, out: Path, options: Options, chosen: ExportOptions, tell: Tell) -> PublishedModel:
     from lengthwise_export import candidate, pipeline
     from lengthwise_export.architecture import trained
     from lengthwise_export.rewrite import rewriting

@@ -46,7 +46,7 @@ GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Published:
+class PublishedModel:
     """A model directory, and its proof.
 
     Attributes:
@@ -73,8 +73,8 @@ class Published:
         return self.manifest.version
 
     def __repr__(self) -> str:
-        """`<lengthwise_export.Published vowels/1: models/vowels/1, 212 cases hold>`."""
-        return f"<lengthwise_export.Published {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
+        """`<lengthwise_export.PublishedModel vowels/1: models/vowels/1, 212 cases hold>`."""
+        return f"<lengthwise_export.PublishedModel {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Proved:
         graph: The graph.
         manifest: What it wants.
         cases: Of its proof.
-        labels: As in `Published`.
+        labels: As in `PublishedModel`.
         sample: Likewise.
     """
 
@@ -102,7 +102,7 @@ class Proved:
 
 def export(
     source: Source, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
-) -> Published:
+) -> PublishedModel:
     """Builds, verifies and publishes.
 
     Args:
@@ -132,7 +132,7 @@ def export(
             proved = _held_against(proved, data)
         finished = _write(stage, proved, seed=seed)
         notices = tuple(_load_as_a_service_would(stage, finished))
-    return Published(
+    return PublishedModel(
         place.directory, finished, proved.cases, len(proved.graph.graph.node), proved.labels, proved.sample, notices
     )
 

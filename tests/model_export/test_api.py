@@ -156,7 +156,7 @@ def test_what_is_published_is_what_the_command_publishes(tmp_path: Path, caplog:
     logged = [record for record in caplog.records if record.name == "lengthwise.export"]
     assert [(record.levelname, record.getMessage()) for record in logged] == [("WARNING", published.notices[0])]
     assert done.stderr == f"warning: {published.notices[0]}\n"
-    assert repr(published).startswith(f"<lengthwise_export.Published m/1: {published.directory}, ")
+    assert repr(published).startswith(f"<lengthwise_export.PublishedModel m/1: {published.directory}, ")
 
 
 def test_the_weights_of_an_object_are_those_that_are_meant(tmp_path: Path) -> None:

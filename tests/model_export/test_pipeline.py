@@ -84,16 +84,16 @@ def test_the_covering_set_holds_every_value_and_stays_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Published:
+def published(tmp_path_factory: pytest.TempPathFactory) -> pipeline.PublishedModel:
     return pipeline.export(built_in(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_a_model_directory_holds_its_four_files(published: pipeline.Published) -> None:
+def test_a_model_directory_holds_its_four_files(published: pipeline.PublishedModel) -> None:
     files = {path.name for path in published.directory.iterdir()}
     assert files == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
 
 
-def test_the_manifest_carries_name_version_digests_and_promise(published: pipeline.Published) -> None:
+def test_the_manifest_carries_name_version_digests_and_promise(published: pipeline.PublishedModel) -> None:
     manifest = Manifest.read(published.directory)
     assert manifest.key == "tiny/1"
     assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
@@ -103,21 +103,21 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: pipeli
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
 
 
-def test_verification_lists_every_case_with_its_figure(published: pipeline.Published) -> None:
+def test_verification_lists_every_case_with_its_figure(published: pipeline.PublishedModel) -> None:
     proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
     assert len(proof["cases"]) == len(published.cases)
     figures = {"difference", "relative", "bits"}
     assert {"name", "varied", "provider", "extreme", "holds"} | figures == set(proof["cases"][0])
 
 
-def test_the_graph_carries_contract_name_and_labels(published: pipeline.Published) -> None:
+def test_the_graph_carries_contract_name_and_labels(published: pipeline.PublishedModel) -> None:
     model = onnx.load(published.directory / GRAPH_FILE)
     held = {entry.key: entry.value for entry in model.metadata_props}
     assert (held["lengthwise.contract"], held["lengthwise.name"]) == ("1", "tiny")
     assert json.loads(held["lengthwise.labels"]) == ["a", "b"]
 
 
-def test_a_second_export_becomes_the_next_version(published: pipeline.Published) -> None:
+def test_a_second_export_becomes_the_next_version(published: pipeline.PublishedModel) -> None:
     again = pipeline.export(built_in(spec(), None), published.directory.parent)
     assert again.manifest.version == 2
     with pytest.raises(PublishError, match="exists"):

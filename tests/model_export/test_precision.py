@@ -30,7 +30,7 @@ from lengthwise_export.cli import main
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import Options
-from lengthwise_export.pipeline import Published
+from lengthwise_export.pipeline import PublishedModel
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models
@@ -46,14 +46,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedModel]:
     """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = spec('pooling = "attention"', step="features = 3\nmax_length = 60")
     return {to: pipeline.export(built_in(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
 
 
-def graph_of(found: Published) -> onnx.ModelProto:
+def graph_of(found: PublishedModel) -> onnx.ModelProto:
     return onnx.load(found.directory / "model.onnx")
 
 
@@ -72,7 +72,7 @@ def small_graph() -> tuple[onnx.ModelProto, Manifest]:
 @pytest.mark.long
 @pytest.mark.parametrize("to", ["fp32", *ROUNDED])
 async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_company(
-    published: dict[str, Published], to: str, monkeypatch: pytest.MonkeyPatch
+    published: dict[str, PublishedModel], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_directories.measure_quickly(monkeypatch)
     model = loading.load(published[to].directory, BatchLimits(rows=16))
@@ -97,7 +97,7 @@ async def test_a_model_of_each_precision_answers_the_same_bytes_alone_and_in_com
         assert batches < 40
 
 
-def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, Published]) -> None:
+def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, PublishedModel]) -> None:
     manifest = published["int8"].manifest
     session = Session.load(published["int8"].directory, manifest)
     quiet, loud = draw(manifest, [9, 9], 0)
@@ -106,7 +106,9 @@ def test_an_int8_graph_is_one_that_a_neighbour_would_reach(published: dict[str, 
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: dict[str, Published], to: str) -> None:
+def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(
+    published: dict[str, PublishedModel], to: str
+) -> None:
     (promise,) = published[to].manifest.promises
     assert (promise.provider, promise.bits, promise.tolerance) == (CPU, True, 0.0)
     varied = {case.varied for case in published[to].cases}
@@ -118,7 +120,7 @@ def test_the_promise_is_of_bits_and_the_cases_are_of_what_is_served(published: d
 
 @pytest.mark.parametrize("to", ROUNDED)
 def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
-    published: dict[str, Published], to: str
+    published: dict[str, PublishedModel], to: str
 ) -> None:
     found = published[to]
     manifest = Manifest.read(found.directory)
@@ -130,7 +132,7 @@ def test_the_largest_difference_to_float32_stands_in_manifest_and_proof(
     assert manifest.promises[0].golden == 2 * manifest.from_fp32
 
 
-def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, Published]) -> None:
+def test_a_float32_model_lies_nowhere_from_itself(published: dict[str, PublishedModel]) -> None:
     assert published["fp32"].manifest.from_fp32 is None
     assert published["fp32"].manifest.max_batch_rows is None
 
@@ -155,7 +157,9 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
 # fp16
 
 
-def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(published: dict[str, Published]) -> None:
+def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(
+    published: dict[str, PublishedModel],
+) -> None:
     half = graph_of(published["fp16"])
     types = {value.name: value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)}
     assert types == {
@@ -173,7 +177,7 @@ def test_fp16_halves_the_weights_and_keeps_the_types_of_inputs_and_outputs(publi
 
 
 def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float32(
-    published: dict[str, Published],
+    published: dict[str, PublishedModel],
 ) -> None:
     half = graph_of(published["fp16"]).graph
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.initializer}
@@ -187,7 +191,7 @@ def test_fp16_leaves_masks_normalisation_softmax_and_the_last_products_in_float3
             assert not halves & set(node.input), node.op_type
 
 
-def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, Published]) -> None:
+def test_fp16_passes_from_one_weighted_layer_to_the_next_without_a_cast(published: dict[str, PublishedModel]) -> None:
     half = graph_of(published["fp16"])
     # Into the first layer, and out of the last recurrent one and of the attention's units
     assert kinds(half)["Cast"] == kinds(graph_of(published["fp32"]))["Cast"] + 3
@@ -208,7 +212,7 @@ def test_fp16_takes_values_that_only_normalisation_makes_small_enough_for_it() -
     assert np.abs(exact - rounded).max() < 1e-3
 
 
-def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, Published]) -> None:
+def test_fp16_attention_is_exactly_nothing_at_padding(published: dict[str, PublishedModel]) -> None:
     manifest = published["fp16"].manifest
     batch = pad(draw(manifest, [1, 5, 20], 0), width=24)
     weights = Session.load(published["fp16"].directory, manifest).run(batch, ("logits", "attention")).attention
@@ -248,7 +252,7 @@ def test_a_graph_with_one_product_has_nothing_to_round(to: Precision) -> None:
 # int8
 
 
-def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(published: dict[str, Published]) -> None:
+def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(published: dict[str, PublishedModel]) -> None:
     before, after = kinds(graph_of(published["fp32"])), kinds(graph_of(published["int8"]))
     assert after["DynamicQuantizeLSTM"] == before["LSTM"] > 0
     assert after["LSTM"] == 0
@@ -257,19 +261,19 @@ def test_int8_quantises_recurrent_layers_and_products_and_spares_the_last(publis
     assert after["MatMul"] == before["MatMul"] - 1 + before["Gemm"]
 
 
-def test_int8_runs_one_row_at_a_time_at_its_own_width(published: dict[str, Published]) -> None:
+def test_int8_runs_one_row_at_a_time_at_its_own_width(published: dict[str, PublishedModel]) -> None:
     manifest = Manifest.read(published["int8"].directory)
     assert (manifest.max_batch_rows, manifest.width_multiple) == (1, 1)
 
 
-def test_int8_keeps_weights_to_seven_bits(published: dict[str, Published]) -> None:
+def test_int8_keeps_weights_to_seven_bits(published: dict[str, PublishedModel]) -> None:
     arrays = [numpy_helper.to_array(tensor) for tensor in graph_of(published["int8"]).graph.initializer]
     quantised = [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
     assert quantised
     assert max(np.abs(array.astype(int)).max() for array in quantised) <= 64
 
 
-def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, Published]) -> None:
+def test_int8_keeps_the_metadata_of_the_graph(published: dict[str, PublishedModel]) -> None:
     told = {entry.key: entry.value for entry in graph_of(published["int8"]).metadata_props}
     assert set(told) == {"lengthwise.contract", "lengthwise.name", "lengthwise.labels"}
 
@@ -406,7 +410,7 @@ def run(*arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize("to", ROUNDED)
 @pytest.mark.parametrize("kind", ["spec", "module", "onnx"])
 def test_every_kind_of_target_is_exported_at_each_precision(
-    tmp_path: Path, published: dict[str, Published], kind: str, to: str
+    tmp_path: Path, published: dict[str, PublishedModel], kind: str, to: str
 ) -> None:
     (tmp_path / "target.py").write_text(MODULE)
     (tmp_path / "target.toml").write_text(SPEC)
@@ -439,7 +443,9 @@ def test_the_command_counts_the_labels_that_a_precision_changes(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("to", ROUNDED)
-def test_a_directory_of_each_precision_is_checked_as_it_is_served(published: dict[str, Published], to: str) -> None:
+def test_a_directory_of_each_precision_is_checked_as_it_is_served(
+    published: dict[str, PublishedModel], to: str
+) -> None:
     answer = CliRunner().invoke(main, ["check", str(published[to].directory), "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
