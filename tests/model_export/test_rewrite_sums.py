@@ -119,7 +119,9 @@ def test_what_was_done_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.startswith("rewritten as matrix products with ones: pool")
 
 
-@pytest.mark.parametrize(("bits", "why"), [((True,), "already gives the same bits"), ((False, False), "bits still depend on the batch")])
+@pytest.mark.parametrize(
+    ("bits", "why"), [((True,), "already gives the same bits"), ((False, False), "bits still depend on the batch")]
+)
 def test_a_graph_stays_where_rewriting_gains_nothing(
     monkeypatch: pytest.MonkeyPatch, bits: tuple[bool, ...], why: str
 ) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 import orjson
@@ -24,16 +24,16 @@ from lengthwise.command import Command
 from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
-from lengthwise.repository import loading
-from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import MANIFEST_FILE
-from lengthwise.runtime.provider import CPU, PLAIN_CPU, Device
-from lengthwise.scoring import offline
-from lengthwise.scoring.offline import Batch, Result
 from lengthwise.scoring.records import Chunk, Entry, Taken, chunked, judged, told
 from lengthwise.scoring.scored import Scored
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import Settings, available_cores
+
+if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
+    from lengthwise.repository.model import Model
+    from lengthwise.runtime.provider import Device
+    from lengthwise.scoring.offline import Batch, Result
 
 T = TypeVar("T")
 
@@ -101,6 +101,8 @@ def score(
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    from lengthwise.runtime.provider import CPU, PLAIN_CPU
+
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
@@ -140,6 +142,8 @@ def _check_out(out: Path, source: Path) -> None:
 
 def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
     """The model, proved as the service proves it."""
+    from lengthwise.repository import loading
+
     if not (directory / MANIFEST_FILE).is_file():
         found = sorted(
             str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
@@ -181,6 +185,8 @@ class Run:
             RecordError: A record has no answer, and that ends the run; the lines of all before it are written. Of a bad
                 record, the bad ones behind it are told too.
         """
+        from lengthwise.scoring import offline
+
         manifest = self.model.manifest
         summary = Summary(manifest.key)
         with progress_bar(console) as progress:

@@ -14,14 +14,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from lengthwise.batching.pending import PendingSequences, Waiting
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
-from lengthwise.padding import Steps, pad, rounded_width
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.repository.model import Model
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
@@ -90,12 +90,12 @@ def answer_all(
         model: Who answers.
         chunks: Items that the model takes, with whatever the caller wants back; read one chunk ahead.
         limits: What one batch may be.
-        threads: How many batches run at once.
+        threads: How many batches run at once; 0 runs them one by one in the caller's thread.
         attention: Whether the attention is wanted.
         ran: Told of each batch, in the caller's thread.
         planned: Told how much processor time planning a chunk took.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="runner") as runners:
+    with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
         try:
             for chunk, items in chunks:
@@ -110,19 +110,32 @@ def answer_all(
             runners.shutdown(wait=False, cancel_futures=True)
 
 
+class _SameThread(Executor):
+    """Runs what it is given at once, in the thread that gives it: what it raises is raised there."""
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """A future that is done."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*arguments, **options))
+        return future
+
+
 _Ran = tuple[list[Result], Batch]
 _Running = tuple[list[_Row], Future[_Ran]]
 
 
 def _begin(
-    runners: ThreadPoolExecutor, model: Model, items: Sequence[Item], limits: BatchLimits, attention: bool
+    runners: Executor, model: Model, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
     """Plans all batches of a chunk and hands them to the threads."""
     manifest = model.manifest
     pool = PendingSequences()
     for place, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
-            width = rounded_width(len(steps), manifest.width_multiple)
+            if model.buckets is None:
+                width = rounded_width(len(steps), manifest.width_multiple)
+            else:
+                width = model.buckets.width_of(len(steps))
             pool.add(_Row(width, steps=steps, item=place, start=start))
     running = []
     while pool:
@@ -134,7 +147,7 @@ def _begin(
 def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
     """Runs one batch, in a thread: a result for each row."""
     started = time.thread_time()
-    batch = pad([row.steps for row in rows], multiple=model.manifest.width_multiple)
+    batch = _padded(model, [row.steps for row in rows])
 
     def figures() -> Batch:
         return Batch(batch.rows, batch.cost, batch.valid_steps, time.thread_time() - started)
@@ -148,6 +161,14 @@ def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
         alone = [_run(model, [row], attention) for row in rows]
         return [results[0] for results, _ in alone], figures()
     return [NOT_FINITE if answer is None else answer for answer in found], figures()
+
+
+def _padded(model: Model, sequences: Sequence[Steps]) -> PaddedBatch:
+    """Sequences as the batch that runs: on a device, in one of its shapes."""
+    if model.buckets is None:
+        return pad(sequences, multiple=model.manifest.width_multiple)
+    width = model.buckets.width_of(max(map(len, sequences)))
+    return pad(sequences, width=width, rows=model.buckets.rows_of(len(sequences), width))
 
 
 def _collected(
