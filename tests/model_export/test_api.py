@@ -88,8 +88,7 @@ def test_a_module_is_a_target_as_its_factory_is() -> None:
     module = Mean(leaks=True)
     report = lengthwise_export.check(module, **SHORT)
     assert (report.verdict, report.target) == ("leak", "Mean")
-    assert report.leaks[0].place is not None
-    assert report.leaks[0].place.file.endswith("users_models.py")
+    assert report.to_dict()["leaks"][0]["file"].endswith("users_models.py")
     assert lengthwise_export.check(Mean(), **SHORT).verdict == "sound"
 
 
@@ -168,7 +167,7 @@ def test_the_weights_of_an_object_are_those_that_are_meant(tmp_path: Path) -> No
 
 
 def test_a_leak_is_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match=r"^Mean: .*It begins at .*`lengthwise_export.check` says why"):
+    with pytest.raises(VerificationError, match=r"^Mean: .*It begins at .*`lengthwise_export.check` "):
         lengthwise_export.export(Mean(leaks=True), tmp_path / "m", **SHORT)
     assert list(tmp_path.iterdir()) == []
     lengthwise_export.export(Mean(), tmp_path / "m" / "1", **SHORT)
@@ -275,7 +274,8 @@ def test_threads_may_check_at_once_and_leave_torch_as_it_was() -> None:
 def test_progress_is_told() -> None:
     told: list[str] = []
     lengthwise_export.check(Mean(), progress=told.append, **SHORT)
-    assert "where it begins" in told
+    assert len(told) > 10
+    assert {trial.name for trial in lengthwise_export.check(Mean(), **SHORT).trials} <= {*told}
 
 
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
