@@ -44,7 +44,13 @@ class ExportOptions:
 
 
 def check(
-    target: targets.Given, options: TargetOptions, *, max_length: int, tolerance: float, seed: int, progress: ProgressCallback
+    target: targets.Given,
+    options: TargetOptions,
+    *,
+    max_length: int,
+    tolerance: float,
+    seed: int,
+    progress: ProgressCallback,
 ) -> tuple[Report, Target | None]:
     """Reads a target and judges it.
 
