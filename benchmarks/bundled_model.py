@@ -26,7 +26,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.settings import bundled_models
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.candidate import from_spec
-from lengthwise_export.export import export
+from lengthwise_export.pipeline import export
 from lengthwise_export.training import train
 from lengthwise_export.training.batches import examples
 from lengthwise_export.training.metrics import TrainingReport

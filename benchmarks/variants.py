@@ -24,7 +24,7 @@ from lengthwise.batching.plan import BatchLimits, Cost
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import OutputName, Outputs, Session
 
@@ -79,7 +79,7 @@ def _empty_run() -> None:
     prove = loading.load
 
     # Loaded, verified and measured as usual: only the served session is empty, and planned at the true cost.
-    def load(directory: Path, limits: BatchLimits, **options: Any) -> Model:
+    def load(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
         model = prove(directory, limits, **options)
         table = model.cost
         kept = Fixed(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)

@@ -30,6 +30,7 @@ BELOW = {
         "http": {"protocols", "serving", "repository", "decoding", "runtime", "batching", "telemetry", "connections"},
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
+        "api": {"scoring", "repository", "decoding", "runtime", "batching"},
         "cli": {"bench", "scoring", "http"},
     },
     "lengthwise_export": {
@@ -48,9 +49,9 @@ BELOW = {
 beside the packages (""); a module named here is a room of its own above them."""
 
 MEMBERS = {
-    "lengthwise": {"serving": {"serving"}, "cli": {"cli", "__main__"}},
+    "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
     "lengthwise_export": {
-        "export": {"accuracy", "candidate", "export", "missing_values", "publish", "rewrite_sums"},
+        "export": {"accuracy", "api", "candidate", "flow", "missing_values", "pipeline", "publish", "rewrite_sums"},
         "cli": {"cli"},
     },
 }

@@ -24,7 +24,7 @@ print("\\n" + json.dumps([code, sorted(sys.modules)]))
 NEVER = ("torch", "matplotlib", "sympy", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas", "scipy")
 """What help and the check of a graph leave alone."""
 
-WITHOUT_A_GRAPH = ("onnx", "fastapi", "uvicorn", "grpc", "rich.syntax")
+WITHOUT_A_GRAPH = ("onnx", "onnxruntime", "fastapi", "uvicorn", "grpc", "rich.syntax")
 """What help leaves alone besides."""
 
 MOST = 700
@@ -45,6 +45,14 @@ def test_help_imports_little(words: tuple[str, ...]) -> None:
     modules = imported(*words, "--help")
     assert modules.isdisjoint(NEVER + WITHOUT_A_GRAPH)
     assert len(modules) < MOST
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    program = "import sys; before = set(sys.modules); import lengthwise; print(sorted({*sys.modules} - before))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    heavy = ("numpy", "onnxruntime", "click", "pydantic", "importlib.metadata", "lengthwise.api")
+    assert "lengthwise.errors" in told.stdout
+    assert [name for name in heavy if f"'{name}'" in told.stdout] == []
 
 
 def test_a_check_of_a_graph_needs_no_torch(tmp_path: Path) -> None:

@@ -7,35 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = (ROOT / "service" / "lengthwise", ROOT / "model_export" / "lengthwise_export")
-
-STILL_TWICE: frozenset[str] = frozenset(
-    {
-        "Answer",  # lengthwise/runtime/answers, lengthwise/verification/proof
-        "Connection",  # lengthwise/bench/connection, lengthwise/connections/draining
-        "Draining",  # lengthwise/connections/draining, lengthwise/errors
-        "Encode",  # lengthwise/protocols/endpoint, lengthwise/protocols/grpc_codec
-        "Entry",  # lengthwise/protocols/inventory, lengthwise/scoring/records
-        "Form",  # lengthwise/bench/trial, lengthwise/decoding/validation, lengthwise/protocols/tensors
-        "Load",  # lengthwise/bench/trial, lengthwise/runtime/device_memory, lengthwise/runtime/installation
-        "Node",  # lengthwise/runtime/onnx_graph, lengthwise/runtime/placement
-        "Options",  # lengthwise/bench/tune, lengthwise/decoding/options
-        "Output",  # lengthwise/protocols/request_parameters, lengthwise/runtime/session
-        "Run",  # lengthwise/batching/cost, lengthwise/batching/queues, lengthwise/scoring/command
-        "Schema",  # lengthwise/protocols/body_documents, lengthwise/protocols/documents
-        "ServedModel",  # lengthwise/bench/launch, lengthwise/serving
-        "Taken",  # lengthwise/batching/execution, lengthwise/scoring/records
-        "Target",  # lengthwise/bench/connection, lengthwise_export/targets/target
-        "Task",  # lengthwise/repository/judge_process, lengthwise/runtime/manifest
-        "Trial",  # lengthwise/bench/trial, lengthwise/verification/proof
-        "_Kept",  # lengthwise/batching/cost, lengthwise/repository/judge_child
-    }
-)
-"""Names that still stand for several things, all in the service, with their modules. Remove a name here when it is
-renamed; the list must become empty."""
 
 
 def is_type_name(name: str) -> bool:
@@ -75,10 +48,5 @@ def test_the_names_of_both_packages_are_collected() -> None:
 
 
 def test_a_class_name_is_defined_once() -> None:
-    twice = {name: places for name, places in NAMES.items() if len(places) > 1 and name not in STILL_TWICE}
+    twice = {name: places for name, places in NAMES.items() if len(places) > 1}
     assert twice == {}
-
-
-@pytest.mark.parametrize("name", sorted(STILL_TWICE))
-def test_a_name_that_was_renamed_leaves_the_list(name: str) -> None:
-    assert len(NAMES.get(name, [])) > 1

@@ -21,7 +21,7 @@ from lengthwise.errors import VerificationError
 from lengthwise.padding import Steps
 from lengthwise.repository.judging import measure_cost
 from lengthwise.repository.loading import WARM_UP, load
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device, choose
@@ -136,16 +136,16 @@ class Stage:
         """For measuring costs at load, as the service does; on a device it then warms up, see `WARM_UP`."""
         return self.pick(0.4, 0.02)
 
-    def _unverified(self, precision: Precision, limits: BatchLimits, device: Device) -> Model:
+    def _unverified(self, precision: Precision, limits: BatchLimits, device: Device) -> LoadedModel:
         """A model as the service would serve it after verification."""
         manifest = self.manifest(precision)
         session = Session.load(self.directory(precision), manifest, devices=(device,))
         cost = measure_cost(session, manifest, limits, budget_seconds=self._load_seconds)
         if not session.bound:
-            return Model(manifest, session, cost)
+            return LoadedModel(manifest, session, cost)
         chosen = buckets.choose(cost, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
         session.warm_up(chosen.shapes(), seconds=WARM_UP * self._load_seconds)
-        return Model(manifest, session, BucketedCosts(cost, chosen), buckets=chosen)
+        return LoadedModel(manifest, session, BucketedCosts(cost, chosen), buckets=chosen)
 
     def sequences(self, distribution: str, count: int, *, max_length: int = 1024) -> list[Steps]:
         """Sequences with lengths of a distribution; the same ones for the same seed."""

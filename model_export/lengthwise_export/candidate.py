@@ -141,7 +141,7 @@ def from_target(
     if missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     report = run_check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
-    _require_sound(report, target.text)
+    _require_sound(report, target)
     task = _task(target, multi_label=multi_label)
     longest = report.max_length or max_length
     sampler = Sampler(target.steps, seed)
@@ -150,7 +150,7 @@ def from_target(
     made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
     if target.checkpoint is not None:
         made["checkpoint"] = digest(target.checkpoint)
-    elif target.framework:
+    elif target.framework and not target.is_object:
         made["weights"] = "the factory's own"
     names = target.names
     if names.attention is None and target.kind == "module" and _is_attention(answer, batch):
@@ -225,12 +225,13 @@ def _statistics(model: SequenceClassifier, spec: Spec) -> tuple[tuple[float, ...
     return tuple(first.mean.tolist()), tuple(first.std.tolist())
 
 
-def _require_sound(report: Report, text: str) -> None:
+def _require_sound(report: Report, target: Target) -> None:
     if report.verdict == "uncheckable":
         raise ExportError("check", report.reason)
     if report.verdict == "leak":
         begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
-        raise VerificationError(f"{text}: {report.reason}.{begin} `lengthwise check {text}` shows the cause and a fix")
+        check = "lengthwise_export.check" if target.is_object else f"lengthwise check {target.text}"
+        raise VerificationError(f"{target.text}: {report.reason}.{begin} `{check}` shows the cause and a fix")
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:

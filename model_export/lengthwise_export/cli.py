@@ -6,7 +6,7 @@ not need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,8 +21,6 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, targe
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
-    from lengthwise.decoding import dataset
-    from lengthwise_export.candidate import ScoreKind
     from lengthwise_export.training import train as training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -80,6 +78,7 @@ def train(
 
     from lengthwise_export.architecture import trained
     from lengthwise_export.architecture.spec import Spec
+    from lengthwise_export.flow import records_of
     from lengthwise_export.training import metrics
     from lengthwise_export.training import train as training
     from lengthwise_export.training.batches import check, examples
@@ -90,8 +89,8 @@ def train(
     spec = Spec.read(spec_file)
     options = TrainingOptions(**chosen)
     fits = partial(check, spec=spec)
-    records = _some(data, spec.input.kind, fits)
-    held_out = examples(_some(test, spec.input.kind, fits), spec) if test else None
+    records = records_of(data, spec.input.kind, fits)
+    held_out = examples(records_of(test, spec.input.kind, fits), spec) if test else None
     with (
         _folder(out),
         _kept_when_interrupted(out, overwrite=overwrite) as done,
@@ -178,17 +177,8 @@ def export(
     target: str | None,
     out: Path,
     options: TargetOptions,
-    multi_label: bool,
-    threshold: float | None,
-    scores: ScoreKind | None,
-    max_length: int | None,
-    opset: int,
-    precision: Precision,
-    data: str | None,
-    tolerance: float | None,
-    rewrite: bool,
-    seed: int,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Builds the graph of TARGET, verifies that padding changes no answer, and publishes a model directory.
 
@@ -207,64 +197,19 @@ def export(
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
     """  # noqa: D301 - click wants a real backspace
-    import torch
     from rich.console import Console
 
     from lengthwise.progress import status
-    from lengthwise_export import export as exporting
-    from lengthwise_export.architecture import trained
-    from lengthwise_export.candidate import MAX_LENGTH, from_spec, from_target, with_threshold
-    from lengthwise_export.rewrite_sums import with_sums_rewritten
+    from lengthwise_export import flow
     from lengthwise_export.targets import targets
 
-    torch.set_num_threads(1)
     if target is None:
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), replace(options, checkpoint=None)
     with status(Console(stderr=True, quiet=as_json), "reading, checking, building, verifying and publishing"):
-        read = targets.read(target, options)
-        _tell(read.notices)
-        records = None if data is None else _labelled(data, read.steps.kind, to=precision)
-        if read.spec is not None:
-            source = from_spec(
-                read.spec,
-                read.checkpoint,
-                max_length=max_length,
-                multi_label=multi_label,
-                opset=opset,
-                tolerance=tolerance,
-            )
-        else:
-            source = from_target(
-                read,
-                max_length=max_length or MAX_LENGTH,
-                multi_label=multi_label,
-                scores=scores,
-                missing=options.missing,
-                opset=opset,
-                tolerance=tolerance or 0.0,
-                seed=seed,
-            )
-        if threshold is not None:
-            source = with_threshold(source, threshold)
-        for notice in source.notices:
-            click.echo(f"notice: {notice}", err=True)
-        weights = source.manifest.made.get("weights")
-        if weights is not None:
-            click.echo(f"warning: no --checkpoint: the weights are {weights}", err=True)
-        if rewrite:
-            source = with_sums_rewritten(source, lambda told: click.echo(told, err=True))
-        published = exporting.export(source, out, to=precision, data=records, seed=seed)
-    for told in published.notices:
-        click.echo(f"notice: {told}", err=True)
-    if published.manifest.missing != source.manifest.missing:
-        click.echo(f"warning: missing values are refused at {precision}: a quantised layer cannot take NaN", err=True)
-    if published.sample is not None:
-        expected = (
-            None if read.spec is None or read.checkpoint is None else trained.read_record(read.checkpoint).expected
-        )
-        _tell(published.sample.notices(expected))
+        published = flow.export(target, out, options, flow.ExportOptions(**chosen), _say)
+    weights = published.manifest.made.get("weights")
     if as_json:
         show_json(
             {
@@ -343,28 +288,15 @@ def check(
     from rich.console import Console
 
     from lengthwise.progress import status
-    from lengthwise_export import missing_values
+    from lengthwise_export import flow
     from lengthwise_export.checking import report as reports
-    from lengthwise_export.checking.check import check as judge
-    from lengthwise_export.checking.verdict import Report
-    from lengthwise_export.errors import UncheckableError
-    from lengthwise_export.targets import targets
 
-    served = read = None
     with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:
-        try:
-            read = targets.read(target, options)
-            if read.framework:
-                import torch
-
-                torch.set_num_threads(1)
-            served = None if read.manifest is None else reports.promise_text(read.manifest)
-            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what)
-            if options.missing == "handled":
-                missing_values.require(read, max_length=report.max_length or max_length, seed=seed)
-        except UncheckableError as error:
-            report = Report("uncheckable", str(error))
-    _tell(() if read is None else read.notices)
+        report, read = flow.check(
+            target, options, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what
+        )
+    for notice in () if read is None else read.notices:
+        _say(f"warning: {notice}")
     if page is not None:
         from lengthwise_export.checking.page import as_page
 
@@ -372,47 +304,13 @@ def check(
     if as_json:
         show_json(reports.as_json(report))
     else:
+        served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
     click.get_current_context().exit(report.exit_code(strict=strict))
 
 
-def _some(
-    data: str, kind: dataset.StepKind, check: Callable[[dataset.Record], object] = lambda _record: None
-) -> list[dataset.Record]:
-    """The records of a file, each of which passes `check`.
-
-    Raises:
-        ConfigurationError: There are none.
-    """
-    from lengthwise.decoding import dataset
-    from lengthwise.errors import ConfigurationError
-
-    records = list(dataset.read(dataset.locate(data), kind, check))
-    if not records:
-        raise ConfigurationError(f"{data}: there is no record in it")
-    return records
-
-
-def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[dataset.Record]:
-    """The records of --data.
-
-    Raises:
-        ConfigurationError: There are none, or none has a label although the labels are needed.
-    """
-    from lengthwise.errors import ConfigurationError
-
-    records = _some(data, kind)
-    if to == "fp32" and all(record.label is None for record in records):
-        raise ConfigurationError(
-            f"{data}: no record has a label, so answers cannot be compared; without labels, --data is only useful with "
-            "--precision fp16 or int8"
-        )
-    return records
-
-
-def _tell(notices: Iterable[str]) -> None:
-    for notice in notices:
-        click.echo(f"warning: {notice}", err=True)
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _refuse_to_overwrite(out: Path) -> None:

@@ -55,7 +55,7 @@ class ExportError(LengthwiseError):
     """A step of the export failed.
 
     Args:
-        step: The name of the step, as in `lengthwise_export.export`.
+        step: The name of the step, as in `lengthwise_export.pipeline`.
         detail: The reason, and what to do instead.
     """
 

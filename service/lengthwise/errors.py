@@ -11,6 +11,7 @@ LengthwiseError
 │   └── NotJudged                   it could not be verified, perhaps for another reason than itself: tried again later
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
+    │   └── InvalidSequences        sequences given to `Model.predict` are wrong; a ValueError too
     ├── Unauthorized         401    no key, or a wrong one
     ├── Forbidden            403    a call that this server's options switch off
     ├── ModelNotFound        404    no such model or version
@@ -114,6 +115,24 @@ class InvalidRequest(RequestError):
         self.total = len(self.problems) if total is None else total
         detail = self.problems[0].detail if self.total == 1 else f"{self.total} things are wrong with the body"
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
+
+
+class InvalidSequences(InvalidRequest, ValueError):
+    """Sequences given to `Model.predict` that the model does not take, or cannot answer.
+
+    `problems` has all of them; the text names the first by their places in the list.
+    """
+
+    _LISTED: ClassVar[int] = 10
+
+    def __str__(self) -> str:
+        """`sequence 3: step 0 ...; sequence 7: ...`."""
+        listed = [
+            f"{'sequence ' if '/' in problem.pointer[1:] else ''}{problem.pointer.rpartition('/')[2]}: {problem.detail}"
+            for problem in self.problems[: self._LISTED]
+        ]
+        more = self.total - len(listed)
+        return "; ".join([*listed, *([f"and {more} more"] if more else [])])
 
 
 class Unauthorized(RequestError):

@@ -22,7 +22,7 @@ from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
 from lengthwise.repository.served import ServedModel as ServedModel
@@ -215,7 +215,7 @@ class Serving:
             publish=self.registry.publish,
         )
 
-    def _add(self, model: Model) -> ServedModel:
+    def _add(self, model: LoadedModel) -> ServedModel:
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
         served = ServedModel(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)

@@ -79,8 +79,8 @@ def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path
     assert set(of_source) == set(of_checkout)
     libraries = {name for name in of_source if name.endswith(".so")}
     assert libraries == {
-        "service/lengthwise/decoding/_fast_json.abi3.so",
-        "service/lengthwise/runtime/_recurrent_kernels.abi3.so",
+        "lengthwise/decoding/_fast_json.abi3.so",
+        "lengthwise/runtime/_recurrent_kernels.abi3.so",
     }
     assert {name for name in of_source if of_source[name] != of_checkout[name]} <= libraries
     assert set(pure) == set(of_source) - libraries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lengthwise.padding import Steps, pad
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 
 
 def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:
@@ -14,7 +14,7 @@ def sequences(count: int, seed: int = 0, longest: int = 300) -> list[Steps]:
     return [random.normal(size=(n, 12)).astype(np.float32) for n in random.integers(1, longest + 1, count)]
 
 
-def hold_to_its_promise(served: Model) -> None:
+def hold_to_its_promise(served: LoadedModel) -> None:
     """Fails where a neighbour moves an answer by more than the model's promise, made where it runs, allows."""
     assert served.promise is not None
     assert served.promise.provider == served.session.provider

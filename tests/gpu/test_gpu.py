@@ -17,7 +17,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository import loading
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import DeviceChoice, choose
 from lengthwise.runtime.session import Session
@@ -31,7 +31,7 @@ ROUNDING = 1e-4
 
 
 @pytest.fixture(scope="module")
-def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The bundled model as the service loads it on all GPUs: proved there, measured, warmed up."""
     directory = place(tmp_path_factory.mktemp("models"))
     return loading.load(directory, LIMITS, devices=choice.devices)
@@ -88,7 +88,7 @@ def test_tf32_is_off_unless_it_is_asked_for(manifest: Manifest, choice: DeviceCh
     assert off_by(tf32=False) <= off_by(tf32=True)
 
 
-def test_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: Model) -> None:
+def test_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: LoadedModel) -> None:
     hold_to_its_promise(served)
 
 
@@ -109,7 +109,7 @@ def free_bytes(index: int) -> int:
     return free.value
 
 
-def test_memory_stays_where_the_warm_up_left_it(served: Model, choice: DeviceChoice) -> None:
+def test_memory_stays_where_the_warm_up_left_it(served: LoadedModel, choice: DeviceChoice) -> None:
     assert served.buckets is not None
     random = np.random.default_rng(3)
     before = free_bytes(choice.devices[0].index)
@@ -128,7 +128,7 @@ def test_an_arena_keeps_to_its_limit(manifest: Manifest, choice: DeviceChoice) -
         session.run(pad([np.zeros((4096, 12), np.float32)] * 64))  # its recurrent layers answer with 134 MB each
 
 
-def test_batches_in_flight_at_once_get_their_own_answers(served: Model, on_cpu: Session) -> None:
+def test_batches_in_flight_at_once_get_their_own_answers(served: LoadedModel, on_cpu: Session) -> None:
     wrong: list[float] = []
 
     def ask(seed: int) -> None:

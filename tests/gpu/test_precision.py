@@ -12,7 +12,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad
 from lengthwise.repository import loading
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.provider import DeviceChoice
 from lengthwise.runtime.session import Session
@@ -33,12 +33,14 @@ def half(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def served(choice: DeviceChoice, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The model at fp16 as the service loads it on all GPUs: every node is there, or the load would be refused."""
     return loading.load(half(tmp_path_factory.mktemp("models")), BatchLimits(64, 16_384), devices=choice.devices)
 
 
-def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(served: Model, on_cpu: Session) -> None:
+def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(
+    served: LoadedModel, on_cpu: Session
+) -> None:
     batch = pad(sequences(32))
     found, expected = served.session.run(batch).logits, on_cpu.run(batch).logits
     size = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
@@ -46,11 +48,11 @@ def test_answers_at_fp16_are_as_near_to_those_of_the_cpu_as_the_load_allows(serv
     assert found.tobytes() != expected.tobytes()
 
 
-def test_at_fp16_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: Model) -> None:
+def test_at_fp16_a_neighbour_moves_no_answer_by_more_than_is_promised_there(served: LoadedModel) -> None:
     hold_to_its_promise(served)
 
 
-def test_at_fp16_attention_at_padding_is_exactly_nothing(served: Model) -> None:
+def test_at_fp16_attention_at_padding_is_exactly_nothing(served: LoadedModel) -> None:
     batch = pad(sequences(16, seed=2))
     attention = served.session.run(batch, ("logits", "attention")).attention
     assert attention is not None

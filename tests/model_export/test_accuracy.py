@@ -18,7 +18,7 @@ from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export import accuracy
 from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
-from lengthwise_export.export import export
+from lengthwise_export.pipeline import export
 from tests.support.specs import spec
 
 LABELS = ("slow", "mid", "fast")

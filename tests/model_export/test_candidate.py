@@ -13,8 +13,8 @@ from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
 from lengthwise_export.candidate import Candidate, ScoreKind, from_spec, from_target, with_threshold
 from lengthwise_export.errors import ExportError
-from lengthwise_export.export import export
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.pipeline import export
 from lengthwise_export.targets import targets
 from tests.support.specs import spec
 

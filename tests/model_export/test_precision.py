@@ -24,13 +24,13 @@ from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification import measurement, promises
 from lengthwise.verification.measurement import Case
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import export
+from lengthwise_export import pipeline
 from lengthwise_export.candidate import from_spec
 from lengthwise_export.cli import main
 from lengthwise_export.errors import ExportError
-from lengthwise_export.export import PublishedModel
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.pipeline import PublishedModel
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support import model_directories, numpy_models
@@ -50,7 +50,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublishedMo
     """A small model with attention pooling, at each precision."""
     folder = tmp_path_factory.mktemp("models")
     described = spec('pooling = "attention"', step="features = 3\nmax_length = 60")
-    return {to: export.export(from_spec(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
+    return {to: pipeline.export(from_spec(described, None), folder / to, to=to) for to in ("fp32", *ROUNDED)}
 
 
 def graph_of(found: PublishedModel) -> onnx.ModelProto:
@@ -150,7 +150,7 @@ def test_a_graph_that_lies_too_far_from_float32_is_not_published(
 
     monkeypatch.setattr(precision, "convert", spoilt)
     with pytest.raises(VerificationError, match=r"the worst: .* against the float32 graph"):
-        export.export(from_spec(spec(), None), tmp_path / "tiny", to="fp16")
+        pipeline.export(from_spec(spec(), None), tmp_path / "tiny", to="fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -452,14 +452,14 @@ def test_a_directory_of_each_precision_is_checked_as_it_is_served(
 
 def test_a_per_step_directory_at_int8_is_checked_as_it_is_served(tmp_path: Path) -> None:
     described = spec(step="features = 3\nmax_length = 30", task="per-step")
-    directory = export.export(from_spec(described, None), tmp_path / "m", to="int8").directory
+    directory = pipeline.export(from_spec(described, None), tmp_path / "m", to="int8").directory
     answer = CliRunner().invoke(main, ["check", str(directory), "--max-length", "30", "--json"])
     assert (answer.exit_code, json.loads(answer.output)["verdict"]) == (0, "sound"), answer.output
 
 
 def test_a_model_that_is_said_to_take_nan_gets_none_at_int8(tmp_path: Path) -> None:
     described = spec(step='features = 3\nmax_length = 30\nmissing = "zero"')
-    target = export.export(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
+    target = pipeline.export(from_spec(described, None), tmp_path / "filled").directory / "model.onnx"
     handled = ("--max-length", 20, "--missing", "handled")
     code, output = run(target, "--out", tmp_path / "m", "--precision", "fp16", *handled)
     assert (code, Manifest.read(tmp_path / "m" / "1").missing) == (0, "handled"), output

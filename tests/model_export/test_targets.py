@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import onnx
@@ -108,6 +109,19 @@ def test_a_factory_below_the_working_directory_gives_a_target(folder: Path) -> N
     assert (target.kind, target.steps.features, target.labels, target.per_step) == ("module", 3, ("0", "1"), False)
     logits = target.subject.answer(pad([torch.ones(4, 3).numpy()])).logits
     assert logits.shape == (1, 2)
+
+
+def test_a_users_package_goes_before_an_installed_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("installed", "users"):
+        (tmp_path / name / "twice_there").mkdir(parents=True)
+        (tmp_path / name / "twice_there" / "__init__.py").write_text(f"{MODULE}\nWHOSE = {name!r}\n")
+    monkeypatch.chdir(tmp_path / "users")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "installed"), *sys.path, str(tmp_path / "users")])
+    targets.read("twice_there:make", TargetOptions())
+    assert sys.modules.pop("twice_there").WHOSE == "users"
+    assert sys.path.count(str(tmp_path / "users")) == 1
 
 
 def test_a_factory_may_be_named_by_its_file_a_class_or_an_attribute(folder: Path) -> None:

@@ -12,8 +12,7 @@ from lengthwise.http import connection as http_connection
 from lengthwise.http.connection import BODY, BROKEN, ENDED, BoundedConnection, State
 from lengthwise.http.cycle import Cycle
 from lengthwise.http.fast_request import FastRequest
-from tests.service.test_fast_request import GOOD, UPGRADE, Net, held, net
-from tests.service.test_order import CHUNKED, chunked, request, rest_of
+from tests.support.http_lines import CHUNKED, GOOD, UPGRADE, Net, chunked, held, net, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 
 Transitions = set[tuple[State, State]]

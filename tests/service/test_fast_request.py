@@ -27,10 +27,9 @@ from lengthwise.protocols.call import InferenceCall
 from lengthwise.protocols.endpoint import CAREFUL_BYTES, LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES, Received
 from lengthwise.telemetry.call_record import CallRecord
 from tests.support.bad_bodies import BAD_BODIES
-from tests.support.http_lines import Net, held, net
+from tests.support.http_lines import GOOD, UPGRADE, Net, held, net
 from tests.support.numpy_models import BLIND, NOT_FINITE, Service, idle, manifest, model, serving
 
-GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
 BAD = orjson.dumps({"sequences": [[[1]]]})
 
 
@@ -539,7 +538,6 @@ async def test_what_is_no_request_lets_the_answer_before_it_out_first() -> None:
         assert await line.reader.read() == b""
 
 
-UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
 """What clients of HTTP/2 say first where there is no TLS: Java's by default, curl's with `--http2`."""
 
 

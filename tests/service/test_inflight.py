@@ -29,7 +29,7 @@ from lengthwise.protocols import grpc_server, receiving
 from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE, LARGE_BODY_BYTES
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.grpc_server import GrpcServer
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.settings import Settings
 from tests.support.grpc_calls import request as message
@@ -405,7 +405,7 @@ async def test_an_answer_larger_than_the_bound_is_refused_before_it_is_made() ->
 
 
 @asynccontextmanager
-async def listening(*models: Model, **options: Any) -> AsyncIterator[tuple[Service, Any]]:
+async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[tuple[Service, Any]]:
     """A service, and what calls it over gRPC."""
     async with serving(*models, **options) as service:
         server = GrpcServer(service.serving, asyncio.Semaphore(2))

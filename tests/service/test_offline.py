@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.decoding.calls import Item
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.answers import NOT_FINITE, Answer
 from lengthwise.scoring import offline
 from lengthwise.scoring.offline import FAILED, ScoredBatch, ScoringResult
@@ -27,7 +29,7 @@ def items(*lengths: int, seed: int = 0) -> list[Item]:
 
 
 def answered(
-    model: Model, *chunks: Sequence[Item], threads: int = 2, attention: bool = False
+    model: LoadedModel, *chunks: Sequence[Item], threads: int = 2, attention: bool = False
 ) -> list[list[ScoringResult]]:
     numbered = list(enumerate(chunks))
     found = list(offline.answer_all(model, numbered, limits=LIMITS, threads=threads, attention=attention))
@@ -35,7 +37,7 @@ def answered(
     return [results for _, results in found]
 
 
-def alone(model: Model, item: Item) -> Answer:
+def alone(model: LoadedModel, item: Item) -> Answer:
     ((result,),) = answered(model, [item], threads=1, attention=True)
     assert isinstance(result, Answer)
     return result
@@ -69,6 +71,27 @@ def test_like_lengths_run_together():
     )
     assert sum(batch.rows for batch in ran) == 16
     assert sum(batch.cost_steps for batch in ran) == sum(batch.valid_steps for batch in ran) == 8 * 44
+
+
+def test_on_a_device_batches_have_its_shapes():
+    shapes: list[tuple[int, int]] = []
+    model = numpy_models.model(numpy_models.manifest(), lambda batch: shapes.append((batch.rows, batch.width)))
+    chunk = items(5, 6, 7, 13, 20)
+    expected = answered(model, chunk)
+    shapes.clear()
+    on_device = replace(model, buckets=Buckets((8, 32), (1, 4, 8), LIMITS))
+    for result, plain in zip(answered(on_device, chunk)[0], expected[0], strict=True):
+        assert isinstance(result, Answer)
+        assert isinstance(plain, Answer)
+        np.testing.assert_array_equal(result.probabilities, plain.probabilities)
+    assert set(shapes) <= {(rows, width) for rows in (1, 4, 8) for width in (8, 32)}
+
+
+def test_without_threads_everything_runs_in_the_callers():
+    seen = set()
+    model = numpy_models.model(numpy_models.manifest(), lambda _: seen.add(threading.current_thread()))
+    answered(model, items(*range(1, 30)), threads=0)
+    assert seen == {threading.current_thread()}
 
 
 def test_no_more_than_one_chunk_is_read_ahead():

@@ -17,35 +17,11 @@ import pytest
 from lengthwise.connections import closing, unread
 from lengthwise.http import connection as http_connection
 from lengthwise.http.connection import ENDED, MAX_HEADER_BYTES, MAX_PIPELINED
-from tests.support.http_lines import Line, Net, held, net
+from tests.support.http_lines import CHUNKED, GOOD, V1, Net, chunked, held, net, path_of, request, rest_of
 from tests.support.numpy_models import Service, manifest, model, serving
 
-GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
-CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-V1 = "/v1/models/sums:predict"
 WAYS = pytest.mark.parametrize("way", ["direct", "asgi", "v1"])
 """Past ASGI, through it, and another protocol."""
-
-
-def request(way: str, *headers: str, body: bytes | None = None) -> bytes:
-    """A good inference call."""
-    path = V1 if way == "v1" else "/predict"
-    if body is None:
-        body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
-    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
-    if way == "asgi":
-        lines.append("origin: http://x")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-def path_of(way: str) -> bytes:
-    return V1.encode() if way == "v1" else b"/predict"
-
-
-def chunked(way: str, trailers: bytes = b"", *, end: bytes = b"\r\n") -> bytes:
-    """A good inference call whose body is one chunk, with trailers."""
-    body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
-    return CHUNKED % path_of(way) + b"%x\r\n%s\r\n0\r\n" % (len(body), body) + trailers + end
 
 
 async def counts(service: Service, total: int) -> dict[str, float]:
@@ -60,12 +36,6 @@ async def counts(service: Service, total: int) -> dict[str, float]:
             if sum(found.values()) >= total:
                 return found
             await asyncio.sleep(0)
-
-
-async def rest_of(line: Line) -> bytes:
-    """Everything until the connection ends."""
-    async with asyncio.timeout(30):
-        return await line.reader.read()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import judging, loading
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
@@ -44,7 +44,7 @@ def load(
     company: float = 0.0,
     everywhere: float = 0.0,
     provider: str = ELSEWHERE,
-) -> Model:
+) -> LoadedModel:
     """Loads a model on another device: there every logit is off by `everywhere`, and by `company` more in company."""
 
     class Elsewhere(Session):

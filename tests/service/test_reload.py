@@ -27,7 +27,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.http.app import make_app
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE
 from lengthwise.serving import Serving
 from lengthwise.settings import Settings
@@ -91,7 +91,7 @@ async def index(service: Service) -> dict[str, tuple[str, str]]:
 class Next:
     """A repository whose next content is said by the test."""
 
-    def __init__(self, *models: Model) -> None:
+    def __init__(self, *models: LoadedModel) -> None:
         self.models = models
         self.before: Callable[[], None] = lambda: None
         self.scans = 0

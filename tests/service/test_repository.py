@@ -16,7 +16,7 @@ from lengthwise.errors import ConfigurationError, ModelError, ModelNotFound, Not
 from lengthwise.padding import pad
 from lengthwise.repository.contents import Repository
 from lengthwise.repository.loading import load
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.scan import scan
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, Manifest, StepInput
 from lengthwise.settings import bundled_models
@@ -211,7 +211,7 @@ def test_loading_one_directory_says_why_it_must_not_be_served(tmp_path: Path):
 
 def of(*keys: tuple[str, int]) -> Repository:
     manifests = [Manifest(name=n, version=v, input=StepInput(features=1), labels=("x",)) for n, v in keys]
-    return Repository.of(Model(one, None, None) for one in manifests)  # type: ignore[arg-type]  # they are not run
+    return Repository.of(LoadedModel(one, None, None) for one in manifests)  # type: ignore[arg-type]  # they are not run
 
 
 def test_the_highest_version_is_the_default_by_number():

@@ -13,7 +13,7 @@ import pytest
 from lengthwise.errors import ConfigurationError
 from lengthwise.repository import kept_costs, loading, scan
 from lengthwise.repository.contents import Repository
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE
 from lengthwise.versions import Key, Policy
 from tests.support.model_directories import BUNDLED, LIMITS, measure_quickly, place, tamper_with_golden
@@ -51,7 +51,7 @@ class Folder:
     def refused(self) -> dict[str, str]:
         return {refusal.path: refusal.reason for refusal in self.found.refused}
 
-    def model(self, name: str = "vowels", version: int = 1) -> Model:
+    def model(self, name: str = "vowels", version: int = 1) -> LoadedModel:
         return self.found.models[name][version]
 
 
@@ -60,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     measure_quickly(monkeypatch)
     load, judged = loading.load, []
 
-    def watched(directory: Path, limits: Any, **options: float) -> Model:
+    def watched(directory: Path, limits: Any, **options: float) -> LoadedModel:
         judged.append(f"{directory.parent.name}/{directory.name}")
         return load(directory, limits, **options)
 

@@ -23,7 +23,7 @@ from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError, RecordError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Promise
 from lengthwise.runtime.session import CPU_LABEL
@@ -54,12 +54,18 @@ def read(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def small(before: Callable[[PaddedBatch], None] = lambda _: None, **fields: object) -> Model:
+def small(before: Callable[[PaddedBatch], None] = lambda _: None, **fields: object) -> LoadedModel:
     return numpy_models.model(numpy_models.manifest(promises=EXACT, **fields), before)
 
 
 def run(
-    source: Path, out: Path, model: Model, *, stop: bool = True, resume: bool = False, said: io.StringIO | None = None
+    source: Path,
+    out: Path,
+    model: LoadedModel,
+    *,
+    stop: bool = True,
+    resume: bool = False,
+    said: io.StringIO | None = None,
 ) -> Summary:
     with PredictionFile(out, resume=resume, exact=True) as scored:
         console = Console(file=said or io.StringIO(), width=200)
@@ -166,7 +172,7 @@ def test_recurrent_layers_run_where_serving_would_run_them(tmp_path: Path, monke
     used: list[str] = []
     load = loading.load
 
-    def noted(directory: Path, limits: BatchLimits, **options: Any) -> Model:
+    def noted(directory: Path, limits: BatchLimits, **options: Any) -> LoadedModel:
         model = load(directory, limits, **options)
         used.append(model.session.kernels)
         return model

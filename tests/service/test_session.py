@@ -16,7 +16,7 @@ from lengthwise.batching.queues import ModelQueue, Timing
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import Steps, pad
 from lengthwise.repository.judging import measure_cost
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session, feed
@@ -256,10 +256,10 @@ def test_costs_are_measured_with_sequences_that_the_model_takes():
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Model:
+def bundled() -> LoadedModel:
     directory = bundled_models() / "japanese-vowels" / "1"
     read = Manifest.read(directory)
-    return Model(read, Session.load(directory, read), CostTable([1], [4], np.array([[1.0]])))
+    return LoadedModel(read, Session.load(directory, read), CostTable([1], [4], np.array([[1.0]])))
 
 
 @pytest.fixture(scope="module")
@@ -269,11 +269,11 @@ def recordings() -> list[Steps]:
 
 
 @pytest.fixture(scope="module")
-def alone(bundled: Model, recordings: list[Steps]) -> list[bytes]:
+def alone(bundled: LoadedModel, recordings: list[Steps]) -> list[bytes]:
     return [bundled.session.run(pad([steps])).logits.tobytes() for steps in recordings]
 
 
-def test_a_neighbour_never_changes_an_answer(bundled: Model, recordings: list[Steps], alone: list[bytes]):
+def test_a_neighbour_never_changes_an_answer(bundled: LoadedModel, recordings: list[Steps], alone: list[bytes]):
     random = np.random.default_rng(12)
     for _ in range(1000):
         chosen = random.choice(len(recordings), size=int(random.integers(2, 8)), replace=True)
@@ -286,7 +286,7 @@ def test_a_neighbour_never_changes_an_answer(bundled: Model, recordings: list[St
 
 @pytest.mark.parametrize("runners", [1, 2])
 async def test_every_plan_and_number_of_runners_gives_the_bits_of_unbatched_runs(
-    runners: int, bundled: Model, recordings: list[Steps]
+    runners: int, bundled: LoadedModel, recordings: list[Steps]
 ):
     expected = [answer(bundled, steps) for steps in recordings]
     random = np.random.default_rng(runners)
@@ -308,7 +308,7 @@ async def test_every_plan_and_number_of_runners_gives_the_bits_of_unbatched_runs
     assert sum(metrics.batch_rows.counts) > 500
 
 
-def answer(model: Model, steps: Steps) -> bytes:
+def answer(model: LoadedModel, steps: Steps) -> bytes:
     (one,) = model.answer(pad([steps]), False)
     assert one is not None
     return one.probabilities.tobytes()

@@ -22,7 +22,7 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.errors import ConfigurationError
 from lengthwise.http.server import configured_tracer
 from lengthwise.padding import PaddedBatch
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.settings import traces_exporter
 from lengthwise.telemetry.tracing import Tracer, open_tracer
 from tests.support.grpc_calls import listening, request
@@ -68,7 +68,7 @@ class Kept(SpanExporter):
 
 
 @asynccontextmanager
-async def traced(*models: Model, **options: Any) -> AsyncIterator[tuple[Service, Kept]]:
+async def traced(*models: LoadedModel, **options: Any) -> AsyncIterator[tuple[Service, Kept]]:
     kept = Kept()
     async with serving(*models, tracer=Tracer(SimpleSpanProcessor(kept)), **options) as service:
         yield service, kept

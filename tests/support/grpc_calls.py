@@ -14,7 +14,7 @@ import pytest
 from lengthwise.protocols.grpc_infer import SERVICE
 from lengthwise.protocols.grpc_server import GrpcServer
 from lengthwise.protocols.open_inference import open_inference_pb2 as pb
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from tests.support.numpy_models import Service, serving
 
 PADDED = np.array([[[1, 3], [7, 7]], [[0, 0], [-2, 0]]], dtype="<f4")
@@ -58,7 +58,7 @@ class Caller:
 
 
 @asynccontextmanager
-async def listening(*models: Model, **options: Any) -> AsyncIterator[Caller]:
+async def listening(*models: LoadedModel, **options: Any) -> AsyncIterator[Caller]:
     async with serving(*models, **options) as service:
         server = GrpcServer(service.serving, asyncio.Semaphore(2))
         port = await server.start("127.0.0.1", 0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +19,11 @@ from lengthwise.http.fast_path import FastConnection
 from lengthwise.http.fast_request import FastPath
 from lengthwise.padding import PaddedBatch
 from tests.support.numpy_models import Service, manifest, model, serving
+
+GOOD = orjson.dumps({"sequences": [[[1, 3]]]})
+UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+CHUNKED = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+V1 = "/v1/models/sums:predict"
 
 
 @dataclass
@@ -108,3 +114,30 @@ async def held(**options: Any) -> AsyncIterator[tuple[Net, threading.Event, asyn
             yield made, release, running
         finally:
             release.set()
+
+
+def request(way: str, *headers: str, body: bytes | None = None) -> bytes:
+    """A good inference call."""
+    path = V1 if way == "v1" else "/predict"
+    if body is None:
+        body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    if way == "asgi":
+        lines.append("origin: http://x")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def path_of(way: str) -> bytes:
+    return V1.encode() if way == "v1" else b"/predict"
+
+
+def chunked(way: str, trailers: bytes = b"", *, end: bytes = b"\r\n") -> bytes:
+    """A good inference call whose body is one chunk, with trailers."""
+    body = orjson.dumps({"instances": [[[1, 3]]]}) if way == "v1" else GOOD
+    return CHUNKED % path_of(way) + b"%x\r\n%s\r\n0\r\n" % (len(body), body) + trailers + end
+
+
+async def rest_of(line: Line) -> bytes:
+    """Everything until the connection ends."""
+    async with asyncio.timeout(30):
+        return await line.reader.read()

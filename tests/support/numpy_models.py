@@ -21,7 +21,7 @@ from lengthwise.errors import ModelNotFound, NotReady
 from lengthwise.http.app import make_app
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository.contents import Refusal, Repository
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Outputs
 from lengthwise.serving import Serving
@@ -105,13 +105,13 @@ def model(
     *,
     seconds: float = 0.01,
     clock: Callable[[], float] = time.thread_time,
-) -> Model:
+) -> LoadedModel:
     """A model whose batches are said to take long enough that none runs on the event loop."""
     table = CostTable([1, 64], [4, 1024], np.full((2, 2), seconds), clock=clock)
-    return Model(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU_LABEL))  # type: ignore[arg-type]
+    return LoadedModel(manifest, Sums(manifest, before), table, promise=manifest.promise(CPU_LABEL))  # type: ignore[arg-type]
 
 
-def repository(*models: Model) -> Repository:
+def repository(*models: LoadedModel) -> Repository:
     """The models as a repository."""
     return Repository.of(models)
 
@@ -151,7 +151,7 @@ def idle(figures: dict[str, float]) -> bool:
 
 @asynccontextmanager
 async def serving(
-    *models: Model, refused: Sequence[Refusal] = (), tracer: Any = None, **options: Any
+    *models: LoadedModel, refused: Sequence[Refusal] = (), tracer: Any = None, **options: Any
 ) -> AsyncIterator[Service]:
     """A started service of some models while the block runs; `refused` stood beside them."""
     made = Serving(Settings(**{"runners": 1} | options), lambda *_: Repository.of(models, refused), tracer)

@@ -53,8 +53,8 @@ def _imported(where: str, text: str) -> ModuleType:
         folder, name = str(path.resolve().parent), path.stem
     else:
         folder, name = str(Path.cwd()), where
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if sys.path[:1] != [folder]:  # a package of the user's goes before an installed one of that name
+        sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -36,6 +36,7 @@ class Target:
         manifest: That of a model directory.
         spec: That of the built-in architecture.
         notices: What its reader should tell.
+        is_object: Whether the caller gave an object: its weights are those that are meant.
     """
 
     text: str
@@ -51,6 +52,7 @@ class Target:
     manifest: Manifest | None = None
     spec: Spec | None = None
     notices: tuple[str, ...] = ()
+    is_object: bool = False
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:

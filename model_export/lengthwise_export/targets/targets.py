@@ -6,7 +6,10 @@ Options describe what cannot be inferred from it. An option that contradicts it 
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 
@@ -18,6 +21,12 @@ from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHin
 from lengthwise_export.onnx_graphs.labels import labels_in
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Given: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
+"""What a caller gives for a target: a text, or an object."""
 
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
@@ -41,20 +50,33 @@ _APPLY: dict[TargetKind, frozenset[str]] = {
 """The options that apply to each kind of target."""
 
 
-def read(text: str, options: TargetOptions) -> Target:
+def read(given: Given, options: TargetOptions) -> Target:
     """Reads a TARGET.
+
+    Args:
+        given: A text, a torch module or an ONNX graph. A module is used as it is: it is put into evaluation mode, and
+            takes the weights of `options.checkpoint`.
+        options: What the caller says of it.
 
     Raises:
         ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
         UncheckableError: It is one, and takes nothing that says where a sequence ends.
     """
-    kind = _kind(text)
+    text = named(given)
+    if isinstance(given, str | os.PathLike):
+        kind = _kind(text)
+    else:
+        kind = "onnx" if isinstance(given, onnx.ModelProto) else "module"
     if options.checkpoint is not None:
         options = dataclasses.replace(options, checkpoint=trained.checkpoint_file(options.checkpoint))
     for field in dataclasses.fields(options):
-        given = getattr(options, field.name)
-        if given not in (None, False) and field.name not in _APPLY[kind]:
+        said = getattr(options, field.name)
+        if said not in (None, False) and field.name not in _APPLY[kind]:
             raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
+    if isinstance(given, onnx.ModelProto):
+        copied = onnx.ModelProto()
+        copied.CopyFrom(given)
+        return dataclasses.replace(_of_proto(text, copied, options), is_object=True)
     if kind == "onnx":
         return _read_onnx(text, options)
     if kind == "directory":
@@ -62,10 +84,30 @@ def read(text: str, options: TargetOptions) -> Target:
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
     if kind == "module":
-        return torch_targets.read_module(text, options)
+        if isinstance(given, str | os.PathLike):
+            return torch_targets.read_module(text, options)
+        return dataclasses.replace(torch_targets.of_module(text, given, options), is_object=True)
     if kind == "checkpoint":
         return torch_targets.read_checkpoint(text, options)
     return torch_targets.read_spec(text, options)
+
+
+def named(given: object) -> str:
+    """What a target is called in messages.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    if isinstance(given, onnx.ModelProto):
+        return given.graph.name or "the graph"
+    torch = sys.modules.get("torch")  # who has a module has imported it
+    if torch is not None and isinstance(given, torch.nn.Module):
+        return type(given).__name__
+    raise ConfigurationError(
+        f"{given!r:.80} is no target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
+    )
 
 
 _SAID: dict[TargetKind, str] = {
@@ -107,6 +149,10 @@ def _read_onnx(text: str, options: TargetOptions) -> Target:
         proto = onnx.load(text)
     except Exception as error:  # protobuf's own kinds, and those of files beside the graph
         raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
+    return _of_proto(text, proto, options)
+
+
+def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions) -> Target:
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
     said = InputHints(

@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import nn
 
+from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
@@ -54,8 +55,16 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 
 
 def read_module(text: str, options: TargetOptions) -> Target:
+    """What a factory of the user's makes."""
+    return of_module(text, module_of(text), options)
+
+
+def of_module(text: str, module: nn.Module, options: TargetOptions) -> Target:
     """A user's module: how it is called is read off its signature, what a step is off its layers."""
-    module = _unwrapped(module_of(text))
+    module = _unwrapped(module)
+    elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
+    if elsewhere:
+        raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
     if options.checkpoint is not None:
         checkpoint.load(module, options.checkpoint)
     signature = read_signature(

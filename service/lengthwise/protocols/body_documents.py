@@ -9,7 +9,7 @@ that masked steps and padding are not read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.decoding.explanations import FLOAT32_BEYOND
@@ -18,7 +18,7 @@ from lengthwise.protocols import request_parameters, tensors
 from lengthwise.protocols.tensors import LENGTHS
 from lengthwise.runtime.manifest import Manifest
 
-Schema = dict[str, Any]
+Schema: TypeAlias = dict[str, Any]
 
 _ROUNDS_TO_INFINITY: Final = float(FLOAT32_BEYOND)
 _INT32_MAX: Final = 2**31 - 1

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from lengthwise.decoding.calls import MAX_ID_CHARACTERS
 from lengthwise.protocols import body_documents
+from lengthwise.protocols.body_documents import Schema
 from lengthwise.runtime.manifest import Manifest
-
-Schema: TypeAlias = dict[str, Any]
 
 PROBLEM: Final[Schema] = {
     "title": "Problem",

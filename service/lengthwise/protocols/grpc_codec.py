@@ -36,11 +36,11 @@ _FIXED: Final = {1: 8, 5: 4}
 """Bytes of a field, by the wire types of a fixed size."""
 
 M = TypeVar("M", bound=Message)
-Encode: TypeAlias = Callable[[list[Answer]], bytes]
+EncodeMessage: TypeAlias = Callable[[list[Answer]], bytes]
 """Writes the bytes of an answer; runs in a runner thread."""
 
 
-def decode(body: bytes, serving: Serving) -> tuple[Call, Encode]:
+def decode(body: bytes, serving: Serving) -> tuple[Call, EncodeMessage]:
     """The call of a request, and the function that encodes its answer.
 
     Raises:

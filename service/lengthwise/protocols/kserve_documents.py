@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lengthwise.protocols import body_documents, documents, inventory
-from lengthwise.protocols.documents import BYTES, PREDICTIONS, REFUSALS, Schema
+from lengthwise.protocols.body_documents import Schema
+from lengthwise.protocols.documents import BYTES, PREDICTIONS, REFUSALS
 from lengthwise.runtime.manifest import Manifest
 
 _TEXT: Final[Schema] = {"type": "string"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lengthwise.errors import ModelNotFound, NotReady
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key
 
 DirectoryState = tuple[tuple[str, int, int, int], ...]
@@ -58,7 +58,7 @@ class Repository:
         starting: Whether the first scan still runs: a model that is missing here may still come.
     """
 
-    models: Mapping[str, Mapping[int, Model]] = field(default_factory=dict)
+    models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)
     refused: Sequence[Refusal] = ()
     unloaded: frozenset[str] = frozenset()
     states: Mapping[Key, DirectoryState] = field(default_factory=dict)
@@ -71,25 +71,25 @@ class Repository:
     @classmethod
     def of(
         cls,
-        models: Iterable[Model],
+        models: Iterable[LoadedModel],
         refused: Sequence[Refusal] = (),
         unloaded: frozenset[str] = frozenset(),
         states: Mapping[Key, DirectoryState] | None = None,
         reason: str | None = None,
     ) -> Repository:
         """A repository of these models."""
-        by_name: dict[str, dict[int, Model]] = {}
+        by_name: dict[str, dict[int, LoadedModel]] = {}
         for model in models:
             by_name.setdefault(model.key.name, {})[model.key.version] = model
         return cls(by_name, tuple(refused), unloaded, states or {}, reason)
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[LoadedModel]:
         """All good models, by name and ascending version."""
         for name in sorted(self.models):
             for version in sorted(self.models[name]):
                 yield self.models[name][version]
 
-    def find(self, name: str | None, version: str | None) -> Model:
+    def find(self, name: str | None, version: str | None) -> LoadedModel:
         """The model that a request means.
 
         Args:

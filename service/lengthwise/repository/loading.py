@@ -22,7 +22,7 @@ from lengthwise.files import bundled_models
 from lengthwise.repository import judging, kept_costs
 from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.judging import Judge, ModelFiles
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime.manifest import GOLDEN_FILE, MANIFEST_FILE, MOST_BYTES, VERIFICATION_FILE, Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.session import Session
@@ -49,7 +49,7 @@ def load(
     judge: Judge = judging.judge,
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
-) -> Model:
+) -> LoadedModel:
     """Loads a model directory: verifies it and measures its costs.
 
     Args:
@@ -86,7 +86,7 @@ def load(
             cost = BucketedCosts(cost, shapes)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
-    return Model(
+    return LoadedModel(
         manifest, session, cost, graph_bytes(directory_state(directory)), judged.promise, shapes, judged.steady
     )
 

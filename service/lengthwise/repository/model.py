@@ -18,7 +18,7 @@ from lengthwise.versions import Key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Model:
+class LoadedModel:
     """A verified model.
 
     Attributes:

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
 from lengthwise.repository.contents import Refusal, Repository
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.served import ServedModel
 from lengthwise.stopping import Stopped, Stopping
 
@@ -45,7 +45,7 @@ class _RegistrySnapshot:
     """The models that are served; `unnamed` is the one for requests that name none, if there is one."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
-    served: Mapping[Model, ServedModel] = field(default_factory=dict)
+    served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     unnamed: ServedModel | None = None
 
 
@@ -65,7 +65,7 @@ class Registry:
     def __init__(
         self,
         rescan: Rescan,
-        add: Callable[[Model], ServedModel],
+        add: Callable[[LoadedModel], ServedModel],
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,

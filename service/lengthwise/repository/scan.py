@@ -26,7 +26,7 @@ from lengthwise.repository import judging, loading
 from lengthwise.repository.contents import DirectoryState, Repository
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import directory_state, graph_bytes
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.scan_state import ScanState
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, MOST_BYTES, Manifest, is_name
 from lengthwise.runtime.provider import CPU_DEVICE, Device
@@ -101,7 +101,7 @@ def scan(
     budget_seconds = MEASURING_BESIDE_SECONDS if before.models else MEASURING_SECONDS
     judged: dict[Key, tuple[DirectoryState, Future[_Result]]] = {}
 
-    def load(key: Key) -> Model:
+    def load(key: Key) -> LoadedModel:
         return loading.load(
             directories[key],
             limits,
@@ -234,7 +234,7 @@ def _no_room(needed: int, held: int, most: int | None) -> str | None:
     return f"its graph has {needed} bytes, and {held} of the {most} that --max-model-bytes allows are taken"
 
 
-_Result = tuple[Model | None, str | None, bool]
+_Result = tuple[LoadedModel | None, str | None, bool]
 """A model, why it is not the one in its directory, and whether that is final until the directory changes."""
 
 
@@ -252,7 +252,9 @@ def _in_a_thread(function: Callable[[], R]) -> Future[R]:
     return done
 
 
-def _judged(key: Key, directory: Path, runs: Model | None, load: Callable[[Key], Model], most_bytes: int) -> _Result:
+def _judged(
+    key: Key, directory: Path, runs: LoadedModel | None, load: Callable[[Key], LoadedModel], most_bytes: int
+) -> _Result:
     """The model of a directory; or the one that is served and why the directory's must not be."""
     try:
         if runs is not None:

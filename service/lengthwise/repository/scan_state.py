@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key, Policy
 
 log = logging.getLogger("lengthwise.scan")
@@ -36,7 +36,7 @@ class ScanState:
         self._new = 0
         self._before = before
         self._policy = policy
-        self._models: dict[Key, Model] = {}
+        self._models: dict[Key, LoadedModel] = {}
         self._refused: dict[Key, str] = {}
         self._states: dict[Key, DirectoryState] = {}
         names = {key.name for key in wanted} if self.first else set(before.models)
@@ -75,7 +75,7 @@ class ScanState:
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
-    def settle(self, key: Key, model: Model | None, reason: str | None, current: DirectoryState | None) -> None:
+    def settle(self, key: Key, model: LoadedModel | None, reason: str | None, current: DirectoryState | None) -> None:
         """Stores the result of a version.
 
         Args:
@@ -118,7 +118,7 @@ class ScanState:
 
     def _make(
         self,
-        models: Mapping[Key, Model],
+        models: Mapping[Key, LoadedModel],
         refused: Mapping[Key, str],
         states: Mapping[Key, DirectoryState],
         reason: str | None,

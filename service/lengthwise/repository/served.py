@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import ModelQueue
-from lengthwise.repository.model import Model
+from lengthwise.repository.model import LoadedModel
 from lengthwise.telemetry.metrics import ModelMetrics
 
 
@@ -19,7 +19,7 @@ class ServedModel:
 
     __slots__ = ("manifest", "metrics", "model", "queue")
 
-    def __init__(self, model: Model, metrics: ModelMetrics, limits: BatchLimits) -> None:
+    def __init__(self, model: LoadedModel, metrics: ModelMetrics, limits: BatchLimits) -> None:
         self.model = model
         self.manifest = model.manifest
         self.metrics = metrics

@@ -6,14 +6,16 @@ Everything is computed row by row, so no number of a row depends on another row,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Outputs
+
+if TYPE_CHECKING:  # a session brings onnxruntime along; a command's help does without
+    from lengthwise.runtime.session import Outputs
 
 Floats = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 import orjson
@@ -24,16 +24,16 @@ from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.progress import progress_bar
-from lengthwise.repository import loading
-from lengthwise.repository.model import Model
 from lengthwise.runtime.manifest import MANIFEST_FILE
-from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU, Device
-from lengthwise.scoring import offline
-from lengthwise.scoring.offline import ScoredBatch, ScoringResult
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import Settings, available_cores
+
+if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
+    from lengthwise.repository.model import LoadedModel
+    from lengthwise.runtime.provider import Device
+    from lengthwise.scoring.offline import ScoredBatch, ScoringResult
 
 T = TypeVar("T")
 
@@ -101,6 +101,8 @@ def score(
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
+
     path = dataset.locate(source)
     _check_out(out, path)
     kernels = Settings.load(recurrent_kernels=recurrent_kernels).recurrent_kernels
@@ -138,8 +140,10 @@ def _check_out(out: Path, source: Path) -> None:
         raise ConfigurationError(f"{out} is the file that is read; the predictions need another")
 
 
-def _load(directory: Path, limits: BatchLimits, device: Device) -> Model:
+def _load(directory: Path, limits: BatchLimits, device: Device) -> LoadedModel:
     """The model, verified as the service verifies it."""
+    from lengthwise.repository import loading
+
     if not (directory / MANIFEST_FILE).is_file():
         found = sorted(
             str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
@@ -161,7 +165,7 @@ class ScoringRun:
         stop: Whether a record without an answer ends the run.
     """
 
-    model: Model
+    model: LoadedModel
     limits: BatchLimits
     threads: int
     attention: bool
@@ -181,6 +185,8 @@ class ScoringRun:
             RecordError: A record without an answer ends the run; the lines of all records before it are written. For a
                 bad record, the error also lists the bad records after it.
         """
+        from lengthwise.scoring import offline
+
         manifest = self.model.manifest
         summary = Summary(manifest.key)
         with progress_bar(console) as progress:

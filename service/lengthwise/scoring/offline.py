@@ -14,15 +14,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits, plan
 from lengthwise.decoding.calls import Item
-from lengthwise.padding import Steps, pad, rounded_width
-from lengthwise.repository.model import Model
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise.repository.model import LoadedModel
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import NOT_FINITE, Answer
 
@@ -72,7 +72,7 @@ class _Row(WaitingSequence):
 
 
 def answer_all(
-    model: Model,
+    model: LoadedModel,
     chunks: Iterable[tuple[C, Sequence[Item]]],
     *,
     limits: BatchLimits,
@@ -89,12 +89,12 @@ def answer_all(
         model: Answers the items.
         chunks: Items that the model accepts, with a value to return; read one chunk ahead.
         limits: Of one batch.
-        threads: How many batches run at once.
+        threads: How many batches run at once; 0 runs them one by one in the caller's thread.
         attention: Whether the attention is wanted.
         ran: Called with each batch, in the caller's thread.
         planned: Called with the processor time of planning a chunk.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="runner") as runners:
+    with ThreadPoolExecutor(threads, thread_name_prefix="runner") if threads else _SameThread() as runners:
         begun: deque[tuple[C, Sequence[Item], list[_Running]]] = deque()
         try:
             for chunk, items in chunks:
@@ -109,19 +109,32 @@ def answer_all(
             runners.shutdown(wait=False, cancel_futures=True)
 
 
+class _SameThread(Executor):
+    """Runs a function at once, in the calling thread; its exceptions are raised there."""
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """A future that is done."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*arguments, **options))
+        return future
+
+
 _Ran = tuple[list[ScoringResult], ScoredBatch]
 _Running = tuple[list[_Row], Future[_Ran]]
 
 
 def _begin(
-    runners: ThreadPoolExecutor, model: Model, items: Sequence[Item], limits: BatchLimits, attention: bool
+    runners: Executor, model: LoadedModel, items: Sequence[Item], limits: BatchLimits, attention: bool
 ) -> list[_Running]:
     """Plans all batches of a chunk and hands them to the threads."""
     manifest = model.manifest
     pending = PendingSequences()
     for place, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
-            width = rounded_width(len(steps), manifest.width_multiple)
+            if model.buckets is None:
+                width = rounded_width(len(steps), manifest.width_multiple)
+            else:
+                width = model.buckets.width_of(len(steps))
             pending.add(_Row(width, steps=steps, item=place, start=start))
     running = []
     while pending:
@@ -130,10 +143,10 @@ def _begin(
     return running
 
 
-def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
+def _run(model: LoadedModel, rows: list[_Row], attention: bool) -> _Ran:
     """Runs one batch in a thread; one result for each row."""
     started = time.thread_time()
-    batch = pad([row.steps for row in rows], multiple=model.manifest.width_multiple)
+    batch = _padded(model, [row.steps for row in rows])
 
     def figures() -> ScoredBatch:
         return ScoredBatch(batch.rows, batch.padded_steps, batch.valid_steps, time.thread_time() - started)
@@ -149,8 +162,16 @@ def _run(model: Model, rows: list[_Row], attention: bool) -> _Ran:
     return [NOT_FINITE if answer is None else answer for answer in results], figures()
 
 
+def _padded(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
+    """Sequences as the batch that runs: on a device, in one of its shapes."""
+    if model.buckets is None:
+        return pad(sequences, multiple=model.manifest.width_multiple)
+    width = model.buckets.width_of(max(map(len, sequences)))
+    return pad(sequences, width=width, rows=model.buckets.rows_of(len(sequences), width))
+
+
 def _collected(
-    chunk: C, items: Sequence[Item], running: list[_Running], model: Model, ran: Callable[[ScoredBatch], object]
+    chunk: C, items: Sequence[Item], running: list[_Running], model: LoadedModel, ran: Callable[[ScoredBatch], object]
 ) -> tuple[C, list[ScoringResult]]:
     """Waits for a chunk's batches, and joins their rows to one result for each item."""
     parts: list[list[tuple[int, ScoringResult]]] = [[] for _ in items]
@@ -162,7 +183,7 @@ def _collected(
     return chunk, [_whole(windows, item, model) for windows, item in zip(parts, items, strict=True)]
 
 
-def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: Model) -> ScoringResult:
+def _whole(windows: list[tuple[int, ScoringResult]], item: Item, model: LoadedModel) -> ScoringResult:
     """Joins the results of an item's windows, which come in the order in which they ran."""
     if len(windows) == 1:
         return windows[0][1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.batching.pending import HORIZON
 from lengthwise.decoding import json_body
@@ -13,7 +13,9 @@ from lengthwise.decoding.dataset import BadRecord, Label, Record
 from lengthwise.errors import RecordError
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Task
-from lengthwise.scoring.offline import ScoringResult
+
+if TYPE_CHECKING:
+    from lengthwise.scoring.offline import ScoringResult
 
 CHUNK_RECORDS: Final = HORIZON
 """Maximum of records in a chunk: the number that the planner considers together."""

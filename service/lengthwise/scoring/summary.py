@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.decoding.dataset import Label
 from lengthwise.runtime.manifest import Task
-from lengthwise.scoring.offline import ScoredBatch
+
+if TYPE_CHECKING:
+    from lengthwise.scoring.offline import ScoredBatch
 
 PARTS: Final = {
     "reading": "reading the file",

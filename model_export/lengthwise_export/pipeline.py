@@ -45,7 +45,7 @@ from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PublishedModel:
     """A published model directory and its verification.
 
@@ -66,6 +66,15 @@ class PublishedModel:
     labels: labels.LabelChanges | None = None
     sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """Its version, from 1."""
+        return self.manifest.version
+
+    def __repr__(self) -> str:
+        """`<lengthwise_export.PublishedModel vowels/1: models/vowels/1, 212 cases hold>`."""
+        return f"<lengthwise_export.PublishedModel {self.manifest.key}: {self.directory}, {len(self.cases)} cases hold>"
 
 
 @dataclass(frozen=True, slots=True)

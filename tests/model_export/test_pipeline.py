@@ -18,7 +18,7 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.golden import Golden
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import export, publish
+from lengthwise_export import pipeline, publish
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
@@ -83,16 +83,16 @@ def test_the_covering_set_holds_every_value_and_stays_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> export.PublishedModel:
-    return export.export(from_spec(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
+def published(tmp_path_factory: pytest.TempPathFactory) -> pipeline.PublishedModel:
+    return pipeline.export(from_spec(spec(), None), tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_a_model_directory_holds_its_four_files(published: export.PublishedModel) -> None:
+def test_a_model_directory_holds_its_four_files(published: pipeline.PublishedModel) -> None:
     files = {path.name for path in published.directory.iterdir()}
     assert files == {GRAPH_FILE, MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE}
 
 
-def test_the_manifest_carries_name_version_digests_and_promise(published: export.PublishedModel) -> None:
+def test_the_manifest_carries_name_version_digests_and_promise(published: pipeline.PublishedModel) -> None:
     manifest = Manifest.read(published.directory)
     assert manifest.key == "tiny/1"
     assert set(manifest.digests) == {GRAPH_FILE, VERIFICATION_FILE, GOLDEN_FILE}
@@ -102,25 +102,25 @@ def test_the_manifest_carries_name_version_digests_and_promise(published: export
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
 
 
-def test_verification_lists_every_case_with_its_figure(published: export.PublishedModel) -> None:
+def test_verification_lists_every_case_with_its_figure(published: pipeline.PublishedModel) -> None:
     proof = json.loads((published.directory / VERIFICATION_FILE).read_text())
     assert len(proof["cases"]) == len(published.cases)
     figures = {"difference", "relative", "bits"}
     assert {"name", "varied", "provider", "extreme", "holds"} | figures == set(proof["cases"][0])
 
 
-def test_the_graph_carries_contract_name_and_labels(published: export.PublishedModel) -> None:
+def test_the_graph_carries_contract_name_and_labels(published: pipeline.PublishedModel) -> None:
     model = onnx.load(published.directory / GRAPH_FILE)
     held = {entry.key: entry.value for entry in model.metadata_props}
     assert (held["lengthwise.contract"], held["lengthwise.name"]) == ("1", "tiny")
     assert json.loads(held["lengthwise.labels"]) == ["a", "b"]
 
 
-def test_a_second_export_becomes_the_next_version(published: export.PublishedModel) -> None:
-    again = export.export(from_spec(spec(), None), published.directory.parent)
+def test_a_second_export_becomes_the_next_version(published: pipeline.PublishedModel) -> None:
+    again = pipeline.export(from_spec(spec(), None), published.directory.parent)
     assert again.manifest.version == 2
     with pytest.raises(PublishError, match="exists"):
-        export.export(from_spec(spec(), None), published.directory)
+        pipeline.export(from_spec(spec(), None), published.directory)
 
 
 def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_graph_whose_proof_does_not_hold_is_not_published(tmp_path: Path) -> N
         return reference(batch) + np.float32(1e-3)
 
     with pytest.raises(VerificationError, match=r"3 of \d+ cases do not hold"):
-        export.export(replace(source, reference=another_model), tmp_path / "tiny")
+        pipeline.export(replace(source, reference=another_model), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,13 +151,13 @@ def test_a_leaking_graph_is_not_published(tmp_path: Path) -> None:
         return graph.build(MeanOverWidth().eval(), named.input, name=named.name, labels=named.labels)
 
     with pytest.raises(VerificationError, match="do not hold"):
-        export.export(Candidate(manifest, build, None), tmp_path / "tiny")
+        pipeline.export(Candidate(manifest, build, None), tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_with_a_tolerance_is_published_with_what_was_measured(tmp_path: Path) -> None:
     source = from_spec(spec(), None)
-    published = export.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
+    published = pipeline.export(replace(source, tolerance=1e-3), tmp_path / "tiny")
     assert published.manifest.promises[0].tolerance == 0.0
 
 
@@ -165,7 +165,7 @@ def test_a_manifest_that_reads_back_otherwise_is_not_published(tmp_path: Path, m
     source = from_spec(spec(), None)
     monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, directory: source.manifest))
     with pytest.raises(VerificationError, match="reads back"):
-        export.export(source, tmp_path / "tiny")
+        pipeline.export(source, tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,7 +238,7 @@ def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pyt
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
     monkeypatch.setattr(publish, "_publish", watched)
-    export.export(from_spec(spec(), None), tmp_path / "tiny")
+    pipeline.export(from_spec(spec(), None), tmp_path / "tiny")
     assert seen == [False, True]
 
 
@@ -270,8 +270,8 @@ def test_a_graph_is_published_only_where_a_service_here_takes_it_and_with_a_word
     source = Candidate(manifest, lambda named: proto, reference=None, tolerance=0.0)
     if not in_own_kernels or not recurrent_kernels.COMPILED:
         with pytest.raises(ModelError, match="what a caller sends decides how many rows its LSTM gets"):
-            export.export(source, tmp_path / "rows")
+            pipeline.export(source, tmp_path / "rows")
         assert not (tmp_path / "rows" / "1").exists()
     else:  # where the limit is passed no row is left, which such kernels take
-        (notice,) = export.export(source, tmp_path / "rows").notices
+        (notice,) = pipeline.export(source, tmp_path / "rows").notices
         assert notice.startswith("a service without the recurrent kernels of this project will refuse it")

@@ -1,0 +1,369 @@
+"""Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
+
+A target is a text, as on the command line, or an object: a `torch.nn.Module` or an `onnx.ModelProto`. Torch, and a
+module that is given, are left as they were: training mode, parameters, buffers, threads and random numbers. Calls in
+several threads run one after the other, as torch's settings are those of the whole process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import Precision
+from lengthwise_export import flow
+from lengthwise_export.checking import report as reports
+from lengthwise_export.checking.page import as_page
+from lengthwise_export.checking.verdict import Report
+from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
+from lengthwise_export.targets import targets
+
+if TYPE_CHECKING:
+    from lengthwise_export.pipeline import PublishedModel
+
+log = logging.getLogger("lengthwise.export")
+
+_WIDTH: Final = 120
+"""Columns of a report as text."""
+_FRAME_PIXELS: Final = 480
+"""Height of a report in a notebook, which scrolls in it."""
+
+_ONE_CALL: Final = threading.RLock()
+"""Held by a check or an export: each changes settings of torch, and puts them back."""
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckReport(Report):
+    """What a check showed. `str()` is the report of the command line; a notebook shows its page.
+
+    Attributes:
+        target: What was checked, for people.
+        served: What the manifest of a model directory promises, as a sentence; None of other targets.
+    """
+
+    target: str = ""
+    served: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as `lengthwise check --json` prints it: JSON can hold it."""
+        return reports.as_json(self)
+
+    def __repr__(self) -> str:
+        """`<lengthwise_export.CheckReport Tagger: leak, the answer to a sequence changes with: ...>`."""
+        return f"<lengthwise_export.CheckReport {self.target}: {self.verdict}, {self.reason}>"
+
+    def __str__(self) -> str:
+        """The report for people: the verdict, each leak with its line and how to fix it, then what was tried."""
+        from rich.console import Console
+
+        text = io.StringIO()
+        console = Console(file=text, width=_WIDTH, force_terminal=False, force_jupyter=False, color_system=None)
+        console.print(reports.on_terminal(self, self.target, served=self.served), crop=False)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        """The page of `lengthwise check --html`, in a frame of its own: its styles stay out of the notebook."""
+        page = html.escape(as_page(self, self.target))
+        return f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_PIXELS}" style="border: 0"></iframe>'
+
+
+def check(
+    target: targets.Given,
+    *,
+    checkpoint: StrPath | None = None,
+    features: int | None = None,
+    vocabulary: int | None = None,
+    classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    values: str | None = None,
+    lengths: str | None = None,
+    mask: str | None = None,
+    time_first: bool = False,
+    channels_first: bool = False,
+    second: Second | None = None,
+    output: str | int | None = None,
+    missing: Literal["refuse", "handled"] | None = None,
+    max_length: int = 1024,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> CheckReport:
+    """Finds where padding, or another sequence of the batch, reaches an answer, and says why and how to fix it.
+
+    What cannot be read off a target is said with options. A message that names an option of the command line, as
+    `--features`, means the argument of that name.
+
+    Args:
+        target: A torch module or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
+            `package.module:factory` or `file.py:factory` of a torch module, an ONNX file, or a model directory.
+        checkpoint: Weights for a module or a spec: .safetensors, a folder of `train`, or a state_dict.
+        features: How many numbers a step has.
+        vocabulary: How many token ids there are, where a step is one.
+        classes: How many classes it tells apart.
+        labels: The classes' names, in order.
+        values: ONNX: the name of the input that holds the steps.
+        lengths: ONNX: the name of the input that holds the lengths.
+        mask: ONNX: the name of the input that holds the mask.
+        time_first: Whether steps come before rows: `[width, rows, features]`.
+        channels_first: Whether features come before steps: `[rows, features, width]`.
+        second: What it takes beside the steps: `lengths`, `mask` (true at valid steps), `padding-mask` (true at
+            padding) or `both` (lengths and a mask).
+        output: Which of several outputs, by name or by place.
+        missing: `handled` where it takes NaN at valid steps itself, and is held to that.
+        max_length: The longest sequence to try, in steps.
+        tolerance: What an answer may move by, beyond rounding.
+        seed: Decides the sequences.
+        progress: Called with what is tried, as it begins.
+
+    Returns:
+        The report. A target that cannot be judged has the verdict `uncheckable`.
+
+    Raises:
+        ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
+
+    Example:
+        >>> report = lengthwise_export.check("examples/masking.py:attention_after_lstm", max_length=40)
+        >>> report.verdict, report.leaks[0].operator
+        ('leak', 'softmax')
+    """
+    options = _options(
+        checkpoint=checkpoint,
+        features=features,
+        vocabulary=vocabulary,
+        classes=classes,
+        labels=labels,
+        values=values,
+        lengths=lengths,
+        mask=mask,
+        time_first=time_first,
+        channels_first=channels_first,
+        second=second,
+        output=output,
+        missing=missing,
+    )
+    _require_whole("max_length", max_length)
+    _require_whole("seed", seed, least=None)
+    _require(tolerance >= 0, "tolerance", tolerance, "a number from 0")
+    with _torch_as_before(target):
+        report, read = flow.check(
+            target,
+            options,
+            max_length=max_length,
+            tolerance=tolerance,
+            seed=seed,
+            progress=progress or (lambda _: None),
+        )
+    for notice in () if read is None else read.notices:
+        log.warning("%s", notice)
+    found = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
+    return CheckReport(**found, target=targets.named(target), served=served)
+
+
+def export(
+    target: targets.Given,
+    out: StrPath,
+    *,
+    checkpoint: StrPath | None = None,
+    features: int | None = None,
+    vocabulary: int | None = None,
+    classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    values: str | None = None,
+    lengths: str | None = None,
+    mask: str | None = None,
+    time_first: bool = False,
+    channels_first: bool = False,
+    second: Second | None = None,
+    output: str | int | None = None,
+    missing: Literal["refuse", "handled"] | None = None,
+    multi_label: bool = False,
+    threshold: float | None = None,
+    scores: Literal["logits", "probabilities"] | None = None,
+    max_length: int | None = None,
+    opset: int = OPSET,
+    precision: Precision = "fp32",
+    data: StrPath | None = None,
+    tolerance: float | None = None,
+    rewrite: bool = False,
+    seed: int = 0,
+) -> PublishedModel:
+    """Builds the graph of a target, proves that padding reaches no answer, and publishes a model directory.
+
+    What should be known of it is logged (`lengthwise.export`), warnings as such, and is in `notices` of the result.
+
+    Args:
+        target: As `check` takes it, but for a model directory; so are the options up to `missing`.
+        out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
+        checkpoint: See `check`.
+        features: See `check`.
+        vocabulary: See `check`.
+        classes: See `check`.
+        labels: See `check`.
+        values: See `check`.
+        lengths: See `check`.
+        mask: See `check`.
+        time_first: See `check`.
+        channels_first: See `check`.
+        second: See `check`.
+        output: See `check`.
+        missing: See `check`; without it missing values are refused.
+        multi_label: Whether each class is judged by itself: any number may be assigned, or none.
+        threshold: Probability from which a multi-label model's class is assigned; 0.5 without it.
+        scores: What the output is; found out without it, where it can be.
+        max_length: Longest sequence promised and accepted, in steps: a spec says it itself, else 1024 or what the
+            model takes.
+        opset: Of the graph.
+        precision: Of weights and products: `fp32`, `fp16` or `int8`.
+        data: A file of labelled sequences: how many are answered rightly is measured.
+        tolerance: What the other sequences of a batch may move an answer by, beyond rounding; without it not a bit.
+        rewrite: Whether sums over the steps are rewritten where that gives the same bits.
+        seed: Decides the sequences of the proof.
+
+    Returns:
+        What was published: `directory`, `version`, `manifest`, the cases of its proof.
+
+    Raises:
+        ConfigurationError: It is no target, an option is wrong, or the place is taken (PublishError).
+        ExportError: No sound graph can be made of it.
+        VerificationError: Padding or another sequence reaches an answer, or the proof does not hold; nothing was
+            published.
+
+    Example:
+        >>> published = lengthwise_export.export("examples/masking.py:lengths_given", folder / "mine", max_length=40)
+        >>> published.version, published.manifest.input.features
+        (1, 4)
+    """
+    options = _options(
+        checkpoint=checkpoint,
+        features=features,
+        vocabulary=vocabulary,
+        classes=classes,
+        labels=labels,
+        values=values,
+        lengths=lengths,
+        mask=mask,
+        time_first=time_first,
+        channels_first=channels_first,
+        second=second,
+        output=output,
+        missing=missing,
+    )
+    _require(threshold is None or 0 < threshold < 1, "threshold", threshold, "a number between 0 and 1")
+    _require_among("scores", scores, (None, "logits", "probabilities"))
+    _require_whole("max_length", max_length)
+    _require_whole("seed", seed, least=None)
+    _require(OPSET <= opset <= HIGHEST_OPSET, "opset", opset, f"one of {OPSET} to {HIGHEST_OPSET}")
+    _require_among("precision", precision, get_args(Precision))
+    _require(tolerance is None or tolerance >= 0, "tolerance", tolerance, "a number from 0")
+    chosen = flow.ExportOptions(
+        multi_label=multi_label,
+        threshold=threshold,
+        scores=scores,
+        max_length=max_length,
+        opset=opset,
+        precision=precision,
+        data=None if data is None else os.fspath(data),
+        tolerance=tolerance,
+        rewrite=rewrite,
+        seed=seed,
+    )
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        kind, _, text = line.partition(": ")
+        level, text = {"warning": (logging.WARNING, text), "notice": (logging.INFO, text)}.get(
+            kind, (logging.INFO, line)
+        )
+        log.log(level, "%s", text)
+        told.append(text)
+
+    with _torch_as_before(target):
+        published = flow.export(target, Path(out), options, chosen, tell)
+    return dataclasses.replace(published, notices=tuple(told))
+
+
+def _options(**given: Any) -> TargetOptions:
+    """What was said of a target.
+
+    Raises:
+        ConfigurationError: An option is of a wrong type or out of bounds.
+    """
+    for name in ("features", "vocabulary", "classes"):
+        _require_whole(name, given[name])
+    _require_among("second", given["second"], (None, *get_args(Second)))
+    _require_among("missing", given["missing"], (None, "refuse", "handled"))
+    if given["checkpoint"] is not None:
+        path = given["checkpoint"] = Path(given["checkpoint"])
+        _require(path.exists(), "checkpoint", str(path), "a file or folder that exists")
+    if given["labels"] is not None:
+        are_texts = not isinstance(given["labels"], str) and all(isinstance(label, str) for label in given["labels"])
+        _require(are_texts, "labels", given["labels"], "a list of texts")
+        given["labels"] = tuple(given["labels"])
+    if isinstance(given["output"], int):
+        given["output"] = str(given["output"])
+    return TargetOptions(**given)
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ConfigurationError(f"{name}={value!r}: {wanted} is wanted")
+
+
+def _require_whole(name: str, value: object, *, least: int | None = 1) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+    _require(
+        value is None or is_whole, name, value, "a whole number" if least is None else f"a whole number from {least}"
+    )
+
+
+def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
+    _require(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
+
+
+@contextmanager
+def _torch_as_before(target: object) -> Iterator[None]:
+    """Leaves torch's random numbers, and a module that is given, as they were before the block."""
+    with _ONE_CALL, ExitStack() as stack:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            if isinstance(target, torch.nn.Module):
+                stack.enter_context(_module_as_before(target))
+        yield
+
+
+@contextmanager
+def _module_as_before(module: Any) -> Iterator[None]:
+    """Leaves a module's training mode, parameters and buffers as they were before the block."""
+    import torch
+
+    training = [(part, part.training) for part in module.modules()]
+    tensors = [
+        (part, name, tensor, tensor.detach().clone())
+        for part in module.modules()
+        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+    ]
+    try:
+        yield
+    finally:
+        for part, mode in training:
+            part.training = mode
+        with torch.no_grad():
+            for part, name, tensor, values in tensors:
+                setattr(part, name, tensor)
+                if tensor.device.type != "meta" and not torch.equal(tensor, values):
+                    tensor.copy_(values)

@@ -1,0 +1,314 @@
+"""Models in this process: `load` proves a model directory as the service does, `Model.predict` answers arrays.
+
+    arrays -> items (`decoding.arrays`) -> batches of the planner (`scoring.offline`) -> a `Prediction` for each array
+
+What this module needs to run a model is imported by `load`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequences, Problem
+
+if TYPE_CHECKING:
+    from lengthwise.batching.plan import BatchLimits
+    from lengthwise.decoding.calls import Item
+    from lengthwise.repository.model import LoadedModel as LoadedModel
+    from lengthwise.runtime.answers import Answer
+    from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
+    from lengthwise.scoring.offline import ScoringResult
+
+ProviderName = Literal["auto", "cuda", "cpu"]
+
+_WORTH_THREADS_SECONDS: Final = 0.002
+"""Predicted seconds of a call's sequences up to which it runs in the caller's thread: to start others takes longer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The answer to one sequence. Arrays are float32; `sent` is the number of steps given.
+
+    Attributes:
+        probabilities: `[classes]` in the order of `Model.labels`; of a per-step model `[sent, classes]`, NaN at steps
+            that its policy for long sequences left out.
+        length: How many steps were answered: fewer than `sent` where the policy left some out.
+        label: The most probable label; None of a multi-label or per-step model.
+        score: Its probability, 0 to 1; None where `label` is.
+        assigned: Of a multi-label model the labels at or above its threshold, in order; else None.
+        step_labels: Of a per-step model the label of each step, `sent` of them, None at steps left out; else None.
+        step_scores: Their probabilities, `[sent]`, NaN at steps left out; else None.
+        attention: `[sent]`, summing to 1, zeros at steps left out; None where it was not asked for.
+        windows: Of a sequence that was answered in windows what each said, as `POST /predict` has it; else None.
+    """
+
+    probabilities: NDArray[np.float32]
+    length: int
+    label: str | None = None
+    score: float | None = None
+    assigned: tuple[str, ...] | None = None
+    step_labels: tuple[str | None, ...] | None = None
+    step_scores: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
+    windows: tuple[dict[str, Any], ...] | None = field(default=None, repr=False)
+
+
+class Model:
+    """A model that passed its proof here, made by `load`. Safe to use from several threads at once.
+
+    Attributes:
+        name: Its name.
+        version: Its version, from 1.
+        labels: Its classes, in the order of `Prediction.probabilities`.
+        task: What the classes are to a sequence: `single-label`, `multi-label` or `per-step`.
+        features: Numbers a step; None where a step is a token id.
+        vocabulary: Number of token ids, from 0; None where a step is numbers.
+        max_length: Most steps of a sequence.
+        long: What becomes of a longer one: `reject` (an error), `head`, `tail` or `window`.
+        missing: What it does with NaN; `refuse` makes it an error.
+        has_attention: Whether it can give attention weights.
+        provider: Where it runs, as onnxruntime names it.
+        loaded: What `load` opened: its manifest, session and costs. Its form may change with any version.
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
+        manifest = loaded.manifest
+        self.loaded = loaded
+        self._limits = limits.at_most(manifest.max_batch_rows)
+        self._threads = threads
+        self.name: str = manifest.name
+        self.version: int = manifest.version
+        self.labels: tuple[str, ...] = manifest.labels
+        self.task: Task = manifest.task
+        self.features: int | None = manifest.input.features
+        self.vocabulary: int | None = manifest.input.vocabulary
+        self.max_length: int = manifest.max_length
+        self.long: LongPolicy = manifest.long
+        self.missing: MissingPolicy = manifest.missing
+        self.has_attention: bool = manifest.graph.attention is not None
+        self.provider: str = loaded.session.provider
+
+    def __repr__(self) -> str:
+        """`<lengthwise.Model vowels/1: 9 labels, 12 features a step, at most 1024 steps>`."""
+        step = f"{self.features} features a step" if self.vocabulary is None else f"{self.vocabulary} token ids"
+        return (
+            f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, "
+            f"at most {self.max_length} steps>"
+        )
+
+    def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
+        """The answers to sequences of different lengths, in their order: the bits that `POST /predict` answers.
+
+        They are batched by the planner that serves. On the CPU an answer is the same bits whatever else is in the list.
+
+        Args:
+            sequences: Each `[length, features]` of any real type, with NaN for a missing value; `[length]` will do for
+                one feature, and is what a token model takes, of whole numbers. Lists of lists are arrays too.
+            attention: Whether the attention weights are wanted.
+
+        Returns:
+            A prediction for each; of an empty list an empty list.
+
+        Raises:
+            InvalidSequences: Some are not what the model takes, or have no finite answer: names each by its place in
+                the list. It is a ValueError.
+            ConfigurationError: The model has no attention weights to give.
+            InferenceFailed: The runtime failed.
+
+        Example:
+            >>> model = lengthwise.load()
+            >>> steps = np.zeros((19, 12))
+            >>> (prediction,) = model.predict([steps])
+            >>> prediction.probabilities.shape, prediction.length
+            ((9,), 19)
+        """
+        from lengthwise.decoding import arrays
+        from lengthwise.scoring import offline
+
+        manifest = self.loaded.manifest
+        if attention and not self.has_attention:
+            raise ConfigurationError(f"the model {manifest.key} has no attention; leave attention=True out")
+        items = arrays.items(sequences, manifest)
+        answered = offline.answer_all(
+            self.loaded,
+            _chunks(items),
+            limits=self._limits,
+            threads=self._threads_for(items),
+            attention=attention,
+        )
+        results = [result for _, chunk in answered for result in chunk]
+        return [
+            self._prediction(item, answer, attention)
+            for item, answer in zip(items, _all_answered(results), strict=True)
+        ]
+
+    def _threads_for(self, items: Sequence[Item]) -> int:
+        """How many threads a call starts; 0 for none, where that takes longer than its sequences do."""
+        if self._threads == 1 or len(items) < 2:
+            return 0
+        seconds, cost, longest = 0.0, self.loaded.cost, self.max_length
+        for item in items:
+            seconds += cost.predict(1, min(len(item.steps), longest))
+            if seconds > _WORTH_THREADS_SECONDS:
+                return self._threads
+        return 0
+
+    def _prediction(self, item: Item, answer: Answer, attention: bool) -> Prediction:
+        probabilities, length, labels = answer.probabilities, len(item.steps), self.labels
+        weights = _at_steps_sent(item, answer.attention, 0.0) if attention and answer.attention is not None else None
+        windows = None if answer.windows is None else tuple(answer.windows)
+        if self.task == "single-label":
+            score = float(probabilities[answer.best])
+            return Prediction(probabilities, length, labels[answer.best], score, attention=weights, windows=windows)
+        if self.task == "multi-label":
+            places = np.flatnonzero(probabilities >= self.loaded.manifest.threshold).tolist()
+            assigned = tuple(labels[place] for place in places)
+            return Prediction(probabilities, length, assigned=assigned, attention=weights, windows=windows)
+        best: list[int] = probabilities.argmax(axis=1).tolist()
+        step_labels: list[str | None] = [labels[place] for place in best]
+        if item.kept_places is not None:
+            spread: list[str | None] = [None] * item.sent_steps
+            for place, label in zip(item.kept_places.tolist(), step_labels, strict=True):
+                spread[place] = label
+            step_labels = spread
+        return Prediction(
+            _at_steps_sent(item, probabilities, np.nan),
+            length,
+            step_labels=tuple(step_labels),
+            step_scores=_at_steps_sent(item, probabilities.max(axis=1), np.nan),
+            attention=weights,
+            windows=windows,
+        )
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    provider: ProviderName = "auto",
+    threads: int | None = None,
+    max_batch_rows: int = 64,
+    max_batch_cost_steps: int = 16_384,
+    recurrent_kernels: bool = True,
+) -> Model:
+    """Loads a model directory, and proves it in this process as the service does before it serves it.
+
+    That takes about a second, most of it to measure what batches cost here. Load models that you trust: the service
+    proves each in a process of its own, here a bad graph ends this one.
+
+    Args:
+        path: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; without it the model
+            that comes with the package.
+        provider: Where it runs: `cuda`, `cpu`, or `auto` for a GPU where onnxruntime and a GPU can.
+        threads: How many batches of one call run at once; by default the cores that this process may use. A short call
+            runs in the caller's thread alone.
+        max_batch_rows: Most sequences in one batch.
+        max_batch_cost_steps: Most padded steps (rows x width) in one batch.
+        recurrent_kernels: Whether the CPU runs LSTM and GRU layers in kernels that compute valid steps only, or in
+            onnxruntime's own.
+
+    Returns:
+        The model, ready to answer.
+
+    Raises:
+        ConfigurationError: There is no such model directory, an option is out of bounds, or onnxruntime or the provider
+            is not installed.
+        ModelError: The model does not pass its proof here; says why.
+
+    Example:
+        >>> model = lengthwise.load()
+        >>> model.name, model.features, model.task
+        ('japanese-vowels', 12, 'single-label')
+    """
+    from lengthwise.batching.plan import BatchLimits
+    from lengthwise.repository import loading
+    from lengthwise.runtime.provider import choose
+    from lengthwise.settings import available_cores, bundled_models
+
+    if provider not in get_args(ProviderName):
+        raise ConfigurationError(f"provider={provider!r} is none; {', '.join(get_args(ProviderName))} are")
+    for name, value in (
+        ("threads", 1 if threads is None else threads),
+        ("max_batch_rows", max_batch_rows),
+        ("max_batch_cost_steps", max_batch_cost_steps),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
+    directory = _highest_version(bundled_models() / "japanese-vowels") if path is None else _located(Path(path))
+    limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
+    choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
+    made = loading.load(directory, limits, devices=choice.devices)
+    return Model(made, limits, threads or choice.runners(available_cores()))
+
+
+def _located(path: Path) -> Path:
+    """The model directory that a path means: itself, or the highest version in it.
+
+    Raises:
+        ConfigurationError: It is neither a model directory nor a model.
+    """
+    from lengthwise.runtime.manifest import MANIFEST_FILE
+    from lengthwise.versions import is_version
+
+    if (path / MANIFEST_FILE).is_file():
+        absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
+        return absolute if is_version(absolute.name) else absolute.resolve()
+    try:
+        inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    except OSError as error:
+        raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
+    if any(is_version(folder.name) for folder in inside):
+        return _highest_version(path)
+    models = [str(folder) for folder in inside if any(folder.glob(f"*/{MANIFEST_FILE}"))]
+    instead = f"; it holds models: load one of {', '.join(models[:5])}" if models else ""
+    raise ConfigurationError(
+        f"{path} is no model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
+    )
+
+
+def _highest_version(folder: Path) -> Path:
+    from lengthwise.versions import is_version
+
+    inside = Path(os.path.abspath(folder)).iterdir()
+    return max((path for path in inside if is_version(path.name) and path.is_dir()), key=lambda path: int(path.name))
+
+
+def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:
+    """The items in chunks, as many in one as the planner looks at together."""
+    from lengthwise.batching.pending import HORIZON
+
+    for start in range(0, len(items), HORIZON):
+        yield None, items[start : start + HORIZON]
+
+
+def _all_answered(results: list[ScoringResult]) -> list[Answer]:
+    """The results, if every one is an answer.
+
+    Raises:
+        InferenceFailed: The model could not be run on one.
+        InvalidSequences: The answer to one is not finite.
+    """
+    from lengthwise.scoring.offline import FAILED
+
+    failed = [(place, result) for place, result in enumerate(results) if isinstance(result, str)]
+    for place, why in failed:
+        if why == FAILED:
+            raise InferenceFailed(f"sequence {place}: {why}")
+    if failed:
+        raise InvalidSequences([Problem(f"/sequences/{place}", why) for place, why in failed])
+    return [result for result in results if not isinstance(result, str)]
+
+
+def _at_steps_sent(item: Item, values: NDArray[np.float32], absent: float) -> NDArray[np.float32]:
+    """`values [length, ...]` at the places that the steps were sent at, `[sent, ...]`; `absent` where none was kept."""
+    if item.kept_places is None:
+        return values
+    spread = np.full((item.sent_steps, *values.shape[1:]), absent, dtype=np.float32)
+    spread[item.kept_places] = values
+    return spread

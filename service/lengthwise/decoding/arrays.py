@@ -1,0 +1,119 @@
+"""Arrays of a Python caller, decoded into items: the same rules as for a body, and one error for all that is wrong.
+
+A value model takes `[length, features]` of any real type, NaN where a value is missing; with one feature `[length]`
+will do. A token model takes `[length]` whole numbers. Lists of lists are arrays too, with None for a missing value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.calls import Item, make_item, why_rejected
+from lengthwise.errors import InvalidSequences, Problem
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+_INT64: Final = np.iinfo(np.int64)
+_FLOAT32: Final = np.dtype(np.float32)
+_MOST_SHOWN: Final = 40
+"""Characters of a caller's value that a message shows."""
+
+
+def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
+    """The sequences as the model takes them, in their order.
+
+    Args:
+        sequences: Array-likes, of different lengths.
+        manifest: Of the model.
+
+    Raises:
+        InvalidSequences: One or several are not what the model takes: names each by its place.
+    """
+    if isinstance(sequences, str | bytes | Mapping) or not isinstance(sequences, Iterable):
+        raise InvalidSequences(
+            [Problem("/sequences", f"a list of arrays is wanted, this is a {type(sequences).__name__}")]
+        )
+    found: list[Item] = []
+    problems: list[Problem] = []
+    for place, given in enumerate(sequences):
+        try:
+            steps = _steps(given, manifest)
+            why = why_rejected(steps, manifest)
+        except ValueError as error:
+            why = str(error)
+        if why is not None:
+            problems.append(Problem(f"/sequences/{place}", why))
+        elif not problems:
+            found.append(make_item(steps, manifest, sent_steps=len(steps)))
+    if problems:
+        raise InvalidSequences(problems)
+    return found
+
+
+def _steps(given: Any, manifest: Manifest) -> Steps:
+    """One sequence: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
+
+    Raises:
+        ValueError: It is no such array.
+    """
+    if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and manifest.input.kind == "values":
+        return given  # as nearly always
+    array = _array(given)
+    if manifest.input.kind == "tokens":
+        return _tokens(array)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"numbers are wanted, the type of this array is {array.dtype}")
+    if array.ndim == 1 and manifest.input.features == 1:
+        array = array[:, None]
+    if array.ndim == 1 and not array.size:
+        raise ValueError("a sequence has at least one step")
+    if array.ndim != 2:
+        raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
+    with np.errstate(over="ignore"):  # what is too large for float32 is said with its step
+        return array.astype(np.float32, copy=False)
+
+
+def _tokens(array: NDArray[Any]) -> Steps:
+    if array.ndim != 1:
+        raise ValueError(f"[length] token ids are wanted, the shape of this array is {[*array.shape]}")
+    if not array.size:
+        raise ValueError("a sequence has at least one step")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"token ids are whole numbers, the type of this array is {array.dtype}")
+    if array.dtype == np.uint64 and array.max() > _INT64.max:
+        raise ValueError(f"step {int(array.argmax())} is no token id: it is {array.max()}")
+    return array.astype(np.int64, copy=False)
+
+
+def _array(given: Any) -> NDArray[Any]:
+    """Any array-like as an array of numbers.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
+        given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        ragged = "inhomogeneous" in str(error)
+        raise ValueError("its steps have different numbers of features" if ragged else str(error)) from error
+    if array.dtype.kind != "O":
+        return array
+    # None among numbers, or a whole number past 64 bits: one by one, since NumPy would take texts for numbers too.
+    numbers = np.empty(array.shape, dtype=np.float64)
+    for place, value in np.ndenumerate(array):
+        if value is None:
+            numbers[place] = np.nan
+        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            try:
+                numbers[place] = value
+            except OverflowError:
+                numbers[place] = np.inf
+        else:
+            raise ValueError(f"numbers are wanted, {str(value)[:_MOST_SHOWN]!r} is a {type(value).__name__}")
+    return numbers

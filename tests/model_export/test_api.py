@@ -1,0 +1,287 @@
+"""`lengthwise_export.check` and `export`: what the commands of these names do, of texts and of objects."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import html
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import orjson
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+import lengthwise
+import lengthwise_export
+from lengthwise.errors import ConfigurationError, VerificationError
+from lengthwise_export import api
+from lengthwise_export.cli import main
+from lengthwise_export.errors import CheckpointError, PublishError
+from tests.gallery import onnx_sound
+from tests.support.users_models import Mean, Tagger
+
+MASKING = Path(__file__).parents[2] / "examples" / "masking.py"
+SOUND, LEAKING = f"{MASKING}:masked_attention_after_lstm", f"{MASKING}:attention_after_lstm"
+SHORT: dict[str, Any] = {"max_length": 40}
+
+
+class Noting(nn.Module):
+    """A sound model that writes into a buffer, puts another in the place of one, and draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = Mean()
+        self.norm = nn.BatchNorm1d(2)
+        self.calls = nn.Buffer(torch.zeros(1))
+        self.last = nn.Buffer(torch.zeros(1))
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = torch.rand(1)
+        return self.norm(self.mean(values, lengths))
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    """All that must not change."""
+    return {
+        "tensors": {name: tensor.detach().clone() for name, tensor in module.state_dict().items()},
+        "objects": [id(tensor) for tensor in (*module.parameters(), *module.buffers())],
+        "training": [part.training for part in module.modules()],
+        "gradients": [tensor.requires_grad for tensor in module.parameters()],
+        "random": torch.get_rng_state(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    tensors, others = before["tensors"], after["tensors"]
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+    assert torch.equal(before["random"], after["random"])
+    for name in ("objects", "training", "gradients", "threads"):
+        assert before[name] == after[name]
+
+
+def command(*words: object) -> Any:
+    return CliRunner().invoke(main, [*map(str, words), "--json"])
+
+
+@pytest.mark.parametrize("target", [SOUND, LEAKING])
+def test_a_check_of_a_text_is_that_of_the_command(target: str) -> None:
+    report = lengthwise_export.check(target, **SHORT)
+    done = command("check", target, "--max-length", 40)
+    assert report.to_dict() == orjson.loads(done.stdout)
+    assert report.exit_code() == done.exit_code
+    assert report.target == target
+
+
+def test_a_module_is_a_target_as_its_factory_is() -> None:
+    torch.manual_seed(0)
+    module = Mean(leaks=True)
+    report = lengthwise_export.check(module, **SHORT)
+    assert (report.verdict, report.target) == ("leak", "Mean")
+    assert report.to_dict()["leaks"][0]["file"].endswith("users_models.py")
+    assert lengthwise_export.check(Mean(), **SHORT).verdict == "sound"
+
+
+def test_a_graph_and_the_path_of_a_directory_are_targets(tmp_path: Path) -> None:
+    graph = onnx_sound.bool_mask_mean()
+    before = graph.SerializeToString()
+    assert lengthwise_export.check(graph, **SHORT).verdict == "sound"
+    published = lengthwise_export.export(graph, tmp_path / "graph", **SHORT)
+    assert graph.SerializeToString() == before
+    report = lengthwise_export.check(published.directory, **SHORT)
+    assert report.verdict == "sound"
+    assert report.served is not None
+    assert report.served in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize("act", ["check", "export"])
+def test_a_module_is_left_as_it_was(act: str, tmp_path: Path) -> None:
+    module = Noting().train()
+    module.mean.eval()
+    module.mean.out.weight.requires_grad_(False)
+    before = state(module)
+    if act == "check":
+        lengthwise_export.check(module, **SHORT)
+    else:
+        lengthwise_export.export(module, tmp_path / "noting", **SHORT)
+    assert_same(before, state(module))
+
+
+def test_an_export_leaves_a_module_in_training(tmp_path: Path) -> None:
+    module = nn.Sequential(Tagger())[0].train()
+    before = state(module)
+    lengthwise_export.export(module, tmp_path / "tagger", **SHORT)
+    assert_same(before, state(module))
+
+
+def test_weights_of_a_checkpoint_are_tried_and_taken_out_again(tmp_path: Path) -> None:
+    sound, other = Mean(), Mean()
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    before = state(sound)
+    published = lengthwise_export.export(sound, tmp_path / "m" / "1", checkpoint=tmp_path / "other.pt", **SHORT)
+    assert_same(before, state(sound))
+    values, lengths = torch.randn(1, 5, 3), torch.tensor([5])
+    expected = other(values, lengths).softmax(dim=1).detach().numpy()
+    (prediction,) = lengthwise.load(published.directory).predict(values.numpy())
+    np.testing.assert_allclose(prediction.probabilities, expected[0], rtol=1e-5)
+    torch.save(Tagger().state_dict(), tmp_path / "tagger.pt")
+    before = state(sound)
+    with pytest.raises(CheckpointError, match="weights of another model"):
+        lengthwise_export.check(sound, checkpoint=str(tmp_path / "tagger.pt"))
+    assert_same(before, state(sound))
+
+
+def test_what_is_published_is_what_the_command_publishes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="lengthwise.export"):
+        published = lengthwise_export.export(SOUND, tmp_path / "api" / "m", labels=["a", "b", "c"], **SHORT)
+    done = command("export", SOUND, "--out", tmp_path / "cli" / "m", "--labels", "a,b,c", "--max-length", 40)
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in published.directory.iterdir())
+    assert (published.version, published.directory) == (1, tmp_path / "api" / "m" / "1")
+    assert names == sorted(path.name for path in (tmp_path / "cli" / "m" / "1").iterdir())
+    for name in names:
+        assert (published.directory / name).read_bytes() == (tmp_path / "cli" / "m" / "1" / name).read_bytes()
+    assert published.notices == ("no --checkpoint: the weights are the factory's own",)
+    logged = [record for record in caplog.records if record.name == "lengthwise.export"]
+    assert [(record.levelname, record.getMessage()) for record in logged] == [("WARNING", published.notices[0])]
+    assert done.stderr == f"warning: {published.notices[0]}\n"
+    assert repr(published).startswith(f"<lengthwise_export.PublishedModel m/1: {published.directory}, ")
+
+
+def test_the_weights_of_an_object_are_those_that_are_meant(tmp_path: Path) -> None:
+    published = lengthwise_export.export(Mean(), tmp_path / "mean", labels=("no", "yes"), **SHORT)
+    assert published.notices == ()
+    assert "weights" not in published.manifest.made
+    assert published.manifest.labels == ("no", "yes")
+    assert lengthwise.load(tmp_path / "mean").labels == ("no", "yes")
+
+
+def test_a_leak_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match=r"^Mean: .*It begins at .*`lengthwise_export.check` "):
+        lengthwise_export.export(Mean(leaks=True), tmp_path / "m", **SHORT)
+    assert list(tmp_path.iterdir()) == []
+    lengthwise_export.export(Mean(), tmp_path / "m" / "1", **SHORT)
+    with pytest.raises(PublishError, match="exists"):
+        lengthwise_export.export(Mean(), tmp_path / "m" / "1", **SHORT)
+
+
+def test_a_report_is_shown_as_text_and_in_a_notebook() -> None:
+    report = lengthwise_export.check(Mean(leaks=True), **SHORT)
+    assert repr(report).startswith("<lengthwise_export.CheckReport Mean: leak, the answer to a sequence changes with: ")
+    text = str(report)
+    assert text.startswith("leak  Mean: ")
+    assert "users_models.py" in text
+    assert "\x1b" not in text
+    frame = report._repr_html_()
+    assert frame.startswith("<iframe srcdoc=")
+    (page,) = frame.split('"')[1:2]
+    assert "<svg" in html.unescape(page)
+
+
+def test_what_cannot_be_checked_is_a_verdict() -> None:
+    report = lengthwise_export.check(nn.Linear(3, 2), features=3)
+    assert report.verdict == "uncheckable"
+    assert str(report).startswith("uncheckable  Linear: ")
+
+
+class ElsewhereMean(Mean):
+    """On no processor."""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: Mean, "Mean'> is no target: give a torch.nn.Module"),
+        (lambda: 5, "5 is no target"),
+        (lambda: None, "None is no target"),
+        (lambda: "nothing.onnx", "there is no file nothing.onnx"),
+        (lambda: Path("nothing.toml"), "there is no file nothing.toml"),
+        (lambda: ElsewhereMean().to("meta"), "ElsewhereMean is on meta: give copy"),
+        (lambda: onnx.ModelProto(), "the graph holds no graph"),
+    ],
+)
+def test_what_is_no_target_is_said(given: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        lengthwise_export.check(given())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"features": 0},
+        {"classes": True},
+        {"vocabulary": 2.0},
+        {"second": "length"},
+        {"missing": "zero"},
+        {"labels": "no,yes"},
+        {"labels": [1, 2]},
+        {"max_length": 0},
+        {"tolerance": -1.0},
+        {"seed": "0"},
+        {"checkpoint": "nothing.pt"},
+        {"threshold": 1.0},
+        {"scores": "probability"},
+        {"opset": 99},
+        {"precision": "fp8"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any], tmp_path: Path) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigurationError) as caught:
+        lengthwise_export.export(Mean(), tmp_path / "m", **options)
+    assert str(caught.value).startswith(f"{name}={value!r}: ")
+
+
+def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
+    report = lengthwise_export.check(Mean(), features=4, **SHORT)
+    assert report.verdict == "uncheckable"
+    published = lengthwise_export.export(
+        Mean(), tmp_path / "m", multi_label=True, threshold=0.75, features=3, opset=20, tolerance=1e-3, **SHORT
+    )
+    assert (published.manifest.task, published.manifest.threshold) == ("multi-label", 0.75)
+    opsets = {opset.version for opset in onnx.load(published.directory / "model.onnx").opset_import if not opset.domain}
+    assert opsets == {20}
+
+
+def test_a_copy_gives_the_same_report() -> None:
+    module = Mean(leaks=True)
+    first, second = (lengthwise_export.check(one, **SHORT).to_dict() for one in (module, copy.deepcopy(module)))
+    assert first == second
+
+
+def test_threads_may_check_at_once_and_leave_torch_as_it_was() -> None:
+    sound, leaking = Mean().train(), Mean(leaks=True).train()
+    before = [state(sound), state(leaking)]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda module: lengthwise_export.check(module, **SHORT), [sound, leaking] * 4))
+    assert [report.verdict for report in reports] == ["sound", "leak"] * 4
+    assert len({str(report) for report in reports}) == 2
+    for module, kept in zip((sound, leaking), before, strict=True):
+        assert_same(kept, state(module))
+
+
+def test_progress_is_told() -> None:
+    told: list[str] = []
+    lengthwise_export.check(Mean(), progress=told.append, **SHORT)
+    assert len(told) > 10
+    assert {trial.name for trial in lengthwise_export.check(Mean(), **SHORT).trials} <= {*told}
+
+
+def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(MASKING.parents[1])
+    globs = {"lengthwise_export": lengthwise_export, "folder": tmp_path}
+    found = doctest.DocTestFinder(recurse=True).find(api, globs=globs)
+    tried = [doctest.DocTestRunner().run(test) for test in found if test.examples]
+    assert len(tried) == 2
+    assert not any(result.failed for result in tried)

@@ -1,0 +1,412 @@
+"""`lengthwise.load` and `Model.predict`: models are proved as the service does, and answer the same bits."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lengthwise
+from lengthwise import api
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding import dataset
+from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, ModelError
+from lengthwise.padding import PaddedBatch
+from lengthwise.repository import loading
+from lengthwise.runtime.installation import Driver, Installation
+from lengthwise.runtime.manifest import Manifest
+from tests.support import model_directories, numpy_models
+from tests.support.model_directories import BUNDLED
+
+LIMITS = BatchLimits(rows=8)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_directories.measure_quickly(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[lengthwise.Model]:
+    with pytest.MonkeyPatch.context() as patch:
+        model_directories.measure_quickly(patch)
+        yield lengthwise.load(BUNDLED, threads=2)
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Any]:
+    found = dataset.read(dataset.locate("aeon:JapaneseVowels_TEST"))
+    return [record.steps for _, record in zip(range(60), found, strict=False)]
+
+
+def small(
+    manifest: Manifest,
+    before: Callable[[PaddedBatch], None] = lambda _: None,
+    *,
+    threads: int = 2,
+    seconds: float = 1.0,
+) -> lengthwise.Model:
+    """A model of NumPy; what it is said to take decides whether a call starts threads."""
+    return lengthwise.Model(numpy_models.model(manifest, before, seconds=seconds), LIMITS, threads)
+
+
+def random(*lengths: int, features: int = 2) -> list[Any]:
+    drawn = np.random.default_rng(0)
+    return [drawn.random((length, features), dtype=np.float32) for length in lengths]
+
+
+def fields(prediction: lengthwise.Prediction) -> list[Any]:
+    """A prediction's fields, bytes in the place of arrays."""
+    values = (getattr(prediction, name) for name in lengthwise.Prediction.__dataclass_fields__)
+    return [value.tobytes() if isinstance(value, np.ndarray) else value for value in values]
+
+
+def test_the_model_that_comes_along_is_loaded_without_a_path() -> None:
+    model = lengthwise.load(provider="cpu")
+    assert (model.name, model.version, model.task) == ("japanese-vowels", 1, "single-label")
+    assert (model.features, model.vocabulary, model.max_length) == (12, None, 1024)
+    assert model.labels == tuple("123456789")
+    assert (model.long, model.missing) == ("reject", Manifest.read(BUNDLED).missing)
+    assert model.has_attention
+    assert model.provider == "CPUExecutionProvider"
+    assert repr(model) == "<lengthwise.Model japanese-vowels/1: 9 labels, 12 features a step, at most 1024 steps>"
+
+
+def test_of_a_model_the_highest_version_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (2, 10, 9):
+        model_directories.place(tmp_path, version=version)
+    (tmp_path / "vowels" / "notes").mkdir()
+    monkeypatch.chdir(tmp_path / "vowels")
+    assert lengthwise.load(tmp_path / "vowels").version == 10
+    assert lengthwise.load(str(tmp_path / "vowels" / "9")).version == 9
+    assert lengthwise.load(".").version == 10
+    assert lengthwise.load("2").version == 2
+
+
+def test_links_are_followed_as_the_service_does(tmp_path: Path) -> None:
+    model_directories.place(tmp_path, "vowels", 3)
+    (tmp_path / "now").symlink_to(tmp_path / "vowels" / "3")
+    assert lengthwise.load(tmp_path / "now").version == 3
+    (tmp_path / "data").mkdir()
+    (tmp_path / "vowels" / "3").rename(tmp_path / "data" / "abc")
+    (tmp_path / "vowels" / "3").symlink_to(tmp_path / "data" / "abc")
+    assert lengthwise.load(tmp_path / "vowels").version == 3
+    assert lengthwise.load(tmp_path / "vowels" / "3").version == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nothing", "cannot be read: No such file"),
+        ("vowels/1/manifest.json", "cannot be read: Not a directory"),
+        (".", r"neither manifest.json nor versions .* load one of .*vowels"),
+        ("empty", "neither manifest.json nor versions"),
+    ],
+)
+def test_what_is_no_model_directory_is_said(
+    path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_directories.place(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=words):
+        lengthwise.load(path)
+
+
+def test_a_model_that_fails_its_proof_is_not_loaded(tmp_path: Path) -> None:
+    directory = model_directories.place(tmp_path)
+    model_directories.tamper_with_golden(directory)
+    with pytest.raises(ModelError, match="golden"):
+        lengthwise.load(directory)
+
+
+@pytest.mark.parametrize(
+    "options", [{"provider": "gpu"}, {"threads": 0}, {"threads": True}, {"max_batch_rows": 0.5}, {"threads": "2"}]
+)
+def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigurationError, match=f"{name}={value!r}"):
+        lengthwise.load(BUNDLED, **options)
+
+
+def test_a_gpu_that_is_wanted_and_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu_only = Installation({"onnxruntime": "1.20"}, True, ("CPUExecutionProvider",), "", Driver, lambda: ())
+    monkeypatch.setattr("lengthwise.runtime.provider.find", lambda: cpu_only)
+    with pytest.raises(ConfigurationError, match=r"cuda cannot be had: onnxruntime 1\.20 is without CUDA"):
+        lengthwise.load(BUNDLED, provider="cuda")
+
+
+def test_options_decide_what_one_batch_is(tmp_path: Path) -> None:
+    sizes = []
+    for options in ({}, {"max_batch_rows": 1}, {"max_batch_cost_steps": 24}):
+        model = lengthwise.load(BUNDLED, threads=1, recurrent_kernels=False, **options)
+        run, seen = model.loaded.session.run, []
+
+        def note(batch: PaddedBatch, *rest: Any, run: Any = run, seen: list[int] = seen) -> Any:
+            seen.append(batch.rows)
+            return run(batch, *rest)
+
+        model.loaded.session.run = note  # type: ignore[method-assign]
+        model.predict(random(8, 8, 8, 8, features=12))
+        sizes.append(max(seen))
+        assert model.loaded.session.kernels == "onnxruntime"
+    assert sizes[0] > 1
+    assert sizes[1:] == [1, sizes[2]]
+    assert sizes[2] <= 3
+
+
+async def test_answers_are_those_of_the_service_to_the_bit(recordings: list[Any]) -> None:
+    inner = loading.load(BUNDLED, LIMITS)
+    asked = [{"steps": steps.tolist()} for steps in recordings]
+    async with numpy_models.serving(inner) as service:
+        answer = await service.predict({"sequences": asked, "outputs": ["attention"]})
+    served = answer.json()["predictions"]
+    given = lengthwise.Model(inner, LIMITS, threads=2).predict(recordings, attention=True)
+    for prediction, expected in zip(given, served, strict=True):
+        assert (prediction.label, prediction.length) == (expected["label"], expected["length"])
+        assert np.float32(prediction.score) == np.float32(expected["score"])
+        for name in ("probabilities", "attention"):
+            np.testing.assert_array_equal(getattr(prediction, name), np.array(expected[name], dtype=np.float32))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batched_and_unbatched_answers_are_the_same_bits(recordings: list[Any], threads: int) -> None:
+    model = lengthwise.load(BUNDLED, threads=threads)
+    batched = model.predict(recordings, attention=True)
+    assert [fields(one) for one in batched] == [
+        fields(model.predict([steps], attention=True)[0]) for steps in recordings
+    ]
+    assert [fields(one) for one in batched[::-1]] == [
+        fields(one) for one in model.predict(recordings[::-1], attention=True)
+    ]
+
+
+def test_many_threads_may_ask_one_model(bundled: lengthwise.Model, recordings: list[Any]) -> None:
+    expected = [fields(one) for one in bundled.predict(recordings)]
+    shares = [recordings[start : start + 7] for start in range(0, len(recordings), 7)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            found = [one for share in pool.map(bundled.predict, shares) for one in share]
+            assert [fields(one) for one in found] == expected
+
+
+def test_nothing_asked_is_nothing_answered(bundled: lengthwise.Model) -> None:
+    assert bundled.predict([]) == []
+    assert bundled.predict(iter(())) == []
+    assert bundled.predict(np.empty((0, 3, 12))) == []
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int8, np.uint64, np.longdouble, ">f4"])
+def test_any_type_of_numbers_will_do(kind: Any) -> None:
+    model = small(numpy_models.manifest())
+    steps = np.arange(6).reshape(3, 2)
+    ((expected,), (given,), (listed,)) = (
+        model.predict([one]) for one in (steps.astype("f4"), steps.astype(kind), steps.tolist())
+    )
+    assert fields(given) == fields(expected) == fields(listed)
+
+
+def test_views_and_whole_arrays_will_do() -> None:
+    model = small(numpy_models.manifest())
+    block = np.random.default_rng(0).random((5, 7, 2), dtype=np.float32)
+    expected = [fields(one) for one in model.predict([block[row].copy() for row in range(5)])]
+    assert [fields(one) for one in model.predict(block)] == expected
+    assert [fields(one) for one in model.predict(np.asfortranarray(block))] == expected
+    assert [fields(one) for one in model.predict(tuple(block))] == expected
+
+
+def test_a_missing_value_is_nan_or_none() -> None:
+    model = small(numpy_models.manifest(missing="zero"))
+    (expected,) = model.predict([np.array([[1, np.nan], [2, 3]])])
+    assert fields(model.predict([[[1, None], [2, 3]]])[0]) == fields(expected)
+    assert expected.probabilities[2] > 0.5
+
+
+def test_a_masked_value_is_missing() -> None:
+    model = small(numpy_models.manifest(missing="zero"))
+    mask = [[False, True], [False, False]]
+    (expected,) = model.predict([[[1, None], [2, 3]]])
+    for kind in (np.float32, np.float64, np.int8):
+        (masked,) = model.predict([np.ma.array([[1, 9], [2, 3]], mask=mask, dtype=kind)])
+        assert fields(masked) == fields(expected)
+    whole = np.ma.array([1, 2], mask=[False, False])
+    tokens = small(numpy_models.manifest(vocabulary=10))
+    assert tokens.predict([whole])[0].length == 2
+    with pytest.raises(InvalidSequences, match="token ids are whole numbers"):
+        tokens.predict([np.ma.array([1, 2], mask=[False, True])])
+
+
+def test_one_feature_needs_no_axis_of_its_own() -> None:
+    model = small(numpy_models.manifest(features=1))
+    flat, deep = model.predict([[0.5, 1, 2], [[0.5], [1], [2]]])
+    assert fields(flat) == fields(deep)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, list])
+def test_tokens_are_whole_numbers(kind: Any) -> None:
+    model = small(numpy_models.manifest(vocabulary=10))
+    assert (model.vocabulary, model.features) == (10, None)
+    assert "10 token ids" in repr(model)
+    ids = [3, 1, 2] if kind is list else np.array([3, 1, 2], dtype=kind)
+    (prediction,) = model.predict([ids])
+    assert prediction.length == 3
+
+
+WRONG = {
+    "refuses missing": [
+        ([], "a sequence has at least one step"),
+        (np.empty((0, 2)), "a sequence has at least one step"),
+        (np.ones((3, 3)), "the model takes 2 features a step, this one has 3"),
+        (np.ones(4), r"[length, 2] is wanted, the shape of this array is [4]"),
+        (np.ones((1, 2, 2)), r"[length, 2] is wanted, the shape of this array is [1, 2, 2]"),
+        (5, "[length, 2] is wanted, the shape of this array is []"),
+        ([[1, 2], [3]], "its steps have different numbers of features"),
+        ([[1, 2], [np.inf, 0]], "step 1 holds a number that is not finite as float32"),
+        ([[1e39, 2]], "step 0 holds a number that is not finite as float32"),
+        ([[10**400, 2]], "step 0 holds a number that is not finite as float32"),
+        ([[1, 2], [1, np.nan]], "step 1 lacks a value: the model sums/1 refuses missing values"),
+        ([[1, None]], "step 0 lacks a value"),
+        ([["1", "2"]], "numbers are wanted, the type of this array is <U1"),
+        ([[1, "2", None]], "numbers are wanted, "),
+        (np.array([[1, "2"]], dtype=object), "numbers are wanted, '2' is a str"),
+        (np.array([[1, True]], dtype=object), "numbers are wanted, 'True' is a bool"),
+        (np.ones((2, 2), dtype=bool), "numbers are wanted, the type of this array is bool"),
+        (np.ones((2, 2), dtype=complex), "numbers are wanted, the type of this array is complex128"),
+        (np.ones((1025, 2)), "1025 steps; the model sums/1 takes at most 1024"),
+    ],
+    "tokens": [
+        ([], "a sequence has at least one step"),
+        ([1.0, 2.0], "token ids are whole numbers, the type of this array is float64"),
+        ([[1, 2]], "[length] token ids are wanted, the shape of this array is [1, 2]"),
+        ([1, 10], "step 1 is no token id: the vocabulary has 0 to 9"),
+        ([-1], "step 0 is no token id"),
+        (np.array([1, 2**64 - 1], dtype=np.uint64), "step 1 is no token id: it is 18446744073709551615"),
+        ([True], "token ids are whole numbers, the type of this array is bool"),
+        ([None], "token ids are whole numbers"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "given", "words"), [(name, *case) for name, cases in WRONG.items() for case in cases])
+def test_what_is_wrong_with_a_sequence_is_said_with_its_place(name: str, given: Any, words: str) -> None:
+    manifest = numpy_models.MANIFESTS[name]
+    good = [1] if name == "tokens" else [[1, 2]]
+    with pytest.raises(InvalidSequences) as caught:
+        small(manifest).predict([good, given, good])
+    (problem,) = caught.value.problems
+    assert problem.pointer == "/sequences/1"
+    assert words in problem.detail
+    assert str(caught.value) == f"sequence 1: {problem.detail}"
+
+
+def test_all_that_is_wrong_is_one_error() -> None:
+    good, bad = np.ones((3, 2)), np.ones((3, 5))
+    with pytest.raises(ValueError, match=r"^sequence 1: .*; sequence 3: .*this one has 5$") as caught:
+        small(numpy_models.manifest()).predict([good, bad, good, bad])
+    assert isinstance(caught.value, InvalidRequest)
+    with pytest.raises(InvalidSequences, match=r"sequence 9: .*; and 20 more$"):
+        small(numpy_models.manifest()).predict([bad] * 30)
+
+
+@pytest.mark.parametrize("given", ["text", {"a": 1}, b"", 5, None])
+def test_what_is_no_list_is_said(given: Any) -> None:
+    with pytest.raises(
+        InvalidSequences, match=f"sequences: a list of arrays is wanted, this is a {type(given).__name__}"
+    ):
+        small(numpy_models.manifest()).predict(given)
+
+
+def test_attention_is_given_where_it_is_asked_for(bundled: lengthwise.Model) -> None:
+    steps = random(9, features=12)
+    (without,), (with_it,) = bundled.predict(steps), bundled.predict(steps, attention=True)
+    assert without.attention is None
+    assert with_it.attention is not None
+    assert with_it.attention.shape == (9,)
+    assert with_it.attention.sum() == pytest.approx(1)
+    with pytest.raises(ConfigurationError, match="no attention"):
+        small(numpy_models.manifest(attention=False)).predict([], attention=True)
+
+
+@pytest.mark.parametrize(("long", "part"), [("head", slice(4)), ("tail", slice(-4, None))])
+def test_a_long_sequence_is_cut_as_its_model_says(long: str, part: slice) -> None:
+    model = small(numpy_models.manifest(long=long, max_length=4))
+    (whole,) = steps = random(11)
+    (cut,), (expected,) = model.predict(steps, attention=True), model.predict([whole[part]], attention=True)
+    assert cut.length == 4
+    assert cut.label == expected.label
+    np.testing.assert_array_equal(cut.probabilities, expected.probabilities)
+    assert cut.attention is not None
+    np.testing.assert_array_equal(cut.attention[part], expected.attention)
+    assert np.count_nonzero(cut.attention) == 4
+    assert cut.attention.shape == (11,)
+
+
+def test_a_long_sequence_is_answered_in_windows() -> None:
+    (prediction, short) = small(numpy_models.manifest(long="window", max_length=4)).predict(random(11, 3))
+    assert prediction.length == 11
+    assert prediction.windows is not None
+    assert [window["start"] for window in prediction.windows] == [0, 4, 7]
+    assert short.windows is None
+
+
+def test_a_multi_label_model_assigns_labels() -> None:
+    model = small(numpy_models.manifest(task="multi-label", threshold=0.7))
+    (prediction,) = model.predict([[[1, 1]]])
+    assert prediction.assigned == ("b", "c")
+    assert (prediction.label, prediction.score, prediction.step_labels) == (None, None, None)
+
+
+def test_a_per_step_model_labels_each_step() -> None:
+    model = small(numpy_models.manifest(task="per-step", long="tail", max_length=2))
+    (prediction,) = model.predict([[[1, 1], [-3, -3], [5, 5]]])
+    assert prediction.step_labels == (None, "a", "c")
+    assert prediction.step_scores is not None
+    assert np.isnan(prediction.step_scores).tolist() == [True, False, False]
+    assert prediction.probabilities.shape == (3, 3)
+    assert np.isnan(prediction.probabilities[0]).all()
+    (whole,) = model.predict([[[-3, -3], [5, 5]]])
+    assert whole.step_labels == ("a", "c")
+    np.testing.assert_array_equal(prediction.probabilities[1:], whole.probabilities)
+    assert whole.step_scores is not None
+    assert (whole.step_scores > 0.9).all()
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1.0], ids=["in the caller's thread", "in threads"])
+def test_an_answer_that_is_not_finite_is_an_error_with_its_place(seconds: float) -> None:
+    model = small(numpy_models.manifest(), seconds=seconds)
+    bad = np.full((2, 2), numpy_models.NOT_FINITE)
+    with pytest.raises(InvalidSequences, match=r"^sequence 1: .*not finite; sequence 2: "):
+        model.predict([np.ones((2, 2)), bad, bad])
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1.0], ids=["in the caller's thread", "in threads"])
+def test_a_run_that_fails_is_an_error_with_its_place(seconds: float) -> None:
+    def before(batch: PaddedBatch) -> None:
+        if (batch.steps == 7).any():
+            raise RuntimeError("no 7")
+
+    model = small(numpy_models.manifest(), before, seconds=seconds)
+    with pytest.raises(InferenceFailed, match="sequence 2: "):
+        model.predict([np.ones((2, 2)), np.ones((3, 2)), np.full((2, 2), 7)])
+
+
+def test_more_sequences_than_the_planner_looks_at_are_answered_in_their_order() -> None:
+    lengths = [1 + place % 5 for place in range(5000)]
+    given = [np.full((length, 2), place % 7, dtype=np.float32) for place, length in enumerate(lengths)]
+    model = small(numpy_models.manifest())
+    expected = {number: model.predict([np.full((1, 2), number)])[0].probabilities for number in range(7)}
+    found = model.predict(given)
+    assert [one.length for one in found] == lengths
+    assert all((one.probabilities == expected[place % 7]).all() for place, one in enumerate(found))
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    found = doctest.DocTestFinder(recurse=True).find(api, globs={"lengthwise": lengthwise, "np": np})
+    tried = [doctest.DocTestRunner().run(test) for test in found if test.examples]
+    assert len(tried) == 2
+    assert not any(result.failed for result in tried)

@@ -1,0 +1,85 @@
+"""What both packages export: these names and no others, each documented and typed, none that is not stable."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+import pytest
+
+import lengthwise
+import lengthwise_export
+
+EXPORTED = {
+    lengthwise: ["Model", "Prediction", "__version__", "errors", "load"],
+    lengthwise_export: ["CheckReport", "PublishedModel", "__version__", "check", "errors", "export"],
+}
+OF_CLASSES = {
+    lengthwise.Model: [
+        *("features", "has_attention", "labels", "loaded", "long", "max_length", "missing", "name", "predict"),
+        *("provider", "task", "version", "vocabulary"),
+    ],
+    lengthwise.Prediction: [
+        *("assigned", "attention", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
+        "windows",
+    ],
+    lengthwise_export.CheckReport: [
+        *("exit_code", "leaks", "max_length", "notes", "ran", "reason", "served", "target", "to_dict", "tolerance"),
+        *("trials", "verdict"),
+    ],
+    lengthwise_export.PublishedModel: [
+        *("cases", "directory", "labels", "manifest", "nodes", "notices", "sample", "version"),
+    ],
+}
+FUNCTIONS = [lengthwise.load, lengthwise.Model.predict, lengthwise_export.check, lengthwise_export.export]
+
+
+@pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)
+def test_these_names_are_exported_and_no_others(package: Any) -> None:
+    assert package.__all__ == EXPORTED[package]
+    assert {*package.__all__} <= {*dir(package)}
+    assert inspect.getdoc(package)
+    for name in package.__all__:
+        assert name == "__version__" or inspect.getdoc(getattr(package, name))
+        assert f"`{name}`" in package.__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", OF_CLASSES, ids=lambda kind: kind.__name__)
+def test_classes_have_these_names(kind: type) -> None:
+    documented = inspect.getdoc(kind) or ""
+    hints = {name for parent in kind.__mro__ for name in getattr(parent, "__annotations__", {})}
+    attributes = {line.partition(":")[0] for line in documented.partition("Attributes:\n")[2].splitlines()}
+    names = {name for name in {*dir(kind), *hints, *(one.strip() for one in attributes)} if name.isidentifier()}
+    assert sorted(name for name in names if not name.startswith("_")) == OF_CLASSES[kind]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
+def test_functions_say_what_they_take_give_and_raise(function: Any) -> None:
+    text = inspect.getdoc(function) or ""
+    for part in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{part}\n" in text
+    for name, parameter in inspect.signature(function).parameters.items():
+        assert name == "self" or f"\n    {name}: " in text
+        assert name == "self" or parameter.annotation is not parameter.empty
+
+
+@pytest.mark.parametrize("function", [lengthwise_export.check, lengthwise_export.export], ids=lambda one: one.__name__)
+def test_an_exporters_function_takes_what_its_command_takes(function: Any) -> None:
+    from lengthwise_export import cli
+
+    of_shell = {"as_json", "verbose", "page", "strict"}
+    command = {parameter.name for parameter in cli.main.commands[function.__name__].params}
+    assert {*inspect.signature(function).parameters} - {"progress"} == command - of_shell
+
+
+@pytest.mark.parametrize("package", EXPORTED, ids=lambda package: package.__name__)
+def test_errors_are_one_tree(package: Any) -> None:
+    kinds = [kind for kind in vars(package.errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
+    assert kinds
+    assert all(issubclass(kind, lengthwise.errors.LengthwiseError) and kind.__doc__ for kind in kinds)
+
+
+def test_hints_can_be_resolved() -> None:
+    assert get_type_hints(lengthwise.load)["return"] is lengthwise.Model
