@@ -19,7 +19,7 @@ from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from lengthwise.serving import ServedModel
+    from lengthwise.repository.served import ServedModel
 
 MAX_TIMEOUT_MS = 86_400_000.0
 """A day: longer deadlines are clipped to it."""
