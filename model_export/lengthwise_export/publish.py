@@ -90,14 +90,14 @@ def staging_folder(target: Destination) -> Iterator[Path]:
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(parent)
+        remove_abandoned(parent)
         stage, lock = _new_stage(parent)
     except OSError as error:
         _remove_empty(created)
         raise PublishError(f"{parent} cannot be written: {error.strerror}") from error
     try:
         yield stage
-        _publish(stage, target.directory)
+        move_into_place(stage, target.directory)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         _remove_empty(created)
@@ -106,7 +106,7 @@ def staging_folder(target: Destination) -> Iterator[Path]:
         os.close(lock)
 
 
-def _publish(stage: Path, directory: Path) -> None:
+def move_into_place(stage: Path, directory: Path) -> None:
     """Syncs the staging folder and renames it.
 
     Requires: `directory` does not exist. Ensures: it exists, complete and synced to disk.
@@ -142,7 +142,7 @@ def _new_stage(parent: Path) -> tuple[Path, int]:
     for _ in range(_STAGE_TRIALS):
         stage = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=parent))
         try:
-            lock = _lock(stage)
+            lock = lock_stage(stage)
         except (FileNotFoundError, BlockingIOError):
             continue
         except OSError:
@@ -154,7 +154,7 @@ def _new_stage(parent: Path) -> tuple[Path, int]:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
-def _lock(stage: Path) -> int:
+def lock_stage(stage: Path) -> int:
     """Locks a staging folder. The operating system releases the lock when the process ends."""
     handle = os.open(stage, os.O_RDONLY)
     try:
@@ -165,11 +165,11 @@ def _lock(stage: Path) -> int:
     return handle
 
 
-def _remove_abandoned(parent: Path) -> None:
+def remove_abandoned(parent: Path) -> None:
     """Removes the staging folders of killed exports: those that are not locked."""
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):
         try:
-            handle = _lock(stage)
+            handle = lock_stage(stage)
         except OSError:  # held by an export that is running, or gone
             continue
         shutil.rmtree(stage, ignore_errors=True)

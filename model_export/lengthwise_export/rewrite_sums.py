@@ -40,18 +40,18 @@ def with_sums_rewritten(source: Candidate, say: Say) -> Candidate:
 
     def build(named: Manifest) -> onnx.ModelProto:
         proto = source.build(named)
-        if _gives_bits(proto, named):
+        if keeps_bits(proto, named):
             say("nothing rewritten: the graph already gives the same bits batched and unbatched")
             return proto
         changed, sums = with_sums_as_products(proto)
         if not sums:
             say("nothing rewritten: the graph has no ReduceSum over the steps")
             return proto
-        moved = _moved_by(proto, changed, named)
+        moved = largest_difference(proto, changed, named)
         if moved > ROUNDING:
             say(f"nothing rewritten: it would change an answer by {moved:.2g}, more than rounding")
             return proto
-        if not _gives_bits(changed, named):
+        if not keeps_bits(changed, named):
             say(f"nothing rewritten: with {', '.join(sums)} as matrix products, bits still depend on the batch")
             return proto
         say(f"rewritten as matrix products with ones: {', '.join(sums)}; this changed answers by {moved:.2g}, once")
@@ -128,13 +128,14 @@ def _constant(numbers: list[int]) -> ir.Node:
     return ir.node("Constant", [], attributes={"value": ir.tensor(np.array(numbers, dtype=np.int64))})
 
 
-def _gives_bits(proto: onnx.ModelProto, manifest: Manifest) -> bool:
+def keeps_bits(proto: onnx.ModelProto, manifest: Manifest) -> bool:
+    """Whether a sequence gets the same bits batched and unbatched."""
     graph = proto.SerializeToString()
     cases = measurement.measure_cases(lambda threads: Session(graph, manifest, threads=threads), manifest, None)
     return promises.promise(cases).bits
 
 
-def _moved_by(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:
+def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> float:
     """The largest difference between the two graphs' answers to unbatched sequences of several lengths."""
     sessions = [Session(graph.SerializeToString(), manifest) for graph in (before, after)]
     sampler = Sampler(manifest.input, seed=0)

@@ -64,16 +64,16 @@ class Hold:
         size: Its bytes.
     """
 
-    __slots__ = ("_inflight", "size")
+    __slots__ = ("inflight", "size")
 
     def __init__(self, inflight: Inflight) -> None:
-        self._inflight = inflight
+        self.inflight = inflight
         self.size = 0
 
     @property
     def crowded(self) -> bool:
         """See `Inflight.crowded`."""
-        return self._inflight.crowded
+        return self.inflight.crowded
 
     def set(self, size: int) -> None:
         """Changes the call's bytes to `size`.
@@ -82,7 +82,7 @@ class Hold:
             TooLarge: `size` alone is more than the bound.
             InflightFull: With the other calls' bytes it is more than the bound; the call keeps its old size.
         """
-        inflight = self._inflight
+        inflight = self.inflight
         held = inflight.bytes + size - self.size
         if held > inflight.max_bytes and size > self.size:
             if size > inflight.max_bytes:
@@ -103,10 +103,10 @@ class Hold:
 
     def holds(self, size: int) -> None:
         """Changes the call's bytes to `size` without checking the bound: they are in memory already."""
-        self._inflight.bytes += size - self.size
+        self.inflight.bytes += size - self.size
         self.size = size
 
     def close(self) -> None:
         """Releases the call's bytes; may be called several times."""
-        self._inflight.bytes -= self.size
+        self.inflight.bytes -= self.size
         self.size = 0

@@ -92,9 +92,9 @@ class Serving:
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
         # Whoever can change the bundled models can change the program too.
         in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
-        self._judge: Judge = judging.judge
+        self.judge: Judge = judging.judge
         if not in_process:
-            self._judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
+            self.judge = JudgeProcess(settings.judge_timeout_seconds, settings.judge_memory_bytes)
         self.keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         self.registry = Registry(rescan or self._scan, self._add, self._remove, period_seconds=settings.reload_seconds)
         self._started = False
@@ -209,7 +209,7 @@ class Serving:
             before=before,
             again=again,
             devices=self.choice.devices,
-            judge=self._judge,
+            judge=self.judge,
             most_bytes=settings.judge_memory_bytes,
             stopping=self.registry.stopping,
             publish=self.registry.publish,

@@ -230,14 +230,14 @@ def test_the_bundled_model_knows_nine_speakers() -> None:
 
 def test_a_published_folder_is_never_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    original = publish._publish
+    original = publish.move_into_place
 
     def watched(stage: Path, directory: Path) -> None:
         seen.append(directory.exists())
         original(stage, directory)
         seen.append({path.name for path in directory.iterdir()} >= {GRAPH_FILE, MANIFEST_FILE})
 
-    monkeypatch.setattr(publish, "_publish", watched)
+    monkeypatch.setattr(publish, "move_into_place", watched)
     pipeline.export(from_spec(spec(), None), tmp_path / "tiny")
     assert seen == [False, True]
 

@@ -132,7 +132,7 @@ def test_the_stage_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
 
 def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Path], None]) -> None:
     """Another export looks for abandoned stages just before this one locks its own."""
-    lock = publish._lock
+    lock = publish.lock_stage
     first = [sweep]
 
     def locked(stage: Path) -> int:
@@ -140,13 +140,13 @@ def swept_at_the_first_lock(monkeypatch: pytest.MonkeyPatch, sweep: Callable[[Pa
             first.pop()(stage)
         return lock(stage)
 
-    monkeypatch.setattr(publish, "_lock", locked)
+    monkeypatch.setattr(publish, "lock_stage", locked)
 
 
 def test_a_stage_that_was_swept_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept_at_the_first_lock(monkeypatch, lambda stage: publish._remove_abandoned(stage.parent))
+    swept_at_the_first_lock(monkeypatch, lambda stage: publish.remove_abandoned(stage.parent))
     assert (published(tmp_path / "vowels" / "1").directory / "model.onnx").read_text() == "x"
 
 

@@ -107,7 +107,7 @@ def test_other_sums_stay() -> None:
 def built(proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *bits: bool) -> tuple[onnx.ModelProto, str]:
     """What `rewriting` makes of a graph, where the proof would find the same bits or not, one time after the other."""
     found = iter(bits)
-    monkeypatch.setattr(rewrite_sums, "_gives_bits", lambda graph, manifest: next(found))
+    monkeypatch.setattr(rewrite_sums, "keeps_bits", lambda graph, manifest: next(found))
     told: list[str] = []
     source = Candidate(MANIFEST, lambda named: proto, None)
     return with_sums_rewritten(source, told.append).build(MANIFEST), told[0]
@@ -136,7 +136,7 @@ def test_a_graph_without_such_a_sum_or_that_would_answer_otherwise_stays(monkeyp
         MASKED.replace("ReduceSum <keepdims = 0> (e, axis)", "ReduceMax <axes = [1], keepdims = 0> (e)")
     )
     assert "has no ReduceSum" in built(maximum, monkeypatch, False)[1]
-    monkeypatch.setattr(rewrite_sums, "_moved_by", lambda *graphs: 0.5)
+    monkeypatch.setattr(rewrite_sums, "largest_difference", lambda *graphs: 0.5)
     assert "would change an answer by 0.5" in built(masked_sum(), monkeypatch, False)[1]
 
 

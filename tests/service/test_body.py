@@ -141,12 +141,12 @@ def test_a_gzip_body_holds_what_it_inflates_to_before_it_does() -> None:
     with pytest.raises(InflightFull):
         asyncio.run(beside(held, 2 * MEBIBYTE, inflating))
     assert 4 * MEBIBYTE < held.size <= 6 * MEBIBYTE
-    assert inflating._size <= held.size
+    assert inflating.size <= held.size
 
 
 async def beside(held: Hold, others: int, inflating: body.Inflating) -> bytes:
     """Inflates while other calls hold so many bytes."""
-    held._inflight.bytes += others
+    held.inflight.bytes += others
     return await inflating.inflated()
 
 
@@ -161,7 +161,7 @@ async def test_a_body_is_counted_as_it_comes_and_refused_where_there_is_no_room(
 
     assert len(await body.read_body(Watched([b"x" * 300] * 2), {}, 900, held)) == 600  # type: ignore[arg-type]
     assert seen == [0, 300, 600]
-    held._inflight.bytes += 300
+    held.inflight.bytes += 300
     with pytest.raises(InflightFull):
         await body.read_body(Watched([b"x" * 300]), {}, 900, held)  # type: ignore[arg-type]
     assert held.size == 600
@@ -170,7 +170,7 @@ async def test_a_body_is_counted_as_it_comes_and_refused_where_there_is_no_room(
 @pytest.mark.parametrize(("others", "late"), [(0, False), (600, True)])
 async def test_a_late_body_is_read_on_where_there_is_room_and_not_where_others_need_it(others: int, late: bool) -> None:
     held = hold(1000)
-    held._inflight.bytes += others
+    held.inflight.bytes += others
     arriving = Arriving([b"ab", b"cd"])
     if late:
         with pytest.raises(DeadlineExceeded):

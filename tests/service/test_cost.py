@@ -102,7 +102,7 @@ def test_a_column_is_computed_once_until_the_table_changes():
 def test_a_drift_makes_everything_slower_and_no_column_is_computed_again(monkeypatch: pytest.MonkeyPatch):
     table = linear_table(1.0, 1.0)
     column, before = table.column(4, 8), [table.predict(rows, 4) for rows in range(1, 9)]
-    monkeypatch.setattr(CostTable, "_computed", None)
+    monkeypatch.setattr(CostTable, "computed", None)
     for _ in range(50):
         table.observe(1, 4, 50.0)
     assert table.column(4, 8) is column
@@ -126,7 +126,7 @@ def test_more_rows_asked_for_while_another_thread_learns_lose_nothing_of_it(monk
         def __exit__(self, *_: object) -> None:
             """Lets go."""
 
-    monkeypatch.setattr(table, "_learning", Held())
+    monkeypatch.setattr(table, "learning", Held())
     table.predict(2, 4)
     assert overtaken
     assert table.predict(1, 4) > 20.0
@@ -284,7 +284,7 @@ def test_drift_measured_on_one_shape_applies_to_all():
 
 
 def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: pytest.MonkeyPatch):
-    compute, overtaken = CostTable._computed, []
+    compute, overtaken = CostTable.computed, []
 
     def computed(self: CostTable, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
         column = compute(self, width, rows, seconds)
@@ -294,7 +294,7 @@ def test_a_column_computed_while_another_thread_learns_is_not_kept(monkeypatch: 
                 self.observe(of_rows, of_width, linear_table(50.0, 1.0).predict(of_rows, of_width))
         return column
 
-    monkeypatch.setattr(CostTable, "_computed", computed)
+    monkeypatch.setattr(CostTable, "computed", computed)
     table = linear_table(1.0, 1.0)
     assert table.column(8, 1).seconds[1] == 9.0
     assert overtaken == [8]

@@ -473,7 +473,7 @@ async def test_over_grpc_a_call_without_a_message_is_refused() -> None:
 
 
 async def test_over_grpc_there_are_no_more_calls_at_once_than_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "_CALLS", 2)
+    monkeypatch.setattr(grpc_server, "MAX_CALLS", 2)
     async with listening(model(manifest())) as (service, channel):
         slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer")() for _ in range(2)]
         await until(lambda: service.serving.inflight.bytes > 32 * MEBIBYTE)
@@ -526,7 +526,7 @@ async def test_over_grpc_few_streams_of_requests_are_open_at_once() -> None:
     async with listening(model(manifest())) as (_, channel):
         call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        streams = [call() for _ in range(grpc_server._STREAMS)]
+        streams = [call() for _ in range(grpc_server.MAX_STREAMS)]
         for stream in streams:
             await stream.write(listing)
             assert await stream.read()

@@ -317,7 +317,7 @@ def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: P
 )
 def test_an_answer_without_sense_is_a_refusal(told: bytes, said: str):
     with pytest.raises(ModelError, match=said):
-        JudgeProcess(1, 1)._judged("m/1", 0, told, b"")
+        JudgeProcess(1, 1).read_verdict("m/1", 0, told, b"")
 
 
 def test_a_graph_that_is_replaced_while_it_is_judged_is_not_what_is_opened(tmp_path: Path):

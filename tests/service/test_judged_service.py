@@ -166,7 +166,7 @@ def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, whe
 
 def test_the_bundled_model_is_judged_in_the_service_and_others_are_not(folder: Path) -> None:
     def judge(**options: object) -> object:
-        return Serving(Settings(**options))._judge  # type: ignore[arg-type]
+        return Serving(Settings(**options)).judge  # type: ignore[arg-type]
 
     assert judge() is judge_here
     assert judge(models=folder, judge_in_process=True) is judge_here

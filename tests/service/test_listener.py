@@ -113,7 +113,7 @@ async def test_whoever_was_on_the_way_in_when_it_closes_is_served() -> None:
 
 
 async def test_nobody_is_let_in_while_it_closes_only_to_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "_ARRIVING_SECONDS", 1.0)
+    monkeypatch.setattr(listeners, "ARRIVING_SECONDS", 1.0)
     with listening("127.0.0.1", 0, "--port") as taken:
         listener = Listener(taken, most=100, tls=None, handshake_seconds=1)
         listener.start(Greeting, ())
@@ -128,7 +128,7 @@ async def test_nobody_is_let_in_while_it_closes_only_to_be_cut_off(monkeypatch: 
 async def test_it_goes_on_when_there_are_files_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listeners, "_NO_FILES_SECONDS", 0.01)
+    monkeypatch.setattr(listeners, "NO_FILES_SECONDS", 0.01)
 
     class Exhausted(socket.socket):
         failures = 2

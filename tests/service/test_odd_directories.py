@@ -425,7 +425,7 @@ def test_weights_beside_the_graph_are_read_once_with_their_digest(folder: Path, 
     found = look(folder)
     assert served(found) == ["bad/1", "good/1"]
     (bad / "w" / "a.bin").unlink()  # it was read, and is not read again
-    batch = judging.pad([judging._constant(expected.manifest, 0.25, 7)])
+    batch = judging.pad([judging.constant_sequence(expected.manifest, 0.25, 7)])
     ran = found.find("bad", None).session.run(batch).logits
     assert ran.tobytes() == expected.session.run(batch).logits.tobytes()
 

@@ -68,7 +68,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
 
     @invariant()
     def the_earliest_deadline_is_that_of_the_nearest(self) -> None:
-        near = [waiting for width in self.pool._widths for _, _, waiting in self.pool._by_width[width]]
+        near = [waiting for width in self.pool.widths for _, _, waiting in self.pool.by_width[width]]
         hurried = [waiting for waiting in near if waiting.deadline < float("inf")]
         first = self.pool.earliest_deadline()
         assert (first is not None) == bool(hurried)
@@ -76,7 +76,7 @@ class PoolAgainstASet(RuleBasedStateMachine):
 
     @invariant()
     def the_nearest_stand_by_width(self) -> None:
-        near = sorted(waiting.urgency for width in self.pool._widths for _, _, waiting in self.pool._by_width[width])
+        near = sorted(waiting.urgency for width in self.pool.widths for _, _, waiting in self.pool.by_width[width])
         assert near == sorted(waiting.urgency for waiting in self.waits)[: len(near)]
         assert len(near) >= min(4, len(self.waits))
 
@@ -217,8 +217,8 @@ def test_the_heaps_drop_entries_of_sequences_that_left():
         waiting = WaitingSequence(4, deadline=9.0)
         pool.add(waiting)
         pool.take({4: 1}, anchor=waiting)
-    assert len(pool._urgent) < 200
-    assert len(pool._deadlines) < 200
+    assert len(pool.urgent) < 200
+    assert len(pool.deadlines) < 200
 
 
 @pytest.mark.parametrize("horizon", [8, 100_000], ids=["far", "near"])

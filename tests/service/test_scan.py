@@ -250,7 +250,7 @@ def test_a_refused_version_that_vanishes_is_forgotten(folder: Folder) -> None:
 
 
 def test_a_name_that_vanishes_while_the_folder_is_listed_has_no_version(folder: Folder) -> None:
-    assert scan._listed(folder.path / "gone") == []
+    assert scan.paths_in(folder.path / "gone") == []
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(folder: Folder) -> None:

@@ -64,7 +64,7 @@ class SlowJudge:
 async def starting(folder: Path, judge: SlowJudge, **options: Any) -> AsyncIterator[tuple[Service, asyncio.Task[None]]]:
     """A service whose first look goes on; and its start."""
     made = Serving(Settings(**{"runners": 1, "models": folder, "admin_calls": True} | options))
-    made._judge = judge
+    made.judge = judge
     app = make_app(made)
     start = asyncio.create_task(made.start())
     try:

@@ -234,7 +234,7 @@ async def test_who_follows_batches_costs_nobody_an_answer(caplog: pytest.LogCapt
     async with serving(model(manifest())) as service:
         follow: Callable[..., None] = fail
         batcher: Batcher = service.serving.batcher
-        batcher._execution._on_batch = follow
+        batcher.execution.on_batch = follow
         assert (await service.predict(GOOD)).status_code == 200
     assert "could not be followed" in caplog.text
 

@@ -63,11 +63,11 @@ class Batcher:
         self._clock = clock
         self._queues = ModelQueues(max_wait_seconds)
         self._lock = threading.Lock()
-        self._execution = Execution(self._queues, self._lock, clock, on_batch)
+        self.execution = Execution(self._queues, self._lock, clock, on_batch)
         mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
         if max_wait_seconds > 0:
             mode = InlineMode.NEVER
-        self._runners = Runners(self, self._execution, self._lock, runners, clock, mode=mode)
+        self._runners = Runners(self, self.execution, self._lock, runners, clock, mode=mode)
         self._padded_steps = 0  # of all waiting sequences
         self._unsettled: set[PendingRequest] = set()
         self._draining = False

@@ -111,7 +111,8 @@ class BucketedCosts(CostTable):
         super().__init__(table.rows.tolist(), table.widths.tolist(), table.seconds, clock=table.clock)
         self._buckets = buckets
 
-    def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+        """The column of a bucketed width; rows cost what their bucket costs."""
         filled = [self._buckets.rows_of(count, width) for count in range(1, rows + 1)]
-        exact = super()._computed(width, filled[-1], seconds).seconds
+        exact = super().computed(width, filled[-1], seconds).seconds
         return Column.of(np.asarray([exact[count] for count in filled]))

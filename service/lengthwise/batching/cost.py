@@ -139,7 +139,7 @@ class CostTable:
         self.drift = 1.0
         self.overhead = Overhead()
         self._log_drift = 0.0
-        self._learning = threading.RLock()  # reentrant: `observe` predicts, and a prediction may add rows
+        self.learning = threading.RLock()  # reentrant: `observe` predicts, and a prediction may add rows
         self._snapshot = _Snapshot(0, 0.0, self._measured, {})  # replaced, never changed, by `observe` in any thread
         self._row_weights: dict[int, NDArray[np.float64]] = {}  # `[rows, grid rows]` by rows, for interpolation
         self._widths = self.widths.tolist()
@@ -164,7 +164,7 @@ class CostTable:
         """The columns of some widths, each for `rows` rows at least, before the drift."""
         snapshot = self._snapshot
         if rows > snapshot.rows:
-            with self._learning:
+            with self.learning:
                 old = self._snapshot
                 snapshot = self._snapshot = old._replace(rows=max(rows, old.rows), columns={})
         columns = snapshot.columns
@@ -177,13 +177,13 @@ class CostTable:
         columns = snapshot.columns
         column = columns.get(width)
         if column is None:
-            column = self._computed(width, snapshot.rows, snapshot.seconds)
+            column = self.computed(width, snapshot.rows, snapshot.seconds)
             if len(columns) >= _MAX_COLUMNS:
                 columns.clear()
             columns[width] = column
         return column
 
-    def _computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
+    def computed(self, width: int, rows: int, seconds: NDArray[np.float64]) -> Column:
         """The column of a width for 1 to `rows` rows, interpolated in the grid's `seconds [rows, widths]`."""
         weights = self._row_weights.get(rows)
         if weights is None:
@@ -218,7 +218,7 @@ class CostTable:
         """
         if not 0 < seconds < math.inf:
             return
-        with self._learning:
+        with self.learning:
             overhead, snapshot = self.overhead, self._snapshot
             measured = self.column(width, rows).seconds[rows] - snapshot.overhead
             expected = (measured + overhead.seconds) * self.drift

@@ -82,7 +82,7 @@ class Execution:
         self._queues = queues
         self._lock = lock
         self._clock = clock
-        self._on_batch = on_batch
+        self.on_batch = on_batch
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
         """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
@@ -106,8 +106,8 @@ class Execution:
             charged = end - start
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
-        if self._on_batch is not None:
-            self._notify(self._on_batch, queue, sequences, start, end)
+        if self.on_batch is not None:
+            self._notify(self.on_batch, queue, sequences, start, end)
         writing = self._clock()
         outcomes = [(request, self._outcome(request, failed=results is None)) for request in complete]
         return FinishedBatch(

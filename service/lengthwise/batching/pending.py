@@ -109,10 +109,10 @@ class PendingSequences:
         self._arrivals = 0
         self._waiting: dict[Number, WaitingSequence] = {}
         self._near = 0
-        self._by_width: dict[int, list[tuple[int, int, WaitingSequence]]] = {}
-        self._widths: list[int] = []
-        self._urgent = _Order()
-        self._deadlines = _Order()
+        self.by_width: dict[int, list[tuple[int, int, WaitingSequence]]] = {}
+        self.widths: list[int] = []
+        self.urgent = _Order()
+        self.deadlines = _Order()
         self._far: list[tuple[int, Number]] = []
         self._last_near = 0  # the greatest urgency (the least urgent) that was ever near
 
@@ -145,7 +145,7 @@ class PendingSequences:
             return False
         waiting.waits = False
         del self._waiting[waiting.number]
-        group = self._by_width.get(waiting.width, [])
+        group = self.by_width.get(waiting.width, [])
         place = _place(group, waiting)
         if place < len(group):
             del group[place]
@@ -165,7 +165,7 @@ class PendingSequences:
         """
         removed: list[WaitingSequence] = []
         for width, count in batch.items():
-            group = self._by_width[width]
+            group = self.by_width[width]
             if count == len(group):
                 removed += [waiting for _, _, waiting in group]
                 self._forget_width(width)
@@ -183,11 +183,11 @@ class PendingSequences:
 
     def most_urgent(self) -> WaitingSequence | None:
         """The most urgent sequence, or None if none waits."""
-        return self._urgent.first(self._waiting)
+        return self.urgent.first(self._waiting)
 
     def earliest_deadline(self) -> WaitingSequence | None:
         """The near sequence with the earliest deadline, or None if none has one."""
-        return self._deadlines.first(self._waiting)
+        return self.deadlines.first(self._waiting)
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
         """The window around a width: the near widths, ascending, and how many sequences of each.
@@ -198,7 +198,7 @@ class PendingSequences:
             full: The window is extended so that its rows, and the rows wider than it, are multiples of `full`, if there
                 are enough of them; of the outermost widths it may then have only a part.
         """
-        widths, groups = self._widths, self._by_width
+        widths, groups = self.widths, self.by_width
         low = place = bisect_left(widths, width)
         counts = [len(groups[width])]
         left = rows
@@ -216,8 +216,8 @@ class PendingSequences:
         return (widths[low:high], counts) if full == 1 else self._extended(low, high, full)
 
     def _extended(self, low: int, high: int, full: int) -> tuple[list[int], list[int]]:
-        """The window from `self._widths[low]` to before `[high]`, extended to full batches; see `around`."""
-        widths, groups = self._widths, self._by_width
+        """The window from `self.widths[low]` to before `[high]`, extended to full batches; see `around`."""
+        widths, groups = self.widths, self.by_width
         wanted = sum([len(groups[each]) for each in widths[high:]]) % full
         while wanted > 0:
             wanted -= len(groups[widths[high]])
@@ -234,27 +234,27 @@ class PendingSequences:
 
     def count(self, width: int) -> int:
         """How many near sequences have this width."""
-        return len(self._by_width[width])
+        return len(self.by_width[width])
 
     def _bring_near(self, waiting: WaitingSequence) -> None:
         entry = (waiting.urgency, waiting.number, waiting)
         self._near += 1
         self._last_near = max(self._last_near, waiting.urgency)
-        group = self._by_width.get(waiting.width)
+        group = self.by_width.get(waiting.width)
         if group is None:
-            self._by_width[waiting.width] = [entry]
-            insort(self._widths, waiting.width)
+            self.by_width[waiting.width] = [entry]
+            insort(self.widths, waiting.width)
         elif group[-1] < entry:
             group.append(entry)
         else:
             insort(group, entry)
-        self._urgent.add(entry[:2])
+        self.urgent.add(entry[:2])
         if waiting.deadline != _NEVER:
-            self._deadlines.add((waiting.deadline, waiting.number))
+            self.deadlines.add((waiting.deadline, waiting.number))
 
     def _forget_width(self, width: int) -> None:
         """Removes a width that no near sequence has any more."""
-        del self._by_width[width], self._widths[bisect_left(self._widths, width)]
+        del self.by_width[width], self.widths[bisect_left(self.widths, width)]
 
     def _fill_near(self) -> None:
         """Makes the most urgent of the far sequences near, up to the horizon."""
@@ -266,8 +266,8 @@ class PendingSequences:
     def _drop_stale(self) -> None:
         """Drops the numbers of removed sequences from each order in which they are the most."""
         most = 2 * self._near + _MAX_STALE
-        self._urgent.drop_stale(self._waiting, most)
-        self._deadlines.drop_stale(self._waiting, most)
+        self.urgent.drop_stale(self._waiting, most)
+        self.deadlines.drop_stale(self._waiting, most)
         if len(self._far) > 2 * (len(self._waiting) - self._near) + _MAX_STALE:
             self._far = [entry for entry in self._far if entry[1] in self._waiting]
             heapq.heapify(self._far)

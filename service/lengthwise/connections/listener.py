@@ -35,9 +35,9 @@ REJECTED: Final = 16
 """Connections above the limit that are accepted only to be rejected."""
 _A_TURN: Final = 32
 """Connections accepted in one turn of the event loop."""
-_NO_FILES_SECONDS: Final = 0.5
+NO_FILES_SECONDS: Final = 0.5
 """How long none is accepted when the process has no file descriptors left."""
-_ARRIVING_SECONDS: Final = 0.1
+ARRIVING_SECONDS: Final = 0.1
 """How long a connection may take to be established, from its first packet."""
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
@@ -98,7 +98,7 @@ class Listener:
             OSError
         ):  # other systems cannot: there a connection may be reset in the time between the last accept and the close
             _ignore_new_connections(self._socket)
-            await asyncio.sleep(_ARRIVING_SECONDS)
+            await asyncio.sleep(ARRIVING_SECONDS)
         self._loop.remove_reader(self._socket)
         while self._accept(self._loop):
             pass
@@ -121,7 +121,7 @@ class Listener:
         except OSError as error:
             log.error("no connection can be accepted: %s", error.strerror)
             loop.remove_reader(self._socket)
-            loop.call_later(_NO_FILES_SECONDS, self._go_on, loop)
+            loop.call_later(NO_FILES_SECONDS, self._go_on, loop)
             return False
         if self._full and not self._make_room():
             self._reject(accepted)

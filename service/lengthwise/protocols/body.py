@@ -130,7 +130,7 @@ class Inflating:
         self._sent = len(body)
         self._steps = _inflated(body, max_bytes)
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
 
     def at_once(self) -> bytes | None:
         """The inflated body where that is one piece, inflated on the event loop; None where it is more.
@@ -151,7 +151,7 @@ class Inflating:
             InvalidRequest: It is no gzip, ends early, or has more than `MAX_GZIP_MEMBERS` members.
         """
         while True:
-            self._hold.set(self._sent + self._size + _PIECES_AT_ONCE * PIECE_BYTES)
+            self._hold.set(self._sent + self.size + _PIECES_AT_ONCE * PIECE_BYTES)
             if await asyncio.to_thread(self._inflate, _PIECES_AT_ONCE) < _PIECES_AT_ONCE:
                 return await asyncio.to_thread(self._whole)
 
@@ -159,7 +159,7 @@ class Inflating:
         """Inflates up to `count` more pieces; returns how many there were."""
         pieces = list(islice(self._steps, count))
         self._pieces += pieces
-        self._size += sum(map(len, pieces))
+        self.size += sum(map(len, pieces))
         return len(pieces)
 
     def _whole(self) -> bytes:

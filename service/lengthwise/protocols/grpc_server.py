@@ -36,14 +36,14 @@ from lengthwise.settings import Settings
 
 log = logging.getLogger("lengthwise.grpc")
 
-_STREAMS: Final = 8
+MAX_STREAMS: Final = 8
 """Streams of requests at once, which only reflection has."""
 _LAST_ANSWERS_SECONDS: Final = 1.0
 """How long the last answers may take to be sent when the server stops."""
 _WINDOW_BYTES: Final = 65_535
 """Bytes of a message that a client may send before the message is received: HTTP/2's default."""
 _CALLS_OF_A_CONNECTION: Final = 256
-_CALLS: Final = 4096
+MAX_CALLS: Final = 4096
 """Most calls at once, over all connections; further ones are refused unread."""
 
 
@@ -89,7 +89,7 @@ class GrpcServer:
         interceptors: list[grpc.aio.ServerInterceptor] = [_SmallCalls(self._receiving, self._serving)]
         if keys is not None:
             interceptors.insert(0, _KeyCheck(keys))
-        server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=_CALLS)
+        server = grpc.aio.server(options=options, interceptors=interceptors, maximum_concurrent_rpcs=MAX_CALLS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -204,7 +204,7 @@ class _SmallCalls(grpc.aio.ServerInterceptor):
     def __init__(self, receiving: Receiving, serving: Serving) -> None:
         self._receiving = receiving
         self._serving = serving
-        self._streams = asyncio.Semaphore(_STREAMS)
+        self._streams = asyncio.Semaphore(MAX_STREAMS)
 
     async def intercept_service(
         self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails

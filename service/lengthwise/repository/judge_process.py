@@ -140,7 +140,7 @@ class JudgeProcess:
                 process.kill()
         stopping.check()
         try:
-            return self._judged(key, process.returncode, output, errors)
+            return self.read_verdict(key, process.returncode, output, errors)
         except _OutOfMemory as error:
             if most < self._memory_bytes:
                 raise NotJudged(
@@ -170,7 +170,7 @@ class JudgeProcess:
             },
         )
 
-    def _judged(self, key: str, code: int, output: bytes, errors: bytes) -> Judged:
+    def read_verdict(self, key: str, code: int, output: bytes, errors: bytes) -> Judged:
         """The result, from the exit code and the output of the process."""
         answer = _read(output)
         for level, name, text in answer.get("log", ()):

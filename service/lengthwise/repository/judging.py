@@ -206,7 +206,7 @@ def measure_cost(
     def run(rows: int, width: int) -> None:
         if stopping is not None:
             stopping.check()
-        batch = pad([_constant(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
+        batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
         answers.score(session.run(batch), batch.lengths, manifest)
 
     return measure(
@@ -269,14 +269,14 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
 def run_odd_values(session: Session, manifest: Manifest) -> None:
     """Runs constant sequences, batched and unbatched, to see that nothing crashes; the answers do not matter."""
     length = min(5, manifest.max_length)
-    sequences = [_constant(manifest, value, length) for value in ODD_VALUES]
-    sequences += [_constant(manifest, 0.0, 1), _constant(manifest, 0.0, manifest.max_length)]
+    sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
+    sequences += [constant_sequence(manifest, 0.0, 1), constant_sequence(manifest, 0.0, manifest.max_length)]
     for members in (*([steps] for steps in sequences), sequences[:-1]):
         for batch in batches(members, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
             session.run(batch, ("logits", "attention"))
 
 
-def _constant(manifest: Manifest, value: float, length: int) -> Steps:
+def constant_sequence(manifest: Manifest, value: float, length: int) -> Steps:
     """A sequence of one value; for a token model, of the first id or the last."""
     if manifest.input.vocabulary is not None:
         return np.full(length, 0 if value <= 0 else manifest.input.vocabulary - 1, dtype=np.int64)

@@ -183,7 +183,7 @@ def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
         try:
             if not _is_folder(name):
                 continue
-            inside = {int(path.name): path for path in _listed(name) if is_version(path.name) and _is_folder(path)}
+            inside = {int(path.name): path for path in paths_in(name) if is_version(path.name) and _is_folder(path)}
         except OSError as error:
             passed[name.name] = f"it cannot be read: {error.strerror}"
             continue
@@ -201,7 +201,7 @@ def _keys(before: Repository) -> Iterable[Key]:
 
 def _why_nothing(folder: Path) -> str:
     """Why a folder has no version, and which folder was probably meant. Clients see this text, so it has no path."""
-    inside = _listed(folder)
+    inside = paths_in(folder)
     if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
         hint = "it looks like one version of a model: serve the folder two levels above it"
     elif any(is_version(path.name) and _is_folder(path) for path in inside):
@@ -219,7 +219,7 @@ def _is_folder(path: Path) -> bool:
         return True
 
 
-def _listed(folder: Path) -> list[Path]:
+def paths_in(folder: Path) -> list[Path]:
     """The content of a folder; empty if it was just removed."""
     try:
         return list(folder.iterdir())
