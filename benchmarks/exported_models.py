@@ -49,7 +49,7 @@ class Model:
     """A model, how torch answers a batch with it, and how it becomes a graph."""
 
     name: str
-    from_spec: bool
+    built_in: bool
     manifest: Manifest
     eager: Callable[[PaddedBatch], Logits]
     build: Callable[[], ModelProto]
@@ -71,7 +71,7 @@ class Figures:
     """
 
     model: str
-    from_spec: bool
+    built_in: bool
     sequences: int = 0
     from_torch: float | None = None
     from_alone: float | None = None

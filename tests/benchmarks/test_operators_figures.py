@@ -52,7 +52,7 @@ def test_the_figures_become_a_page(compared: dict[str, Any]) -> None:
 
 @pytest.mark.long
 def test_reloads_lose_no_request_and_no_refused_version_answers() -> None:
-    found = reloads.measure(japanese_vowels(0, 10).sequences, 8, 0.3, CORES)
+    found = reloads.measure(japanese_vowels(0, 10).sequences, 8, 1.0, CORES)  # a busy machine reloads slowly
     assert found["reloads"] == 8
     assert found["refused"] == 1
     assert found["requests"] > 10
