@@ -226,7 +226,9 @@ def export(
         return
     (promise,) = published.manifest.promises
     kept = (
-        "the same bits alone and in company" if promise.bits else f"within {promise.tolerance:.3g} alone and in company"
+        "the same bits batched and unbatched"
+        if promise.bits
+        else f"within {promise.tolerance:.3g} batched and unbatched"
     )
     unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
     held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"

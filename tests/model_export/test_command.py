@@ -194,7 +194,7 @@ def test_what_was_trained_can_be_exported(files: Path) -> None:
     weights = files / "run" / "model.safetensors"
     result = run("export", files / "tiny.toml", "--checkpoint", weights, "--out", files / "models" / "tiny")
     assert result.exit_code == 0, result.output
-    assert "the same bits alone and in company" in result.stdout
+    assert "the same bits batched and unbatched" in result.stdout
     assert (files / "models" / "tiny" / "1" / "manifest.json").is_file()
 
 

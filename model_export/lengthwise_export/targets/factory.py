@@ -20,7 +20,7 @@ from lengthwise_export.tracing.source_lines import location_of
 
 
 def module_of(text: str) -> nn.Module:
-    """What a factory makes; a module itself will do as well. Random weights are the same ones each time.
+    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed.
 
     Raises:
         ConfigurationError: There is no such factory, it raises, or it returns something else than a torch module.
@@ -68,7 +68,7 @@ def _imported(where: str, text: str) -> ModuleType:
 
 
 def _own(made: Any) -> list[str]:
-    """The functions and classes that a module defines itself, as far as it shows them."""
+    """The public functions and classes that a module defines itself."""
     if not isinstance(made, ModuleType):
         return []
     return [
