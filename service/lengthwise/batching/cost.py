@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7
-"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that something
-else on the machine held up is not learned from as it is."""
+"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that other
+work on the machine delayed has little effect."""
 _DRIFT_WEIGHT: Final = 0.05
 """Weight of one run in the moving average of the drift: it follows a change within about 20 batches."""
 _OVERHEAD_WEIGHT: Final = 0.01

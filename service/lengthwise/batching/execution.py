@@ -1,6 +1,6 @@
 """Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics.
 
-An error here fails this batch alone: its requests get the error, and the next batch runs.
+An error here affects only this batch: its requests get the error, and the next batch runs.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def _is_ready(target: ServerAddress, path: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends it with SIGTERM, and after a while kills it and its children."""
+    """Ends it with SIGTERM; if it does not end in time, kills it and its children."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""A decoded request: what every protocol makes of a body, and the rules that all of them check.
+"""A decoded request: the result of decoding a body under any protocol, and the rules that all protocols check.
 
 A `Call` has one `Item` for each sequence. Its steps are those that no mask removed, with NaN for a missing value. A
 `Call` is always valid: the protocols reject a wrong body before they make one.
@@ -53,7 +53,7 @@ class Item(NamedTuple):
 
 
 StepFault: TypeAlias = Literal["no token", "not finite", "missing"]
-"""Why a model does not accept a step."""
+"""The reason why a model does not accept a step."""
 
 
 def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:

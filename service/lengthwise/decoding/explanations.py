@@ -32,7 +32,7 @@ def explain(
         at: JSON pointer of the sequence's steps.
         manifest: Of the model.
         feature_mask: True for each feature that is kept; None for all.
-        problems: Where they are added.
+        problems: The problems are added here.
     """
     if manifest.input.features is None:
         _explain_tokens(entries, kept, at, manifest, problems)

@@ -58,7 +58,7 @@ def loads(text: bytes) -> Any:
 
     Raises:
         orjson.JSONDecodeError: It is not JSON.
-        RepeatedKey: A key stands twice in one object. Which of its values counts, nobody can say.
+        RepeatedKey: An object has a key twice, so that it is unclear which value counts.
     """
     found = orjson.loads(text)
     if isinstance(found, dict):
@@ -67,15 +67,15 @@ def loads(text: bytes) -> Any:
 
 
 def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
-    """Looks whether a key stands twice in an object.
+    """Checks that no object in a text has a key twice.
 
     Args:
-        text: Of the object.
-        found: What was read of it.
+        text: The text of the object.
+        found: The value that was parsed from it.
         more: How many more colons than keys it has.
 
     Raises:
-        RepeatedKey: One does.
+        RepeatedKey: A key occurs twice.
     """
     # A colon stands behind each key. Where there are more, they stand in strings, or in what a repeated key lost.
     name = found.get("id")
@@ -225,7 +225,7 @@ class LongLine:
         self._text = b"".join(pieces)
 
     def _read_to_the_end(self) -> None:
-        """Reads the rest of the line, and joins its pieces once: a text that grows would be copied for each piece."""
+        """Reads the rest of the line; joins the pieces once, because a growing text would be copied for each."""
         pieces = [self._text]
         self._text = b""
         while self._has_more:
