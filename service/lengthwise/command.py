@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 class Ended(SystemExit):
-    """Lengthwise ends the process, after a message. Any other `SystemExit` comes from a user's or a library's code."""
+    """Lengthwise ends the process after a message. Another `SystemExit` comes from a user's or a library's code."""
 
 
 class Command(click.Command):
@@ -65,7 +65,7 @@ class Command(click.Command):
                 place = "" if error.filename is None else f"{error.filename}: "
                 end(f"{place}{error.strerror}", NOT_CHECKED)
             traceback.print_exc()
-            end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
+            end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -49,7 +49,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 def sentence(item: ErrorDetails) -> str:
-    """What a value must be, as the end of a sentence that starts with its key."""
+    """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     known = _SENTENCES.get(item["type"])
     if known is not None:

@@ -198,7 +198,7 @@ async def test_the_index_says_what_became_of_a_version_that_was_replaced_by_a_ba
         assert await version(service) == "1"
         state, reason = (await index(service))["vowels/1"]
     assert state == "READY"
-    assert reason.startswith("what stands in its place now is not served: vowels/1: model.onnx is not the file")
+    assert reason.startswith("the files that replaced it are not served: vowels/1: model.onnx is not the file")
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_opentelemetrys_own_variables_say_where_traces_go(
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: 'zipkin' is not here"),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not here; http/protobuf is",
+            "OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not supported; http/protobuf is",
         ),
     ],
 )

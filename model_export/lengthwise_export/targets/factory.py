@@ -41,7 +41,7 @@ def module_of(text: str) -> nn.Module:
         except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_told(error)}") from error
     if not isinstance(made, nn.Module):
-        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it is to return a torch.nn.Module")
+        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it must return a torch.nn.Module")
     return made
 
 
@@ -62,7 +62,7 @@ def _imported(where: str, text: str) -> ModuleType:
             raise ConfigurationError(
                 f"{text}: there is no module {error.name}, neither installed nor below the working directory"
             ) from error
-        raise ConfigurationError(f"{text}: importing it wants {error.name}, which is not installed") from error
+        raise ConfigurationError(f"{text}: importing it needs {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # the user's own code
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
 

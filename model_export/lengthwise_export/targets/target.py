@@ -68,7 +68,7 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
         ("labels", options.labels, tuple(labels)),
     ):
         if said is not None and said != own:
-            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which says {own}")
+            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
@@ -79,5 +79,5 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
     """
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
-            raise ConfigurationError(f"--{flag} names {said} classes, {text} answers {classes}")
+            raise ConfigurationError(f"--{flag} gives {said} classes, but {text} has {classes}")
     return options.labels or tuple(map(str, range(classes)))

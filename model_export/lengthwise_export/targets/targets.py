@@ -72,7 +72,7 @@ def read(given: Given, options: TargetOptions) -> Target:
     for field in dataclasses.fields(options):
         said = getattr(options, field.name)
         if said not in (None, False) and field.name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
+            raise ConfigurationError(f"--{field.name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
@@ -135,10 +135,12 @@ def _kind(text: str) -> TargetKind:
     if ":" in text:
         return "module"
     if path.suffix == ".py":
-        raise ConfigurationError(f"{text} is no target: name what makes the module too, as in {text}:FACTORY")
+        raise ConfigurationError(
+            f"{text} is no target: also name the function that returns the module, as in {text}:FACTORY"
+        )
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
         raise ConfigurationError(
-            f"{text} holds weights, and not what they are for: name what makes the module too, as in "
+            f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"
         )
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")

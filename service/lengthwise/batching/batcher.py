@@ -264,7 +264,7 @@ class Batcher:
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner
-            log.exception("planning failed for %s; the most urgent sequence runs alone", queue.name)
+            log.exception("planning failed for %s; the most urgent sequence runs unbatched", queue.name)
             urgent = queue.pending.most_urgent()
             if urgent is None:
                 return []

@@ -62,7 +62,7 @@ class Column(NamedTuple):
     """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`.
 
     Attributes:
-        seconds: Of a batch of 0, 1, 2, ... rows; the first is 0.
+        seconds: Seconds of a batch of 0, 1, 2, ... rows; the first is 0.
         cheapest_rows: For at most 0, 1, 2, ... rows, the number of rows with the fewest seconds a row; the first is 0.
         enough_rows: The smallest number of rows whose seconds a row are nearly the least (within 5 %).
         least_row_seconds: The seconds a row at the best number of rows.

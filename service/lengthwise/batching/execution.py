@@ -141,7 +141,7 @@ class Execution:
         try:
             on_batch(queue, sequences, start, end)
         except Exception:  # the answers are ready: an error in an observer must not lose them
-            log.exception("a batch of %d could not be followed in %s", len(sequences), queue.name)
+            log.exception("the callback for a batch of %d failed in %s", len(sequences), queue.name)
 
     def _store(
         self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float

@@ -236,7 +236,7 @@ class ModelQueues:
             queue.pending = PendingSequences()  # breaks a cycle: its orders may hold old requests, and these the queue
 
     def activate(self, queue: ModelQueue) -> None:
-        """Prepares a queue for a new sequence: a queue that was empty gets no credit for the time that it did not use."""
+        """Prepares a queue for a new sequence: an empty queue gets no credit for the time that it did not use."""
         if queue.closed and queue not in self._queues:
             self._queues.append(queue)
         if not queue.pending:

@@ -117,7 +117,7 @@ def running(
 
     Args:
         command: What to start.
-        port: Where it will listen.
+        port: The port that it will listen on.
         ready_path: Answers 200 once the server is ready.
         cores: The processor cores it may use, and its children.
         environment: Variables beside this process's own.

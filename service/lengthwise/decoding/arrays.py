@@ -29,7 +29,7 @@ def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
 
     Args:
         sequences: Array-likes, of different lengths.
-        manifest: Of the model.
+        manifest: The manifest of the model.
 
     Raises:
         InvalidSequences: The model does not accept some of them; names each by its index.

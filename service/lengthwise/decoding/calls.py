@@ -85,7 +85,7 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
 
     Args:
         steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        manifest: Of the model.
+        manifest: The manifest of the model.
     """
     if not len(steps):
         return "a sequence has at least one step"
@@ -145,7 +145,7 @@ def make_item(
 
     Args:
         steps: The kept steps, `[length, features]` or `[length]`.
-        manifest: Of the model.
+        manifest: The manifest of the model.
         sent_steps: Number of steps sent.
         kept_places: Places of the kept steps among those sent, or None for all.
         id: The caller's name for the sequence, or None.

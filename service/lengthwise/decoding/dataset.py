@@ -117,7 +117,7 @@ def read(
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
     Args:
-        path: Its suffix says the format.
+        path: The file; its suffix is its format.
         kind: What a step is; `.ts` holds values only.
         check: Raises `ConfigurationError` for a record that cannot be used, and names its place.
 
@@ -342,7 +342,7 @@ def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int
 
 
 def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
-    """`[length]` int64."""
+    """Converts a list of token ids to `[length]` int64."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
     for step, token in enumerate(steps, first):

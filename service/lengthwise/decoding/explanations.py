@@ -30,7 +30,7 @@ def explain(
         entries: The kept steps.
         kept: Index of each in the sequence as sent.
         at: JSON pointer of the sequence's steps.
-        manifest: Of the model.
+        manifest: The manifest of the model.
         feature_mask: True for each feature that is kept; None for all.
         problems: The problems are added here.
     """

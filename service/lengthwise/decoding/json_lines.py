@@ -108,7 +108,7 @@ def plain_fields(line: bytes, kind: StepKind, features: int | None) -> dict[str,
     Args:
         line: Without its newline.
         kind: Whether steps are values or token ids.
-        features: Of a step of values; None if not known.
+        features: Number of features of a step of values; None if not known.
     """
     opening = _OPENING.search(line)
     if opening is None:
@@ -138,8 +138,8 @@ class LongLine:
     """A line that is read in pieces.
 
     Args:
-        first: Its first piece.
-        file: Where the next pieces come from.
+        first: The first piece of the line.
+        file: The file with the next pieces.
     """
 
     def __init__(self, first: bytes, file: _File) -> None:
@@ -152,7 +152,7 @@ class LongLine:
 
         Args:
             kind: Whether steps are values or token ids.
-            features: Of a step of values; None if not known.
+            features: Number of features of a step of values; None if not known.
             check: Reads a piece that is not ordinary.
 
         Raises:

@@ -96,7 +96,7 @@ class BoundedConnection(HttpToolsProtocol):
         header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
             on.
         max_connections: Connections that there may be at once.
-        options: uvicorn's own.
+        options: The arguments of uvicorn's class.
 
     Attributes:
         state: What is read next.
@@ -127,7 +127,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def owes(self) -> bool:
-        """Whether a request has begun here that has no answer yet."""
+        """Whether a request has begun and has no answer yet."""
         return self.state in (HEAD, UPGRADE, BODY) or self.is_answering()
 
     def is_answering(self) -> bool:
@@ -296,7 +296,7 @@ class BoundedConnection(HttpToolsProtocol):
     # A request within bounds, on its way to the application.
 
     def _begin(self) -> None:
-        """Starts it, or lets it wait for the one before it."""
+        """Starts the request, or queues it behind the one before it."""
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -333,15 +333,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _body_part(self, body: bytes) -> None:
-        """Hands on a part of its body."""
+        """Passes a part of the body to the newest request."""
         super().on_body(body)
 
     def _body_complete(self) -> None:
-        """Its body was handed on as a whole."""
+        """Tells the newest request that its body is complete."""
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Its answer was written: the next request starts, or the connection ends."""
+        """Called when an answer was written: starts the next request, or ends the connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self.state = CLOSED
@@ -368,7 +368,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Reads no more, and ends the connection behind the answers to earlier requests.
 
         Args:
-            status: Of the refusal that is written then; None for none.
+            status: The status of the refusal that is written then; None for no refusal.
             detail: A sentence for the client; without one, the status's own phrase.
         """
         if self.state in ENDED or self.transport.is_closing():

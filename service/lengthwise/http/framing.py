@@ -37,7 +37,7 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
 
     Args:
         version: HTTP's, such as `1.1`.
-        headers: By lower-case name, in the order in which they came.
+        headers: The headers, by lower-case name, in the order in which they came.
     """
     values = dict(headers)
     if len(values) < len(headers):
@@ -76,8 +76,8 @@ class MalformedLog:
         """Logs that a request was refused.
 
         Args:
-            detail: Why, in words of the server: nothing that the client sent.
-            client: Its address.
+            detail: The reason; it must not contain anything that the client sent.
+            client: The address of the client.
         """
         now = time.monotonic()
         if now < self._next:

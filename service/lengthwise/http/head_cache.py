@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DIGITS: Final = 7
-"""Of a content length; a longer one goes through the parser."""
+"""Most digits of a content length; a request with more goes through the parser."""
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 
@@ -24,7 +24,7 @@ class KnownHead:
     Attributes:
         before: Its bytes before the digits of the content length.
         after: Its bytes after them, with the empty line.
-        headers: By lower-case name, without the content length.
+        headers: The headers, by lower-case name, without the content length.
     """
 
     before: bytes

@@ -66,7 +66,7 @@ class _PortServer(uvicorn.Server):
     """uvicorn's server on this service's own listener.
 
     Args:
-        config: uvicorn's.
+        config: The configuration of uvicorn.
         listener: Accepts its connections.
     """
 
@@ -114,7 +114,7 @@ class Server(_PortServer):
     """The server of the main port, which handles this service's signals.
 
     Args:
-        config: uvicorn's.
+        config: The configuration of uvicorn.
         listener: Accepts its connections.
         serving: What it drains.
         admin: Serves before this one does, and until it has ended.

@@ -55,7 +55,7 @@ def status_sent(scope: Scope, status: int) -> int:
     """The status that a client got: that of its answer, or of the connection's refusal; `CLIENT_LEFT` if it got none.
 
     Args:
-        scope: ASGI's.
+        scope: The ASGI scope.
         status: The answer's.
     """
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
@@ -75,8 +75,8 @@ async def read_body(
     """Reads a body as it was sent.
 
     Args:
-        receive: ASGI's.
-        headers: By lower-case name.
+        receive: The ASGI function that receives messages.
+        headers: The headers, by lower-case name.
         max_bytes: Largest body.
         hold: Counts the bytes that have arrived.
         late_at: From when on it is late, on the clock of `time.monotonic`: from then on it is not read further if

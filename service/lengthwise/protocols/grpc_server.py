@@ -48,7 +48,7 @@ _CALLS: Final = 4096
 
 
 class GrpcServer:
-    """The server.
+    """The gRPC server of the Open Inference Protocol.
 
     Args:
         serving: Answers the calls.

@@ -25,7 +25,7 @@ from lengthwise.runtime.answers import Answer
 
 
 class Predict(Endpoint):
-    """The calls of `POST /predict`."""
+    """The endpoint `POST /predict`."""
 
     name = "POST /predict"
 
@@ -33,7 +33,7 @@ class Predict(Endpoint):
         """Accepts JSON, a raw tensor, and a body without a content type.
 
         Raises:
-            UnsupportedMedia: The body is something else.
+            UnsupportedMedia: The content type is another one.
         """
         if media_type(headers) not in (b"application/json", b"", raw_steps.MEDIA_TYPE):
             raise UnsupportedMedia(

@@ -41,8 +41,8 @@ class RequestedOutput(NamedTuple):
     """How a request asks for one output.
 
     Attributes:
-        binary: Whether as raw bytes; None if the request does not say.
-        classes: How many of the best classes, instead of its numbers; None for the numbers.
+        binary: Whether the output is sent as raw bytes; None if the request does not say.
+        classes: Number of best classes to send instead of the numbers; None for the numbers.
     """
 
     binary: bool | None = None
@@ -53,9 +53,9 @@ def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> Reques
     """Reads the parameters of an output, and adds what is wrong with them to `problems`.
 
     Args:
-        parameters: Of the output.
+        parameters: The parameters of the output.
         at: JSON pointer of them.
-        problems: Where problems are added.
+        problems: Problems are added here.
     """
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
@@ -100,7 +100,7 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
     Args:
         probabilities: `[..., classes of the model]`.
         classes: How many of the best; at most all.
-        labels: Of the model.
+        labels: The labels of the model.
 
     Returns:
         Their texts as bytes, `[..., classes]`. Of two equal scores the lower index comes first.

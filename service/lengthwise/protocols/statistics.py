@@ -22,9 +22,9 @@ def of(serving: Serving, name: str | None, version: str | None) -> dict[str, Any
     """The statistics of one version, of all versions of a model, or of all served models.
 
     Args:
-        serving: Serves them.
+        serving: The service.
         name: The model's, or None for all.
-        version: Its digits, or None for all.
+        version: The digits of its version, or None for all.
 
     Raises:
         RequestError: There is no such model, or none is ready.

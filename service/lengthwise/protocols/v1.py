@@ -39,7 +39,7 @@ INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "t
 
 
 class PredictV1(Endpoint):
-    """`POST /v1/models/{model}:predict`."""
+    """The endpoint `POST /v1/models/{model}:predict`."""
 
     name = "POST /v1/models/MODEL:predict"
 
@@ -47,7 +47,7 @@ class PredictV1(Endpoint):
         """Accepts JSON, and a body without a content type.
 
         Raises:
-            UnsupportedMedia: The body is something else.
+            UnsupportedMedia: The content type is another one.
         """
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")

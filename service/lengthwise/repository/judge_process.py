@@ -119,13 +119,13 @@ class JudgeProcess:
     def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
         """Runs the process with a memory limit of `most` bytes."""
         if most < min(LEAST_BYTES, self._memory_bytes):
-            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next look")
+            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next scan")
         try:
             process = self.start(most)
         except OSError as error:
             raise NotJudged(
-                f"{key}: no process can be started to judge it: {error.strerror}; where that is not to be had, "
-                f"{flag('judge_in_process')} judges in the process that serves"
+                f"{key}: no process can be started to judge it: {error.strerror}; on such a system use "
+                f"{flag('judge_in_process')}, which judges in the serving process"
             ) from error
         with process, stopping.ending(process.kill):
             try:
@@ -179,7 +179,7 @@ class JudgeProcess:
             try:
                 return Judged.from_json(answer["judged"])
             except Exception as error:
-                raise ModelError(f"{key}: the process that judged it gave no sense: {error}") from error
+                raise ModelError(f"{key}: the process that judged it gave no valid answer: {error}") from error
         last = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             raise _OutOfMemory
@@ -193,11 +193,11 @@ class JudgeProcess:
         )
         if code in _FROM_OUTSIDE:
             raise NotJudged(
-                f"{key}: the process that judged it was ended from outside, by {_name(code)}; where nobody did that, "
-                f"the machine ran out of memory ({_LIMITS[0]} bounds what it takes)"
+                f"{key}: the process that judged it was killed from outside, by {_name(code)}; if nobody did that, "
+                f"the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
         how = f"was ended by {_name(code)}" if code < 0 else f"ended with code {code}"
-        raise ModelError(f"{key}: the process that judged it {how}: its graph ends the process that runs it. {last}")
+        raise ModelError(f"{key}: the process that judged it {how}: its graph crashes the process that runs it. {last}")
 
 
 def _read(output: bytes) -> dict[str, Any]:

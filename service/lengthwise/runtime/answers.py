@@ -1,4 +1,4 @@
-"""Makes answers of a graph's outputs: probabilities of each row, and one answer of a sequence's windows.
+"""Computes answers from a graph's outputs: the probabilities of each row, and one answer from a sequence's windows.
 
 Everything is computed row by row, so no number of a row depends on another row, and batch invariance is kept.
 """

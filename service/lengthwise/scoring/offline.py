@@ -88,7 +88,7 @@ def answer_all(
     Args:
         model: Answers the items.
         chunks: Items that the model accepts, with a value to return; read one chunk ahead.
-        limits: Of one batch.
+        limits: The limits of one batch.
         threads: How many batches run at once; 0 runs them one by one in the caller's thread.
         attention: Whether the attention is wanted.
         ran: Called with each batch, in the caller's thread.

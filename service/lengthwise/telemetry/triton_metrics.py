@@ -43,7 +43,7 @@ _FAMILIES: Final[tuple[tuple[str, str, Callable[[ModelMetrics], float]], ...]] =
 
 
 def families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-    """The families, with a sample for each model; Triton counts nothing for what it does not serve."""
+    """The metric families, with a sample for each model; calls for unknown models are left out, as in Triton."""
     for name, help_, value in _FAMILIES:
         # They are counters; but the library lets a counter's samples end in `_total`, and Triton's do not.
         family = UnknownMetricFamily(name, help_, labels=["model", "version"])
