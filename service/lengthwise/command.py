@@ -74,7 +74,7 @@ def check_platform() -> None:
     """Checks that Lengthwise runs on this system.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: Lengthwise does not run on this system.
     """
     for module in ("fcntl", "resource"):  # missing on Windows
         try:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal; without one, as in CI and under nohup, a line every ten seconds.
+"""Shows the progress of long work: a bar on a terminal; otherwise, as in CI and under nohup, a line every ten seconds.
 
 The work itself advances the bar (a load test does so between two answers), because an extra thread would disturb the
 measurement.

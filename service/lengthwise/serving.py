@@ -159,7 +159,7 @@ class Serving:
         """The model for a name and a version, as a request gives them; None for the default.
 
         Raises:
-            RequestError: There is none, or none is ready.
+            RequestError: There is no such model, or no model is ready.
         """
         return self.registry.find(name, version)
 

@@ -1,7 +1,7 @@
 """Plain error messages for wrong values in a spec, a manifest or a configuration.
 
-pydantic finds the error and names its type. The sentence is made here, so that it says what to write, and not which
-Python object was expected.
+pydantic finds the error and names its type. This module words the message, so that it tells the user what to write, and
+not which Python object was expected.
 """
 
 from __future__ import annotations

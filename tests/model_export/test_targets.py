@@ -169,7 +169,7 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
         ("users:number", "is a int: name a function"),
         ("no_such_module:make", "no module no_such_module, neither installed nor below"),
         ("users.inner:make", "no module users.inner|users is not a package"),
-        ("broken:make", "wants there_is_no_such_package, which is not installed"),
+        ("broken:make", "needs there_is_no_such_package, which is not installed"),
         ("fails:make", "ZeroDivisionError"),
         ("missing.py:make", "there is no file missing.py"),
         ("missing.toml", "there is no file missing.toml"),

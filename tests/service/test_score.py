@@ -367,7 +367,7 @@ def test_the_input_is_never_written_to(tmp_path: Path):
     before = source.read_bytes()
     result = call(source, source, "--overwrite")
     assert result.exit_code == 2
-    assert "the file that is read" in result.stderr
+    assert "is the input; name another file" in result.stderr
     assert source.read_bytes() == before
 
 

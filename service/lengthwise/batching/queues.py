@@ -165,7 +165,7 @@ class PendingRequest:
         future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that the caller gave. A
             caller that stops waiting calls `Batcher.withdraw`.
         finish: Builds the answer from the results.
-        attention: Whether the attention weights are wanted.
+        attention: Whether to return the attention weights.
         results: The result of each sequence; None where there is none yet.
         remaining: How many results are missing.
         trace: The caller's trace, for `on_batch`; not used here.

@@ -120,7 +120,7 @@ def running(
         port: The port that it will listen on.
         ready_path: Answers 200 once the server is ready.
         cores: The processor cores it may use, and its children.
-        environment: Variables beside this process's own.
+        environment: Environment variables in addition to those of this process.
         hopeless: Called while it is not ready; returns the reason why it never will be, or None.
 
     Yields:

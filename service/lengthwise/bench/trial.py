@@ -205,8 +205,8 @@ class Workload:
         distinct: Number of different random sequences.
         per_request: Sequences a request.
         form: The format of requests.
-        step: The input of one step; None to ask the service.
-        max_length: Longest sequence; None to ask the service.
+        step: The input of one step; None to take it from the service.
+        max_length: Longest sequence; None to take it from the service.
         headers: Further headers of each request.
         check: Whether answers are compared with unbatched ones.
         seed: Seed of lengths, values and arrivals.

@@ -6,7 +6,7 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
 ```
 
 A client that connects and sends nothing occupies a place for the time of a handshake, and only until another client
-needs it: an honest handshake takes milliseconds, so the oldest ones are those of silent clients.
+needs it: a normal handshake takes milliseconds, so the oldest ones are those of silent clients.
 
 Connections that are being opened when the server ends are not reset; see `Listener.close`.
 """

@@ -185,7 +185,7 @@ class Call(NamedTuple):
     Attributes:
         model: The model that it is for.
         items: At least one, in request order.
-        attention: Whether the attention weights are wanted.
+        attention: Whether to return the attention weights.
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
         pointer: JSON pointer of an item in the body, with `{}` for its index.

@@ -1,6 +1,6 @@
 """Names everything that is wrong with the steps of a sequence in a JSON body, value by value.
 
-`validation` asks for it once NumPy could not convert the steps, or `why_rejected` rejects the array.
+`validation` calls `explain` if NumPy cannot convert the steps, or if `why_rejected` rejects the array.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One HTTP connection, within bounds: how its requests are read, in which order they are answered, and how it ends.
 
 A client gets a bounded time to send a request, a bounded number of bytes for its header block, and a bounded time to
-read its answers. The bounds cost nothing where a request arrives in one piece, as nearly all do: a timer runs only
-while a header block or a body is incomplete and is being read, or while bytes stay unread.
+read its answers. The bounds cost nothing for a request that arrives in one piece, as nearly all do: a timer runs only
+while a header block or a body is incomplete, or while bytes stay unread.
 
 | what | answer |
 |---|---|
@@ -18,8 +18,8 @@ Answers keep the order of the requests, and so do refusals: nothing is written i
 a refusal nothing more is parsed, and what still arrives is dropped, so that the last answer is not lost to a reset
 (`connections.closing`). Trailers are never headers: they are counted and dropped. A client that does not read its
 answers is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends
-no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because it cannot be told
-from one that has left; over TLS it has left.
+no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because the server cannot
+distinguish it from one that has left; over TLS it counts as gone at once.
 
 What is read next is the connection's `State`:
 
@@ -38,7 +38,8 @@ What is read next is the connection's `State`:
 Requests are read while earlier ones are answered, so whether one is being answered is another question
 (`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
 
-Used of uvicorn's private parts (0.54), beside those that `http.cycle` names: the attributes `cycle`, `pipeline`,
+Private parts of uvicorn (0.54) that are used here, besides those that `http.cycle` names: the attributes `cycle`,
+`pipeline`,
 `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`, `_start_asgi_task`
 and `_unset_keepalive_if_required`.
 """

@@ -1,7 +1,7 @@
 """A request that goes through ASGI, and the flow control of its connection: uvicorn's own classes with two additions.
 
 uvicorn's cycle of request and response does not report whether an answer was sent, and its flow control resumes reading
-while the client has answers to read. Both are changed here. Used of uvicorn's private parts (0.54):
+while the client has answers to read. Both are changed here. Private parts of uvicorn (0.54) that are used here:
 `RequestResponseCycle` with `disconnected`, `response_complete`, `waiting_for_100_continue` and `message_event`;
 `FlowControl` with `read_paused` and `write_paused`.
 """

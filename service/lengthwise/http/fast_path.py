@@ -1,6 +1,6 @@
-"""A connection whose ordinary requests do without ASGI, and without the parser where their header block is known.
+"""A connection that answers ordinary requests without ASGI, and without the parser if their header block is known.
 
-`FastPath` says which requests are ordinary; each is a `FastRequest`, which stands where uvicorn keeps its cycle of
+`FastPath` decides which requests are ordinary. Each is a `FastRequest`, which takes the place of uvicorn's cycle of
 request and response, so that pipelining, keep-alive and shutdown work as for the others. Beside the states of
 `BoundedConnection` a request that arrives whole may skip them: one whose header block is that of the request before it
 (`http.head_cache`) goes from IDLE to its answer, and the state stays IDLE.

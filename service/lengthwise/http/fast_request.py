@@ -1,7 +1,7 @@
 """`POST /predict` without ASGI: the ordinary request, from the parser's callbacks to one write.
 
-A request that is small, plain JSON over a connection that stays open needs nothing of what ASGI is for. A `FastRequest`
-gets its bytes from the connection, drives the same `InferenceCall` as every other request, and writes the answer, which
+A small JSON request on a connection that stays open does not need ASGI. A `FastRequest` gets its bytes from the
+connection, drives the same `InferenceCall` as every other request, and writes the answer, which
 the runner thread has encoded as a whole, header block included, without a task or a future. Every other request (a
 large or chunked body, a content encoding, HTTP/1.0, another path) goes through ASGI.
 """
@@ -187,7 +187,7 @@ class FastPath:
 
     Attributes:
         inflight: Counts the bytes of bodies and answers.
-        max_bytes: The largest body that it takes.
+        max_bytes: The largest body of a fast request.
     """
 
     def __init__(self, endpoint: Endpoint, path: bytes) -> None:

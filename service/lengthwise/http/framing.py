@@ -1,8 +1,8 @@
-"""Ambiguous requests, which are refused before anything reads them, and the log line about such requests.
+"""Finds ambiguous requests, which are refused before their body is read, and logs them.
 
-Request smuggling needs two programs that read a request differently, such as a proxy and this server. What the parser
-accepts and another program might read differently is therefore refused by the header block alone: RFC 9112, sections
-3.2 and 6.1.
+Request smuggling needs two programs that read a request differently, such as a proxy and this server. So a request that
+the parser accepts, but that another program might read differently, is refused as soon as its header block is complete
+(RFC 9112, sections 3.2 and 6.1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Recognises a header block that a client sends again, so that it is not parsed again.
 
 A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
-digits of `content-length`, so what the parser made of the first one holds for the others: two comparisons of bytes
+digits of `content-length`, so the result of parsing the first one is right for the others, and two comparisons of bytes
 recognise them. Every other header block goes through the parser.
 """
 

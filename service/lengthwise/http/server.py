@@ -1,4 +1,4 @@
-"""The process: one uvicorn server around the application, and an ordered end.
+"""The server process: one uvicorn server around the application, and its shutdown.
 
 The first SIGTERM or SIGINT: not ready, new requests are refused, what was accepted is finished, exit 0. The second
 stops at once. SIGHUP: the model repository is read again.

@@ -1,7 +1,7 @@
 """A request's body: read up to its limit, inflated up to the same limit, and counted while it is in memory.
 
 The bytes of a body are counted as they arrive (`inflight`). Inflated bytes are counted before they are inflated, a
-piece at a time, because nothing says how large a compressed body will be.
+piece at a time, because the inflated size of a compressed body is not known before.
 """
 
 from __future__ import annotations

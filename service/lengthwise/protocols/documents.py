@@ -1,6 +1,6 @@
 """The OpenAPI document of `POST /predict`, with examples that the served models answer.
 
-`kserve_documents` has the other protocols; health and metrics are described beside their endpoints.
+`kserve_documents` has the other protocols; health and metrics are described next to their endpoints.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class InferenceProtocol(ABC):
         """Reads a body.
 
         Raises:
-            RequestError: It is wrong, or its model is not served.
+            RequestError: The request is wrong, or its model is not served.
         """
 
     def decode_quickly(self, request: Received) -> Decoded | None:

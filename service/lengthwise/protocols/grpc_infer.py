@@ -116,7 +116,7 @@ class GrpcInference:
         """Receives and decodes the message. None of its bytes is referred to when this returns.
 
         Raises:
-            RequestError: It is wrong or too late, or there is no memory for it.
+            RequestError: The message is wrong or too late, or there is no memory for it.
         """
         remaining = context.time_remaining()
         if remaining is not None:

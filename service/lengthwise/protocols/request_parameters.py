@@ -1,7 +1,8 @@
 """The `parameters` of a request of the Open Inference Protocol.
 
-An unknown parameter is ignored, as the protocol says. A parameter for something that this server does not do, such as
-shared memory or a sequence over many requests, is an error: the answer would not be what the client asked for.
+An unknown parameter is ignored, as the protocol requires. A parameter for a feature that this server does not have,
+such as shared memory or a sequence over many requests, is an error, because the answer would not be what the client
+expects.
 """
 
 from __future__ import annotations

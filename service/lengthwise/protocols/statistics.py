@@ -4,9 +4,14 @@ They are the metrics of `/metrics` under that extension's names. `inference_stat
 however many sequences it has; `batch_stats` counts batches, by their rows. An answered request is counted in all of its
 stages at once: perf_analyzer reports an error where these counts differ.
 
-What the names mean here: `queue` is the time that requests waited for their batches; `compute_input` decoding their
-bodies, and for a batch padding its sequences; `compute_infer` the batches that they were in, for a request with
-padding; `compute_output` encoding the answers. Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
+| name | of a request | of a batch |
+|---|---|---|
+| `queue` | waiting for its batches | |
+| `compute_input` | decoding its body | padding its sequences |
+| `compute_infer` | its batches, with padding | running the graph, and scoring |
+| `compute_output` | encoding its answer | encoding the answers that it completed |
+
+Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judges a model in a process of its own: the side of that process, which `repository.judge_process` starts.
+"""The program of the separate process that judges a model; `repository.judge_process` starts it.
 
 It reads its task from stdin and writes its answer to the original stdout, as one JSON object:
 

@@ -1,4 +1,4 @@
-"""Judges models in a process of their own: the side of the service.
+"""Judges each model in a separate process, which may crash or hang without harm to the service.
 
     files, limits, devices ──stdin──> a new interpreter (`repository.judge_child`) ──stdout──> Judged, or why not
                                            │ it crashes: the signal is the reason
@@ -66,7 +66,7 @@ class JudgeTask:
 
 
 class JudgeProcess:
-    """Judges each model in a process of its own; a `Judge`.
+    """Judges each model in a separate process. It is a `Judge`.
 
     Args:
         timeout_seconds: Longest time for one model.
@@ -92,7 +92,7 @@ class JudgeProcess:
         """Judges a model.
 
         Raises:
-            ModelError: It must not be served; says why.
+            ModelError: The model must not be served; the message says why.
             NotJudged: The process could not be started, or was killed from outside.
             Stopped: The work was stopped.
         """

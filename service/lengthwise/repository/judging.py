@@ -69,7 +69,7 @@ class ModelFiles:
             most_bytes: Most bytes of all files that have digests.
 
         Raises:
-            ModelError: It must not be served; says why.
+            ModelError: The model must not be served; the message says why.
         """
         manifest = Manifest.read(directory)
         if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
@@ -161,7 +161,7 @@ def judge(
         stopping: Ends the work early.
 
     Raises:
-        ModelError: It must not be served; says why.
+        ModelError: The model must not be served; the message says why.
         Stopped: The work was stopped.
     """
     manifest = files.manifest

@@ -154,7 +154,7 @@ def check_readable(folder: Path) -> None:
     """Checks that a folder can be read.
 
     Raises:
-        ConfigurationError: It cannot.
+        ConfigurationError: It cannot be read.
     """
     try:
         next(folder.iterdir(), None)

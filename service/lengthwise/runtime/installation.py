@@ -1,6 +1,6 @@
 """What is installed here to run a graph: which onnxruntime, which CUDA libraries, which GPUs.
 
-This module only finds out; `runtime.provider` chooses. It asks the GPU driver directly, because onnxruntime lists its
+This module only looks; `runtime.provider` chooses. It asks the GPU driver directly, because onnxruntime lists its
 CUDA provider if the package has it, with or without a GPU.
 """
 
@@ -55,7 +55,7 @@ class Driver:
     Attributes:
         cuda: The newest CUDA version that it supports, as `(major, minor)`.
         gpus: The GPUs that may be used.
-        problem: Why there is none, as a sentence; None if there are some.
+        problem: Why there is no GPU, as a sentence; None if there are some.
     """
 
     cuda: tuple[int, int] = (0, 0)

@@ -140,7 +140,7 @@ def prediction_of(
         entry: The record.
         result: The answer or the error, if the model accepts the record.
         manifest: The manifest of the model.
-        attention: Whether the attention is wanted.
+        attention: Whether to return the attention weights.
     """
     if isinstance(entry, BadRecord):
         return entry.error

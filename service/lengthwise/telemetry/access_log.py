@@ -1,6 +1,6 @@
 """A line in the log for each inference call, or for a share of them: ids, status and lengths, never a payload.
 
-The line is text for people. A JSON log has its parts as fields too: they are in `fields` of the log record.
+The line is text. A JSON log has its parts as fields as well, which are in `fields` of the log record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The metrics under the names of NVIDIA Triton, for dashboards and autoscalers that know those: `--triton-metrics`.
 
-Each name means what it means there (Triton's user guide, "Metrics"): durations are sums over the answered calls, each
-with all of its time in a stage, so that `rate(duration) / rate(success)` is a mean.
+The names have the meaning that Triton gives them (its user guide, "Metrics"): a duration is a sum over the answered
+calls, each with all of its time in a stage, so that `rate(duration) / rate(success)` is a mean.
 """
 
 from __future__ import annotations
