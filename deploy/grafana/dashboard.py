@@ -1,7 +1,7 @@
-"""Makes the Grafana dashboard: `python deploy/grafana/dashboard.py` writes dashboards/lengthwise.json beside it.
+"""Generates the Grafana dashboard: `python deploy/grafana/dashboard.py` writes dashboards/lengthwise.json.
 
-A dashboard's JSON is long and says everything twice; here each panel is a line with its title, its query and its unit.
-Panels stand three in a row, in the order of a request: what comes in, how long it takes, what waits, what is computed.
+The JSON of a dashboard is long and repeats itself; here each panel is its title, its queries and its unit. There are
+three panels in a row, in the order of a request: what comes in, how long it takes, what waits, what is computed.
 """
 
 from __future__ import annotations
