@@ -74,7 +74,7 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
         raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
-    with np.errstate(over="ignore"):  # what is too large for float32 is said with its step
+    with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
         return array.astype(np.float32, copy=False)
 
 

@@ -77,7 +77,7 @@ def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
     Raises:
         RepeatedKey: A key occurs twice.
     """
-    # A colon stands behind each key. Where there are more, they stand in strings, or in what a repeated key lost.
+    # Each key is followed by a colon. Further colons are in strings, or belong to a repeated key that was overwritten
     name = found.get("id")
     if more and type(name) is str and b"\\" not in text:
         more -= name.count(":")  # an id often has some

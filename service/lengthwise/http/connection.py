@@ -112,7 +112,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.state = IDLE
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
-        # Each is a `Cycle`, or what stands in its place (`http.fast_request`). uvicorn's `cycle` is the newest one.
+        # Each is a `Cycle` or a `FastRequest`. uvicorn's `cycle` is the newest one.
         self._answering: Any = None  # the request whose answer is written next
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._head_bytes = 0  # of the request's header block and trailers, as far as they are parsed
