@@ -96,7 +96,7 @@ class Endpoint(InferenceProtocol):
 
     @abstractmethod
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `InferenceProtocol`."""
+        """Decodes a body; see `InferenceProtocol.decode`."""
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

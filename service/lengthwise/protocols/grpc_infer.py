@@ -52,11 +52,11 @@ class ModelInfer(InferenceProtocol):
         """Accepts every call: the metadata decides nothing."""
 
     def decode(self, request: Received) -> Decoded:
-        """See `InferenceProtocol`."""
+        """Decodes a message; see `InferenceProtocol.decode`."""
         return grpc_codec.decode(request.body, self.serving)
 
     def decode_quickly(self, request: Received) -> Decoded | None:
-        """See `InferenceProtocol`."""
+        """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
 

@@ -68,7 +68,7 @@ class Infer(Endpoint):
             )
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `Endpoint`."""
+        """Decodes a body; see `InferenceProtocol.decode`."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
@@ -97,11 +97,11 @@ class Infer(Endpoint):
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `Endpoint`."""
+        """Decodes a body on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """See `Endpoint`."""
+        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return kserve.refusal(error)
 
 
