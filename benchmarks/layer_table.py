@@ -78,8 +78,8 @@ class Figures:
 
     Attributes:
         zeros: How far an answer moves with the width, the neighbours or their lengths, padding being zeros.
-        junk: Likewise when padding is replaced by other finite values; at least as much as with zeros.
-        not_finite: Likewise by NaN, Inf and 1e30; None for tokens.
+        junk: The same if padding is replaced by other finite values; at least as much as with zeros.
+        not_finite: The same with NaN, Inf and 1e30; None for tokens.
         becomes: The largest absolute value where zeros stood at padding; None where the steps are gone.
     """
 

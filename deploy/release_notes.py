@@ -10,7 +10,7 @@ CHANGELOG = Path(__file__).resolve().parents[1] / "CHANGELOG.md"
 
 
 def section(changelog: str, version: str) -> str | None:
-    """What stands between a version's heading and the next one, or None where it has no heading or says nothing."""
+    """The text between a version's heading and the next heading; None if there is no such heading or no text."""
     found = re.search(rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL)
     return found[1].strip() or None if found else None
 

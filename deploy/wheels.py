@@ -32,7 +32,7 @@ def make(folder: Path) -> list[Path]:
 
     Raises:
         SystemExit: A module in C was not compiled.
-        CalledProcessError: A step failed; it has said why.
+        CalledProcessError: A step failed; it has printed why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as aside:
@@ -62,7 +62,7 @@ def check_compiled(wheel: Path) -> None:
 
 
 def _built(kind: str, source: Path, folder: Path, **variables: str) -> Path:
-    """What one build makes of a source tree."""
+    """The file that one build of a source tree produces."""
     environment = {"SOURCE_DATE_EPOCH": EPOCH_SECONDS, **os.environ, **variables}
     command = [sys.executable, "-m", "build", kind, "--outdir", str(folder), str(source)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)

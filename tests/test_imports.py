@@ -1,4 +1,4 @@
-"""Which package may import which: the walls of the house, held by reading its source."""
+"""Which package may import which: the table of packages, tested by reading the source."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ BELOW = {
         "cli": {"export", "training", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
     },
 }
-"""The packages, from the ground up, and those below that each may import. Everything may import the modules that lie
-beside the packages (""); a module named here is a room of its own above them."""
+"""The packages, the lowest first, and the packages that each may import. All may import the modules without a package
+(""). A module that is named here has a row of its own, above packages."""
 
 MEMBERS = {
     "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
@@ -66,7 +66,7 @@ ONLY_IN = {
     "opentelemetry": {"telemetry.tracing"},
     "pydantic_settings": {"settings"},
 }
-"""Packages that one module knows, or few, and the others do not."""
+"""External packages that only these modules may import."""
 
 
 def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Makes the Grafana dashboard: `python deploy/grafana/dashboard.py` writes dashboards/lengthwise.json beside it.
+"""Generates the Grafana dashboard: `python deploy/grafana/dashboard.py` writes dashboards/lengthwise.json.
 
-A dashboard's JSON is long and says everything twice; here each panel is a line with its title, its query and its unit.
-Panels stand three in a row, in the order of a request: what comes in, how long it takes, what waits, what is computed.
+The JSON of a dashboard is long and repeats itself; here each panel is its title, its queries and its unit. There are
+three panels in a row, in the order of a request: what comes in, how long it takes, what waits, what is computed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ PANELS = (
         "Rejections by reason",
         [(rate("rejected_total", "reason"), "{{reason}}"), (rate("batch_failures_total"), "failed batches")],
         "reqps",
-        "Calls refused though nothing was wrong with them, and batches that the runtime failed.",
+        "Calls rejected although nothing was wrong with them, and batches that the runtime failed.",
         stacked=True,
     ),
     Panel(
@@ -150,7 +150,7 @@ PANELS = (
         "short",
     ),
     Panel(
-        "Bytes in hand",
+        "Bytes in memory",
         [
             (f"lengthwise_inflight_bytes{{{OF_JOB}}}", "{{instance}}"),
             (f"max(lengthwise_max_inflight_bytes{{{OF_JOB}}})", "bound"),
@@ -184,7 +184,7 @@ PANELS = (
     ),
     Panel("Steps computed", [(rate("steps_total", "kind"), "{{kind}}")], "short", "Steps a second.", stacked=True),
     heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),
-    heat_map("Rows of a batch", "batch_rows", "How much company sequences had; by bucket."),
+    heat_map("Rows of a batch", "batch_rows", "How many sequences a batch had, by bucket."),
     Panel(
         "Models and versions",
         [
@@ -204,7 +204,7 @@ PANELS = (
             (f"max(lengthwise_refused_models{{{OF_JOB}}})", "versions refused"),
         ],
         "short",
-        "Instances that serve, and model versions that failed their proof.",
+        "Instances that serve, and model versions that failed their verification.",
     ),
 )
 

@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class FetchError(Exception):
-    """The models cannot be had; the message says why and what would be right."""
+    """The models cannot be fetched; the message says why, and what would be right."""
 
 
 def fetch(url: str, sha256: str, folder: Path) -> list[str]:
@@ -63,7 +63,7 @@ def fetch(url: str, sha256: str, folder: Path) -> list[str]:
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
-    """Writes an archive's files, with their contents and nothing else of what the archive says of them.
+    """Writes an archive's files: only their contents, without the owners, modes and times in the archive.
 
     Raises:
         TarError: It holds a link or a device, or a path that leads outside.

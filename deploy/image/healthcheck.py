@@ -18,7 +18,7 @@ LOCAL_HOST = "127.0.0.1"
 
 
 def option(name: str) -> str:
-    """An option of the service, as its variable says; empty where it is not set."""
+    """The value of a service option from its variable; empty if it is not set."""
     return os.environ.get(f"LENGTHWISE_{name}", "")
 
 

@@ -1,8 +1,8 @@
 """Locks what goes into the image: every package with its version and its hashes, for Linux, without torch.
 
 `python deploy/image/lock.py` writes the locks with uv, keeping the pins that still fit; `--upgrade` takes the newest,
-`--check` says whether they are current. A lock is current while its first line has the digest of the inputs it was made
-of, so the check needs no network and does not fail because somebody released something.
+`--check` tests whether they are current. A lock is current while its first line has the digest of its inputs, so the
+check needs no network, and does not fail because of a new release of a package.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     if options.check:
         stale = [lock.file.name for lock in LOCKS if not lock.is_current()]
         if stale:
-            print(f"{', '.join(stale)}: made of other inputs; `make lock` makes them anew", file=sys.stderr)
+            print(f"{', '.join(stale)}: made from other inputs; run `make lock`", file=sys.stderr)
         return 1 if stale else 0
     for lock in LOCKS:
         lock.write(upgrade=options.upgrade)

@@ -1,8 +1,8 @@
-"""Writes the chart's objects as the files that kustomize starts from: `python deploy/kustomize/render.py`.
+"""Generates the kustomize files from the chart: `python deploy/kustomize/render.py`.
 
-The chart is the one truth. Its default objects become `base/`. What a component adds is what the chart adds for the
-same values: objects of their own, and patches that lead from the one to the other. Overlays, and the older components'
-patches, are written by hand; a test holds them to what the chart makes of the same wishes.
+The chart is the source. Its default objects become `base/`. A component contains what the chart adds for some values:
+new objects, and patches for changed ones. Overlays, and the patches of the older components, are written by hand; a
+test compares them with what the chart renders from the same values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OBJECTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "keda": ({"autoscaling": {"kind": "keda"}}, ("scaledobject",)),
     "prometheus-operator": ({"monitoring": {"operator": True}}, ("servicemonitor", "prometheusrule")),
 }
-"""Components whose kustomization is written by hand: the chart's values, and the objects that are made of them."""
+"""Components whose kustomization is written by hand: the values of the chart, and the objects rendered from them."""
 
 MERGED_BY = {
     "containers": "name",
@@ -42,14 +42,14 @@ MERGED_BY = {
 
 @dataclass(frozen=True)
 class Component:
-    """A component that is made as a whole.
+    """A component that is generated completely.
 
     Attributes:
-        about: What an overlay that has it gets, and what it has to bring; comment lines.
-        values: Of the chart.
-        monitored: Values besides, for what the component changes where the Prometheus operator is.
-        objects: The templates whose objects are its own.
-        after: Values of the component that has to stand before it, if one has.
+        about: What the component adds to an overlay, and what the overlay must provide; written as comment lines.
+        values: The values of the chart.
+        monitored: Further values, to find what the component changes if the Prometheus operator is used.
+        objects: The templates of the objects that it adds.
+        after: Values of the component that must be listed before it, if there is one.
     """
 
     about: str
@@ -141,7 +141,7 @@ def kustomization(component: Component) -> str:
     """The text of a component's kustomization.
 
     Raises:
-        ValueError: What the chart changes cannot be said as a patch.
+        ValueError: A change of the chart cannot be written as a patch.
     """
     lines = [f"# {line}".rstrip() for line in component.about.splitlines()]
     lines += ["apiVersion: kustomize.config.k8s.io/v1alpha1", "kind: Component"]
@@ -174,7 +174,7 @@ def _patches(component: Component) -> Iterator[tuple[str, Any]]:
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A strategic merge patch that makes one object of another; several such patches may be applied to one object."""
+    """A strategic merge patch from one object to another; several such patches may be applied to one object."""
     made: dict[str, Any] = {key: None for key in old if key not in new}
     for key, value in new.items():
         if key not in old:
@@ -196,7 +196,7 @@ def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def operations(old: Any, new: Any, path: str) -> Iterator[dict[str, Any]]:
-    """A JSON patch that makes one value of another, where all that a list gets stands at its end.
+    """A JSON patch from one value to another; entries can only be added at the end of a list.
 
     Raises:
         ValueError: A list loses an entry.

@@ -80,7 +80,7 @@ class DataAccuracy:
         }
 
     def __str__(self) -> str:
-        """`accuracy 0.9875: 79 of 80 answers are the data's label`."""
+        """A line such as `accuracy 0.9875: 79 of 80 answers are the data's label`."""
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} answers are the data's label"
 
     def notices(self, expected: float | None) -> Iterator[str]:

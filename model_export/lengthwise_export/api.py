@@ -1,8 +1,8 @@
 """Checks and exports from Python: `check` and `export`, with the options of the commands of the same names.
 
-A target is a text, as on the command line, or an object: a `torch.nn.Module` or an `onnx.ModelProto`. Torch, and a
-module that is given, are left as they were: training mode, parameters, buffers, threads and random numbers. Calls in
-several threads run one after the other, as torch's settings are those of the whole process.
+A target is a text, as on the command line, or an object: a `torch.nn.Module` or an `onnx.ModelProto`. A call leaves
+torch and the caller's module unchanged: training mode, parameters, buffers, threads and random numbers. Calls in
+several threads run one after the other, because torch's settings apply to the whole process.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ log = logging.getLogger("lengthwise.export")
 _WIDTH: Final = 120
 """Columns of a report as text."""
 _FRAME_PIXELS: Final = 480
-"""Height of a report in a notebook, which scrolls in it."""
+"""Height of a report in a notebook; a longer report scrolls."""
 
 _ONE_CALL: Final = threading.RLock()
-"""Held by a check or an export: each changes settings of torch, and puts them back."""
+"""Held during a check or an export: each changes settings of torch and restores them."""
 
 StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CheckReport(Report):
-    """What a check showed. `str()` is the report of the command line; a notebook shows its page.
+    """The result of a check. `str()` gives the report of the command line; a notebook shows it as a page.
 
     Attributes:
-        target: What was checked, for people.
-        served: What the manifest of a model directory promises, as a sentence; None of other targets.
+        target: The name of what was checked.
+        served: For a model directory, the promise of its manifest as a sentence; None for other targets.
     """
 
     target: str = ""
     served: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as `lengthwise check --json` prints it: JSON can hold it."""
+        """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""
         return reports.as_json(self)
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class CheckReport(Report):
         return f"<lengthwise_export.CheckReport {self.target}: {self.verdict}, {self.reason}>"
 
     def __str__(self) -> str:
-        """The report for people: the verdict, each leak with its line and how to fix it, then what was tried."""
+        """The report as text: the verdict, each leak with its line and a fix, and the trials."""
         from rich.console import Console
 
         text = io.StringIO()
@@ -75,7 +75,7 @@ class CheckReport(Report):
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def _repr_html_(self) -> str:
-        """The page of `lengthwise check --html`, in a frame of its own: its styles stay out of the notebook."""
+        """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
         page = html.escape(as_page(self, self.target))
         return f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_PIXELS}" style="border: 0"></iframe>'
 
@@ -101,38 +101,38 @@ def check(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
-    """Finds where padding, or another sequence of the batch, reaches an answer, and says why and how to fix it.
+    """Finds where padding or another sequence of the batch changes an answer, with the cause and a fix.
 
-    What cannot be read off a target is said with options. A message that names an option of the command line, as
-    `--features`, means the argument of that name.
+    Options describe what cannot be inferred from the target. Where a message names an option of the command line, such
+    as `--features`, use the argument of the same name.
 
     Args:
         target: A torch module or an ONNX graph; or a text: a spec (.toml), what `train` wrote,
             `package.module:factory` or `file.py:factory` of a torch module, an ONNX file, or a model directory.
         checkpoint: Weights for a module or a spec: .safetensors, a folder of `train`, or a state_dict.
-        features: How many numbers a step has.
-        vocabulary: How many token ids there are, where a step is one.
-        classes: How many classes it tells apart.
+        features: Number of values of a step.
+        vocabulary: Number of token ids, if a step is a token id.
+        classes: Number of classes.
         labels: The classes' names, in order.
         values: ONNX: the name of the input that holds the steps.
         lengths: ONNX: the name of the input that holds the lengths.
         mask: ONNX: the name of the input that holds the mask.
         time_first: Whether steps come before rows: `[width, rows, features]`.
         channels_first: Whether features come before steps: `[rows, features, width]`.
-        second: What it takes beside the steps: `lengths`, `mask` (true at valid steps), `padding-mask` (true at
+        second: What the model takes besides the steps: `lengths`, `mask` (true at valid steps), `padding-mask` (true at
             padding) or `both` (lengths and a mask).
-        output: Which of several outputs, by name or by place.
-        missing: `handled` where it takes NaN at valid steps itself, and is held to that.
+        output: Which of several outputs, by name or by index.
+        missing: `handled` if the model itself accepts NaN at valid steps; this is then verified.
         max_length: The longest sequence to try, in steps.
-        tolerance: What an answer may move by, beyond rounding.
-        seed: Decides the sequences.
-        progress: Called with what is tried, as it begins.
+        tolerance: Allowed difference of an answer, beyond rounding.
+        seed: Seed of the random sequences.
+        progress: Called with the name of each trial before it runs.
 
     Returns:
-        The report. A target that cannot be judged has the verdict `uncheckable`.
+        The report. Its verdict is `uncheckable` if the target cannot be checked.
 
     Raises:
-        ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
+        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
 
     Example:
         >>> report = lengthwise_export.check("examples/masking.py:attention_after_lstm", max_length=40)
@@ -201,12 +201,12 @@ def export(
     rewrite: bool = False,
     seed: int = 0,
 ) -> PublishedModel:
-    """Builds the graph of a target, proves that padding reaches no answer, and publishes a model directory.
+    """Builds the graph of a target, verifies that padding changes no answer, and publishes a model directory.
 
-    What should be known of it is logged (`lengthwise.export`), warnings as such, and is in `notices` of the result.
+    Warnings and notices are logged (logger `lengthwise.export`), and are in `notices` of the result.
 
     Args:
-        target: As `check` takes it, but for a model directory; so are the options up to `missing`.
+        target: As for `check`, except a model directory.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
         checkpoint: See `check`.
         features: See `check`.
@@ -220,26 +220,26 @@ def export(
         channels_first: See `check`.
         second: See `check`.
         output: See `check`.
-        missing: See `check`; without it missing values are refused.
-        multi_label: Whether each class is judged by itself: any number may be assigned, or none.
-        threshold: Probability from which a multi-label model's class is assigned; 0.5 without it.
-        scores: What the output is; found out without it, where it can be.
-        max_length: Longest sequence promised and accepted, in steps: a spec says it itself, else 1024 or what the
-            model takes.
-        opset: Of the graph.
-        precision: Of weights and products: `fp32`, `fp16` or `int8`.
-        data: A file of labelled sequences: how many are answered rightly is measured.
-        tolerance: What the other sequences of a batch may move an answer by, beyond rounding; without it not a bit.
-        rewrite: Whether sums over the steps are rewritten where that gives the same bits.
-        seed: Decides the sequences of the proof.
+        missing: See `check`; by default missing values are refused.
+        multi_label: Whether each class is assigned separately, so that a sequence may have any number of classes.
+        threshold: Probability from which a multi-label model's class is assigned; default 0.5.
+        scores: What the output is, `logits` or `probabilities`; inferred by default.
+        max_length: Longest accepted sequence, in steps. Default: that of the spec, otherwise 1024 or what the model
+            accepts.
+        opset: The opset of the graph.
+        precision: The precision of weights and products: `fp32`, `fp16` or `int8`.
+        data: A file of labelled sequences, to measure the accuracy.
+        tolerance: Allowed difference of batched and unbatched answers, beyond rounding; default: the same bits.
+        rewrite: Whether sums over the steps are rewritten, if answers then have the same bits.
+        seed: Seed of the sequences of the verification.
 
     Returns:
-        What was published: `directory`, `version`, `manifest`, the cases of its proof.
+        The published model: its `directory`, `version`, `manifest` and the cases of its verification.
 
     Raises:
-        ConfigurationError: It is no target, an option is wrong, or the place is taken (PublishError).
-        ExportError: No sound graph can be made of it.
-        VerificationError: Padding or another sequence reaches an answer, or the proof does not hold; nothing was
+        ConfigurationError: The target or an option is wrong, or the version exists already (PublishError).
+        ExportError: No graph without leaks can be built from it.
+        VerificationError: Padding or another sequence changes an answer, or the verification fails; nothing was
             published.
 
     Example:
@@ -297,7 +297,7 @@ def export(
 
 
 def _options(**given: Any) -> TargetOptions:
-    """What was said of a target.
+    """The options about the target, checked.
 
     Raises:
         ConfigurationError: An option is of a wrong type or out of bounds.
@@ -336,7 +336,7 @@ def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
 
 @contextmanager
 def _torch_as_before(target: object) -> Iterator[None]:
-    """Leaves torch's random numbers, and a module that is given, as they were before the block."""
+    """Restores torch's random numbers, and the module if the target is one, after the block."""
     with _ONE_CALL, ExitStack() as stack:
         torch = sys.modules.get("torch")
         if torch is not None:
@@ -348,7 +348,7 @@ def _torch_as_before(target: object) -> Iterator[None]:
 
 @contextmanager
 def _module_as_before(module: Any) -> Iterator[None]:
-    """Leaves a module's training mode, parameters and buffers as they were before the block."""
+    """Restores a module's training mode, parameters and buffers after the block."""
     import torch
 
     training = [(part, part.training) for part in module.modules()]

@@ -226,9 +226,11 @@ def export(
         return
     (promise,) = published.manifest.promises
     kept = (
-        "the same bits alone and in company" if promise.bits else f"within {promise.tolerance:.3g} alone and in company"
+        "the same bits batched and unbatched"
+        if promise.bits
+        else f"within {promise.tolerance:.3g} batched and unbatched"
     )
-    unlearnt = "" if weights is None else f"; the weights are {weights}, for want of a --checkpoint"
+    unlearnt = "" if weights is None else f"; the weights are {weights}, because no --checkpoint is given"
     held = f"{published.nodes} nodes, {len(published.cases)} cases hold, {kept}"
     if published.manifest.from_fp32 is not None:
         alone = ", one sequence at a time," if published.manifest.max_batch_rows == 1 else ""

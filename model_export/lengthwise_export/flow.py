@@ -1,4 +1,7 @@
-"""What a check and an export do from a target to a report or a model directory, for the command line and for Python."""
+"""The flow of a check and of an export: from a target to a report or a model directory.
+
+The command line and the Python interface both use it.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ if TYPE_CHECKING:  # what is imported here and below when it is needed brings to
     from lengthwise_export.pipeline import PublishedModel
 
 Tell = Callable[[str], None]
-"""Gets a line that begins with `warning: ` or `notice: `, or says what was rewritten."""
+"""Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a caller says of an export, beside the target and what it says of that: see `lengthwise_export.export`."""
+    """The options of an export, besides those that describe the target; see `lengthwise_export.export`."""
 
     multi_label: bool = False
     threshold: float | None = None
@@ -52,13 +55,14 @@ def check(
     seed: int,
     progress: ProgressCallback,
 ) -> tuple[Report, Target | None]:
-    """Reads a target and judges it.
+    """Loads a target and checks it.
 
     Returns:
-        The report, and the target where it could be read; one that cannot be checked has the verdict `uncheckable`.
+        The report, with the verdict `uncheckable` if the target cannot be checked; and the target, or None if it could
+        not be loaded.
 
     Raises:
-        ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
+        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
     read = None
     try:
@@ -77,14 +81,14 @@ def check(
 def export(
     target: targets.Given, out: Path, options: TargetOptions, chosen: ExportOptions, tell: Tell
 ) -> PublishedModel:
-    """Reads a target, builds its graph, proves it and publishes it.
+    """Loads a target, builds its graph, verifies it and publishes it.
 
     Args:
         target: What to export.
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
-        options: What the caller says of the target.
-        chosen: And of the export.
-        tell: Gets what the caller should know, line by line, as soon as it is known.
+        options: The options that describe the target.
+        chosen: The options of the export.
+        tell: Called with each warning, notice or remark as soon as it is known.
 
     Raises:
         LengthwiseError: As `targets.read`, `candidate.from_spec`, `candidate.from_target` and `pipeline.export` do.
@@ -150,10 +154,10 @@ def _exported(
 def records_of(
     data: str, kind: dataset.StepKind, check: Callable[[dataset.Record], object] = lambda _record: None
 ) -> list[dataset.Record]:
-    """The records of a file, each of which passes a check.
+    """The records of a file; each of them is passed to `check`.
 
     Raises:
-        ConfigurationError: There are none, or one cannot be read.
+        ConfigurationError: The file has no record, or a record cannot be read.
     """
     records = list(dataset.read(dataset.locate(data), kind, check))
     if not records:
@@ -165,7 +169,7 @@ def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[datas
     """The records of --data.
 
     Raises:
-        ConfigurationError: There are none, or none has a label and there is no other use for them.
+        ConfigurationError: The file has no record, or no record has a label and the precision is fp32.
     """
     records = records_of(data, kind)
     if to == "fp32" and all(record.label is None for record in records):
@@ -178,7 +182,7 @@ def _labelled(data: str, kind: dataset.StepKind, *, to: Precision) -> list[datas
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Has torch compute in one thread while the block runs: sums have one order then."""
+    """Makes torch compute in one thread during the block, so that the order of sums is fixed."""
     import torch
 
     before = torch.get_num_threads()

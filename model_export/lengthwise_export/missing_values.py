@@ -1,6 +1,6 @@
 """Verifies `--missing handled`: the model accepts NaN at valid steps, and still uses the values around it.
 
-A finite answer alone proves nothing: onnxruntime's LSTM and GRU turn NaN into numbers, and then a step with one missing
+A finite answer is not enough: onnxruntime's LSTM and GRU turn NaN into numbers, and then a step with one missing
 value may be lost as a whole. So the test changes the known values around a null (a NaN), in the same step and in other
 steps, and the answer must change. With this package's own recurrent kernels, which keep NaN, it must also be finite.
 """

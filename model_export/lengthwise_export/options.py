@@ -59,7 +59,7 @@ class TargetOptions:
     second: Second | None = field(
         default=None,
         metadata=_option(
-            "What it takes besides the steps: a mask is true at valid steps, a padding-mask at padding; both means "
+            "Its inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both means "
             "lengths and a mask.",
             click.Choice(get_args(Second)),
         ),

@@ -1,4 +1,4 @@
-"""Serves classifiers of sequences of different lengths, and answers in this process too.
+"""Serves models that classify sequences of different lengths, as a server or inside a Python process.
 
 ```python
 import lengthwise

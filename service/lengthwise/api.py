@@ -1,8 +1,8 @@
-"""Models in this process: `load` proves a model directory as the service does, `Model.predict` answers arrays.
+"""The Python interface: `load` verifies and loads a model directory, `Model.predict` answers arrays without a server.
 
     arrays -> items (`decoding.arrays`) -> batches of the planner (`scoring.offline`) -> a `Prediction` for each array
 
-What this module needs to run a model is imported by `load`.
+`load` imports what is needed to run a model, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 ProviderName = Literal["auto", "cuda", "cpu"]
 
 _WORTH_THREADS_SECONDS: Final = 0.002
-"""Predicted seconds of a call's sequences up to which it runs in the caller's thread: to start others takes longer."""
+"""Up to this predicted time a call runs in the caller's thread, because starting others would take longer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The answer to one sequence. Arrays are float32; `sent` is the number of steps given.
+    """The answer to one sequence. Arrays are float32. In shapes, `sent` is the number of steps of the given sequence.
 
     Attributes:
-        probabilities: `[classes]` in the order of `Model.labels`; of a per-step model `[sent, classes]`, NaN at steps
-            that its policy for long sequences left out.
-        length: How many steps were answered: fewer than `sent` where the policy left some out.
-        label: The most probable label; None of a multi-label or per-step model.
-        score: Its probability, 0 to 1; None where `label` is.
-        assigned: Of a multi-label model the labels at or above its threshold, in order; else None.
-        step_labels: Of a per-step model the label of each step, `sent` of them, None at steps left out; else None.
-        step_scores: Their probabilities, `[sent]`, NaN at steps left out; else None.
-        attention: `[sent]`, summing to 1, zeros at steps left out; None where it was not asked for.
-        windows: Of a sequence that was answered in windows what each said, as `POST /predict` has it; else None.
+        probabilities: `[classes]` in the order of `Model.labels`. Per-step model: `[sent, classes]`, with NaN at steps
+            that the policy for long sequences left out.
+        length: Number of steps that the model used: fewer than `sent` if the policy left some out.
+        label: The most probable label; None for a multi-label or per-step model.
+        score: The probability of `label`, 0 to 1; None if `label` is None.
+        assigned: Multi-label model only: the labels at or above its threshold, in order.
+        step_labels: Per-step model only: the label of each of the `sent` steps, None at steps left out.
+        step_scores: Per-step model only: the probabilities of these labels, `[sent]`, NaN at steps left out.
+        attention: The attention weights, `[sent]`, with sum 1 and 0 at steps left out; None if not requested.
+        windows: The answer of each window, in the form of `POST /predict`, if the sequence was split into windows.
     """
 
     probabilities: NDArray[np.float32]
@@ -61,21 +61,21 @@ class Prediction:
 
 
 class Model:
-    """A model that passed its proof here, made by `load`. Safe to use from several threads at once.
+    """A verified model, ready to answer; `load` returns it. Several threads may use it at once.
 
     Attributes:
         name: Its name.
         version: Its version, from 1.
         labels: Its classes, in the order of `Prediction.probabilities`.
-        task: What the classes are to a sequence: `single-label`, `multi-label` or `per-step`.
-        features: Numbers a step; None where a step is a token id.
-        vocabulary: Number of token ids, from 0; None where a step is numbers.
+        task: `single-label`, `multi-label` or `per-step`.
+        features: Number of values of a step; None for a token model.
+        vocabulary: Number of token ids; None for a model of values.
         max_length: Most steps of a sequence.
-        long: What becomes of a longer one: `reject` (an error), `head`, `tail` or `window`.
-        missing: What it does with NaN; `refuse` makes it an error.
-        has_attention: Whether it can give attention weights.
-        provider: Where it runs, as onnxruntime names it.
-        loaded: What `load` opened: its manifest, session and costs. Its form may change with any version.
+        long: The policy for longer sequences: `reject` (an error), `head`, `tail` or `window`.
+        missing: The policy for missing values (NaN); `refuse` makes them an error.
+        has_attention: Whether `predict` can return attention weights.
+        provider: The device that it runs on, by onnxruntime's name.
+        loaded: Its manifest, session and costs. Not a stable interface: any version may change it.
     """
 
     def __init__(self, loaded: LoadedModel, limits: BatchLimits, threads: int) -> None:
@@ -104,22 +104,22 @@ class Model:
         )
 
     def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
-        """The answers to sequences of different lengths, in their order: the bits that `POST /predict` answers.
+        """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
 
-        They are batched by the planner that serves. On the CPU an answer is the same bits whatever else is in the list.
+        The planner of the service batches them. On the CPU, the bits of an answer do not depend on the other sequences.
 
         Args:
-            sequences: Each `[length, features]` of any real type, with NaN for a missing value; `[length]` will do for
-                one feature, and is what a token model takes, of whole numbers. Lists of lists are arrays too.
-            attention: Whether the attention weights are wanted.
+            sequences: Each `[length, features]` of any real type, with NaN for a missing value; with one feature,
+                `[length]` is accepted too. For a token model, `[length]` whole numbers. Nested lists are accepted.
+            attention: Whether to return the attention weights.
 
         Returns:
-            A prediction for each; of an empty list an empty list.
+            One prediction for each sequence.
 
         Raises:
-            InvalidSequences: Some are not what the model takes, or have no finite answer: names each by its place in
-                the list. It is a ValueError.
-            ConfigurationError: The model has no attention weights to give.
+            InvalidSequences: The model does not accept some of them, or their answers are not finite; names each by its
+                index. It is a ValueError.
+            ConfigurationError: The model has no attention weights.
             InferenceFailed: The runtime failed.
 
         Example:
@@ -150,7 +150,7 @@ class Model:
         ]
 
     def _threads_for(self, items: Sequence[Item]) -> int:
-        """How many threads a call starts; 0 for none, where that takes longer than its sequences do."""
+        """How many threads a call starts; 0 if starting threads would take longer than its sequences."""
         if self._threads == 1 or len(items) < 2:
             return 0
         seconds, cost, longest = 0.0, self.loaded.cost, self.max_length
@@ -197,21 +197,21 @@ def load(
     max_batch_cost_steps: int = 16_384,
     recurrent_kernels: bool = True,
 ) -> Model:
-    """Loads a model directory, and proves it in this process as the service does before it serves it.
+    """Loads a model directory, after the same verification as in the service.
 
-    That takes about a second, most of it to measure what batches cost here. Load models that you trust: the service
-    proves each in a process of its own, here a bad graph ends this one.
+    This takes about a second, mostly to measure the costs of batches. Load only models that you trust: the service
+    verifies each model in a separate process, but here a graph that crashes ends this process.
 
     Args:
-        path: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version; without it the model
-            that comes with the package.
-        provider: Where it runs: `cuda`, `cpu`, or `auto` for a GPU where onnxruntime and a GPU can.
-        threads: How many batches of one call run at once; by default the cores that this process may use. A short call
-            runs in the caller's thread alone.
+        path: A version (`models/vowels/1`), or a model (`models/vowels`) for its highest version. Default: the bundled
+            model.
+        provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
+        threads: How many batches of one call run at once; by default the number of cores that this process may use. A
+            short call runs in the caller's thread.
         max_batch_rows: Most sequences in one batch.
         max_batch_cost_steps: Most padded steps (rows x width) in one batch.
-        recurrent_kernels: Whether the CPU runs LSTM and GRU layers in kernels that compute valid steps only, or in
-            onnxruntime's own.
+        recurrent_kernels: Whether LSTM and GRU layers on the CPU run in Lengthwise's kernels, which compute valid steps
+            only, or in onnxruntime's.
 
     Returns:
         The model, ready to answer.
@@ -219,7 +219,7 @@ def load(
     Raises:
         ConfigurationError: There is no such model directory, an option is out of bounds, or onnxruntime or the provider
             is not installed.
-        ModelError: The model does not pass its proof here; says why.
+        ModelError: The model fails its verification on this machine; the message says why.
 
     Example:
         >>> model = lengthwise.load()
@@ -248,7 +248,7 @@ def load(
 
 
 def _located(path: Path) -> Path:
-    """The model directory that a path means: itself, or the highest version in it.
+    """The model directory for a path: the path itself, or the highest version in it.
 
     Raises:
         ConfigurationError: It is neither a model directory nor a model.
@@ -280,7 +280,7 @@ def _highest_version(folder: Path) -> Path:
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:
-    """The items in chunks, as many in one as the planner looks at together."""
+    """The items in chunks of the number that the planner considers together."""
     from lengthwise.batching.pending import HORIZON
 
     for start in range(0, len(items), HORIZON):
@@ -288,11 +288,11 @@ def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:
 
 
 def _all_answered(results: list[ScoringResult]) -> list[Answer]:
-    """The results, if every one is an answer.
+    """Returns the results if all of them are answers.
 
     Raises:
-        InferenceFailed: The model could not be run on one.
-        InvalidSequences: The answer to one is not finite.
+        InferenceFailed: The model could not be run on a sequence.
+        InvalidSequences: The answer to a sequence is not finite.
     """
     from lengthwise.scoring.offline import FAILED
 
@@ -306,7 +306,7 @@ def _all_answered(results: list[ScoringResult]) -> list[Answer]:
 
 
 def _at_steps_sent(item: Item, values: NDArray[np.float32], absent: float) -> NDArray[np.float32]:
-    """`values [length, ...]` at the places that the steps were sent at, `[sent, ...]`; `absent` where none was kept."""
+    """Puts `values [length, ...]` at the indices of the kept steps in `[sent, ...]`; the other steps are `absent`."""
     if item.kept_places is None:
         return values
     spread = np.full((item.sent_steps, *values.shape[1:]), absent, dtype=np.float32)

@@ -72,7 +72,7 @@ class Keys:
                 self._stamp, self._digests = _read(self._path)
                 log.info("the API keys were read again: there are %d", len(self._digests))
         except (OSError, ConfigurationError) as error:
-            log.error("the API keys could not be read again, the old ones go on: %s", error)
+            log.error("the API keys could not be read again, the old keys stay valid: %s", error)
 
 
 def _read(path: Path) -> tuple[tuple[int, int], tuple[bytes, ...]]:

@@ -57,7 +57,7 @@ def _exporter(name: str) -> click.Command:
 @click.group(cls=Lengthwise, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="lengthwise")
 def main() -> None:
-    """Serves classifiers of sequences of different lengths. Padding never changes an answer, and little is computed."""
+    """Serves models that classify sequences of different lengths. Padding never changes an answer."""
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:

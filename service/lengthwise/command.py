@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 class Ended(SystemExit):
-    """Lengthwise ends the process, after a message. Any other `SystemExit` comes from a user's or a library's code."""
+    """Lengthwise ends the process after a message. Another `SystemExit` comes from a user's or a library's code."""
 
 
 class Command(click.Command):
@@ -65,7 +65,7 @@ class Command(click.Command):
                 place = "" if error.filename is None else f"{error.filename}: "
                 end(f"{place}{error.strerror}", NOT_CHECKED)
             traceback.print_exc()
-            end("this is a defect of lengthwise, not of what it was given", NOT_CHECKED)
+            end("this is a bug in lengthwise, not in its input", NOT_CHECKED)
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -74,7 +74,7 @@ def check_platform() -> None:
     """Checks that Lengthwise runs on this system.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: Lengthwise does not run on this system.
     """
     for module in ("fcntl", "resource"):  # missing on Windows
         try:

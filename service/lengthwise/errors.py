@@ -8,7 +8,7 @@ LengthwiseError
 │   ├── ManifestError               its manifest is missing, malformed or contradicts the graph
 │   ├── VerificationError           its digests, its golden sequences or its verification do not hold
 │   │   └── PromiseBroken           batching changes an answer by more than was promised
-│   └── NotJudged                   it could not be verified, perhaps for another reason than itself: tried again later
+│   └── NotJudged                   it could not be verified now, maybe not because of the model: tried again later
 └── RequestError                    a request that gets no answer: has a status, a title, perhaps a Retry-After
     ├── InvalidRequest       422    the body or an item in it is wrong; carries (pointer, detail) pairs
     │   └── InvalidSequences        sequences given to `Model.predict` are wrong; a ValueError too

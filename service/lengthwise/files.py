@@ -1,4 +1,4 @@
-"""Reads files from a folder that other programs write to, and writes files that other programs read.
+"""Reads files that other programs may be writing, and writes files that other programs may be reading.
 
 Only regular files within a size limit are read, so that reading never blocks and never fills the memory: a pipe without
 a writer would block, a device may have no end, and a file may be larger than the memory. Each of these raises

@@ -27,7 +27,7 @@ bytes of its text."""
 
 
 class Inflight:
-    """The bytes of all calls.
+    """Counts the bytes of all calls, and limits them.
 
     Args:
         max_bytes: The bound.
@@ -55,7 +55,7 @@ class Inflight:
 
 
 class Hold:
-    """The bytes of one call.
+    """The bytes that one call holds.
 
     Args:
         inflight: The bytes of all calls.
@@ -72,7 +72,7 @@ class Hold:
 
     @property
     def crowded(self) -> bool:
-        """See `Inflight.crowded`."""
+        """Whether more than half of the bound is held by all calls; see `Inflight.crowded`."""
         return self.inflight.crowded
 
     def set(self, size: int) -> None:
@@ -91,7 +91,7 @@ class Hold:
                     f"{inflight.max_bytes}"
                 )
             raise InflightFull(
-                f"bodies and answers in hand take {inflight.bytes} bytes of {inflight.max_bytes}",
+                f"bodies and answers in memory take {inflight.bytes} bytes of {inflight.max_bytes}",
                 retry_after_seconds=1,
             )
         inflight.bytes = held

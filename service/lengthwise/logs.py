@@ -1,4 +1,4 @@
-"""The format of the log: text lines, or one JSON object per line; on stderr. It never has payloads of requests."""
+"""The format of the log on stderr: text lines, or one JSON object per line. No line has the values of a request."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Progress of long work: a bar on a terminal; without one, as in CI and under nohup, a line every ten seconds.
+"""Shows the progress of long work: a bar on a terminal; otherwise, as in CI and under nohup, a line every ten seconds.
 
-The work itself advances the bar, a load between two answers: a thread for it would disturb the measurement.
+The work itself advances the bar (a load test does so between two answers), because an extra thread would disturb the
+measurement.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS: Final = 10.0
-"""Between two lines without a terminal; shorter work writes none."""
+"""Seconds between two lines without a terminal; shorter work writes none."""
 
 
 class PlainProgress(Progress):
@@ -47,7 +48,7 @@ def progress_bar(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def status(console: Console, doing: str) -> Iterator[Callable[[str], None]]:
-    """The current step of the work, beside a spinner; without a terminal, as a line now and then.
+    """Shows the current step of the work beside a spinner; without a terminal, as a line every few seconds.
 
     Yields:
         A function that takes the next step's name.

@@ -1,4 +1,4 @@
-"""What serves, without a protocol: the models, a queue for each, the batcher and the figures.
+"""The service without its protocols: the models, a queue for each, the batcher and the metrics.
 
 Every protocol decodes into a `Call`, which `Serving.submit` queues, so sequences of different protocols share batches.
 """
@@ -44,12 +44,12 @@ log = logging.getLogger("lengthwise.serving")
 
 
 class Serving:
-    """Everything that lives while the server does.
+    """The models, queues, batcher and metrics of one service, from start to stop.
 
     Args:
         settings: The options.
-        rescan: Finds the models, at the start and again; tests and benchmarks give their own.
-        tracer: Makes the spans of calls and batches, where they are traced.
+        rescan: Scans the repository, at the start and later; tests and benchmarks pass their own.
+        tracer: Creates the spans of calls and batches; None if nothing is traced.
 
     Attributes:
         call_records: Opens the record of each inference call.
@@ -59,7 +59,7 @@ class Serving:
         runners: Threads that run batches.
 
     Raises:
-        ConfigurationError: The keys cannot be read, or the provider cannot be had.
+        ConfigurationError: The keys cannot be read, or the provider is not available.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Serving:
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
-        # Whoever can change the bundled models can change the program too.
+        # Anyone who can change the bundled models can change the program too.
         in_process = settings.judge_in_process or settings.models.resolve() == bundled_models().resolve()
         self.judge: Judge = judging.judge
         if not in_process:
@@ -101,9 +101,9 @@ class Serving:
         self._stopping: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Starts the runners, then loads and proves the models; ready afterwards.
+        """Starts the runners, then loads and verifies the models; the service is ready when this returns.
 
-        A model that is found good is answered for at once, while the others are judged.
+        Each good model is served at once, while the others are still being verified.
 
         Raises:
             ConfigurationError: The repository cannot be read.
@@ -111,7 +111,7 @@ class Serving:
         log.info("models run on %s", self.choice)
         if not fast_json.COMPILED:
             log.info(
-                "the C module that reads JSON was not built (no compiler, or no headers): plain bodies take longer"
+                "the C module that reads JSON was not built (no compiler, or no headers): reading bodies takes longer"
             )
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
@@ -122,7 +122,7 @@ class Serving:
             log.error("no model is ready: every request will be answered with 503")
 
     async def stop(self) -> None:
-        """Finishes what was accepted, then stops; a second call waits for the same end."""
+        """Answers the accepted requests, then stops. A second call waits for the same end."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
         await self._stopping
@@ -136,18 +136,18 @@ class Serving:
 
     @property
     def ready(self) -> bool:
-        """Whether all good models are served, and there is one."""
+        """Whether all good models are served, and there is at least one."""
         starting = not self._started or self.repository.starting
         return not starting and bool(self.registry.served) and not self.batcher.draining
 
     @property
     def started(self) -> bool:
-        """Whether all models were looked at."""
+        """Whether the first scan is over."""
         return self._started
 
     @property
     def repository(self) -> Repository:
-        """What was found of the models at the last look, or so far."""
+        """The result of the last scan, or of the running one so far."""
         return self.registry.repository
 
     @property
@@ -156,10 +156,10 @@ class Serving:
         return self.registry.served
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
-        """What a request means by a model's name and version; None for the default.
+        """The model for a name and a version, as a request gives them; None for the default.
 
         Raises:
-            RequestError: There is none, or none is ready.
+            RequestError: There is no such model, or no model is ready.
         """
         return self.registry.find(name, version)
 
@@ -173,13 +173,13 @@ class Serving:
         waiter: Waiter | None = None,
         trace: Trace | None = None,
     ) -> PendingRequest:
-        """Queues a call. Its future gets what `finish` makes of the results.
+        """Queues a call. Its future gets the answer that `finish` returns.
 
         Args:
-            call: What is asked; it has the model, the options and the timeout.
-            sequences: What is computed for it.
-            finish: Makes the caller's answer of one result for each sequence, None where that is not finite; runs in a
-                runner thread.
+            call: The call, with its model, options and timeout.
+            sequences: The sequences to run for it.
+            finish: Builds the answer from one result for each sequence (None where it is not finite); runs in a runner
+                thread.
             arrived: When it arrived, on the clock of `time.monotonic`; the deadline counts from then.
             waiter: Completed in place of a future.
             trace: The trace of the call.
@@ -226,11 +226,11 @@ class Serving:
         self.batcher.close(served.queue)
         if all(other.metrics is not served.metrics for other in self.served):
             self.metrics.remove(served.metrics)
-        log.info("%s is let go: it is freed when its last request is answered", served.manifest.key)
+        log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
         gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.ready) for served in self.served}
-        for queue in self.batcher.queues:  # also of models that are let go, while anything waits or runs there
+        for queue in self.batcher.queues:  # also of removed models, while anything waits or runs there
             labels = _labels(queue.metrics)
             held = gauges.get(labels, Gauges(0, 0, 0, False))
             gauges[labels] = Gauges(

@@ -288,7 +288,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources in order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names."""
+        """The sources of options in order of precedence: flags, variables, the file that `LENGTHWISE_CONFIG` names."""
         file = os.environ.get(CONFIG_VARIABLE)
         sources = [init_settings, env_settings]
         if file:
@@ -338,13 +338,13 @@ def traces_exporter() -> str | None:
     if named == "none":
         return None
     if named not in ("", "otlp", "console"):
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not here; otlp, console and none are")
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {named!r} is not supported; otlp, console and none are")
     if named == "console":
         return named
     for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         protocol = os.environ.get(variable, "").strip()
         if protocol not in ("", "http/protobuf"):
-            raise ConfigurationError(f"{variable}: {protocol!r} is not here; http/protobuf is")
+            raise ConfigurationError(f"{variable}: {protocol!r} is not supported; http/protobuf is")
         if protocol:
             break
     endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

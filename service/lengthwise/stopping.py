@@ -12,7 +12,7 @@ class Stopped(Exception):
 
 
 class Stopping:
-    """A stop signal. Any thread may set it, once and for ever."""
+    """A stop signal. Any thread may set it; it cannot be unset."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

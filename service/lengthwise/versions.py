@@ -1,4 +1,4 @@
-"""The policy of `--versions`: which versions of a repository's models are served. Pure.
+"""The policy of `--versions`: which versions of a repository's models are served.
 
 | policy | serves |
 |---|---|

@@ -1,7 +1,7 @@
 """Plain error messages for wrong values in a spec, a manifest or a configuration.
 
-pydantic finds the error and names its type. The sentence is made here, so that it says what to write, and not which
-Python object was expected.
+pydantic finds the error and names its type. This module words the message, so that it tells the user what to write, and
+not which Python object was expected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 def sentence(item: ErrorDetails) -> str:
-    """What a value must be, as the end of a sentence that starts with its key."""
+    """The end of a sentence that starts with the key of a wrong value, such as `must be a whole number`."""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     known = _SENTENCES.get(item["type"])
     if known is not None:

@@ -55,7 +55,7 @@ def test_cuda_is_refused_with_what_is_missing(environment: Path, folder: Path) -
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: --provider cuda cannot be had: there is no NVIDIA driver")
+    assert last.startswith("error: --provider cuda is not available: there is no NVIDIA driver")
     assert "cannot be loaded (pip install" not in last  # the extra has brought every library but the driver's
 
 
@@ -83,6 +83,6 @@ def served(environment: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 def test_auto_serves_on_the_cpu_and_says_why(served: dict[str, Any]) -> None:
     assert served["provider"]["name"] == "cpu"
-    assert served["provider"]["reason"].startswith("CUDA cannot be had: there is no NVIDIA driver")
+    assert served["provider"]["reason"].startswith("CUDA is not available: there is no NVIDIA driver")
     assert served["models"][0]["provider"] == "CPUExecutionProvider"
     assert served["models"][0]["promise"]["bits"]

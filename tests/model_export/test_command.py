@@ -194,7 +194,7 @@ def test_what_was_trained_can_be_exported(files: Path) -> None:
     weights = files / "run" / "model.safetensors"
     result = run("export", files / "tiny.toml", "--checkpoint", weights, "--out", files / "models" / "tiny")
     assert result.exit_code == 0, result.output
-    assert "the same bits alone and in company" in result.stdout
+    assert "the same bits batched and unbatched" in result.stdout
     assert (files / "models" / "tiny" / "1" / "manifest.json").is_file()
 
 
@@ -215,7 +215,7 @@ def test_an_export_without_weights_says_so_in_its_last_line_and_in_the_manifest(
 ) -> None:
     named = files / target if target.endswith(".toml") else target
     result = run("export", named, "--out", files / "models" / "m", *([] if named != target else ["--max-length", "64"]))
-    assert f"the weights are {weights}, for want of a --checkpoint" in result.stdout.replace("\n", " ")
+    assert f"the weights are {weights}, because no --checkpoint is given" in result.stdout.replace("\n", " ")
     assert json.loads((files / "models" / "m" / "1" / "manifest.json").read_text())["made"]["weights"] == weights
 
 
@@ -332,7 +332,7 @@ def test_the_package_runs_as_a_module() -> None:
         (("check", "folder"), "folder is a folder with neither manifest.json"),
         (("check", "tiny.toml", "--html", "nowhere/page.html"), "nowhere/page.html: No such file or directory"),
         (("export", "file", "--out", "m"), "file is no target"),
-        (("export", "file.pt", "--out", "m"), "name what makes the module too"),
+        (("export", "file.pt", "--out", "m"), "also name the function that returns the module"),
         (("export", "file.onnx", "--out", "m"), "file.onnx cannot be read as ONNX"),
         (("export", "empty.onnx", "--out", "m"), "empty.onnx holds no graph"),
         (("export", "absent.safetensors", "--out", "m"), "there is no file absent.safetensors"),

@@ -161,7 +161,7 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
     ("text", "why"),
     [
         ("users:nothing", "users has no nothing; it has .*make"),
-        ("users.py", "name what makes the module too, as in users.py:FACTORY"),
+        ("users.py", "also name the function that returns the module, as in users.py:FACTORY"),
         ("users:raises", r"no weights here \(users.py:"),
         ("users:quits", r"raises: SystemExit: 0 \(users.py:"),
         ("quits:make", r"importing it raises SystemExit: 0 \(quits.py:1\)"),
@@ -169,7 +169,7 @@ def test_a_checkpoint_is_put_into_a_users_module(folder: Path) -> None:
         ("users:number", "is a int: name a function"),
         ("no_such_module:make", "no module no_such_module, neither installed nor below"),
         ("users.inner:make", "no module users.inner|users is not a package"),
-        ("broken:make", "wants there_is_no_such_package, which is not installed"),
+        ("broken:make", "needs there_is_no_such_package, which is not installed"),
         ("fails:make", "ZeroDivisionError"),
         ("missing.py:make", "there is no file missing.py"),
         ("missing.toml", "there is no file missing.toml"),
@@ -194,9 +194,9 @@ def test_numbers_and_tokens_exclude_each_other(folder: Path) -> None:
 
 def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
     assert targets.read("users:make", TargetOptions(labels=("no", "yes"))).labels == ("no", "yes")
-    with pytest.raises(ConfigurationError, match="--labels names 3 classes, users:make answers 2"):
+    with pytest.raises(ConfigurationError, match="--labels gives 3 classes, but users:make has 2"):
         targets.read("users:make", TargetOptions(labels=("a", "b", "c")))
-    with pytest.raises(ConfigurationError, match="--classes names 5"):
+    with pytest.raises(ConfigurationError, match="--classes gives 5"):
         targets.read("users:make", TargetOptions(classes=5))
 
 
@@ -206,9 +206,9 @@ def test_a_spec_is_the_built_in_architecture(tmp_path: Path) -> None:
     target = targets.read(str(spec), TargetOptions())
     assert (target.kind, target.labels, target.framework) == ("spec", ("a", "b"), True)
     assert CliRunner().invoke(main, ["check", str(spec)]).exit_code == 0
-    with pytest.raises(ConfigurationError, match=r"--features 4 contradicts .*tiny.toml, which says 3"):
+    with pytest.raises(ConfigurationError, match=r"--features 4 contradicts .*tiny.toml, which has 3"):
         targets.read(str(spec), TargetOptions(features=4))
-    with pytest.raises(ConfigurationError, match="--second says nothing to"):
+    with pytest.raises(ConfigurationError, match="--second does not apply to"):
         targets.read(str(spec), TargetOptions(second="mask"))
     spec.write_text("[input]\n")
     with pytest.raises(SpecError):
@@ -223,7 +223,7 @@ def test_an_onnx_file_keeps_its_graph(tmp_path: Path) -> None:
     )
     assert (target.kind, target.names.time_first, target.framework) == ("onnx", True, False)
     assert target.build("name", 18).SerializeToString() == onnx.load(path).SerializeToString()
-    with pytest.raises(ConfigurationError, match="--checkpoint says nothing"):
+    with pytest.raises(ConfigurationError, match="--checkpoint does not apply"):
         targets.read(str(path), TargetOptions(checkpoint=path))
     path.write_bytes(b"no graph")
     with pytest.raises(ConfigurationError, match="cannot be read as ONNX"):

@@ -137,7 +137,7 @@ def test_options_out_of_bounds_are_said_by_name(options: dict[str, Any]) -> None
 def test_a_gpu_that_is_wanted_and_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu_only = Installation({"onnxruntime": "1.20"}, True, ("CPUExecutionProvider",), "", Driver, lambda: ())
     monkeypatch.setattr("lengthwise.runtime.provider.find", lambda: cpu_only)
-    with pytest.raises(ConfigurationError, match=r"cuda cannot be had: onnxruntime 1\.20 is without CUDA"):
+    with pytest.raises(ConfigurationError, match=r"cuda is not available: onnxruntime 1\.20 is without CUDA"):
         lengthwise.load(BUNDLED, provider="cuda")
 
 

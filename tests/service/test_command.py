@@ -27,7 +27,7 @@ def command(error: BaseException) -> click.Command:
         (VerificationError("the proof does not hold"), 1, "error: the proof does not hold"),
         (ConfigurationError("no such option"), 2, "error: no such option"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ZeroDivisionError("oh"), 2, "defect of lengthwise"),
+        (ZeroDivisionError("oh"), 2, "bug in lengthwise"),
         (click.UsageError("what?"), 2, "what?"),
     ],
 )

@@ -162,7 +162,7 @@ def test_processes_that_judge_at_the_same_time_share_what_the_container_has_left
             loading.load(place_graph(tmp_path / "second", hostile_models.greedy), LIMITS, judge=judge)
         with judging_endlessly(tmp_path / "third", processes, Stopping(), judge):
             until(lambda: len(processes) == 3)
-            with pytest.raises(NotJudged, match="no memory left to judge it; it is judged at the next look"):
+            with pytest.raises(NotJudged, match="no memory left to judge it; it is judged at the next scan"):
                 loading.load(place(tmp_path / "fourth"), LIMITS, judge=judge)
     assert loading.load(place(tmp_path / "fifth"), LIMITS, judge=judge)
 
@@ -216,7 +216,7 @@ def test_a_process_that_was_ended_from_outside_is_no_verdict_and_the_next_look_j
         os.kill(processes[0].pid, signal.SIGKILL)
         until(lambda: bool(raised))
     assert isinstance(raised[0], NotJudged)
-    assert "ended from outside, by SIGKILL" in str(raised[0])
+    assert "killed from outside, by SIGKILL" in str(raised[0])
 
     def ended(*_: object) -> judging.Judged:
         raise NotJudged("bad/1: ended from outside")
@@ -301,7 +301,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
 
 def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with pytest.raises(NotJudged, match=r"no process can be started .* --judge-in-process judges in the process"):
+    with pytest.raises(NotJudged, match=r"no process can be started .* use --judge-in-process, which judges"):
         loading.load(place(tmp_path), LIMITS, judge=JudgeProcess(600, 2**30))
 
 
@@ -311,8 +311,8 @@ def test_where_no_process_can_be_started_the_reason_names_the_option(tmp_path: P
         (b"", "ended with code 0"),
         (b"[1]", "ended with code 0"),
         (b"[" * 100_000, "ended with code 0"),
-        (b'{"judged": {}}', "gave no sense"),
-        (b'{"judged": {"promise": {}}}', "gave no sense"),
+        (b'{"judged": {}}', "gave no valid answer"),
+        (b'{"judged": {"promise": {}}}', "gave no valid answer"),
     ],
 )
 def test_an_answer_without_sense_is_a_refusal(told: bytes, said: str):

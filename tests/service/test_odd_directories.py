@@ -352,12 +352,12 @@ def test_names_that_no_model_can_have_are_passed_over_with_a_word(
     found = look(folder)
     assert served(found) == ["good/1"]
     assert found.refused == ()
-    passed = [line for line in caplog.messages if "is passed over" in line]
+    passed = [line for line in caplog.messages if "of the model repository is ignored" in line]
     assert len(passed) == 5
     assert any("'line\\nbreak'" in line for line in passed)
     caplog.clear()
     look(folder, found)
-    assert not [line for line in caplog.messages if "is passed over" in line]
+    assert not [line for line in caplog.messages if "of the model repository is ignored" in line]
 
 
 def test_an_unreadable_folder_keeps_its_running_version_and_the_other_models(

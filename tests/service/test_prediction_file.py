@@ -95,7 +95,7 @@ def test_a_last_line_that_comes_out_otherwise_is_of_another_run(tmp_path: Path, 
     path = tmp_path / "out"
     before = LINES[0] + LINES[1] + last
     path.write_bytes(before)
-    with pytest.raises(ConfigurationError, match=r"out:3 is not what this run makes .* another model"):
+    with pytest.raises(ConfigurationError, match=r"out:3 differs from what this run computes .* another model"):
         go_on(path, exact=exact, rest=[made])
     assert path.read_bytes() == before
 
@@ -127,7 +127,7 @@ def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, bad: bytes):
 def test_more_lines_than_records_are_of_another_run(tmp_path: Path):
     path = tmp_path / "out"
     path.write_bytes(b"".join(LINES))
-    with pytest.raises(ConfigurationError, match="out:3 is of a record that is not there"):
+    with pytest.raises(ConfigurationError, match="out:3 belongs to a record that the input does not have"):
         go_on(path, rest=[])
 
 

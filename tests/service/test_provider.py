@@ -69,14 +69,16 @@ def test_the_cpu_is_taken_where_it_is_asked_for_and_no_gpu_is_looked_at():
 def test_auto_takes_the_cpu_and_says_why_and_cuda_is_refused_for_the_same(installation: Installation, reason: str):
     choice = choose("auto", installation=installation)
     assert choice.devices == (CPU_DEVICE,)
-    assert choice.reason.startswith("CUDA cannot be had: ")
+    assert choice.reason.startswith("CUDA is not available: ")
     assert reason in choice.reason
-    with pytest.raises(ConfigurationError, match=f"--provider cuda cannot be had: .*{reason}"):
+    with pytest.raises(ConfigurationError, match=f"--provider cuda is not available: .*{reason}"):
         choose("cuda", installation=installation)
 
 
 def test_who_does_not_ask_for_cuda_is_not_told_how_to_install_it():
-    assert choose("auto", installation=FOR_THE_CPU).reason == "CUDA cannot be had: onnxruntime 1.31.1 is without CUDA"
+    assert (
+        choose("auto", installation=FOR_THE_CPU).reason == "CUDA is not available: onnxruntime 1.31.1 is without CUDA"
+    )
     with pytest.raises(ConfigurationError, match=r"lengthwise\[gpu\]"):
         choose("cuda", installation=FOR_THE_CPU)
 

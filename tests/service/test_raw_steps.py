@@ -179,7 +179,7 @@ async def test_the_bare_answer_of_a_per_step_model_has_a_row_for_each_step() -> 
 async def test_attention_has_no_place_in_a_bare_answer_and_none_in_some_models() -> None:
     async with asking(manifest()) as ask:
         bare = await ask([[1, 3]], "?outputs=attention", accept=OCTETS)
-    assert "attention has no place in an answer of octets" in bare.json()["detail"]
+    assert "attention cannot be returned as a raw tensor" in bare.json()["detail"]
     async with asking(manifest(attention=False)) as ask:
         without = await ask([[1, 3]], "?outputs=attention")
     assert "has no attention" in without.json()["detail"]
@@ -204,6 +204,6 @@ async def test_an_option_in_the_query_of_a_json_body_is_refused_and_not_lost(nam
         body = {"sequences": [[[1, 3]]]}
         answer = await service.client.post(f"/predict?{name}=", json=body)
         assert answer.status_code == 422
-        said = f"query parameter {name}: is for a body of octets; a JSON body has it as a field"
+        said = f"query parameter {name}: is for a raw tensor; in a JSON body it is a field"
         assert answer.json()["detail"] == said
         assert (await service.client.post("/predict?mine=1", json=body)).status_code == 200

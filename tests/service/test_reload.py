@@ -198,7 +198,7 @@ async def test_the_index_says_what_became_of_a_version_that_was_replaced_by_a_ba
         assert await version(service) == "1"
         state, reason = (await index(service))["vowels/1"]
     assert state == "READY"
-    assert reason.startswith("what stands in its place now is not served: vowels/1: model.onnx is not the file")
+    assert reason.startswith("the files that replaced it are not served: vowels/1: model.onnx is not the file")
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ async def test_the_index_says_what_became_of_a_version_that_was_replaced_by_a_ba
         ("none", "load", None, 404, "no version of such a model"),
         ("none", "unload", None, 404, "no such model"),
         ("..%2Fvowels", "load", None, 404, ""),
-        ("vowels", "load", {"parameters": {"config": "{}"}}, 400, "/parameters/config: is not taken"),
-        ("vowels", "load", {"parameters": {"unload_dependents": True}}, 400, "is not taken"),
-        ("vowels", "unload", {"parameters": {"file:1/model.onnx": "AAAA"}}, 400, "is not taken"),
+        ("vowels", "load", {"parameters": {"config": "{}"}}, 400, "/parameters/config: is not accepted"),
+        ("vowels", "load", {"parameters": {"unload_dependents": True}}, 400, "is not accepted"),
+        ("vowels", "unload", {"parameters": {"file:1/model.onnx": "AAAA"}}, 400, "is not accepted"),
         ("vowels", "load", {"parameters": 1}, 400, "the body must be empty, or"),
         ("vowels", "unload", [], 400, "the body must be empty, or"),
     ],
@@ -285,7 +285,10 @@ async def test_the_folder_is_looked_at_when_somebody_asks_and_not_before() -> No
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(ConfigurationError("the folder cannot be read"), "the folder cannot be read"), (MemoryError(), "looked through")],
+    [
+        (ConfigurationError("the folder cannot be read"), "the folder cannot be read"),
+        (MemoryError(), "could not be scanned"),
+    ],
 )
 async def test_a_look_that_fails_is_not_the_last(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
     found = Next(model(manifest()))
@@ -302,7 +305,7 @@ async def test_a_look_that_fails_is_not_the_last(error: Exception, said: str, ca
         while await version(service, SUMS) == "1":
             await asyncio.wait_for(changed(service).wait(), PATIENCE_SECONDS)
     assert f"{said}" in caplog.text
-    assert "what is served stays as it is" in caplog.text
+    assert "the served models stay" in caplog.text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), RecursionError()])
@@ -455,7 +458,7 @@ async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
         figures = await service.figures()
     assert figures['lengthwise_requests_total{code="200",model="vowels",version="1"}'] == 2
     assert [value for name, value in figures.items() if name.startswith("lengthwise_model_info")] == [1]
-    assert "vowels/1 is let go" in caplog.text
+    assert "vowels/1 is no longer served" in caplog.text
 
 
 # Everything at once
@@ -599,6 +602,6 @@ async def test_sighup_has_the_folder_looked_at(tmp_path: Path) -> None:
     with server_process.started(str(folder)) as server:
         place(folder, version=2)
         server.process.send_signal(signal.SIGHUP)
-        await asyncio.to_thread(server.wait_for, "vowels/1 is let go")
+        await asyncio.to_thread(server.wait_for, "vowels/1 is no longer served")
         assert server.predict(BODY).json()["version"] == "2"
         assert server.process.poll() is None

@@ -29,7 +29,7 @@ def test_the_highest_version_counts_as_a_number():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (None, "say with --model which model to load; served are: a, b"),
+        (None, "choose the model for the load with --model; served are: a, b"),
         ("c", "--model c is not served there; served are: a, b"),
     ],
 )

@@ -219,8 +219,8 @@ def test_what_ran_goes_on_when_something_bad_takes_its_place(folder: Folder, cap
         assert folder.scan() == ["vowels/1"]
         assert folder.model() is model
         assert "its digest differs" in folder.refused["vowels/1"]
-    assert [record.message for record in caplog.records if "goes on" in record.message] == [
-        f"vowels/1 is not served: {folder.refused['vowels/1']}; the one that stood there before goes on"
+    assert [record.message for record in caplog.records if "stays in service" in record.message] == [
+        f"vowels/1 is not served: {folder.refused['vowels/1']}; the model that was served before stays in service"
     ]
     place(folder.path)
     assert folder.scan() == ["vowels/1"]

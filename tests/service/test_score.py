@@ -207,7 +207,7 @@ def test_a_bad_record_ends_the_run_behind_the_lines_of_all_before_it(tmp_path: P
     result = call(source, tmp_path / "out")
     assert result.exit_code == 2
     assert f"error: {source}:4: the model takes 12 features a step, this one has 11" in result.stderr
-    assert f"stands in {tmp_path / 'out'}; --resume goes on" in result.stderr
+    assert f"the predictions so far are in {tmp_path / 'out'}; --resume continues" in result.stderr
     assert [line["id"] for line in read(tmp_path / "out")] == ["0", "1"]
     write(source, good, "", good, good, good)
     assert call(source, tmp_path / "out", "--resume").exit_code == 0
@@ -294,7 +294,7 @@ def test_a_terminated_command_says_what_stands_and_how_to_go_on(tmp_path: Path, 
     assert result.exit_code == 130
     left = (tmp_path / "out").read_bytes().count(b"\n")
     assert 0 < left < 200
-    assert f"stands in {tmp_path / 'out'}; --resume goes on behind it" in result.stderr
+    assert f"the predictions so far are in {tmp_path / 'out'}; --resume continues after them" in result.stderr
 
 
 def test_an_interruption_before_the_first_line_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -311,7 +311,7 @@ def test_an_interruption_before_the_first_line_promises_nothing(tmp_path: Path, 
     ("changed", "said"),
     [
         ({"id": "other"}, "out:1 is of the record 'r0'"),
-        ({"steps": [[0, 9]]}, "out:10 is not what this run makes of the record"),
+        ({"steps": [[0, 9]]}, "out:10 differs from what this run computes for the record"),
     ],
 )
 def test_a_file_of_another_input_is_not_gone_on_with(tmp_path: Path, changed: dict[str, object], said: str):
@@ -359,7 +359,7 @@ def test_resuming_and_overwriting_exclude_each_other(tmp_path: Path):
 def test_a_compressed_output_is_refused_with_the_reason(tmp_path: Path):
     result = call(DEMO, tmp_path / "out.jsonl.gz")
     assert result.exit_code == 2
-    assert "compress them after" in result.stderr
+    assert "compress the file afterwards" in result.stderr
 
 
 def test_the_input_is_never_written_to(tmp_path: Path):
@@ -367,7 +367,7 @@ def test_the_input_is_never_written_to(tmp_path: Path):
     before = source.read_bytes()
     result = call(source, source, "--overwrite")
     assert result.exit_code == 2
-    assert "the file that is read" in result.stderr
+    assert "is the input; name another file" in result.stderr
     assert source.read_bytes() == before
 
 

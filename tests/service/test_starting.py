@@ -264,7 +264,7 @@ async def test_a_look_that_fails_half_way_keeps_what_it_published(
 
         monkeypatch.setattr(scan, "directory_state", fails)
         monkeypatch.setattr(scan, "SLOW_SECONDS", PATIENCE_SECONDS)
-        with pytest.raises(Exception, match="could not be looked through"):
+        with pytest.raises(Exception, match="could not be scanned"):
             await service.serving.registry.refresh()
         assert (await service.client.get("/readyz")).status_code == 200
         assert await predict(service) == (200, "1")

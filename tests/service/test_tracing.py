@@ -236,7 +236,7 @@ async def test_who_follows_batches_costs_nobody_an_answer(caplog: pytest.LogCapt
         batcher: Batcher = service.serving.batcher
         batcher.execution.on_batch = follow
         assert (await service.predict(GOOD)).status_code == 200
-    assert "could not be followed" in caplog.text
+    assert "the callback for a batch of" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -271,10 +271,10 @@ def test_opentelemetrys_own_variables_say_where_traces_go(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: 'zipkin' is not here"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: 'zipkin' is not supported"),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not here; http/protobuf is",
+            "OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not supported; http/protobuf is",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Other ways to call a module, such as time-first, tried when a model raises or leaks.
 
-They only add a hint to the report or the error: which option the user may have meant. The call itself never changes.
+They only add a hint to the report or the error: which option the user may have meant. The check itself always uses the
+original call.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from lengthwise_export.tracing.source_lines import location_of
 
 
 def module_of(text: str) -> nn.Module:
-    """What a factory makes; a module itself will do as well. Random weights are the same ones each time.
+    """The module that a factory returns, or the module itself if the name is one. Random weights have a fixed seed.
 
     Raises:
         ConfigurationError: There is no such factory, it raises, or it returns something else than a torch module.
@@ -41,7 +41,7 @@ def module_of(text: str) -> nn.Module:
         except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_told(error)}") from error
     if not isinstance(made, nn.Module):
-        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it is to return a torch.nn.Module")
+        raise ConfigurationError(f"{text} gives a {type(made).__name__}: it must return a torch.nn.Module")
     return made
 
 
@@ -62,13 +62,13 @@ def _imported(where: str, text: str) -> ModuleType:
             raise ConfigurationError(
                 f"{text}: there is no module {error.name}, neither installed nor below the working directory"
             ) from error
-        raise ConfigurationError(f"{text}: importing it wants {error.name}, which is not installed") from error
+        raise ConfigurationError(f"{text}: importing it needs {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # the user's own code
         raise ConfigurationError(f"{text}: importing it raises {_told(error)}") from error
 
 
 def _own(made: Any) -> list[str]:
-    """The functions and classes that a module defines itself, as far as it shows them."""
+    """The public functions and classes that a module defines itself."""
     if not isinstance(made, ModuleType):
         return []
     return [

@@ -20,23 +20,23 @@ TargetKind = Literal["spec", "checkpoint", "module", "onnx", "directory"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model, whatever it was made with.
+    """A loaded target: a model from any framework.
 
     Attributes:
         text: The TARGET as given by the user.
         kind: The kind of target.
         steps: The kind of a step.
         subject: The model, to be checked.
-        labels: Its classes, by the names that were given or by number.
+        labels: Its class names; numbers if no names were given.
         per_step: Whether it answers each step.
-        names: What its graph's inputs and outputs are called.
-        build: Makes its graph; told the model's name and the opset.
-        framework: Whether it was made in a framework that its graph can be held against.
-        checkpoint: The weights that were given for it.
-        manifest: That of a model directory.
-        spec: That of the built-in architecture.
-        notices: What its reader should tell.
-        is_object: Whether the caller gave an object: its weights are those that are meant.
+        names: The names of its graph's inputs and outputs.
+        build: Builds its graph from the model's name and the opset.
+        framework: Whether it runs in torch, so that its graph can be compared with it.
+        checkpoint: The file of its weights, if one was given.
+        manifest: The manifest, if the target is a model directory.
+        spec: The spec, if the target is of the built-in architecture.
+        notices: Messages to show to the user.
+        is_object: Whether the caller passed an object, which has its weights already.
     """
 
     text: str
@@ -56,7 +56,11 @@ class Target:
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
-    """Compares what was said with what the target says itself."""
+    """Checks that no option contradicts the target.
+
+    Raises:
+        ConfigurationError: One does.
+    """
     for flag, said, own in (
         ("features", options.features, steps.features),
         ("vocabulary", options.vocabulary, steps.vocabulary),
@@ -64,12 +68,16 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
         ("labels", options.labels, tuple(labels)),
     ):
         if said is not None and said != own:
-            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which says {own}")
+            raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
-    """The names that were given, or numbers."""
+    """The class names from the option `labels`; numbers without it.
+
+    Raises:
+        ConfigurationError: An option gives another number of classes than the model.
+    """
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
-            raise ConfigurationError(f"--{flag} names {said} classes, {text} answers {classes}")
+            raise ConfigurationError(f"--{flag} gives {said} classes, but {text} has {classes}")
     return options.labels or tuple(map(str, range(classes)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Given: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | nn.Module"
-"""What a caller gives for a target: a text, or an object."""
+"""A target as the caller passes it: a text, or an object."""
 
 FORMS = (
     "a spec of the built-in architecture (*.toml), what `lengthwise train` wrote (*.safetensors, or its folder), "
@@ -54,13 +54,13 @@ def read(given: Given, options: TargetOptions) -> Target:
     """Reads a TARGET.
 
     Args:
-        given: A text, a torch module or an ONNX graph. A module is used as it is: it is put into evaluation mode, and
-            takes the weights of `options.checkpoint`.
-        options: What the caller says of it.
+        given: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
+            weights of `options.checkpoint` are loaded into it.
+        options: The options that describe it.
 
     Raises:
-        ConfigurationError: It is no target, cannot be loaded, or is contradicted by an option.
-        UncheckableError: It is one, and takes nothing that says where a sequence ends.
+        ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
+        UncheckableError: The model takes neither lengths nor a mask.
     """
     text = named(given)
     if isinstance(given, str | os.PathLike):
@@ -72,7 +72,7 @@ def read(given: Given, options: TargetOptions) -> Target:
     for field in dataclasses.fields(options):
         said = getattr(options, field.name)
         if said not in (None, False) and field.name not in _APPLY[kind]:
-            raise ConfigurationError(f"--{field.name.replace('_', '-')} says nothing to {text}: it is a {_SAID[kind]}")
+            raise ConfigurationError(f"--{field.name.replace('_', '-')} does not apply to {text} ({_SAID[kind]})")
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
@@ -93,7 +93,7 @@ def read(given: Given, options: TargetOptions) -> Target:
 
 
 def named(given: object) -> str:
-    """What a target is called in messages.
+    """The name of a target in messages.
 
     Raises:
         ConfigurationError: It is none.
@@ -135,10 +135,12 @@ def _kind(text: str) -> TargetKind:
     if ":" in text:
         return "module"
     if path.suffix == ".py":
-        raise ConfigurationError(f"{text} is no target: name what makes the module too, as in {text}:FACTORY")
+        raise ConfigurationError(
+            f"{text} is no target: also name the function that returns the module, as in {text}:FACTORY"
+        )
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
         raise ConfigurationError(
-            f"{text} holds weights, and not what they are for: name what makes the module too, as in "
+            f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"
         )
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")

@@ -30,7 +30,7 @@ def read_spec(text: str, options: TargetOptions) -> Target:
 
 
 def read_checkpoint(text: str, options: TargetOptions) -> Target:
-    """The built-in architecture as it was trained: the spec comes from the checkpoint."""
+    """The built-in architecture with the spec that is stored in its checkpoint."""
     path = trained.checkpoint_file(Path(text))
     spec = trained.read_record(path).spec
     if spec is None:
@@ -55,12 +55,12 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
 
 
 def read_module(text: str, options: TargetOptions) -> Target:
-    """What a factory of the user's makes."""
+    """The module that a user's factory returns."""
     return of_module(text, module_of(text), options)
 
 
 def of_module(text: str, module: nn.Module, options: TargetOptions) -> Target:
-    """A user's module: how it is called is read off its signature, what a step is off its layers."""
+    """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
     module = _unwrapped(module)
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
@@ -88,7 +88,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions) -> Target:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` or `DataParallel` was given: what they wrap it in computes the same."""
+    """The module inside a wrapper of `torch.compile` or `DataParallel`, which computes the same."""
     while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
         inside = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
         if not isinstance(inside, nn.Module):

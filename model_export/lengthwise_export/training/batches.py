@@ -27,7 +27,7 @@ NO_TARGET = -100
 """The target of a padded step: `cross_entropy`'s `ignore_index`."""
 
 POOL_BATCHES = 8
-"""Number of batches that are made from one pool of sequences sorted by length. More saves padding, fewer is more
+"""Number of batches that are cut from one group of sequences sorted by length. More saves padding, fewer is more
 random."""
 
 

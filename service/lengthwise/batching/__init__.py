@@ -1,1 +1,1 @@
-"""Which sequences run together, when, and in which thread. Knows neither onnxruntime nor any protocol."""
+"""Decides which sequences run together, when, and in which thread. It imports neither onnxruntime nor a protocol."""

@@ -43,7 +43,7 @@ class Batcher:
     Args:
         runners: Number of runner threads.
         max_queue_cost_steps: Most padded steps that may wait, in all queues together.
-        max_wait_seconds: Longest that a sequence waits for more requests to batch with while a runner is idle.
+        max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
         on_batch: Called with each batch that ran or failed, in the thread that ran it.
         clock: Seconds; the clock of all deadlines.
@@ -135,10 +135,10 @@ class Batcher:
         Args:
             queue: The model's queue.
             sequences: Each `[length, features]` or `[length]`, already validated.
-            finish: Makes the answer of all results, in order; runs in the thread that ran the last batch.
+            finish: Builds the answer from all results, in order; runs in the thread that ran the last batch.
             deadline: When the answer is no longer useful, on the batcher's clock.
             priority: 0 to 9, higher first.
-            attention: Whether the attention weights are wanted.
+            attention: Whether to return the attention weights.
             waiter: Completed instead of a future, which then need not be created.
             trace: The caller's trace, for `on_batch`.
 
@@ -264,7 +264,7 @@ class Batcher:
         try:
             chosen = plan(queue.pending, queue.cost, limits, self._clock())
         except Exception:  # an error in a plan must not end the runner
-            log.exception("planning failed for %s; the most urgent sequence runs alone", queue.name)
+            log.exception("planning failed for %s; the most urgent sequence runs unbatched", queue.name)
             urgent = queue.pending.most_urgent()
             if urgent is None:
                 return []

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_LOG_ERROR: Final = 0.7
-"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that something
-else on the machine held up is not learned from as it is."""
+"""Bound on the log of one run's seconds over the predicted seconds (0.7 is a factor of 2), so that a run that other
+work on the machine delayed has little effect."""
 _DRIFT_WEIGHT: Final = 0.05
 """Weight of one run in the moving average of the drift: it follows a change within about 20 batches."""
 _OVERHEAD_WEIGHT: Final = 0.01
@@ -62,7 +62,7 @@ class Column(NamedTuple):
     """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`.
 
     Attributes:
-        seconds: Of a batch of 0, 1, 2, ... rows; the first is 0.
+        seconds: Seconds of a batch of 0, 1, 2, ... rows; the first is 0.
         cheapest_rows: For at most 0, 1, 2, ... rows, the number of rows with the fewest seconds a row; the first is 0.
         enough_rows: The smallest number of rows whose seconds a row are nearly the least (within 5 %).
         least_row_seconds: The seconds a row at the best number of rows.

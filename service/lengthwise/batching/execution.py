@@ -1,6 +1,6 @@
 """Runs one batch: pads it, computes it, gives the results to their requests, and counts it in the metrics.
 
-An error here fails this batch alone: its requests get the error, and the next batch runs.
+An error here affects only this batch: its requests get the error, and the next batch runs.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Execution:
         try:
             on_batch(queue, sequences, start, end)
         except Exception:  # the answers are ready: an error in an observer must not lose them
-            log.exception("a batch of %d could not be followed in %s", len(sequences), queue.name)
+            log.exception("the callback for a batch of %d failed in %s", len(sequences), queue.name)
 
     def _store(
         self, planned: PlannedBatch, results: Sequence[Any] | None, start: float, seconds: float, charged: float

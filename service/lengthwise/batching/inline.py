@@ -19,11 +19,11 @@ SLOW_FACTOR: Final = 8
 """An inline batch that takes longer than this times the inline limit starts a cooldown: its model stays off the event
 loop."""
 COOLDOWN_FACTOR: Final = 100
-"""Shortest cooldown, in times of the slow run: a model blocks the event loop for 1 % of the time at most."""
+"""Shortest cooldown, as a multiple of the slow run: a model blocks the event loop for at most 1 % of the time."""
 MAX_COOLDOWN_SECONDS: Final = 3600.0
 _RESET_FACTOR: Final = 10
-"""A slow run is the first again after this many times the last cooldown without one; until then the cooldown doubles
-with each slow run."""
+"""After this many times the last cooldown without a slow run, the next slow run counts as the first again. Until then
+the cooldown doubles with each slow run."""
 
 
 class InlineRule:

@@ -64,7 +64,7 @@ class _Order:
         self._entries: list[tuple[float, Number]] = []
 
     def __len__(self) -> int:
-        """How many numbers it holds, those of removed sequences too."""
+        """How many numbers it holds, including those of removed sequences."""
         return len(self._entries)
 
     def add(self, entry: tuple[float, Number]) -> None:

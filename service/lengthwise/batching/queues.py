@@ -33,14 +33,15 @@ SHARED_TURN_SECONDS: Final = 0.002
 """The same limit where several models are served: a running batch cannot be interrupted for another model, and a few
 rows gain nearly all that batching can."""
 _WAKE_UP_SECONDS: Final = 0.005
-"""How late a busy machine may wake a runner: a wait for more requests ends this much before a deadline needs it to."""
+"""How late a busy machine may wake a runner: a wait for more requests ends this many seconds earlier than a deadline
+requires."""
 
 _USED_SECONDS: Final = attrgetter("used_seconds")
 
 RunBatch = Callable[[PaddedBatch, bool], Sequence[Any]]
 """Runs a padded batch, with attention (true) or without. Returns one result for each row, which is opaque here."""
 Finish = Callable[[list[Any], "Timing"], Any]
-"""Makes a call's answer of the results of its sequences, in their order."""
+"""Builds a call's answer from the results of its sequences, in their order."""
 
 
 class Timing(NamedTuple):
@@ -143,7 +144,7 @@ class ModelQueue:
 
 
 class Waiter(Protocol):
-    """What a request completes, once, on the event loop: the part of an `asyncio.Future` that this needs."""
+    """The interface of what a request completes, once, on the event loop: a part of `asyncio.Future`."""
 
     def done(self) -> bool:
         """Whether it is complete or cancelled."""
@@ -163,8 +164,8 @@ class PendingRequest:
         queue: Its model's queue.
         future: What is completed: an `asyncio.Future` that the caller awaits, or the `Waiter` that the caller gave. A
             caller that stops waiting calls `Batcher.withdraw`.
-        finish: Makes the answer of the results.
-        attention: Whether the attention weights are wanted.
+        finish: Builds the answer from the results.
+        attention: Whether to return the attention weights.
         results: The result of each sequence; None where there is none yet.
         remaining: How many results are missing.
         trace: The caller's trace, for `on_batch`; not used here.
@@ -212,7 +213,7 @@ class ModelQueues:
     """The queues of all models, and whose turn it is.
 
     Args:
-        max_wait_seconds: Longest that a sequence waits for more requests to batch with while a runner is idle.
+        max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
     """
 
     def __init__(self, max_wait_seconds: float = 0.0) -> None:
@@ -229,13 +230,13 @@ class ModelQueues:
         self._queues.append(queue)
 
     def remove_if_done(self, queue: ModelQueue) -> None:
-        """Removes a queue that is closed and has nothing waiting or running; a late call for it adds it again."""
+        """Removes a queue that is closed and has no sequence waiting or running; a late call for it adds it again."""
         if queue.closed and not queue.pending and not queue.inflight and queue in self._queues:
             self._queues.remove(queue)
             queue.pending = PendingSequences()  # breaks a cycle: its orders may hold old requests, and these the queue
 
     def activate(self, queue: ModelQueue) -> None:
-        """Prepares a queue for a new sequence: if it was empty, it has no claim on time that it did not use."""
+        """Prepares a queue for a new sequence: an empty queue gets no credit for the time that it did not use."""
         if queue.closed and queue not in self._queues:
             self._queues.append(queue)
         if not queue.pending:

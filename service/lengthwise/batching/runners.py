@@ -82,7 +82,7 @@ class Runners:
     Args:
         source: Gives batches.
         execution: Runs a batch.
-        lock: Held while the source is asked.
+        lock: Held while the source is called.
         count: Number of runner threads.
         clock: Seconds.
         mode: When the event loop may run batches.

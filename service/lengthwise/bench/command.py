@@ -90,7 +90,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 
 @click.command(cls=Command)
 @click.argument("where", required=False, metavar="[URL or MODEL]")
-@click.option("--model", help="Which of the service's models, where it has several.")
+@click.option("--model", help="The model to send requests to, if the service has several.")
 @click.option(
     "--serve",
     "serve_options",
@@ -104,7 +104,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     type=click.IntRange(1, 4096),
     default=LoadSpec.concurrency,
     show_default=True,
-    help="Requests in flight; with a rate, the maximum of connections.",
+    help="Requests in flight; with a rate, the most connections.",
 )
 @click.option(
     "--request-rate", "rate", type=click.FloatRange(0, 1e6, min_open=True), help="Open loop: requests due per second."
@@ -134,9 +134,9 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     type=click.FloatRange(0, 600),
     default=LoadSpec.warmup_seconds,
     show_default=True,
-    help="Load before it that is not measured.",
+    help="How long each load runs before it is measured.",
 )
-@click.option("--request-count", "count", type=click.IntRange(1), help="Maximum of requests of each load.")
+@click.option("--request-count", "count", type=click.IntRange(1), help="Most requests in each load.")
 @click.option(
     "--lengths",
     default=Workload.lengths,
@@ -169,8 +169,8 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
     show_default=True,
     help="Form of the requests; binary holds one sequence each.",
 )
-@click.option("--features", type=click.IntRange(1), help="Numbers per step, where the service does not tell.")
-@click.option("--vocabulary", type=click.IntRange(1), help="Number of token ids, where the service does not tell.")
+@click.option("--features", type=click.IntRange(1), help="Values of a step, if the service does not report it.")
+@click.option("--vocabulary", type=click.IntRange(1), help="Number of token ids, if the service does not report it.")
 @click.option("--max-length", type=click.IntRange(1), help="Longest sequence that is sent; default: the model's.")
 @click.option(
     "--header",
@@ -184,7 +184,7 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 @click.option("--seed", type=click.IntRange(0), default=LoadSpec.seed, show_default=True, help="Same seed, same load.")
 @click.option("--tune", is_flag=True, help="Try settings of the service under this load, and show the best.")
 @click.option("--costs", is_flag=True, help="Run no load; show the model's measured cost table.")
-@click.option("--save", is_flag=True, help="With --costs: keep the table in the model directory, for services here.")
+@click.option("--save", is_flag=True, help="With --costs: store the table in the model directory for later starts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option(
     "--plot",
@@ -207,8 +207,8 @@ def bench(
 ) -> None:
     """Puts load on a service and shows throughput, latency and padding.
 
-    Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). A
-    closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
+    Without a URL, it starts a service for the model directory or repository at the path (or for the bundled one). The
+    load is a closed loop, unless a rate is given. Exit code 1: an answer was wrong or missing.
     """
     if features is not None and vocabulary is not None:
         raise click.UsageError("--features and --vocabulary exclude each other")

@@ -28,7 +28,7 @@ def microseconds_per_step(cost: CostTable) -> NDArray[np.float64]:
 
 
 def table(cost: CostTable, *, title: str) -> Table:
-    """Rows down, widths across."""
+    """The table for the terminal: a line for each number of rows, a column for each width."""
     drawn = Table(title=title, caption="microseconds a padded step", box=SIMPLE_HEAD, pad_edge=False)
     drawn.add_column("rows", justify="right")
     for width in cost.widths.tolist():
@@ -39,7 +39,7 @@ def table(cost: CostTable, *, title: str) -> Table:
 
 
 def draw(cost: CostTable, path: Path, *, title: str) -> None:
-    """A line for each width.
+    """Draws a line for each width.
 
     Raises:
         ConfigurationError: matplotlib is not installed.

@@ -50,7 +50,7 @@ class Samples:
         return dict(sums)
 
     def buckets(self, histogram: str) -> tuple[list[float], list[float]]:
-        """A histogram's upper bounds, ascending, infinity last, and how many observations lie in each bucket alone."""
+        """A histogram's upper bounds, ascending, with infinity last, and the counts of its buckets, not cumulative."""
         cumulative = sorted((_bound(le), total) for le, total in self.by_label(f"{histogram}_bucket", "le").items())
         bounds = [bound for bound, _ in cumulative]
         totals = [total for _, total in cumulative]

@@ -44,20 +44,20 @@ class Figures:
 
     Attributes:
         load: The load in words.
-        offered_rate: Requests due a second; None for a closed loop, which offers what is taken.
+        offered_rate: Requests due per second; None for a closed loop, which has no fixed rate.
         seconds: How long the load lasted.
         requests_per_second: Answers of status 200 a second.
-        sequences_per_second: The same in sequences.
-        latency_ms: Of the answers of status 200; None where there was none.
+        sequences_per_second: Sequences in these answers per second.
+        latency_ms: The latency of answers of status 200; None if there was none.
         answers: Number of answers by status.
         unsent: Requests of an open loop that were due but never sent, because the server was too far behind.
         unanswered: Requests whose answer had not come when waiting was given up.
         broken: Requests whose connection broke before the answer.
-        wrong: Answers that differ from the same sequence's alone; None where it was not checked.
-        padding_share: Padding over all steps computed; None where the server has no such counter.
-        rows_per_batch: Mean rows of a batch; None likewise.
-        late_ms: 99th percentile of how long after its moment a request went out: what the client itself added, or the
-            wait for a free connection.
+        wrong: Answers that differ from the unbatched answer of the same sequence; None if not checked.
+        padding_share: Padding divided by all computed steps; None where the server has no such metric.
+        rows_per_batch: Mean rows of a batch; None where the server has no such metric.
+        late_ms: 99th percentile of the time from when a request was due to when it was sent: the delay by the client
+            itself, or by the wait for a free connection.
         client_core_share: Processor time of the client over the load's time.
         client_us_per_request: Processor time of the client a request, microseconds.
     """
@@ -170,7 +170,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
 
 
 def _ms(value: float | None) -> str:
-    """About three digits: no figure is more precise."""
+    """Milliseconds as text, with about three digits."""
     return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

@@ -117,10 +117,10 @@ def running(
 
     Args:
         command: What to start.
-        port: Where it will listen.
+        port: The port that it will listen on.
         ready_path: Answers 200 once the server is ready.
         cores: The processor cores it may use, and its children.
-        environment: Variables beside this process's own.
+        environment: Environment variables in addition to those of this process.
         hopeless: Called while it is not ready; returns the reason why it never will be, or None.
 
     Yields:
@@ -169,7 +169,7 @@ def _is_ready(target: ServerAddress, path: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends it with SIGTERM, and after a while kills it and its children."""
+    """Ends it with SIGTERM; if it does not end in time, kills it and its children."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

@@ -31,13 +31,13 @@ from lengthwise.errors import ConfigurationError
 _TICK_SECONDS = 0.2
 
 Check = Callable[[int, bytes], bool]
-"""Takes the place of a request in the list of requests and the body of its answer; true where the answer is right."""
+"""Called with the index of a request and the body of its answer; returns whether the answer is right."""
 
 Note = Callable[[int, bytes], None]
-"""Takes the place of a request in the list of requests and the head of its answer, in lower case."""
+"""Called with the index of a request and the header block of its answer, in lower case."""
 
 Tick = Callable[[int, float], None]
-"""Takes the number of requests sent and the seconds passed; called now and then."""
+"""Called repeatedly with the number of requests sent and the seconds passed."""
 
 
 @dataclass(frozen=True, slots=True)

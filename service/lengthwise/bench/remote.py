@@ -44,7 +44,7 @@ def get(target: ServerAddress, path: str, headers: dict[str, str] | None = None)
 
 
 def refusals(target: ServerAddress) -> str | None:
-    """Why a running service will not serve: it rejected its models, or has none; None where it serves one."""
+    """Why a running service has nothing to serve: it rejected its models, or has none. None if it serves a model."""
     try:
         described = orjson.loads(get(target, "/healthz")[1])
         if described.get("starting"):
@@ -68,7 +68,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     """The model for requests: the named one, or the only one.
 
     Raises:
-        ConfigurationError: There is none, or there are several and none is named, or the service does not tell.
+        ConfigurationError: There is none, or there are several and none is named, or the service does not report them.
     """
     status, body = get(target, "/healthz", headers)
     if status == 401:
@@ -77,8 +77,8 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
         described = [_described(entry) for entry in orjson.loads(body)["models"]]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{target.url}/healthz (status {status}) does not say what models are served; say it with "
-            "--features or --vocabulary, and --model where there are several"
+            f"{target.url}/healthz (status {status}) does not list the served models; pass "
+            "--features or --vocabulary, and --model if there are several"
         ) from error
     names = sorted({entry.name for entry in described})
     found = [entry for entry in described if name in (None, entry.name)]
@@ -86,7 +86,7 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
     if name is not None and not found:
         raise ConfigurationError(f"--model {name} is not served there; served are: {served}")
     if name is None and len(names) != 1:
-        raise ConfigurationError(f"say with --model which model to load; served are: {served}")
+        raise ConfigurationError(f"choose the model for the load with --model; served are: {served}")
     return max(found, key=lambda entry: int(entry.version))
 
 

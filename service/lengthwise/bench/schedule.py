@@ -33,7 +33,7 @@ class Closed:
     count: float = math.inf
 
     def due(self, sent: int, now: float) -> float:
-        """Now, or never again."""
+        """`now` until a bound is reached, then infinity."""
         return now if sent < self.count and now < self.seconds else math.inf
 
     def left(self, sent: int) -> int:
@@ -52,9 +52,9 @@ class Open:
     moments: Sequence[float]
 
     def due(self, sent: int, now: float) -> float:
-        """Moment number `sent`."""
+        """The moment of request number `sent`; infinity after the last one."""
         return self.moments[sent] if sent < len(self.moments) else math.inf
 
     def left(self, sent: int) -> int:
-        """Moments after number `sent`."""
+        """Number of moments from number `sent` on."""
         return len(self.moments) - sent

@@ -78,7 +78,7 @@ class LoadSpec:
         seconds: How long requests are due.
         warmup_seconds: A load of the same kind before, which is not measured.
         count: Maximum of requests; None for no other limit than time.
-        seed: Of the arrivals.
+        seed: Seed of the arrivals.
     """
 
     concurrency: int = 64
@@ -92,7 +92,7 @@ class LoadSpec:
 
     @property
     def name(self) -> str:
-        """The load in words."""
+        """A description of the load."""
         if self.rate is None:
             return f"{self.concurrency} connection{'s' if self.concurrency > 1 else ''}"
         return f"{self.arrivals} {self.rate:,.0f}/s"
@@ -115,7 +115,7 @@ class LoadTest:
         requests: Sent in this order, and again from the start.
         expected: The expected answers; None where answers are not checked.
         sequences_per_request: How many sequences each holds.
-        headers: Of requests for metrics, such as a key.
+        headers: Headers of requests for metrics, such as a key.
     """
 
     target: ServerAddress
@@ -205,11 +205,11 @@ class Workload:
         distinct: Number of different random sequences.
         per_request: Sequences a request.
         form: The format of requests.
-        step: The input of one step; None to ask the service.
-        max_length: Longest sequence; None to ask the service.
+        step: The input of one step; None to take it from the service.
+        max_length: Longest sequence; None to take it from the service.
         headers: Further headers of each request.
         check: Whether answers are compared with unbatched ones.
-        seed: Of lengths, values and arrivals.
+        seed: Seed of lengths, values and arrivals.
     """
 
     lengths: str = "lognormal:50,0.7"

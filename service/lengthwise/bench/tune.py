@@ -134,7 +134,7 @@ def _shown(score: float, unit: str) -> str:
 
 
 def table(steps: Sequence[TunedOption], *, title: str) -> Table:
-    """One row an option."""
+    """A table with one row for each option."""
     drawn = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("option", "value", "why"):
         drawn.add_column(heading)

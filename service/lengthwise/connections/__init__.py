@@ -1,1 +1,1 @@
-"""Connections, whatever protocol they carry: accepted, limited, secured and closed."""
+"""Connections under any protocol: accepting, limiting, TLS, draining and closing."""

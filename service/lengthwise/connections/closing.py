@@ -19,17 +19,17 @@ LINGER_BYTES: Final = 16 * 1024 * 1024
 
 
 def gently(transport: asyncio.Transport) -> asyncio.Transport:
-    """A transport whose `close` does not cut off what was written."""
+    """A transport whose `close` first sends everything that was written."""
     return _Gentle(transport) if transport.can_write_eof() else transport
 
 
 class _Gentle(asyncio.Transport):
-    """A transport that closes in two steps, and forwards everything else to another one.
+    """Wraps a transport so that it closes in two steps; everything else is forwarded.
 
-    Methods that are called for each request are the other one's own, so that forwarding costs nothing.
+    Methods that are called for each request are those of the wrapped transport, so that forwarding costs nothing.
 
     Args:
-        transport: The other one.
+        transport: The wrapped transport.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -53,19 +53,19 @@ class _Gentle(asyncio.Transport):
         transport.resume_reading()
 
     def abort(self) -> None:
-        """Ends it at once."""
+        """Closes the connection at once; unsent bytes are lost."""
         self._transport.abort()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Whose connection it is."""
+        """The protocol that handles the connection."""
         return self._transport.get_protocol()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Gives it to another protocol."""
+        """Sets the protocol that handles the connection."""
         self._transport.set_protocol(protocol)
 
     def is_reading(self) -> bool:
-        """Whether it reads."""
+        """Whether it is reading."""
         return self._transport.is_reading()
 
     def can_write_eof(self) -> bool:
@@ -85,7 +85,7 @@ class _Gentle(asyncio.Transport):
         return self._transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Sets them."""
+        """Sets these buffer sizes."""
         self._transport.set_write_buffer_limits(high, low)
 
 
@@ -113,15 +113,15 @@ class _Lingering(asyncio.Protocol):
         """The client has ended its side: the transport closes."""
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """Called when the client does not read."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Called when the client reads again."""
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """Called when the connection has ended."""
         self._timer.cancel()
         self._protocol.connection_lost(exc)
 

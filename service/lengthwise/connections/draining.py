@@ -27,7 +27,7 @@ _LOOK_SECONDS: Final = 0.02
 
 
 class DrainedConnection(Protocol):
-    """What draining needs to know of a connection."""
+    """The interface of a connection that is drained."""
 
     transport: asyncio.Transport
     cycle: Any
@@ -35,7 +35,7 @@ class DrainedConnection(Protocol):
 
     @property
     def owes(self) -> bool:
-        """Whether a request has begun here that has no answer yet."""
+        """Whether a request has begun and has no answer yet."""
 
     def end_unfinished(self) -> None:
         """Tells a client that has not sent its whole request that the server ends."""

@@ -6,7 +6,7 @@ accept ──> pending: the TLS handshake, within handshake_seconds ──> conn
 ```
 
 A client that connects and sends nothing occupies a place for the time of a handshake, and only until another client
-needs it: an honest handshake takes milliseconds, so the oldest ones are those of silent clients.
+needs it: a normal handshake takes milliseconds, so the oldest ones are those of silent clients.
 
 Connections that are being opened when the server ends are not reset; see `Listener.close`.
 """
@@ -174,14 +174,14 @@ class _Arrival(asyncio.Protocol):
     """The first protocol of a connection: replaced by the real one once the handshake is over.
 
     Args:
-        arrived: Called with the connection then.
+        arrived: Called with the connection when the handshake is over.
     """
 
     def __init__(self, arrived: Callable[[asyncio.Transport], None]) -> None:
         self._arrived = arrived
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is over."""
+        """Called when the handshake is over."""
         self._arrived(cast("asyncio.Transport", transport))
 
 
@@ -192,10 +192,10 @@ def listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
     Args:
         host: Address to listen on.
         port: Port to listen on.
-        option: What sets the port, for the message.
+        option: The option that sets the port, for the message.
 
     Raises:
-        ConfigurationError: The address cannot be had.
+        ConfigurationError: The server cannot listen on the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""The certificates of HTTPS, read once, before the server listens. Error messages name the file that is wrong."""
+"""Reads the certificates for HTTPS once, before the server listens. Error messages name the file that is wrong."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class UnreadWatch:
         self._timer = self._loop.call_later(self._patience / _LOOKS, self._look)
 
     def stop(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

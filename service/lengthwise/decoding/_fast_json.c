@@ -2,7 +2,7 @@
  *
  * `locate` finds where the sequences stand in the body, `read_values` and `read_tokens` read them. Where a text is not
  * exactly what they expect they return None, and the reader in Python (`validation.py`) decides. What they do return is
- * what that reader makes of the same text, bit for bit: tests/service/test_json_body.py and test_fast_json.py hold it.
+ * what that reader makes of the same text, bit for bit: tests/service/test_json_body.py and test_fast_json.py test this.
  *
  * Nothing here calls itself, so the nesting of a text costs no stack. Every text ends in NUL, which is part of no token:
  * a loop that stops at any byte it does not expect never passes the end.

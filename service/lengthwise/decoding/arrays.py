@@ -1,7 +1,8 @@
-"""Arrays of a Python caller, decoded into items: the same rules as for a body, and one error for all that is wrong.
+"""Converts a Python caller's arrays to items, by the rules for a body. One error names everything that is wrong.
 
-A value model takes `[length, features]` of any real type, NaN where a value is missing; with one feature `[length]`
-will do. A token model takes `[length]` whole numbers. Lists of lists are arrays too, with None for a missing value.
+A model of values takes `[length, features]` of any real type, with NaN for a missing value; with one feature,
+`[length]` is accepted too. A token model takes `[length]` whole numbers. Nested lists are accepted, with None for a
+missing value.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _MOST_SHOWN: Final = 40
 
 
 def items(sequences: Iterable[Any], manifest: Manifest) -> list[Item]:
-    """The sequences as the model takes them, in their order.
+    """Converts and validates the sequences, in their order.
 
     Args:
         sequences: Array-likes, of different lengths.
-        manifest: Of the model.
+        manifest: The manifest of the model.
 
     Raises:
-        InvalidSequences: One or several are not what the model takes: names each by its place.
+        InvalidSequences: The model does not accept some of them; names each by its index.
     """
     if isinstance(sequences, str | bytes | Mapping) or not isinstance(sequences, Iterable):
         raise InvalidSequences(
@@ -58,7 +59,7 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
     """One sequence: `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
 
     Raises:
-        ValueError: It is no such array.
+        ValueError: The array does not have this form; the message says why.
     """
     if type(given) is np.ndarray and given.dtype == _FLOAT32 and given.ndim == 2 and manifest.input.kind == "values":
         return given  # as nearly always
@@ -73,7 +74,7 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
         raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
-    with np.errstate(over="ignore"):  # what is too large for float32 is said with its step
+    with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
         return array.astype(np.float32, copy=False)
 
 
@@ -90,10 +91,10 @@ def _tokens(array: NDArray[Any]) -> Steps:
 
 
 def _array(given: Any) -> NDArray[Any]:
-    """Any array-like as an array of numbers.
+    """Converts any array-like to an array of numbers.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It cannot be converted.
     """
     if isinstance(given, np.ma.MaskedArray) and np.any(given.mask):  # what is masked is missing
         given = np.ma.filled(given.astype(np.promote_types(given.dtype, np.float32)), np.nan)

@@ -1,4 +1,4 @@
-"""A decoded request: what every protocol makes of a body, and the rules that all of them check.
+"""A decoded request: the result of decoding a body under any protocol, and the rules that all protocols check.
 
 A `Call` has one `Item` for each sequence. Its steps are those that no mask removed, with NaN for a missing value. A
 `Call` is always valid: the protocols reject a wrong body before they make one.
@@ -53,7 +53,7 @@ class Item(NamedTuple):
 
 
 StepFault: TypeAlias = Literal["no token", "not finite", "missing"]
-"""Why a model does not accept a step."""
+"""The reason why a model does not accept a step."""
 
 
 def first_fault(steps: Steps, *, vocabulary: int | None, takes_missing: bool) -> tuple[int, StepFault] | None:
@@ -85,7 +85,7 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
 
     Args:
         steps: The kept steps, `[length, features]` float32 with NaN for a missing value, or `[length]` int64.
-        manifest: Of the model.
+        manifest: The manifest of the model.
     """
     if not len(steps):
         return "a sequence has at least one step"
@@ -145,7 +145,7 @@ def make_item(
 
     Args:
         steps: The kept steps, `[length, features]` or `[length]`.
-        manifest: Of the model.
+        manifest: The manifest of the model.
         sent_steps: Number of steps sent.
         kept_places: Places of the kept steps among those sent, or None for all.
         id: The caller's name for the sequence, or None.
@@ -185,7 +185,7 @@ class Call(NamedTuple):
     Attributes:
         model: The model that it is for.
         items: At least one, in request order.
-        attention: Whether the attention weights are wanted.
+        attention: Whether to return the attention weights.
         timeout_ms: How long the caller waits, or None for the server's default.
         priority: 0 to 9, higher first.
         pointer: JSON pointer of an item in the body, with `{}` for its index.

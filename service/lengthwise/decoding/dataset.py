@@ -44,7 +44,7 @@ FIELDS = frozenset({"id", "steps", "label"})
 """The fields of a record."""
 
 MOST_TOLD: Final = 20
-"""How many bad records are named in one go."""
+"""Number of bad records that one error names."""
 
 _CALLED_LABEL = frozenset({"class", "target", "category", "y"})
 
@@ -85,7 +85,7 @@ class BadRecord:
 
 
 Advance = Callable[[float], object]
-"""Called now and then, and at the end, with the share of the file that was read, 0 to 1."""
+"""Called repeatedly, and at the end, with the share of the file that was read, 0 to 1."""
 
 
 def locate(name: str) -> Path:
@@ -117,7 +117,7 @@ def read(
     """The records of a file, one by one, in its order; all of them have as many features a step.
 
     Args:
-        path: Its suffix says the format.
+        path: The file; its suffix is its format.
         kind: What a step is; `.ts` holds values only.
         check: Raises `ConfigurationError` for a record that cannot be used, and names its place.
 
@@ -132,12 +132,12 @@ def with_those_behind(first: ConfigurationError, behind: Iterable[object]) -> Co
     """One error for a bad record and all that follow it.
 
     Args:
-        first: What is wrong with the first.
-        behind: What follows it; of `BadRecord` the errors are told, all others are passed over.
+        first: The error of the first bad record.
+        behind: The records after it; the errors of each `BadRecord` are added, good records are ignored.
     """
     errors = [str(first)]
     total = 1
-    with suppress(ConfigurationError):  # the file cannot be read to its end: what was found is told all the same
+    with suppress(ConfigurationError):  # if the file cannot be read to its end, the errors so far are still reported
         for record in behind:
             if isinstance(record, BadRecord):
                 total += 1
@@ -180,7 +180,7 @@ def entries(
 
 
 def _all_good(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record]:
-    """The records, as long as all are good; then whatever is wrong with this and all others."""
+    """Yields the records until the first bad one; then raises one error for all bad records of the file."""
     checked = _checked(found, check)
     for record in checked:
         if isinstance(record, BadRecord):
@@ -189,7 +189,7 @@ def _all_good(found: Iterator[Record | BadRecord], check: Callable[[Record], obj
 
 
 def _checked(found: Iterator[Record | BadRecord], check: Callable[[Record], object]) -> Iterator[Record | BadRecord]:
-    """The records, those among the bad that have other features than the first one or do not pass a check."""
+    """Yields the records; one that fails the check, or has other features than the first, as a `BadRecord`."""
     features: int | None = None
     for record in found:
         if isinstance(record, Record):
@@ -210,7 +210,7 @@ def _lines(path: Path, advance: Advance) -> Iterator[tuple[int, bytes]]:
 
 
 def _long_lines(path: Path, advance: Advance, limit: int) -> Iterator[tuple[int, bytes | LongLine]]:
-    """As `_lines`; a line of more than `limit` bytes is a `LongLine`, which the caller has to read. -1: no limit."""
+    """Like `_lines`; a line of more than `limit` bytes (-1: no limit) is a `LongLine`, which the caller must read."""
     try:
         with (
             path.open("rb", buffering=_READ_BYTES) as raw,
@@ -259,7 +259,7 @@ def _json_lines(path: Path, kind: StepKind, advance: Advance) -> Iterator[Record
 
 
 def _not_json(error: orjson.JSONDecodeError) -> str:
-    """Why a line is not JSON. Of NaN, which Python writes by default, the message is that of the service."""
+    """Why a line is not JSON. For NaN, which Python writes by default, it is the message of the service."""
     constant = json_text.find_constant(error.doc)
     if constant is not None and constant[1] <= error.pos <= constant[1] + len(constant[0]):
         return json_text.constant_message(constant[0], f"at column {constant[1] + 1}")
@@ -297,7 +297,7 @@ def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
     """A record from the fields of a line or of a row.
 
     Raises:
-        RecordError: It is wrong.
+        RecordError: The record is wrong.
     """
     if not isinstance(fields, dict):
         raise RecordError(f'{place}: a record is an object with "steps", this is {json_text.kind(fields)}')
@@ -315,7 +315,7 @@ def _record(fields: Any, index: int, place: str, kind: StepKind) -> Record:
 
 
 def _meant(name: str, fields: dict[str, Any]) -> str:
-    """A hint which field an unknown one may be: one with a similar name, or with such values."""
+    """A hint which field an unknown field may be: by a similar name, or by the form of its values."""
     alike = nearest(name, sorted(FIELDS - fields.keys()))
     if alike:
         return f" ({alike.removeprefix('; ')})"
@@ -326,7 +326,7 @@ def _meant(name: str, fields: dict[str, Any]) -> str:
 
 
 def _label(label: Any, place: str) -> Label:
-    """One label or several, as strings: a number is the label that its digits spell."""
+    """One label or several, as strings; a number becomes its digits."""
     if label is None:
         return None
     several = label if isinstance(label, list) else [label]
@@ -337,12 +337,12 @@ def _label(label: Any, place: str) -> Label:
 
 
 def _steps(kind: StepKind, place: str, steps: Any, first: int = 0, features: int | None = None) -> Steps:
-    """The array of a list of steps. `first`: index of its first step; `features`: of a step, if known."""
+    """Converts a list of steps to an array. `first`: index of its first step; `features`: of a step, if known."""
     return _tokens(steps, place, first) if kind == "tokens" else _values(steps, place, first, features)
 
 
 def _tokens(steps: Any, place: str, first: int) -> NDArray[np.int64]:
-    """`[length]` int64."""
+    """Converts a list of token ids to `[length]` int64."""
     if not isinstance(steps, list) or not steps:
         raise RecordError(f"{place}: steps must be a list of at least one token id")
     for step, token in enumerate(steps, first):

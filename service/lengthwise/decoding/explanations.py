@@ -1,6 +1,6 @@
 """Names everything that is wrong with the steps of a sequence in a JSON body, value by value.
 
-`validation` asks for it once NumPy could not convert the steps, or `why_rejected` rejects the array.
+`validation` calls `explain` if NumPy cannot convert the steps, or if `why_rejected` rejects the array.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def explain(
         entries: The kept steps.
         kept: Index of each in the sequence as sent.
         at: JSON pointer of the sequence's steps.
-        manifest: Of the model.
+        manifest: The manifest of the model.
         feature_mask: True for each feature that is kept; None for all.
-        problems: Where they are added.
+        problems: The problems are added here.
     """
     if manifest.input.features is None:
         _explain_tokens(entries, kept, at, manifest, problems)

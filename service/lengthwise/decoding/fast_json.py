@@ -31,9 +31,10 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
     _fast_json = None  # type: ignore[assignment]
 
 COMPILED: Final = _fast_json is not None
-"""Whether the module in C is there."""
+"""Whether the C module was built."""
 _MOST_OTHER_BYTES: Final = 4096
-"""Of a body beside its sequences. A longer rest is no ordinary one, and would be parsed twice."""
+"""Most bytes of an ordinary body besides its sequences. A longer rest is left to `validation`, so that it is parsed
+only once."""
 _NO_OPTIONS: Final = CallOptions()
 
 
@@ -127,10 +128,10 @@ def _items(
 
 
 def _identifier(text: str | bytes | None) -> str | None:
-    """An id, of its text or of the JSON string that has escapes.
+    """An id, from its text, or from a JSON string with escapes.
 
     Raises:
-        RequestError: It is none.
+        RequestError: It is not a valid id.
     """
     if text is None:
         return None

@@ -1,7 +1,7 @@
 """`POST /predict`: the JSON body to a call, and the answers to JSON.
 
-A body is read by one of two readers: `fast_json`, in C, reads the ordinary one, and `validation`, in Python, every
-other, among them each that is wrong: it names all problems. Both make the same of a body that both can read.
+There are two readers. `fast_json`, in C, reads ordinary bodies. `validation`, in Python, reads all others, and names
+every problem of a wrong one. For a body that both can read, they return the same call.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def decode(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = 
 
 
 def decode_ordinary(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout = PREDICT) -> Call | None:
-    """The same of an ordinary body; None of any other, which takes several times as long to read."""
+    """Like `decode`, for an ordinary body only; None for any other, which takes several times as long to read."""
     return fast_json.read(body, find, max_sequences=max_sequences, layout=layout)
 
 

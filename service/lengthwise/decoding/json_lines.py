@@ -58,7 +58,7 @@ def loads(text: bytes) -> Any:
 
     Raises:
         orjson.JSONDecodeError: It is not JSON.
-        RepeatedKey: A key stands twice in one object. Which of its values counts, nobody can say.
+        RepeatedKey: An object has a key twice, so that it is unclear which value counts.
     """
     found = orjson.loads(text)
     if isinstance(found, dict):
@@ -67,17 +67,17 @@ def loads(text: bytes) -> Any:
 
 
 def check_keys(text: bytes, found: dict[str, Any], more: int) -> None:
-    """Looks whether a key stands twice in an object.
+    """Checks that no object in a text has a key twice.
 
     Args:
-        text: Of the object.
-        found: What was read of it.
+        text: The text of the object.
+        found: The value that was parsed from it.
         more: How many more colons than keys it has.
 
     Raises:
-        RepeatedKey: One does.
+        RepeatedKey: A key occurs twice.
     """
-    # A colon stands behind each key. Where there are more, they stand in strings, or in what a repeated key lost.
+    # Each key is followed by a colon. Further colons are in strings, or belong to a repeated key that was overwritten
     name = found.get("id")
     if more and type(name) is str and b"\\" not in text:
         more -= name.count(":")  # an id often has some
@@ -108,7 +108,7 @@ def plain_fields(line: bytes, kind: StepKind, features: int | None) -> dict[str,
     Args:
         line: Without its newline.
         kind: Whether steps are values or token ids.
-        features: Of a step of values; None if not known.
+        features: Number of features of a step of values; None if not known.
     """
     opening = _OPENING.search(line)
     if opening is None:
@@ -138,8 +138,8 @@ class LongLine:
     """A line that is read in pieces.
 
     Args:
-        first: Its first piece.
-        file: Where the next pieces come from.
+        first: The first piece of the line.
+        file: The file with the next pieces.
     """
 
     def __init__(self, first: bytes, file: _File) -> None:
@@ -152,7 +152,7 @@ class LongLine:
 
         Args:
             kind: Whether steps are values or token ids.
-            features: Of a step of values; None if not known.
+            features: Number of features of a step of values; None if not known.
             check: Reads a piece that is not ordinary.
 
         Raises:
@@ -225,7 +225,7 @@ class LongLine:
         self._text = b"".join(pieces)
 
     def _read_to_the_end(self) -> None:
-        """Reads the rest of the line, and joins its pieces once: a text that grows would be copied for each piece."""
+        """Reads the rest of the line; joins the pieces once, because a growing text would be copied for each."""
         pieces = [self._text]
         self._text = b""
         while self._has_more:

@@ -27,16 +27,16 @@ _CONSTANT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity)')
 
 
 _CUT: Final = re.compile(r"\s*|-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\.|[eE][+-]?")
-"""Where the reader stops in a text that is cut: the end, or the beginning of a literal or of a part of a number."""
+"""Where the parser stops in a text that was cut off: at its end, or where a literal or a part of a number begins."""
 _CUT_ESCAPE: Final = re.compile(r"\\u?[0-9a-fA-F]{0,4}\Z")
 
 
 def parse(body: bytes | bytearray, what: str = "the body") -> Any:
-    """The JSON value of a body. NaN and Infinity literals, duplicate keys and absurd nesting are not JSON here.
+    """Parses a body. NaN and Infinity literals, duplicate keys and very deep nesting are errors.
 
     Args:
         body: The text.
-        what: It is called in what is said of it.
+        what: The name of the text in error messages.
 
     Raises:
         InvalidRequest: The text is not UTF-8, not JSON, or has a lone surrogate. Its one problem has an empty pointer.
@@ -164,7 +164,7 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether the reader came to the end of the text before that of the value."""
+    """Whether the text ends before the value is complete."""
     if error.msg.startswith("Unterminated string"):
         return True
     if error.msg.startswith("Invalid \\"):

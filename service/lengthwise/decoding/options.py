@@ -45,7 +45,7 @@ def read(document: Mapping[str, Any], problems: Problems, at: str = "") -> CallO
 
     Args:
         document: The object; its other fields are ignored.
-        problems: Where problems are added.
+        problems: Problems are added here.
         at: JSON pointer of the object.
     """
     before = problems.total

@@ -1,1 +1,1 @@
-"""HTTP: connections, the application with its routes, and the process with its ordered end."""
+"""HTTP: connections, the application with its routes, and the server process with its shutdown."""

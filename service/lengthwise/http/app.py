@@ -149,7 +149,7 @@ def make_admin_app(serving: Serving) -> ASGIApp:
 
 
 def _index(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """The answer of `GET /`: the paths that there are; for a browser as a page."""
+    """The answer to `GET /`: the paths of the server; for a browser, as a page."""
     places = {"predict": "/predict", "docs": "/docs", "openapi": "/openapi.json"}
     if settings.admin_port is None:
         places["health"] = "/healthz"

@@ -1,8 +1,8 @@
 """One HTTP connection, within bounds: how its requests are read, in which order they are answered, and how it ends.
 
 A client gets a bounded time to send a request, a bounded number of bytes for its header block, and a bounded time to
-read its answers. The bounds cost nothing where a request arrives in one piece, as nearly all do: a timer runs only
-while a header block or a body is incomplete and is being read, or while bytes stay unread.
+read its answers. The bounds cost nothing for a request that arrives in one piece, as nearly all do: a timer runs only
+while a header block or a body is incomplete, or while bytes stay unread.
 
 | what | answer |
 |---|---|
@@ -18,8 +18,8 @@ Answers keep the order of the requests, and so do refusals: nothing is written i
 a refusal nothing more is parsed, and what still arrives is dropped, so that the last answer is not lost to a reset
 (`connections.closing`). Trailers are never headers: they are counted and dropped. A client that does not read its
 answers is not read from either. One that asks for another protocol (`upgrade`) is answered in this one. One that sends
-no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because it cannot be told
-from one that has left; over TLS it has left.
+no more, but may still read (`shutdown(SHUT_WR)`), has `HALF_CLOSED_SECONDS` to be answered, because the server cannot
+distinguish it from one that has left; over TLS it counts as gone at once.
 
 What is read next is the connection's `State`:
 
@@ -38,7 +38,8 @@ What is read next is the connection's `State`:
 Requests are read while earlier ones are answered, so whether one is being answered is another question
 (`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
 
-Used of uvicorn's private parts (0.54), beside those that `http.cycle` names: the attributes `cycle`, `pipeline`,
+Private parts of uvicorn (0.54) that are used here, besides those that `http.cycle` names: the attributes `cycle`,
+`pipeline`,
 `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`, `_start_asgi_task`
 and `_unset_keepalive_if_required`.
 """
@@ -96,7 +97,7 @@ class BoundedConnection(HttpToolsProtocol):
         header_timeout_seconds: How long a header block may take from its first byte; the first one from the connection
             on.
         max_connections: Connections that there may be at once.
-        options: uvicorn's own.
+        options: The arguments of uvicorn's class.
 
     Attributes:
         state: What is read next.
@@ -111,7 +112,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.state = IDLE
         self._header_timeout = header_timeout_seconds
         self._max_connections = max_connections
-        # Each is a `Cycle`, or what stands in its place (`http.fast_request`). uvicorn's `cycle` is the newest one.
+        # Each is a `Cycle` or a `FastRequest`. uvicorn's `cycle` is the newest one.
         self._answering: Any = None  # the request whose answer is written next
         self._refusal: tuple[int, str] | None = None  # ends the connection: status and detail; None: ends without one
         self._head_bytes = 0  # of the request's header block and trailers, as far as they are parsed
@@ -127,7 +128,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def owes(self) -> bool:
-        """Whether a request has begun here that has no answer yet."""
+        """Whether a request has begun and has no answer yet."""
         return self.state in (HEAD, UPGRADE, BODY) or self.is_answering()
 
     def is_answering(self) -> bool:
@@ -296,7 +297,7 @@ class BoundedConnection(HttpToolsProtocol):
     # A request within bounds, on its way to the application.
 
     def _begin(self) -> None:
-        """Starts it, or lets it wait for the one before it."""
+        """Starts the request, or queues it behind the one before it."""
         version = self.parser.get_http_version()
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -333,15 +334,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _body_part(self, body: bytes) -> None:
-        """Hands on a part of its body."""
+        """Passes a part of the body to the newest request."""
         super().on_body(body)
 
     def _body_complete(self) -> None:
-        """Its body was handed on as a whole."""
+        """Tells the newest request that its body is complete."""
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Its answer was written: the next request starts, or the connection ends."""
+        """Called when an answer was written: starts the next request, or ends the connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self.state = CLOSED
@@ -368,7 +369,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Reads no more, and ends the connection behind the answers to earlier requests.
 
         Args:
-            status: Of the refusal that is written then; None for none.
+            status: The status of the refusal that is written then; None for no refusal.
             detail: A sentence for the client; without one, the status's own phrase.
         """
         if self.state in ENDED or self.transport.is_closing():

@@ -1,7 +1,7 @@
 """A request that goes through ASGI, and the flow control of its connection: uvicorn's own classes with two additions.
 
 uvicorn's cycle of request and response does not report whether an answer was sent, and its flow control resumes reading
-while the client has answers to read. Both are changed here. Used of uvicorn's private parts (0.54):
+while the client has answers to read. Both are changed here. Private parts of uvicorn (0.54) that are used here:
 `RequestResponseCycle` with `disconnected`, `response_complete`, `waiting_for_100_continue` and `message_event`;
 `FlowControl` with `read_paused` and `write_paused`.
 """
@@ -68,7 +68,7 @@ class Flow(FlowControl):
         super().resume_reading()
 
     def end(self) -> None:
-        """The client sends no more: there is nothing to pause or to resume."""
+        """Called when the client sends no more: pausing and resuming then do nothing."""
         self.discarding = True
         self.read_paused = False
 
@@ -77,7 +77,7 @@ class Cycle(RequestResponseCycle):
     """One request through ASGI, and its answer.
 
     Args:
-        options: uvicorn's own.
+        options: The arguments of uvicorn's class.
 
     Attributes:
         delivery: Whether the answer was sent; the same object is the scope's extension.
@@ -99,12 +99,12 @@ class Cycle(RequestResponseCycle):
         self.delivery.answered = self.response_complete
 
     def client_left(self) -> None:
-        """The connection is lost: the application is told when it receives next, and what it sends is dropped."""
+        """Called when the connection is lost: tells the application at its next receive, and drops what it sends."""
         self.disconnected = True
         self.message_event.set()
 
     def refused(self, status: int) -> None:
-        """The connection ends, and has written this status in the place of the answer."""
+        """Called when the connection ends after writing this status in the place of the answer."""
         self.delivery.refused = status
         self.waiting_for_100_continue = False
         self.client_left()

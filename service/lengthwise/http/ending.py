@@ -1,4 +1,4 @@
-"""The end of the process, which neither a thread inside a library nor a blocked event loop may delay."""
+"""Ends the process in time, even if a thread hangs inside a library or the event loop is blocked."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class LastResort:
         self._over = threading.Event()
 
     def __enter__(self) -> LastResort:
-        """Watches from now on."""
+        """Starts a thread that ends the process when the time is over."""
         threading.Thread(target=self._watch, name="last-resort", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The block has ended."""
+        """Stops that thread: the block has ended in time."""
         self._over.set()
         self._begun.set()
 
     def begin(self) -> None:
-        """The time begins. Safe in a signal handler."""
+        """Starts the timer. Safe in a signal handler."""
         self._begun.set()
 
     def _watch(self) -> None:

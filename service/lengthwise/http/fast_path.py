@@ -1,6 +1,6 @@
-"""A connection whose ordinary requests do without ASGI, and without the parser where their header block is known.
+"""A connection that answers ordinary requests without ASGI, and without the parser if their header block is known.
 
-`FastPath` says which requests are ordinary; each is a `FastRequest`, which stands where uvicorn keeps its cycle of
+`FastPath` decides which requests are ordinary. Each is a `FastRequest`, which takes the place of uvicorn's cycle of
 request and response, so that pipelining, keep-alive and shutdown work as for the others. Beside the states of
 `BoundedConnection` a request that arrives whole may skip them: one whose header block is that of the request before it
 (`http.head_cache`) goes from IDLE to its answer, and the state stays IDLE.
@@ -20,7 +20,7 @@ class FastConnection(BoundedConnection):
     """One connection, within bounds, whose ordinary requests do without ASGI.
 
     Args:
-        fast_path: Says which these are.
+        fast_path: Decides which requests are ordinary.
         options: Of `BoundedConnection`, and uvicorn's own.
     """
 
@@ -37,7 +37,7 @@ class FastConnection(BoundedConnection):
     # What the transport calls.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing of the connection is in memory any more."""
+        """Releases the memory of unread answers: they are gone with the connection."""
         super().connection_lost(exc)
         self._unwritten.close()
         self._ahead.close()
@@ -66,12 +66,12 @@ class FastConnection(BoundedConnection):
         return True
 
     def pause_writing(self) -> None:
-        """The client does not read: its unread answers are in memory."""
+        """Counts the unread answers as memory, because the client does not read."""
         super().pause_writing()
         self._unwritten.holds(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """The client has read nearly all."""
+        """Releases the memory of the answers: the client has read nearly all of them."""
         self._unwritten.close()
         super().resume_writing()
 

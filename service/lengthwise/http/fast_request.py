@@ -1,7 +1,7 @@
 """`POST /predict` without ASGI: the ordinary request, from the parser's callbacks to one write.
 
-A request that is small, plain JSON over a connection that stays open needs nothing of what ASGI is for. A `FastRequest`
-gets its bytes from the connection, drives the same `InferenceCall` as every other request, and writes the answer, which
+A small JSON request on a connection that stays open does not need ASGI. A `FastRequest` gets its bytes from the
+connection, drives the same `InferenceCall` as every other request, and writes the answer, which
 the runner thread has encoded as a whole, header block included, without a task or a future. Every other request (a
 large or chunked body, a content encoding, HTTP/1.0, another path) goes through ASGI.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lengthwise.http.fast_path import FastConnection
 
 _MOST_DIGITS: Final = 7
-"""Of a content length."""
+"""Most digits of a content length."""
 _NEED_ASGI: Final = (
     b"content-encoding",
     b"transfer-encoding",
@@ -38,12 +38,12 @@ class FastRequest:
     """One request and its answer.
 
     Args:
-        connection: Where it came from.
-        endpoint: What it calls.
-        headers: By lower-case name.
+        connection: The connection that the request came from.
+        endpoint: Answers it.
+        headers: The headers, by lower-case name.
 
     Attributes:
-        headers: The same.
+        headers: As given.
         keep_alive: Whether the connection stays open after the answer; cleared by uvicorn at shutdown.
         response_complete: Whether its answer or refusal was written, or never will be.
     """
@@ -69,7 +69,7 @@ class FastRequest:
 
     @property
     def response_started(self) -> bool:
-        """As `response_complete`: the answer is written as a whole."""
+        """The same as `response_complete`, because the answer is written at once."""
         return self.response_complete
 
     # What the connection reports.
@@ -84,7 +84,7 @@ class FastRequest:
             self._fail(error)
 
     def body_complete(self, body: bytes) -> None:
-        """The whole body is here: decodes it, and submits what it asks."""
+        """Decodes the complete body and submits its sequences."""
         if self.response_complete:
             return
         call = self._call
@@ -113,11 +113,11 @@ class FastRequest:
             self._decoding = None
 
     def client_left(self) -> None:
-        """The connection is lost."""
+        """Called when the connection is lost."""
         self._fail(ClientLeft())
 
     def refused(self, status: int) -> None:
-        """The connection ends, and has written this status in the place of the answer."""
+        """Called when the connection ends after writing this status in the place of the answer."""
         self._end(status, None)
 
     # What the batcher completes, in the place of a future: see `Waiter`.
@@ -127,22 +127,22 @@ class FastRequest:
         return self.response_complete
 
     def set_result(self, answer: bytes) -> None:
-        """The answer is here: a whole response."""
+        """Writes the answer: a whole response."""
         self._end(200, answer)
 
     def set_exception(self, error: BaseException) -> None:
-        """There is no answer."""
+        """Ends the request with an error."""
         self._fail(error)
 
     # What is written.
 
     def _write(self, encoded: tuple[bytes, Headers], timing: Timing) -> bytes:
-        """Makes the response of an answer, in a runner thread."""
+        """Builds the whole response from an answer, in a runner thread."""
         body, headers = encoded
         return self._response(200, body, [*headers, server_timing(self._call.decode_seconds, timing)])
 
     def _fail(self, error: BaseException) -> None:
-        """Ends the request with a refusal; without a word where the client has left."""
+        """Ends the request with a refusal; writes nothing if the client has left."""
         refusal = self._call.fail(error)
         if refusal is None:
             self._end(CLIENT_LEFT, None)
@@ -182,12 +182,12 @@ class FastPath:
     """Chooses the requests of one path that need no ASGI.
 
     Args:
-        endpoint: What is at the path.
+        endpoint: Answers requests for the path.
         path: The path.
 
     Attributes:
-        inflight: Where the bytes of bodies and answers are counted.
-        max_bytes: The largest body that it takes.
+        inflight: Counts the bytes of bodies and answers.
+        max_bytes: The largest body of a fast request.
     """
 
     def __init__(self, endpoint: Endpoint, path: bytes) -> None:
@@ -225,7 +225,7 @@ def ordinary(headers: dict[bytes, bytes], max_bytes: int = LARGE_BODY_BYTES) -> 
     """Whether a request needs no ASGI, by its headers.
 
     Args:
-        headers: By lower-case name.
+        headers: The headers, by lower-case name.
         max_bytes: The largest body that there is memory for.
     """
     length = headers.get(b"content-length", b"")

@@ -1,8 +1,8 @@
-"""Ambiguous requests, which are refused before anything reads them, and the log line about such requests.
+"""Finds ambiguous requests, which are refused before their body is read, and logs them.
 
-Request smuggling needs two programs that read a request differently, such as a proxy and this server. What the parser
-accepts and another program might read differently is therefore refused by the header block alone: RFC 9112, sections
-3.2 and 6.1.
+Request smuggling needs two programs that read a request differently, such as a proxy and this server. So a request that
+the parser accepts, but that another program might read differently, is refused as soon as its header block is complete
+(RFC 9112, sections 3.2 and 6.1).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fault(version: str, headers: list[tuple[bytes, bytes]]) -> str | None:
 
     Args:
         version: HTTP's, such as `1.1`.
-        headers: By lower-case name, in the order in which they came.
+        headers: The headers, by lower-case name, in the order in which they came.
     """
     values = dict(headers)
     if len(values) < len(headers):
@@ -76,8 +76,8 @@ class MalformedLog:
         """Logs that a request was refused.
 
         Args:
-            detail: Why, in words of the server: nothing that the client sent.
-            client: Its address.
+            detail: The reason; it must not contain anything that the client sent.
+            client: The address of the client.
         """
         now = time.monotonic()
         if now < self._next:

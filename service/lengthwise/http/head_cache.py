@@ -1,7 +1,7 @@
 """Recognises a header block that a client sends again, so that it is not parsed again.
 
 A connection that stays open carries one request after another. Their header blocks are the same bytes, but for the
-digits of `content-length`, so what the parser made of the first one holds for the others: two comparisons of bytes
+digits of `content-length`, so the result of parsing the first one is right for the others, and two comparisons of bytes
 recognise them. Every other header block goes through the parser.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DIGITS: Final = 7
-"""Of a content length; a longer one goes through the parser."""
+"""Most digits of a content length; a request with more goes through the parser."""
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]{1,%d})(?=\r\n)" % MAX_DIGITS, re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
 
@@ -24,7 +24,7 @@ class KnownHead:
     Attributes:
         before: Its bytes before the digits of the content length.
         after: Its bytes after them, with the empty line.
-        headers: By lower-case name, without the content length.
+        headers: The headers, by lower-case name, without the content length.
     """
 
     before: bytes

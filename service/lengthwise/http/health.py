@@ -103,7 +103,7 @@ def _described(served: ServedModel) -> dict[str, Any]:
 
 
 def _reason(repository: Repository) -> str | None:
-    """Why nothing is ready, where that is not the fault of a version."""
+    """The reason why nothing is ready, if no version is the cause."""
     if not repository.starting or not repository.unjudged:
         return repository.reason
     return f"starting: not judged yet are {listed([str(key) for key in repository.unjudged])}"

@@ -1,4 +1,4 @@
-"""The pages for people: `GET /docs`, the calls of the OpenAPI document to be read and tried, and `GET /` in a browser.
+"""The pages for people: `GET /docs`, which shows and tries the calls of the API, and `GET /` in a browser.
 
 The page of calls is Swagger UI. Its two files come from this service, so it works without internet: the extras `cpu`
 and `gpu` install them. Where they are missing, the page says how to install them. No page loads anything from another
@@ -113,7 +113,7 @@ def front(root: str, places: Mapping[str, str]) -> Response:
 
 
 def key_needed() -> Response:
-    """The page where keys are set: a browser cannot send one by itself, so it says how a program does."""
+    """The page for a browser where keys are set: a browser cannot send a key, so the page shows how a program does."""
     return _plain(
         "<p>This server needs a key, which a browser cannot send by itself. With a key of yours:</p>"
         "<pre>curl -H 'authorization: Bearer KEY' URL/openapi.json</pre>"

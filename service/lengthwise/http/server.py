@@ -1,4 +1,4 @@
-"""The process: one uvicorn server around the application, and an ordered end.
+"""The server process: one uvicorn server around the application, and its shutdown.
 
 The first SIGTERM or SIGINT: not ready, new requests are refused, what was accepted is finished, exit 0. The second
 stops at once. SIGHUP: the model repository is read again.
@@ -66,7 +66,7 @@ class _PortServer(uvicorn.Server):
     """uvicorn's server on this service's own listener.
 
     Args:
-        config: uvicorn's.
+        config: The configuration of uvicorn.
         listener: Accepts its connections.
     """
 
@@ -114,7 +114,7 @@ class Server(_PortServer):
     """The server of the main port, which handles this service's signals.
 
     Args:
-        config: uvicorn's.
+        config: The configuration of uvicorn.
         listener: Accepts its connections.
         serving: What it drains.
         admin: Serves before this one does, and until it has ended.

@@ -1,7 +1,7 @@
 """A request's body: read up to its limit, inflated up to the same limit, and counted while it is in memory.
 
 The bytes of a body are counted as they arrive (`inflight`). Inflated bytes are counted before they are inflated, a
-piece at a time, because nothing says how large a compressed body will be.
+piece at a time, because the inflated size of a compressed body is not known before.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def status_sent(scope: Scope, status: int) -> int:
     """The status that a client got: that of its answer, or of the connection's refusal; `CLIENT_LEFT` if it got none.
 
     Args:
-        scope: ASGI's.
+        scope: The ASGI scope.
         status: The answer's.
     """
     delivery: Delivery | None = scope.get("extensions", {}).get(DELIVERY)
@@ -75,8 +75,8 @@ async def read_body(
     """Reads a body as it was sent.
 
     Args:
-        receive: ASGI's.
-        headers: By lower-case name.
+        receive: The ASGI function that receives messages.
+        headers: The headers, by lower-case name.
         max_bytes: Largest body.
         hold: Counts the bytes that have arrived.
         late_at: From when on it is late, on the clock of `time.monotonic`: from then on it is not read further if

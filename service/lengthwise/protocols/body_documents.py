@@ -66,15 +66,18 @@ def v1(manifests: Sequence[Manifest]) -> Schema:
 
 
 def infer(manifests: Sequence[Manifest]) -> Schema:
-    """The body of `POST /v2/models/{model}/infer`, as JSON alone."""
+    """The body of `POST /v2/models/{model}/infer`, without binary data."""
     forms = [
         _object(
             {
                 "id": {**_IDENTIFIER, "type": ["string", "null"]},
-                "model_name": {"enum": [None, "", manifest.name], "description": "That of the path, or nothing."},
+                "model_name": {
+                    "enum": [None, "", manifest.name],
+                    "description": "As in the path; may be absent.",
+                },
                 "model_version": {
                     "enum": [None, "", str(manifest.version)],
-                    "description": "That of the path, or nothing.",
+                    "description": "As in the path; may be absent.",
                 },
                 "parameters": PARAMETERS,
                 "inputs": _inputs(manifest),
@@ -163,17 +166,17 @@ _ANY_OPTIONS: Final[dict[str, Schema]] = {
     "timeout_ms": TIMEOUT_MS,
     "priority": PRIORITY,
 }
-"""Where no model is served, whose they are is not known."""
+"""The sequences where no model is served: their form is not known."""
 
 
 def _without(*names: str) -> dict[str, Any]:
-    """Parameters that are refused; all others are passed over."""
+    """A schema that forbids some parameters; all others are ignored."""
     return dict.fromkeys((*names, *request_parameters.SHARED_MEMORY), _NEVER)
 
 
 PARAMETERS: Final[Schema] = {
     "type": "object",
-    "description": "Unknown ones are passed over.",
+    "description": "Unknown ones are ignored.",
     "properties": {
         "timeout_ms": TIMEOUT_MS,
         "priority": PRIORITY,

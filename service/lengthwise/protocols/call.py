@@ -44,7 +44,7 @@ from lengthwise.runtime.answers import Answer
 log = logging.getLogger("lengthwise.call")
 
 Write: TypeAlias = Callable[[Any, Timing], Any]
-"""Makes of an encoded answer what its transport sends. It runs in a runner thread."""
+"""Turns an encoded answer into what its transport sends. It runs in a runner thread."""
 
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
@@ -52,17 +52,17 @@ _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR
 
 
 class InferenceCall:
-    """One inference call; see the module.
+    """One inference call, from its arrival to its end; the docstring of the module shows the steps.
 
     Args:
         protocol: How it is read.
-        headers: By lower-case name; or gRPC's metadata.
+        headers: The headers, by lower-case name; or gRPC's metadata.
 
     Attributes:
-        headers: The same.
+        headers: As given.
         hold: The bytes that it holds of the memory for all calls (`inflight`). The transport counts its body here while
             that is read, and gives the bytes of the answer back (`release`) when that has left.
-        record: What is counted, logged and traced of it.
+        record: Its record, for metrics, log and traces.
         deadline: When its body must have been decoded, on the clock of `time.monotonic`; the body itself may set
             another one for the answer.
         decode_seconds: How long decoding took.
@@ -111,7 +111,7 @@ class InferenceCall:
         protocol.check(self.headers)
 
     def begin_decoding(self) -> None:
-        """The body is here: from now on time counts as decoding."""
+        """Starts the decoding time: the body has arrived."""
         self._decoding_since = time.monotonic()
 
     def decode_quickly(self, request: Received) -> Decoded | None:
@@ -181,9 +181,9 @@ class InferenceCall:
         """Queues the sequences, for which and for whose answer there must be memory.
 
         Args:
-            decoded: What is asked.
-            write: Makes what the transport sends of the answer; runs in a runner thread.
-            waiter: Gets what `write` made, or an error. Without it, `answer` waits for that.
+            decoded: The decoded call.
+            write: Turns the encoded answer into what the transport sends; runs in a runner thread.
+            waiter: Gets the result of `write`, or an error. Without it, call `answer`.
 
         Raises:
             InflightFull: There is no memory for it now.
@@ -198,7 +198,7 @@ class InferenceCall:
         )
 
     async def answer(self) -> Any:
-        """Waits for what `write` made of the answer. An error, or a cancellation, is for `fail`.
+        """Waits for the answer as `write` returned it. The caller passes an error or a cancellation to `fail`.
 
         Raises:
             ClientLeft: `withdraw` was called.
@@ -220,7 +220,7 @@ class InferenceCall:
         results: list[Answer | None],
         timing: Timing,
     ) -> Any:
-        """Makes what the transport sends, in the runner thread that computed the last result: the end of every call.
+        """Encodes the answer for the transport, in the runner thread that computed the last result.
 
         The batcher calls it with the last two arguments, once the results of all sequences are there.
         """
@@ -228,7 +228,7 @@ class InferenceCall:
         return write(encode(windows.answers_of(call, results, split)), timing)
 
     def withdraw(self) -> None:
-        """The client waits no longer: what has not begun to run is not run, and `answer` or the waiter fails."""
+        """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""
         if self._pending is not None:
             self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
 
@@ -237,7 +237,7 @@ class InferenceCall:
 
         Args:
             error: Why: `ClientLeft` or a cancellation, a `RequestError`, or an error of the service itself, which is
-                logged and of which no word reaches the client.
+                logged and not shown to the client.
 
         Returns:
             The refusal for the client; None where it has left.
@@ -254,7 +254,7 @@ class InferenceCall:
         return self._error
 
     def release(self) -> None:
-        """Nothing of the call is in memory any more; may be called more than once."""
+        """Releases the call's bytes: nothing of it is in memory any more. May be called more than once."""
         self.hold.close()
 
     def close(self, status: int, *, delivered: bool = True, ended: float | None = None) -> None:

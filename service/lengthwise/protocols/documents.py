@@ -1,6 +1,6 @@
 """The OpenAPI document of `POST /predict`, with examples that the served models answer.
 
-`kserve_documents` has the other protocols; health and metrics are described beside their endpoints.
+`kserve_documents` has the other protocols; health and metrics are described next to their endpoints.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _ANSWER: Final[Schema] = {
 REFUSALS: Final[Mapping[str, str]] = {
     "404": "No such model or version",
     "413": "More bytes, sequences or steps than the limits allow",
-    "415": "A content type or encoding that is not read here",
+    "415": "A content type or encoding that is not supported",
     "422": "The body, or items in it, are wrong; every problem with its pointer",
     "429": "The queue is full; Retry-After says when to come back",
     "500": "The runtime failed on this request's batch",
@@ -171,10 +171,10 @@ def with_figures(schema: Schema) -> Schema:
     schema["paths"]["/"] = {
         "get": {
             "tags": ["health"],
-            "summary": "Where to go from here",
+            "summary": "The paths of this server",
             "responses": {
                 "200": {
-                    "description": "Places; a page for a browser",
+                    "description": "Paths; for a browser, a page",
                     "content": {"application/json": {"schema": answer}, "text/html": {"schema": {"type": "string"}}},
                 }
             },

@@ -1,4 +1,4 @@
-"""What the inference calls of one protocol are: what may be sent, how a body is decoded, how a refusal looks.
+"""The interface of a protocol: which requests it accepts, how it decodes a body, and how a refusal looks.
 
 Everything that the protocols share, from the arrival of a call to its end, is in `lengthwise.protocols.call`.
 """
@@ -32,7 +32,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 Encode: TypeAlias = Callable[[list[Answer]], tuple[bytes, Headers]]
 """Writes the body of a 200 and the headers that it needs. It runs in a runner thread."""
 Decoded: TypeAlias = tuple[Call, Callable[[list[Answer]], Any]]
-"""What a request asks, and the function that encodes its answers: over HTTP an `Encode`. It runs in a runner thread."""
+"""The call of a request, and the function that encodes its answer in a runner thread; over HTTP an `Encode`."""
 
 
 class Received(NamedTuple):
@@ -40,7 +40,7 @@ class Received(NamedTuple):
 
     Attributes:
         scope: ASGI's, with what the path and the query say; empty where the protocol needs neither.
-        headers: By lower-case name.
+        headers: The headers, by lower-case name.
         body: Its bytes.
     """
 
@@ -50,7 +50,7 @@ class Received(NamedTuple):
 
 
 class InferenceProtocol(ABC):
-    """How one protocol's inference calls are read.
+    """How one protocol checks and decodes its inference calls.
 
     Args:
         serving: Answers the calls.
@@ -58,7 +58,7 @@ class InferenceProtocol(ABC):
     """
 
     name: ClassVar[str]
-    """What is called, such as `POST /predict`, for the access log and for traces."""
+    """The name of the call for the access log and for traces, such as `POST /predict`."""
     memory_factor: ClassVar[int] = 1
     """How many times its own size a large body takes in memory while it is decoded."""
 
@@ -79,7 +79,7 @@ class InferenceProtocol(ABC):
         """Reads a body.
 
         Raises:
-            RequestError: It is wrong, or its model is not served.
+            RequestError: The request is wrong, or its model is not served.
         """
 
     def decode_quickly(self, request: Received) -> Decoded | None:
@@ -92,11 +92,11 @@ class InferenceProtocol(ABC):
 
 
 class Endpoint(InferenceProtocol):
-    """The same of a protocol over HTTP, whose answers and refusals have headers and a body."""
+    """An `InferenceProtocol` over HTTP, whose answers and refusals have headers and a body."""
 
     @abstractmethod
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `InferenceProtocol`."""
+        """Decodes a body; see `InferenceProtocol.decode`."""
 
     @abstractmethod
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:

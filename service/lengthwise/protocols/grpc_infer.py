@@ -43,20 +43,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelInfer(InferenceProtocol):
-    """How the messages of `ModelInfer` are read."""
+    """Decodes the messages of `ModelInfer`."""
 
     name = INFER
     memory_factor = 3  # as it came, as protocol buffers have it, and its elements
 
     def check(self, headers: dict[bytes, bytes]) -> None:
-        """Accepts every call: nothing of it is decided by its metadata."""
+        """Accepts every call: the metadata decides nothing."""
 
     def decode(self, request: Received) -> Decoded:
-        """See `InferenceProtocol`."""
+        """Decodes a message; see `InferenceProtocol.decode`."""
         return grpc_codec.decode(request.body, self.serving)
 
     def decode_quickly(self, request: Received) -> Decoded | None:
-        """See `InferenceProtocol`."""
+        """Decodes a message on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
 
@@ -64,7 +64,7 @@ class GrpcInference:
     """Answers the calls of `ModelInfer`.
 
     Args:
-        protocol: How they are read.
+        protocol: Decodes the messages.
         receiving: When their messages may be received.
     """
 
@@ -116,7 +116,7 @@ class GrpcInference:
         """Receives and decodes the message. None of its bytes is referred to when this returns.
 
         Raises:
-            RequestError: It is wrong or too late, or there is no memory for it.
+            RequestError: The message is wrong or too late, or there is no memory for it.
         """
         remaining = context.time_remaining()
         if remaining is not None:
@@ -152,10 +152,10 @@ def headers_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[bytes
 
 
 def _within_deadline(decoded: Decoded, context: Context, arrived: float) -> Decoded:
-    """What was decoded, with gRPC's deadline where that is sooner than its own.
+    """The decoded call, with gRPC's deadline if that is earlier than its own.
 
     Raises:
-        DeadlineExceeded: It has passed already.
+        DeadlineExceeded: gRPC's deadline has passed already.
     """
     remaining = context.time_remaining()
     if remaining is None:

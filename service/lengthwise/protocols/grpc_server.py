@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC: the same calls as `v2`, the same batcher, with health service and reflection.
 
-A message is received when there is memory for it: the call is taken as a stream of one message, which gRPC receives
-when it is asked for, and `protocols.receiving` says when. Inference calls are answered in `protocols.grpc_infer`; these
+A message is received when there is memory for it: each call is handled as a stream of one message, which gRPC receives
+only on request, and `protocols.receiving` decides when. Inference calls are answered in `protocols.grpc_infer`; these
 two modules are the only ones that know gRPC. They need the extra `grpc`, so they are imported only where a port for it
 is set.
 """
@@ -48,7 +48,7 @@ MAX_CALLS: Final = 4096
 
 
 class GrpcServer:
-    """The server.
+    """The gRPC server of the Open Inference Protocol.
 
     Args:
         serving: Answers the calls.

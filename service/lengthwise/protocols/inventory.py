@@ -25,7 +25,7 @@ EXTENSIONS: Final = (
 PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload": frozenset({"unload_dependents"})}
 """The parameters of the calls that change what is served."""
 _PLATFORM: Final = "onnx_onnxv1"
-_REPLACED: Final = "what stands in its place now is not served"
+_REPLACED: Final = "the files that replaced it are not served"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
 
 
@@ -35,7 +35,7 @@ class IndexEntry:
 
     Attributes:
         name: The model's name.
-        version: Its digits.
+        version: The digits of its version.
         state: `READY` or `UNAVAILABLE`.
         reason: Why it is unavailable, or why the files that replaced it are; without paths of the server.
     """
@@ -123,7 +123,7 @@ def _check_changes(serving: Serving, parameters: Mapping[str, Any], known: froze
         raise NotReady("the server is starting", retry_after_seconds=1)
     unknown = sorted(parameters.keys() - known)
     if unknown:
-        detail = "is not taken: a model comes from the repository as it is"
+        detail = "is not accepted: a model comes from the repository as it is"
         raise InvalidRequest([Problem(f"/parameters/{name}", detail) for name in unknown[:20]], total=len(unknown))
 
 

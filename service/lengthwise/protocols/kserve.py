@@ -16,7 +16,7 @@ from lengthwise.versions import is_written_as_version
 
 
 def is_path(path: str) -> bool:
-    """Whether a path belongs to one of the two."""
+    """Whether a path belongs to one of KServe's two protocols."""
     return path in ("/v1", "/v2") or path.startswith(("/v1/", "/v2/"))
 
 
@@ -24,7 +24,7 @@ def find(serving: Serving, name: str | None, version: str | None) -> ServedModel
     """The model that a path or a message names; None for the default.
 
     Raises:
-        InvalidRequest: The version is not written as one.
+        InvalidRequest: The version does not have the form of a version.
         RequestError: There is no such model, or none is ready.
     """
     if version is not None and not is_written_as_version(version):

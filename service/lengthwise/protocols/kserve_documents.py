@@ -86,8 +86,8 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
         operations[f"{path}/ready"] = _get(
             "v2", "Whether a model is ready", _object(name=_TEXT, ready=_BOOLEAN), *places, unready=True
         )
-        operations[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's words", _CONFIG, *places)
-        operations[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's words", _STATISTICS, *places)
+        operations[f"{path}/config"] = _get("v2", "A model's configuration, in Triton's format", _CONFIG, *places)
+        operations[f"{path}/stats"] = _get("v2", "A model's statistics, in Triton's format", _STATISTICS, *places)
         operations[f"{path}/infer"] = _post(
             "v2",
             "Classifies padded sequences (Open Inference Protocol v2)",
@@ -112,7 +112,7 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
         _INDEX,
         (400, 413, 415),
     )
-    for change, what in (("load", "Loads a model, or what is new of it"), ("unload", "Serves a model no more")):
+    for change, what in (("load", "Loads a model, or its new versions"), ("unload", "Stops serving a model")):
         operations[f"/v2/repository/models/{{model}}/{change}"] = _repository(
             f"{what}; refused without --admin-calls",
             {**_object(parameters=_change_parameters(change), required=()), **_CLOSED},
@@ -231,7 +231,7 @@ def _get(tag: str, summary: str, answer: Schema, *parameters: Schema, unready: b
 def _post(
     tag: str, summary: str, bodies: Mapping[str, Schema], answers: Mapping[str, Schema], *parameters: Schema
 ) -> Schema:
-    """An inference call: 400 has the place of 422."""
+    """The description of an inference call, in which 400 takes the place of 422."""
     refusals = {"400" if status == "422" else status: _refused(text) for status, text in REFUSALS.items()}
     return {
         "post": {

@@ -19,7 +19,7 @@ from lengthwise.protocols.endpoint import Decoded, Endpoint, Headers, Received
 
 
 class Response(NamedTuple):
-    """What is sent, but for the headers that every response has."""
+    """The status, headers and body of a response, without the headers that every response has."""
 
     status: int
     body: bytes
@@ -30,7 +30,7 @@ class OverAsgi:
     """The inference calls of one endpoint, as an ASGI application.
 
     Args:
-        endpoint: Whose calls they are.
+        endpoint: Decodes the calls and encodes the answers.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -84,8 +84,8 @@ class OverAsgi:
         """Waits for the answer.
 
         Raises:
-            ClientLeft: The client left first; what has not begun to run is not run.
-            RequestError: There is no answer.
+            ClientLeft: The client left before the answer was there; what has not begun to run is not run.
+            RequestError: The call failed or was rejected.
         """
 
         def write(encoded: tuple[bytes, Headers], timing: Timing) -> Response:

@@ -25,7 +25,7 @@ from lengthwise.runtime.answers import Answer
 
 
 class Predict(Endpoint):
-    """The calls of `POST /predict`."""
+    """The endpoint `POST /predict`."""
 
     name = "POST /predict"
 
@@ -33,7 +33,7 @@ class Predict(Endpoint):
         """Accepts JSON, a raw tensor, and a body without a content type.
 
         Raises:
-            UnsupportedMedia: The body is something else.
+            UnsupportedMedia: The content type is another one.
         """
         if media_type(headers) not in (b"application/json", b"", raw_steps.MEDIA_TYPE):
             raise UnsupportedMedia(
@@ -42,7 +42,7 @@ class Predict(Endpoint):
             )
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `InferenceProtocol`; the media type says whether it is JSON or a raw tensor."""
+        """Decodes a body, as JSON or as a raw tensor by its media type; see `InferenceProtocol.decode`."""
         if media_type(request.headers) == raw_steps.MEDIA_TYPE:
             return raw_steps.decode(request, self.serving)
         if query := request.scope.get("query_string"):
@@ -51,7 +51,7 @@ class Predict(Endpoint):
         return call, partial(encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `InferenceProtocol`; of longer bodies raw tensors and ordinary JSON are quick."""
+        """Decodes a body on the event loop if that is quick: a short one, a raw tensor, or ordinary JSON."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             if media_type(request.headers) == raw_steps.MEDIA_TYPE:
                 return self.decode(request)
@@ -61,7 +61,7 @@ class Predict(Endpoint):
         return super().decode_quickly(request)
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """See `Endpoint`."""
+        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return problems.refusal(error)
 
 

@@ -15,7 +15,7 @@ CLOSE = (b"connection", b"close")
 
 
 def document(error: RequestError) -> dict[str, Any]:
-    """The body of a refusal; of a bad body with a pointer to each of the first problems, and the number of all."""
+    """The body of a refusal. For a wrong body it has a pointer to each of the first problems, and the total."""
     body = _document(error.status, error.title, error.detail)
     if isinstance(error, InvalidRequest):
         body["errors"] = [{"pointer": problem.pointer, "detail": problem.detail} for problem in error.problems]
@@ -24,7 +24,7 @@ def document(error: RequestError) -> dict[str, Any]:
 
 
 def encode(error: RequestError) -> bytes:
-    """The same as bytes; lone surrogates, which a body may have, are written as question marks."""
+    """The document as bytes; lone surrogates, which a body may contain, are written as question marks."""
     try:
         return orjson.dumps(document(error))
     except TypeError:
@@ -48,7 +48,7 @@ def of_status(status: int, detail: str = "") -> bytes:
 
 
 def last_refusal(status: int, detail: str = "") -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-    """The same with its headers, where the connection ends with it; one with status 503 may come back in a second."""
+    """The body and headers of a refusal after which the connection is closed; with status 503, `Retry-After` is 1."""
     lines = [(b"content-type", MEDIA_TYPE), CLOSE]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append((b"retry-after", b"1"))

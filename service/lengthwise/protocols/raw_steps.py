@@ -51,7 +51,7 @@ def decode(request: Received, serving: Serving) -> tuple[Call, Encode]:
     if attention and manifest.graph.attention is None:
         problems.add("/outputs", f"the model {manifest.key} has no attention")
     elif attention and bare:
-        problems.add("/outputs", "attention has no place in an answer of octets; accept application/json")
+        problems.add("/outputs", "attention cannot be returned as a raw tensor; accept application/json")
     if problems.total:
         raise _refused(problems)
     steps = _steps(request, manifest)
@@ -72,7 +72,7 @@ def check_beside_json(query: bytes) -> None:
     problems = Problems()
     for name, _ in parse_qsl(query[:_LONGEST_QUERY].decode("latin-1"), keep_blank_values=True):
         if name in _PARAMETERS:
-            problems.add(f"/{name}", "is for a body of octets; a JSON body has it as a field")
+            problems.add(f"/{name}", "is for a raw tensor; in a JSON body it is a field")
     if problems.total:
         raise _refused(problems)
 
@@ -103,7 +103,7 @@ def _query(raw: bytes, problems: Problems) -> tuple[options.CallOptions, str | N
 
 
 def _number(text: str) -> int | float | str:
-    """A text as a JSON number; the text itself if it is none. Python's `float` would accept "1_000" too."""
+    """A text as a JSON number, or the text itself if it is not one. Python's `float` would also accept "1_000"."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

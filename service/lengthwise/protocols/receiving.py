@@ -1,4 +1,4 @@
-"""When a message over gRPC may be received: its size is not known before, so memory is reserved for the largest one.
+"""Decides when a gRPC message may be received: its size is not known before, so memory is reserved for the largest.
 
 gRPC delivers whole messages only. Few are received at once, each with memory for the largest one reserved (`inflight`),
 of which all but its real size is given back when it has arrived. The others wait unread; HTTP/2 lets their clients send
@@ -27,7 +27,7 @@ class Receiving:
     """The messages that are being received.
 
     Args:
-        inflight: Where memory is reserved for them.
+        inflight: The memory for them is reserved here.
         max_bytes: The largest message.
     """
 
@@ -43,7 +43,7 @@ class Receiving:
         """Reserves memory for one message, which is received while the block runs; `hold` keeps it afterwards.
 
         Args:
-            hold: The call's.
+            hold: The bytes of the call.
             deadline: Until when to wait for the turn and for the message, on the clock of `time.monotonic`.
 
         Raises:

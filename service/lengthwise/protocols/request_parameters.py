@@ -1,7 +1,8 @@
 """The `parameters` of a request of the Open Inference Protocol.
 
-An unknown parameter is ignored, as the protocol says. A parameter for something that this server does not do, such as
-shared memory or a sequence over many requests, is an error: the answer would not be what the client asked for.
+An unknown parameter is ignored, as the protocol requires. A parameter for a feature that this server does not have,
+such as shared memory or a sequence over many requests, is an error, because the answer would not be what the client
+expects.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class RequestedOutput(NamedTuple):
     """How a request asks for one output.
 
     Attributes:
-        binary: Whether as raw bytes; None if the request does not say.
-        classes: How many of the best classes, instead of its numbers; None for the numbers.
+        binary: Whether the output is sent as raw bytes; None if the request does not say.
+        classes: Number of best classes to send instead of the numbers; None for the numbers.
     """
 
     binary: bool | None = None
@@ -53,9 +54,9 @@ def output(parameters: Mapping[str, Any], at: str, problems: Problems) -> Reques
     """Reads the parameters of an output, and adds what is wrong with them to `problems`.
 
     Args:
-        parameters: Of the output.
+        parameters: The parameters of the output.
         at: JSON pointer of them.
-        problems: Where problems are added.
+        problems: Problems are added here.
     """
     no_shared_memory(parameters, at, problems)
     classes = parameters.get(CLASSIFICATION)
@@ -100,7 +101,7 @@ def classified(probabilities: NDArray[np.float32], classes: int, labels: Sequenc
     Args:
         probabilities: `[..., classes of the model]`.
         classes: How many of the best; at most all.
-        labels: Of the model.
+        labels: The labels of the model.
 
     Returns:
         Their texts as bytes, `[..., classes]`. Of two equal scores the lower index comes first.

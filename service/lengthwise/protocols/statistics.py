@@ -4,9 +4,14 @@ They are the metrics of `/metrics` under that extension's names. `inference_stat
 however many sequences it has; `batch_stats` counts batches, by their rows. An answered request is counted in all of its
 stages at once: perf_analyzer reports an error where these counts differ.
 
-What the names mean here: `queue` is the time that requests waited for their batches; `compute_input` decoding their
-bodies, and for a batch padding its sequences; `compute_infer` the batches that they were in, for a request with
-padding; `compute_output` encoding the answers. Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
+| name | of a request | of a batch |
+|---|---|---|
+| `queue` | waiting for its batches | |
+| `compute_input` | decoding its body | padding its sequences |
+| `compute_infer` | its batches, with padding | running the graph, and scoring |
+| `compute_output` | encoding its answer | encoding the answers that it completed |
+
+Nothing is cached, so `cache_hit` and `cache_miss` stay 0.
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ def of(serving: Serving, name: str | None, version: str | None) -> dict[str, Any
     """The statistics of one version, of all versions of a model, or of all served models.
 
     Args:
-        serving: Serves them.
+        serving: The service.
         name: The model's, or None for all.
-        version: Its digits, or None for all.
+        version: The digits of its version, or None for all.
 
     Raises:
         RequestError: There is no such model, or none is ready.

@@ -159,7 +159,7 @@ def read(
         model: The model that it is for.
         sent: The input tensors.
         wanted: Names of the requested outputs; none means all of them.
-        parameters: Of the request: `timeout_ms`, `timeout` (microseconds) and `priority` are read here,
+        parameters: The parameters of the request: `timeout_ms`, `timeout` (microseconds) and `priority` are read here,
             `request_parameters.check` rejects some others, and the rest is ignored.
         problems: Problems of the request so far; more are added.
         max_sequences: Most rows.

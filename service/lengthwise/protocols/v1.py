@@ -39,7 +39,7 @@ INSTANCES: Final = BodyLayout("instances", frozenset({"instances", "outputs", "t
 
 
 class PredictV1(Endpoint):
-    """`POST /v1/models/{model}:predict`."""
+    """The endpoint `POST /v1/models/{model}:predict`."""
 
     name = "POST /v1/models/MODEL:predict"
 
@@ -47,19 +47,19 @@ class PredictV1(Endpoint):
         """Accepts JSON, and a body without a content type.
 
         Raises:
-            UnsupportedMedia: The body is something else.
+            UnsupportedMedia: The content type is another one.
         """
         if media_type(headers) not in (b"application/json", b""):
             raise UnsupportedMedia("content-type must be application/json, or none")
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `Endpoint`."""
+        """Decodes a body; see `InferenceProtocol.decode`."""
         limit = self.serving.settings.max_sequences
         call = json_body.decode(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
         return call, partial(_encode, call)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `InferenceProtocol`; of longer bodies only ordinary JSON is quick."""
+        """Decodes a body on the event loop if that is quick: a short one, or ordinary JSON."""
         if CAREFUL_BYTES < len(request.body) <= LARGE_BODY_BYTES:
             limit = self.serving.settings.max_sequences
             call = json_body.decode_ordinary(request.body, self._find(request), max_sequences=limit, layout=INSTANCES)
@@ -72,7 +72,7 @@ class PredictV1(Endpoint):
         return lambda name, version: served
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """See `Endpoint`."""
+        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return kserve.refusal(error)
 
 

@@ -48,7 +48,7 @@ _OUTPUT_FIELDS: Final = frozenset({"name", "parameters"})
 
 
 class Infer(Endpoint):
-    """`POST /v2/models/{model}[/versions/{version}]/infer`."""
+    """The endpoint `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
     name = "POST /v2/models/MODEL/infer"
 
@@ -56,7 +56,7 @@ class Infer(Endpoint):
         """Accepts JSON, a body without a content type, and binary data with the length of its JSON.
 
         Raises:
-            UnsupportedMedia: The body is something else.
+            UnsupportedMedia: The content type is another one.
         """
         given = media_type(headers)
         if given not in (b"application/json", b"") and not (
@@ -68,7 +68,7 @@ class Infer(Endpoint):
             )
 
     def decode(self, request: Received) -> tuple[Call, Encode]:
-        """See `Endpoint`."""
+        """Decodes a body; see `InferenceProtocol.decode`."""
         path = request.scope["path_params"]
         served = kserve.find(self.serving, path["model"], path.get("version"))
         head, tail = _parts(request)
@@ -97,11 +97,11 @@ class Infer(Endpoint):
         return asked.call, partial(_encode, asked, binary, identifier)
 
     def decode_quickly(self, request: Received) -> tuple[Call, Encode] | None:
-        """See `Endpoint`."""
+        """Decodes a body on the event loop if that is quick; see `InferenceProtocol.decode_quickly`."""
         return self.decode(request) if len(request.body) <= TENSORS_BYTES else None
 
     def refuse(self, error: RequestError) -> tuple[int, bytes, Headers]:
-        """See `Endpoint`."""
+        """Status, body and headers of a refusal; see `Endpoint.refuse`."""
         return kserve.refusal(error)
 
 
@@ -270,7 +270,7 @@ def _outputs(document: dict[str, Any], problems: Problems) -> dict[str, request_
 def _encode(
     asked: TensorCall, binary: set[str], identifier: str | None, answers: list[Answer]
 ) -> tuple[bytes, Headers]:
-    """The answer: JSON, and behind it the binary data of the outputs that were requested in that form."""
+    """The answer: JSON, followed by the binary data of the outputs that were requested in that form."""
     manifest = asked.call.model.manifest
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": str(manifest.version)}
     if identifier is not None:
@@ -295,7 +295,7 @@ def _encode(
 
 
 def _objects(document: dict[str, Any], name: str, problems: Problems) -> list[dict[str, Any]]:
-    """The entries of an array of objects; if it is no such array, notes that and returns none."""
+    """The entries of an array of objects; if it is something else, adds a problem and returns an empty list."""
     value = document.get(name)
     if isinstance(value, list) and len(value) > _MOST_TENSORS:
         problems.add(f"/{name}", f"may have {_MOST_TENSORS} entries, it has {len(value)}")
@@ -325,10 +325,10 @@ def _unknown(document: dict[str, Any], fields: frozenset[str], at: str, problems
 
 
 def _only(document: dict[str, Any], name: str) -> None:
-    """Checks that a body has no other field.
+    """Checks that a body has only known fields.
 
     Raises:
-        InvalidRequest: It has.
+        InvalidRequest: It has another field.
     """
     problems = Problems()
     _unknown(document, frozenset({name}), "", problems)
@@ -341,7 +341,7 @@ async def _document(serving: Serving, request: Request) -> Any:
 
     Raises:
         ClientLeft: The client closed the connection.
-        RequestError: It is too large, or no JSON.
+        RequestError: The body is too large, or not JSON.
     """
     max_bytes = min(LARGE_BODY_BYTES, serving.settings.max_body_bytes)  # it is read on the event loop
     headers = headers_of(request.scope["headers"])

@@ -25,8 +25,8 @@ def split(call: Call) -> tuple[list[Steps], Windows | None]:
     """The sequences that are queued for a call, and where they come from.
 
     Returns:
-        One sequence for each item and None; or, where an item is too long, the windows of all items one behind the
-        other, and the same by item.
+        If no item is too long: one sequence for each item, and None. Otherwise: the windows of all items in one list,
+        and the windows of each item.
     """
     sequences: list[Steps] = [item.steps for item in call.items]
     longest = call.model.manifest.max_length
@@ -40,9 +40,9 @@ def answers_of(call: Call, results: list[Answer | None], windows: Windows | None
     """One answer for each item.
 
     Args:
-        call: What was asked.
+        call: The call.
         results: For each sequence of `split` its answer, or None where that is not finite.
-        windows: What `split` gave.
+        windows: The second result of `split`.
 
     Raises:
         InvalidRequest: Some are not finite; with the pointers of the first of them.

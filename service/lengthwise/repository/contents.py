@@ -94,7 +94,7 @@ class Repository:
 
         Args:
             name: Its name; None if there is one name only.
-            version: Its digits; None for the highest.
+            version: The digits of its version; None for the highest.
 
         Raises:
             NotReady: There is no model at all, or this one may still come.
@@ -145,10 +145,10 @@ class Repository:
         return replace(self, unnamed=None, unjudged=(), starting=False)
 
     def allowing(self, name: str) -> Repository:
-        """The repository, but the next scan may serve this name again."""
+        """The repository in which this name is not unloaded any more: the next scan may serve it."""
         return replace(self, unloaded=self.unloaded - {name})
 
 
 def listed(words: Sequence[str]) -> str:
-    """The words, separated by commas; shortened to the first ten."""
+    """Texts separated by commas, shortened to the first ten."""
     return ", ".join([*words[:MOST_LISTED], *(["..."] if len(words) > MOST_LISTED else [])])

@@ -1,4 +1,4 @@
-"""Judges a model in a process of its own: the side of that process, which `repository.judge_process` starts.
+"""The program of the separate process that judges a model; `repository.judge_process` starts it.
 
 It reads its task from stdin and writes its answer to the original stdout, as one JSON object:
 
@@ -76,7 +76,7 @@ def _answer(memory_bytes: int) -> dict[str, Any]:
     except MemoryError:
         answer["memory"] = True
     except Exception as error:  # any error that a model's files cause is a reason to reject it
-        answer |= {"refused": f"it makes what reads it fail: {type(error).__name__}: {str(error)[:500]}"}
+        answer |= {"refused": f"an unexpected error while it was verified: {type(error).__name__}: {str(error)[:500]}"}
         answer |= {"trace": traceback.format_exc(), "memory": any(sign in str(error) for sign in _OUT_OF_MEMORY)}
     answer["log"] = records.lines
     return answer

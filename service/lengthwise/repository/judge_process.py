@@ -1,4 +1,4 @@
-"""Judges models in a process of their own: the side of the service.
+"""Judges each model in a separate process, which may crash or hang without harm to the service.
 
     files, limits, devices ──stdin──> a new interpreter (`repository.judge_child`) ──stdout──> Judged, or why not
                                            │ it crashes: the signal is the reason
@@ -66,7 +66,7 @@ class JudgeTask:
 
 
 class JudgeProcess:
-    """Judges each model in a process of its own; a `Judge`.
+    """Judges each model in a separate process. It is a `Judge`.
 
     Args:
         timeout_seconds: Longest time for one model.
@@ -92,7 +92,7 @@ class JudgeProcess:
         """Judges a model.
 
         Raises:
-            ModelError: It must not be served; says why.
+            ModelError: The model must not be served; the message says why.
             NotJudged: The process could not be started, or was killed from outside.
             Stopped: The work was stopped.
         """
@@ -119,13 +119,13 @@ class JudgeProcess:
     def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
         """Runs the process with a memory limit of `most` bytes."""
         if most < min(LEAST_BYTES, self._memory_bytes):
-            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next look")
+            raise NotJudged(f"{key}: the container has no memory left to judge it; it is judged at the next scan")
         try:
             process = self.start(most)
         except OSError as error:
             raise NotJudged(
-                f"{key}: no process can be started to judge it: {error.strerror}; where that is not to be had, "
-                f"{flag('judge_in_process')} judges in the process that serves"
+                f"{key}: no process can be started to judge it: {error.strerror}; on such a system use "
+                f"{flag('judge_in_process')}, which judges in the serving process"
             ) from error
         with process, stopping.ending(process.kill):
             try:
@@ -179,7 +179,7 @@ class JudgeProcess:
             try:
                 return Judged.from_json(answer["judged"])
             except Exception as error:
-                raise ModelError(f"{key}: the process that judged it gave no sense: {error}") from error
+                raise ModelError(f"{key}: the process that judged it gave no valid answer: {error}") from error
         last = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
         if answer.get("memory") or (code and "bad_alloc" in last):
             raise _OutOfMemory
@@ -193,11 +193,11 @@ class JudgeProcess:
         )
         if code in _FROM_OUTSIDE:
             raise NotJudged(
-                f"{key}: the process that judged it was ended from outside, by {_name(code)}; where nobody did that, "
-                f"the machine ran out of memory ({_LIMITS[0]} bounds what it takes)"
+                f"{key}: the process that judged it was killed from outside, by {_name(code)}; if nobody did that, "
+                f"the machine ran out of memory ({_LIMITS[0]} limits the process)"
             )
         how = f"was ended by {_name(code)}" if code < 0 else f"ended with code {code}"
-        raise ModelError(f"{key}: the process that judged it {how}: its graph ends the process that runs it. {last}")
+        raise ModelError(f"{key}: the process that judged it {how}: its graph crashes the process that runs it. {last}")
 
 
 def _read(output: bytes) -> dict[str, Any]:

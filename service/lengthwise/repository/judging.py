@@ -1,4 +1,4 @@
-"""Judges one model: may it be served here, under which promise, and what do its batches cost?
+"""Judges one model: whether it may be served here, under which promise, and with which predicted costs.
 
     graph and weights ──> session ──> rows, golden sequences, promise ──> odd values ──> costs
 
@@ -69,7 +69,7 @@ class ModelFiles:
             most_bytes: Most bytes of all files that have digests.
 
         Raises:
-            ModelError: It must not be served; says why.
+            ModelError: The model must not be served; the message says why.
         """
         manifest = Manifest.read(directory)
         if (manifest.name, str(manifest.version)) != (directory.parent.name, directory.name):
@@ -141,7 +141,7 @@ class Judged:
 
 
 Judge = Callable[[ModelFiles, BatchLimits, float, Sequence[Device], Stopping], Judged]
-"""The type of `judge`; `JudgeProcess` is one too. Arguments and errors are those of `judge`."""
+"""The type of `judge` and of `JudgeProcess`. Arguments and errors are those of `judge`."""
 
 
 def judge(
@@ -151,7 +151,7 @@ def judge(
     devices: Sequence[Device],
     stopping: Stopping,
 ) -> Judged:
-    """Judges a model in this process.
+    """Verifies a model in this process and measures its costs.
 
     Args:
         files: The content of its directory.
@@ -161,7 +161,7 @@ def judge(
         stopping: Ends the work early.
 
     Raises:
-        ModelError: It must not be served; says why.
+        ModelError: The model must not be served; the message says why.
         Stopped: The work was stopped.
     """
     manifest = files.manifest
@@ -246,7 +246,7 @@ def _read(files: ModelFiles) -> Graph:
 
 
 def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
-    """Checks that no values of a client can leave one of onnxruntime's recurrent layers without a row: it would crash.
+    """Checks that a client cannot cause one of onnxruntime's recurrent layers to get no rows, because it would crash.
 
     Args:
         graph: The graph.
@@ -254,7 +254,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         manifest: Names the graph's inputs.
 
     Raises:
-        ModelError: They can.
+        ModelError: A client can.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
     if kernels == recurrent_kernels.ONNXRUNTIME:
@@ -267,7 +267,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
 
 
 def run_odd_values(session: Session, manifest: Manifest) -> None:
-    """Runs constant sequences, batched and unbatched, to see that nothing crashes; the answers do not matter."""
+    """Runs constant sequences, batched and unbatched, to test that nothing crashes; the answers are not compared."""
     length = min(5, manifest.max_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
     sequences += [constant_sequence(manifest, 0.0, 1), constant_sequence(manifest, 0.0, manifest.max_length)]

@@ -62,7 +62,7 @@ def load(
         stopping: Ends the work early.
 
     Raises:
-        ModelError: It must not be served; says why.
+        ModelError: The model must not be served; the message says why.
         Stopped: The work was stopped.
     """
     files = ModelFiles.read(directory, most_bytes=most_bytes)

@@ -1,6 +1,7 @@
-"""A model that can run: its manifest, its graph, and the predicted seconds of its batches here.
+"""A loaded model: its manifest, its session, and the predicted costs of its batches on this machine.
 
-It joins the runtime (session, answers) with batching (costs, buckets), so it is in the first room that may import both.
+It combines the runtime (session, answers) with batching (costs, buckets), so it is in the lowest package that may
+import both.
 """
 
 from __future__ import annotations

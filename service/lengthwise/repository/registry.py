@@ -42,7 +42,7 @@ Rescan = Callable[[Repository, str | None], Repository]
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served; `unnamed` is the one for requests that name none, if there is one."""
+    """The models that are served; `unnamed` is the one for requests that name no model, if there is one."""
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Registry:
 
     Args:
         rescan: Scans the folder; runs in a thread.
-        add: Makes the queue and the metrics of a new model.
+        add: Creates the queue and the metrics of a new model.
         remove: Called with a model that is gone, after the change.
         period_seconds: How often to scan the folder; 0 for never.
 
     Attributes:
-        listeners: Awaited after each scan, and after each call that changes the models.
+        listeners: Functions that are awaited after each scan, and after each call that changes the models.
     """
 
     def __init__(
@@ -189,11 +189,11 @@ class Registry:
             try:
                 await self.refresh()
             except ConfigurationError as error:
-                log.error("%s; what is served stays as it is", error)
+                log.error("%s; the served models stay", error)
             except Draining:
                 return
             except Exception:  # an error in one scan must not end the later scans
-                log.exception("the repository could not be looked through; what is served stays as it is")
+                log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
     async def _look(self, before: Repository, again: str | None = None) -> None:
         running = True
@@ -214,8 +214,8 @@ class Registry:
         except Stopped as stopped:
             raise Draining("the server is shutting down", retry_after_seconds=1) from stopped
         except Exception as error:
-            log.exception("the repository could not be looked through")
-            raise ConfigurationError("the model repository could not be looked through; the log says why") from error
+            log.exception("an unexpected error ended the scan of the model repository")
+            raise ConfigurationError("the model repository could not be scanned; the log says why") from error
         finally:
             running = False  # what this scan publishes from now on is ignored
             if not before.starting:  # after a failed first scan the service cannot start

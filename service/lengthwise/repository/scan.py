@@ -90,7 +90,7 @@ def scan(
     directories, passed = _versions(folder)
     for name, why in sorted(passed.items()):
         if name not in before.passed:
-            log.error("the folder %s of the model repository is passed over: %s", ascii(name), why)
+            log.error("the folder %s of the model repository is ignored: %s", ascii(name), why)
     # If the folder of a name cannot be read at the moment, its served versions stay.
     directories |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in directories if key.name not in before.unloaded)
@@ -154,7 +154,7 @@ def check_readable(folder: Path) -> None:
     """Checks that a folder can be read.
 
     Raises:
-        ConfigurationError: It cannot.
+        ConfigurationError: It cannot be read.
     """
     try:
         next(folder.iterdir(), None)
@@ -200,7 +200,7 @@ def _keys(before: Repository) -> Iterable[Key]:
 
 
 def _why_nothing(folder: Path) -> str:
-    """Why a folder has no version, and which folder was probably meant. Clients see this text, so it has no path."""
+    """Explains why a folder has no version, and which folder was probably meant. Clients see it, so it has no path."""
     inside = paths_in(folder)
     if any(path.name in (MANIFEST_FILE, GRAPH_FILE) for path in inside):
         hint = "it looks like one version of a model: serve the folder two levels above it"
@@ -212,7 +212,7 @@ def _why_nothing(folder: Path) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder or a link to one; true if that cannot be found out, so that reading it says why."""
+    """Whether it is a folder or a link to one; true if that is unknown, so that reading it later gives the reason."""
     try:
         return path.is_dir()
     except OSError:
@@ -255,7 +255,7 @@ def _in_a_thread(function: Callable[[], R]) -> Future[R]:
 def _judged(
     key: Key, directory: Path, runs: LoadedModel | None, load: Callable[[Key], LoadedModel], most_bytes: int
 ) -> _Result:
-    """The model of a directory; or the one that is served and why the directory's must not be."""
+    """The model of a directory; or the currently served one, and why that of the directory is not served."""
     try:
         if runs is not None:
             manifest = Manifest.read(directory)
@@ -272,5 +272,5 @@ def _judged(
     except MemoryError:
         return runs, f"{key}: there is not enough memory to read it", False
     except Exception as error:  # an error in one directory must not affect other versions
-        log.exception("%s made what reads it fail", key)
-        return runs, f"{key}: it makes what reads it fail: {type(error).__name__}: {str(error)[:500]}", True
+        log.exception("an unexpected error while %s was loaded", key)
+        return runs, f"{key}: an unexpected error while it was loaded: {type(error).__name__}: {str(error)[:500]}", True

@@ -24,8 +24,8 @@ class ScanState:
     Attributes:
         first: Whether nothing was served before this scan.
         left: The versions that are not settled yet, in order.
-        running: Those of the wanted versions that are served.
-        known: Why versions were rejected by the last scan.
+        running: The wanted versions that are served already.
+        known: The reasons why the last scan rejected versions.
     """
 
     def __init__(self, before: Repository, policy: Policy, wanted: Sequence[Key]) -> None:
@@ -99,7 +99,7 @@ class ScanState:
         """Stores why a version is not served, and logs it if that is new."""
         self._refused[key] = reason
         if reason != self.known.get(key):
-            ending = "; the one that stood there before goes on" if key in self._models else ""
+            ending = "; the model that was served before stays in service" if key in self._models else ""
             log.error("%s is not served: %s%s", key, reason, ending)
 
     def repository(self) -> Repository:

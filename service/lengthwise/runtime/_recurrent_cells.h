@@ -11,8 +11,8 @@
  *
  * all of which end with this file.
  *
- * What a row is multiplied with, and in which order it is summed, does not depend on how many rows stand beside it: in
- * any company it gets the same bits.
+ * The factors of a row, and the order in which its products are summed, do not depend on the other rows: a row gets the
+ * same bits in every batch.
  */
 typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
 typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -45,7 +45,7 @@ INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
     return x * p;
 }
 
-/* 1 / (1 + exp(-x)), likewise. A gate that is shut is 0, and not the last bit below it. */
+/* 1 / (1 + exp(-x)), also as a quotient. A closed gate is exactly 0, and never slightly negative. */
 INLINE Vector NAMED(sigmoid)(Vector x, Vector *divisor)
 {
     Vector p = NAMED(tanh)(x * 0.5f, divisor);

@@ -105,7 +105,7 @@ static int runs_here(const struct Cells *cells)
 
 static const struct Cells *chosen; /* what layers are made with from now on; NULL where no set is known */
 
-/* Room for so many floats; NULL where there is none. */
+/* Allocates memory for this many floats; NULL if there is none. */
 static float *floats(long count) { return aligned_alloc(ALIGNMENT, (count * sizeof(float) / ALIGNMENT + 1) * ALIGNMENT); }
 
 static void destroy(void *kernel)

@@ -1,6 +1,6 @@
-"""Makes answers of a graph's outputs: probabilities of each row, and one answer of a sequence's windows.
+"""Computes answers from a graph's outputs: the probabilities of each row, and one answer from a sequence's windows.
 
-Everything is computed row by row, so no number of a row depends on another row, and batch invariance is kept.
+Everything is computed row by row, so the answer of a row does not depend on another row (batch invariance).
 """
 
 from __future__ import annotations

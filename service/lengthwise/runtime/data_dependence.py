@@ -1,4 +1,4 @@
-"""Finds what in a graph's run depends on the values in a batch, and not only on its shape. Pure.
+"""Finds what in a graph's run depends on the values in a batch, and not only on its shape. It only reads the graph.
 
 Two such dependences are problems:
 
@@ -7,8 +7,8 @@ Two such dependences are problems:
 - The number of rows of a recurrent layer. onnxruntime's own LSTM and GRU crash the process if they get no row (seen in
   1.31). So one request could crash a graph that drops rows by their values, as a boolean index does.
 
-For each value of the graph, this module follows whether its content and its shape depend on what a client sends. In
-doubt, they do.
+For each value of the graph, this module follows whether its content and its shape depend on what a client sends. If
+unknown, it is assumed that they do.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def has_steady_time(graph: Graph) -> bool:
 
 
 def recurrent_without_rows(graph: Graph, sequences: str, others: Iterable[str], ending: frozenset[str]) -> str | None:
-    """The operator that may get no row, depending on what a client sends; None if there is none.
+    """A recurrent operator that may get no rows, depending on what a client sends; None if there is none.
 
     Args:
         graph: The model's graph.

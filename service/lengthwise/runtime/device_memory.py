@@ -56,7 +56,7 @@ class Buffer:
 
 
 class HostMemory:
-    """Ordinary memory on both sides."""
+    """Ordinary memory in the place of both the host's and the device's."""
 
     def on_host(self, size_bytes: int) -> Bytes:
         """A buffer of ordinary memory."""
@@ -77,7 +77,7 @@ class CudaMemory:
 
     Args:
         index: The GPU's number.
-        load: Loads the runtime's library; tests give their own.
+        load: Loads the runtime's library; tests pass their own.
 
     Raises:
         ModelError: The runtime cannot be loaded.

@@ -1,6 +1,6 @@
 """What is installed here to run a graph: which onnxruntime, which CUDA libraries, which GPUs.
 
-This module only finds out; `runtime.provider` chooses. It asks the GPU driver directly, because onnxruntime lists its
+This module only looks; `runtime.provider` chooses. It asks the GPU driver directly, because onnxruntime lists its
 CUDA provider if the package has it, with or without a GPU.
 """
 
@@ -55,7 +55,7 @@ class Driver:
     Attributes:
         cuda: The newest CUDA version that it supports, as `(major, minor)`.
         gpus: The GPUs that may be used.
-        problem: Why there is none, as a sentence; None if there are some.
+        problem: Why there is no GPU, as a sentence; None if there are some.
     """
 
     cuda: tuple[int, int] = (0, 0)
@@ -111,12 +111,12 @@ def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
     """Asks the driver for its GPUs, through CUDA's driver interface.
 
     Args:
-        load: Loads the driver's library; tests give their own.
+        load: Loads the driver's library; tests pass their own.
     """
     try:
         cuda = load(_DRIVER)
     except OSError:
-        return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container wants --gpus all)")
+        return Driver(problem=f"there is no NVIDIA driver ({_DRIVER} cannot be loaded; a container needs --gpus all)")
     if code := cuda.cuInit(0):
         if code == _NO_DEVICE:
             return Driver(problem="the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide them)")
@@ -150,7 +150,7 @@ def missing_libraries(cuda: str, load: LoadLibrary = ctypes.CDLL) -> tuple[str, 
 
     Args:
         cuda: The CUDA version that onnxruntime was built for.
-        load: Loads a library; tests give their own.
+        load: Loads a library; tests pass their own.
     """
     if onnxruntime is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what is missing; reported below in one sentence

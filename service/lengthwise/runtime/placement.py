@@ -1,4 +1,4 @@
-"""Checks that every node of a graph runs on the chosen provider. Pure: what onnxruntime recorded is an argument.
+"""Checks that every node of a graph runs on the chosen provider. What onnxruntime recorded is passed as an argument.
 
 If the device has no kernel for a node, onnxruntime runs the node on the CPU, copies its tensors there and back, and at
 most logs it. Here such a graph is rejected, with the names of these nodes. One kind of node may run on the CPU: those
@@ -63,6 +63,6 @@ def check(nodes: Iterable[PlacedNode], provider: str, host_nodes: Collection[str
         more = f", and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
         raise ModelError(
             f"{model}: {provider} has no kernel for {', '.join(str(node) for node in strays[:_MOST_NAMED])}{more}: "
-            "onnxruntime runs that on the CPU, which this service does not do unasked; export the model with operators "
+            "onnxruntime runs that on the CPU, which this service does not allow; export the model with operators "
             "that the device has, or serve it with --provider cpu"
         )

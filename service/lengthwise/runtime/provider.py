@@ -1,4 +1,4 @@
-"""Providers: where graphs run, and what is promised there. A table of providers, and the choice of devices.
+"""The table of providers, with what is promised on each, and the choice of the devices that graphs run on.
 
 | provider | runs on | promises in float32 | costs are measured by |
 |---|---|---|---|
@@ -209,8 +209,8 @@ def choose(
         why = "CUDA was asked for" if wanted == "cuda" else "onnxruntime has CUDA, and a GPU answers"
         return DeviceChoice(gpus, why + left_out)
     if wanted == "cuda":
-        raise ConfigurationError(f"--provider cuda cannot be had: {'; '.join(missing)}")
-    return DeviceChoice((processor,), reason=f"CUDA cannot be had: {'; '.join(missing)}")
+        raise ConfigurationError(f"--provider cuda is not available: {'; '.join(missing)}")
+    return DeviceChoice((processor,), reason=f"CUDA is not available: {'; '.join(missing)}")
 
 
 def check_packages(installed: Installation) -> None:

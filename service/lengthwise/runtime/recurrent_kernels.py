@@ -41,7 +41,7 @@ def register(options: Any) -> str:
 
 
 def described(*, wanted: bool) -> str:
-    """Which kernels run recurrent layers on the CPU, and why, for the log."""
+    """Describes for the log which kernels run recurrent layers on the CPU, and why."""
     if wanted and INSTRUCTION_SETS:
         return f"valid steps only, with {_kernels.chosen()}"
     if not wanted:

@@ -61,7 +61,7 @@ _NO_FOLDER = f"{os.devnull}/none"
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The graph that sessions are made of.
+    """The graph from which sessions are opened.
 
     Attributes:
         graph: Its file, or its bytes.

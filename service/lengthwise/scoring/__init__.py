@@ -1,1 +1,1 @@
-"""`lengthwise score`: a file of sequences in, the lines that `/predict` would answer out. Begin with `command`."""
+"""`lengthwise score`: predicts a file of sequences, and writes what `/predict` would answer. Begin with `command`."""

@@ -119,7 +119,7 @@ def score(
         except (KeyboardInterrupt, LengthwiseError):
             if scored.is_written and out.stat().st_size:  # a signal may come between writing lines and counting them
                 console.print(
-                    f"what was scored stands in {out}; --resume goes on behind it",
+                    f"the predictions so far are in {out}; --resume continues after them",
                     style="dim",
                     soft_wrap=True,
                 )
@@ -134,10 +134,10 @@ def _check_out(out: Path, source: Path) -> None:
     """Rejects an output that cannot be resumed, and one that is the input."""
     if out.suffix == ".gz":
         raise ConfigurationError(
-            f"{out}: predictions are written as plain lines, so that an interrupted run can go on; compress them after"
+            f"{out}: predictions are not compressed, so that a run can be resumed; compress the file afterwards"
         )
     if out.exists() and out.samefile(source):
-        raise ConfigurationError(f"{out} is the file that is read; the predictions need another")
+        raise ConfigurationError(f"{out} is the input; name another file for the predictions")
 
 
 def _load(directory: Path, limits: BatchLimits, device: Device) -> LoadedModel:
@@ -159,7 +159,7 @@ class ScoringRun:
 
     Attributes:
         model: Answers the records.
-        limits: Of one batch.
+        limits: The limits of one batch.
         threads: How many batches run at once.
         attention: Whether the attention is written.
         stop: Whether a record without an answer ends the run.
@@ -201,7 +201,7 @@ class ScoringRun:
             if resume:
                 self._pass_over(entries, scored, summary)
                 console.print(
-                    f"{scored.lines:,} records were scored before; going on behind them", style="dim", soft_wrap=True
+                    f"{scored.lines:,} records were scored before; continuing after them", style="dim", soft_wrap=True
                 )
             started = drawn = time.monotonic()
 
@@ -236,7 +236,7 @@ class ScoringRun:
         return summary
 
     def _pass_over(self, entries: Iterator[InputRecord], scored: PredictionFile, summary: Summary) -> None:
-        """Counts the records that an earlier run scored, and compares them with its lines."""
+        """Skips and counts the records that an earlier run scored, and compares their ids with its lines."""
         manifest = self.model.manifest
         for prediction in scored.left():
             entry = next(entries, None)
@@ -275,7 +275,7 @@ class ScoringRun:
 
 
 def _timed(items: Iterator[T], spent: Callable[[float], object]) -> Iterator[T]:
-    """The same items; calls `spent` with the processor time that each took to come."""
+    """Yields the same items; calls `spent` with the processor time that producing each of them took."""
     while True:
         started = time.thread_time()
         item = next(items, None)

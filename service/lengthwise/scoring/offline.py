@@ -88,9 +88,9 @@ def answer_all(
     Args:
         model: Answers the items.
         chunks: Items that the model accepts, with a value to return; read one chunk ahead.
-        limits: Of one batch.
+        limits: The limits of one batch.
         threads: How many batches run at once; 0 runs them one by one in the caller's thread.
-        attention: Whether the attention is wanted.
+        attention: Whether to return the attention weights.
         ran: Called with each batch, in the caller's thread.
         planned: Called with the processor time of planning a chunk.
     """

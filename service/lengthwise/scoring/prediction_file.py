@@ -22,7 +22,7 @@ class PredictionFile:
     """The file, open for writing.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         resume: Whether to continue an existing file. Otherwise only an empty file is overwritten.
         overwrite: Whether to replace an existing file.
         exact: Whether a line that is computed again has the same bytes.
@@ -46,7 +46,7 @@ class PredictionFile:
         if not (is_empty or resume or overwrite):
             self._file.close()
             raise ConfigurationError(
-                f"{path} exists; --resume goes on with what an interrupted run left there, --overwrite starts anew"
+                f"{path} exists; --resume continues an interrupted run, --overwrite replaces the file"
             )
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class PredictionFile:
 
     @property
     def lines(self) -> int:
-        """Number of final lines: those of an earlier run, and those written by this one."""
+        """Number of complete lines, those of an earlier run included."""
         return self._done
 
     @property
@@ -93,7 +93,7 @@ class PredictionFile:
         """
         if self._last and lines:
             if not self._agree(self._last, lines[0]):
-                raise self.other("is not what this run makes of the record")
+                raise self.other("differs from what this run computes for the record")
             self._last = b""
         try:
             if not self._is_written:
@@ -113,14 +113,14 @@ class PredictionFile:
             ConfigurationError: An earlier run left more lines than there are records.
         """
         if self._last:
-            raise self.other("is of a record that is not there")
+            raise self.other("belongs to a record that the input does not have")
         self.write([])
 
     def other(self, what: str) -> ConfigurationError:
         """The error for a file of another run; `what` describes the line after the last kept one."""
         return ConfigurationError(
             f"{self._path}:{self._done + 1} {what}: the file was made of another input, by another model, with other "
-            "options or on another kind of processor. Name another file, or say --overwrite"
+            "options or on another kind of processor. Name another file, or pass --overwrite"
         )
 
     def _read(self, line: bytes) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class PredictionFile:
         return prediction
 
     def _agree(self, before: bytes, now: bytes) -> bool:
-        """Whether a line equals the one written before."""
+        """Whether a line agrees with the one that an earlier run wrote."""
         if before == now:
             return True
         try:

@@ -48,10 +48,10 @@ InputRecord = ValidRecord | BadRecord
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some records in a row.
+    """Consecutive records that are scored together.
 
     Attributes:
-        entries: Good and bad, in the order of the file.
+        entries: The records, good and bad, in the order of the file.
         read: The share of the file that was read up to here.
     """
 
@@ -79,7 +79,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
 
 
 def label_mismatch(record: Record, task: Task) -> str | None:
-    """Why a record's label cannot be compared with an answer, or None where it can, or where there is none."""
+    """Why a record's label cannot be compared with an answer; None if it can, or if there is no label."""
     label = record.label
     if label is None:
         return None
@@ -92,12 +92,12 @@ def label_mismatch(record: Record, task: Task) -> str | None:
 
 
 def unknown_labels(record: Record, labels: Sequence[str], whose: str = "the model's labels") -> str | None:
-    """Which of a record's labels is none of a model's, beside those that are; None where all are.
+    """The message for a label of a record that the model does not have; None if it has all of them.
 
     Args:
-        record: With one label, several or none.
-        labels: The model's.
-        whose: What to call them.
+        record: A record with one label, several or none.
+        labels: The labels of the model.
+        whose: The name of the model's labels in the message.
     """
     several = record.label if isinstance(record.label, tuple) else (record.label,)
     unknown = next((label for label in several if label is not None and label not in labels), None)
@@ -138,9 +138,9 @@ def prediction_of(
 
     Args:
         entry: The record.
-        result: Of a record that the model accepts, the answer or the error.
-        manifest: Of the model.
-        attention: Whether the attention is wanted.
+        result: The answer or the error, if the model accepts the record.
+        manifest: The manifest of the model.
+        attention: Whether to return the attention weights.
     """
     if isinstance(entry, BadRecord):
         return entry.error

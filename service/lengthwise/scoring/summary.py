@@ -23,14 +23,14 @@ PARTS: Final = {
 
 @dataclass(slots=True)
 class Summary:
-    """The figures of a run; with those of the run that it resumes, unless said otherwise.
+    """The figures of a run, including the run that it resumes unless stated otherwise.
 
     Attributes:
         model: `name/version`.
         records: Lines in the file.
         errors: Records without an answer.
         resumed: Records that an earlier run scored.
-        seconds: Of this run, without loading the model.
+        seconds: Duration of this run, without loading the model.
         cpu_seconds: Processor time of this run, by the names in `PARTS`.
         rows: Sequences that this run computed, or windows of them.
         cost_steps: Padded steps that this run computed.
@@ -123,7 +123,7 @@ class Summary:
 
 
 def right(label: Label, prediction: dict[str, Any], labels: Sequence[str], task: Task) -> list[bool]:
-    """Which answers of a prediction are the record's label; see `Summary.answers`."""
+    """Which answers of a prediction equal the record's label; see `Summary.answers`."""
     if task == "single-label":
         return [prediction["label"] == label]
     several = label if isinstance(label, tuple) else ()

@@ -1,6 +1,6 @@
 """A line in the log for each inference call, or for a share of them: ids, status and lengths, never a payload.
 
-The line is text for people. A JSON log has its parts as fields too: they are in `fields` of the log record.
+The line is text. A JSON log has its parts as fields as well, which are in `fields` of the log record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class AccessLog:
 
     Args:
         share: The share of the calls that get one, 0 to 1.
-        draw: Draws a number of at least 0 and below 1; given by tests.
+        draw: Draws a number of at least 0 and below 1; tests pass their own.
     """
 
     def __init__(self, share: float, draw: Callable[[], float] = random.random) -> None:
@@ -40,7 +40,7 @@ class AccessLog:
         reason: str | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Writes a call's line, if the call is drawn.
+        """Writes a call's line, if the call is in the random share.
 
         Args:
             request_id: Safe to log.
@@ -48,9 +48,9 @@ class AccessLog:
             status: Its HTTP status.
             seconds: How long it took.
             model: Name and version of its model; both empty where that is not served.
-            lengths: Of its sequences, in steps.
+            lengths: The lengths of its sequences, in steps.
             reason: Why it was rejected, if it was.
-            trace_id: Of its trace, if it is traced.
+            trace_id: The id of its trace, if it is traced.
         """
         if self._draw() >= self._share:
             return

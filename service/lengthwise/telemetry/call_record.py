@@ -44,10 +44,10 @@ class CallRecord:
         self._decode_seconds = 0.0
 
     def decoded(self, call: Call, started: float) -> float:
-        """Its body was decoded: from now on it is a call of that model.
+        """Records that the body was decoded: the call now counts for its model.
 
         Args:
-            call: What it asks; its model has `metrics`.
+            call: The decoded call; its model has `metrics`.
             started: When decoding began, on the clock of `time.monotonic`.
 
         Returns:
@@ -69,7 +69,7 @@ class CallRecord:
         timing: Timing | None = None,
         ended: float | None = None,
     ) -> None:
-        """The call ended: counts it, writes its log line, and ends its span.
+        """Ends the record: counts the call, writes its log line, and ends its span.
 
         Args:
             status: As HTTP.
@@ -110,12 +110,12 @@ class CallRecorder:
         self._tracer = tracer
 
     def open(self, name: str, request_id: bytes, headers: Mapping[bytes, bytes]) -> CallRecord:
-        """The record of a call that arrives now.
+        """Starts the record of a call that has just arrived.
 
         Args:
             name: What is called, such as `POST /predict`.
             request_id: Safe to echo and to log.
-            headers: By lower-case name; or gRPC's metadata.
+            headers: The headers, by lower-case name; or gRPC's metadata.
         """
         arrived = time.monotonic()
         trace = None if self._tracer is None else self._tracer.begin(name, headers, arrived)

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes. Every metric of the service is declared here, once, with its help.
+"""The metrics that Prometheus scrapes. Each is declared here, once, with its help.
 
 Counting is on the hot path, where a tenth of a microsecond can be measured. So a metric is an integer or a list of
 bucket counts under one lock, and becomes a Prometheus family only when it is scraped.
@@ -23,8 +23,9 @@ CODES = (200, 413, 422, 429, 499, 500, 503, 504)
 """Statuses that are exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
 
 KEPT_GONE = 4
-"""So many of the versions that are not served any more stay on the page, the last ones: what was counted since the last
-scrape is not lost, and a version that returns goes on counting. Each takes as long to scrape as one that is served."""
+"""How many versions that are no longer served stay on the page: the last removed ones. What they counted since the
+last scrape is not lost, and if one of them comes back, its counts continue. Each takes as long to scrape as a served
+version."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -101,7 +102,7 @@ class ModelMetrics:
     Args:
         name: The model's name, or empty.
         version: Its version as text, or empty.
-        info: Labels of `model_info`, or None for no such line.
+        info: Labels of `model_info`; None for no such metric.
     """
 
     def __init__(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> None:
@@ -134,14 +135,14 @@ class ModelMetrics:
         trace_id: str | None = None,
         decode_seconds: float = 0.0,
     ) -> None:
-        """One inference call ended.
+        """Counts an inference call that has ended.
 
         Args:
             code: Its HTTP status.
             seconds: How long it took.
             reason: Why it was rejected, if it was.
             stages: The seconds that it spent in the queue and in the runtime, if it was answered.
-            trace_id: Of its trace, if it is traced.
+            trace_id: The id of its trace, if it is traced.
             decode_seconds: How long decoding its body took.
         """
         with self.lock:
@@ -158,7 +159,7 @@ class ModelMetrics:
                 self.rejected[reason] += 1
 
     def decoded(self, seconds: float, lengths: Iterable[int]) -> None:
-        """A body was decoded: how long that took, and the lengths of its sequences."""
+        """Counts a decoded body: how long decoding took, and the lengths of its sequences."""
         with self.lock:
             self.decode_seconds.observe(seconds)
             for length in lengths:
@@ -176,7 +177,7 @@ class ModelMetrics:
         padding_seconds: float = 0.0,
         writing_seconds: float = 0.0,
     ) -> None:
-        """A batch ran.
+        """Counts a batch that ran.
 
         Args:
             rows: Its sequences.
@@ -205,14 +206,14 @@ class ModelMetrics:
                 self.queue_seconds.observe(wait)
 
     def batch_failed(self) -> None:
-        """A batch raised in the runtime."""
+        """Counts a batch that failed in the runtime."""
         with self.lock:
             self.batch_failures += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What the service holds at this moment."""
+    """The gauges of one model: what waits and runs now."""
 
     queue_cost_steps: int
     queue_sequences: int
@@ -256,14 +257,14 @@ class Metrics(Collector):
         self.unknown = self.model()
 
     def model(self, name: str = "", version: str = "", info: dict[str, str] | None = None) -> ModelMetrics:
-        """The metrics of a model; made at the first call, and kept when the model is loaded again."""
+        """The metrics of a model; created at the first call, and kept when the model is loaded again."""
         self._gone.pop((name, version), None)
         metrics = self._models.setdefault((name, version), ModelMetrics(name, version, info))
         metrics.info = info
         return metrics
 
     def remove(self, metrics: ModelMetrics) -> None:
-        """A model is not served any more: its `model_info` ends now, its counts after `KEPT_GONE` other removals."""
+        """Removes a model's `model_info`, as it is no longer served; its counts stay for `KEPT_GONE` more removals."""
         metrics.info = None
         name, version = metrics.labels
         self._gone[name, version] = self._gone.pop((name, version), None)
@@ -272,7 +273,7 @@ class Metrics(Collector):
             del self._gone[longest_gone], self._models[longest_gone]
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """What `GET /metrics` answers, and its media type: OpenMetrics, with exemplars, where `accept` asks for it."""
+        """The body of `GET /metrics` and its media type: OpenMetrics, with exemplars, if `accept` asks for it."""
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
@@ -290,7 +291,7 @@ class Metrics(Collector):
         )
         rejected = CounterMetricFamily(
             "lengthwise_rejected",
-            "Calls refused though nothing was wrong with them, by reason.",
+            "Calls rejected although nothing was wrong with them, by reason.",
             labels=[*labels, "reason"],
         )
         sequences = CounterMetricFamily("lengthwise_sequences", "Sequences decoded.", labels=labels)
@@ -349,9 +350,9 @@ class Metrics(Collector):
         for name, help_ in (
             ("runners", "Threads that run batches."),
             ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
-            ("refused_models", "Versions in the repository that failed their proof and are not served."),
-            ("inflight_bytes", "Bytes of bodies and answers in hand: read, inflated, waiting, being written."),
-            ("max_inflight_bytes", "Most bytes of bodies and answers that may be in hand."),
+            ("refused_models", "Versions in the repository that failed their verification and are not served."),
+            ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
+            ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
         ):
             yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))
 

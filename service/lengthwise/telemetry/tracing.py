@@ -67,7 +67,7 @@ class Tracer:
 
         Args:
             name: What is called, such as `POST /predict`.
-            headers: By lower-case name; or gRPC's metadata.
+            headers: The headers, by lower-case name; or gRPC's metadata.
             arrived: When, on the clock of `time.monotonic`.
         """
         carrier = {key.decode(): headers[key].decode("latin-1") for key in _CARRIED if key in headers}
@@ -82,7 +82,7 @@ class Tracer:
         return span
 
     def batch(self, queue: ModelQueue, entries: Sequence[QueuedSequence], started: float, ended: float) -> None:
-        """A batch has run, or failed: its span, and for each traced call in it the spans of its wait and its run.
+        """Writes the span of a batch that ran or failed, and the spans `queue` and `inference` of its traced calls.
 
         Args:
             queue: The model's queue.
@@ -148,13 +148,13 @@ class Trace:
         self.context = set_span_in_context(span, Context())
 
     def decoded(self, started: float, ended: float) -> None:
-        """Its body was decoded; both times on the clock of `time.monotonic`."""
+        """Writes the span `decode`; both times on the clock of `time.monotonic`."""
         self._tracer.stage(self, "decode", started, ended)
 
     def end(
         self, status: int, request_id: str, model: Sequence[str], lengths: Sequence[int], reason: str | None
     ) -> None:
-        """The call ended; for the arguments see `AccessLog.note`."""
+        """Ends the span of the call; for the arguments see `AccessLog.note`."""
         span = self._span
         span.set_attribute("http.response.status_code", status)
         span.set_attribute("lengthwise.request_id", request_id)

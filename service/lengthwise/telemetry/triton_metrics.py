@@ -1,7 +1,7 @@
 """The metrics under the names of NVIDIA Triton, for dashboards and autoscalers that know those: `--triton-metrics`.
 
-Each name means what it means there (Triton's user guide, "Metrics"): durations are sums over the answered calls, each
-with all of its time in a stage, so that `rate(duration) / rate(success)` is a mean.
+The names have the meaning that Triton gives them (its user guide, "Metrics"): a duration is a sum over the answered
+calls, each with all of its time in a stage, so that `rate(duration) / rate(success)` is a mean.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FAMILIES: Final[tuple[tuple[str, str, Callable[[ModelMetrics], float]], ...]] =
 
 
 def families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-    """The families, with a sample for each model; Triton counts nothing for what it does not serve."""
+    """The metric families, with a sample for each model; calls for unknown models are left out, as in Triton."""
     for name, help_, value in _FAMILIES:
         # They are counters; but the library lets a counter's samples end in `_total`, and Triton's do not.
         family = UnknownMetricFamily(name, help_, labels=["model", "version"])

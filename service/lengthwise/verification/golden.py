@@ -43,7 +43,7 @@ class Golden:
 
     Attributes:
         sequences: Each `[length, features]` float32 or `[length]` int64.
-        logits: Of each sequence `[classes]` float32, or `[length, classes]` of a per-step model.
+        logits: For each sequence `[classes]` float32, or `[length, classes]` of a per-step model.
     """
 
     sequences: tuple[Steps, ...]

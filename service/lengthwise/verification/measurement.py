@@ -1,4 +1,4 @@
-"""Measures how much a graph's answers change with what must not matter: the cases of verification, as data.
+"""Measures the cases of verification: how much a graph's answers change with things that must not matter.
 
 Each case varies one thing (batching, position, width, padding, neighbours, order, threads) and compares each row's
 answer with the answer of the same row unbatched. The `reference` cases compare with the model that the graph was made
@@ -45,7 +45,8 @@ class Case:
 
     Attributes:
         name: A description for people.
-        varied: What was varied. "company" is a sequence batched against the same unbatched.
+        varied: What was varied. "company" (a name in published files) compares a sequence batched with the same
+            unbatched.
         difference: The largest absolute difference of a logit or an attention weight at a valid step; infinite if an
             answer is not finite. For `missing`, which only the exporter measures: the share of an answer's change that
             is left beside a missing value, where the answer must change.
@@ -90,7 +91,7 @@ def measure_cases(
         open_session: Opens a session of the graph with a number of threads.
         manifest: The model's; its max length is tried.
         reference: The model that the graph was made from; None leaves these cases out.
-        seed: Decides the sequences.
+        seed: Seed of the random sequences.
         made_from: A name of the reference, for people.
     """
     variations = BatchVariations(open_session(1), manifest, seed)
@@ -108,7 +109,7 @@ class BatchVariations:
     Args:
         session: Runs the graph with one thread.
         manifest: The model's.
-        seed: Decides the sequences.
+        seed: Seed of the random sequences.
     """
 
     def __init__(self, session: Session, manifest: Manifest, seed: int) -> None:
@@ -172,7 +173,7 @@ class BatchVariations:
             yield self._compare(f"padded to {width} steps instead of {needed}", "width", answers)
 
     def with_padding_filled(self) -> Iterator[Case]:
-        """The batch, with other values than zeros as padding."""
+        """The batch, with values other than zeros as padding."""
         for name, fill in self._fills().items():
             answers: list[RowOutputs] = []
             for batch in self._batches(self.sequences, self._wide()):

@@ -1,4 +1,4 @@
-"""Promises of batch invariance: made of the measured cases, and checked with the golden sequences at every load.
+"""Promises of batch invariance: derived from the measured cases, and checked with the golden sequences at every load.
 
     a promise of this device (promises.json), or of the manifest ──> golden sequences keep it? ──> served under it
                                                   none, or broken ──> measured here, stored ────────────┘
@@ -94,7 +94,7 @@ def promise(cases: Sequence[Case], differences: Sequence[GoldenDifference] = (),
 def held(
     session: Session, expected: Golden, manifest: Manifest, stored: bytes | None, *, tf32: bool = False
 ) -> tuple[Promise, list[Case]]:
-    """The promise under which a model is served here; its golden sequences keep it.
+    """The promise under which a model is served here. Its golden sequences have been checked against it.
 
     Args:
         session: Runs the graph.
@@ -170,7 +170,7 @@ def verify_here(
         expected: The golden sequences.
         manifest: The model's.
         most: Largest relative difference of a case, and of the golden sequences from their stored logits.
-        seed: Decides the sequences.
+        seed: Seed of the random sequences.
 
     Returns:
         The promise, and the cases.
