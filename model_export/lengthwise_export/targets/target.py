@@ -68,8 +68,15 @@ def check_options_agree(text: str, options: TargetOptions, steps: StepInput, lab
 
 
 def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...]:
-    """The names that were given, or numbers."""
+    """The names that were given, or numbers.
+
+    Raises:
+        ConfigurationError: They are not as many as the classes, or two are the same.
+    """
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
             raise ConfigurationError(f"--{flag} names {said} classes, {text} answers {classes}")
+    twice = sorted({label for label in options.labels or () if (options.labels or ()).count(label) > 1})
+    if twice:
+        raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")
     return options.labels or tuple(map(str, range(classes)))

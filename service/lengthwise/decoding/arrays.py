@@ -72,7 +72,9 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
-        raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
+        features = manifest.input.features
+        hint = "; a sequence alone goes into a list too" if array.shape == (features,) else ""
+        raise ValueError(f"[length, {features}] is wanted, the shape of this array is {[*array.shape]}{hint}")
     with np.errstate(over="ignore"):  # what is too large for float32 is said with its step
         return array.astype(np.float32, copy=False)
 
