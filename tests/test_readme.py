@@ -36,7 +36,10 @@ def command(beginning: str) -> str:
 
 
 def run(line: str, folder: Path, code: int = 0) -> str:
-    """Runs a command of the tool, with what it writes under `runs/` going to a folder: what it said."""
+    """Runs a command of the tool, with what it writes under `runs/` going to a folder: what it said.
+
+    As in a fresh checkout, that folder need not be there.
+    """
     words = shlex.split(line.replace("runs/", f"{folder}/"))
     assert words[0] == TOOL
     done = subprocess.run(
@@ -123,9 +126,9 @@ def test_what_it_points_to_is_there(link: str) -> None:
 
 
 def test_a_leak_is_found_and_pictured(tmp_path: Path) -> None:
-    said = run(command(f"{TOOL} check"), tmp_path, code=1)
+    said = run(command(f"{TOOL} check"), tmp_path / "absent", code=1)
     assert "softmax" in said
-    assert "<svg" in (tmp_path / "leak.html").read_text()
+    assert "<svg" in (tmp_path / "absent" / "leak.html").read_text()
 
 
 @pytest.mark.long
@@ -135,8 +138,8 @@ def test_a_load_is_answered_without_an_error() -> None:
 
 
 def test_a_file_is_scored(tmp_path: Path) -> None:
-    run(command(f"{TOOL} score"), tmp_path)
-    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 370
+    run(command(f"{TOOL} score"), tmp_path / "absent")
+    assert len((tmp_path / "absent" / "predictions.jsonl").read_text().splitlines()) == 370
 
 
 @pytest.mark.long

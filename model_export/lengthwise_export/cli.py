@@ -302,6 +302,8 @@ def check(
     if page is not None:
         from lengthwise_export.checking.page import as_page
 
+        if not page.parent.exists():
+            page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(as_page(report, target), encoding="utf-8")
     if as_json:
         show_json(reports.as_json(report))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from lengthwise.runtime.manifest import Name
+from lengthwise.runtime.manifest import MANIFEST_FILE, Name
 from lengthwise.versions import MOST_DIGITS, is_version
 from lengthwise_export.errors import PublishError
 
@@ -43,7 +43,8 @@ def destination(out: Path) -> Destination:
     """Parses `--out`: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
 
     Raises:
-        PublishError: The version exists already, or the name or the version is not valid.
+        PublishError: The version exists already, the name or the version is not valid, or the folder is a model
+            repository.
     """
     out = Path(os.path.abspath(out))
     numbered = _NUMBER.fullmatch(out.name) is not None
@@ -61,6 +62,8 @@ def destination(out: Path) -> Destination:
             "with a letter or a digit"
         ) from error
     existing = versions(parent)
+    if not existing and (held := _a_model_in(parent)) is not None:
+        raise PublishError(f"{out} holds models, such as {held}: name this one too, as in {parent / 'NAME'}")
     version = int(out.name) if numbered else max(existing, default=0) + 1
     if not is_version(str(version)):
         raise PublishError(f"{parent / str(version)}: a version may have at most {MOST_DIGITS} digits")
@@ -77,6 +80,13 @@ def versions(model: Path) -> list[int]:
     if not model.is_dir():
         return []
     return sorted(int(entry.name) for entry in model.iterdir() if is_version(entry.name))
+
+
+def _a_model_in(folder: Path) -> str | None:
+    """`NAME/VERSION` of a published model in a folder; None if it holds none."""
+    manifests = folder.glob(f"*/*/{MANIFEST_FILE}")
+    found = (manifest.parent for manifest in manifests if is_version(manifest.parent.name))
+    return next((f"{each.parent.name}/{each.name}" for each in found if not each.parent.name.startswith(".")), None)
 
 
 @contextmanager

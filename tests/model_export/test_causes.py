@@ -114,6 +114,17 @@ PADDING = ArgumentNames("seq.size(0)", "pad", "padding-mask")
             LENGTHS,
             ["last = h[torch.arange(len(seq_len), device=seq_len.device), seq_len - 1]  # [rows, features]"],
         ),
+        (
+            "sum",
+            "sum",
+            "return self.head((h * m).sum(1) / m.sum(1))",
+            MASK,
+            [
+                "# inputs: the input of the operator",
+                "valid = attention_mask.bool()  # [rows, width], true at valid steps",
+                "total = inputs.masked_fill(~valid[..., None], 0.0).sum(1)",
+            ],
+        ),
     ],
 )
 def test_a_mend_is_written_in_the_modules_own_names(

@@ -330,7 +330,7 @@ def test_the_package_runs_as_a_module() -> None:
         (("export", "folder", "--out", "m"), "folder is a folder with neither manifest.json"),
         (("export", "models", "--out", "m"), "; there is models/a/1"),
         (("check", "folder"), "folder is a folder with neither manifest.json"),
-        (("check", "tiny.toml", "--html", "nowhere/page.html"), "nowhere/page.html: No such file or directory"),
+        (("check", "tiny.toml", "--html", "file/page.html"), "file/page.html: Not a directory"),
         (("export", "file", "--out", "m"), "file is no target"),
         (("export", "file.pt", "--out", "m"), "also name the function that returns the module"),
         (("export", "file.onnx", "--out", "m"), "file.onnx cannot be read as ONNX"),

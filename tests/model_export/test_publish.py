@@ -32,6 +32,16 @@ def test_a_model_without_a_version_gets_the_next_one(tmp_path: Path) -> None:
     assert published(tmp_path / "vowels").version == 11
 
 
+def test_a_model_is_not_published_as_a_version_of_its_repository(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "vowels" / "2").mkdir(parents=True)
+    assert publish.destination(models).version == 1
+    (models / "vowels" / "2" / "manifest.json").touch()
+    with pytest.raises(PublishError, match=r"holds models, such as vowels/2: name this one too, as in .*models/NAME"):
+        publish.destination(models)
+    assert publish.destination(models / "gestures").version == 1
+
+
 def test_what_is_no_version_does_not_count_as_one(tmp_path: Path) -> None:
     for name in ("007", "notes", "-1"):
         (tmp_path / "vowels" / name).mkdir(parents=True)

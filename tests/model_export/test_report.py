@@ -66,7 +66,7 @@ def test_the_terminal_shows_line_cause_mend_and_what_was_tried() -> None:
 
 def test_it_says_what_moves_at_the_operator_and_what_at_the_answer() -> None:
     told = terminal(REPORT)
-    assert "its output moves by not finite with padded wider" in told
+    assert "its output is not finite with padded wider" in told
     assert "the answer moves by" in told
 
 

@@ -196,6 +196,8 @@ def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
     assert targets.read("users:make", TargetOptions(labels=("no", "yes"))).labels == ("no", "yes")
     with pytest.raises(ConfigurationError, match="--labels gives 3 classes, but users:make has 2"):
         targets.read("users:make", TargetOptions(labels=("a", "b", "c")))
+    with pytest.raises(ConfigurationError, match="--labels names 'a' more than once"):
+        targets.read("users:make", TargetOptions(labels=("a", "a")))
     with pytest.raises(ConfigurationError, match="--classes gives 5"):
         targets.read("users:make", TargetOptions(classes=5))
 

@@ -263,6 +263,7 @@ WRONG = {
         (np.empty((0, 2)), "a sequence has at least one step"),
         (np.ones((3, 3)), "the model takes 2 features a step, this one has 3"),
         (np.ones(4), r"[length, 2] is wanted, the shape of this array is [4]"),
+        (np.ones(2), r"the shape of this array is [2]; put a single sequence in a list too"),
         (np.ones((1, 2, 2)), r"[length, 2] is wanted, the shape of this array is [1, 2, 2]"),
         (5, "[length, 2] is wanted, the shape of this array is []"),
         ([[1, 2], [3]], "its steps have different numbers of features"),

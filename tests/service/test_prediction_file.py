@@ -132,8 +132,16 @@ def test_more_lines_than_records_are_of_another_run(tmp_path: Path):
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path):
-    with pytest.raises(ConfigurationError, match=r"cannot be written: .*directory"):
-        PredictionFile(tmp_path / "absent" / "out")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "out", tmp_path / "file" / "folder" / "out", tmp_path):
+        with pytest.raises(ConfigurationError, match=r"cannot be written: .*directory"):
+            PredictionFile(path)
+
+
+def test_its_folder_is_made(tmp_path: Path):
+    with PredictionFile(tmp_path / "absent" / "folder" / "out"):
+        pass
+    assert (tmp_path / "absent" / "folder" / "out").exists()
 
 
 def test_a_full_disk_is_reported_and_its_lines_can_be_resumed(tmp_path: Path):

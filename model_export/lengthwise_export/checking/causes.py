@@ -319,7 +319,12 @@ def _layer(operator: str) -> str | None:
 
 
 def _inputs(kind: str, layer: str | None, source: str) -> str | None:
-    """The variable name of an operator's input in a line of code; None if the input is not a plain name."""
+    """The variable name of an operator's input in a line of code.
+
+    None if the input is not a plain name, or the line has several such calls, of which any may be meant.
+    """
+    if len(re.findall(rf"\b{re.escape(kind)}\(", source)) > 1:
+        return None
     patterns = [rf"\b(\w+)\.{re.escape(kind)}\(", rf"\b{re.escape(kind)}\((\w+)\b(?![.(\[])"]
     if layer is not None:
         patterns.append(rf"{re.escape(layer)}\((\w+)\b(?![.(\[])")

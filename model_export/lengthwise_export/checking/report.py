@@ -134,7 +134,7 @@ def _by_kind(outcome: TrialResult) -> int:
 def _told(leak: Leak) -> Iterator[RenderableType]:
     place = "" if leak.location is None else f"{leak.location}: "
     yield Text.assemble(
-        (f"{place}{leak.operator}", "bold"), f"  its output moves by {number(leak.difference)} with {leak.trial}"
+        (f"{place}{leak.operator}", "bold"), f"  its output {_moves(leak.difference)} with {leak.trial}"
     )
     if leak.location is not None and leak.location.source:
         yield Text(f" {leak.location.line} | {leak.location.source}", no_wrap=True, overflow="ignore")
@@ -155,6 +155,10 @@ def _table(outcomes: tuple[TrialResult, ...]) -> Table:
         shown_as = "" if outcome.passed else ("moved" if outcome.raised is None else "raised")
         table.add_row(outcome.name, number(outcome.difference), shown_as, style=None if outcome.passed else "red")
     return table
+
+
+def _moves(difference: float) -> str:
+    return f"moves by {number(difference)}" if math.isfinite(difference) else "is not finite"
 
 
 def number(difference: float | None) -> str:

@@ -75,9 +75,12 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
     """The class names from the option `labels`; numbers without it.
 
     Raises:
-        ConfigurationError: An option gives another number of classes than the model.
+        ConfigurationError: An option gives another number of classes than the model, or a label stands there twice.
     """
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
             raise ConfigurationError(f"--{flag} gives {said} classes, but {text} has {classes}")
+    twice = sorted({label for label in options.labels or () if (options.labels or ()).count(label) > 1})
+    if twice:
+        raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")
     return options.labels or tuple(map(str, range(classes)))

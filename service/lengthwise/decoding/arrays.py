@@ -73,7 +73,9 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
     if array.ndim == 1 and not array.size:
         raise ValueError("a sequence has at least one step")
     if array.ndim != 2:
-        raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
+        features = manifest.input.features
+        hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
+        raise ValueError(f"[length, {features}] is wanted, the shape of this array is {[*array.shape]}{hint}")
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
         return array.astype(np.float32, copy=False)
 

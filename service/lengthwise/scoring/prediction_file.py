@@ -19,7 +19,7 @@ from lengthwise.errors import ConfigurationError
 
 
 class PredictionFile:
-    """The file, open for writing.
+    """The file, open for writing; its folder is made where there is none.
 
     Args:
         path: The path of the file.
@@ -39,6 +39,8 @@ class PredictionFile:
         self._done = 0
         self._is_written = False
         try:
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b")
             is_empty = not path.stat().st_size
         except OSError as error:
