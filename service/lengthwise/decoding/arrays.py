@@ -74,7 +74,8 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
     if array.ndim != 2:
         raise ValueError(f"[length, {manifest.input.features}] is wanted, the shape of this array is {[*array.shape]}")
     with np.errstate(over="ignore"):  # what is too large for float32 is said with its step
-        return array.astype(np.float32, copy=False)
+        # Through double, as the numbers of a body: an integer that is rounded once may get other bits.
+        return array.astype(np.float64, copy=False).astype(np.float32)
 
 
 def _tokens(array: NDArray[Any]) -> Steps:
