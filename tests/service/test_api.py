@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import lengthwise
 from lengthwise import api
 from lengthwise.batching.plan import BatchLimits
-from lengthwise.decoding import dataset
+from lengthwise.decoding import arrays, dataset, json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, ModelError
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import loading
@@ -22,6 +23,7 @@ from lengthwise.runtime.installation import Driver, Installation
 from lengthwise.runtime.manifest import Manifest
 from tests.support import model_directories, numpy_models
 from tests.support.model_directories import BUNDLED
+from tests.support.numpy_models import OneModel
 
 LIMITS = BatchLimits(rows=8)
 
@@ -209,6 +211,18 @@ def test_any_type_of_numbers_will_do(kind: Any) -> None:
         model.predict([one]) for one in (steps.astype("f4"), steps.astype(kind), steps.tolist())
     )
     assert fields(given) == fields(expected) == fields(listed)
+
+
+def test_large_integers_are_rounded_as_those_of_a_body_are() -> None:
+    model = small(numpy_models.manifest())
+    number = 2**60 + 2**36 + 1  # rounded to double first, it becomes a tie between two floats
+    steps = [[number, 2], [-number, 3]]
+    call = json_body.decode(
+        json.dumps({"sequences": [steps]}).encode(), OneModel(model.loaded.manifest).find, max_sequences=1
+    )
+    for given in (steps, np.array(steps), np.array(steps, dtype=object)):
+        (item,) = arrays.items([given], model.loaded.manifest)
+        assert item.steps.tobytes() == call.items[0].steps.tobytes()
 
 
 def test_views_and_whole_arrays_will_do() -> None:

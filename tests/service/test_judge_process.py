@@ -155,16 +155,56 @@ def test_judging_takes_no_more_than_most_of_what_the_container_has_left_and_is_t
 def test_processes_that_judge_at_the_same_time_share_what_the_container_has_left(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
+    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 2000 * MEBIBYTE)
     judge = JudgeProcess(600, 700 * MEBIBYTE)
     with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
-        with pytest.raises(NotJudged, match=rf"it takes more than {240 * MEBIBYTE} bytes, which is most of what"):
-            loading.load(place_graph(tmp_path / "second", hostile_models.greedy), LIMITS, judge=judge)
-        with judging_endlessly(tmp_path / "third", processes, Stopping(), judge):
-            until(lambda: len(processes) == 3)
-            with pytest.raises(NotJudged, match="no memory left to judge it; it is judged at the next scan"):
-                loading.load(place(tmp_path / "fourth"), LIMITS, judge=judge)
-    assert loading.load(place(tmp_path / "fifth"), LIMITS, judge=judge)
+        assert loading.load(place(tmp_path / "second"), LIMITS, judge=judge)
+    assert len(processes) == 2
+
+
+def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
+    tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
+):
+    asked, left = threading.Event(), [1000 * MEBIBYTE]
+
+    def left_bytes() -> int:
+        if processes:
+            asked.set()
+        return left[0]
+
+    monkeypatch.setattr(judge_process, "memory_left_bytes", left_bytes)
+    judge, loaded = JudgeProcess(600, 2**32), []
+    second = threading.Thread(
+        target=lambda: loaded.append(loading.load(place(tmp_path / "second"), LIMITS, judge=judge))
+    )
+    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
+        second.start()
+        assert asked.wait(PATIENCE_SECONDS)  # it has looked, and the first one has all of the memory
+        assert len(processes) == 1
+    second.join(PATIENCE_SECONDS)
+    assert loaded
+    assert len(processes) == 2
+
+
+def test_a_process_that_waits_for_memory_is_stopped(
+    tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(judge_process, "memory_left_bytes", lambda: 1000 * MEBIBYTE)
+    judge, stopping, raised = JudgeProcess(600, 2**32), Stopping(), []
+
+    def wait() -> None:
+        try:
+            loading.load(place(tmp_path / "second"), LIMITS, judge=judge, stopping=stopping)
+        except Stopped as error:
+            raised.append(error)
+
+    second = threading.Thread(target=wait)
+    with judging_endlessly(tmp_path / "first", processes, Stopping(), judge):
+        second.start()
+        stopping.stop()
+        second.join(PATIENCE_SECONDS)
+        assert raised
+        assert len(processes) == 1
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,11 @@ def _steps(given: Any, manifest: Manifest) -> Steps:
         features = manifest.input.features
         hint = "; put a single sequence in a list too" if array.shape == (features,) else ""
         raise ValueError(f"[length, {features}] is wanted, the shape of this array is {[*array.shape]}{hint}")
+    if array.dtype == np.float32:
+        return array
     with np.errstate(over="ignore"):  # the error for a number too large for float32 names its step
-        return array.astype(np.float32, copy=False)
+        # Through double, as the numbers of a body: an integer that is rounded once may get other bits.
+        return array.astype(np.float64, copy=False).astype(np.float32)
 
 
 def _tokens(array: NDArray[Any]) -> Steps:

@@ -78,7 +78,7 @@ class JudgeProcess:
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
         self._nicer = nicer
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._allotted_bytes = 0
 
     def __call__(
@@ -98,23 +98,42 @@ class JudgeProcess:
         """
         key = files.manifest.key
         task = JudgeTask(files, limits, budget_seconds, tuple(devices))
-        with self._memory() as most:
+        with self._memory(stopping) as most:
             return self._run(key, task, most, stopping)
 
     @contextmanager
-    def _memory(self) -> Iterator[int]:
-        """Reserves memory for a process, beside the others that run at the same time: its limit in bytes."""
-        left = memory_left_bytes()
-        with self._lock:
-            most = self._memory_bytes
-            if left is not None:  # if a container runs out of memory, the system may kill everything in it
-                most = min(most, int(SHARE_OF_MEMORY * max(0, left - self._allotted_bytes)))
+    def _memory(self, stopping: Stopping) -> Iterator[int]:
+        """Reserves memory for a process: its limit in bytes.
+
+        Where the container has too little for the full limit beside the processes that run, it waits for these to end:
+        with less memory a good version could be rejected, which alone is served.
+
+        Raises:
+            Stopped: The work was stopped.
+        """
+        with stopping.ending(self._wake), self._changed:
+            while (most := self._most_bytes()) < self._memory_bytes and self._allotted_bytes:
+                stopping.check()
+                self._changed.wait()
             self._allotted_bytes += most
         try:
             yield most
         finally:
-            with self._lock:
+            with self._changed:
                 self._allotted_bytes -= most
+                self._changed.notify_all()
+
+    def _most_bytes(self) -> int:
+        """The limit of a process that starts now, beside those that run."""
+        left = memory_left_bytes()
+        if left is None:
+            return self._memory_bytes
+        # If a container runs out of memory, the system may kill everything in it.
+        return min(self._memory_bytes, int(SHARE_OF_MEMORY * max(0, left - self._allotted_bytes)))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _run(self, key: str, task: JudgeTask, most: int, stopping: Stopping) -> Judged:
         """Runs the process with a memory limit of `most` bytes."""
