@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 import lengthwise
-from lengthwise.bench.connection import Target
+from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.launch import free_port
 from lengthwise.bench.workload import json_body
 from lengthwise.http.server import serve
@@ -64,7 +64,7 @@ class Followed:
 def ask(port: int, followed: Followed) -> None:
     """Sends the requests, the last of them followed, and then ends this process's service."""
     try:
-        target = Target("127.0.0.1", port)
+        target = ServerAddress("127.0.0.1", port)
         steps = np.linspace(-1, 1, STEPS * FEATURES, dtype=np.float32).reshape(STEPS, FEATURES)
         request = target.request("/predict", json_body([steps]), {"content-type": "application/json"})
         with socket.create_connection((target.host, port), timeout=60) as connection:
