@@ -22,7 +22,6 @@ from pathlib import Path
 import click
 
 from benchmarks import pages
-from benchmarks.crossed import crossed
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -153,7 +152,7 @@ def floors(graph: Graph) -> int:
     return max(height.values(), default=0)
 
 
-def counted(root: Path, *, requests: bool) -> dict[str, str]:
+def counted(root: Path) -> dict[str, str]:
     """The rows of one checkout."""
     found = {
         title: package(next(root / place for place in places if (root / place / "__init__.py").is_file()))
@@ -182,8 +181,6 @@ def counted(root: Path, *, requests: bool) -> dict[str, str]:
         rows[f"{folder}: lines"] = f"{sum(len(path.read_text(encoding='utf-8').splitlines()) for path in files):,}"
     results = [path for path in (root / "benchmarks/results").rglob("*") if path.suffix in (".json", ".md")]
     rows["benchmarks: kB of results"] = f"{sum(path.stat().st_size for path in results) / 1000:,.0f}"
-    if requests:
-        rows["modules that a plain request crosses"] = f"{len(crossed(root))}"
     return rows
 
 
@@ -202,18 +199,14 @@ def unpacked(revision: str, folder: Path) -> Path:
 
 @click.command()
 @click.option("--at", "revisions", multiple=True, help="A revision to compare with; may be repeated.")
-@click.option("--requests", is_flag=True, help="Also count the modules that one POST /predict crosses: serves each.")
 @click.option("--names", is_flag=True, help="List the class names with several meanings.")
-def main(revisions: tuple[str, ...], requests: bool, names: bool) -> None:
+def main(revisions: tuple[str, ...], names: bool) -> None:
     """Counts rooms, floors, arrows, lines and names, before and after."""
     columns: dict[str, dict[str, str]] = {}
     for revision in revisions:
         with tempfile.TemporaryDirectory() as folder:
-            root = unpacked(revision, Path(folder))
-            if requests:  # without the modules in C a request crosses other modules
-                subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=root, check=True)
-            columns[revision] = counted(root, requests=requests)
-    columns["working tree"] = counted(ROOT, requests=requests)
+            columns[revision] = counted(unpacked(revision, Path(folder)))
+    columns["working tree"] = counted(ROOT)
     titles = dict.fromkeys(title for rows in columns.values() for title in rows)
     lines = [(title, *(rows.get(title, "-") for rows in columns.values())) for title in titles]
     click.echo(pages.table(("", *columns), lines))

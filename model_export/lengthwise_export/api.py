@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
 from lengthwise_export.targets import targets
+from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 if TYPE_CHECKING:
     from lengthwise_export.pipeline import PublishedModel
@@ -38,9 +38,6 @@ _WIDTH: Final = 120
 """Columns of a report as text."""
 _FRAME_PIXELS: Final = 480
 """Height of a report in a notebook; a longer report scrolls."""
-
-_ONE_CALL: Final = threading.RLock()
-"""Held during a check or an export: each changes settings of torch and restores them."""
 
 StrPath = str | os.PathLike[str]
 
@@ -336,8 +333,8 @@ def _require_among(name: str, value: object, choices: Sequence[object]) -> None:
 
 @contextmanager
 def _torch_as_before(target: object) -> Iterator[None]:
-    """Restores torch's random numbers, and the module if the target is one, after the block."""
-    with _ONE_CALL, ExitStack() as stack:
+    """Restores torch's random numbers, and a module that is the target; one call at a time is in this block."""
+    with PROCESS_WIDE, ExitStack() as stack:
         torch = sys.modules.get("torch")
         if torch is not None:
             stack.enter_context(torch.random.fork_rng(devices=[]))

@@ -21,7 +21,7 @@ from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidSequen
 if TYPE_CHECKING:
     from lengthwise.batching.plan import BatchLimits
     from lengthwise.decoding.calls import Item
-    from lengthwise.repository.model import LoadedModel as LoadedModel
+    from lengthwise.repository.model import LoadedModel
     from lengthwise.runtime.answers import Answer
     from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
     from lengthwise.scoring.offline import ScoringResult

@@ -25,7 +25,7 @@ from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
-from lengthwise.repository.served import ServedModel as ServedModel
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import GRAPH_FILE

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
+from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.geometry import Geometry
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
@@ -35,7 +36,7 @@ from lengthwise_export.checking.trials import (
     trials,
 )
 from lengthwise_export.checking.uncheckable import require_service_contract, runs, why_it_raises, why_it_raises_for
-from lengthwise_export.checking.verdict import ROUNDING, CheckedSizes, Report, TrialResult, Verdict, as_ranges
+from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult, Verdict, as_ranges
 from lengthwise_export.errors import RunError, UncheckableError
 
 _MAX_UNBATCHED: Final = 48

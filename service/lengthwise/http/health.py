@@ -13,7 +13,8 @@ from starlette.routing import Route
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.protocols import documents, kserve
 from lengthwise.repository.contents import Repository, listed
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
 
 
 def probes(serving: Serving) -> APIRouter:

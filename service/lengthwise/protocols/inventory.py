@@ -12,7 +12,8 @@ from typing import Any, Final
 from lengthwise.errors import ConfigurationError, Draining, Forbidden, InvalidRequest, NotReady, Problem
 from lengthwise.protocols import tensors
 from lengthwise.protocols.tensors import TensorSpec
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
 
 EXTENSIONS: Final = (
     "binary_tensor_data",

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from lengthwise.errors import InvalidRequest, Problem, RequestError
 from lengthwise.protocols import problems
 from lengthwise.protocols.endpoint import JSON, Headers
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
 from lengthwise.versions import is_written_as_version
 
 

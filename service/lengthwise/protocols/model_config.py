@@ -12,8 +12,9 @@ import orjson
 
 from lengthwise.protocols import tensors
 from lengthwise.protocols.tensors import LENGTHS, TensorSpec
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.serving import Serving
 from lengthwise.versions import Policy
 
 _TYPES: Final = {"BYTES": "TYPE_STRING"}

@@ -19,7 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise.protocols import kserve
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.repository.served import ServedModel
+from lengthwise.serving import Serving
 from lengthwise.telemetry.metrics import ModelMetrics
 
 

@@ -21,9 +21,9 @@ from lengthwise.decoding import options
 from lengthwise.decoding.calls import Call, Item, Problems, compact, make_item, why_rejected
 from lengthwise.errors import TooLarge
 from lengthwise.protocols import request_parameters
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import ServedModel
 
 ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),

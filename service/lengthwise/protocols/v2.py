@@ -36,9 +36,10 @@ from lengthwise.protocols.endpoint import (
 )
 from lengthwise.protocols.over_asgi import OverAsgi
 from lengthwise.protocols.tensors import InputTensor, TensorCall
+from lengthwise.repository.served import ServedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.serving import ServedModel, Serving
+from lengthwise.serving import Serving
 
 HEADER_LENGTH: Final = b"inference-header-content-length"
 _MOST_TENSORS: Final = 256
