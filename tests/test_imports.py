@@ -39,10 +39,11 @@ BELOW = {
         "onnx_graphs": set(),
         "tracing": {"onnx_graphs"},
         "checking": {"tracing", "onnx_graphs"},
+        "mending": {"tracing", "onnx_graphs"},
         "targets": {"checking", "tracing", "onnx_graphs", "architecture"},
         "training": {"architecture"},
-        "export": {"targets", "checking", "tracing", "onnx_graphs", "architecture"},
-        "cli": {"export", "training", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
+        "export": {"mending", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
+        "cli": {"export", "mending", "training", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
     },
 }
 """The packages, the lowest first, and the packages that each may import. All may import the modules without a package

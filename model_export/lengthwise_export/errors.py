@@ -63,3 +63,19 @@ class ExportError(LengthwiseError):
         super().__init__(f"{step}: {detail}")
         self.step = step
         self.detail = detail
+
+
+class UnmendableError(LengthwiseError):
+    """A graph cannot be mended.
+
+    Args:
+        operator: The name and type of the operator that cannot be mended.
+        reason: Why padding cannot be kept from the answer there, and what to do instead.
+        location: The line of the user's code that called it; None if unknown.
+    """
+
+    def __init__(self, operator: str, reason: str, location: object = None) -> None:
+        super().__init__(f"{operator}: {reason}" if location is None else f"{location}: {operator}: {reason}")
+        self.operator = operator
+        self.reason = reason
+        self.location = location
