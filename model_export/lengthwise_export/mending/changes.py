@@ -10,7 +10,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class MendedOperator:
     """One operator that a mend changed.
 
     Attributes:
@@ -41,5 +41,5 @@ class Mended:
     """
 
     graph: onnx.ModelProto
-    changes: tuple[Change, ...]
+    changes: tuple[MendedOperator, ...]
     min_length: int
