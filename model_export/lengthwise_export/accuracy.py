@@ -252,8 +252,10 @@ def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
 
 def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
     """Which answers are right: one for each sequence or step; for a multi-label model one for each label."""
-    hits: NDArray[np.bool_] = expected == found if manifest.task == "multi-label" else (expected & found).any(axis=1)
-    return hits
+    if manifest.task == "multi-label":
+        return np.equal(expected, found)
+    right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)
+    return right
 
 
 def _listed(labels: Sequence[str]) -> str:

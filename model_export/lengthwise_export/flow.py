@@ -111,15 +111,15 @@ def check(
         from lengthwise_export.mend_target import mend_target
 
         proved = mend_target(read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
-    return CheckedTarget(_without_lengths(report, read) if read.blind else report, read, proved.fix)
+    return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
 
 
-def _without_lengths(report: Report, target: Target) -> Report:
+def _without_lengths(report: Report) -> Report:
     """The report on a target that takes no lengths: it cannot be called sound, whatever the trials say."""
     if report.verdict == "uncheckable":
         return report
-    said = f"{target.text} takes neither lengths nor a mask, so it cannot know where a sequence ends"
-    return replace(report, verdict="uncheckable", reason=f"{said}; run padded, {report.reason}")
+    said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
+    return replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
 
 
 def export(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, step_mask
@@ -17,6 +19,7 @@ from lengthwise_export.mending.curve import PaddingCurve
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.mending.proof import ComparedSequence, MendProof
 from lengthwise_export.tracing.source_lines import CodeLocation
+from tests.gallery.onnx_models import integers, model
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -113,3 +116,46 @@ FIX = FixProposal(
     True, "2 operators changed, and the proof holds", changes=CHANGES, proof=PROOF, verdict="sound", curve=CURVE
 )
 REFUSED = FixProposal(False, "the width is <fixed> at 32", "head: Gemm", CHANGES[0].location)
+
+
+def _pooled(body: str, inputs: str = "") -> onnx.ModelProto:
+    weights = {
+        "V": WEIGHTS,
+        "zero": np.zeros(1, np.float32),
+        "first": integers(1),
+        "second": integers(2),
+        "origin": np.array(0, np.int64),
+        "one": np.array(1, np.int64),
+    }
+    used = {name: array for name, array in weights.items() if re.search(rf"\b{name}\b", f"{body} V")}
+    signature = f"g (float[rows,width,3] values{inputs}) => (float[rows,4] logits)"
+    return model(signature, f"{body}\n[head] logits = MatMul (pooled, V)", used, producer="test")
+
+
+def blind_mean() -> onnx.ModelProto:
+    """A graph without lengths that takes the mean over the width."""
+    return _pooled("[mean] pooled = ReduceMean <axes = [1], keepdims = 0> (values)")
+
+
+def leaking_mean() -> onnx.ModelProto:
+    """The same with lengths that it only adds 0 times."""
+    return _pooled(
+        "[mean] mean = ReduceMean <axes = [1], keepdims = 0> (values)\n"
+        "[float] numbers = Cast <to = 1> (lengths)\n[none] nothing = Mul (numbers, zero)\n"
+        "[column] added = Unsqueeze (nothing, first)\n[add] pooled = Add (mean, added)",
+        ", int32[rows] lengths",
+    )
+
+
+def mended_mean(*, counted_wrong: bool = False) -> onnx.ModelProto:
+    """The mean over the valid steps; with `counted_wrong` it divides by one step too many."""
+    return _pooled(
+        "[shape] shape = Shape <start = 1, end = 2> (values)\n[width] width = Squeeze (shape)\n"
+        "[places] places = Range (origin, width, one)\n[whole] whole = Cast <to = 7> (lengths)\n"
+        "[column] column = Unsqueeze (whole, first)\n[valid] valid = Less (places, column)\n"
+        "[valid3] valid3 = Unsqueeze (valid, second)\n[kept] kept = Where (valid3, values, zero)\n"
+        "[sum] sum = ReduceSum <keepdims = 0> (kept, first)\n"
+        + ("[more] number = Add (column, one)\n" if counted_wrong else "[same] number = Identity (column)\n")
+        + "[float] count = Cast <to = 1> (number)\n[mean] pooled = Div (sum, count)",
+        ", int32[rows] lengths",
+    )
