@@ -16,7 +16,18 @@ EXPORTED = {
 }
 OF_CLASSES = {
     lengthwise.Model: [
-        *("features", "has_attention", "labels", "loaded", "long", "max_length", "missing", "name", "predict"),
+        *(
+            "features",
+            "has_attention",
+            "labels",
+            "loaded",
+            "long",
+            "max_length",
+            "min_length",
+            "missing",
+            "name",
+            "predict",
+        ),
         *("provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
@@ -24,7 +35,19 @@ OF_CLASSES = {
         "windows",
     ],
     lengthwise_export.CheckReport: [
-        *("exit_code", "leaks", "max_length", "notes", "ran", "reason", "served", "target", "to_dict", "tolerance"),
+        *(
+            "exit_code",
+            "leaks",
+            "max_length",
+            "min_length",
+            "notes",
+            "ran",
+            "reason",
+            "served",
+            "target",
+            "to_dict",
+            "tolerance",
+        ),
         *("trials", "verdict"),
     ],
     lengthwise_export.PublishedModel: [
