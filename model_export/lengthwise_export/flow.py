@@ -94,11 +94,20 @@ def check(
     try:
         read = targets.read(target, options, blind=fix)
         with one_torch_thread() if read.framework else nullcontext():
-            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
+            report = judge(
+                read.subject,
+                max_length=max_length,
+                min_length=1 if read.manifest is None else read.manifest.min_length,
+                tolerance=tolerance,
+                seed=seed,
+                progress=progress,
+            )
             if options.missing == "handled" and not read.blind:
                 from lengthwise_export import missing_values
 
-                missing_values.require(read, max_length=report.max_length or max_length, seed=seed)
+                missing_values.require(
+                    read, min_length=report.min_length, max_length=report.max_length or max_length, seed=seed
+                )
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
     if not fix:

@@ -113,7 +113,14 @@ def _proved(
     )
     if not proof.holds:
         return ProvedMend(fix, target)
-    report = check(after.subject, max_length=longest, tolerance=tolerance, seed=seed, progress=say)
+    report = check(
+        after.subject,
+        max_length=longest,
+        min_length=proof.min_length,
+        tolerance=tolerance,
+        seed=seed,
+        progress=say,
+    )
     fix = replace(fix, verdict=report.verdict)
     if report.verdict != "sound":
         begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""

@@ -70,6 +70,7 @@ class Model:
         task: `single-label`, `multi-label` or `per-step`.
         features: Number of values of a step; None for a token model.
         vocabulary: Number of token ids; None for a model of values.
+        min_length: Fewest steps of a sequence; a shorter one is an error.
         max_length: Most steps of a sequence.
         long: The policy for longer sequences: `reject` (an error), `head`, `tail` or `window`.
         missing: The policy for missing values (NaN); `refuse` makes them an error.
@@ -89,6 +90,7 @@ class Model:
         self.task: Task = manifest.task
         self.features: int | None = manifest.input.features
         self.vocabulary: int | None = manifest.input.vocabulary
+        self.min_length: int = manifest.min_length
         self.max_length: int = manifest.max_length
         self.long: LongPolicy = manifest.long
         self.missing: MissingPolicy = manifest.missing
@@ -98,10 +100,8 @@ class Model:
     def __repr__(self) -> str:
         """`<lengthwise.Model vowels/1: 9 labels, 12 features a step, at most 1024 steps>`."""
         step = f"{self.features} features a step" if self.vocabulary is None else f"{self.vocabulary} token ids"
-        return (
-            f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, "
-            f"at most {self.max_length} steps>"
-        )
+        lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
+        return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
     def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
