@@ -76,11 +76,14 @@ def trained(seed: int, epochs: int, train: Sequence[Record], width: int) -> nn.M
     return model.eval()
 
 
-def measure(seed: int, epochs: int) -> TrainedMend:
-    """Trains one model, mends it and measures both."""
+def measure(seed: int, epochs: int, weights: Path | None = None) -> TrainedMend:
+    """Trains one model, mends it and measures both; writes its weights to a file, if one is given."""
     train, test = records("TRAIN"), records("TEST")
     width = max(len(record.steps) for record in (*train, *test))
     model = trained(seed, epochs, train, width)
+    if weights is not None:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), weights)
     target = targets.read(model, TargetOptions(features=12, labels=LABELS), blind=True)
     proved = mend_target(target, max_length=LONGEST)
     source = mended_candidate.from_mend(proved, max_length=LONGEST)
@@ -117,13 +120,15 @@ def page(facts: dict[str, Any], rows: Sequence[TrainedMend], epochs: int) -> str
 @click.command(cls=Command)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings.")
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="File for the last one's weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
-def main(seeds: int, epochs: int, as_json: bool, out: Path | None) -> None:
+def main(seeds: int, epochs: int, weights: Path | None, as_json: bool, out: Path | None) -> None:
     """Trains models on padded recordings, mends them, and compares their accuracies."""
     torch.set_num_threads(1)
     facts = machine.facts()
-    rows = [measure(seed, epochs) for seed in track(range(seeds), "models trained", console=Console(stderr=True))]
+    bar = track(range(seeds), "models trained", console=Console(stderr=True))
+    rows = [measure(seed, epochs, weights) for seed in bar]
     text = page(facts, rows, epochs)
     if out is not None:
         pages.write(out, text)

@@ -150,9 +150,7 @@ def from_target(
     if missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
     if report is None:
-        report = run_check(
-            target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=seed
-        )
+        report = run_check(target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=seed)
     _require_sound(report, target)
     task = _task(target, multi_label=multi_label)
     least, longest = report.min_length, report.max_length or max_length

@@ -254,13 +254,13 @@ def export(
         held = ", ".join([held, rounded, *([] if published.labels is None else [str(published.labels)])])
     if published.sample is not None:
         held = f"{held}; {published.sample}"
-    if published.mend_accuracy is not None:
-        _say(f"before and after the mend: {published.mend_accuracy}")
     Console().print(
         f"published {published.directory}: {held}{unlearnt}",
         highlight=False,
         soft_wrap=True,
     )
+    if published.mend_accuracy is not None:
+        Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
 
 
 @main.command(cls=ExporterCommand)

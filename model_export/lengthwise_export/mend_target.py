@@ -84,7 +84,9 @@ def mend_target(
         location = error.location if isinstance(error.location, CodeLocation) else None
         return ProvedMend(FixProposal(False, error.reason, error.operator, location), target)
     except LengthwiseError as error:
-        return ProvedMend(FixProposal(False, str(error)), target)
+        # Where the original runs at one width only, for example, tracing fails too, and says less.
+        report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
+        return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
     if limit is not None:
         return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
     return _proved(target, mended, longest, tolerance=tolerance, seed=seed, say=say)

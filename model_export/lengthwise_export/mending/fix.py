@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +79,20 @@ def operators_text(count: int) -> str:
     return f"{count} operator{'' if count == 1 else 's'}"
 
 
+def title(change: MendedOperator) -> str:
+    """The name of an operator with its type."""
+    return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
+
+
 def unified(change: MendedOperator) -> list[str]:
     """The graph text of an operator before and after, as the lines of a unified diff without its head."""
-    longest = len(change.before) + len(change.after)
-    lines = difflib.unified_diff(change.before, change.after, lineterm="", n=longest)
-    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    before, after = ([_readable(line) for line in lines] for lines in (change.before, change.after))
+    return list(difflib.unified_diff(before, after, lineterm="", n=len(before) + len(after)))[3:]
+
+
+def _readable(line: str) -> str:
+    """A line of graph text without empty names and without the types of attributes."""
+    return re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] '))
 
 
 def _place(location: CodeLocation | None) -> dict[str, Any]:

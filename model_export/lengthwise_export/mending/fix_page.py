@@ -8,7 +8,7 @@ from typing import Final
 
 from lengthwise_export.mending.changes import MendedOperator
 from lengthwise_export.mending.curve import CANDIDATES, PaddingCurve
-from lengthwise_export.mending.fix import FixProposal, unified
+from lengthwise_export.mending.fix import FixProposal, title, unified
 
 _WIDTH: Final = 700
 _HEIGHT: Final = 260
@@ -44,10 +44,7 @@ def _change(change: MendedOperator) -> str:
     place = "" if change.location is None else f"<p><code>{html.escape(str(change.location))}</code></p>"
     source = "" if change.location is None else f"<pre>{html.escape(change.location.source)}</pre>"
     lines = "\n".join(_line(line) for line in unified(change))
-    return (
-        f"<h3>{html.escape(change.operator)} ({html.escape(change.kind)})</h3>{place}{source}"
-        f"<p>{html.escape(change.cause)}</p><pre>{lines}</pre>"
-    )
+    return f"<h3>{html.escape(title(change))}</h3>{place}{source}<p>{html.escape(change.cause)}</p><pre>{lines}</pre>"
 
 
 def _line(line: str) -> str:

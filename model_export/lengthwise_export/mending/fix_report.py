@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lengthwise_export.mending.changes import MendedOperator
-from lengthwise_export.mending.fix import FixProposal, operators_text, unified
+from lengthwise_export.mending.fix import FixProposal, operators_text, title, unified
 
 _STYLES = {"-": "red", "+": "green"}
 
@@ -40,7 +40,7 @@ def _headline(fix: FixProposal) -> str:
 
 def _changed(change: MendedOperator) -> Iterator[RenderableType]:
     place = "" if change.location is None else f"{change.location}: "
-    yield Text.assemble((f"{place}{change.operator}", "bold"), f"  {change.kind}")
+    yield Text(f"{place}{title(change)}", style="bold")
     if change.location is not None and change.location.source:
         yield Text(f" {change.location.line} | {change.location.source}", no_wrap=True, overflow="ignore")
     yield Text.assemble(("  why   ", "bold"), change.cause)
