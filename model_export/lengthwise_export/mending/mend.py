@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.changes import Mended, MendedOperator
-from lengthwise_export.mending.mender import Mender, Rule
+from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule
 from lengthwise_export.mending.rules import (
     convolution,
     elementwise,
@@ -44,6 +44,9 @@ RULES: Final[Mapping[str, Rule]] = {
     for name, rule in module.RULES.items()
 }
 """The rule for each operator of ONNX that can be mended."""
+
+_LEAST_LENGTHS: Final = 64
+"""As many lengths are followed at least, so that no two sizes agree by chance."""
 
 _LOWEST_OPSET: Final = 15
 """The first opset in which Shape can return a single axis."""
@@ -104,9 +107,22 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
     Raises:
         UnmendableError: An operator cannot be mended; it is named with the reason.
     """
+    shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
+    while True:
+        try:
+            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64))
+        except LengthsRestricted as restricted:
+            shortest, longest = restricted.shortest, restricted.longest
+
+
+def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mended:
+    """The same for a range of lengths.
+
+    Raises:
+        LengthsRestricted: The original does not accept all of them.
+    """
     prepared = _prepared(graph)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
-    longest = max(max_length, 64) + 8  # widths are rounded up
     sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
     if sequences is None:
         raise UnmendableError(names.sequences, "the graph has no such input")
@@ -116,8 +132,10 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
     taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
     taken |= {*given, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
     lengths_type = given[lengths].type.tensor_type.elem_type if lengths in given else TensorProto.INT32
-    writer = Writer(lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32)
-    mender = Mender(writer, longest, opset=_opset(prepared))
+    writer = Writer(
+        lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32, range_=range_
+    )
+    mender = Mender(writer, range_, opset=_opset(prepared))
     _set_inputs(mender, names, steps, given, lengths)
     for tensor in prepared.graph.initializer:
         mender.values[tensor.name] = _numbers(mender, tensor.name, numpy_helper.to_array(tensor))
@@ -126,7 +144,8 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
     inputs = [value for value in prepared.graph.input if value.name in given]
     if lengths not in given:
         inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
-    return Mended(_written(prepared, writer, inputs, outputs), tuple(changes), mender.min_length)
+    mended = _written(prepared, writer, inputs, outputs)
+    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]))
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
@@ -175,7 +194,7 @@ def _set_inputs(
     mender: Mender, names: GraphNames, steps: StepInput, given: Mapping[str, onnx.ValueInfoProto], lengths: str
 ) -> None:
     """Describes the inputs of the graph."""
-    time = Size(np.broadcast_to(np.arange(1, mender.longest + 1, dtype=np.int64), (2, mender.longest)))
+    time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
     features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
     rows_at, _ = names.open_axes
     if names.channels_first and features:
@@ -200,7 +219,7 @@ def _set_inputs(
 
 def _numbers(mender: Mender, name: str, array: NDArray[Any]) -> Numbers:
     """A constant."""
-    return Numbers(name, np.broadcast_to(array, (2, mender.longest, *array.shape)))
+    return Numbers(name, np.broadcast_to(array, (2, mender.count, *array.shape)))
 
 
 def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
@@ -303,7 +322,7 @@ def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     if ragged.row_added or ragged.is_merged or kinds not in _OUTPUTS:
         raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
     for size in ragged.axes:
-        if size.is_time and not np.array_equal(size.alone, np.arange(1, mender.longest + 1)):
+        if size.is_time and not np.array_equal(size.alone, mender.lengths):
             raise UnmendableError(value.name, "answers another number of steps than the sequence has")
     if ragged.name != value.name:
         producer = next((node for node in mender.writer.nodes if value.name in node.output), None)

@@ -27,30 +27,29 @@ class Mender:
 
     Args:
         writer: Writes the mended graph.
-        longest: The longest length that the tables hold.
+        lengths: The lengths that the tables hold, ascending without a gap.
         opset: The opset of the graph.
 
     Attributes:
         axes_are_inputs: Whether all reductions take their axes as an input, since opset 18.
         node: The node that is being mended.
         causes: Why padding reaches the output of this node; empty if it does not.
-        min_length: The shortest sequence that the original accepts, as far as it was followed.
         raw: The steps, and casts of them: token ids, which padding has too.
         from_lengths: The original's values that depend on an input with lengths or a mask.
     """
 
-    def __init__(self, writer: Writer, longest: int, *, opset: int) -> None:
+    def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
         self.writer = writer
-        self.longest = longest
+        self.lengths = lengths
+        self.count = len(lengths)
         self.axes_are_inputs = opset >= 18
         self.values: dict[str, Value] = {}
         self.node = NodeProto()
         self.causes: list[str] = []
-        self.min_length = 1
         self.from_lengths: set[str] = set()
         self.raw: set[str] = set()
         self.one = self.fixed(1)
-        self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, longest)))
+        self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class Mender:
 
     def fixed(self, number: int) -> Size:
         """A fixed size."""
-        return Size.of(number, self.longest)
+        return Size.of(number, self.count)
 
     def as_ragged(self, value: Value) -> Ragged:
         """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
@@ -122,8 +121,41 @@ class Mender:
         raise UnmendableError("", reason)
 
     def needs(self, size: Size) -> None:
-        """Notes that the original needs a sequence at which this size is at least 1."""
-        self.min_length = max(self.min_length, size.shortest())
+        """Leaves out the lengths at which a size is below 1, where the original raises."""
+        self.require(size.alone >= 1)
+
+    def require(self, accepted: NDArray[np.bool_]) -> None:
+        """Leaves out the lengths that the original does not accept.
+
+        Args:
+            accepted: `[lengths]`: those that it accepts.
+
+        Raises:
+            LengthsRestricted: Some are left out; the mend begins again with the others.
+            UnmendableError: What it accepts is not a range of lengths.
+        """
+        if accepted.all():
+            return
+        kept = _longest_run(accepted)
+        if kept is None:
+            self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
+        raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
+
+    def matches(self, one: Group, other: Group) -> bool:
+        """Whether two axes of the original consist of the same axes.
+
+        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
+        steps, the others are left out.
+        """
+        if len(one) != len(other):
+            return False
+        equal = np.ones(self.count, dtype=bool)
+        for first, second in zip(one, other, strict=True):
+            equal &= (first.table == second.table).all(axis=0)
+        if _longest_run(equal) is None:
+            return False
+        self.require(equal)
+        return True
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
@@ -239,7 +271,7 @@ class Mender:
                     continue
                 if is_one(group):
                     group = operand.groups[own]
-                elif not same_groups(group, operand.groups[own]):
+                elif not self.matches(group, operand.groups[own]):
                     self.refuse(
                         f"combines axes of different sizes, {shown(group)} and {shown(operand.groups[own])}: its "
                         "width is fixed, or it combines values at different steps"
@@ -366,7 +398,7 @@ class Mender:
 
     def size_of(self, group: Group) -> Size:
         """The size of an axis of the original."""
-        return product(group, self.longest)
+        return product(group, self.count)
 
     def merged(self, value: Ragged) -> str:
         """The tensor in the shape that the original has, its merged axes as one."""
@@ -388,6 +420,33 @@ class Mender:
         """The tensor in another element type."""
         return self.emit("Cast", [name], to=dtype)
 
+
+class LengthsRestricted(Exception):
+    """The original accepts only some of the lengths.
+
+    Attributes:
+        shortest: The shortest that it accepts.
+        longest: The longest.
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        super().__init__(f"{shortest} to {longest}")
+        self.shortest = shortest
+        self.longest = longest
+
+
+def _longest_run(accepted: NDArray[np.bool_]) -> slice | None:
+    """The longest range of accepted lengths; None if it is too short to be meant, or in the middle."""
+    if accepted.all():
+        return slice(0, len(accepted))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
+    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    return slice(start, stop) if stop - start >= _SHORTEST_RUN else None
+
+
+_SHORTEST_RUN: Final = 8
+"""Fewer lengths in a row at which two sizes agree are chance."""
 
 Rule = Callable[[Mender], None]
 """Mends `Mender.node`: emits what stands for it, and sets its outputs."""

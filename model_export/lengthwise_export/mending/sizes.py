@@ -1,8 +1,8 @@
 """Sizes of the original graph, as functions of the number of rows and of a sequence's own length.
 
 A graph computes with its sizes: `Shape`, `Gather`, `Div` and so on. A table holds the result of such a computation for
-every length from 1 up, once for one row and once for `MANY_ROWS`. So two sizes are equal if their tables are, a size
-that is the same at every length is fixed, and one that grows with the rows is the axis of the rows. No formula is
+every length of some range, once for one row and once for `MANY_ROWS`. So two sizes are equal if their tables are, a
+size that is the same at every length is fixed, and one that grows with the rows is the axis of the rows. No formula is
 needed for that, and every operator on sizes is its NumPy counterpart.
 """
 
@@ -18,7 +18,7 @@ MANY_ROWS: Final = 1_000_003
 """A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
 
 Table = NDArray[Any]
-"""`[2, lengths, *shape]`: the values of a tensor for 1 and for `MANY_ROWS` rows, at each length from 1."""
+"""`[2, lengths, *shape]`: the values of a tensor for 1 and for `MANY_ROWS` rows, at each length of a range."""
 
 
 class Size:
@@ -36,9 +36,9 @@ class Size:
         self.fixed: int | None = int(first) if (table == first).all() else None
 
     @classmethod
-    def of(cls, number: int, lengths: int) -> Size:
-        """A fixed size."""
-        return cls(np.broadcast_to(np.int64(number), (2, lengths)))
+    def of(cls, number: int, count: int) -> Size:
+        """A fixed size, for a number of lengths."""
+        return cls(np.broadcast_to(np.int64(number), (2, count)))
 
     @property
     def is_rows(self) -> bool:
@@ -57,16 +57,13 @@ class Size:
 
     @property
     def alone(self) -> Table:
-        """`[lengths]`: the size at each length from 1, of one row."""
+        """`[lengths]`: the size at each length, of one row."""
         row: Table = self.table[0]
         return row
 
     def same(self, other: Size) -> bool:
-        """Whether two sizes are equal at every length at which both have at least one element."""
-        if self is other:
-            return True
-        both = (self.table > 0) & (other.table > 0)
-        return bool(both[:, -1].all() and (self.table[both] == other.table[both]).all())
+        """Whether two sizes are equal at every length."""
+        return self is other or np.array_equal(self.table, other.table)
 
     def times(self, other: Size) -> Size:
         """The product."""
@@ -74,25 +71,24 @@ class Size:
 
     def over(self, other: Size) -> Size | None:
         """The quotient; None if there is a remainder at any length."""
-        if (other.table < 1).any() and other.fixed is None:
-            return Size(np.floor_divide(self.table, np.maximum(other.table, 1))) if self.same(other) else None
-        if other.fixed == 0 or (self.table % other.table).any():
+        if not self.divisible(other).all():
             return None
         return Size(self.table // other.table)
 
-    def shortest(self) -> int:
-        """The shortest length from which on there is at least one element."""
-        empty = np.flatnonzero(self.alone < 1)
-        return int(empty[-1]) + 2 if empty.size else 1
+    def divisible(self, other: Size) -> NDArray[np.bool_]:
+        """`[lengths]`: at which lengths there is no remainder."""
+        whole = other.table > 0
+        divisible: NDArray[np.bool_] = (whole & (self.table % np.where(whole, other.table, 1) == 0)).all(axis=0)
+        return divisible
 
     def __repr__(self) -> str:
         """The first sizes."""
         return f"Size({self.alone[:6].tolist()}{', rows' if self.counts_rows else ''})"
 
 
-def product(sizes: Sequence[Size], lengths: int) -> Size:
-    """The product of sizes; 1 if there are none."""
-    result = Size.of(1, lengths)
+def product(sizes: Sequence[Size], count: int) -> Size:
+    """The product of sizes; 1 if there are none. `count` is the number of lengths."""
+    result = Size.of(1, count)
     for size in sizes:
         result = result.times(size)
     return result
@@ -200,8 +196,11 @@ def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, A
             kept: Table = given[0].astype(attributes["to"])
             return kept
         if kind == "Clip":
-            low, high = (inputs[place] if len(inputs) > place else None for place in (1, 2))
-            return np.clip(given[0], low, high) if low is not None or high is not None else given[0]
+            result = given[0]
+            for place, bound in ((1, np.maximum), (2, np.minimum)):
+                limit = inputs[place] if len(inputs) > place else None
+                result = result if limit is None else bound(*aligned([result, limit]))
+            return result
         return _moved(kind, inputs, attributes)
 
 

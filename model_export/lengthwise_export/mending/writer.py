@@ -16,6 +16,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from lengthwise_export.mending.sizes import Size, Table
 
+_ROUNDED_UP: Final = 8
+"""How much wider than its longest sequence a batch may be at least."""
+
 _MOST_STRIDE: Final = 64
 """The largest divisor that is tried for a size; another function becomes a table."""
 
@@ -28,18 +31,22 @@ class Writer:
         width: The input with the steps and the index of its axis of time.
         taken: The names that are in use in the original graph.
         int32: Whether the input with the lengths is int32; else it is int64.
+        range_: The lengths that tables hold, ascending without a gap.
 
     Attributes:
         nodes: The nodes, in order.
         constants: The initializers that were added.
     """
 
-    def __init__(self, lengths: str, width: tuple[str, int], taken: Iterable[str], *, int32: bool) -> None:
+    def __init__(
+        self, lengths: str, width: tuple[str, int], taken: Iterable[str], *, int32: bool, range_: NDArray[np.int64]
+    ) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._names = set(taken)
         self._lengths_input = lengths
         self._int32 = int32
+        self._range = range_
         self._width_input = width
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shared: dict[object, str] = {}
@@ -94,11 +101,7 @@ class Writer:
         return self._once("rows", lambda: self.emit("Shape", [self._lengths_input]))
 
     def per_row(self, table: Table) -> str:
-        """`[rows, *shape]`: the values of a table at each row's length.
-
-        Args:
-            table: `[lengths, *shape]`, from length 1.
-        """
+        """`[rows, *shape]`: the values of a table `[lengths, *shape]` at each row's length."""
         key = ("row", str(table.dtype), table.shape, table.tobytes())
         return self._once(key, lambda: self._function(table, self.lengths))
 
@@ -113,7 +116,7 @@ class Writer:
 
     def lengths32(self, size: Size) -> str:
         """`[rows]` int32: each row's own size, as recurrent nodes take it."""
-        if self._int32 and np.array_equal(size.alone, np.arange(1, len(size.alone) + 1)):
+        if self._int32 and np.array_equal(size.alone, self._range):
             return self._lengths_input
         return self._once(
             ("int32", size.alone.tobytes()),
@@ -150,10 +153,11 @@ class Writer:
     def _function(self, table: Table, lengths: str) -> str:
         """The values of a table `[lengths, *shape]` at some lengths, int64 `[n]`."""
         if table.ndim == 1 and np.issubdtype(table.dtype, np.integer) and len(table) > 1:
-            found = _as_line(table)
+            found = _as_line(table, self._range)
             if found is not None:
                 return self._line(found, lengths, table.dtype)
-        full = np.concatenate([table[:1], table])  # index 0 is no length
+        # Shorter lengths do not occur, and a width is at most rounded up.
+        full = np.concatenate([table[:1]] * int(self._range[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
         return self.emit("Gather", [self.constant(full), lengths], axis=0)
 
     def _line(self, found: tuple[int, int, int], lengths: str, dtype: Any) -> str:
@@ -171,18 +175,17 @@ class Writer:
         return value
 
 
-def _as_line(table: Table) -> tuple[int, int, int] | None:
+def _as_line(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
     """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function.
 
     At every length `length + before` is at least 0, so that a division that truncates gives the same.
     """
-    lengths = np.arange(1, len(table) + 1)
     if table[-1] - table[0] == len(table) - 1:
-        before = int(table[0]) - 1
+        before = int(table[0] - lengths[0])
         return (before, 1, 0) if np.array_equal(table, lengths + before) else None
     for stride in range(2, _MOST_STRIDE + 1):
         for before in range(stride):
-            after = int(table[-1]) - (len(table) + before) // stride
+            after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):
                 return before, stride, after
     return None

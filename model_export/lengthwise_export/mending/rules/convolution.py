@@ -222,7 +222,7 @@ def average_pool(mender: Mender) -> None:
     def counted(masked: Ragged, moves: list[Window]) -> str:
         options = {"pads": _fixed_pads(moves), "count_include_pad": 1}
         total = mender.copy([mender.merged(masked)], drop=["auto_pad"], **options)[0]
-        whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.longest)))
+        whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
         (one, _), groups, row_added = mender.align([whole, value])
         ones = mender.emit("Expand", [one.name, mender.emit("Shape", [value.name])])
         valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in value.times()], 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import (
     CROSSES_ROWS,
@@ -13,7 +14,6 @@ from lengthwise_export.mending.mender import (
     Mender,
     Rule,
     is_one,
-    same_groups,
     shown,
 )
 from lengthwise_export.mending.sizes import Size, Table
@@ -42,7 +42,7 @@ def _bounds(mender: Mender, name: str, place: int) -> list[Table]:
     """Each bound as a table `[2, lengths]`."""
     given = mender.attribute(name)
     if given is not None:
-        return [np.broadcast_to(np.int64(each), (2, mender.longest)) for each in given]
+        return [np.broadcast_to(np.int64(each), (2, mender.count)) for each in given]
     value = mender.value(place)
     if not isinstance(value, Numbers):
         mender.refuse(f"its {name} are computed from the data")
@@ -59,27 +59,25 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
     place, size = mender.single(value, axis)
     if size.is_rows or out.counts_rows:
         mender.refuse(CROSSES_ROWS)
-    used = count[0] > 0
-    if not used.any():
+    if not out.alone.any():
         mender.refuse("is empty at every length")
+    mender.needs(out)
     groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
-    begins = first[0][used]
+    begins = first[0]
     if step > 0 and (begins == begins[0]).all():
         begin = int(begins[0])
         if out.fixed is not None:
             stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
-        elif (first[0] + (count[0] - 1) * step + step >= size.alone)[used].all():
+        elif (first[0] + count[0] * step >= size.alone).all():
             stop = mender.writer.constant([_FAR])
         else:
             stop = mender.emit("Mul", [mender.writer.at_width(out), mender.writer.constant([step])])
             stop = mender.emit("Add", [stop, mender.writer.constant([begin])]) if begin else stop
         numbers = [mender.writer.constant([each]) for each in (begin, place, step)]
         name = mender.emit("Slice", [value.name, numbers[0], stop, numbers[1], numbers[2]])
-        mender.needs(out)
         return value.called(name, groups=groups)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
-    mender.needs(out)
     index = mender.clipped(mender.along(first[0], step, out), size)
     return mender.take(value, axis, index, out)
 
@@ -117,13 +115,12 @@ def _gathered_by_numbers(mender: Mender, value: Ragged, axis: int, index: Number
     behind = tuple(range(1, places.ndim))
     own = size.alone.reshape(-1, *[1] * (places.ndim - 1))
     counted = np.where(places < 0, places + own, places)
-    inside = ((counted >= 0) & (counted < own)).all(axis=behind) if behind else (counted >= 0) & (counted < own)
+    inside: NDArray[np.bool_] = np.asarray(((counted >= 0) & (counted < own)).all(axis=behind))
     if not inside.any():
         mender.refuse("picks places that no sequence has")
-    mender.needs(Size(np.stack([inside, inside]).astype(np.int64)))
-    usable = counted[inside]
-    if (usable == usable[0]).all():
-        name = mender.emit("Gather", [value.name, mender.writer.constant(usable[0].astype(np.int64))], axis=place)
+    mender.require(inside)
+    if (counted == counted[0]).all():
+        name = mender.emit("Gather", [value.name, mender.writer.constant(counted[0].astype(np.int64))], axis=place)
         return value.called(name, groups=groups)
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
@@ -193,7 +190,7 @@ def gather_elements(mender: Mender) -> None:
     if value.row_added != index.row_added or value.is_merged or index.is_merged:
         mender.refuse("picks from one row by the index of another")
     for at, (one, other) in enumerate(zip(value.groups, index.groups, strict=True)):
-        if at != axis and not same_groups(one, other) and not is_one(other):
+        if at != axis and not mender.matches(one, other) and not is_one(other):
             mender.refuse(f"picks from {shown(one)} by an index of {shown(other)}")
         if one[0].is_rows and at != axis and not other[0].is_rows:
             mender.refuse(CROSSES_ROWS)
@@ -228,7 +225,7 @@ def concat(mender: Mender) -> None:
     mender.causes.append("what follows the steps comes behind the padding")
     index = mender.emit("Unsqueeze", [mender.writer.positions(out), mender.writer.constant([0])])
     base = index
-    end = np.zeros(mender.longest, np.int64)
+    end = np.zeros(mender.count, np.int64)
     for size in sizes[:-1]:
         end = end + size.alone
         if size.is_time:

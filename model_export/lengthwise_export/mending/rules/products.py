@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, same_groups, shown
+from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, shown
 from lengthwise_export.mending.values import Numbers, Ragged
 
 
@@ -27,7 +27,7 @@ def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
         place = whole.starts()[-1]
         return whole.called(mender.squeezed(whole.name, [place]), groups=whole.groups[:-1])
     inner, other = left.groups[-1], right.groups[-2]
-    if not same_groups(inner, other):
+    if not mender.matches(inner, other):
         if any(size.is_time for size in inner):
             mender.refuse(
                 f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of fixed size over the flattened "
@@ -67,7 +67,7 @@ def gemm(mender: Mender) -> None:
     constant_bias = bias is None or (isinstance(bias, Numbers) and bias.is_constant)
     if plain and constant_bias and not time_inside and not right.axes[0].is_rows and not right.axes[1].is_rows:
         inner, other = left.groups[-1], right.groups[-1 if swaps[1] else 0]
-        if not same_groups(inner, other):
+        if not mender.matches(inner, other):
             mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
         if inner[0].is_rows:
             mender.refuse(CROSSES_ROWS)
@@ -107,7 +107,7 @@ def einsum(mender: Mender) -> None:
         if operand.is_merged or len({*term}) != len(term):
             mender.refuse(f"its equation {equation!r} takes merged axes, or a diagonal")
         for letter, group in zip(term, operand.groups, strict=True):
-            if letter in sizes and not same_groups(sizes[letter], group):
+            if letter in sizes and not mender.matches(sizes[letter], group):
                 mender.refuse(f"combines axes of different sizes: {shown(sizes[letter])} and {shown(group)}")
             sizes[letter] = group
     summed = {letter for letter in sizes if letter not in result}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule, is_one, same_groups, shown
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule, is_one, shown
 from lengthwise_export.mending.values import Numbers, Ragged
 
 
@@ -62,7 +62,7 @@ def _state(mender: Mender, place: int) -> str:
     if is_one(state.groups[1]) and isinstance(mender.value(place), Numbers):
         shape = [mender.writer.constant([1]), mender.writer.rows, mender.writer.constant([1])]
         return mender.emit("Expand", [state.name, mender.emit("Concat", shape, axis=0)])
-    if not same_groups(state.groups[1], (mender.rows,)):
+    if not mender.matches(state.groups[1], (mender.rows,)):
         mender.refuse("its initial state has other rows than its input")
     return state.name
 

@@ -11,6 +11,9 @@ from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, 
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
 from lengthwise_export.mending.values import Numbers, Ragged, Value
 
+_ENOUGH = 8
+"""As many lengths in a row at which a size can be divided are no chance."""
+
 _SMALL = 4096
 """The most elements of a constant that is kept as numbers."""
 
@@ -34,7 +37,7 @@ def shape(mender: Mender) -> None:
             name = mender.copy([value.name])[0]
     chosen = groups[slice(mender.attribute("start", 0), mender.attribute("end"))]
     tables = [mender.size_of(group).table for group in chosen]
-    table = np.stack(tables, axis=-1) if tables else np.zeros((2, mender.longest, 0), np.int64)
+    table = np.stack(tables, axis=-1) if tables else np.zeros((2, mender.count, 0), np.int64)
     mender.set(Numbers(name, table))
 
 
@@ -71,9 +74,11 @@ def reshape(mender: Mender) -> None:
     total = mender.size_of(tuple(value.axes))
     if any(each.fixed == -1 for each in sizes):
         others = mender.size_of(tuple(each for each in sizes if each.fixed != -1) or (mender.one,))
-        rest = total.over(others)
-        if rest is None:
+        divisible = total.divisible(others)
+        if not divisible.all() and not divisible[-_ENOUGH:].all():
             mender.refuse(f"cuts the steps into pieces of a fixed size: {_described(value)} into {_sizes(sizes)}")
+        mender.require(divisible)
+        rest = Size(total.table // others.table)
         sizes = [rest if each.fixed == -1 else each for each in sizes]
     regroup(mender, value, sizes)
 
@@ -221,7 +226,7 @@ def expand(mender: Mender) -> None:
 
 def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     rank = max(len(tables), value.rank)
-    tables = [np.ones((2, mender.longest), np.int64)] * (rank - len(tables)) + [*tables]
+    tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
     name = mender.unsqueezed(value.name, range(int(value.row_added), int(value.row_added) + rank - value.rank))
     own: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
     groups: list[Group] = []
@@ -231,7 +236,7 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
     for group, table in zip(own, tables, strict=True):
         target = atoms_of(mender, table)
         if not is_one(group) or is_one(target):
-            if not (is_one(target) or mender.size_of(group).same(Size(table))):
+            if not (is_one(target) or mender.matches((mender.size_of(group),), (Size(table),))):
                 mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
             groups.append(group)
             parts += [mender.writer.constant([1])] * len(group)
@@ -294,10 +299,10 @@ def constant_of_shape(mender: Mender) -> None:
     if wanted.is_constant and wanted.table[0, 0].prod() <= _SMALL:
         whole = np.full(tuple(wanted.table[0, 0].tolist()), fill.reshape(-1)[0])
         name = mender.writer.constant(whole, dtype=whole.dtype)
-        mender.set(Numbers(name, np.broadcast_to(whole, (2, mender.longest, *whole.shape))))
+        mender.set(Numbers(name, np.broadcast_to(whole, (2, mender.count, *whole.shape))))
         return
     tables = [wanted.table[..., place] for place in range(wanted.shape[0])]
-    value: Value = Numbers(scalar, np.broadcast_to(fill.reshape(()), (2, mender.longest)))
+    value: Value = Numbers(scalar, np.broadcast_to(fill.reshape(()), (2, mender.count)))
     _expanded(mender, mender.as_ragged(value), tables)
 
 
