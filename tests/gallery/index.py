@@ -47,11 +47,14 @@ class Exhibit:
         raw: Steps come as `[rows, width]`, without the axis of their one feature.
         output: The name or index of the logits where the model answers with several.
         per_step: The logits are `[rows, width, classes]`.
-        shortest: The module raises for a lone sequence shorter than this.
-        reason: For an uncheckable one: words of which a right reason contains at least one, in small letters.
+        shortest: The module raises for a lone sequence shorter than this, or answers NaN.
+        longest: It raises for a wider batch than this: the size of its table of positions, or its only width.
+        reason: For an uncheckable one: words of which a right reason contains at least one, in small letters. For one
+            that cannot be mended: of the reason why not.
         values: ONNX: the name of the input with the steps.
         second_name: ONNX: the name of the input with the lengths or the mask.
         named: What the inputs are has to be said: it cannot be read off the target.
+        published: Built after the published definition of an architecture.
     """
 
     room: str
@@ -70,10 +73,12 @@ class Exhibit:
     output: str | int | None = None
     per_step: bool = False
     shortest: int = 1
+    longest: int | None = None
     reason: tuple[str, ...] = ()
     values: str = "values"
     second_name: str = "lengths"
     named: bool = False
+    published: bool = False
 
     @property
     def is_torch(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from tests.gallery.index import Exhibit
 
@@ -70,7 +71,7 @@ def torch_model(exhibit: Exhibit) -> Model:
         steps = torch.from_numpy(laid_out(exhibit, batch))
         ends = torch.from_numpy(lengths)
         mask = torch.arange(batch.shape[1]) < ends[:, None]
-        seconds = {"lengths": [ends], "mask": [mask], "padding-mask": [~mask], "both": [ends, mask]}
+        seconds = {None: [], "lengths": [ends], "mask": [mask], "padding-mask": [~mask], "both": [ends, mask]}
         given = [steps, *seconds[exhibit.second]]
         with torch.no_grad():
             named = dict(zip(exhibit.arguments, given, strict=True)) if exhibit.arguments else {}
@@ -82,11 +83,15 @@ def torch_model(exhibit: Exhibit) -> Model:
 
 
 def onnx_model(exhibit: Exhibit) -> Model:
+    return graph_model(exhibit, exhibit.make())
+
+
+def graph_model(exhibit: Exhibit, graph: ModelProto) -> Model:
+    """A graph with the inputs and the order of axes that the exhibit names."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    graph = exhibit.make().SerializeToString()
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     types = {node.name: ELEMENTS[node.type] for node in session.get_inputs()}
     outputs = None if exhibit.output is None else [exhibit.output]
 

@@ -1,0 +1,637 @@
+"""ONNX models that take no lengths, in the dialects of several exporters; each can be given lengths."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import ModelProto
+
+from tests.gallery.onnx_models import Array, Weights, integers, model, scalar
+
+LARGEST = np.iinfo(np.int64).max
+
+
+def bilstm_last() -> ModelProto:
+    """`lstm(x)[0][:, -1]` as torch's old exporter writes it: states of zeros made from the shape of the steps."""
+    w = Weights(80)
+    return model(
+        "torch_jit (float[batch,seq,6] input) => (float[batch,3] output)",
+        """
+        [Transpose_0] t0 = Transpose <perm = [1, 0, 2]> (input)
+        [Shape_1] s1 = Shape (t0)
+        [Gather_2] s2 = Gather <axis = 0> (s1, one)
+        [Unsqueeze_3] s3 = Unsqueeze <axes = [0]> (s2)
+        [Concat_4] s4 = Concat <axis = 0> (two, s3, hidden)
+        [ConstantOfShape_5] h0 = ConstantOfShape (s4)
+        [LSTM_6] y, y_h, y_c = LSTM <hidden_size = 8, direction = "bidirectional"> (t0, W, R, B, , h0, h0)
+        [Transpose_7] t7 = Transpose <perm = [0, 2, 1, 3]> (y)
+        [Reshape_8] r8 = Reshape (t7, flat)
+        [Transpose_9] t9 = Transpose <perm = [1, 0, 2]> (r8)
+        [Gather_10] last = Gather <axis = 1> (t9, minus_one)
+        [Gemm_11] output = Gemm <alpha = 1.0, beta = 1.0, transB = 1> (last, "fc.weight", "fc.bias")
+        """,
+        w.recurrent(4, 6, 8, directions=2)
+        | {
+            "one": scalar(1, np.int64),
+            "two": integers(2),
+            "hidden": integers(8),
+            "flat": integers(0, 0, -1),
+            "minus_one": scalar(-1, np.int64),
+            "fc.weight": w.normal(3, 16),
+            "fc.bias": w.normal(3),
+        },
+        producer="pytorch",
+        opset=11,
+    )
+
+
+def gru_final_state() -> ModelProto:
+    """Keras' GRU through tf2onnx: time first inside, its last state taken."""
+    w = Weights(81)
+    prefix = "StatefulPartitionedCall/model/"
+    return model(
+        "tf2onnx (float[unk__1,unk__2,5] input_1) => (float[unk__1,4] dense)",
+        """
+        ["@gru/transpose"] "@gru/transpose:0" = Transpose <perm = [1, 0, 2]> (input_1)
+        ["@gru/while"] "@gru/Y", "@gru/Y_h" = GRU <direction = "forward", hidden_size = 10, linear_before_reset = 1>
+            ("@gru/transpose:0", W, R, B)
+        ["@gru/Squeeze"] "@gru/Squeeze:0" = Squeeze ("@gru/Y_h", const_axis0)
+        ["@dense/MatMul"] "@dense/MatMul:0" = MatMul ("@gru/Squeeze:0", "@dense/kernel:0")
+        ["@dense/BiasAdd"] dense = Add ("@dense/MatMul:0", "@dense/bias:0")
+        """.replace("@", prefix),
+        w.recurrent(3, 5, 10)
+        | {
+            "const_axis0": integers(0),
+            f"{prefix}dense/kernel:0": w.normal(10, 4),
+            f"{prefix}dense/bias:0": w.normal(4),
+        },
+        producer="tf2onnx",
+        opset=13,
+    )
+
+
+def conv1d_as_2d() -> ModelProto:
+    """Keras' Conv1D through tf2onnx: an axis of height 1 in front of time, and the padding left to the runtime."""
+    w = Weights(82)
+    prefix = "model_1/"
+    return model(
+        "tf2onnx (float[unk__4,unk__5,4] input_1) => (float[unk__4,3] dense)",
+        """
+        ["@conv1d/ExpandDims"] e1 = Unsqueeze (input_1, const_axis1)
+        ["@conv1d/Conv1D__6"] n1 = Transpose <perm = [0, 3, 1, 2]> (e1)
+        ["@conv1d/Conv1D"] c1 = Conv <auto_pad = "SAME_UPPER", dilations = [1, 1], strides = [1, 1],
+            kernel_shape = [1, 6]> (n1, kernel1, bias1)
+        ["@conv1d/Relu"] a1 = Relu (c1)
+        ["@conv1d_1/Conv1D"] c2 = Conv <auto_pad = "SAME_UPPER", dilations = [1, 1], strides = [1, 2],
+            kernel_shape = [1, 3]> (a1, kernel2, bias2)
+        ["@conv1d_1/Conv1D__9"] n2 = Transpose <perm = [0, 2, 3, 1]> (c2)
+        ["@conv1d_1/Squeeze"] s2 = Squeeze (n2, const_axis1)
+        ["@conv1d_1/Relu"] a2 = Relu (s2)
+        ["@global_average_pooling1d/Mean"] m = ReduceMean <axes = [1], keepdims = 0> (a2)
+        ["@dense/MatMul"] d = MatMul (m, V)
+        ["@dense/BiasAdd"] dense = Add (d, C)
+        """.replace("@", prefix),
+        {
+            "const_axis1": integers(1),
+            "kernel1": w.normal(8, 4, 1, 6),
+            "bias1": w.normal(8),
+            "kernel2": w.normal(8, 8, 1, 3),
+            "bias2": w.normal(8),
+            "V": w.normal(8, 3, scale=1),
+            "C": w.normal(3),
+        },
+        producer="tf2onnx",
+        opset=15,
+    )
+
+
+def conv_bn_global_average() -> ModelProto:
+    """An FCN as torch's old exporter writes it, `[rows, features, width]`."""
+    w = Weights(83)
+
+    def norm(name: str, channels: int) -> dict[str, Array]:
+        return {
+            f"{name}.weight": w.normal(channels) + 1,
+            f"{name}.bias": w.normal(channels),
+            f"{name}.running_mean": w.normal(channels),
+            f"{name}.running_var": np.abs(w.normal(channels)) + np.float32(0.5),
+        }
+
+    return model(
+        "torch_jit (float[batch,3,time] x) => (float[batch,4] logits)",
+        """
+        [Conv_0] c0 = Conv <dilations = [1], group = 1, kernel_shape = [7], pads = [3, 3], strides = [1]>
+            (x, "conv1.weight", "conv1.bias")
+        [BatchNormalization_1] b1 = BatchNormalization <epsilon = 0.00001, momentum = 0.9>
+            (c0, "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var")
+        [Relu_2] r2 = Relu (b1)
+        [Conv_3] c3 = Conv <dilations = [2], group = 2, kernel_shape = [3], pads = [2, 2], strides = [1]>
+            (r2, "conv2.weight")
+        [BatchNormalization_4] b4 = BatchNormalization <epsilon = 0.00001, momentum = 0.9>
+            (c3, "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var")
+        [Relu_5] r5 = Relu (b4)
+        [GlobalAveragePool_6] g = GlobalAveragePool (r5)
+        [Flatten_7] f = Flatten <axis = 1> (g)
+        [Gemm_8] logits = Gemm <transB = 1> (f, "fc.weight", "fc.bias")
+        """,
+        {
+            "conv1.weight": w.normal(8, 3, 7),
+            "conv1.bias": w.normal(8),
+            "conv2.weight": w.normal(8, 4, 3),
+            "fc.weight": w.normal(4, 8, scale=1),
+            "fc.bias": w.normal(4),
+        }
+        | norm("bn1", 8)
+        | norm("bn2", 8),
+        producer="pytorch",
+        opset=11,
+    )
+
+
+def max_pools() -> ModelProto:
+    """A strided pool that rounds up, and the largest of all that is left."""
+    w = Weights(84)
+    return model(
+        "main_graph (float[batch,time,5] x) => (float[batch,3] y)",
+        """
+        ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
+        ["/conv/Conv"] c = Conv <kernel_shape = [3], pads = [1, 1]> (t, k1, b1)
+        ["/act/LeakyRelu"] a = LeakyRelu <alpha = 0.2> (c)
+        ["/pool/MaxPool"] p = MaxPool <ceil_mode = 1, kernel_shape = [3], strides = [2], pads = [1, 1]> (a)
+        ["/conv2/Conv"] c2 = Conv <kernel_shape = [3], pads = [1, 1]> (p, k2, b2)
+        ["/GlobalMaxPool"] g = GlobalMaxPool (c2)
+        ["/Squeeze"] s = Squeeze (g, axis2)
+        ["/fc/Gemm"] y = Gemm <transB = 1> (s, V, C)
+        """,
+        {
+            "k1": w.normal(8, 5, 3),
+            "b1": w.normal(8),
+            "k2": w.normal(8, 8, 3),
+            "b2": w.normal(8),
+            "axis2": integers(2),
+            "V": w.normal(3, 8),
+            "C": w.normal(3),
+        },
+        producer="pytorch",
+        opset=13,
+    )
+
+
+def average_pools() -> ModelProto:
+    """Averages over windows that count what lies outside, and over windows that do not."""
+    w = Weights(85)
+    return model(
+        "torch_jit (float[batch,4,time] x) => (float[batch,2] y)",
+        """
+        [Conv_0] c = Conv <kernel_shape = [5], pads = [2, 2]> (x, k1, b1)
+        [Sigmoid_1] a = Sigmoid (c)
+        [AveragePool_2] p1 = AveragePool <count_include_pad = 1, kernel_shape = [3], pads = [1, 1], strides = [2]> (a)
+        [AveragePool_3] p2 = AveragePool <count_include_pad = 0, kernel_shape = [3], pads = [1, 1], strides = [1]> (p1)
+        [ReduceSum_4] s = ReduceSum <axes = [2], keepdims = 0> (p2)
+        [MatMul_5] y = MatMul (s, V)
+        """,
+        {"k1": w.normal(8, 4, 5), "b1": w.normal(8), "V": w.normal(8, 2)},
+        producer="pytorch",
+        opset=11,
+    )
+
+
+def instance_norm() -> ModelProto:
+    """Statistics over each row's whole width, twice."""
+    w = Weights(86)
+    return model(
+        "main_graph (float[N,T,4] series) => (float[N,3] y)",
+        """
+        [project] h = MatMul (series, kernel)
+        [channels_first] c = Transpose <perm = [0, 2, 1]> (h)
+        [inorm] n = InstanceNormalization <epsilon = 0.001> (c, scale, shift)
+        [act] a = Relu (n)
+        [conv] d = Conv <kernel_shape = [3], pads = [1, 1]> (a, k)
+        [inorm_1] m = InstanceNormalization <epsilon = 0.001> (d, scale, shift)
+        [pool] p = ReduceMax <axes = [2], keepdims = 0> (m)
+        [out] y = MatMul (p, classifier)
+        """,
+        {
+            "kernel": w.normal(4, 8),
+            "scale": w.normal(8) + 1,
+            "shift": w.normal(8),
+            "k": w.normal(8, 8, 3),
+            "classifier": w.normal(8, 3),
+        },
+        producer="pytorch",
+    )
+
+
+def group_norm() -> ModelProto:
+    """`nn.GroupNorm` in exported form: groups are folded into the time, normalised, and unfolded."""
+    w = Weights(87)
+    return model(
+        "main_graph (float[batch,time,5] x) => (float[batch,4] y)",
+        """
+        ["/Transpose"] t = Transpose <perm = [0, 2, 1]> (x)
+        ["/conv/Conv"] c = Conv <kernel_shape = [3], pads = [1, 1]> (t, k, b)
+        ["/norm/Reshape"] r = Reshape (c, groups)
+        ["/norm/InstanceNormalization"] n = InstanceNormalization <epsilon = 0.00001> (r, ones, zeros)
+        ["/norm/Shape"] s = Shape (c)
+        ["/norm/Reshape_1"] u = Reshape (n, s)
+        ["/norm/Mul"] m = Mul (u, gain)
+        ["/norm/Add"] a = Add (m, shift)
+        ["/relu/Relu"] z = Relu (a)
+        ["/ReduceMean"] p = ReduceMean <axes = [-1], keepdims = 0> (z)
+        ["/fc/Gemm"] y = Gemm <transB = 1> (p, V, C)
+        """,
+        {
+            "k": w.normal(12, 5, 3),
+            "b": w.normal(12),
+            "groups": integers(0, 3, -1),
+            "ones": np.ones(3, dtype=np.float32),
+            "zeros": np.zeros(3, dtype=np.float32),
+            "gain": w.normal(12, 1) + 1,
+            "shift": w.normal(12, 1),
+            "V": w.normal(4, 12),
+            "C": w.normal(4),
+        },
+        producer="pytorch",
+    )
+
+
+def encoder_block() -> ModelProto:
+    """A transformer's block as torch's new exporter writes it, its mean over the time."""
+    w = Weights(88)
+    return model(
+        "main_graph (float[s0,s1,6] x) => (float[s0,4] logits)",
+        """
+        [node_linear] val_0 = MatMul (x, inp)
+        [node_add] linear = Add (val_0, inp_bias)
+        [node_layer_norm] norm = LayerNormalization <axis = -1, epsilon = 0.00001> (linear, gain, shift)
+        [node_linear_1] q = MatMul (norm, wq)
+        [node_linear_2] k = MatMul (norm, wk)
+        [node_linear_3] v = MatMul (norm, wv)
+        [node_shape] rows = Shape <start = 0, end = 1> (x)
+        [node_shape_1] width = Shape <start = 1, end = 2> (x)
+        [node_concat] split = Concat <axis = 0> (rows, width, heads, size)
+        [node_view] q4 = Reshape <allowzero = 1> (q, split)
+        [node_view_1] k4 = Reshape <allowzero = 1> (k, split)
+        [node_view_2] v4 = Reshape <allowzero = 1> (v, split)
+        [node_transpose] qt = Transpose <perm = [0, 2, 1, 3]> (q4)
+        [node_transpose_1] kt = Transpose <perm = [0, 2, 3, 1]> (k4)
+        [node_transpose_2] vt = Transpose <perm = [0, 2, 1, 3]> (v4)
+        [node_mul] qs = Mul (qt, scale)
+        [node_matmul] scores = MatMul (qs, kt)
+        [node_softmax] weights = Softmax <axis = -1> (scores)
+        [node_matmul_1] mixed = MatMul (weights, vt)
+        [node_transpose_3] back = Transpose <perm = [0, 2, 1, 3]> (mixed)
+        [node_concat_1] joined = Concat <axis = 0> (rows, width, dim)
+        [node_view_3] flat = Reshape <allowzero = 1> (back, joined)
+        [node_add_1] res = Add (linear, flat)
+        [node_linear_4] up = MatMul (res, w1)
+        [node_gelu] act = Gelu <approximate = "none"> (up)
+        [node_linear_5] down = MatMul (act, w2)
+        [node_add_2] out = Add (res, down)
+        [node_mean] mean = ReduceMean <keepdims = 0, noop_with_empty_axes = 0> (out, axis1)
+        [node_linear_6] logits = Gemm <transB = 1> (mean, V, C)
+        """,
+        {
+            "inp": w.normal(6, 12),
+            "inp_bias": w.normal(12),
+            "gain": w.normal(12) + 1,
+            "shift": w.normal(12),
+            "wq": w.normal(12, 12),
+            "wk": w.normal(12, 12),
+            "wv": w.normal(12, 12),
+            "heads": integers(3),
+            "size": integers(4),
+            "dim": integers(12),
+            "scale": scalar(0.5),
+            "w1": w.normal(12, 24),
+            "w2": w.normal(24, 12),
+            "axis1": integers(1),
+            "V": w.normal(4, 12),
+            "C": w.normal(4),
+        },
+        producer="pytorch",
+        opset=20,
+    )
+
+
+def last_step_sliced() -> ModelProto:
+    """The last step by a Slice from -1, after two RNNs."""
+    w = Weights(89)
+    second = {f"{name}2": array for name, array in w.recurrent(1, 8, 8).items()}
+    return model(
+        "keras (float[N,T,4] input_1) => (float[N,3] dense)",
+        """
+        [time_first] x = Transpose <perm = [1, 0, 2]> (input_1)
+        [simple_rnn] y1 = RNN <hidden_size = 8, activations = ["Tanh"]> (x, W, R, B)
+        [squeeze] h1 = Squeeze (y1, axis1)
+        [simple_rnn_1] y2 = RNN <hidden_size = 8, activations = ["Tanh"], direction = "reverse"> (h1, W2, R2, B2)
+        [squeeze_1] h2 = Squeeze (y2, axis1)
+        [both] h = Add (h1, h2)
+        [rows_first] r = Transpose <perm = [1, 0, 2]> (h)
+        [strided_slice] l = Slice (r, minus_one, largest, axis1, one)
+        [drop_time] z = Squeeze (l, axis1)
+        [dense_matmul] dense = MatMul (z, V)
+        """,
+        w.recurrent(1, 4, 8)
+        | second
+        | {
+            "axis1": integers(1),
+            "minus_one": integers(-1),
+            "largest": integers(LARGEST),
+            "one": integers(1),
+            "V": w.normal(8, 3),
+        },
+        producer="keras2onnx",
+        opset=13,
+    )
+
+
+def mean_max_attributes() -> ModelProto:
+    """Mean and maximum with their axes as attributes, counted from the end."""
+    w = Weights(90)
+    return model(
+        "pool (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [dense_0] h = MatMul (values, kernel)
+        [bias_0] b = Add (h, bias)
+        [act] a = Tanh (b)
+        [mean] m = ReduceMean <axes = [-2], keepdims = 1> (a)
+        [max] x = ReduceMax <axes = [-2], keepdims = 1> (a)
+        [norm] n = ReduceL2 <axes = [1], keepdims = 1> (a)
+        [join] j = Concat <axis = -1> (m, x, n)
+        [squeeze] s = Squeeze <axes = [1]> (j)
+        [classify] logits = MatMul (s, V)
+        """,
+        {"kernel": w.normal(4, 6), "bias": w.normal(6), "V": w.normal(18, 2)},
+        producer="skl2onnx",
+        opset=11,
+    )
+
+
+def mean_max_inputs() -> ModelProto:
+    """The same with axes as inputs, as from opset 18 on."""
+    w = Weights(91)
+    return model(
+        "pool (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [dense_0] h = MatMul (values, kernel)
+        [bias_0] b = Add (h, bias)
+        [act] a = Tanh (b)
+        [mean] m = ReduceMean <keepdims = 0> (a, axis1)
+        [min] x = ReduceMin <keepdims = 0> (a, axis1)
+        [exp] n = ReduceLogSumExp <keepdims = 0> (a, axis1)
+        [square] q = ReduceSumSquare <keepdims = 0> (a, axis1)
+        [join] j = Concat <axis = 1> (m, x, n, q)
+        [classify] logits = MatMul (j, V)
+        """,
+        {"kernel": w.normal(4, 6), "bias": w.normal(6), "axis1": integers(1), "V": w.normal(24, 2)},
+        producer="onnxscript",
+        opset=20,
+    )
+
+
+def deviation() -> ModelProto:
+    """`x.std(1)` as torch's old exporter takes it apart: the number of steps is counted, one is taken off."""
+    w = Weights(92)
+    return model(
+        "torch_jit (float[batch,time,5] x) => (float[batch,3] y)",
+        """
+        [MatMul_0] h = MatMul (x, kernel)
+        [Tanh_1] a = Tanh (h)
+        [ReduceMean_2] m = ReduceMean <axes = [1], keepdims = 1> (a)
+        [Shape_3] s = Shape (a)
+        [Gather_4] n = Gather <axis = 0> (s, dims)
+        [ReduceProd_5] count = ReduceProd <keepdims = 0> (n)
+        [Sub_6] d = Sub (a, m)
+        [Mul_7] d2 = Mul (d, d)
+        [ReduceMean_8] v = ReduceMean <axes = [1], keepdims = 0> (d2)
+        [Cast_9] nf = Cast <to = 1> (count)
+        [Mul_10] total = Mul (v, nf)
+        [Sub_11] less = Sub (nf, one)
+        [Div_12] var = Div (total, less)
+        [Sqrt_13] std = Sqrt (var)
+        [Gemm_14] y = Gemm <transB = 1> (std, V, C)
+        """,
+        {"kernel": w.normal(5, 8), "dims": integers(1), "one": scalar(1.0), "V": w.normal(3, 8), "C": w.normal(3)},
+        producer="pytorch",
+        opset=11,
+    )
+
+
+def gru_max_time_first() -> ModelProto:
+    """Steps as [time, rows, features]; the largest state of each direction."""
+    w = Weights(93)
+    return model(
+        "gru (float[time,batch,5] frames) => (float[batch,4] scores)",
+        """
+        [gru_0] y, y_h = GRU <hidden_size = 6, linear_before_reset = 1, direction = "bidirectional"> (frames, W, R, B)
+        [max_0] m = ReduceMax <axes = [0], keepdims = 0> (y)
+        [transpose_0] t = Transpose <perm = [1, 0, 2]> (m)
+        [flatten_0] f = Flatten <axis = 1> (t)
+        [gemm_0] scores = Gemm (f, V, C)
+        """,
+        w.recurrent(3, 5, 6, directions=2) | {"V": w.normal(12, 4, scale=1), "C": w.normal(4)},
+        producer="espnet_onnx",
+        opset=14,
+    )
+
+
+def reversed_rnn() -> ModelProto:
+    """A backward RNN by hand: the steps are flipped by a Slice with a step of -1."""
+    w = Weights(94)
+    return model(
+        "backward (float[N,T,3] x) => (float[N,2] y)",
+        """
+        ["flip/Slice"] flipped = Slice (x, minus_one, lowest, axis1, minus_one)
+        ["rnn/Transpose"] t = Transpose <perm = [1, 0, 2]> (flipped)
+        ["rnn/LSTM"] states, h, c = LSTM <hidden_size = 6> (t, W, R, B)
+        ["rnn/Squeeze"] s = Squeeze (h, axis0)
+        ["out/MatMul"] y = MatMul (s, V)
+        """,
+        w.recurrent(4, 3, 6)
+        | {
+            "minus_one": integers(-1),
+            "lowest": integers(np.iinfo(np.int64).min + 1),
+            "axis0": integers(0),
+            "axis1": integers(1),
+            "V": w.normal(6, 2),
+        },
+        producer="tf2onnx",
+    )
+
+
+def small_bert() -> ModelProto:
+    """Tokens, learned positions cut to the width, one head, the answer read off at the first token."""
+    w = Weights(95)
+    return model(
+        "bert (int64[batch,sequence] input_ids) => (float[batch,3] logits)",
+        """
+        ["/embeddings/Gather"] words = Gather (table, input_ids)
+        ["/embeddings/Shape"] s = Shape (input_ids)
+        ["/embeddings/Gather_1"] t = Gather <axis = 0> (s, one)
+        ["/embeddings/Unsqueeze"] t1 = Unsqueeze (t, axis0)
+        ["/embeddings/Slice"] ids = Slice (position_ids, axis0, t1, axis1)
+        ["/embeddings/Gather_2"] places = Gather (positions, ids)
+        ["/embeddings/Add"] e = Add (words, places)
+        ["/encoder/query"] q = MatMul (e, wq)
+        ["/encoder/key"] k = MatMul (e, wk)
+        ["/encoder/value"] v = MatMul (e, wv)
+        ["/encoder/Transpose"] kt = Transpose <perm = [0, 2, 1]> (k)
+        ["/encoder/MatMul"] scores = MatMul (q, kt)
+        ["/encoder/Div"] scaled = Div (scores, root)
+        ["/encoder/Softmax"] weights = Softmax <axis = -1> (scaled)
+        ["/encoder/MatMul_1"] context = MatMul (weights, v)
+        ["/encoder/Add"] h = Add (context, e)
+        ["/pooler/Gather"] first = Gather <axis = 1> (h, zero)
+        ["/pooler/Tanh"] pooled = Tanh (first)
+        ["/classifier/Gemm"] logits = Gemm <transB = 1> (pooled, V, C)
+        """,
+        {
+            "table": w.normal(40, 8, scale=1),
+            "positions": w.normal(128, 8),
+            "position_ids": np.arange(128, dtype=np.int64)[None],
+            "zero": scalar(0, np.int64),
+            "one": scalar(1, np.int64),
+            "axis0": integers(0),
+            "axis1": integers(1),
+            "wq": w.normal(8, 8),
+            "wk": w.normal(8, 8),
+            "wv": w.normal(8, 8),
+            "root": scalar(math.sqrt(8)),
+            "V": w.normal(3, 8, scale=1),
+            "C": w.normal(3),
+        },
+        producer="optimum",
+        opset=14,
+    )
+
+
+def step_tagger() -> ModelProto:
+    """An answer for each step, each of which has heard the whole sequence."""
+    w = Weights(96)
+    return model(
+        "main_graph (float[s77,s27,4] x) => (float[s77,s27,3] linear)",
+        """
+        [node_transpose] val_0 = Transpose <perm = [1, 0, 2]> (x)
+        [node_lstm] val_1, val_2, val_3 = LSTM <direction = "bidirectional", hidden_size = 6> (val_0, W, R, B)
+        [node_transpose_1] val_4 = Transpose <perm = [2, 0, 1, 3]> (val_1)
+        [node_view] val_5 = Reshape (val_4, flat)
+        [node_matmul] val_6 = MatMul (val_5, V)
+        [node_linear] linear = Add (val_6, C)
+        """,
+        w.recurrent(4, 4, 6, directions=2) | {"flat": integers(0, 0, -1), "V": w.normal(12, 3), "C": w.normal(3)},
+        producer="pytorch",
+        opset=20,
+    )
+
+
+def attention_pool() -> ModelProto:
+    """A Keras attention layer: a softmax along the time, a weighted sum."""
+    w = Weights(97)
+    return model(
+        "tf2onnx (float[N,T,5] inputs) => (float[N,3] Identity)",
+        """
+        ["attention/MatMul"] u = MatMul (inputs, kernel)
+        ["attention/Tanh"] a = Tanh (u)
+        ["attention/MatMul_1"] s = MatMul (a, context)
+        ["attention/Softmax"] p = Softmax <axis = 1> (s)
+        ["attention/mul"] weighted = Mul (inputs, p)
+        ["attention/Sum"] z = ReduceSum <keepdims = 0> (weighted, axis1)
+        ["dense/MatMul"] Identity = MatMul (z, V)
+        """,
+        {"kernel": w.normal(5, 8), "context": w.normal(8, 1), "axis1": integers(1), "V": w.normal(5, 3)},
+        producer="tf2onnx",
+        opset=15,
+    )
+
+
+def squeeze_excite() -> ModelProto:
+    """A gate of each channel from its mean over time, in the middle; reflected edges in front."""
+    w = Weights(98)
+    return model(
+        "main_graph (float[batch,4,time] x) => (float[batch,3] y)",
+        """
+        ["/pad/Pad"] padded = Pad <mode = "edge"> (x, pads)
+        ["/conv/Conv"] c = Conv <kernel_shape = [5]> (padded, k, b)
+        ["/act/Elu"] a = Elu (c)
+        ["/se/GlobalAveragePool"] g = GlobalAveragePool (a)
+        ["/se/Conv"] d = Conv (g, down, down_bias)
+        ["/se/Relu"] r = Relu (d)
+        ["/se/Conv_1"] u = Conv (r, up, up_bias)
+        ["/se/Sigmoid"] gate = Sigmoid (u)
+        ["/se/Mul"] m = Mul (a, gate)
+        ["/conv2/Conv"] c2 = Conv <kernel_shape = [3], pads = [1, 1], strides = [2]> (m, k2, b2)
+        ["/GlobalMaxPool"] p = GlobalMaxPool (c2)
+        ["/Flatten"] f = Flatten (p)
+        ["/fc/Gemm"] y = Gemm <transB = 1> (f, V, C)
+        """,
+        {
+            "pads": integers(0, 0, 2, 0, 0, 2),
+            "k": w.normal(8, 4, 5),
+            "b": w.normal(8),
+            "down": w.normal(2, 8, 1, scale=1),
+            "down_bias": w.normal(2),
+            "up": w.normal(8, 2, 1, scale=1),
+            "up_bias": w.normal(8),
+            "k2": w.normal(8, 8, 3),
+            "b2": w.normal(8),
+            "V": w.normal(3, 8),
+            "C": w.normal(3),
+        },
+        producer="pytorch",
+        opset=13,
+    )
+
+
+def top_three() -> ModelProto:
+    """The three largest of each channel."""
+    w = Weights(99)
+    return model(
+        "torch_jit (float[batch,time,4] x) => (float[batch,3] y)",
+        """
+        [MatMul_0] h = MatMul (x, kernel)
+        [Sigmoid_1] a = Sigmoid (h)
+        [TopK_2] top, where = TopK <axis = 1, largest = 1, sorted = 1> (a, three)
+        [Flatten_3] f = Flatten <axis = 1> (top)
+        [MatMul_4] y = MatMul (f, V)
+        """,
+        {"kernel": w.normal(4, 6), "three": integers(3), "V": w.normal(18, 3, scale=1)},
+        producer="pytorch",
+        opset=11,
+    )
+
+
+def scanned_rnn() -> ModelProto:
+    """A recurrent cell of its own, in a Scan over the time."""
+    w = Weights(100)
+    return model(
+        "scan (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [time_first] x = Transpose <perm = [1, 0, 2]> (values)
+        [shape] s = Shape (values)
+        [rows] b = Slice (s, zero1, one1)
+        [state_shape] hs = Concat <axis = 0> (b, six)
+        [start] h0 = ConstantOfShape (hs)
+        [scan] h, ys = Scan <num_scan_inputs = 1, body = cell (float[N,6] before, float[N,4] step)
+            => (float[N,6] after, float[N,6] shown)
+            {
+                c1 = MatMul (step, inner)
+                c2 = MatMul (before, outer)
+                c3 = Add (c1, c2)
+                after = Tanh (c3)
+                shown = Identity (after)
+            }> (h0, x)
+        [dense] logits = MatMul (h, V)
+        """,
+        {
+            "zero1": integers(0),
+            "one1": integers(1),
+            "six": integers(6),
+            "inner": w.normal(4, 6),
+            "outer": w.normal(6, 6),
+            "V": w.normal(6, 2),
+        },
+        producer="tf2onnx",
+        opset=15,
+    )

@@ -1,0 +1,150 @@
+"""ONNX models that take no lengths and cannot be given any; each says why."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from tests.gallery.onnx_models import Weights, integers, model, scalar
+
+
+def batch_statistics() -> ModelProto:
+    """Exported in training mode: BatchNormalization takes the mean of all rows in the batch."""
+    w = Weights(110)
+    return model(
+        "main_graph (float[N,4,T] x) => (float[N,3] y)",
+        """
+        [conv] c = Conv <kernel_shape = [3], pads = [1, 1]> (x, k, b)
+        [norm] n, running_mean, running_var = BatchNormalization <training_mode = 1> (c, gain, shift, mean, var)
+        [act] a = Relu (n)
+        [pool] p = ReduceMean <axes = [2], keepdims = 0> (a)
+        [dense] y = MatMul (p, V)
+        """,
+        {
+            "k": w.normal(6, 4, 3),
+            "b": w.normal(6),
+            "gain": w.normal(6) + 1,
+            "shift": w.normal(6),
+            "mean": np.zeros(6, dtype=np.float32),
+            "var": np.ones(6, dtype=np.float32),
+            "V": w.normal(6, 3),
+        },
+        producer="pytorch",
+        opset=15,
+    )
+
+
+def mean_over_rows() -> ModelProto:
+    """The other rows' mean is taken off."""
+    w = Weights(111)
+    return model(
+        "centred (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [dense] h = MatMul (values, kernel)
+        [pool] p = ReduceMax <axes = [1], keepdims = 0> (h)
+        [batch_mean] m = ReduceMean <axes = [0], keepdims = 1> (p)
+        [centre] d = Sub (p, m)
+        [classify] logits = MatMul (d, V)
+        """,
+        {"kernel": w.normal(4, 6), "V": w.normal(6, 2)},
+        producer="tf2onnx",
+        opset=13,
+    )
+
+
+def frozen_flatten() -> ModelProto:
+    """Says that its width is free; the last layer's weights are for 20 steps."""
+    w = Weights(112)
+    return model(
+        "keras (float[N,T,4] input_1) => (float[N,3] dense)",
+        """
+        [time_distributed] h = MatMul (input_1, kernel)
+        [act] a = Relu (h)
+        [flatten] f = Flatten <axis = 1> (a)
+        [dense_matmul] dense = MatMul (f, V)
+        """,
+        {"kernel": w.normal(4, 5), "V": w.normal(100, 3)},
+        producer="keras2onnx",
+        opset=13,
+    )
+
+
+def noise() -> ModelProto:
+    """Exported with its noise."""
+    w = Weights(113)
+    return model(
+        "noisy (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [noise] e = RandomNormalLike <scale = 0.1> (values)
+        [augment] v = Add (values, e)
+        [pool] p = ReduceMax <axes = [1], keepdims = 0> (v)
+        [dense] logits = MatMul (p, V)
+        """,
+        {"V": w.normal(4, 2)},
+        producer="pytorch",
+        opset=13,
+    )
+
+
+def spectrum() -> ModelProto:
+    """A Fourier transform over the whole width."""
+    w = Weights(114)
+    return model(
+        "spectrum (float[N,T,1] values) => (float[N,2] logits)",
+        """
+        [dft] f = DFT <axis = 1, onesided = 0> (values)
+        [power] p = ReduceSumSquare <axes = [2], keepdims = 1> (f)
+        [squash] s = Sqrt (p)
+        [pool] z = ReduceMax <axes = [1], keepdims = 0> (s)
+        [dense] logits = MatMul (z, V)
+        """,
+        {"V": w.normal(1, 2, scale=1)},
+        producer="onnxscript",
+    )
+
+
+def resampled() -> ModelProto:
+    """Drawn to 16 steps, whatever the width."""
+    w = Weights(115)
+    return model(
+        "resampled (float[N,4,T] x) => (float[N,3] y)",
+        """
+        [shape] s = Shape <start = 0, end = 2> (x)
+        [sizes] t = Concat <axis = 0> (s, sixteen)
+        [resize] r = Resize <mode = "linear"> (x, , , t)
+        [flatten] f = Flatten <axis = 1> (r)
+        [dense] y = MatMul (f, V)
+        """,
+        {"sixteen": integers(16), "V": w.normal(64, 3)},
+        producer="pytorch",
+    )
+
+
+def compressed() -> ModelProto:
+    """Keeps the steps of all rows whose first number is above zero, in one list."""
+    w = Weights(116)
+    return model(
+        "compressed (float[N,T,4] values) => (float[N,2] logits)",
+        """
+        [first] a = Gather <axis = 2> (values, zero)
+        [above] m = Greater (a, nought)
+        [where] i = NonZero (m)
+        [pairs] ij = Transpose <perm = [1, 0]> (i)
+        [rows] r = Gather <axis = 1> (ij, zero)
+        [chosen] v = GatherND (values, ij)
+        [dense] h = MatMul (v, V)
+        [batch] s = Shape <start = 0, end = 1> (values)
+        [size] t = Concat <axis = 0> (s, two)
+        [start] z = ConstantOfShape (t)
+        [column] c = Unsqueeze (r, axis1)
+        [added] logits = ScatterND <reduction = "add"> (z, c, h)
+        """,
+        {
+            "zero": scalar(0, np.int64),
+            "nought": scalar(0.0),
+            "two": integers(2),
+            "axis1": integers(1),
+            "V": w.normal(4, 2),
+        },
+        producer="pytorch",
+    )

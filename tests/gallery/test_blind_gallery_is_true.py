@@ -1,0 +1,218 @@
+"""What the catalogue says of models without lengths holds: seen by running them, without any checker."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+from tests.gallery import index, onnx_blind, onnx_unmendable
+from tests.gallery.blind_index import (
+    BLIND,
+    ONNX_BLIND,
+    ONNX_UNMENDABLE,
+    TORCH_BLIND,
+    TORCH_UNMENDABLE,
+    UNMENDABLE,
+)
+from tests.gallery.company import compare, ragged
+from tests.gallery.index import Exhibit
+from tests.gallery.trials import TOLERANCE, Array, alone, finite_differences, junk, padded, run_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:.*degrees of freedom is <= 0"),
+]
+
+RAISED = (RuntimeError, IndexError, ValueError, Fail, InvalidArgument, RuntimeException)
+BY_NAME = {str(exhibit): exhibit for exhibit in UNMENDABLE}
+
+OTHER_ROWS = (
+    "torch_unmendable/attention_between_rows",
+    "torch_unmendable/batch_first_forgotten",
+    "torch_unmendable/batch_statistics",
+    "torch_unmendable/branch_on_values",
+    "torch_unmendable/mean_over_rows",
+    "torch_unmendable/ranked_among_rows",
+    "torch_unmendable/softmax_over_rows",
+    "onnx_unmendable/batch_statistics",
+    "onnx_unmendable/mean_over_rows",
+)
+RANDOM = ("torch_unmendable/dropout_always_on", "torch_unmendable/noise_added", "onnx_unmendable/noise")
+ONE_WIDTH = (
+    "torch_unmendable/fixed_width_head",
+    "torch_unmendable/mixer_of_fixed_width",
+    "onnx_unmendable/frozen_flatten",
+)
+WHOLE_WIDTH_AT_ONCE = (
+    "torch_unmendable/fourier_mixing",
+    "torch_unmendable/pool_of_eight",
+    "torch_unmendable/resampled_to_32",
+    "torch_unmendable/steps_chosen_by_value",
+    "torch_unmendable/stretched_positions",
+    "onnx_unmendable/compressed",
+    "onnx_unmendable/resampled",
+    "onnx_unmendable/spectrum",
+)
+CHUNKS, LOOP = "torch_unmendable/chunks_of_eight", "torch_unmendable/python_loop"
+
+
+def unpadded(exhibit: Exhibit, rows: int, width: int, seed: int = 5) -> tuple[Array, Array]:
+    """Sequences that are all as long as the batch is wide."""
+    rng = np.random.default_rng(seed)
+    if exhibit.vocabulary is not None:
+        return rng.integers(0, exhibit.vocabulary, size=(rows, width)), np.full(rows, width)
+    return rng.normal(size=(rows, width, exhibit.features)).astype(np.float32), np.full(rows, width)
+
+
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
+def test_padding_reaches_the_answer_of_a_model_without_lengths(exhibit: Exhibit) -> None:
+    differences = finite_differences(exhibit, run_of(exhibit))
+    assert 10 * TOLERANCE < max(differences.values()) < np.inf, differences
+
+
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
+def test_alone_it_answers_the_same_twice_and_something_else_to_other_steps(exhibit: Exhibit) -> None:
+    model = run_of(exhibit)
+    steps, other = unpadded(exhibit, 1, 20), unpadded(exhibit, 1, 20, seed=6)
+    assert np.array_equal(model(*steps), model(*steps))
+    assert np.abs(model(*steps) - model(*other)).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
+def test_unpadded_rows_answer_as_alone(exhibit: Exhibit) -> None:
+    model = run_of(exhibit)
+    steps, lengths = unpadded(exhibit, 5, 23)
+    one_by_one = np.concatenate([model(row[None], lengths[:1]) for row in steps])
+    assert np.abs(model(steps, lengths) - one_by_one).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
+def test_the_shortest_sequence_that_it_takes_is_the_one_that_the_catalogue_says(exhibit: Exhibit) -> None:
+    model = run_of(exhibit)
+    assert np.isfinite(model(*unpadded(exhibit, 1, exhibit.shortest))).all()
+    if exhibit.shortest > 1:
+        assert not answers_finitely(exhibit, exhibit.shortest - 1)
+
+
+@pytest.mark.parametrize("exhibit", [exhibit for exhibit in BLIND if exhibit.longest], ids=str)
+def test_the_widest_batch_that_it_takes_is_the_one_that_the_catalogue_says(exhibit: Exhibit) -> None:
+    assert answers_finitely(exhibit, exhibit.longest)
+    assert not answers_finitely(exhibit, exhibit.longest + 1)
+
+
+def answers_finitely(exhibit: Exhibit, width: int) -> bool:
+    try:
+        answer = run_of(exhibit)(*unpadded(exhibit, 1, width))
+    except RAISED:
+        return False
+    return bool(np.isfinite(answer).all())
+
+
+@pytest.mark.parametrize("exhibit", BLIND, ids=str)
+def test_a_model_that_ignores_its_lengths_does_not_pass_for_mended(exhibit: Exhibit) -> None:
+    assert compare(exhibit, run_of(exhibit), count=60).difference > 10 * TOLERANCE
+
+
+def test_a_model_that_cuts_each_row_to_its_length_passes_for_mended() -> None:
+    exhibit = next(exhibit for exhibit in BLIND if exhibit.name == "bilstm_tagger")
+    original = run_of(exhibit)
+
+    def cut(batch: Array, lengths: Array) -> Array:
+        answers = [original(row[None, :length], lengths) for row, length in zip(batch, lengths, strict=True)]
+        widest = batch.shape[1]
+        return np.concatenate([np.pad(each, [(0, 0), (0, widest - each.shape[1]), (0, 0)]) for each in answers])
+
+    compared = compare(exhibit, cut, count=60)
+    assert (compared.difference, compared.other_bits, compared.sequences) == (0.0, 0, 60)
+
+
+def test_the_sequences_tried_are_of_many_lengths() -> None:
+    exhibit = next(exhibit for exhibit in BLIND if exhibit.name == "x_vector")
+    lengths = {len(steps) for steps in ragged(exhibit, 200)}
+    assert min(lengths) == exhibit.shortest
+    assert max(lengths) == 64
+    assert len(lengths) > 40
+
+
+@pytest.mark.parametrize("exhibit", TORCH_BLIND + TORCH_UNMENDABLE, ids=str)
+def test_a_torch_module_takes_its_steps_alone(exhibit: Exhibit) -> None:
+    assert len(inspect.signature(exhibit.make().forward).parameters) == 1
+
+
+@pytest.mark.parametrize("exhibit", ONNX_BLIND + ONNX_UNMENDABLE, ids=str)
+def test_a_graph_takes_its_steps_alone(exhibit: Exhibit) -> None:
+    assert [node.name for node in exhibit.make().graph.input] == [exhibit.values]
+
+
+@pytest.mark.parametrize("exhibits", [TORCH_BLIND, TORCH_UNMENDABLE], ids=lambda room: room[0].room)
+def test_the_catalogue_lists_every_torch_source(exhibits: tuple[Exhibit, ...]) -> None:
+    sources = (index.HERE / exhibits[0].room).glob("*.py")
+    assert {exhibit.file for exhibit in exhibits} == set(sources)
+
+
+@pytest.mark.parametrize(
+    ("exhibits", "module"),
+    [(ONNX_BLIND, onnx_blind), (ONNX_UNMENDABLE, onnx_unmendable)],
+    ids=["onnx_blind", "onnx_unmendable"],
+)
+def test_the_catalogue_lists_every_onnx_model(exhibits: tuple[Exhibit, ...], module: ModuleType) -> None:
+    public = {name for name in vars(module) if not name.startswith("_")}
+    made_here = {name for name in public if getattr(vars(module)[name], "__module__", "") == module.__name__}
+    assert {exhibit.name for exhibit in exhibits} == made_here
+
+
+def test_every_model_that_cannot_be_mended_is_shown_to_be_so() -> None:
+    assert sorted(BY_NAME) == sorted([*OTHER_ROWS, *RANDOM, *ONE_WIDTH, *WHOLE_WIDTH_AT_ONCE, CHUNKS, LOOP])
+
+
+@pytest.mark.parametrize("name", OTHER_ROWS)
+def test_other_rows_change_an_answer_without_any_padding(name: str) -> None:
+    exhibit = BY_NAME[name]
+    model = run_of(exhibit)
+    steps, lengths = unpadded(exhibit, 4, 9)
+    louder = 5 * steps
+    louder[2] = steps[2]
+    assert np.abs(model(steps, lengths)[2] - model(louder, lengths)[2]).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_same_sequence_gets_another_answer(name: str) -> None:
+    exhibit = BY_NAME[name]
+    model, batch = run_of(exhibit), unpadded(exhibit, 1, 9)
+    assert np.abs(model(*batch) - model(*batch)).max() > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ONE_WIDTH)
+def test_it_runs_at_one_width_alone(name: str) -> None:
+    exhibit = BY_NAME[name]
+    assert answers_finitely(exhibit, exhibit.longest)
+    assert not any(answers_finitely(exhibit, exhibit.longest + change) for change in (-4, -2, 2, 4))
+
+
+def test_a_model_of_whole_chunks_runs_at_their_widths_alone() -> None:
+    assert [width for width in range(1, 33) if answers_finitely(BY_NAME[CHUNKS], width)] == [8, 16, 24, 32]
+
+
+@pytest.mark.parametrize("name", WHOLE_WIDTH_AT_ONCE)
+def test_what_an_operator_of_the_whole_width_answers_changes_with_padding(name: str) -> None:
+    exhibit = BY_NAME[name]
+    model = run_of(exhibit)
+    steps, lengths = unpadded(exhibit, 4, 11)
+    expected = np.stack(alone(model, list(steps)))
+    assert np.abs(model(steps, lengths) - expected).max() <= TOLERANCE
+    wider = padded(list(steps), 17, junk(exhibit))
+    assert np.abs(model(*wider) - expected).max() > 10 * TOLERANCE
+
+
+def test_a_loop_in_python_makes_a_graph_as_long_as_the_batch_is_wide() -> None:
+    exhibit = BY_NAME[LOOP]
+    module = exhibit.make().eval()
+    sizes = [
+        len(torch.export.export(module, (torch.zeros(2, width, exhibit.features),)).graph.nodes) for width in (4, 8)
+    ]
+    assert sizes[1] > sizes[0] + 4
