@@ -89,7 +89,7 @@ def mend_target(
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
     if limit is not None:
         return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
-    return _proved(target, mended, longest, tolerance=tolerance, seed=seed, say=say)
+    return _proved(target, mended, min(longest, mended.max_length), tolerance=tolerance, seed=seed, say=say)
 
 
 def _proved(

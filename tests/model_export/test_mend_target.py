@@ -35,7 +35,7 @@ def mends_to(monkeypatch: pytest.MonkeyPatch) -> Give:
     """Lets every mend give this graph."""
 
     def give(graph: onnx.ModelProto) -> None:
-        monkeypatch.setattr(mend_target, "mend", lambda *given, **more: Mended(graph, CHANGES, 1))
+        monkeypatch.setattr(mend_target, "mend", lambda *given, **more: Mended(graph, CHANGES, 1, 10**6))
 
     return give
 
