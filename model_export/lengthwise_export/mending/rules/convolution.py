@@ -267,7 +267,7 @@ def average_pool(mender: Mender) -> None:
     def summed(masked: Ragged, moves: list[Window]) -> str:
         """The sum in each window, divided by the number of its places up to the zeros behind the row's own steps."""
         (move,), (size,) = moves, sizes
-        extra = move.after + move.stride  # the last window may begin in the zeros, and reach beyond them
+        extra = move.kernel - 1  # the last window begins before the zeros behind the steps
         pads = [0, 0, move.before, 0, 0, extra]
         wide = mender.emit("Pad", [masked.name, mender.writer.constant(pads)], mode="constant")
         places = mender.writer.positions(Size(size.table + move.before + extra))
