@@ -88,7 +88,8 @@ def read_steps(
         )
     error = _error_of(module, candidates[0], signature, select_output)
     _explain_by_other_calls(text, module, candidates, signature, select_output, error)
-    for steps in candidates:
+    is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
+    for steps in candidates if is_about_steps or signature.second != "none" else ():
         subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
         sampler = Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
@@ -100,7 +101,7 @@ def read_steps(
     tried = candidates[:4]
     which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
-    if isinstance(error.__cause__, _NOT_ABOUT_STEPS):
+    if not is_about_steps:
         which, hint = "", part_instead(module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"

@@ -196,6 +196,7 @@ def read_signature(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
+            + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
     chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
     left = [each for each in others if each not in chosen.values()]
