@@ -13,7 +13,7 @@ import click
 
 from lengthwise.runtime.manifest import MissingPolicy
 
-Second = Literal["lengths", "mask", "padding-mask", "both"]
+Second = Literal["lengths", "mask", "padding-mask", "both", "none"]
 """What a model takes besides the steps."""
 
 
@@ -60,7 +60,7 @@ class TargetOptions:
         default=None,
         metadata=_option(
             "Its inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both means "
-            "lengths and a mask.",
+            "lengths and a mask; none means the steps alone, for a model that is to be mended.",
             click.Choice(get_args(Second)),
         ),
     )

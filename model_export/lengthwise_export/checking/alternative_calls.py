@@ -67,6 +67,8 @@ def alternative_calls(signature: CallSignature) -> Iterator[AlternativeCall]:
             replace(signature, second=other, arguments=names),
             f"with a mask that is true at {place}: if that is right, pass --second {other}",
         )
+    if signature.second == "none":
+        return
     for argument_format, runs in _FORMATS.items():
         if ("mask" in argument_format) == (signature.second in ("mask", "padding-mask")) or signature.second == "both":
             yield AlternativeCall(replace(signature, form=argument_format), runs, is_option=False)

@@ -12,12 +12,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.session import feed
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
-from lengthwise_export.onnx_graphs.probing import open_session
+from lengthwise_export.onnx_graphs.probing import inputs_of, open_session
 
 
 class OnnxSubject:
@@ -52,7 +51,7 @@ class OnnxSubject:
         """Runs a batch."""
         if self._one_by_one:
             return self._answer_each(batch)
-        return self._answer(feed(self._external.names, batch))
+        return self._answer(self._inputs(batch))
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch; onnxruntime has no separate fast path."""
@@ -60,7 +59,7 @@ class OnnxSubject:
 
     def answer_left(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a left-padded batch."""
-        inputs = feed(self._external.names, batch)
+        inputs = self._inputs(batch)
         mask = self._external.names.mask
         if mask is not None:
             steps_axis = 0 if self._external.names.time_first else 1
@@ -91,7 +90,7 @@ class OnnxSubject:
         if self._recorder is None:
             self._recorder = _recording_session(self._external.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
-        values = dict(zip(names, self._run(self._recorder, names, feed(self._external.names, batch)), strict=True))
+        values = dict(zip(names, self._run(self._recorder, names, self._inputs(batch)), strict=True))
         needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
         operations = [
             Operation(
@@ -113,11 +112,7 @@ class OnnxSubject:
     def _answer_each(self, batch: PaddedBatch) -> ModelOutput:
         """Runs each row in its own batch without padding, and puts the answers together."""
         answers = [
-            self._answer(
-                feed(
-                    self._external.names, PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])
-                )
-            )
+            self._answer(self._inputs(PaddedBatch(batch.steps[row : row + 1, :length], batch.lengths[row : row + 1])))
             for row, length in enumerate(batch.lengths)
         ]
         logits = [answer.logits[0] for answer in answers]
@@ -126,6 +121,9 @@ class OnnxSubject:
             _widened(logits, batch.width) if self._external.per_step else np.stack(logits),
             _widened(attention, batch.width) if attention else None,
         )
+
+    def _inputs(self, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+        return inputs_of(self._session, self._external.names, batch)
 
     def _answer(self, inputs: dict[str, NDArray[Any]]) -> ModelOutput:
         logits, *attention = self._run(self._session, self._outputs, inputs)

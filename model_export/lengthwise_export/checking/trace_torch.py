@@ -77,8 +77,8 @@ class TorchSubject:
         if steps is None:
             return DEFAULT_NAMES
         width = f"{steps}.size({0 if self._signature.time_first else 2 if self._signature.channels_first else 1})"
-        role = next(role for role in ("lengths", "mask", "padding-mask") if role in names)
-        return ArgumentNames(width, names[role], role)
+        role = next((role for role in ("lengths", "mask", "padding-mask") if role in names), None)
+        return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
         """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""

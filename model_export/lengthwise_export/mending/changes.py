@@ -38,8 +38,10 @@ class Mended:
         graph: The graph; it takes the steps and the lengths.
         changes: The operators that were changed, in the order of execution.
         min_length: The shortest sequence that the original accepts, derived from its kernels and slices.
+        max_length: The longest, derived from its tables of positions; or more than was asked for.
     """
 
     graph: onnx.ModelProto
     changes: tuple[MendedOperator, ...]
     min_length: int
+    max_length: int

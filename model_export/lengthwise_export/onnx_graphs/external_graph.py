@@ -23,7 +23,8 @@ from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.probing import (
     open_session,
     require_dynamic_inside,
-    shape_of_answer,
+    rows_are_independent,
+    shape_at_some_width,
     what_it_raises,
     with_int64_tokens,
 )
@@ -70,6 +71,7 @@ class ExternalGraph:
         names: The names and roles of inputs and outputs.
         classes: The number of classes.
         per_step: Whether it answers each step.
+        blind: Whether it takes the steps alone. Then `names.lengths` is a name that the graph does not have yet.
     """
 
     graph: onnx.ModelProto
@@ -77,6 +79,7 @@ class ExternalGraph:
     names: GraphNames
     classes: int
     per_step: bool
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,13 @@ class _Value:
         return f"{self.name} ({self.element}{list(self.axes)})"
 
 
-def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
+def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False) -> ExternalGraph:
     """Finds the roles of a graph's inputs.
+
+    Args:
+        graph: The graph.
+        hints: The user's options.
+        blind: Whether the graph may take the steps alone.
 
     Raises:
         UncheckableError: It has neither lengths nor a mask, a frozen axis, or inputs of unknown meaning.
@@ -106,8 +114,9 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
     inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
     outputs = [_value(value) for value in graph.graph.output]
     logits = _logits(outputs, hints.output)
-    _require_readable(inputs, hints)
-    candidates = dict.fromkeys(_candidates(inputs, logits, hints))
+    _require_readable(inputs, hints, blind=blind)
+    new_lengths = _unused_name(graph) if blind else None
+    candidates = dict.fromkeys(_candidates(inputs, logits, hints, new_lengths))
     names = [names for names in candidates if _agrees(names, inputs, logits)]
     _require_dynamic_axes(names, inputs)
     running = []
@@ -115,17 +124,20 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
     for candidate in names:
         with_int64 = with_int64_tokens(graph, candidate.sequences)
         session, steps = open_session(with_int64), _probed(candidate, inputs, hints)
-        shape = shape_of_answer(session, candidate, steps)
-        if shape is not None:
-            running.append(_InputReading(candidate, with_int64, shape))
-        elif (shape := shape_of_answer(session, _with_classes_first(candidate), steps)) is not None:
-            running.append(_InputReading(_with_classes_first(candidate), with_int64, shape))
-    running = _by_their_names(running, inputs)
+        for read_as in (candidate, _with_classes_first(candidate)):
+            shape = shape_at_some_width(session, read_as, steps)
+            if shape is not None:
+                is_batch = len(inputs) > 1 or rows_are_independent(session, read_as, steps)
+                running.append(_InputReading(read_as, with_int64, shape, is_batch))
+                break
+    running = _by_their_names([each for each in running if each.is_batch] or running, inputs)
+    if len(inputs) == 1:
+        running = running[:1]  # either order of axes gives the same answers
     if not running:
         for candidate in names:
             session = open_session(with_int64_tokens(graph, candidate.sequences))
             require_dynamic_inside(session, candidate, _probed(candidate, inputs, hints))
-        raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
+        raise UncheckableError(_why_none_runs(graph, names, inputs, hints, new_lengths))
     if len(running) > 1:
         readings = "; ".join(_as_options(reading.names) for reading in running)
         raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {readings}")
@@ -137,16 +149,21 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints) -> ExternalGraph:
         reading.names,
         classes=reading.shape[-1],
         per_step=len(reading.shape) == 3,
+        blind=len(inputs) == 1,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _InputReading:
-    """A reading that runs, the graph for it, and the shape of the answer, rows first."""
+    """A reading that runs, the graph for it, the shape of the answer, rows first, and whether its rows are sequences.
+
+    They are if an answer depends on its own row only.
+    """
 
     names: GraphNames
     graph: onnx.ModelProto
     shape: tuple[int, ...]
+    is_batch: bool
 
 
 def _require_rows_in_recurrent_layers(graph: onnx.ModelProto, candidates: Iterable[GraphNames]) -> None:
@@ -204,7 +221,21 @@ def _require_mask_meaning(names: GraphNames, hints: InputHints) -> None:
         )
 
 
-def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], hints: InputHints) -> str:
+def _unused_name(graph: onnx.ModelProto) -> str:
+    """`lengths`, or a similar name if the graph has a value of that name."""
+    used = {value.name for value in graph.graph.input} | {value.name for value in graph.graph.initializer}
+    used |= {name for node in graph.graph.node for name in (*node.input, *node.output)}
+    names = itertools.chain(["lengths", "sequence_lengths"], (f"lengths_{number}" for number in itertools.count()))
+    return next(name for name in names if name not in used)
+
+
+def _why_none_runs(
+    graph: onnx.ModelProto,
+    names: list[GraphNames],
+    inputs: list[_Value],
+    hints: InputHints,
+    new_lengths: str | None,
+) -> str:
     """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
     shares = [value for value in inputs if value.rank == 1 and value.element in ("float32", "type 10", "type 11")]
     if shares:
@@ -214,11 +245,11 @@ def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list
         )
     if not hints.channels_first and not hints.time_first:
         turned = dataclasses.replace(hints, channels_first=True)
-        for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned):
+        for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned, new_lengths):
             steps = next(value for value in inputs if value.name == candidate.sequences)
             if isinstance(steps.axes[1], int) or hints.features:
                 session = open_session(with_int64_tokens(graph, candidate.sequences))
-                if shape_of_answer(session, candidate, _probed(candidate, inputs, turned)) is not None:
+                if shape_at_some_width(session, candidate, _probed(candidate, inputs, turned)) is not None:
                     return (
                         f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, "
                         "pass --channels-first"
@@ -258,14 +289,16 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
     return fitting[0]
 
 
-def _require_readable(inputs: list[_Value], hints: InputHints) -> None:
+def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -> None:
     for option, name in (("--values", hints.values), ("--lengths", hints.lengths), ("--mask", hints.mask)):
         if name is not None and name not in {value.name for value in inputs}:
             raise ConfigurationError(f"{option} {name}: the graph's inputs are {_listed(inputs)}")
-    if len(inputs) == 1:
+    if hints.second == "none" and len(inputs) > 1:
+        raise ConfigurationError(f"--second none: the graph takes {_listed(inputs)}, and each of them must be given")
+    if len(inputs) == 1 and not blind:
         raise UncheckableError(
             f"the graph has one input, {inputs[0]}, and nothing marks where a sequence ends: export it with lengths "
-            "[rows] or a mask [rows, width] as a second input"
+            "[rows] or a mask [rows, width] as a second input, or pass --mend"
         )
     for name, why in _NOT_FED.items():
         if any(value.name == name for value in inputs) and name not in (hints.values, hints.lengths, hints.mask):
@@ -277,8 +310,13 @@ def _require_readable(inputs: list[_Value], hints: InputHints) -> None:
         )
 
 
-def _candidates(inputs: list[_Value], logits: _Value, hints: InputHints) -> Iterator[GraphNames]:
-    """All readings that fit the ranks, the element types and the user's options."""
+def _candidates(
+    inputs: list[_Value], logits: _Value, hints: InputHints, new_lengths: str | None
+) -> Iterator[GraphNames]:
+    """All readings that fit the ranks, the element types and the user's options.
+
+    If the steps are the only input, the lengths get the name `new_lengths`.
+    """
     by_name = {value.name: value for value in inputs}
     for order in itertools.permutations(by_name):
         steps, *rest = (by_name[name] for name in order)
@@ -300,7 +338,7 @@ def _candidates(inputs: list[_Value], logits: _Value, hints: InputHints) -> Iter
         for time_first, channels_first in _orders(steps, hints):
             yield GraphNames(
                 sequences=steps.name,
-                lengths=lengths[0].name if lengths else None,
+                lengths=lengths[0].name if lengths else None if rest else new_lengths,
                 lengths_type="int64" if lengths and lengths[0].element == "int64" else "int32",
                 mask=mask[0].name if mask else None,
                 mask_type=mask[0].element if mask else "bool",
@@ -339,7 +377,7 @@ def _agrees(names: GraphNames, inputs: list[_Value], logits: _Value) -> bool:
     rows, width = (steps.axes[axis] for axis in names.open_axes)
     if isinstance(rows, str) and rows == width:
         return True
-    known_rows = [by_name[names.lengths].axes[0]] if names.lengths is not None else []
+    known_rows = [by_name[names.lengths].axes[0]] if names.lengths in by_name else []
     if logits.rank == 2:
         known_rows.append(logits.axes[0])
     # If the rows have the name of the steps' width axis, the reading is wrong. Another name says nothing.

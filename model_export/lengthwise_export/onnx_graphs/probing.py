@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.runtime.session import feed
+from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.errors import UncheckableError
 
 # Different sizes, so that rows and width cannot be confused.
 _ROWS, _WIDTH = 3, 5
+
+_WIDER: Final = (8, 64, 515, 516)
+"""Widths for graphs that need many steps, such as unpadded convolutions."""
 
 _MAX_TRIED: Final = 129
 """Row counts and widths below this are tried to find a frozen axis."""
@@ -38,12 +42,54 @@ def open_session(
         raise UncheckableError(f"onnxruntime cannot load the graph: {error}") from error
 
 
+def inputs_of(session: onnxruntime.InferenceSession, names: GraphNames, batch: PaddedBatch) -> dict[str, NDArray[Any]]:
+    """The inputs of a graph for a batch; without lengths if the graph does not take them yet."""
+    taken = {value.name for value in session.get_inputs()}
+    return {name: values for name, values in feed(names, batch).items() if name in taken}
+
+
+def shape_at_some_width(
+    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput
+) -> tuple[int, ...] | None:
+    """The shape of the logits at the first width that runs. Larger widths count only if two of them run."""
+    shape = shape_of_answer(session, names, steps)
+    if shape is not None:
+        return shape
+    shapes = [one for width in _WIDER if (one := shape_of_answer(session, names, steps, width=width)) is not None]
+    return shapes[0] if len(shapes) > 1 else None
+
+
+def rows_are_independent(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> bool:
+    """Whether the answers of a small batch keep to their rows: another first row changes only the first answer."""
+    random = np.random.default_rng(0)
+    for width in (_WIDTH, *_WIDER):
+        batch = _batch(steps, _ROWS, width)
+        changed = batch.steps.copy()
+        if steps.kind == "values":
+            batch.steps[:] = random.standard_normal(batch.steps.shape)
+            changed[:] = batch.steps
+            changed[0] = random.standard_normal(batch.steps.shape[1:])
+        else:
+            changed[0] = 0
+        try:
+            (before,), (after,) = (
+                session.run([names.logits], inputs_of(session, names, one))
+                for one in (batch, PaddedBatch(changed, batch.lengths))
+            )
+        except Exception:  # onnxruntime's exceptions have no common base class
+            continue
+        rows = 1 if names.time_first and before.ndim == 3 else 0
+        before, after = np.moveaxis(before, rows, 0), np.moveaxis(after, rows, 0)
+        return bool(np.allclose(before[1:], after[1:], atol=ROUNDING, rtol=ROUNDING, equal_nan=True))
+    return False
+
+
 def shape_of_answer(
     session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, rows: int = _ROWS, width: int = _WIDTH
 ) -> tuple[int, ...] | None:
     """The shape of the logits for a small batch, rows first; None if it raises or the shape is wrong."""
     try:
-        (answer,) = session.run([names.logits], feed(names, _batch(steps, rows, width)))
+        (answer,) = session.run([names.logits], inputs_of(session, names, _batch(steps, rows, width)))
     except Exception:  # onnxruntime's exceptions have no common base class
         return None
     shape = tuple(int(size) for size in answer.shape)
@@ -57,7 +103,7 @@ def shape_of_answer(
 def what_it_raises(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> str | None:
     """The error of onnxruntime for a small batch; None if it runs."""
     try:
-        session.run([names.logits], feed(names, _batch(steps, _ROWS, _WIDTH)))
+        session.run([names.logits], inputs_of(session, names, _batch(steps, _ROWS, _WIDTH)))
     except Exception as error:  # as above
         return str(error).strip().split("\n")[0]
     return None

@@ -37,6 +37,8 @@ class Target:
         spec: The spec, if the target is of the built-in architecture.
         notices: Messages to show to the user.
         is_object: Whether the caller passed an object, which has its weights already.
+        blind: Whether the model takes the steps alone. Then its graph lacks the input `names.lengths`, which a mend
+            adds, and `subject` runs a batch as if it had no padding.
     """
 
     text: str
@@ -53,6 +55,7 @@ class Target:
     spec: Spec | None = None
     notices: tuple[str, ...] = ()
     is_object: bool = False
+    blind: bool = False
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:

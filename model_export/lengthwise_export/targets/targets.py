@@ -50,13 +50,15 @@ _APPLY: dict[TargetKind, frozenset[str]] = {
 """The options that apply to each kind of target."""
 
 
-def read(given: Given, options: TargetOptions) -> Target:
+def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
     """Reads a TARGET.
 
     Args:
         given: A text, a torch module or an ONNX graph. A module is not copied: it is put into evaluation mode, and the
             weights of `options.checkpoint` are loaded into it.
         options: The options that describe it.
+        blind: Whether the model may take the steps alone, because it is to be mended. A model that takes lengths or a
+            mask gets them all the same, unless `options.second` is `none`.
 
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
@@ -76,17 +78,17 @@ def read(given: Given, options: TargetOptions) -> Target:
     if isinstance(given, onnx.ModelProto):
         copied = onnx.ModelProto()
         copied.CopyFrom(given)
-        return dataclasses.replace(_of_proto(text, copied, options), is_object=True)
+        return dataclasses.replace(_of_proto(text, copied, options, blind=blind), is_object=True)
     if kind == "onnx":
-        return _read_onnx(text, options)
+        return _read_onnx(text, options, blind=blind)
     if kind == "directory":
         return _read_directory(text, options)
     from lengthwise_export.targets import torch_targets  # brings torch along, which a graph does without
 
     if kind == "module":
         if isinstance(given, str | os.PathLike):
-            return torch_targets.read_module(text, options)
-        return dataclasses.replace(torch_targets.of_module(text, given, options), is_object=True)
+            return torch_targets.read_module(text, options, blind=blind)
+        return dataclasses.replace(torch_targets.of_module(text, given, options, blind=blind), is_object=True)
     if kind == "checkpoint":
         return torch_targets.read_checkpoint(text, options)
     return torch_targets.read_spec(text, options)
@@ -146,15 +148,15 @@ def _kind(text: str) -> TargetKind:
     raise ConfigurationError(f"{text} is no target: a target is {FORMS}")
 
 
-def _read_onnx(text: str, options: TargetOptions) -> Target:
+def _read_onnx(text: str, options: TargetOptions, *, blind: bool) -> Target:
     try:
         proto = onnx.load(text)
     except Exception as error:  # protobuf's own kinds, and those of files beside the graph
         raise ConfigurationError(f"{text} cannot be read as ONNX: {error}") from error
-    return _of_proto(text, proto, options)
+    return _of_proto(text, proto, options, blind=blind)
 
 
-def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions) -> Target:
+def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions, *, blind: bool) -> Target:
     if not proto.graph.output:
         raise ConfigurationError(f"{text} holds no graph: it has no output")
     said = InputHints(
@@ -168,7 +170,7 @@ def _of_proto(text: str, proto: onnx.ModelProto, options: TargetOptions) -> Targ
         features=options.features,
         vocabulary=options.vocabulary,
     )
-    adopted = read_graph(proto, said)
+    adopted = read_graph(proto, said, blind=blind)
     labels = labels_of(text, options, adopted.classes)
     own = labels_in(proto)
     if own is not None and len(own) == adopted.classes:
@@ -215,4 +217,5 @@ def _of_graph(text: str, kind: TargetKind, adopted: ExternalGraph, labels: tuple
         names=adopted.names,
         build=lambda name, opset: adopted.graph,
         framework=False,
+        blind=adopted.blind,
     )

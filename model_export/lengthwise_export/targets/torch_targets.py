@@ -54,13 +54,20 @@ def _of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path | None
     return dataclasses.replace(target, checkpoint=weights, spec=spec, notices=tuple(notices))
 
 
-def read_module(text: str, options: TargetOptions) -> Target:
-    """The module that a user's factory returns."""
-    return of_module(text, module_of(text), options)
+def read_module(text: str, options: TargetOptions, *, blind: bool = False) -> Target:
+    """The module that a user's factory returns; see `of_module`."""
+    return of_module(text, module_of(text), options, blind=blind)
 
 
-def of_module(text: str, module: nn.Module, options: TargetOptions) -> Target:
-    """A user's module. Its signature shows how to call it, its layers show the kind of a step."""
+def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bool = False) -> Target:
+    """A user's module. Its signature shows how to call it, its layers show the kind of a step.
+
+    Args:
+        text: The name of the module, for errors.
+        module: The module.
+        options: The user's options.
+        blind: Whether the module may take the steps alone.
+    """
     module = _unwrapped(module)
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
@@ -73,6 +80,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions) -> Target:
         time_first=options.time_first,
         channels_first=options.channels_first,
         numbers=options.features is not None,
+        blind=blind,
     )
     select_output = output_selector(options.output)
     found = read_steps(text, module, options, signature, select_output)
@@ -124,4 +132,5 @@ def _of_module(
         names=GraphNames(sequences=steps.kind),
         build=build,
         framework=True,
+        blind=signature.second == "none",
     )

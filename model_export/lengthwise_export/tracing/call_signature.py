@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.masks import step_mask
 from lengthwise_export.options import Second
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
@@ -32,6 +33,7 @@ _ROLES: Final[Mapping[Second, tuple[Role, ...]]] = {
     "mask": ("mask",),
     "padding-mask": ("padding-mask",),
     "both": ("lengths", "mask"),
+    "none": (),
 }
 
 _FORMS: Final[Mapping[ArgumentFormat, tuple[frozenset[Role], Callable[[Tensor, int], Tensor]]]] = {
@@ -49,7 +51,7 @@ class CallSignature:
 
     Attributes:
         second: What it takes besides the steps: int64 `lengths [rows]`, a bool mask `[rows, width]` that is true at
-            valid steps or at padding, or both lengths and a mask that is true at valid steps.
+            valid steps or at padding, both lengths and a mask that is true at valid steps, or nothing.
         arguments: The role of each argument, with its name if it is passed by keyword. By default the steps, then the
             arguments of `second`, all by position.
         time_first: Steps and per-step answers are `[width, rows, ...]`; a mask is still `[rows, width]`.
@@ -67,15 +69,19 @@ class CallSignature:
     classes_first: bool = False
     form: ArgumentFormat = "as promised"
 
-    def given(self, steps: Tensor, lengths: Tensor, valid: Tensor) -> dict[Role, Tensor]:
+    def given(self, steps: Tensor, lengths: Tensor | None, valid: Tensor | None = None) -> dict[Role, Tensor]:
         """The arguments of a call, by role.
 
         Args:
             steps: `[rows, width, features]` or `[rows, width]`.
-            lengths: `[rows]` int64.
-            valid: `[rows, width]` bool, true at valid steps.
+            lengths: `[rows]` int64; None if the module takes the steps alone.
+            valid: `[rows, width]` bool, true at valid steps; by default those before each length.
         """
         arguments: dict[Role, Tensor] = {"steps": self._arranged(steps)}
+        if lengths is None:
+            return arguments
+        if valid is None:
+            valid = step_mask(lengths, steps.shape[1])
         for role in _ROLES[self.second]:
             arguments[role] = lengths if role == "lengths" else valid if role == "mask" else ~valid
             if self.form != "as promised" and role in _FORMS[self.form][0]:
@@ -135,6 +141,7 @@ def read_signature(
     time_first: bool = False,
     channels_first: bool = False,
     numbers: bool = False,
+    blind: bool = False,
 ) -> CallSignature:
     """Derives how a module is called from the signature of its `forward` and the user's options.
 
@@ -144,6 +151,8 @@ def read_signature(
         time_first: The option `--time-first`.
         channels_first: The option `--channels-first`.
         numbers: Whether `--features` is given; then `inputs_embeds` is preferred to `input_ids`.
+        blind: Whether a module may take the steps alone. One that takes lengths or a mask gets them all the same,
+            unless `second` is `none`.
 
     Raises:
         UncheckableError: `forward` takes neither lengths nor a mask, or requires further arguments.
@@ -156,21 +165,31 @@ def read_signature(
     shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
     steps = _steps_among(named, numbers=numbers) if named else None
     others = [each for each in named if each is not steps]
-    if second is not None and not others and any(each.kind is each.VAR_POSITIONAL for each in parameters):
+    if second == "none" and not blind:
+        raise ConfigurationError(f"--second none: {shown} then cannot know where a sequence ends: also pass --mend")
+    takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if blind and (second == "none" or (second is None and _tells_nothing(others))) and (steps or takes_places):
+        _require_no_more(others, shown)
+        arguments = tuple(_arguments(named, {steps.name: "steps"} if steps else {})) or _usual("none")
+        return CallSignature(
+            second="none",
+            arguments=() if arguments == _usual("none") else arguments,
+            time_first=time_first,
+            channels_first=channels_first,
+        )
+    if second is not None and not others and takes_places:
         return CallSignature(second=second, time_first=time_first, channels_first=channels_first)
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
-            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument"
+            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
         )
     chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
-    left = [each.name for each in others if each not in chosen.values() and each.default is each.empty]
-    if left:
-        both = " (--second both passes lengths and a mask)" if second is not None and second != "both" else ""
-        raise UncheckableError(
-            f"{shown} also requires {', '.join(left)}: give these default values, or wrap the module in another{both}"
-        )
+    left = [each for each in others if each not in chosen.values()]
+    _require_no_more(
+        left, shown, " (--second both passes lengths and a mask)" if second is not None and second != "both" else ""
+    )
     roles: dict[str, Role] = {each.name: role for role, each in chosen.items()}
     roles[steps.name] = "steps"
     second_role = next(kind for kind, given in _ROLES.items() if set(given) == set(chosen))
@@ -181,6 +200,24 @@ def read_signature(
         time_first=time_first,
         channels_first=channels_first,
     )
+
+
+def _tells_nothing(others: Sequence[Parameter]) -> bool:
+    """Whether all arguments are optional, and none is lengths or a mask by its name."""
+    return all(each.default is not each.empty and _meaning(each.name) is None for each in others)
+
+
+def _require_no_more(others: Sequence[Parameter], shown: str, hint: str = "") -> None:
+    """Makes sure that the arguments that are not passed have default values.
+
+    Raises:
+        UncheckableError: One has none.
+    """
+    left = [each.name for each in others if each.default is each.empty]
+    if left:
+        raise UncheckableError(
+            f"{shown} also requires {', '.join(left)}: give these default values, or wrap the module in another{hint}"
+        )
 
 
 def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
@@ -196,6 +233,8 @@ def _steps_among(named: Sequence[Parameter], *, numbers: bool) -> Parameter:
 
 def _by_option(others: Sequence[Parameter], second: Second, shown: str) -> dict[Role, Parameter]:
     """The arguments that `--second` refers to; if there are several candidates, their names decide."""
+    if second == "none":
+        return {}
     if second == "both":
         chosen: dict[Role, Parameter] = {}
         for role in ("lengths", "mask"):

@@ -39,8 +39,9 @@ from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
 
-# Sizes of the traced batch. Any size above 1 works; torch.export may treat 0 and 1 as constants.
-_ROWS, _WIDTH = 3, 7
+# Widths of the traced batch, of three rows. Any size above 1 works; torch.export may treat 0 and 1 as constants.
+_WIDTHS = (7, 67, 521)
+"""The first width at which the module runs is taken: convolutions without padding need many steps."""
 
 
 def capture(
@@ -59,23 +60,23 @@ def capture(
         select_output: Picks the graph's outputs, by name, from the module's result.
 
     Returns:
-        A program of (sequences, lengths int32), and the names of its outputs.
+        A program of (sequences, lengths int32), or of the sequences alone if the module is called so; and the names of
+        its outputs.
 
     Raises:
         ExportError: The module cannot be traced; the message has the reason and the line of code.
     """
-    if steps.kind == "tokens":
-        sequences = torch.ones(_ROWS, _WIDTH, dtype=torch.int64)
-    else:
-        sequences = torch.zeros(_ROWS, _WIDTH, steps.features or 0)
-    lengths = torch.tensor([_WIDTH, 1, 2], dtype=torch.int32)
+    width = _width_at_which_it_runs(model, steps, signature)
+    sequences, ends = _batch(steps, [width, 1, 2])
+    lengths = ends.int()
     trace = _Trace()
     traced = _Traced(model, signature, select_output, trace).eval()
-    trace.branches = _constant_branches(model, steps, signature)
-    sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
+    trace.branches = _constant_branches(model, steps, signature, longer=width - _WIDTHS[0])
+    arguments: tuple[Tensor, ...] = (sequences,) if signature.second == "none" else (sequences, lengths)
+    sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
     with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad():
         try:
-            program = torch.export.export(traced, (sequences, lengths), dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
@@ -83,21 +84,41 @@ def capture(
     return program, trace.outputs
 
 
-def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature) -> Branches:
-    """The result of each branch on a tensor value that goes the same way for all of several small batches."""
+def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Sequences `[rows, width(, features)]`, random or all the same, and their lengths `[rows]` int64."""
+    shape = (len(lengths), max(lengths))
+    if steps.kind == "tokens":
+        ids = torch.full(shape, min(1, (steps.vocabulary or 1) - 1))
+        sequences = ids if random is None else torch.randint(steps.vocabulary or 1, shape, generator=random)
+    else:
+        values = (*shape, steps.features or 0)
+        sequences = torch.zeros(values) if random is None else torch.randn(values, generator=random)
+    return sequences, torch.tensor(lengths)
+
+
+def _width_at_which_it_runs(model: nn.Module, steps: StepInput, signature: CallSignature) -> int:
+    """The first width that the module accepts; the smallest if it accepts none, so that the trace reports the error."""
+    with without_fast_path(), torch.no_grad():
+        for width in _WIDTHS:
+            with contextlib.suppress(Exception, SystemExit):
+                signature.call(model, signature.given(*_batch(steps, [width] * 3)))
+                return width
+    return _WIDTHS[0]
+
+
+def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, *, longer: int) -> Branches:
+    """The result of each branch on a tensor value that goes the same way for all of several small batches.
+
+    Every sequence is more than `longer` steps long.
+    """
     seen: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
     with watched_branches(seen), without_fast_path(), torch.no_grad():
         for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
-            shape = (len(lengths), max(lengths))
-            if steps.kind == "tokens":
-                sequences = torch.randint(steps.vocabulary or 1, shape, generator=random)
-            else:
-                sequences = torch.randn(*shape, steps.features or 0, generator=random)
-            ends = torch.tensor(lengths)
+            sequences, ends = _batch(steps, [length + longer for length in lengths], random)
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
             with contextlib.suppress(Exception, SystemExit):
-                signature.call(model, signature.given(sequences, ends, step_mask(ends, shape[1])))
+                signature.call(model, signature.given(sequences, ends))
     return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
 
 
@@ -117,12 +138,17 @@ class _Traced(nn.Module):
                 trace.weights[part] = [_Layer(*vars(weights).values()) for weights in weights_of(part)]
                 self.add_module(f"recurrent_{path.replace('.', '_')}", nn.ModuleList(trace.weights[part]))
 
-    def forward(self, sequences: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Runs `[rows, width(, features)]` and int32 lengths `[rows]`, and returns the selected outputs."""
-        torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
-        ends = lengths.long()
+    def forward(self, sequences: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Runs `[rows, width(, features)]` and int32 lengths `[rows]`, and returns the selected outputs.
+
+        Without lengths, the module is called with the steps alone.
+        """
+        ends = None
+        if lengths is not None:
+            torch._check(lengths.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own
+            ends = lengths.long()
         self._trace.begin(sequences, ends)
-        given = self._signature.given(sequences, ends, step_mask(ends, sequences.shape[1]))
+        given = self._signature.given(sequences, ends)
         with OpenSizes(sequences, ends, given, self._trace.branches):
             answer = self._signature.call(self.model, given)
         outputs = self._select_output(answer)
@@ -169,24 +195,27 @@ class _Trace:
         self._by_data: dict[int, tuple[Tensor, _PackedBatch]] = {}
         self._by_sizes: dict[int, tuple[Tensor, _PackedBatch]] = {}
 
-    def begin(self, sequences: Tensor, lengths: Tensor) -> None:
-        """Sets the traced batch: sequences `[rows, width(, features)]` and int64 lengths `[rows]`."""
+    def begin(self, sequences: Tensor, lengths: Tensor | None) -> None:
+        """Sets the traced batch: sequences `[rows, width(, features)]` and int64 lengths `[rows]`, if it has them."""
         self.shape = sequences.shape[:2]
         self.lengths = lengths
 
-    def lengths_of(self, steps: Tensor) -> Tensor:
-        """The lengths for a recurrent layer whose input was not packed.
+    def lengths_of(self, steps: Tensor) -> Tensor | None:
+        """The lengths for a recurrent layer whose input was not packed; None if the traced batch has none.
 
         If the input has the rows and the width of the batch, these are the lengths of the sequences: that makes no
         difference to the answers of a module without leaks. Otherwise (features as steps, for example) every row runs
         over the full width.
         """
-        if steps.shape[:2] == self.shape:
+        if self.lengths is None or steps.shape[:2] == self.shape:
             return self.lengths
         return torch.full((steps.shape[0],), steps.shape[1], dtype=torch.int64, device=steps.device)
 
-    def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor, initial: Any) -> tuple[Tensor, Any]:
-        """Runs a recurrent module over `[rows, width, features]`; returns outputs and last states in torch's format."""
+    def run(self, module: nn.RNNBase, steps: Tensor, lengths: Tensor | None, initial: Any) -> tuple[Tensor, Any]:
+        """Runs a recurrent module over `[rows, width, features]`; returns outputs and last states in torch's format.
+
+        Without lengths, every row runs over the full width.
+        """
         if module.proj_size:
             raise trace_error(
                 current_location(), "ONNX's LSTM has no projection: put a Linear behind it, for proj_size"

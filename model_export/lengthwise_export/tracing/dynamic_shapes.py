@@ -51,18 +51,20 @@ class OpenSizes(TorchFunctionMode):
 
     Args:
         sequences: The traced batch, `[rows, width, ...]`.
-        lengths: Its lengths, int64 `[rows]`.
+        lengths: Its lengths, int64 `[rows]`; None if the module takes the steps alone.
         given: The arguments of the module.
         branches: The results of branches that are the same for all batches.
     """
 
-    def __init__(self, sequences: Tensor, lengths: Tensor, given: Mapping[Role, Tensor], branches: Branches) -> None:
+    def __init__(
+        self, sequences: Tensor, lengths: Tensor | None, given: Mapping[Role, Tensor], branches: Branches
+    ) -> None:
         super().__init__()
         self._rows, self._width = sequences.shape[:2]
         self._lengths = lengths
         self._branches = branches
         # Tensors that hold the lengths, a mask, a padding mask or the longest length, in any element type.
-        self._as_lengths = _Known([lengths])
+        self._as_lengths = _Known([] if lengths is None else [lengths])
         self._as_mask = _Known([given["mask"]] if "mask" in given else [])
         self._as_padding_mask = _Known([given["padding-mask"]] if "padding-mask" in given else [])
         self._as_longest = _Known([])
@@ -78,7 +80,7 @@ class OpenSizes(TorchFunctionMode):
             return first
         if first in self._as_longest and name in ("item", "tolist"):
             return self._width
-        if first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
+        if self._lengths is not None and first in self._as_mask and name == "sum" and _over_steps(args, kwargs):
             answer = self._lengths.to(func(*args, **kwargs).dtype)
             return self._as_lengths.add(answer.unsqueeze(1) if kwargs.get("keepdim") else answer)
         if first in self._as_lengths and name in ("clamp", "clamp_min", "clip") and _at_least_one(args, kwargs):

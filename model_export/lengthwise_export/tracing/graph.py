@@ -4,6 +4,9 @@
 
 The graph takes `values [rows, width, features]` float32 or `tokens [rows, width]` int64, and `lengths [rows]` int32. It
 outputs `logits` and, if the model has it, `attention`. Rows and width are dynamic. Every recurrent node has lengths.
+
+The graph of a module that takes the steps alone has no input `lengths`, and its recurrent nodes have none: it is to be
+mended.
 """
 
 from __future__ import annotations
@@ -60,14 +63,15 @@ def build(
     opset: int = OPSET,
     most_nodes: int | None = None,
 ) -> onnx.ModelProto:
-    """The graph of a torch module without leaks.
+    """The graph of a torch module without leaks, or of one that takes the steps alone.
 
     Args:
         model: The module.
         steps: The kind of a step.
         name: The model's name, for the metadata.
         labels: Its labels in order, for the metadata.
-        signature: How the module is called; by default with lengths.
+        signature: How the module is called; by default with lengths. If it is called with the steps alone, the graph
+            has no lengths either.
         select_output: Picks `logits` and `attention` from the module's result; by default by name and rank.
         opset: The opset of the graph, `OPSET` to `HIGHEST_OPSET`.
         most_nodes: The maximum number of nodes; None for any number.
@@ -77,12 +81,18 @@ def build(
     """
     if not OPSET <= opset <= HIGHEST_OPSET:
         raise ExportError("translate", f"opset {opset} is not among {OPSET} to {HIGHEST_OPSET}: choose one of these")
-    program, outputs = capture(
-        model, steps, signature=signature or CallSignature(), select_output=select_output or output_selector(None)
-    )
+    signature = signature or CallSignature()
+    program, outputs = capture(model, steps, signature=signature, select_output=select_output or output_selector(None))
     graph = _translated(program, opset)
     sequences = "tokens" if steps.kind == "tokens" else "values"
-    _name(graph, [sequences, "lengths"], outputs)
+    promised: dict[str, tuple[str, Sequence[str | int | None]]] = {
+        sequences: ("INT64", ["rows", "width"])
+        if steps.kind == "tokens"
+        else ("FLOAT", ["rows", "width", steps.features]),
+    }
+    if signature.second != "none":
+        promised["lengths"] = ("INT32", ["rows"])
+    _name(graph, list(promised), outputs)
     graph.metadata_props.update(
         {
             "lengthwise.contract": str(CONTRACT),
@@ -90,12 +100,6 @@ def build(
             IN_GRAPH: json.dumps(list(labels), ensure_ascii=False),
         }
     )
-    promised = {
-        sequences: ("INT64", ["rows", "width"])
-        if steps.kind == "tokens"
-        else ("FLOAT", ["rows", "width", steps.features]),
-        "lengths": ("INT32", ["rows"]),
-    }
     ensure(graph, promised, most_nodes=most_nodes)
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
@@ -105,7 +109,8 @@ def build(
 def _translated(program: ExportedProgram, opset: int) -> ir.Model:
     """Translates the program to ONNX.
 
-    Requires: a program of (sequences, lengths). Ensures: the same in ONNX, constants folded, in the given opset.
+    Requires: a program of (sequences, lengths), or of the sequences.
+    Ensures: the same in ONNX, constants folded, in the given opset.
     """
     with _quiet():
         try:
@@ -143,7 +148,9 @@ def _name(graph: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     _rename_axes(graph, {str(size): axis for size, axis in zip(sizes, ("rows", "width"), strict=True)})
     for node in graph.graph:
         if node.op_type in _RECURRENT:
-            ends = node.inputs[_LENGTHS_PLACE]
+            ends = _lengths_of(node)
+            if ends is None:
+                continue
             node.replace_input_with(_LENGTHS_PLACE, _before_casts(ends))
     ir.passes.common.RemoveUnusedNodesPass()(graph)
 
@@ -177,7 +184,8 @@ def ensure(
 
     Args:
         graph: The graph.
-        promised: The expected inputs by name: element type and axes, with a name for a dynamic axis.
+        promised: The expected inputs by name: element type and axes, with a name for a dynamic axis. Without
+            `lengths` among them, recurrent nodes need none.
         most_nodes: The maximum number of nodes.
 
     Raises:
@@ -197,14 +205,18 @@ def ensure(
     for node in graph.graph:
         if node.op_type not in _RECURRENT:
             continue
-        ends = node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
-        if ends is None:
+        if "lengths" in promised and _lengths_of(node) is None:
             raise ExportError("ensure", f"{node.op_type} node {node.name} has no lengths, so it would read padding")
         if any(weights is None or not weights.is_initializer() for weights in node.inputs[1:3]):
             raise ExportError("ensure", f"the weights of {node.op_type} node {node.name} are computed at every run")
     count = sum(1 for _ in graph.graph)
     if most_nodes is not None and count > most_nodes:
         raise ExportError("ensure", f"the graph has {count} nodes, expected were {most_nodes} at most")
+
+
+def _lengths_of(node: ir.Node) -> ir.Value | None:
+    """The lengths of a recurrent node; None if every row runs over the full width."""
+    return node.inputs[_LENGTHS_PLACE] if len(node.inputs) > _LENGTHS_PLACE else None
 
 
 def _element(value: ir.Value) -> str:

@@ -76,7 +76,7 @@ def _reordered(weight: Tensor, order: Sequence[int]) -> Tensor:
 @torch.library.custom_op("lengthwise::recurrent", mutates_args=())
 def recurrent(
     values: Tensor,
-    lengths: Tensor,
+    lengths: Tensor | None,
     input_weights: list[Tensor],
     state_weights: list[Tensor],
     biases: list[Tensor],
@@ -88,7 +88,7 @@ def recurrent(
 
     Args:
         values: `[rows, width, features]`.
-        lengths: `[rows]` int32 or int64, each 1 to width.
+        lengths: `[rows]` int32 or int64, each 1 to width; None if every row runs over the full width.
         input_weights: `LayerWeights.inputs` of each layer.
         state_weights: `LayerWeights.states` of each layer.
         biases: `LayerWeights.biases` of each layer.
@@ -109,6 +109,8 @@ def recurrent(
             flat += [_reordered(half, inverse) for half in b.chunk(2)]
     directions, _, hidden = state_weights[0].shape
     width = values.shape[1]
+    if lengths is None:
+        lengths = torch.full((values.shape[0],), width, dtype=torch.int64)
     longest_first = torch.argsort(lengths, descending=True, stable=True)
     as_given = torch.argsort(longest_first)
     packed = pack_padded_sequence(values[longest_first], lengths[longest_first].cpu().long(), batch_first=True)
@@ -130,7 +132,7 @@ def recurrent(
 @recurrent.register_fake
 def _shapes(
     values: Tensor,
-    lengths: Tensor,
+    lengths: Tensor | None,
     input_weights: list[Tensor],
     state_weights: list[Tensor],
     biases: list[Tensor],
@@ -146,7 +148,7 @@ def _shapes(
 
 def _to_onnx(
     values: ir.Value,
-    lengths: ir.Value,
+    lengths: ir.Value | None,
     input_weights: Sequence[ir.Value],
     state_weights: Sequence[ir.Value],
     biases: Sequence[ir.Value],
@@ -158,7 +160,7 @@ def _to_onnx(
     layers = len(input_weights)
     directions, _, hidden = ir.Shape(state_weights[0].shape or ()).numpy()
     direction = "bidirectional" if directions == 2 else "forward"
-    ends = op.Cast(lengths, to=ir.DataType.INT32)
+    ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
     states_before = _split(initial_state, layers, directions)
     cells_before = _split(initial_cell, layers, directions)
     steps = op.Transpose(values, perm=[1, 0, 2])

@@ -1,0 +1,358 @@
+"""Mends a graph: padding is kept out wherever an operator mixes steps. Read this file first.
+
+    graph -> prepare -> follow each node, with a rule for its operator -> mended graph
+
+A mended graph answers every row of a padded batch as the original answers that sequence alone, unpadded. For that,
+each value is followed through the graph with the meaning of its axes (`values`): rows, time, or a fixed size. Each
+axis of time has its own size as a function of the sequence's length (`sizes`). The rules (`rules`) put a mask, the
+lengths or the row's own positions in front of each operator that mixes steps. An operator without a rule is refused,
+and so is one whose axes cannot be told apart: a graph is mended as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.changes import Mended, MendedOperator
+from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule
+from lengthwise_export.mending.rules import (
+    convolution,
+    elementwise,
+    indexing,
+    normalization,
+    products,
+    recurrent,
+    reductions,
+    shapes,
+)
+from lengthwise_export.mending.sizes import Size, constant_of, evaluated
+from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.writer import Writer
+
+RULES: Final[Mapping[str, Rule]] = {
+    name: rule
+    for module in (convolution, elementwise, indexing, normalization, products, recurrent, reductions, shapes)
+    for name, rule in module.RULES.items()
+}
+"""The rule for each operator of ONNX that can be mended."""
+
+_LEAST_LENGTHS: Final = 64
+"""As many lengths are followed at least, so that no two sizes agree by chance."""
+
+_LOWEST_OPSET: Final = 15
+"""The first opset in which Shape can return a single axis."""
+
+_CONVERTED_OPSET: Final = 17
+
+_REASONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
+        "draws random numbers, so the original does not give the same answer twice: export it in evaluation mode",
+    ),
+    **dict.fromkeys(
+        ("DFT", "STFT", "MelWeightMatrix"),
+        "transforms the whole width at once, and its frequencies depend on the width: transform outside of the model",
+    ),
+    **dict.fromkeys(
+        ("NonZero", "Compress", "Unique", "NonMaxSuppression"),
+        "gives as many places as the data say, so no axis of time can be followed behind it",
+    ),
+    **dict.fromkeys(
+        ("If", "Loop", "Scan", "SequenceMap"),
+        "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as Where",
+    ),
+    **dict.fromkeys(
+        ("Resize", "Upsample", "GridSample", "AffineGrid"),
+        "resamples the steps to another number of steps, which depends on the width",
+    ),
+    **dict.fromkeys(
+        ("DynamicQuantizeLinear", "DynamicQuantizeLSTM"),
+        "takes one scale for the whole batch: mend the float32 graph, and quantise it with --precision",
+    ),
+}
+"""Why an operator without a rule has none."""
+
+
+_OUTPUTS: Final = (
+    ["rows", "fixed"],
+    ["rows", "time"],
+    ["rows", "time", "fixed"],
+    ["rows", "fixed", "time"],
+    ["time", "rows", "fixed"],
+)
+"""The orders of axes that an output may have."""
+
+
+def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int) -> Mended:
+    """Rewrites a graph so that padding cannot reach an answer.
+
+    Args:
+        graph: The graph, of opset 11 or later; it stays unchanged.
+        names: Its inputs and outputs. If the input `names.lengths` is missing, the mended graph has it.
+        steps: The kind of a step.
+        max_length: The longest sequence that will be run.
+
+    Returns:
+        The mended graph. That its answers are those of the original is not proved here.
+
+    Raises:
+        UnmendableError: An operator cannot be mended; it is named with the reason.
+    """
+    shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
+    while True:
+        try:
+            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64))
+        except LengthsRestricted as restricted:
+            shortest, longest = restricted.shortest, restricted.longest
+
+
+def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mended:
+    """The same for a range of lengths.
+
+    Raises:
+        LengthsRestricted: The original does not accept all of them.
+    """
+    prepared = _prepared(graph)
+    _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
+    sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
+    if sequences is None:
+        raise UnmendableError(names.sequences, "the graph has no such input")
+    lengths = names.lengths or "lengths"
+    given = {value.name: value for value in prepared.graph.input}
+    time_axis = names.open_axes[1]
+    taken = {name for node in prepared.graph.node for name in (*node.input, *node.output, node.name)}
+    taken |= {*given, lengths, *(tensor.name for tensor in prepared.graph.initializer)}
+    lengths_type = given[lengths].type.tensor_type.elem_type if lengths in given else TensorProto.INT32
+    writer = Writer(
+        lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32, range_=range_
+    )
+    mender = Mender(writer, range_, opset=_opset(prepared))
+    _set_inputs(mender, names, steps, given, lengths)
+    for tensor in prepared.graph.initializer:
+        mender.values[tensor.name] = _numbers(mender, tensor.name, numpy_helper.to_array(tensor))
+    changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
+    outputs = [_output(mender, value) for value in prepared.graph.output]
+    inputs = [value for value in prepared.graph.input if value.name in given]
+    if lengths not in given:
+        inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
+    mended = _written(prepared, writer, inputs, outputs)
+    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]))
+
+
+def _prepared(graph: ModelProto) -> ModelProto:
+    """A copy without local functions, of an opset that the rules know."""
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    if copy.functions:
+        copy = inliner.inline_local_functions(copy)
+    if _opset(copy) < _LOWEST_OPSET:
+        try:
+            copy = onnx.version_converter.convert_version(copy, _CONVERTED_OPSET)
+        except Exception as error:  # the converter's own kinds
+            raise UnmendableError(
+                f"opset {_opset(graph)}", f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there"
+            ) from error
+    names = {tensor.name for tensor in copy.graph.initializer}
+    kept = [value for value in copy.graph.input if value.name not in names]
+    del copy.graph.input[:]
+    copy.graph.input.extend(kept)
+    return copy
+
+
+def _opset(model: ModelProto) -> int:
+    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+
+
+def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
+    """Removes outputs, and nodes that none of the others needs."""
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    nodes = kept[::-1]
+    chosen = [value for value in model.graph.output if value.name in outputs]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.output[:]
+    model.graph.output.extend(chosen)
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(initializers)
+
+
+def _set_inputs(
+    mender: Mender, names: GraphNames, steps: StepInput, given: Mapping[str, onnx.ValueInfoProto], lengths: str
+) -> None:
+    """Describes the inputs of the graph."""
+    time = Size(np.broadcast_to(mender.lengths, (2, mender.count)))
+    features = () if steps.kind == "tokens" or not names.features_axis else (mender.fixed(steps.features or 1),)
+    rows_at, _ = names.open_axes
+    if names.channels_first and features:
+        axes = [mender.rows, *features, time]
+    else:
+        axes = [mender.rows if rows_at == 0 else time, time if rows_at == 0 else mender.rows, *features]
+    for name, value in given.items():
+        dtype = value.type.tensor_type.elem_type
+        if name == names.sequences:
+            mender.values[name] = Ragged(name, dtype, tuple((size,) for size in axes))
+            mender.raw.add(name)
+        elif name == lengths:
+            mender.values[name] = Ragged(name, dtype, ((mender.rows,),))
+            mender.from_lengths.add(name)
+        elif name == names.mask:
+            order = (mender.rows, time) if rows_at == 0 else (time, mender.rows)
+            mender.values[name] = Ragged(name, dtype, tuple((size,) for size in order))
+            mender.from_lengths.add(name)
+        else:
+            raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
+
+
+def _numbers(mender: Mender, name: str, array: NDArray[Any]) -> Numbers:
+    """A constant."""
+    return Numbers(name, np.broadcast_to(array, (2, mender.count, *array.shape)))
+
+
+def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
+    """Mends one node; returns what changed."""
+    mender.node, mender.causes = node, []
+    before = len(mender.writer.nodes)
+    try:
+        if not _computed_from_sizes(mender, node):
+            _ruled(mender, node)
+    except UnmendableError as error:
+        if error.operator:
+            raise
+        raise UnmendableError(shown_operator(node), error.reason) from error
+    if mender.from_lengths.intersection(node.input):
+        mender.from_lengths.update(node.output)
+    if node.op_type in ("Cast", "Identity") and node.input[0] in mender.raw:
+        mender.raw.update(node.output)
+    if not mender.causes:
+        return []
+    after = tuple(_text(each) for each in mender.writer.nodes[before:])
+    return [MendedOperator(shown_operator(node), node.op_type, None, mender.causes[0], (_text(node),), after)]
+
+
+def shown_operator(node: NodeProto) -> str:
+    """A node in words: its operator type and its name."""
+    return f"{node.op_type} {node.name}" if node.name else f"{node.op_type} giving {node.output[0]}"
+
+
+def _text(node: NodeProto) -> str:
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    del plain.metadata_props[:]
+    plain.doc_string = plain.name = ""
+    return str(onnx.printer.to_text(plain)).strip()
+
+
+def _ruled(mender: Mender, node: NodeProto) -> None:
+    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None:
+        reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")
+        mender.refuse(reason if node.domain in ("", "ai.onnx") else f"is an operator of {node.domain}, not of ONNX")
+    rule(mender)
+
+
+def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
+    """Handles a node all of whose inputs are constants or computed from sizes."""
+    inputs: list[Numbers | None] = []
+    for name in node.input:
+        value: Value | None = mender.values[name] if name else None
+        if isinstance(value, Ragged):
+            return False
+        inputs.append(value)
+    if len(node.output) != 1 or node.op_type in ("Shape", "ConstantOfShape", "Range") or not _is_pure(node):
+        return False
+    tables = [None if value is None else value.table for value in inputs]
+    if node.op_type == "Constant" or all(value is None or value.is_constant for value in inputs):
+        arrays = [None if table is None else table[0, 0] for table in tables]
+        result = _constant_result(node, arrays)
+        if result is not None:
+            mender.copy([value.name if value is not None else "" for value in inputs])
+            mender.set(_numbers(mender, node.output[0], result))
+            return True
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    if "to" in attributes:
+        attributes["to"] = helper.tensor_dtype_to_np_dtype(attributes["to"])
+    table = evaluated(node.op_type, tables, attributes) if inputs else None
+    if table is None:
+        return False
+    mender.copy([value.name if value is not None else "" for value in inputs])
+    constant = constant_of(table)
+    mender.set(Numbers(node.output[0], table) if constant is None else _numbers(mender, node.output[0], constant))
+    return True
+
+
+def _is_pure(node: NodeProto) -> bool:
+    """Whether a node gives the same for the same inputs, and has no graph inside."""
+    inside = any(each.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for each in node.attribute)
+    return not inside and not node.op_type.startswith("Random") and node.op_type not in ("Bernoulli", "Multinomial")
+
+
+def _constant_result(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """What a node makes of constants; None if it cannot be computed here."""
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None}
+    try:
+        results: Any = ReferenceEvaluator(plain).run(None, feeds)
+    except Exception:  # an operator or a case that the reference does not know
+        return None
+    return np.asarray(results[0])
+
+
+def _output(mender: Mender, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """Connects an output of the graph, and describes it."""
+    result = mender.values[value.name]
+    if isinstance(result, Numbers) or result.rows_at is None:
+        raise UnmendableError(value.name, "does not depend on the steps")
+    ragged = result
+    kinds = ["rows" if size.is_rows else "time" if size.is_time else "fixed" for size in ragged.axes]
+    if ragged.row_added or ragged.is_merged or kinds not in _OUTPUTS:
+        raise UnmendableError(value.name, f"is {kinds}, and must be [rows, classes] or [rows, time, classes]")
+    for size in ragged.axes:
+        if size.is_time and not np.array_equal(size.alone, mender.lengths):
+            raise UnmendableError(value.name, "answers another number of steps than the sequence has")
+    if ragged.name != value.name:
+        producer = next((node for node in mender.writer.nodes if value.name in node.output), None)
+        if producer is not None:
+            for place, name in enumerate(producer.output):
+                if name == value.name:
+                    producer.output[place] = mender.writer.name(f"{name}_before")
+        mender.writer.nodes.append(helper.make_node("Identity", [ragged.name], [value.name]))
+    shape = ["rows" if size.is_rows else "width" if size.is_time else size.fixed for size in ragged.axes]
+    return helper.make_tensor_value_info(value.name, ragged.dtype, shape)
+
+
+def _written(
+    original: ModelProto,
+    writer: Writer,
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+) -> ModelProto:
+    """The model with the written nodes."""
+    graph = helper.make_graph(
+        writer.nodes,
+        original.graph.name or "mended",
+        list(inputs),
+        list(outputs),
+        [*original.graph.initializer, *writer.constants],
+    )
+    model = helper.make_model(graph, opset_imports=list(original.opset_import))
+    model.ir_version = original.ir_version
+    model.producer_name, model.producer_version = original.producer_name, original.producer_version
+    model.metadata_props.extend(original.metadata_props)
+    _keep_needed(model, [value.name for value in outputs])
+    onnx.checker.check_model(model)
+    return model

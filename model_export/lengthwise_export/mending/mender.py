@@ -1,0 +1,478 @@
+"""The state of one mend, and what all rules use: values, masks, alignment of rows, and moves within a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table, product
+from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
+from lengthwise_export.mending.writer import Writer
+
+CROSSES_ROWS: Final = (
+    "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
+)
+
+Group = tuple[Size, ...]
+
+
+class Mender:
+    """Follows the values of a graph and writes the mended one.
+
+    Args:
+        writer: Writes the mended graph.
+        lengths: The lengths that the tables hold, ascending without a gap.
+        opset: The opset of the graph.
+
+    Attributes:
+        axes_are_inputs: Whether all reductions take their axes as an input, since opset 18.
+        node: The node that is being mended.
+        causes: Why padding reaches the output of this node; empty if it does not.
+        raw: The steps, and casts of them: token ids, which padding has too.
+        from_lengths: The original's values that depend on an input with lengths or a mask.
+    """
+
+    def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
+        self.writer = writer
+        self.lengths = lengths
+        self.count = len(lengths)
+        self.axes_are_inputs = opset >= 18
+        self.values: dict[str, Value] = {}
+        self.node = NodeProto()
+        self.causes: list[str] = []
+        self.from_lengths: set[str] = set()
+        self.raw: set[str] = set()
+        self.one = self.fixed(1)
+        self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
+
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    def value(self, place: int) -> Value | None:
+        """An input of the node; None if it is not given."""
+        name = self.node.input[place] if place < len(self.node.input) else ""
+        return self.values[name] if name else None
+
+    def ragged(self, place: int) -> Ragged:
+        """An input of the node as a tensor of data."""
+        value = self.value(place)
+        if value is None:
+            self.refuse(f"its input {place} is missing")
+        return self.as_ragged(value)
+
+    def constant(self, place: int) -> NDArray[Any] | None:
+        """An input of the node that is a constant; None if it is not given.
+
+        Raises:
+            UnmendableError: It is computed from the data or from the width.
+        """
+        value = self.value(place)
+        if value is None:
+            return None
+        if not isinstance(value, Numbers) or not value.is_constant:
+            self.refuse(f"its input {self.node.input[place]} is not a constant")
+        array: NDArray[Any] = value.table[0, 0]
+        return array
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node."""
+        for attribute in self.node.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+    def axes(self, rank: int, place: int = 1) -> list[int] | None:
+        """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
+        given = self.attribute("axes")
+        if given is None:
+            array = self.constant(place)
+            given = None if array is None else array.reshape(-1).tolist()
+        return None if given is None else [int(axis) % rank for axis in given]
+
+    def set(self, value: Value, place: int = 0) -> None:
+        """Sets an output of the node."""
+        self.values[self.node.output[place]] = value
+
+    def fixed(self, number: int) -> Size:
+        """A fixed size."""
+        return Size.of(number, self.count)
+
+    def as_ragged(self, value: Value) -> Ragged:
+        """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
+        if isinstance(value, Ragged):
+            return value
+        groups = singles([self.fixed(size) for size in value.shape])
+        if value.is_constant:
+            return Ragged(value.name, value.dtype, groups)
+        return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Ends the mend.
+
+        Raises:
+            UnmendableError: Always; the caller adds the operator.
+        """
+        raise UnmendableError("", reason)
+
+    def needs(self, size: Size) -> None:
+        """Leaves out the lengths at which a size is below 1, where the original raises."""
+        self.require(size.alone >= 1)
+
+    def require(self, accepted: NDArray[np.bool_]) -> None:
+        """Leaves out the lengths that the original does not accept.
+
+        Args:
+            accepted: `[lengths]`: those that it accepts.
+
+        Raises:
+            LengthsRestricted: Some are left out; the mend begins again with the others.
+            UnmendableError: What it accepts is not a range of lengths.
+        """
+        if accepted.all():
+            return
+        kept = _longest_run(accepted)
+        if kept is None:
+            self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
+        raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
+
+    def matches(self, one: Group, other: Group) -> bool:
+        """Whether two axes of the original consist of the same axes.
+
+        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
+        steps, the others are left out.
+        """
+        if len(one) != len(other):
+            return False
+        equal = np.ones(self.count, dtype=bool)
+        for first, second in zip(one, other, strict=True):
+            equal &= (first.table == second.table).all(axis=0)
+        if _longest_run(equal) is None:
+            return False
+        self.require(equal)
+        return True
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Adds a node with one output."""
+        return self.writer.emit(kind, inputs, **attributes)
+
+    def copy(self, inputs: Sequence[str], *, drop: Iterable[str] = (), **attributes: Any) -> list[str]:
+        """Adds the node again with other inputs and some other attributes, and returns its outputs."""
+        copied = NodeProto()
+        copied.CopyFrom(self.node)
+        del copied.input[:]
+        copied.input.extend(inputs)
+        replaced = {*attributes, *drop}
+        kept = [attribute for attribute in copied.attribute if attribute.name not in replaced]
+        del copied.attribute[:]
+        copied.attribute.extend(kept)
+        copied.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.writer.nodes.append(copied)
+        return list(copied.output)
+
+    def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor with axes of size 1 at these places of the result."""
+        return self.emit("Unsqueeze", [name, self.writer.constant(list(axes))]) if axes else name
+
+    def squeezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor without these axes, which have size 1."""
+        return self.emit("Squeeze", [name, self.writer.constant(list(axes))]) if axes else name
+
+    def transposed(self, name: str, order: Sequence[int]) -> str:
+        """The tensor with its axes in this order."""
+        return name if list(order) == sorted(order) else self.emit("Transpose", [name], perm=list(order))
+
+    # -- masks --------------------------------------------------------------------------------------------------------
+
+    def masked(self, value: Ragged, places: Iterable[int], fill: float) -> Ragged:
+        """The tensor with a number in the place of what lies beyond each row's own positions.
+
+        Args:
+            value: The tensor.
+            places: The axes of time to fill, as indexes of the tensor.
+            fill: The number.
+        """
+        places = sorted(places)
+        times = dict(value.times())
+        if not places or (fill == 0 and value.zeroed):
+            return value
+        sizes = tuple(times[place] for place in places)
+        key = ("masked", value.name, tuple(places), repr(fill))
+        adds_rows = value.rows_at is None
+        rank = len(value.axes) + (value.row_added or adds_rows)
+        rows_at = 0 if adds_rows else value.rows_at or 0
+
+        def build() -> str:
+            found = [
+                self.mask_over(size, place + adds_rows, rows_at, rank)
+                for place, size in zip(places, sizes, strict=True)
+            ]
+            valid = found[0]
+            for other in found[1:]:
+                valid = self.emit("And", [valid, other])
+            return self.emit("Where", [valid, value.name, self.writer.scalar_of(fill, value.dtype)])
+
+        name = self.writer.once(key, build)
+        zeroed = fill == 0 and len(places) == len(times)
+        return value.called(name, row_added=value.row_added or adds_rows, zeroed=zeroed)
+
+    def mask_over(self, size: Size, place: int, rows_at: int, rank: int) -> str:
+        """The mask of one axis of time, with the axes of a tensor: bool, of size 1 but at the rows and at this axis."""
+        mask = self.writer.mask(size)
+
+        def build() -> str:
+            turned = self.transposed(mask, (1, 0) if place < rows_at else (0, 1))
+            return self.unsqueezed(turned, [axis for axis in range(rank) if axis not in (place, rows_at)])
+
+        return self.writer.once(("mask over", mask, place, rows_at, rank), build)
+
+    def lowest(self, dtype: int) -> float:
+        """The lowest number of an element type."""
+        kind = helper.tensor_dtype_to_np_dtype(dtype)
+        info = np.finfo(kind) if np.issubdtype(kind, np.floating) else np.iinfo(kind)
+        return float(info.min) if np.issubdtype(kind, np.floating) else int(info.min)
+
+    def highest(self, dtype: int) -> float:
+        """The highest number of an element type."""
+        kind = helper.tensor_dtype_to_np_dtype(dtype)
+        info = np.finfo(kind) if np.issubdtype(kind, np.floating) else np.iinfo(kind)
+        return float(info.max) if np.issubdtype(kind, np.floating) else int(info.max)
+
+    # -- broadcasting -------------------------------------------------------------------------------------------------
+
+    def align(
+        self, values: Sequence[Value], *, free: int = 0, keep: int | None = None
+    ) -> tuple[list[Ragged], tuple[Group, ...], bool]:
+        """Gives tensors axes that broadcast, as the original's do.
+
+        Args:
+            values: The operands.
+            free: The number of last axes that are left alone, as in a matrix product.
+            keep: An axis of the original, counted from 0, that is left alone as well, as in a concatenation.
+
+        Returns:
+            The operands, the groups of the result without the free axes, and whether rows were added to it.
+        """
+        operands = [self.as_ragged(value) for value in values]
+        rank = max(operand.rank - free for operand in operands)
+        targets: list[Group] = []
+        for place in range(rank):
+            group: Group = (self.one,)
+            for operand in operands:
+                own = place - rank + operand.rank - free
+                if own < 0 or place == keep or is_one(operand.groups[own]):
+                    continue
+                if is_one(group):
+                    group = operand.groups[own]
+                elif not self.matches(group, operand.groups[own]):
+                    self.refuse(
+                        f"combines axes of different sizes, {shown(group)} and {shown(operand.groups[own])}: its "
+                        "width is fixed, or it combines values at different steps"
+                    )
+            targets.append(group)
+        flat = [size for group in targets for size in group]
+        if sum(size.is_rows for size in flat) > 1:
+            self.refuse(CROSSES_ROWS)
+        has_rows = any(size.is_rows for size in flat)
+        row_added = any(operand.row_added for operand in operands) and not has_rows
+        fitted = [self._fitted(operand, targets, free, has_rows, row_added, keep) for operand in operands]
+        return fitted, tuple(targets), row_added
+
+    def _fitted(
+        self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, row_added: bool, keep: int | None
+    ) -> Ragged:
+        """One operand with axes of size 1 where it has none, and its added rows where the others have theirs."""
+        before = len(targets) - (value.rank - free)
+        current: list[object] = ["rows"] if value.row_added else []
+        for own, group in enumerate(value.groups):
+            current += [(own + before, place) for place in range(len(group))]
+        wanted: list[object] = ["rows"] if value.row_added and not has_rows else []
+        for place, target in enumerate(targets):
+            own_group = value.groups[place - before] if place >= before else None
+            if place == keep and own_group is not None:
+                wanted += [(place, at) for at in range(len(own_group))]
+                continue
+            single = own_group is not None and is_one(own_group)
+            for at, size in enumerate(target):
+                if value.row_added and has_rows and size.is_rows:
+                    wanted.append("rows")
+                elif own_group is not None and not single:
+                    wanted.append((place, at))
+                elif single and at == 0:
+                    wanted.append((place, 0))
+                else:
+                    wanted.append(None)
+        wanted += (
+            current[len(current) - sum(len(group) for group in value.groups[value.rank - free :]) :] if free else []
+        )
+        if not value.row_added:  # broadcasting adds axes in front
+            while wanted and wanted[0] is None:
+                wanted.pop(0)
+        name = value.name
+        dropped = [at for at, label in enumerate(current) if label not in wanted]
+        left = [label for label in current if label in wanted]
+        order = [label for label in wanted if label is not None]
+        name = self.squeezed(name, dropped)
+        name = self.transposed(name, [left.index(label) for label in order])
+        name = self.unsqueezed(name, [at for at, label in enumerate(wanted) if label is None])
+        return value.called(name)
+
+    # -- moves within a row -------------------------------------------------------------------------------------------
+
+    def single(self, value: Ragged, axis: int) -> tuple[int, Size]:
+        """The tensor's axis that is an axis of the original, and its size.
+
+        Raises:
+            UnmendableError: It is several axes of the tensor.
+        """
+        group = value.groups[axis]
+        if len(group) != 1:
+            self.refuse(
+                f"works along an axis in which the original merged {shown(group)}: keep the steps in an axis of their "
+                "own"
+            )
+        return value.starts()[axis], group[0]
+
+    def take(self, value: Ragged, axis: int, index: str, size: Size) -> Ragged:
+        """Picks positions along an axis, other ones for each row.
+
+        Args:
+            value: The tensor.
+            axis: The axis of the original.
+            index: `[rows, size]` int64.
+            size: The number of positions.
+        """
+        place, _ = self.single(value, axis)
+        rank = len(value.axes) + value.row_added
+        rows_at = value.rows_at
+        groups = tuple((size,) if at == axis else group for at, group in enumerate(value.groups))
+        if rows_at is None:
+            order = [place, *(at for at in range(rank) if at != place)]
+            picked = self.emit("Gather", [self.transposed(value.name, order), index], axis=0)
+            back = [0, *(order.index(at) + 1 for at in range(rank))]
+            return Ragged(self.transposed(picked, back), value.dtype, groups, row_added=True)
+        order = [rows_at, place, *(at for at in range(rank) if at not in (rows_at, place))]
+        index = self.unsqueezed(index, [2])
+        picked = self.emit("GatherND", [self.transposed(value.name, order), index], batch_dims=1)
+        back = [order.index(at) for at in range(rank)]
+        return Ragged(self.transposed(picked, back), value.dtype, groups, row_added=value.row_added)
+
+    def along(self, start: Table, step: int, size: Size) -> str:
+        """`[rows, size]` int64: the positions start, start + step, ... of each row.
+
+        Args:
+            start: `[lengths]`: the first position at each length.
+            step: The distance between two.
+            size: Their number.
+        """
+        places = self.writer.positions(size)
+        if step != 1:
+            places = self.emit("Mul", [places, self.writer.constant(np.int64(step))])
+        begin = self.unsqueezed(self.writer.per_row(start.astype(np.int64)), [1])
+        return self.emit("Add", [begin, places])
+
+    def clipped(self, index: str, size: Size) -> str:
+        """Positions along an axis; those beyond its width, which only padding has, become the last or the first."""
+        last = self.emit("Sub", [self.writer.at_width(size), self.writer.constant([1])])
+        low = self.emit("Max", [index, self.writer.constant([0])])
+        return self.emit("Min", [low, last])
+
+    def size_vector(self, value: Ragged) -> str:
+        """`[rank]` int64: the shape of the original at the width of the batch."""
+        parts = [self.at_width(group) for group in value.groups]
+        return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
+
+    def at_width(self, group: Group) -> str:
+        """`[1]` int64: the size of an axis of the original at the width of the batch."""
+        total = self.writer.at_width(group[0])
+        for size in group[1:]:
+            total = self.emit("Mul", [total, self.writer.at_width(size)])
+        return total
+
+    def size_of(self, group: Group) -> Size:
+        """The size of an axis of the original."""
+        return product(group, self.count)
+
+    def merged(self, value: Ragged) -> str:
+        """The tensor in the shape that the original has, its merged axes as one."""
+        if not value.is_merged:
+            return value.name
+        if value.row_added:
+            self.refuse("merges axes of a value that differs between rows only by their lengths")
+        return self.emit("Reshape", [value.name, self.size_vector(value)])
+
+    def split_first(self, name: str, group: Group, rank: int) -> str:
+        """A tensor whose first axis is merged, with the axes of this group in its place."""
+        if len(group) == 1:
+            return name
+        rest = self.emit("Shape", [name], start=1)
+        parts = [self.writer.at_width(size) for size in group]
+        return self.emit("Reshape", [name, self.emit("Concat", [*parts, *([rest] if rank > 1 else [])], axis=0)])
+
+    def cast(self, name: str, dtype: int) -> str:
+        """The tensor in another element type."""
+        return self.emit("Cast", [name], to=dtype)
+
+
+class LengthsRestricted(Exception):
+    """The original accepts only some of the lengths.
+
+    Attributes:
+        shortest: The shortest that it accepts.
+        longest: The longest.
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        super().__init__(f"{shortest} to {longest}")
+        self.shortest = shortest
+        self.longest = longest
+
+
+def _longest_run(accepted: NDArray[np.bool_]) -> slice | None:
+    """The longest range of accepted lengths; None if it is too short to be meant, or in the middle."""
+    if accepted.all():
+        return slice(0, len(accepted))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
+    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    return slice(start, stop) if stop - start >= _SHORTEST_RUN else None
+
+
+_SHORTEST_RUN: Final = 8
+"""Fewer lengths in a row at which two sizes agree are chance."""
+
+Rule = Callable[[Mender], None]
+"""Mends `Mender.node`: emits what stands for it, and sets its outputs."""
+
+FLOAT: Final = TensorProto.FLOAT
+INT64: Final = TensorProto.INT64
+BOOL: Final = TensorProto.BOOL
+
+
+def is_one(group: Group) -> bool:
+    """Whether an axis of the original has size 1."""
+    return all(size.fixed == 1 for size in group)
+
+
+def same_groups(one: Group, other: Group) -> bool:
+    """Whether two axes of the original consist of the same axes."""
+    return len(one) == len(other) and all(first.same(second) for first, second in zip(one, other, strict=True))
+
+
+def shown(group: Group) -> str:
+    """An axis in words: `rows x time x 8`."""
+    return " x ".join(
+        "rows" if size.is_rows else str(size.fixed) if size.fixed is not None else "time" for size in group
+    )
+
+
+def dtype_of(array: NDArray[Any]) -> int:
+    """The ONNX element type of an array."""
+    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

@@ -1,0 +1,263 @@
+"""Convolutions and pools: zeros beyond each row's length, and the length of what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lengthwise_export.mending.mender import CROSSES_ROWS, FLOAT, Mender, Rule
+from lengthwise_export.mending.sizes import Size, Table
+from lengthwise_export.mending.values import Numbers, Ragged
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves along one axis.
+
+    Attributes:
+        kernel: Its size, with the holes of a dilation.
+        stride: The distance between two places.
+        before: Zeros in front of the axis.
+        after: Zeros behind it.
+        rounds_up: Whether a last place that reaches beyond the zeros counts (`ceil_mode`).
+    """
+
+    kernel: int
+    stride: int
+    before: int
+    after: int
+    rounds_up: bool = False
+
+    def places(self, size: Table) -> Table:
+        """The number of places for each size of the axis."""
+        room = size + self.before + self.after - self.kernel
+        count = (-(-room // self.stride) if self.rounds_up else room // self.stride) + 1
+        if self.rounds_up:  # the last place begins in the axis, or in the zeros in front
+            count = np.where((count - 1) * self.stride >= size + self.before, count - 1, count)
+        result: Table = np.maximum(count, 0)
+        return result
+
+    def reads_beyond(self, size: Table) -> bool:
+        """Whether a place that counts reads behind the axis, at any size."""
+        last = (self.places(size) - 1) * self.stride - self.before + self.kernel - 1
+        return bool((last >= size)[self.places(size) > 0].any())
+
+
+def windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> list[Window]:
+    """The node's window along each axis behind the channels.
+
+    Raises:
+        UnmendableError: The zeros in front depend on the length.
+    """
+    count = len(kernel)
+    strides = mender.attribute("strides") or [1] * count
+    dilations = mender.attribute("dilations") or [1] * count
+    pads = mender.attribute("pads") or [0] * (2 * count)
+    auto = mender.attribute("auto_pad", "NOTSET")
+    found = []
+    for place in range(count):
+        spread = dilations[place] * (kernel[place] - 1) + 1
+        before, after = pads[place], pads[place + count]
+        if auto == "VALID":
+            before = after = 0
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+            size = sizes[place].alone
+            total = np.maximum((-(-size // strides[place]) - 1) * strides[place] + spread - size, 0)
+            if strides[place] == 1:
+                total = np.full_like(total, spread - 1)
+            if (total != total[0]).any():
+                mender.refuse(
+                    f"pads with auto_pad {auto} at stride {strides[place]}, so the zeros in front depend on the "
+                    "length: give the convolution fixed pads"
+                )
+            half = int(total[0]) // 2
+            before, after = (half, int(total[0]) - half) if auto == "SAME_UPPER" else (int(total[0]) - half, half)
+        found.append(Window(spread, strides[place], before, after, bool(mender.attribute("ceil_mode", 0))))
+    return found
+
+
+def convolved(
+    mender: Mender,
+    value: Ragged,
+    kernel: Sequence[int],
+    run: Callable[[Ragged, list[Window]], str],
+    *,
+    channels: Size | None,
+    fill: float,
+    cause: str,
+) -> None:
+    """Sets the output to what a kernel makes of a tensor `[rows, channels, ...]`.
+
+    Args:
+        mender: The mend.
+        value: The tensor.
+        kernel: The size of the kernel along each axis behind the channels.
+        run: Emits the node for the masked tensor.
+        channels: The number of channels that come out; None for those that go in.
+        fill: What stands beyond each row's length.
+        cause: Why padding reaches the output.
+    """
+    if value.row_added or value.rank != len(kernel) + 2:
+        mender.refuse("runs over a single sequence, not over rows")
+    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
+    if any(size.is_rows for size in (*sizes, mender.single(value, 1)[1])):
+        mender.refuse(CROSSES_ROWS)
+    if mender.single(value, 1)[1].is_time:
+        mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
+    moves = windows(mender, kernel, sizes)
+    reading = [
+        axis
+        for axis, size, move in zip(range(2, value.rank), sizes, moves, strict=True)
+        if size.is_time and move.reads_beyond(size.alone)
+    ]
+    if reading:
+        mender.causes.append(cause)
+        value = mender.masked(value, [value.indexes(axis)[0] for axis in reading], fill)
+    out = [
+        Size(move.places(size.table)) if size.fixed is None else mender.fixed(int(move.places(np.array(size.fixed))))
+        for size, move in zip(sizes, moves, strict=True)
+    ]
+    for size in out:
+        mender.needs(size)
+    first = value.groups[0]
+    name = run(value, moves)
+    name = mender.split_first(name, first, value.rank)
+    groups = (first, (channels or value.groups[1][0],), *((size,) for size in out))
+    mender.set(Ragged(name, value.dtype, groups))
+
+
+def _fixed_pads(moves: Sequence[Window]) -> list[int]:
+    return [move.before for move in moves] + [move.after for move in moves]
+
+
+def conv(mender: Mender) -> None:
+    """Conv."""
+    value, weights = mender.ragged(0), mender.constant(1)
+    if weights is None or weights.ndim < 3:
+        mender.refuse("its weights have no axis of the kernel")
+    rest = [name for name in list(mender.node.input)[1:]]
+
+    def run(masked: Ragged, moves: list[Window]) -> str:
+        name = mender.merged(masked)
+        return mender.copy([name, *rest], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
+
+    convolved(
+        mender,
+        value,
+        weights.shape[2:],
+        run,
+        channels=mender.fixed(weights.shape[0]),
+        fill=0,
+        cause="its kernel reads beyond the last step, where a lone sequence has zeros",
+    )
+
+
+def conv_transpose(mender: Mender) -> None:
+    """ConvTranspose."""
+    value, weights = mender.ragged(0), mender.constant(1)
+    if weights is None or mender.attribute("output_shape") or mender.attribute("auto_pad", "NOTSET") != "NOTSET":
+        mender.refuse("its output's size is set by hand: give it pads instead of output_shape or auto_pad")
+    count = weights.ndim - 2
+    if value.row_added or value.rank != count + 2:
+        mender.refuse("runs over a single sequence, not over rows")
+    strides = mender.attribute("strides") or [1] * count
+    dilations = mender.attribute("dilations") or [1] * count
+    pads = mender.attribute("pads") or [0] * (2 * count)
+    extra = mender.attribute("output_padding") or [0] * count
+    times = [axis for axis in range(2, value.rank) if mender.single(value, axis)[1].is_time]
+    if times:
+        mender.causes.append("its kernel spreads the padding over the last steps")
+        value = mender.masked(value, [value.indexes(axis)[0] for axis in times], 0)
+    sizes = []
+    for place in range(count):
+        table = mender.single(value, place + 2)[1].table
+        spread = dilations[place] * (weights.shape[place + 2] - 1) + 1
+        grown = (table - 1) * strides[place] + extra[place] + spread - pads[place] - pads[place + count]
+        sizes.append(Size(np.maximum(grown, 0)))
+    group = mender.attribute("group", 1)
+    (name,) = mender.copy([mender.merged(value), *list(mender.node.input)[1:]])
+    name = mender.split_first(name, value.groups[0], value.rank)
+    channels = mender.fixed(weights.shape[1] * group)
+    mender.set(Ragged(name, value.dtype, (value.groups[0], (channels,), *((size,) for size in sizes))))
+
+
+def max_pool(mender: Mender) -> None:
+    """MaxPool."""
+    value = mender.ragged(0)
+    if len(mender.node.output) > 1 and mender.node.output[1]:
+        mender.refuse("gives the places of the largest values, which count the padding")
+    fill = mender.lowest(value.dtype)
+
+    def run(masked: Ragged, moves: list[Window]) -> str:
+        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
+
+    convolved(
+        mender,
+        value,
+        mender.attribute("kernel_shape"),
+        run,
+        channels=None,
+        fill=fill,
+        cause="its window reads beyond the last step",
+    )
+
+
+def average_pool(mender: Mender) -> None:
+    """AveragePool: the mean of the steps in its window, and with `count_include_pad` of the zeros around them."""
+    value = mender.ragged(0)
+    kernel = mender.attribute("kernel_shape")
+    sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
+    moves = windows(mender, kernel, sizes)
+    padded = any(move.before or move.after or move.rounds_up for move in moves)
+    counts_zeros = bool(mender.attribute("count_include_pad", 0))
+    if counts_zeros and any(move.rounds_up for move in moves):
+        mender.refuse("counts zeros around the steps (count_include_pad) and rounds up (ceil_mode): use one of them")
+    reads = any(size.is_time and move.reads_beyond(size.alone) for size, move in zip(sizes, moves, strict=True))
+
+    def plain(masked: Ragged, moves: list[Window]) -> str:
+        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
+
+    def counted(masked: Ragged, moves: list[Window]) -> str:
+        options = {"pads": _fixed_pads(moves), "count_include_pad": 1}
+        total = mender.copy([mender.merged(masked)], drop=["auto_pad"], **options)[0]
+        whole = Numbers(mender.writer.scalar_of(1, FLOAT), np.broadcast_to(np.float32(1), (2, mender.count)))
+        (one, _), groups, row_added = mender.align([whole, value])
+        ones = mender.emit("Expand", [one.name, mender.emit("Shape", [value.name])])
+        valid = mender.masked(Ragged(ones, FLOAT, groups, row_added), [place for place, _ in value.times()], 0)
+        copied = mender.copy([mender.merged(valid)], drop=["auto_pad"], **options)
+        share = mender.writer.nodes[-1]
+        del share.output[:]
+        share.output.append(mender.writer.name(f"{copied[0]}_share"))
+        share.name = mender.writer.name(f"{share.name}_share")
+        return mender.emit("Div", [total, share.output[0]])
+
+    run = counted if reads and padded and not counts_zeros else plain
+    convolved(mender, value, kernel, run, channels=None, fill=0, cause="its window reads beyond the last step")
+
+
+def lp_pool(mender: Mender) -> None:
+    """LpPool."""
+
+    def run(masked: Ragged, moves: list[Window]) -> str:
+        return mender.copy([mender.merged(masked)], drop=["auto_pad"], pads=_fixed_pads(moves))[0]
+
+    convolved(
+        mender,
+        mender.ragged(0),
+        mender.attribute("kernel_shape"),
+        run,
+        channels=None,
+        fill=0,
+        cause="its window reads beyond the last step",
+    )
+
+
+RULES: dict[str, Rule] = {
+    "AveragePool": average_pool,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "LpPool": lp_pool,
+    "MaxPool": max_pool,
+}

@@ -1,0 +1,130 @@
+"""Operators that compute each element from the elements at the same place: padding stays where it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from onnx import helper
+
+from lengthwise_export.mending.mender import BOOL, Mender, Rule
+from lengthwise_export.mending.values import Numbers, Ragged
+
+_UNARY: Final = (
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu"),
+    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
+    *("Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign"),
+    *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+)
+
+_COMBINED: Final = (
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Max", "Mean", "Min", "Mod", "Mul"),
+    *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+)
+
+_TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
+
+_KEEP_ZERO: Final = frozenset(
+    {"Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity"}
+    | {"LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan"}
+    | {"Tanh"}
+)
+"""Operators that make 0 of 0."""
+
+
+def unary(mender: Mender) -> None:
+    """An operator of one tensor."""
+    value = mender.ragged(0)
+    kind = mender.node.op_type
+    (name,) = mender.copy([value.name])
+    mender.set(value.called(name, zeroed=value.zeroed and kind in _KEEP_ZERO))
+
+
+def test(mender: Mender) -> None:
+    """IsNaN and IsInf."""
+    value = mender.ragged(0)
+    mender.set(value.called(mender.copy([value.name])[0], dtype=BOOL, zeroed=False))
+
+
+def cast(mender: Mender) -> None:
+    """Cast and CastLike."""
+    value = mender.ragged(0)
+    to = mender.attribute("to")
+    if to is None:
+        like = mender.value(1)
+        to = like.dtype if like is not None else value.dtype
+    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    mender.set(value.called(name, dtype=to))
+
+
+def combined(mender: Mender) -> None:
+    """An operator of several tensors that broadcast."""
+    values = [mender.values[name] for name in mender.node.input if name]
+    operands, groups, row_added = mender.align(values)
+    (name,) = mender.copy([operand.name for operand in operands])
+    kind = mender.node.op_type
+    dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
+    times = [size for group in groups for size in group if size.is_time]
+    # A product is 0 where one factor is, if that factor has all the axes of time and the others are finite there.
+    zeroed = (
+        kind == "Mul"
+        and any(operand.zeroed and sum(size.is_time for size in operand.axes) == len(times) for operand in operands)
+        and all(operand.zeroed or isinstance(value, Numbers) for operand, value in zip(operands, values, strict=True))
+    )
+    mender.set(Ragged(name, dtype, groups, row_added, zeroed))
+
+
+def clip(mender: Mender) -> None:
+    """Clip: its bounds are constants."""
+    value = mender.ragged(0)
+    for place in (1, 2):
+        mender.constant(place)
+    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    mender.set(value.called(name, zeroed=False))
+
+
+def dropout(mender: Mender) -> None:
+    """Dropout: nothing in evaluation mode."""
+    training = mender.constant(2)
+    if training is not None and bool(training.any()):
+        mender.refuse("drops values at random: export the model in evaluation mode")
+    value = mender.value(0)
+    assert value is not None
+    mender.set(value)
+    if len(mender.node.output) > 1 and mender.node.output[1]:
+        mender.refuse("the mask of a Dropout is used: export the model in evaluation mode")
+
+
+def one_hot(mender: Mender) -> None:
+    """OneHot: a new axis of fixed size behind the others."""
+    value, depth = mender.ragged(0), mender.constant(1)
+    if depth is None or mender.attribute("axis", -1) not in (-1, value.rank):
+        mender.refuse("puts its new axis elsewhere than behind the others")
+    values = mender.constant(2)
+    assert values is not None
+    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]], axis=-1)
+    groups = (*value.groups, (mender.fixed(int(depth.reshape(-1)[0])),))
+    dtype = int(helper.np_dtype_to_tensor_dtype(np.asarray(values).dtype))
+    mender.set(Ragged(name, dtype, groups, value.row_added))
+
+
+def trilu(mender: Mender) -> None:
+    """Trilu: keeps a triangle of the last two axes, the same one at every width."""
+    value = mender.ragged(0)
+    mender.constant(1)
+    if value.is_merged:
+        mender.refuse("takes a triangle of merged axes")
+    (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
+    mender.set(value.called(name))
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNARY, unary),
+    **dict.fromkeys((*_COMBINED, *_TESTS), combined),
+    **dict.fromkeys(("IsNaN", "IsInf"), test),
+    **dict.fromkeys(("Cast", "CastLike"), cast),
+    "Clip": clip,
+    "Dropout": dropout,
+    "OneHot": one_hot,
+    "Trilu": trilu,
+}

@@ -1,0 +1,133 @@
+"""Matrix products: a product over the steps needs zeros beyond each row's length."""
+
+from __future__ import annotations
+
+import string
+
+from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, shown
+from lengthwise_export.mending.values import Numbers, Ragged
+
+
+def matmul(mender: Mender) -> None:
+    """MatMul."""
+    left, right = mender.ragged(0), mender.ragged(1)
+    mender.set(product(mender, left, right))
+
+
+def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
+    """The matrix product of two tensors, with the axes of NumPy's `matmul`."""
+    if left.rank == 1:
+        name = mender.unsqueezed(left.name, [int(left.row_added)])
+        whole = product(mender, left.called(name, groups=((mender.one,), *left.groups)), right)
+        place = whole.starts()[-2]
+        return whole.called(mender.squeezed(whole.name, [place]), groups=(*whole.groups[:-2], whole.groups[-1]))
+    if right.rank == 1:
+        name = mender.unsqueezed(right.name, [1 + int(right.row_added)])
+        whole = product(mender, left, right.called(name, groups=(*right.groups, (mender.one,))))
+        place = whole.starts()[-1]
+        return whole.called(mender.squeezed(whole.name, [place]), groups=whole.groups[:-1])
+    inner, other = left.groups[-1], right.groups[-2]
+    if not mender.matches(inner, other):
+        if any(size.is_time for size in inner):
+            mender.refuse(
+                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of fixed size over the flattened "
+                "steps. Pool the steps before it"
+            )
+        mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
+    if any(size.is_rows for size in inner):
+        mender.refuse(CROSSES_ROWS)
+    if len(inner) != 1:
+        mender.refuse(f"multiplies over merged axes, {shown(inner)}")
+    if inner[0].is_time:
+        mender.causes.append("it sums over the steps, those of the padding too")
+        left = mender.masked(left, left.indexes(left.rank - 1), 0)
+        right = mender.masked(right, right.indexes(right.rank - 2), 0)
+    plain = right.rank == 2 and not right.row_added
+    if len(right.groups[-1]) != 1 or (len(left.groups[-2]) != 1 and not plain):
+        mender.refuse(f"multiplies merged axes, {shown(left.groups[-2])} and {shown(right.groups[-1])}")
+    rows = [size for group in (left.groups[-2], right.groups[-1]) for size in group if size.is_rows]
+    if plain:
+        if rows and (right.groups[-1][0].is_rows or left.row_added):
+            mender.refuse(CROSSES_ROWS)
+        name = mender.emit("MatMul", [left.name, right.name])
+        return Ragged(name, left.dtype, (*left.groups[:-1], right.groups[-1]), left.row_added)
+    (first, second), groups, row_added = mender.align([left, right], free=2)
+    if rows and (right.rank > 2 or left.rank > 2 or row_added or right.row_added or left.row_added):
+        mender.refuse(CROSSES_ROWS)
+    name = mender.emit("MatMul", [first.name, second.name])
+    return Ragged(name, left.dtype, (*groups, left.groups[-2], right.groups[-1]), row_added)
+
+
+def gemm(mender: Mender) -> None:
+    """Gemm: a product with scales and a bias."""
+    left, right, bias = mender.ragged(0), mender.ragged(1), mender.value(2)
+    swaps = mender.attribute("transA", 0), mender.attribute("transB", 0)
+    plain = not (left.is_merged or left.row_added or right.is_merged or right.row_added or swaps[0])
+    time_inside = left.groups[0 if swaps[0] else -1][0].is_time
+    constant_bias = bias is None or (isinstance(bias, Numbers) and bias.is_constant)
+    if plain and constant_bias and not time_inside and not right.axes[0].is_rows and not right.axes[1].is_rows:
+        inner, other = left.groups[-1], right.groups[-1 if swaps[1] else 0]
+        if not mender.matches(inner, other):
+            mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")
+        if inner[0].is_rows:
+            mender.refuse(CROSSES_ROWS)
+        (name,) = mender.copy([left.name, right.name, *([bias.name] if bias is not None else [])])
+        mender.set(Ragged(name, left.dtype, (left.groups[0], right.groups[0 if swaps[1] else -1])))
+        return
+    operands = [_turned(mender, value) if swap else value for value, swap in zip((left, right), swaps, strict=True)]
+    result = product(mender, *operands)
+    alpha, beta = mender.attribute("alpha", 1.0), mender.attribute("beta", 1.0)
+    if alpha != 1:
+        scaled = mender.emit("Mul", [result.name, mender.writer.scalar_of(alpha, result.dtype)])
+        result = result.called(scaled)
+    if bias is not None:
+        added = mender.as_ragged(bias)
+        if beta != 1:
+            added = added.called(mender.emit("Mul", [added.name, mender.writer.scalar_of(beta, added.dtype)]))
+        (first, second), groups, row_added = mender.align([result, added])
+        result = Ragged(mender.emit("Add", [first.name, second.name]), result.dtype, groups, row_added)
+    mender.set(result)
+
+
+def _turned(mender: Mender, value: Ragged) -> Ragged:
+    places = [0] * value.row_added + [*value.indexes(1), *value.indexes(0)]
+    return value.called(mender.transposed(value.name, places), groups=value.groups[::-1])
+
+
+def einsum(mender: Mender) -> None:
+    """Einsum: letters that the result lacks are summed over."""
+    operands = [mender.ragged(place) for place in range(len(mender.node.input))]
+    equation = mender.attribute("equation").replace(" ", "")
+    if "..." in equation or "->" not in equation:
+        mender.refuse(f"its equation {equation!r} is not written out: name every axis, and the result")
+    inputs, result = equation.split("->")
+    terms = inputs.split(",")
+    sizes: dict[str, Group] = {}
+    for term, operand in zip(terms, operands, strict=True):
+        if operand.is_merged or len({*term}) != len(term):
+            mender.refuse(f"its equation {equation!r} takes merged axes, or a diagonal")
+        for letter, group in zip(term, operand.groups, strict=True):
+            if letter in sizes and not mender.matches(sizes[letter], group):
+                mender.refuse(f"combines axes of different sizes: {shown(sizes[letter])} and {shown(group)}")
+            sizes[letter] = group
+    summed = {letter for letter in sizes if letter not in result}
+    if any(sizes[letter][0].is_rows for letter in summed):
+        mender.refuse(CROSSES_ROWS)
+    rows = [letter for letter, group in sizes.items() if group[0].is_rows]
+    if len(rows) > 1:
+        mender.refuse(CROSSES_ROWS)
+    times = {letter for letter in summed if sizes[letter][0].is_time}
+    if times:
+        mender.causes.append("it sums over the steps, those of the padding too")
+    masked = [
+        mender.masked(operand, [operand.indexes(axis)[0] for axis, letter in enumerate(term) if letter in times], 0)
+        for term, operand in zip(terms, operands, strict=True)
+    ]
+    row_added = any(operand.row_added for operand in masked) and not rows
+    letter = rows[0] if rows else next(each for each in string.ascii_letters if each not in equation)
+    full = ",".join(letter * operand.row_added + term for term, operand in zip(terms, masked, strict=True))
+    (name,) = mender.copy([operand.name for operand in masked], equation=f"{full}->{letter * row_added}{result}")
+    mender.set(Ragged(name, masked[0].dtype, tuple(sizes[each] for each in result), row_added))
+
+
+RULES: dict[str, Rule] = {"Einsum": einsum, "Gemm": gemm, "MatMul": matmul}

@@ -1,0 +1,320 @@
+"""Operators that move axes: the meaning of each axis moves with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import numpy_helper
+
+from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, is_one, same_groups, shown
+from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
+from lengthwise_export.mending.values import Numbers, Ragged, Value
+
+_ENOUGH = 8
+"""As many lengths in a row at which a size can be divided are no chance."""
+
+_SMALL = 4096
+"""The most elements of a constant that is kept as numbers."""
+
+
+def shape(mender: Mender) -> None:
+    """Shape: sizes at the width of the batch, and a table of them for each length."""
+    value = mender.value(0)
+    assert value is not None
+    if isinstance(value, Numbers):
+        groups: tuple[Group, ...] = tuple((mender.fixed(size),) for size in value.shape)
+        name = mender.copy([value.name])[0]
+    else:
+        groups = value.groups
+        start, end = mender.attribute("start", 0), mender.attribute("end")
+        if value.is_merged or value.row_added:
+            name = mender.size_vector(value)
+            if start or end is not None:
+                bounds = [mender.writer.constant([at]) for at in (start, end if end is not None else len(groups))]
+                name = mender.emit("Slice", [name, *bounds])
+        else:
+            name = mender.copy([value.name])[0]
+    chosen = groups[slice(mender.attribute("start", 0), mender.attribute("end"))]
+    tables = [mender.size_of(group).table for group in chosen]
+    table = np.stack(tables, axis=-1) if tables else np.zeros((2, mender.count, 0), np.int64)
+    mender.set(Numbers(name, table))
+
+
+def size(mender: Mender) -> None:
+    """Size: the number of elements."""
+    value = mender.ragged(0)
+    total = mender.size_of(tuple(value.axes))
+    name = mender.emit("ReduceProd", [mender.size_vector(value)], keepdims=0)
+    mender.set(Numbers(name, total.table))
+
+
+def transpose(mender: Mender) -> None:
+    """Transpose."""
+    value = mender.ragged(0)
+    order = mender.attribute("perm") or [*range(value.rank)][::-1]
+    places = [0] if value.row_added else []
+    for axis in order:
+        places += [*value.indexes(axis)]
+    (name,) = mender.copy([value.name], perm=places)
+    mender.set(value.called(name, groups=tuple(value.groups[axis] for axis in order)))
+
+
+def reshape(mender: Mender) -> None:
+    """Reshape: axes are merged, split or kept; time itself is never split."""
+    value, wanted = mender.ragged(0), mender.value(1)
+    if not isinstance(wanted, Numbers) or len(wanted.shape) != 1:
+        mender.refuse("its shape is computed from the data")
+    sizes = [Size(wanted.table[..., place]) for place in range(wanted.shape[0])]
+    if not mender.attribute("allowzero", 0):
+        sizes = [
+            mender.size_of(value.groups[place]) if each.fixed == 0 and place < value.rank else each
+            for place, each in enumerate(sizes)
+        ]
+    total = mender.size_of(tuple(value.axes))
+    if any(each.fixed == -1 for each in sizes):
+        others = mender.size_of(tuple(each for each in sizes if each.fixed != -1) or (mender.one,))
+        divisible = total.divisible(others)
+        if not divisible.all() and not divisible[-_ENOUGH:].all():
+            mender.refuse(f"cuts the steps into pieces of a fixed size: {_described(value)} into {_sizes(sizes)}")
+        mender.require(divisible)
+        rest = Size(total.table // others.table)
+        sizes = [rest if each.fixed == -1 else each for each in sizes]
+    regroup(mender, value, sizes)
+
+
+def _described(value: Ragged) -> str:
+    return "[" + ", ".join(shown(group) for group in value.groups) + "]"
+
+
+def _sizes(sizes: Sequence[Size]) -> str:
+    return "[" + ", ".join("?" if size.fixed == -1 else shown((size,)) for size in sizes) + "]"
+
+
+def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
+    """Sets the output to the tensor with axes of these sizes of the original."""
+    atoms = [[size, size] for size in value.axes]  # what is left of an axis, and the whole axis
+    groups: list[Group] = []
+    at = 0
+    for wanted in sizes:
+        group: list[Size] = []
+        left = wanted
+        while left.fixed != 1:
+            while at < len(atoms) and atoms[at][0].fixed == 1:
+                at += 1
+            if at == len(atoms):
+                mender.refuse(f"reshapes {_described(value)} into {_sizes(sizes)}, whose sizes do not follow from it")
+            atom = atoms[at][0]
+            quotient = left.over(atom)
+            if quotient is not None:
+                group.append(atom)
+                left, at = quotient, at + 1
+            elif atom.fixed is not None and left.fixed is not None and atom.fixed % left.fixed == 0:
+                group.append(left)
+                atoms[at][0] = mender.fixed(atom.fixed // left.fixed)
+                left = mender.one
+            elif atom.counts_rows:
+                mender.refuse(CROSSES_ROWS)
+            else:
+                mender.refuse(
+                    f"reshapes {_described(value)} into {_sizes(sizes)}: cuts the steps into pieces, or its width is "
+                    "fixed"
+                )
+        groups.append(_joined(mender, group))
+    if any(atom[0].fixed != 1 for atom in atoms[at:]):
+        mender.refuse(f"reshapes {_described(value)} into {_sizes(sizes)}, whose sizes do not follow from it")
+    new = tuple(groups)
+    axes = [each for group in new for each in group]
+    name = value.name
+    if not same_groups(tuple(axes), value.axes):
+        name = _reshaped(mender, value, axes)
+    mender.set(value.called(name, groups=new))
+
+
+def _joined(mender: Mender, group: Sequence[Size]) -> Group:
+    """A group in which neighbours of fixed size are one axis."""
+    joined: list[Size] = []
+    for each in group:
+        if joined and joined[-1].fixed is not None and each.fixed is not None:
+            joined[-1] = mender.fixed(joined[-1].fixed * each.fixed)
+        else:
+            joined.append(each)
+    return tuple(joined) or (mender.one,)
+
+
+def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
+    """The tensor with these axes: those of fixed size are merged or split, the others stay in their order."""
+    old = [*([mender.rows] if value.row_added else []), *value.axes]
+    new = [*([mender.rows] if value.row_added else []), *axes]
+    moving = [place for place, each in enumerate(old) if each.fixed is None]
+    target, seen = [], 0
+    for place, each in enumerate(new):
+        if each.fixed is not None:
+            target.append(each.fixed)
+        else:
+            target.append(0 if moving[seen] == place else -1)
+            seen += 1
+    if target.count(-1) <= 1:
+        return mender.emit("Reshape", [value.name, mender.writer.constant(target)])
+    parts = [mender.writer.at_width(each) for each in new]
+    return mender.emit("Reshape", [value.name, mender.emit("Concat", parts, axis=0)])
+
+
+def flatten(mender: Mender) -> None:
+    """Flatten."""
+    value = mender.ragged(0)
+    axis = mender.attribute("axis", 1)
+    axis += value.rank if axis < 0 else 0
+    parts = [tuple(size for group in groups for size in group) for groups in (value.groups[:axis], value.groups[axis:])]
+    regroup(mender, value, [mender.size_of(part or (mender.one,)) for part in parts])
+
+
+def squeeze(mender: Mender) -> None:
+    """Squeeze."""
+    value = mender.ragged(0)
+    axes = mender.axes(value.rank)
+    if axes is None:
+        axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
+    if any(group and not is_one(group) for axis, group in enumerate(value.groups) if axis in axes):
+        mender.refuse("removes an axis that does not have size 1 in a batch")
+    name = mender.squeezed(value.name, [place for axis in axes for place in value.indexes(axis)])
+    groups = tuple(group for axis, group in enumerate(value.groups) if axis not in axes)
+    mender.set(value.called(name, groups=groups))
+
+
+def unsqueeze(mender: Mender) -> None:
+    """Unsqueeze."""
+    value = mender.ragged(0)
+    given = mender.attribute("axes")
+    if given is None:
+        array = mender.constant(1)
+        assert array is not None
+        given = array.reshape(-1).tolist()
+    rank = value.rank + len(given)
+    new = sorted(axis % rank for axis in given)
+    left = iter(value.groups)
+    groups = tuple((mender.one,) if axis in new else next(left) for axis in range(rank))
+    places, at = [], int(value.row_added)
+    for axis, group in enumerate(groups):
+        if axis in new:
+            places.append(at)
+        at += len(group)
+    mender.set(value.called(mender.unsqueezed(value.name, places), groups=groups))
+
+
+def atoms_of(mender: Mender, table: Table) -> Group:
+    """The axes that a computed size stands for: rows, time, a fixed size, or a product with the rows."""
+    whole = Size(table)
+    if whole.fixed is not None or whole.is_time:
+        return (whole,)
+    if whole.is_rows:
+        return (mender.rows,)
+    if (table[1] % MANY_ROWS == 0).all():
+        rest = Size(np.stack([table[0], table[0]]))
+        if (table[1] == table[0] * MANY_ROWS).all():
+            return (mender.rows, rest)
+    mender.refuse(CROSSES_ROWS)
+
+
+def expand(mender: Mender) -> None:
+    """Expand, and the part of Tile that repeats axes of size 1."""
+    value, wanted = mender.ragged(0), mender.value(1)
+    if not isinstance(wanted, Numbers):
+        mender.refuse("its shape is computed from the data")
+    _expanded(mender, value, [wanted.table[..., place] for place in range(wanted.shape[0])])
+
+
+def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
+    rank = max(len(tables), value.rank)
+    tables = [np.ones((2, mender.count), np.int64)] * (rank - len(tables)) + [*tables]
+    name = mender.unsqueezed(value.name, range(int(value.row_added), int(value.row_added) + rank - value.rank))
+    own: list[Group] = [(mender.one,)] * (rank - value.rank) + [*value.groups]
+    groups: list[Group] = []
+    parts = [mender.writer.constant([1])] if value.row_added else []
+    split: list[int] = []
+    at = int(value.row_added)
+    for group, table in zip(own, tables, strict=True):
+        target = atoms_of(mender, table)
+        if not is_one(group) or is_one(target):
+            if not (is_one(target) or mender.matches((mender.size_of(group),), (Size(table),))):
+                mender.refuse(f"expands an axis of size {shown(group)} to {shown(target)}")
+            groups.append(group)
+            parts += [mender.writer.constant([1])] * len(group)
+            at += len(group)
+            continue
+        split += range(at + 1, at + len(target))
+        groups.append(target)
+        parts += [mender.writer.at_width(size) for size in target]
+        at += len(target)
+    if sum(size.is_rows for group in groups for size in group) > 1:
+        mender.refuse(CROSSES_ROWS)
+    name = mender.unsqueezed(name, split)
+    moved_rows = value.row_added and any(size.is_rows for group in groups for size in group)
+    if moved_rows:  # each row has its own value: its axis of rows moves to where the original has it
+        place = [size.is_rows for group in groups for size in group].index(True)
+        name = mender.squeezed(name, [place + 1])
+        total = sum(len(group) for group in groups)
+        name = mender.transposed(name, [*range(1, place + 1), 0, *range(place + 1, total)])
+        parts = parts[1:]
+    if any(part != mender.writer.constant([1]) for part in parts):
+        name = mender.emit("Expand", [name, mender.emit("Concat", parts, axis=0)])
+    mender.set(value.called(name, groups=tuple(groups), row_added=value.row_added and not moved_rows))
+
+
+def tile(mender: Mender) -> None:
+    """Tile: axes of size 1 are repeated; an axis of fixed size as often as a constant says."""
+    value, repeats = mender.ragged(0), mender.value(1)
+    if not isinstance(repeats, Numbers):
+        mender.refuse("its repeats are computed from the data")
+    tables = [repeats.table[..., place] for place in range(repeats.shape[0])]
+    if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
+        _expanded(mender, value, tables)
+        return
+    counts = mender.constant(1)
+    assert counts is not None
+    for group, count in zip(value.groups, counts.tolist(), strict=True):
+        if count != 1 and (len(group) != 1 or group[0].fixed is None):
+            mender.refuse("repeats the steps of a sequence behind themselves")
+    physical = [1] * value.row_added + [
+        count if len(group) == 1 else 1
+        for group, count in zip(value.groups, counts.tolist(), strict=True)
+        for _ in group
+    ]
+    name = mender.emit("Tile", [value.name, mender.writer.constant(physical)])
+    groups = tuple(
+        (mender.fixed((group[0].fixed or 1) * count),) if count != 1 else group
+        for group, count in zip(value.groups, counts.tolist(), strict=True)
+    )
+    mender.set(value.called(name, groups=groups))
+
+
+def constant_of_shape(mender: Mender) -> None:
+    """ConstantOfShape: one number at every place."""
+    wanted = mender.value(0)
+    if not isinstance(wanted, Numbers):
+        mender.refuse("its shape is computed from the data")
+    attribute = mender.attribute("value")
+    fill = np.zeros(1, np.float32) if attribute is None else numpy_helper.to_array(attribute)
+    scalar = mender.writer.constant(fill.reshape(()), dtype=fill.dtype)
+    if wanted.is_constant and wanted.table[0, 0].prod() <= _SMALL:
+        whole = np.full(tuple(wanted.table[0, 0].tolist()), fill.reshape(-1)[0])
+        name = mender.writer.constant(whole, dtype=whole.dtype)
+        mender.set(Numbers(name, np.broadcast_to(whole, (2, mender.count, *whole.shape))))
+        return
+    tables = [wanted.table[..., place] for place in range(wanted.shape[0])]
+    value: Value = Numbers(scalar, np.broadcast_to(fill.reshape(()), (2, mender.count)))
+    _expanded(mender, mender.as_ragged(value), tables)
+
+
+RULES: dict[str, Rule] = {
+    "ConstantOfShape": constant_of_shape,
+    "Expand": expand,
+    "Flatten": flatten,
+    "Reshape": reshape,
+    "Shape": shape,
+    "Size": size,
+    "Squeeze": squeeze,
+    "Tile": tile,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,255 @@
+"""Sizes of the original graph, as functions of the number of rows and of a sequence's own length.
+
+A graph computes with its sizes: `Shape`, `Gather`, `Div` and so on. A table holds the result of such a computation for
+every length of some range, once for one row and once for `MANY_ROWS`. So two sizes are equal if their tables are, a
+size that is the same at every length is fixed, and one that grows with the rows is the axis of the rows. No formula is
+needed for that, and every operator on sizes is its NumPy counterpart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANY_ROWS: Final = 1_000_003
+"""A prime number of rows, larger than any size of a model: what is divisible by it counts the rows."""
+
+Table = NDArray[Any]
+"""`[2, lengths, *shape]`: the values of a tensor for 1 and for `MANY_ROWS` rows, at each length of a range."""
+
+
+class Size:
+    """The size of one axis of the original graph.
+
+    Args:
+        table: `[2, lengths]` int64.
+    """
+
+    __slots__ = ("fixed", "table")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        first = table.flat[0]
+        self.fixed: int | None = int(first) if (table == first).all() else None
+
+    @classmethod
+    def of(cls, number: int, count: int) -> Size:
+        """A fixed size, for a number of lengths."""
+        return cls(np.broadcast_to(np.int64(number), (2, count)))
+
+    @property
+    def is_rows(self) -> bool:
+        """Whether it is the number of rows itself."""
+        return bool((self.table[0] == 1).all() and (self.table[1] == MANY_ROWS).all())
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it depends on the length of the sequence, and not on the rows."""
+        return self.fixed is None and not self.counts_rows
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether it depends on the number of rows."""
+        return bool((self.table[0] != self.table[1]).any())
+
+    @property
+    def alone(self) -> Table:
+        """`[lengths]`: the size at each length, of one row."""
+        row: Table = self.table[0]
+        return row
+
+    def same(self, other: Size) -> bool:
+        """Whether two sizes are equal at every length."""
+        return self is other or np.array_equal(self.table, other.table)
+
+    def times(self, other: Size) -> Size:
+        """The product."""
+        return Size(self.table * other.table)
+
+    def over(self, other: Size) -> Size | None:
+        """The quotient; None if there is a remainder at any length."""
+        if not self.divisible(other).all():
+            return None
+        return Size(self.table // other.table)
+
+    def divisible(self, other: Size) -> NDArray[np.bool_]:
+        """`[lengths]`: at which lengths there is no remainder."""
+        whole = other.table > 0
+        divisible: NDArray[np.bool_] = (whole & (self.table % np.where(whole, other.table, 1) == 0)).all(axis=0)
+        return divisible
+
+    def __repr__(self) -> str:
+        """The first sizes."""
+        return f"Size({self.alone[:6].tolist()}{', rows' if self.counts_rows else ''})"
+
+
+def product(sizes: Sequence[Size], count: int) -> Size:
+    """The product of sizes; 1 if there are none. `count` is the number of lengths."""
+    result = Size.of(1, count)
+    for size in sizes:
+        result = result.times(size)
+    return result
+
+
+def _shifted(axis: int, rank: int) -> int:
+    """An axis of a tensor as an axis of its table."""
+    return axis + 2 if axis >= 0 else axis + rank + 2
+
+
+def _whole_division(left: Table, right: Table) -> Table:
+    """ONNX's division: of integers, rounded towards zero."""
+    if not np.issubdtype(left.dtype, np.integer):
+        return left / right
+    apart = np.where(right == 0, 1, right)
+    quotient = np.abs(left) // np.abs(apart)
+    result: Table = (quotient * np.sign(left) * np.sign(apart)).astype(left.dtype)
+    return result
+
+
+def _modulo(left: Table, right: Table, fmod: int) -> Table:
+    return np.fmod(left, right) if fmod else np.mod(left, np.where(right == 0, 1, right))
+
+
+_BINARY: Final[dict[str, Callable[..., Table]]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _whole_division,
+    "Pow": lambda left, right: np.power(left.astype(np.float64), right).astype(left.dtype),
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+}
+
+_UNARY: Final[dict[str, Callable[[Table], Table]]] = {
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.round,
+    "Sqrt": np.sqrt,
+    "Exp": np.exp,
+    "Log": np.log,
+    "Reciprocal": np.reciprocal,
+    "Not": np.logical_not,
+    "Identity": lambda table: table,
+    "Sign": np.sign,
+}
+
+_REDUCED: Final[dict[str, Callable[..., Table]]] = {
+    "ReduceProd": np.prod,
+    "ReduceSum": np.sum,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+}
+
+
+def aligned(tables: Sequence[Table]) -> list[Table]:
+    """Tables of tensors of several ranks, with axes of size 1 in front as broadcasting puts them."""
+    rank = max(table.ndim for table in tables)
+    return [table.reshape(*table.shape[:2], *[1] * (rank - table.ndim), *table.shape[2:]) for table in tables]
+
+
+def _pair(tables: Sequence[Table]) -> tuple[Table, Table]:
+    left, right = aligned(tables)
+    return left, right
+
+
+def evaluated(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
+    """The table of a node's output from those of its inputs.
+
+    Args:
+        kind: The operator type.
+        inputs: The tables of its inputs; None for an input that is not given.
+        attributes: Its attributes; element types are NumPy's.
+
+    Returns:
+        None if the operator is not one of those that compute with sizes, or its output's own shape is not fixed.
+    """
+    given = [table for table in inputs if table is not None]
+    with np.errstate(all="ignore"):
+        if kind in _BINARY and len(given) == 2:
+            return _BINARY[kind](*aligned(given))
+        if kind in _UNARY:
+            return _UNARY[kind](given[0])
+        if kind == "Mod":
+            return _modulo(*_pair(given), attributes.get("fmod", 0))
+        if kind in ("Min", "Max"):
+            parts = aligned(given)
+            result = parts[0]
+            for part in parts[1:]:
+                result = (np.minimum if kind == "Min" else np.maximum)(result, part)
+            return result
+        if kind == "Where":
+            condition, one, other = aligned(given)
+            chosen: Table = np.where(condition, one, other)
+            return chosen
+        if kind == "Cast":
+            kept: Table = given[0].astype(attributes["to"])
+            return kept
+        if kind == "Clip":
+            result = given[0]
+            for place, bound in ((1, np.maximum), (2, np.minimum)):
+                limit = inputs[place] if len(inputs) > place else None
+                result = result if limit is None else bound(*aligned([result, limit]))
+            return result
+        return _moved(kind, inputs, attributes)
+
+
+def constant_of(table: Table | None) -> NDArray[Any] | None:
+    """The tensor of a table that is the same for all lengths and rows; None if it is not."""
+    if table is None:
+        return None
+    first: NDArray[Any] = table[0, 0]
+    return first if (table == first).all() else None
+
+
+def _moved(kind: str, inputs: Sequence[Table | None], attributes: dict[str, Any]) -> Table | None:
+    """The same for operators that move the elements of a tensor without computing."""
+    table = inputs[0]
+    if table is None:
+        return None
+    rank = table.ndim - 2
+    extra = [constant_of(each) for each in inputs[1:]]
+    if kind == "Concat":
+        return np.concatenate([each for each in inputs if each is not None], _shifted(attributes["axis"], rank))
+    if kind == "Gather" and extra[0] is not None:
+        axis = _shifted(attributes.get("axis", 0), rank)
+        places = extra[0]
+        if not ((-table.shape[axis] <= places) & (places < table.shape[axis])).all():
+            return None
+        return np.take(table, places, axis=axis)
+    if kind in ("Squeeze", "Unsqueeze"):
+        axes = attributes.get("axes") if len(inputs) < 2 or extra[0] is None else extra[0].tolist()
+        if axes is None:
+            axes = [axis for axis in range(rank) if table.shape[axis + 2] == 1]
+        if kind == "Squeeze":
+            return np.squeeze(table, tuple(_shifted(axis, rank) for axis in axes))
+        return np.expand_dims(table, tuple(_shifted(axis, rank + len(axes)) for axis in axes))
+    if kind == "Slice" and all(each is not None for each in extra):
+        starts, ends = (extra[place].tolist() for place in (0, 1))  # type: ignore[union-attr]  # not None
+        axes = extra[2].tolist() if len(extra) > 2 and extra[2] is not None else range(len(starts))
+        steps = extra[3].tolist() if len(extra) > 3 and extra[3] is not None else [1] * len(starts)
+        cut = [slice(None)] * table.ndim
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            size = table.shape[_shifted(axis, rank)]
+            cut[_shifted(axis, rank)] = slice(start, None if step < 0 and end < -size else end, step)
+        return table[tuple(cut)]
+    if kind == "Reshape" and extra[0] is not None and not (extra[0] == 0).any():
+        return table.reshape(*table.shape[:2], *extra[0].tolist())
+    if kind == "Expand" and extra[0] is not None and extra[0].size < 8:
+        shape = np.broadcast_shapes(table.shape[2:], tuple(extra[0].tolist()))
+        return np.broadcast_to(aligned([table, np.empty((1, 1, *shape))])[0], (*table.shape[:2], *shape))
+    if kind in _REDUCED:
+        axes = attributes.get("axes") if len(inputs) < 2 or extra[0] is None else extra[0].tolist()
+        where = tuple(range(2, table.ndim)) if axes is None else tuple(_shifted(axis, rank) for axis in axes)
+        return _REDUCED[kind](table, axis=where, keepdims=bool(attributes.get("keepdims", 1)))
+    return None

@@ -1,0 +1,121 @@
+"""What is known of a value of the graph while it is mended: which of its axes are rows, time, or of fixed size.
+
+The mended graph runs every row as the original runs it alone. So a value of the original is described by its axes in
+the original, run alone, and by the axes of the tensor that stands for it in the mended graph. The two differ in two
+ways:
+
+    merged axes     The original reshapes `[rows, width, F]` to `[rows * width, F]`. The mended graph keeps the axes
+                    apart, so that a mask still fits; a *group* lists the axes that are one axis of the original.
+    an axis of rows A number of the original that depends on the length, such as the width of a mean, is one number for
+                    all rows. In the mended graph each row has its own: the tensor gets an axis of rows in front that
+                    the original does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from lengthwise_export.mending.sizes import Size, Table, constant_of
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A tensor that is computed from sizes and constants alone.
+
+    Attributes:
+        name: The value in the mended graph, computed from the width of the batch; it may be put to use as a shape.
+        table: `[2, lengths, *shape]`: what it is for each length of a row, run alone.
+    """
+
+    name: str
+    table: Table
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return self.table.shape[2:]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it depends neither on the length nor on the rows."""
+        return self.table.strides[:2] == (0, 0) or constant_of(self.table) is not None
+
+    @property
+    def dtype(self) -> int:
+        """Its element type in ONNX."""
+        return int(onnx.helper.np_dtype_to_tensor_dtype(self.table.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """A tensor with data, or with an axis of time.
+
+    Attributes:
+        name: The value in the mended graph.
+        dtype: Its element type in ONNX.
+        groups: For each axis of the original, the axes of the mended graph that it consists of, in order.
+        row_added: Whether the tensor has an axis of rows in front that the original does not have.
+        zeroed: Whether it is known to be 0 beyond every row's length.
+    """
+
+    name: str
+    dtype: int
+    groups: tuple[tuple[Size, ...], ...]
+    row_added: bool = False
+    zeroed: bool = field(default=False, compare=False)
+
+    @property
+    def rank(self) -> int:
+        """The number of axes of the original."""
+        return len(self.groups)
+
+    @property
+    def axes(self) -> tuple[Size, ...]:
+        """The axes of the tensor, without the added axis of rows."""
+        return tuple(size for group in self.groups for size in group)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether any axis of the original is several axes of the tensor."""
+        return any(len(group) != 1 for group in self.groups)
+
+    def starts(self) -> tuple[int, ...]:
+        """For each group, the index of its first axis in the tensor."""
+        places, at = [], int(self.row_added)
+        for group in self.groups:
+            places.append(at)
+            at += len(group)
+        return tuple(places)
+
+    def indexes(self, axis: int) -> range:
+        """The axes of the tensor that are one axis of the original."""
+        start = self.starts()[axis]
+        return range(start, start + len(self.groups[axis]))
+
+    @property
+    def rows_at(self) -> int | None:
+        """The index of the rows among the tensor's axes; None if it is the same for all rows."""
+        if self.row_added:
+            return 0
+        return next((place for place, size in enumerate(self.axes) if size.is_rows), None)
+
+    def times(self) -> Iterator[tuple[int, Size]]:
+        """Each axis of time: its index in the tensor, and its size."""
+        for place, size in enumerate(self.axes, start=int(self.row_added)):
+            if size.is_time:
+                yield place, size
+
+    def called(self, name: str, **changes: object) -> Ragged:
+        """The same description of another tensor."""
+        return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
+
+
+Value = Numbers | Ragged
+
+
+def singles(sizes: Sequence[Size]) -> tuple[tuple[Size, ...], ...]:
+    """Groups of one axis each."""
+    return tuple((size,) for size in sizes)

@@ -1,0 +1,191 @@
+"""Writes the mended graph: nodes, constants, and what rows need in common: lengths, masks and positions.
+
+Everything that depends on a row's length is computed from the input with the lengths. A size that the original derives
+from its width by a convolution, a slice or a division is a function of the length. Where it is a linear function with
+an integer division, it is computed; any other function becomes a table that is indexed by the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from lengthwise_export.mending.sizes import Size, Table
+
+_ROUNDED_UP: Final = 8
+"""How much wider than its longest sequence a batch may be at least."""
+
+_MOST_STRIDE: Final = 64
+"""The largest divisor that is tried for a size; another function becomes a table."""
+
+
+class Writer:
+    """The nodes and constants of the mended graph.
+
+    Args:
+        lengths: The input with the lengths, `[rows]` int32 or int64.
+        width: The input with the steps and the index of its axis of time.
+        taken: The names that are in use in the original graph.
+        int32: Whether the input with the lengths is int32; else it is int64.
+        range_: The lengths that tables hold, ascending without a gap.
+
+    Attributes:
+        nodes: The nodes, in order.
+        constants: The initializers that were added.
+    """
+
+    def __init__(
+        self, lengths: str, width: tuple[str, int], taken: Iterable[str], *, int32: bool, range_: NDArray[np.int64]
+    ) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._names = set(taken)
+        self._lengths_input = lengths
+        self._int32 = int32
+        self._range = range_
+        self._width_input = width
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._shared: dict[object, str] = {}
+
+    def emit(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """Adds a node with one output, and returns the output's name."""
+        name = output or self.name(f"mended_{kind.lower()}")
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=self.name(f"{name}_node"), **attributes))
+        return name
+
+    def name(self, wanted: str) -> str:
+        """A name that is not in use, like the wanted one."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    def constant(self, array: NDArray[Any] | np.generic | Sequence[int] | float, dtype: Any = None) -> str:
+        """The name of an initializer with these numbers; int64 by default for integers."""
+        tensor = np.asarray(array, dtype=dtype)
+        if dtype is None and np.issubdtype(tensor.dtype, np.integer):
+            tensor = tensor.astype(np.int64)
+        key = (str(tensor.dtype), tensor.shape, tensor.tobytes())
+        if key not in self._constants:
+            name = self.name("mended_constant")
+            self.constants.append(numpy_helper.from_array(np.array(tensor, order="C"), name))
+            self._constants[key] = name
+        return self._constants[key]
+
+    def scalar_of(self, number: float, dtype: int) -> str:
+        """A constant without axes, of an ONNX element type."""
+        return self.constant(np.array(number, dtype=helper.tensor_dtype_to_np_dtype(dtype)))
+
+    @property
+    def lengths(self) -> str:
+        """`[rows]` int64: the lengths."""
+        if not self._int32:
+            return self._lengths_input
+        return self._once("lengths", lambda: self.emit("Cast", [self._lengths_input], to=TensorProto.INT64))
+
+    @property
+    def width(self) -> str:
+        """`[1]` int64: the width of the batch."""
+        name, axis = self._width_input
+        return self._once("width", lambda: self.emit("Shape", [name], start=axis, end=axis + 1))
+
+    @property
+    def rows(self) -> str:
+        """`[1]` int64: the number of rows."""
+        return self._once("rows", lambda: self.emit("Shape", [self._lengths_input]))
+
+    def per_row(self, table: Table) -> str:
+        """`[rows, *shape]`: the values of a table `[lengths, *shape]` at each row's length."""
+        key = ("row", str(table.dtype), table.shape, table.tobytes())
+        return self._once(key, lambda: self._function(table, self.lengths))
+
+    def at_width(self, size: Size) -> str:
+        """`[1]` int64: a size at the width of the batch; of a size that counts rows, at its rows."""
+        if size.fixed is not None:
+            return self.constant([size.fixed])
+        if size.is_rows:
+            return self.rows
+        key = ("width", size.alone.tobytes())
+        return self._once(key, lambda: self._function(size.alone, self.width))
+
+    def lengths32(self, size: Size) -> str:
+        """`[rows]` int32: each row's own size, as recurrent nodes take it."""
+        if self._int32 and np.array_equal(size.alone, self._range):
+            return self._lengths_input
+        return self._once(
+            ("int32", size.alone.tobytes()),
+            lambda: self.emit("Cast", [self.per_row(size.alone)], to=TensorProto.INT32),
+        )
+
+    def positions(self, size: Size) -> str:
+        """`[size]` int64: 0, 1, 2, ... along an axis."""
+
+        def build() -> str:
+            end = self.emit("Squeeze", [self.at_width(size), self.constant([0])])
+            return self.emit("Range", [self.constant(np.int64(0)), end, self.constant(np.int64(1))])
+
+        return self._once(("positions", size.table[0].tobytes()), build)
+
+    def mask(self, size: Size) -> str:
+        """`[rows, size]` bool: true at each row's own positions along an axis of time."""
+
+        def build() -> str:
+            ends = self.emit("Unsqueeze", [self.per_row(size.alone), self.constant([1])])
+            return self.emit("Less", [self.positions(size), ends])
+
+        return self._once(("mask", size.table[0].tobytes()), build)
+
+    def once(self, key: object, build: Any) -> str:
+        """What `build` emits, emitted at the first call with this key."""
+        return self._once(key, build)
+
+    def _once(self, key: object, build: Any) -> str:
+        if key not in self._shared:
+            self._shared[key] = build()
+        return self._shared[key]
+
+    def _function(self, table: Table, lengths: str) -> str:
+        """The values of a table `[lengths, *shape]` at some lengths, int64 `[n]`."""
+        if table.ndim == 1 and np.issubdtype(table.dtype, np.integer) and len(table) > 1:
+            found = _as_line(table, self._range)
+            if found is not None:
+                return self._line(found, lengths, table.dtype)
+        # Shorter lengths do not occur, and a width is at most rounded up.
+        full = np.concatenate([table[:1]] * int(self._range[0]) + [table] + [table[-1:]] * _ROUNDED_UP)
+        return self.emit("Gather", [self.constant(full), lengths], axis=0)
+
+    def _line(self, found: tuple[int, int, int], lengths: str, dtype: Any) -> str:
+        """`(lengths + before) // stride + after`."""
+        before, stride, after = found
+        value = lengths
+        if before:
+            value = self.emit("Add", [value, self.constant([before])])
+        if stride > 1:
+            value = self.emit("Div", [value, self.constant([stride])])
+        if after:
+            value = self.emit("Add", [value, self.constant([after])])
+        if dtype != np.int64:
+            value = self.emit("Cast", [value], to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+        return value
+
+
+def _as_line(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int, int] | None:
+    """`(before, stride, after)` with `table == (length + before) // stride + after`; None if it is no such function.
+
+    At every length `length + before` is at least 0, so that a division that truncates gives the same.
+    """
+    if table[-1] - table[0] == len(table) - 1:
+        before = int(table[0] - lengths[0])
+        return (before, 1, 0) if np.array_equal(table, lengths + before) else None
+    for stride in range(2, _MOST_STRIDE + 1):
+        for before in range(stride):
+            after = int(table[-1] - (lengths[-1] + before) // stride)
+            if np.array_equal(table, (lengths + before) // stride + after):
+                return before, stride, after
+    return None

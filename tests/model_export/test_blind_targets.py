@@ -1,0 +1,276 @@
+"""Targets that take the steps alone: which call they get, and the graph that is built for a mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.runtime.manifest import StepInput
+from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from lengthwise_export.targets.target import Target
+
+
+class Averaged(nn.Module):
+    """Convolutions over `[rows, features, width]`, as most models of time series are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, padding=1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean(-1))
+
+
+class BothWays(nn.Module):
+    """A BiLSTM whose last output reads the end of the row."""
+
+    def __init__(self, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 5, num_layers=2, batch_first=batch_first, bidirectional=True)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, _ = self.rnn(x)
+        return self.head(out[:, -1] if self.rnn.batch_first else out[-1])
+
+
+class Tagger(nn.Module):
+    def __init__(self, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 5, batch_first=batch_first)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).mean(1))
+
+
+class Raw(nn.Module):
+    """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 6, 20, stride=2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.head(self.conv(samples.unsqueeze(1)).relu().amax(-1))
+
+
+class MayTakeLengths(Tagger):
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        out = super().forward(x)
+        return out if lengths is None else out * 2
+
+
+class WithSwitch(BothWays):
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        return super().forward(x)
+
+
+def batch_of(steps: StepInput, rows: int, width: int) -> PaddedBatch:
+    """Rows that fill the width."""
+    sampler = Sampler(steps, seed=rows + width)
+    return pad([sampler.sequence(width) for _ in range(rows)], width=width)
+
+
+def built(target: Target) -> onnxruntime.InferenceSession:
+    graph = target.build("model", 18)
+    return onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def require_equal(target: Target, session: onnxruntime.InferenceSession) -> None:
+    """The graph answers as the module does, with several rows and alone, at several widths."""
+    for rows, width in ((3, 24), (1, 41), (2, 65)):
+        batch = batch_of(target.steps, rows, width)
+        (logits,) = session.run(["logits"], {target.names.sequences: batch.steps})
+        np.testing.assert_allclose(logits, target.subject.answer(batch).logits, atol=1e-5, rtol=1e-5)
+
+
+CASES = {
+    "channels first": (Averaged(), TargetOptions(channels_first=True), StepInput(features=4)),
+    "recurrent": (BothWays(), TargetOptions(), StepInput(features=4)),
+    "time first": (BothWays(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
+    "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
+    "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
+    "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "raw": (Raw(), TargetOptions(), StepInput(features=1)),
+    "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str) -> None:
+    module, options, steps = CASES[name]
+    target = targets.read(module, options, blind=True)
+    assert (target.blind, target.steps, target.per_step) == (True, steps, "per step" in name)
+    assert (target.names.lengths, target.names.lengths_type, target.names.sequences) == (
+        "lengths",
+        "int32",
+        steps.kind,
+    )
+    session = built(target)
+    assert [value.name for value in session.get_inputs()] == [steps.kind]
+    assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
+    require_equal(target, session)
+
+
+def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
+    graph = targets.read(BothWays(), TargetOptions(), blind=True).build("model", 18)
+    layers = [node for node in graph.graph.node if node.op_type == "LSTM"]
+    assert [list(node.input[4:]) for node in layers] == [[], []]
+
+
+def test_one_row_alone_is_the_original_whatever_the_lengths_say() -> None:
+    module = BothWays()
+    target = targets.read(module, TargetOptions(), blind=True)
+    batch = batch_of(target.steps, 1, 9)
+    shorter = PaddedBatch(batch.steps, batch.lengths - 4)
+    with torch.no_grad():
+        expected = module(torch.tensor(batch.steps)).numpy()
+    np.testing.assert_allclose(target.subject.answer(batch).logits, expected, atol=1e-6)
+    assert np.array_equal(target.subject.answer(shorter).logits, target.subject.answer(batch).logits)
+
+
+def test_a_model_that_takes_lengths_gets_them_unless_the_user_says_otherwise() -> None:
+    given = targets.read(MayTakeLengths(), TargetOptions(), blind=True)
+    assert not given.blind
+    assert [value.name for value in built(given).get_inputs()] == ["values", "lengths"]
+    alone = targets.read(MayTakeLengths(), TargetOptions(second="none"), blind=True)
+    assert alone.blind
+    require_equal(alone, built(alone))
+
+
+@pytest.mark.parametrize("module", [BothWays(), Tokens()], ids=["values", "tokens"])
+def test_without_a_mend_a_module_of_the_steps_alone_is_refused_with_both_cures(module: nn.Module) -> None:
+    with pytest.raises(UncheckableError, match=r"neither lengths nor a mask.*or pass --mend"):
+        targets.read(module, TargetOptions())
+
+
+def test_none_is_for_a_mend_only() -> None:
+    with pytest.raises(ConfigurationError, match=r"--second none: .*also pass --mend"):
+        targets.read(MayTakeLengths(), TargetOptions(second="none"))
+
+
+def test_an_argument_that_nobody_gives_is_asked_for() -> None:
+    class Times(BothWays):
+        def forward(self, x: Tensor, times: Tensor) -> Tensor:
+            return super().forward(x + times)
+
+    with pytest.raises(ConfigurationError, match="times may be lengths or a mask"):
+        targets.read(Times(), TargetOptions(), blind=True)
+    with pytest.raises(UncheckableError, match="also requires times"):
+        targets.read(Times(), TargetOptions(second="none"), blind=True)
+
+
+def test_features_as_many_as_a_width_that_is_tried_do_not_hide_the_order_of_the_axes() -> None:
+    """At a width of 7, a module of 7 channels runs either way."""
+    module = nn.Sequential(nn.Conv1d(7, 3, 3, padding=1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    with pytest.raises(ConfigurationError, match="pass --channels-first"):
+        targets.read(module, TargetOptions(), blind=True)
+    assert targets.read(module, TargetOptions(channels_first=True), blind=True).steps == StepInput(features=7)
+
+
+@pytest.mark.parametrize("name", ["recurrent", "per step", "tokens"])
+def test_an_onnx_file_of_the_steps_alone_is_read(tmp_path: Path, name: str) -> None:
+    module, options, steps = CASES[name]
+    original = targets.read(module, options, blind=True)
+    file = tmp_path / "model.onnx"
+    onnx.save(original.build("model", 18), file)
+    target = targets.read(str(file), TargetOptions(), blind=True)
+    assert (target.blind, target.steps, target.per_step) == (True, steps, name == "per step")
+    assert (target.names.sequences, target.names.lengths, target.names.time_first) == (steps.kind, "lengths", False)
+    assert [value.name for value in target.build("model", 18).graph.input] == [steps.kind]
+    batch = batch_of(steps, 2, 24)
+    np.testing.assert_allclose(
+        target.subject.answer(batch).logits, original.subject.answer(batch).logits, atol=1e-5, rtol=1e-5
+    )
+    assert target.subject.record(batch).operations
+    with pytest.raises(UncheckableError, match=r"nothing marks where a sequence ends.*or pass --mend"):
+        targets.read(str(file), TargetOptions())
+
+
+def parsed(signature: str, body: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {signature} {{ {body} }}')
+
+
+def test_the_rows_of_a_graph_that_answers_each_step_are_those_that_do_not_mix() -> None:
+    running = "c = Constant <value_int = {axis}> ()  logits = CumSum (x, c)"
+    first, second = (
+        targets.read(
+            parsed("g (float[p,q,4] x) => (float[p,q,4] logits)", running.format(axis=axis)),
+            TargetOptions(),
+            blind=True,
+        )
+        for axis in (0, 1)
+    )
+    assert (first.names.time_first, second.names.time_first) == (True, False)
+
+
+def test_int32_ids_and_samples_without_features_are_read() -> None:
+    ids = parsed(
+        "g (int32[N,T] ids) => (float[N,2] logits)",
+        "f = Cast <to = 1> (ids)  m = ReduceMean <keepdims = 1> (f, one)  logits = Concat <axis = 1> (m, m)",
+    )
+    ids.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    target = targets.read(ids, TargetOptions(vocabulary=9), blind=True)
+    assert target.steps == StepInput(kind="tokens", vocabulary=9)
+    assert target.build("model", 18).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
+    samples = parsed(
+        "g (float[N,T] samples) => (float[N,2] logits)",
+        "m = ReduceMean <keepdims = 1> (samples, one)  logits = Concat <axis = 1> (m, m)",
+    )
+    samples.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    target = targets.read(samples, TargetOptions(), blind=True)
+    assert (target.steps, target.names.features_axis) == (StepInput(features=1), False)
+
+
+def test_a_name_that_the_graph_has_already_is_not_taken_for_the_lengths() -> None:
+    graph = parsed(
+        "g (float[N,T,4] x) => (float[N,4] logits)",
+        "lengths = Relu (x)  logits = ReduceMax <keepdims = 0> (lengths, one)",
+    )
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    assert targets.read(graph, TargetOptions(), blind=True).names.lengths == "sequence_lengths"
+
+
+def test_a_graph_that_needs_many_steps_is_read() -> None:
+    graph = parsed(
+        "g (float[N,4,T] x) => (float[N,2] logits)",
+        "c = Conv <kernel_shape = [40]> (x, W)  logits = ReduceMean <keepdims = 0> (c, two)",
+    )
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 4, 40), np.float32), "W"))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
+    target = targets.read(graph, TargetOptions(), blind=True)
+    assert (target.names.channels_first, target.steps) == (True, StepInput(features=4))
+
+
+def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
+    graph = parsed(
+        "g (float[N,T,4] x, int64[N] n) => (float[N,4] logits)", "logits = ReduceMax <keepdims = 0> (x, one)"
+    )
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    with pytest.raises(ConfigurationError, match=r"--second none: the graph takes .*n \(int64"):
+        targets.read(graph, TargetOptions(second="none"), blind=True)
+    assert not targets.read(graph, TargetOptions(), blind=True).blind
