@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto
 
+from lengthwise.runtime.manifest import GraphNames
 from tests.gallery.index import Exhibit
 from tests.gallery.trials import Array, Model, alone, graph_model, junk, padded, run_of
 
@@ -51,23 +52,35 @@ def ragged(exhibit: Exhibit, count: int, *, longest: int = LONGEST, seed: int = 
     return rows
 
 
-def mended_model(graph: ModelProto, exhibit: Exhibit, *, values: str, lengths: str) -> Model:
+def mended_model(graph: ModelProto, exhibit: Exhibit, names: GraphNames) -> Model:
     """How to run a graph that was given lengths.
 
     Args:
         graph: It.
         exhibit: The original.
-        values: The name of the graph's input with the steps.
-        lengths: The name of its input with the lengths.
+        names: The graph's inputs and output, and the order of their axes.
     """
-    return graph_model(replace(exhibit, values=values, second="lengths", second_name=lengths), graph)
+    return graph_model(
+        replace(
+            exhibit,
+            values=names.sequences,
+            second="lengths",
+            second_name=names.lengths,
+            output=names.logits,
+            time_first=names.time_first,
+            channels_first=names.channels_first,
+            raw=not names.features_axis,
+        ),
+        graph,
+    )
 
 
 def compare(exhibit: Exhibit, mended: Model, *, count: int = 200) -> Comparison:
-    """Runs the same sequences alone through the original, and in three companies through the other model.
+    """Runs the same sequences alone through the original, and in four companies through the other model.
 
-    The first company is padded with zeros to any width. The other two come in other orders, padded with zeros and with
-    junk to widths that the service would choose; between these the bits are compared.
+    The first company is padded with zeros to any width. The next two come in other orders, padded with zeros and with
+    junk to widths that the service would choose; between these the bits are compared. The last one is padded with what
+    is not finite.
 
     Args:
         exhibit: The original.
@@ -81,6 +94,7 @@ def compare(exhibit: Exhibit, mended: Model, *, count: int = 200) -> Comparison:
         answers(mended, rows, rng.permutation(count), np.zeros, multiple=1),
         answers(mended, rows, rng.permutation(count), np.zeros, multiple=WIDTH_MULTIPLE),
         answers(mended, rows, rng.permutation(count), junk(exhibit), multiple=WIDTH_MULTIPLE),
+        answers(mended, rows, rng.permutation(count), junk(exhibit) if exhibit.vocabulary else poison, multiple=1),
     ]
     if exhibit.per_step:
         companies = [
@@ -96,6 +110,11 @@ def compare(exhibit: Exhibit, mended: Model, *, count: int = 200) -> Comparison:
         one.tobytes() != other.tobytes() for (one, _), (other, _) in zip(companies[1], companies[2], strict=True)
     )
     return Comparison(*worst, other_bits=other_bits, sequences=count)
+
+
+def poison(shape: tuple[int, ...]) -> Array:
+    """NaN, infinities, and numbers that overflow when they are multiplied."""
+    return np.random.default_rng(23).choice([np.nan, np.inf, -np.inf, 1e30, -1e30], size=shape)
 
 
 def answers(

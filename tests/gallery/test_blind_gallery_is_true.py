@@ -50,7 +50,6 @@ ONE_WIDTH = (
 )
 WHOLE_WIDTH_AT_ONCE = (
     "torch_unmendable/fourier_mixing",
-    "torch_unmendable/pool_of_eight",
     "torch_unmendable/resampled_to_32",
     "torch_unmendable/steps_chosen_by_value",
     "torch_unmendable/stretched_positions",

@@ -98,3 +98,52 @@ def test_a_long_list_of_differences_is_cut(tmp_path: Path, module: nn.Module) ->
     checkpoint.write(path, {f"layer{index}": torch.zeros(1) for index in range(9)}, {})
     with pytest.raises(CheckpointError, match="and 6 more"):
         checkpoint.load(module, path)
+
+
+def under(prefix: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "net.", "_orig_mod.", "module._orig_mod.", "model.net."])
+def test_the_prefix_of_a_wrapper_is_left_out_and_told(tmp_path: Path, module: nn.Module, prefix: str) -> None:
+    path = tmp_path / "m.pt"
+    torch.save(under(prefix, module), path)
+    other = nn.Linear(3, 2)
+    notices = checkpoint.load(other, path)
+    assert notices == [f"{path}: its names begin with {prefix}, which the module's do not: it is left out"]
+    assert other.weight.equal(module.weight)
+
+
+def test_a_prefix_of_the_module_itself_stays(tmp_path: Path, module: nn.Module) -> None:
+    outer = nn.ModuleDict({"model": module})
+    torch.save(outer.state_dict(), tmp_path / "same.pt")
+    assert checkpoint.load(nn.ModuleDict({"model": nn.Linear(3, 2)}), tmp_path / "same.pt") == []
+    torch.save(under("module.", outer), tmp_path / "wrapped.pt")
+    other = nn.ModuleDict({"model": nn.Linear(3, 2)})
+    assert "begin with module., which" in checkpoint.load(other, tmp_path / "wrapped.pt")[0]
+    assert other.state_dict()["model.weight"].equal(module.weight)
+
+
+def test_the_other_weights_of_a_lightning_checkpoint_are_named(tmp_path: Path, module: nn.Module) -> None:
+    weights = under("model.", module) | {"loss.weight": torch.ones(2)}
+    torch.save({"state_dict": weights, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "m.ckpt")
+    (notice,) = checkpoint.load(nn.Linear(3, 2), tmp_path / "m.ckpt")
+    assert notice.endswith("it is left out, and so are the weights of other parts: loss.weight")
+
+
+def test_weights_that_are_there_twice_are_not_chosen_between(tmp_path: Path, module: nn.Module) -> None:
+    torch.save(under("model.", module) | under("net.", nn.Linear(3, 2)), tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"more than once, under model\. and net\.: save one"):
+        checkpoint.load(nn.Linear(3, 2), tmp_path / "m.pt")
+
+
+def test_a_prefix_that_no_wrapper_has_is_another_model(tmp_path: Path, module: nn.Module) -> None:
+    torch.save(under("teacher.", module), tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"another model: weight is missing.*teacher\.weight is left over"):
+        checkpoint.load(nn.Linear(3, 2), tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_weights_under_the_keys_of_training_libraries_are_read(tmp_path: Path, module: nn.Module, key: str) -> None:
+    torch.save({key: module.state_dict(), "optimizer": {"lr": 0.1}}, tmp_path / "m.pt")
+    assert set(checkpoint.weights(tmp_path / "m.pt")) == {"weight", "bias"}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lengthwise import files
+from lengthwise_export import foreign_files
 from lengthwise_export.errors import CheckpointError
+
+_KEYS: Final = ("state_dict", "model_state_dict", "model", "module", "net")
+"""Where files of training libraries keep the weights, beside the state of the optimizer and other things."""
+
+_WRAPPERS: Final = re.compile(r"((model|module|net|network|_orig_mod)\.)+")
+"""What wrappers put before the names of the weights: an outer module, DataParallel, Lightning, or torch.compile."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -84,10 +92,12 @@ def weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read(path)[0]
     content = _loaded(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict):
+        content = next((content[key] for key in _KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state_dict, neither directly nor under the key 'state_dict'")
+        raise CheckpointError(
+            f"{path} holds no state_dict, neither directly nor under a key ({', '.join(map(repr, _KEYS))})"
+        )
     return {str(name): value for name, value in content.items()}
 
 
@@ -106,6 +116,9 @@ def _loaded(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} is not a checkpoint: neither .safetensors nor written by torch.save"
             ) from error
+        why = foreign_files.why_refused(path)
+        if why is not None:
+            raise CheckpointError(why) from error
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path} holds more than weights, and loading it would run code; save model.state_dict() instead"
@@ -119,15 +132,18 @@ def _is_torchs(path: Path) -> bool:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
-def load(module: nn.Module, path: Path) -> None:
-    """Loads the weights of a checkpoint into a module.
+def load(module: nn.Module, path: Path) -> list[str]:
+    """Loads the weights of a checkpoint into a module. A wrapper's prefix of all names is left out.
+
+    Returns:
+        Notices about the names that are left out.
 
     Raises:
         CheckpointError: They cannot be read, or belong to another module; the message names missing, unexpected and
             misshapen tensors.
     """
-    loaded = weights(path)
     wanted = module.state_dict()
+    loaded, notices = _without_wrappers(weights(path), wanted, path)
     problems = [f"{name} is missing" for name in wanted if name not in loaded]
     problems += [f"{name} is left over" for name in loaded if name not in wanted]
     problems += [
@@ -139,3 +155,33 @@ def load(module: nn.Module, path: Path) -> None:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(problems[:5])}{rest}")
     module.load_state_dict(loaded)
+    return notices
+
+
+def _without_wrappers(
+    loaded: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights under the names that a module wants, if only the prefix of a wrapper is before these.
+
+    Raises:
+        CheckpointError: The weights are there under several prefixes.
+    """
+    if not wanted or any(name in loaded for name in wanted):
+        return loaded, []
+    prefixes = {match[0] for name in loaded if (match := _WRAPPERS.match(name)) is not None}
+    # `model.` may belong to the module, and only `module.` before it to a wrapper: every part may be where it ends.
+    prefixes |= {prefix[: end.end()] for prefix in prefixes for end in re.finditer(r"\.", prefix)}
+    fitting = sorted(prefix for prefix in prefixes if all(prefix + name in loaded for name in wanted))
+    if not fitting:
+        return loaded, []
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{path} holds the weights more than once, under {' and '.join(fitting)}: save one of them"
+        )
+    (prefix,) = fitting
+    others = [name for name in loaded if not name.startswith(prefix)]
+    notice = f"{path}: its names begin with {prefix}, which the module's do not: it is left out"
+    if others:
+        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        notice += f", and so are the weights of other parts: {', '.join(others[:3])}{rest}"
+    return {name.removeprefix(prefix): loaded[name] for name in loaded if name.startswith(prefix)}, [notice]

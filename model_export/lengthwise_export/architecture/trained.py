@@ -142,8 +142,7 @@ def load(module: nn.Module, spec: Spec, path: Path) -> list[str]:
     from lengthwise_export.architecture import checkpoint
 
     notices = compare_specs(read_record(path), spec, path)
-    checkpoint.load(module, path)
-    return notices
+    return [*notices, *checkpoint.load(module, path)]
 
 
 def compare_specs(record: TrainingRecord, spec: Spec, path: Path) -> list[str]:

@@ -31,7 +31,7 @@ from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, Role, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
@@ -55,7 +55,7 @@ class TorchSubject:
     def __init__(
         self, module: nn.Module, steps: StepInput, *, signature: CallSignature, select_output: OutputSelector
     ) -> None:
-        self._module = module.eval()
+        self._module = in_evaluation(module)
         self.steps = steps
         self._signature = signature
         self._select_output = select_output

@@ -145,7 +145,8 @@ def require_service_contract(
     ):
         raise UncheckableError(
             "the model requires left padding (each sequence at the end of its row), but Lengthwise pads at the end: "
-            "count positions and build masks from the start of the row"
+            "count positions and build masks from the start of the row, and take the last state of a sequence at its "
+            "own last step, not at [:, -1]"
         )
 
 

@@ -40,6 +40,8 @@ def module_of(text: str) -> nn.Module:
             made = made()
         except (Exception, SystemExit) as error:  # the user's own code
             raise ConfigurationError(f"{text} raises: {_told(error)}") from error
+    if type(made).__name__ == "ExportedProgram":  # torch.export takes long to import, only to ask this
+        made = made.module()
     if not isinstance(made, nn.Module):
         raise ConfigurationError(f"{text} gives a {type(made).__name__}: it must return a torch.nn.Module")
     return made

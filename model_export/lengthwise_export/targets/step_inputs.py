@@ -19,10 +19,10 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.alternative_calls import alternative_calls
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.checking.uncheckable import runs, widths_at_which_it_runs
+from lengthwise_export.checking.uncheckable import runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.call_signature import CallSignature, part_instead
 from lengthwise_export.tracing.outputs import OutputSelector
 
 _WIDTHS: Final = (7, 8, 64, 515)
@@ -54,6 +54,7 @@ def read_steps(
 
     Raises:
         ConfigurationError: No kind of step runs, or several do; the message names the options that help.
+        UncheckableError: The module takes the steps alone, and runs at one width only.
     """
     if options.features is not None and options.vocabulary is not None:
         raise ConfigurationError("--features and --vocabulary: a step is either numbers or a token id, not both")
@@ -87,18 +88,21 @@ def read_steps(
         )
     error = _error_of(module, candidates[0], signature, select_output)
     _explain_by_other_calls(text, module, candidates, signature, select_output, error)
-    for steps in candidates:
+    is_about_steps = not isinstance(error.__cause__, _NOT_ABOUT_STEPS)
+    for steps in candidates if is_about_steps or signature.second != "none" else ():
         subject = TorchSubject(module, steps, signature=signature, select_output=select_output)
         sampler = Sampler(steps, seed=0)
         takes_one_row = any(runs(subject, pad([sampler.sequence(width)], width=width)) for width in _WIDTHS)
         if is_given or takes_one_row or widths_at_which_it_runs(subject, sampler):
+            if signature.second == "none":  # it is to be mended, so no check will say why
+                raise why_it_raises(subject, [sampler.sequence(length) for length in (5, 3, 1)], 7, error)
             # The check finds which sizes run and has a better error message.
             return InferredSteps(steps, signature, (0, options.classes or len(options.labels or ()) or 1))
     tried = candidates[:4]
     which = f"; with {_as_option(candidates[0])}" if len(tried) > 1 else ""
     hint = ". If a step is something else, pass --features N or --vocabulary N"
-    if isinstance(error.__cause__, _NOT_ABOUT_STEPS):
-        which = hint = ""
+    if not is_about_steps:
+        which, hint = "", part_instead(module) if isinstance(error.__cause__, NotImplementedError) else ""
     raise ConfigurationError(
         f"{text} raises for every batch that was tried ({', '.join(map(_as_option, tried))}){which}: {error}{hint}"
     )

@@ -15,6 +15,7 @@ import onnx
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
+from lengthwise_export import foreign_files
 from lengthwise_export.architecture import trained
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, InputHints, read_graph
@@ -140,7 +141,10 @@ def _kind(text: str) -> TargetKind:
         raise ConfigurationError(
             f"{text} is no target: also name the function that returns the module, as in {text}:FACTORY"
         )
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt") and path.is_file():
+    if path.suffix in foreign_files.SUFFIXES and path.is_file():
+        why = foreign_files.why_refused(path)
+        if why is not None:
+            raise ConfigurationError(why)
         raise ConfigurationError(
             f"{text} holds weights only: also name the function that returns the module, as in "
             f"package.module:factory --checkpoint {text}"

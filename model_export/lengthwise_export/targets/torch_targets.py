@@ -11,6 +11,7 @@ from torch import nn
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export import foreign_files
 from lengthwise_export.architecture import checkpoint, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
@@ -69,11 +70,12 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
         blind: Whether the module may take the steps alone.
     """
     module = _unwrapped(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
     elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())} - {"cpu"}
     if elsewhere:
         raise ConfigurationError(f"{text} is on {', '.join(sorted(elsewhere))}: give copy.deepcopy(module).cpu()")
-    if options.checkpoint is not None:
-        checkpoint.load(module, options.checkpoint)
+    notices = [] if options.checkpoint is None else checkpoint.load(module, options.checkpoint)
     signature = read_signature(
         module,
         second=options.second,
@@ -92,7 +94,7 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     target = _of_module(
         text, "module", module, found.steps, found.signature, select_output, labels, per_step=len(found.shape) == 3
     )
-    return dataclasses.replace(target, checkpoint=options.checkpoint)
+    return dataclasses.replace(target, checkpoint=options.checkpoint, notices=tuple(notices))
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -134,6 +134,16 @@ def without_fast_path() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(before)
 
 
+def in_evaluation(module: nn.Module) -> nn.Module:
+    """The module, put into evaluation mode. A program of `torch.export` keeps the mode that it was exported in."""
+    try:
+        return module.eval()
+    except NotImplementedError:
+        for part in module.modules():
+            part.training = False
+        return module
+
+
 def read_signature(
     module: nn.Module,
     *,
@@ -160,6 +170,8 @@ def read_signature(
     """
     if time_first and channels_first:
         raise ConfigurationError("--time-first and --channels-first: steps are in one order of axes or the other")
+    if type(module).forward is nn.Module.forward:
+        raise ConfigurationError(f"{type(module).__name__} has no forward{part_instead(module)}")
     parameters = list(inspect.signature(module.forward).parameters.values())
     named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     shown = f"{type(module).__name__}.forward({', '.join(each.name for each in parameters)})"
@@ -184,6 +196,7 @@ def read_signature(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
             "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
+            + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )
     chosen = _by_option(others, second, shown) if second is not None else _by_name(others, shown)
     left = [each for each in others if each not in chosen.values()]
@@ -200,6 +213,12 @@ def read_signature(
         time_first=time_first,
         channels_first=channels_first,
     )
+
+
+def part_instead(module: nn.Module) -> str:
+    """The end of an error about a module that only holds the one that answers, as training libraries build them."""
+    parts = [f"model.{name} (a {type(part).__name__})" for name, part in module.named_children()]
+    return f": return the part that answers from the factory, such as {' or '.join(parts[:3])}" if parts else ""
 
 
 def _tells_nothing(others: Sequence[Parameter]) -> bool:

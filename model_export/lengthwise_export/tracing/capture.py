@@ -18,9 +18,10 @@ The replacements are process-wide and not thread-safe: they change functions of 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import Branches, OpenSizes, watched_branches
 from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
@@ -39,9 +40,10 @@ from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
 
-# Widths of the traced batch, of three rows. Any size above 1 works; torch.export may treat 0 and 1 as constants.
-_WIDTHS = (7, 67, 521)
-"""The first width at which the module runs is taken: convolutions without padding need many steps."""
+_WIDTHS: Final = (67, 7, 521)
+"""Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
+strides, where torch.export would treat the width as a constant; a table of positions may be short, and convolutions
+without padding may need many steps."""
 
 
 def capture(
@@ -67,14 +69,15 @@ def capture(
         ExportError: The module cannot be traced; the message has the reason and the line of code.
     """
     width = _width_at_which_it_runs(model, steps, signature)
-    sequences, ends = _batch(steps, [width, 1, 2])
+    sequences, ends = _batch(steps, [width] * 3)
     lengths = ends.int()
     trace = _Trace()
-    traced = _Traced(model, signature, select_output, trace).eval()
-    trace.branches = _constant_branches(model, steps, signature, longer=width - _WIDTHS[0])
+    traced = in_evaluation(_Traced(model, signature, select_output, trace))
+    trace.branches = _constant_branches(model, steps, signature, width)
     arguments: tuple[Tensor, ...] = (sequences,) if signature.second == "none" else (sequences, lengths)
     sizes = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})[: len(arguments)]
-    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad():
+    with PROCESS_WIDE, _replaced(trace), open_numbers(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about code that is traced all the same
         try:
             program = torch.export.export(traced, arguments, dynamic_shapes=sizes, strict=False)
         except ExportError:
@@ -97,29 +100,31 @@ def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None 
 
 
 def _width_at_which_it_runs(model: nn.Module, steps: StepInput, signature: CallSignature) -> int:
-    """The first width that the module accepts; the smallest if it accepts none, so that the trace reports the error."""
+    """The first width that the module accepts; if it accepts none, any, and the trace reports the error."""
     with without_fast_path(), torch.no_grad():
         for width in _WIDTHS:
             with contextlib.suppress(Exception, SystemExit):
                 signature.call(model, signature.given(*_batch(steps, [width] * 3)))
                 return width
-    return _WIDTHS[0]
+    return min(_WIDTHS)
 
 
-def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, *, longer: int) -> Branches:
-    """The result of each branch on a tensor value that goes the same way for all of several small batches.
+def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> Branches:
+    """The result of each branch on a tensor value that goes the same way for all of several batches.
 
-    Every sequence is more than `longer` steps long.
+    The batches are small, and some are as wide as the traced one.
     """
-    seen: dict[tuple[str, int], set[bool]] = {}
+    known: dict[tuple[str, int], set[bool]] = {}
     random = torch.Generator().manual_seed(0)
-    with watched_branches(seen), without_fast_path(), torch.no_grad():
-        for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9]):
-            sequences, ends = _batch(steps, [length + longer for length in lengths], random)
+    with without_fast_path(), torch.no_grad():
+        for lengths in ([1], [4, 2], [1, 7, 3], [5, 5], [2, 1, 9, 9], [width, 1, 2], [width + 2, width, width]):
+            seen: dict[tuple[str, int], set[bool]] = {}
             # A batch at which the module raises shows nothing about its branches; the trace will report the error.
-            with contextlib.suppress(Exception, SystemExit):
-                signature.call(model, signature.given(sequences, ends))
-    return {place: ways.pop() for place, ways in seen.items() if len(ways) == 1}
+            with contextlib.suppress(Exception, SystemExit), watched_branches(seen):
+                signature.call(model, signature.given(*_batch(steps, lengths, random)))
+                for place, ways in seen.items():
+                    known.setdefault(place, set()).update(ways)
+    return {place: ways.pop() for place, ways in known.items() if len(ways) == 1}
 
 
 class _Traced(nn.Module):

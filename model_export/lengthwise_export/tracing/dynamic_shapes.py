@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lengthwise_export.tracing.call_signature import Role
+from lengthwise_export.tracing.open_functions import RETURN_INDICES, SUBSTITUTES
 from lengthwise_export.tracing.patched_builtins import LOOP, OpenRange, is_open, trace_error
 from lengthwise_export.tracing.source_lines import current_location
 
@@ -29,8 +29,6 @@ BRANCH: Final = (
     "a Python branch on a value in a tensor depends on the batch, but a graph cannot branch: use torch.where"
 )
 A_NUMBER: Final = "turns a value in a tensor into a Python number, which a graph cannot follow: use tensors only"
-
-_Size = int | Sequence[int]
 
 Branches = Mapping[tuple[str, int], bool]
 """The result of branches on tensor values by file and line, for those that are the same for all test batches."""
@@ -41,7 +39,7 @@ _INVERTED: Final = frozenset({"__invert__", "bitwise_not", "logical_not"})
 _EQUAL: Final = frozenset({"__eq__", "eq"})
 _LARGEST: Final = frozenset({"max", "amax"})
 _MADE_OF_SIZES: Final = frozenset(
-    {"arange", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
+    {"arange", "linspace", "zeros", "ones", "full", "empty", "rand", "randn", "__getitem__", "narrow"}
 )
 _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolist", "numpy", "__array__"})
 
@@ -91,12 +89,8 @@ class OpenSizes(TorchFunctionMode):
             self._reject_loop(first, *args[1:2], **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
             raise trace_error(location, A_NUMBER)
-        if name == "take_along_dim":
-            # torch's implementation needs the sizes as numbers; a gather with expanded indices does not.
-            return _gathered(*args, **kwargs)
-        if name == "max_pool1d":
-            # torch's implementation needs the width as a number; max_pool2d does not.
-            return _pooled(*args, **kwargs)
+        if name in SUBSTITUTES and func not in RETURN_INDICES:
+            func = SUBSTITUTES[name]
         if name in _MADE_OF_SIZES:
             args, kwargs = self._with_width(args), self._with_width(kwargs)
         answer = func(*args, **kwargs)
@@ -198,34 +192,3 @@ def _is_zero(args: Sequence[Any]) -> bool:
 def _over_steps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
     return dim in (1, -1, (1,), (-1,), [1], [-1])
-
-
-def _gathered(tensor: Tensor, indices: Tensor, dim: int) -> Tensor:
-    sizes = list(tensor.shape)
-    sizes[dim] = indices.shape[dim]
-    return tensor.gather(dim, indices.expand(sizes))
-
-
-def _pooled(
-    steps: Tensor,
-    kernel_size: _Size,
-    stride: _Size | None = None,
-    padding: _Size = 0,
-    dilation: _Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    """`max_pool1d` of `[rows, channels, width]` as a `max_pool2d` of height 1; `return_indices` is never set here."""
-    pooled = functional.max_pool2d(
-        steps.unsqueeze(-2),
-        kernel_size=(1, _one(kernel_size)),
-        stride=(1, _one(stride or kernel_size)),
-        padding=(0, _one(padding)),
-        dilation=(1, _one(dilation)),
-        ceil_mode=ceil_mode,
-    )
-    return pooled.squeeze(-2)
-
-
-def _one(size: _Size) -> int:
-    return size if isinstance(size, int) else size[0]

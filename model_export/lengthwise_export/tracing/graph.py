@@ -39,8 +39,6 @@ BUILT_IN_NODES: Final = 60
 """Maximum number of nodes in a graph of the bundled architecture's size; unrolled code would exceed it."""
 
 _INSTEAD: Final = {
-    "scaled_dot_product_attention": "give it heads: q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1) and "
-    "attn_mask.unsqueeze(1), and .squeeze(1) behind it",
     "median": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",

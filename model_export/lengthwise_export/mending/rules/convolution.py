@@ -45,11 +45,14 @@ class Window:
         return bool((last >= size)[self.places(size) > 0].any())
 
 
-def windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> list[Window]:
+def windows(
+    mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]
+) -> tuple[list[Window], dict[int, tuple[Table, Table]]]:
     """The node's window along each axis behind the channels.
 
-    Raises:
-        UnmendableError: The zeros in front depend on the length.
+    Returns:
+        The windows; and by axis the zeros in front and behind at each length, where those in front depend on the length
+        (`auto_pad` at a stride): the window has none then.
     """
     count = len(kernel)
     strides = mender.attribute("strides") or [1] * count
@@ -57,6 +60,7 @@ def windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> lis
     pads = mender.attribute("pads") or [0] * (2 * count)
     auto = mender.attribute("auto_pad", "NOTSET")
     found = []
+    moved: dict[int, tuple[Table, Table]] = {}
     for place in range(count):
         spread = dilations[place] * (kernel[place] - 1) + 1
         before, after = pads[place], pads[place + count]
@@ -67,15 +71,37 @@ def windows(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> lis
             total = np.maximum((-(-size // strides[place]) - 1) * strides[place] + spread - size, 0)
             if strides[place] == 1:
                 total = np.full_like(total, spread - 1)
-            if (total != total[0]).any():
-                mender.refuse(
-                    f"pads with auto_pad {auto} at stride {strides[place]}, so the zeros in front depend on the "
-                    "length: give the convolution fixed pads"
-                )
-            half = int(total[0]) // 2
-            before, after = (half, int(total[0]) - half) if auto == "SAME_UPPER" else (int(total[0]) - half, half)
+            less, more = total // 2, total - total // 2
+            front, behind = (less, more) if auto == "SAME_UPPER" else (more, less)
+            before, after = int(front.max()), int(behind.max())
+            if (front != before).any():
+                moved[place] = front, behind
+                before = after = 0
         found.append(Window(spread, strides[place], before, after, bool(mender.attribute("ceil_mode", 0))))
-    return found
+    return found, moved
+
+
+def surrounded(mender: Mender, value: Ragged, axis: int, front: Table, behind: Table, fill: float) -> Ragged:
+    """The tensor with a number around each row's own steps, as often as its length asks for.
+
+    Args:
+        mender: The mend.
+        value: The tensor, with the number beyond each row's length.
+        axis: The axis of time.
+        front: `[lengths]`: how often in front.
+        behind: `[lengths]`: how often behind.
+        fill: The number.
+    """
+    place, size = mender.single(value, axis)
+    rank = len(value.axes)
+    amounts = [int(at == place) for at in range(rank)] * 2
+    number = mender.writer.scalar_of(fill, value.dtype)
+    wider = mender.emit("Pad", [value.name, mender.writer.constant(amounts), number], mode="constant")
+    around = Size(size.table + 2)
+    out = Size(size.table + front + behind)
+    groups = tuple((around,) if at == axis else group for at, group in enumerate(value.groups))
+    index = mender.clipped(mender.along(1 - front, 1, out), around)
+    return mender.take(value.called(wider, groups=groups), axis, index, out)
 
 
 def convolved(
@@ -106,7 +132,12 @@ def convolved(
         mender.refuse(CROSSES_ROWS)
     if mender.single(value, 1)[1].is_time:
         mender.refuse("takes the steps for its channels, so its width is fixed: transpose before it")
-    moves = windows(mender, kernel, sizes)
+    moves, moved = windows(mender, kernel, sizes)
+    for place, (front, behind) in moved.items():
+        mender.causes.append("the zeros in front of the steps are counted for the padded width")
+        value = mender.masked(value, [value.indexes(place + 2)[0]], fill)
+        value = surrounded(mender, value, place + 2, front, behind, fill)
+        sizes[place] = value.groups[place + 2][0]
     reading = [
         axis
         for axis, size, move in zip(range(2, value.rank), sizes, moves, strict=True)
@@ -209,11 +240,11 @@ def average_pool(mender: Mender) -> None:
     value = mender.ragged(0)
     kernel = mender.attribute("kernel_shape")
     sizes = [mender.single(value, axis)[1] for axis in range(2, value.rank)]
-    moves = windows(mender, kernel, sizes)
+    moves, moved = windows(mender, kernel, sizes)
+    if moved:
+        mender.refuse("averages with auto_pad at a stride: give it fixed pads")
     padded = any(move.before or move.after or move.rounds_up for move in moves)
     counts_zeros = bool(mender.attribute("count_include_pad", 0))
-    if counts_zeros and any(move.rounds_up for move in moves):
-        mender.refuse("counts zeros around the steps (count_include_pad) and rounds up (ceil_mode): use one of them")
     reads = any(size.is_time and move.reads_beyond(size.alone) for size, move in zip(sizes, moves, strict=True))
 
     def plain(masked: Ragged, moves: list[Window]) -> str:
@@ -233,7 +264,33 @@ def average_pool(mender: Mender) -> None:
         share.name = mender.writer.name(f"{share.name}_share")
         return mender.emit("Div", [total, share.output[0]])
 
-    run = counted if reads and padded and not counts_zeros else plain
+    def summed(masked: Ragged, moves: list[Window]) -> str:
+        """The sum in each window, divided by the number of its places up to the zeros behind the row's own steps."""
+        (move,), (size,) = moves, sizes
+        extra = move.kernel - 1  # the last window begins before the zeros behind the steps
+        pads = [0, 0, move.before, 0, 0, extra]
+        wide = mender.emit("Pad", [masked.name, mender.writer.constant(pads)], mode="constant")
+        places = mender.writer.positions(Size(size.table + move.before + extra))
+        ends = mender.unsqueezed(mender.writer.per_row(size.alone + move.before + move.after), [1])
+        counted = mender.cast(mender.emit("Less", [places, ends]), value.dtype)
+        options = {"pads": [0, 0], "ceil_mode": 0, "count_include_pad": 1}
+        shares = []
+        for name in (wide, mender.unsqueezed(counted, [1])):
+            mender.copy([name], drop=["auto_pad"], **options)
+            node = mender.writer.nodes[-1]
+            node.output[0] = mender.writer.name(f"{node.output[0]}_share")
+            node.name = mender.writer.name(f"{node.name}_share")
+            shares.append(node.output[0])
+        bounds = [mender.writer.constant([0]), mender.writer.at_width(Size(move.places(size.table)))]
+        return mender.emit("Slice", [mender.emit("Div", shares), *bounds, mender.writer.constant([2])])
+
+    run = plain
+    if reads and padded and not counts_zeros:
+        run = counted
+    elif reads and any(move.rounds_up for move in moves):
+        if value.is_merged or value.rank != 3:
+            mender.refuse("counts the zeros around the steps and rounds up, over more than one axis or merged ones")
+        run = summed
     convolved(mender, value, kernel, run, channels=None, fill=0, cause="its window reads beyond the last step")
 
 
@@ -254,10 +311,48 @@ def lp_pool(mender: Mender) -> None:
     )
 
 
+def resize(mender: Mender) -> None:
+    """Resize that repeats each step: nearest, by a whole number."""
+    value = mender.ragged(0)
+    times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]
+    repeats = [1.0] * value.rank
+    axes = [axis % value.rank for axis in mender.attribute("axes") or range(value.rank)]
+    scales, sizes = mender.value(2), mender.value(3)
+    if isinstance(scales, Numbers) and scales.is_constant and scales.table[0, 0].size:
+        for axis, scale in zip(axes, scales.table[0, 0].tolist(), strict=True):
+            repeats[axis] = scale
+    elif isinstance(sizes, Numbers):
+        for place, axis in enumerate(axes):
+            old = mender.size_of(value.groups[axis])
+            grown = Size(sizes.table[..., place]).over(old)
+            repeats[axis] = grown.fixed if grown is not None and grown.fixed is not None else 0.5
+    else:
+        repeats = [0.5] * value.rank
+    plain = mender.attribute("mode", "nearest") == "nearest" and (
+        mender.attribute("coordinate_transformation_mode", "half_pixel") == "asymmetric"
+        and mender.attribute("nearest_mode", "round_prefer_floor") == "floor"
+    )
+    if not plain or value.is_merged or value.row_added or any(repeats[axis] % 1 for axis in times):
+        mender.refuse(
+            "resamples the steps to another number of steps, between which it interpolates or which depends on the "
+            "width: only repeating each step (nearest, asymmetric, floor, by a whole number) can be mended"
+        )
+    if any(repeats[axis] != 1 for axis, group in enumerate(value.groups) if group[0].is_rows):
+        mender.refuse(CROSSES_ROWS)
+    factors = mender.writer.constant(np.array(repeats, dtype=np.float32))
+    (name,) = mender.copy([value.name, "", factors], drop=["axes", "keep_aspect_ratio_policy"])
+    groups = tuple(
+        group if repeats[axis] == 1 else (Size((group[0].table * repeats[axis]).astype(np.int64)),)
+        for axis, group in enumerate(value.groups)
+    )
+    mender.set(value.called(name, groups=groups))
+
+
 RULES: dict[str, Rule] = {
     "AveragePool": average_pool,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "LpPool": lp_pool,
     "MaxPool": max_pool,
+    "Resize": resize,
 }

@@ -180,6 +180,26 @@ def _from_the_end(mender: Mender, index: Ragged, size: Size) -> Ragged:
     return Ragged(mender.emit("Where", [negative, moved, one.name]), index.dtype, groups, row_added)
 
 
+def gather_nd(mender: Mender) -> None:
+    """GatherND by one index, which is Gather along its first axis."""
+    data, index = mender.value(0), mender.value(1)
+    assert data is not None
+    assert index is not None
+    count = index.shape[-1] if isinstance(index, Numbers) else index.groups[-1][0].fixed
+    if mender.attribute("batch_dims", 0) or count != 1:
+        mender.refuse(
+            f"picks places by {count} indexes at once, as adaptive pools, interpolation and x[i, j] do: pool to one "
+            "step, or pick along one axis"
+        )
+    value = mender.as_ragged(data)
+    if isinstance(index, Numbers):
+        name = mender.squeezed(index.name, [len(index.shape) - 1])
+        mender.set(_gathered_by_numbers(mender, value, 0, Numbers(name, index.table[..., 0])))
+        return
+    name = mender.squeezed(index.name, [len(index.axes) + index.row_added - 1])
+    mender.set(_gathered_by_data(mender, value, 0, index.called(name, groups=index.groups[:-1])))
+
+
 def gather_elements(mender: Mender) -> None:
     """GatherElements."""
     value, index = mender.ragged(0), mender.ragged(1)
@@ -384,6 +404,7 @@ RULES: dict[str, Rule] = {
     "Concat": concat,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
     "Pad": pad,
     "Range": range_,
     "ReverseSequence": reverse_sequence,

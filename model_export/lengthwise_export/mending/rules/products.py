@@ -30,7 +30,7 @@ def product(mender: Mender, left: Ragged, right: Ragged) -> Ragged:
     if not mender.matches(inner, other):
         if any(size.is_time for size in inner):
             mender.refuse(
-                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of fixed size over the flattened "
+                f"multiplies {shown(inner)} by weights for {shown(other)}: a layer of a fixed width over all "
                 "steps. Pool the steps before it"
             )
         mender.refuse(f"multiplies axes of different sizes, {shown(inner)} and {shown(other)}")

@@ -1,0 +1,133 @@
+"""Functions of torch whose own implementation needs a size as a number, computed with a dynamic size instead.
+
+A trace uses these in the place of the functions of the same names (see `dynamic_shapes`). They give the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.nn import functional
+
+from lengthwise_export.tracing.patched_builtins import is_open
+
+_Size = int | Sequence[int]
+
+
+def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """A gather with expanded indices; torch's own function compares all sizes."""
+    if dim is None:
+        return torch.take_along_dim(tensor, indices)
+    sizes = list(tensor.shape)
+    sizes[dim] = indices.shape[dim]
+    return tensor.gather(dim, indices.expand(sizes))
+
+
+def _max_pool1d(
+    steps: Tensor,
+    kernel_size: _Size,
+    stride: _Size | None = None,
+    padding: _Size = 0,
+    dilation: _Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """A `max_pool2d` of height 1, or a maximum over all steps; `return_indices` is never set here."""
+    kernel = _one(kernel_size)
+    if _is_width(kernel, steps):
+        return steps.amax(-1, keepdim=True)
+    pooled = functional.max_pool2d(
+        steps.unsqueeze(-2),
+        kernel_size=(1, kernel),
+        stride=(1, _one(stride or kernel_size)),
+        padding=(0, _one(padding)),
+        dilation=(1, _one(dilation)),
+        ceil_mode=ceil_mode,
+    )
+    return pooled.squeeze(-2)
+
+
+def _avg_pool1d(steps: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
+    """A mean over all steps, if the kernel is as wide as the batch."""
+    kernel = _one(kernel_size)
+    if _is_width(kernel, steps):
+        return steps.mean(-1, keepdim=True)
+    return functional.avg_pool1d(steps, kernel, *args, **kwargs)
+
+
+def _adaptive_avg_pool1d(steps: Tensor, output_size: _Size) -> Tensor:
+    """A product with the shares of the steps in each bin."""
+    bins = _one(output_size)
+    if bins == 1 or not is_open(steps.shape[-1]):
+        return functional.adaptive_avg_pool1d(steps, bins)
+    inside, counts = _bins(steps.shape[-1], bins)
+    return torch.matmul(steps, inside.to(steps.dtype) / counts)
+
+
+def _adaptive_max_pool1d(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
+    """A maximum over the steps in each bin; `return_indices` is never set here."""
+    bins = _one(output_size)
+    if bins == 1 or not is_open(steps.shape[-1]):
+        return steps.amax(-1, keepdim=True) if bins == 1 else functional.adaptive_max_pool1d(steps, bins)
+    inside, _ = _bins(steps.shape[-1], bins)
+    return torch.where(inside, steps.unsqueeze(-1), float("-inf")).amax(-2)
+
+
+def _bins(width: int, bins: int) -> tuple[Tensor, Tensor]:
+    """Which steps `[width, bins]` are in each bin of an adaptive pool, and how many `[bins]`. Bins may overlap."""
+    places = torch.arange(bins)
+    first = places * width // bins
+    behind = ((places + 1) * width + (bins - 1)) // bins
+    steps = torch.arange(width).unsqueeze(1)
+    return (steps >= first) & (steps < behind), behind - first
+
+
+def _linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
+    """`arange`, scaled; torch's own function needs the number of steps."""
+    if not is_open(steps):
+        return torch.linspace(start, end, steps, **options)
+    share = torch.arange(steps) / torch.sym_max(steps - 1, 1)  # type: ignore[no-untyped-call]  # torch's own
+    scaled: Tensor = start + share * (end - start)
+    return scaled.to(options.get("dtype") or torch.get_default_dtype())
+
+
+def _scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Attention without an axis of heads, with one head: the exporter takes no other."""
+    if query.dim() != 3:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+    if attn_mask is not None and attn_mask.dim() == 3:
+        attn_mask = attn_mask.unsqueeze(1)
+    query, key, value = (each.unsqueeze(1) for each in (query, key, value))
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs).squeeze(1)
+
+
+def _one(size: _Size) -> int:
+    return size[0] if isinstance(size, Sequence) else size
+
+
+def _is_width(size: int, steps: Tensor) -> bool:
+    return is_open(size) and statically_known_true(size == steps.shape[-1])
+
+
+SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
+    {
+        "take_along_dim": _take_along_dim,
+        "max_pool1d": _max_pool1d,
+        "avg_pool1d": _avg_pool1d,
+        "adaptive_avg_pool1d": _adaptive_avg_pool1d,
+        "adaptive_max_pool1d": _adaptive_max_pool1d,
+        "linspace": _linspace,
+        "scaled_dot_product_attention": _scaled_dot_product_attention,
+    }
+)
+"""The functions by the names of those that they replace."""
+
+RETURN_INDICES: Final = frozenset({torch.adaptive_max_pool1d})
+"""Functions of the same names that return a pair, and are not replaced."""
