@@ -129,6 +129,8 @@ def _proved(
         fix = replace(fix, reason=f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}")
         return ProvedMend(fix, target, report=report)
     reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
+    if not fix.changes:
+        reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
     return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report)
 
 
