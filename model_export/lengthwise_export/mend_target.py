@@ -5,6 +5,7 @@ target --build--> graph --mend--> mended graph --prove--> equal to the original 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,15 +22,16 @@ from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError, UnmendableError
-from lengthwise_export.mending.changes import Mended
+from lengthwise_export.mending.changes import Mended, MendedOperator
 from lengthwise_export.mending.curve import draw_curve
 from lengthwise_export.mending.fix import FixProposal, operators_text
-from lengthwise_export.mending.mend import mend
+from lengthwise_export.mending.mend import mend, shown_operator
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
+from lengthwise_export.tracing.node_origins import location_of_node, operator_name
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 LENGTHS = "lengths"
@@ -73,20 +75,24 @@ def mend_target(
         progress: Called with what runs next.
     """
     say = progress or (lambda _: None)
+    origins: dict[str, onnx.NodeProto] = {}
     try:
         say("the widths that the original accepts")
         longest, limit = _longest(target, max_length, seed)
         say("building the graph")
         graph = target.build("model", opset)
+        if target.framework:
+            origins = {shown_operator(node): node for node in graph.graph.node}
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
-        location = error.location if isinstance(error.location, CodeLocation) else None
-        return ProvedMend(FixProposal(False, error.reason, error.operator, location), target)
+        operator, location = _origin(error.operator, error.location, origins)
+        return ProvedMend(FixProposal(False, error.reason, operator, location), target)
     except LengthwiseError as error:
         # Where the original runs at one width only, for example, tracing fails too, and says less.
         report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
+    mended = replace(mended, changes=tuple(_from_origin(change, origins) for change in mended.changes))
     if limit is not None:
         return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
     return _proved(target, mended, min(longest, mended.max_length), tolerance=tolerance, seed=seed, say=say)
@@ -150,6 +156,24 @@ def alone(subject: Subject, *, per_step: bool) -> Reference:
         return wide
 
     return answer
+
+
+def _from_origin(change: MendedOperator, origins: Mapping[str, onnx.NodeProto]) -> MendedOperator:
+    operator, location = _origin(change.operator, change.location, origins)
+    return replace(change, operator=operator, location=location)
+
+
+def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
+    """The module and the line of the user's code that an operator of a traced graph comes from.
+
+    Args:
+        operator: The operator, as the mend names it.
+        location: Its line, if the mend knows it.
+        origins: The nodes of a graph that was built from code, by the names that the mend gives them.
+    """
+    known = location if isinstance(location, CodeLocation) else None
+    node = origins.get(operator)
+    return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
 
 
 def _longest(target: Target, max_length: int, seed: int) -> tuple[int, UncheckableError | None]:

@@ -107,3 +107,15 @@ def test_a_curve_ends_where_the_model_does() -> None:
     assert curve is not None
     assert curve.length == 10
     assert round(10 * (1 + curve.shares[-1])) == 20
+
+
+@pytest.mark.parametrize("values", [(0.14, 0.13, 0.13), (0.99, 1.0, 0.2), (0.0, 0.0, 0.0), (0.0, 1.0, 0.5)])
+def test_a_picture_is_drawn_to_scale_within_its_frame(values: tuple[float, float, float]) -> None:
+    section = fix_page.as_section(replace(FIX, curve=replace(CURVE, before=values, after=values)))
+    for points in re.findall(r'<polyline class="\w+" points="([^"]+)"', section):
+        heights = [float(point.split(",")[1]) for point in points.split()]
+        assert all(20 <= height <= 216 for height in heights)
+    low, middle, high = (float(text) for text in re.findall(r'text-anchor="end">([\d.]+)</text>', section))
+    assert 0 <= low < middle < high <= 1
+    assert low <= min(values) + 0.005
+    assert high >= max(values) - 0.005

@@ -56,17 +56,18 @@ def _picture(curve: PaddingCurve) -> str:
     """The probability of a class against the padding: the original as a line, the mended model as a dashed line."""
     marks = [mark for mark in _MARKS if mark <= curve.shares[-1]]
     scale = curve.shares[-1] or 1.0
+    low, high = _range([*curve.before, *curve.after])
     lines = [
-        f'<line x1="{_LEFT}" y1="{_y(value):.1f}" x2="{_WIDTH - _RIGHT}" y2="{_y(value):.1f}" stroke="#8884"/>'
-        f'<text x="{_LEFT - 8}" y="{_y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
-        for value in (0.0, 0.5, 1.0)
+        f'<line x1="{_LEFT}" y1="{_y(part):.1f}" x2="{_WIDTH - _RIGHT}" y2="{_y(part):.1f}" stroke="#8884"/>'
+        f'<text x="{_LEFT - 8}" y="{_y(part) + 4:.1f}" text-anchor="end">{low + part * (high - low):.2f}</text>'
+        for part in (0.0, 0.5, 1.0)
     ]
     lines += [
         f'<text x="{_x(mark / scale):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{mark:.0%}</text>'
         for mark in marks
     ]
     lines += [
-        f'<polyline class="{kind}" points="{_points(curve.shares, values, scale)}"/>'
+        f'<polyline class="{kind}" points="{_points(curve.shares, values, scale, low, high)}"/>'
         for kind, values in (("before", curve.before), ("after", curve.after))
     ]
     apart = max(abs(value - curve.before[0]) for value in curve.before)
@@ -83,13 +84,21 @@ def _picture(curve: PaddingCurve) -> str:
     )
 
 
-def _points(shares: Sequence[float], values: Sequence[float], scale: float) -> str:
-    return " ".join(f"{_x(share / scale):.1f},{_y(value):.1f}" for share, value in zip(shares, values, strict=True))
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest value of the picture: a range of at least 0.1 around the curves, within 0 to 1."""
+    middle, height = (min(values) + max(values)) / 2, max(1.2 * (max(values) - min(values)), 0.1)
+    low = min(max(middle - height / 2, 0.0), max(1 - height, 0.0))
+    return low, min(low + height, 1.0)
+
+
+def _points(shares: Sequence[float], values: Sequence[float], scale: float, low: float, high: float) -> str:
+    parts = [(value - low) / (high - low) for value in values]
+    return " ".join(f"{_x(share / scale):.1f},{_y(part):.1f}" for share, part in zip(shares, parts, strict=True))
 
 
 def _x(part: float) -> float:
     return _LEFT + part * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _y(value: float) -> float:
-    return _TOP + (1 - min(max(value, 0.0), 1.0)) * (_HEIGHT - _TOP - _BOTTOM)
+def _y(part: float) -> float:
+    return _TOP + (1 - part) * (_HEIGHT - _TOP - _BOTTOM)
