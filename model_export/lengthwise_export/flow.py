@@ -152,10 +152,10 @@ def _exported(
     if published.manifest.missing != source.manifest.missing:
         tell(f"warning: missing values are refused at {chosen.precision}: a quantised layer cannot take NaN")
     if published.sample is not None:
-        expected = (
-            None if read.spec is None or read.checkpoint is None else trained.read_record(read.checkpoint).expected
-        )
-        for notice in published.sample.notices(expected):
+        record = trained.TrainingRecord()
+        if read.spec is not None and read.checkpoint is not None:
+            record = trained.read_record(read.checkpoint)
+        for notice in published.sample.notices(record.expected, record.expected_answers):
             tell(f"warning: {notice}")
     return published
 
