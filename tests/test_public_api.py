@@ -16,16 +16,16 @@ EXPORTED = {
 }
 OF_CLASSES = {
     lengthwise.Model: [
-        *("features", "has_attention", "labels", "loaded", "long", "max_length", "missing", "name", "predict"),
-        *("provider", "task", "version", "vocabulary"),
+        *("features", "has_attention", "labels", "loaded", "long", "max_length", "min_length", "missing", "name"),
+        *("predict", "provider", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
         *("assigned", "attention", "label", "length", "probabilities", "score", "step_labels", "step_scores"),
         "windows",
     ],
     lengthwise_export.CheckReport: [
-        *("exit_code", "leaks", "max_length", "notes", "ran", "reason", "served", "target", "to_dict", "tolerance"),
-        *("trials", "verdict"),
+        *("exit_code", "leaks", "max_length", "min_length", "notes", "ran", "reason", "served", "target", "to_dict"),
+        *("tolerance", "trials", "verdict"),
     ],
     lengthwise_export.PublishedModel: [
         *("cases", "directory", "labels", "manifest", "nodes", "notices", "sample", "version"),

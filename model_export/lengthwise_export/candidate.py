@@ -112,6 +112,7 @@ def from_target(
     target: Target,
     *,
     max_length: int,
+    min_length: int = 1,
     multi_label: bool = False,
     scores: ScoreKind | None = None,
     missing: MissingPolicy | None = None,
@@ -124,6 +125,7 @@ def from_target(
     Args:
         target: The model.
         max_length: The longest sequence to accept; reduced if the model raises at that length.
+        min_length: The shortest sequence to accept; raised if the model raises for longer ones.
         multi_label: Whether each class is assigned on its own, so that a sequence may have any number of them.
         scores: Whether the output is logits or probabilities; None to infer it.
         missing: The policy for NaN at valid steps; None for `refuse`.
@@ -140,12 +142,13 @@ def from_target(
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
-    report = run_check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed)
+    report = run_check(target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=seed)
     _require_sound(report, target)
     task = _task(target, multi_label=multi_label)
-    longest = report.max_length or max_length
+    least, longest = report.min_length, report.max_length or max_length
     sampler = Sampler(target.steps, seed)
-    batch = pad([sampler.sequence(length) for length in (5, 3, 2, 1)], width=min(8, max(longest, 5)))
+    lengths = [min(least - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
+    batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
     answer = target.subject.answer(batch)
     made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
     if target.checkpoint is not None:
@@ -162,10 +165,11 @@ def from_target(
         labels=target.labels,
         task=task,
         scores=scores or _found_scores(answer, batch, task),
+        min_length=least,
         max_length=longest,
         missing=missing or "refuse",
         graph=names,
-        width_multiple=_width_multiple(target.subject, sampler, longest),
+        width_multiple=_width_multiple(target.subject, sampler, least, longest),
         made=made,
     )
 
@@ -177,6 +181,8 @@ def from_target(
         return target.subject.answer(batch).logits
 
     notices = (_MAY_TAKE_NAN,) if missing is None and _may_take_nan(target, batch) else ()
+    if least > 1:
+        notices = (f"sequences of fewer than {least} steps will be refused (min_length in the manifest)", *notices)
     return Candidate(manifest, build, reference if target.framework else None, tolerance, notices)
 
 
@@ -244,9 +250,9 @@ def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
     return not weights[~valid].any() and bool(np.abs(sums - 1).max() <= ROUNDING)
 
 
-def _width_multiple(subject: Subject, sampler: Sampler, longest: int) -> int:
+def _width_multiple(subject: Subject, sampler: Sampler, shortest: int, longest: int) -> int:
     """4; or 1 if the model raises at the width to which its longest sequence would be rounded up."""
-    rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, 1))]
+    rows = [sampler.sequence(longest), sampler.sequence(max(longest - 1, shortest))]
     return 4 if runs(subject, pad(rows, multiple=4)) else 1
 
 

@@ -68,11 +68,20 @@ def check(
     try:
         read = targets.read(target, options)
         with one_torch_thread() if read.framework else nullcontext():
-            report = judge(read.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
+            report = judge(
+                read.subject,
+                max_length=max_length,
+                min_length=1 if read.manifest is None else read.manifest.min_length,
+                tolerance=tolerance,
+                seed=seed,
+                progress=progress,
+            )
             if options.missing == "handled":
                 from lengthwise_export import missing_values
 
-                missing_values.require(read, max_length=report.max_length or max_length, seed=seed)
+                missing_values.require(
+                    read, min_length=report.min_length, max_length=report.max_length or max_length, seed=seed
+                )
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
     return report, read
@@ -143,10 +152,10 @@ def _exported(
     if published.manifest.missing != source.manifest.missing:
         tell(f"warning: missing values are refused at {chosen.precision}: a quantised layer cannot take NaN")
     if published.sample is not None:
-        expected = (
-            None if read.spec is None or read.checkpoint is None else trained.read_record(read.checkpoint).expected
-        )
-        for notice in published.sample.notices(expected):
+        record = trained.TrainingRecord()
+        if read.spec is not None and read.checkpoint is not None:
+            record = trained.read_record(read.checkpoint)
+        for notice in published.sample.notices(record.expected, record.expected_answers):
             tell(f"warning: {notice}")
     return published
 

@@ -34,7 +34,13 @@ _MAX_FEATURES: Final = 16
 
 
 def cases(
-    run: Callable[[PaddedBatch], BatchLogits], steps: StepInput, *, max_length: int, seed: int, provider: str
+    run: Callable[[PaddedBatch], BatchLogits],
+    steps: StepInput,
+    *,
+    max_length: int,
+    seed: int,
+    provider: str,
+    min_length: int = 1,
 ) -> Iterator[Case]:
     """Measures how answers depend on the values around a null.
 
@@ -44,13 +50,14 @@ def cases(
         max_length: The longest sequence that the model accepts.
         seed: Seed of the random sequences.
         provider: The execution provider, for the cases.
+        min_length: The shortest sequence that the model accepts.
 
     Yields:
         A case for each tried feature and each change. Its difference is a ratio: how far the change moves the answer
         with a null, divided by how far it moves the answer without one (the largest over the rows). It is 0 if an
         answer is not finite.
     """
-    probe = _MissingValueProbe(run, steps, max_length, seed)
+    probe = _MissingValueProbe(run, steps, min_length, max_length, seed)
     features = steps.features or 1
     for feature in sorted({round(index) for index in np.linspace(0, features - 1, min(features, _MAX_FEATURES))}):
         for name, ratio in probe.ratios(feature):
@@ -84,13 +91,14 @@ def contains_isnan(graph: onnx.ModelProto) -> bool:
     )
 
 
-def require(target: Target, *, max_length: int, seed: int) -> None:
+def require(target: Target, *, max_length: int, seed: int, min_length: int = 1) -> None:
     """Makes sure that a target under check handles missing values, for `check --missing handled`.
 
     Args:
         target: The target.
         max_length: The longest sequence that it accepts.
         seed: Seed of the random sequences.
+        min_length: The shortest sequence that it accepts.
 
     Raises:
         UncheckableError: It does not handle missing values.
@@ -110,12 +118,15 @@ def require(target: Target, *, max_length: int, seed: int) -> None:
             labels=target.labels,
             task="per-step" if target.per_step else "single-label",
             graph=target.names,
+            min_length=min_length,
+            max_length=max_length,
         )
         # The manifest's default policy runs the graph in our own recurrent kernels, which keep NaN.
         session = Session(target.build("model", 0).SerializeToString(), manifest)
         runs.append(lambda batch: session.run(batch).logits)
     for run in runs:
-        why = failure(list(cases(run, target.steps, max_length=max_length, seed=seed, provider=CPU_LABEL)))
+        measured = cases(run, target.steps, min_length=min_length, max_length=max_length, seed=seed, provider=CPU_LABEL)
+        why = failure(list(measured))
         if why is not None:
             raise UncheckableError(f"--missing handled contradicts {target.text}: {why}")
 
@@ -123,10 +134,18 @@ def require(target: Target, *, max_length: int, seed: int) -> None:
 class _MissingValueProbe:
     """Runs the same batch with and without a null, and with changed values around it."""
 
-    def __init__(self, run: Callable[[PaddedBatch], BatchLogits], steps: StepInput, max_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[PaddedBatch], BatchLogits],
+        steps: StepInput,
+        min_length: int,
+        max_length: int,
+        seed: int,
+    ) -> None:
         self._run = run
         random = np.random.default_rng(seed)
-        lengths = [length for length in _LENGTHS if length <= max_length] or [max_length]
+        more = max(min_length - min(_LENGTHS), 0)
+        lengths = [more + length for length in _LENGTHS if more + length <= max_length] or [max_length]
         self._batch = pad([_random_sequence(steps, length, random) for length in lengths])
         self._other = pad([_random_sequence(steps, length, random) for length in lengths])
         rows = np.arange(len(lengths))

@@ -35,7 +35,7 @@ from lengthwise.runtime.manifest import (
 from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.measurement import BatchLogits, Case, Reference
-from lengthwise.verification.random_sequences import draw
+from lengthwise.verification.random_sequences import draw, lengths_for
 from lengthwise_export import accuracy, missing_values, publish
 from lengthwise_export.accuracy import DataAccuracy
 from lengthwise_export.candidate import Candidate
@@ -198,8 +198,16 @@ def _missing_value_cases(data: bytes, manifest: Manifest, seed: int) -> list[Cas
         def run(batch: PaddedBatch, session: Session = session) -> BatchLogits:
             return session.run(batch).logits
 
-        longest, provider = manifest.max_length, session.provider
-        cases = list(missing_values.cases(run, manifest.input, max_length=longest, seed=seed, provider=provider))
+        cases = list(
+            missing_values.cases(
+                run,
+                manifest.input,
+                min_length=manifest.min_length,
+                max_length=manifest.max_length,
+                seed=seed,
+                provider=session.provider,
+            )
+        )
         why = missing_values.failure(cases)
         if why is not None:
             raise VerificationError(
@@ -251,7 +259,7 @@ def _write(stage: Path, verified: VerifiedGraph, *, seed: int) -> Manifest:
     manifest = verified.manifest
     (stage / GRAPH_FILE).write_bytes(verified.graph.SerializeToString())
     session = Session.load(stage, manifest)
-    lengths = [length for length in GOLDEN_LENGTHS if length <= manifest.max_length]
+    lengths = lengths_for(manifest, GOLDEN_LENGTHS)
     expected = golden.answers(session, draw(manifest, lengths, seed + 10), manifest)
     expected.write(stage / GOLDEN_FILE)
     # Every case holds, or the export had failed before. The service requires `holds` in each case.

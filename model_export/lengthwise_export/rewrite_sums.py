@@ -141,6 +141,7 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
     sampler = Sampler(manifest.input, seed=0)
     apart = []
     for length in (1, 3, 8, 21, 55):
-        batch = pad([sampler.sequence(min(length, manifest.max_length))], multiple=manifest.width_multiple)
+        steps = sampler.sequence(max(min(length, manifest.max_length), manifest.min_length))
+        batch = pad([steps], multiple=manifest.width_multiple)
         apart.append(axes.gap(*(session.run(batch).logits for session in sessions)))
     return max(apart)

@@ -70,6 +70,7 @@ class Model:
         task: `single-label`, `multi-label` or `per-step`.
         features: Number of values of a step; None for a token model.
         vocabulary: Number of token ids; None for a model of values.
+        min_length: Fewest steps of a sequence; a shorter one is an error.
         max_length: Most steps of a sequence.
         long: The policy for longer sequences: `reject` (an error), `head`, `tail` or `window`.
         missing: The policy for missing values (NaN); `refuse` makes them an error.
@@ -89,6 +90,7 @@ class Model:
         self.task: Task = manifest.task
         self.features: int | None = manifest.input.features
         self.vocabulary: int | None = manifest.input.vocabulary
+        self.min_length: int = manifest.min_length
         self.max_length: int = manifest.max_length
         self.long: LongPolicy = manifest.long
         self.missing: MissingPolicy = manifest.missing
@@ -98,10 +100,8 @@ class Model:
     def __repr__(self) -> str:
         """`<lengthwise.Model vowels/1: 9 labels, 12 features a step, at most 1024 steps>`."""
         step = f"{self.features} features a step" if self.vocabulary is None else f"{self.vocabulary} token ids"
-        return (
-            f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, "
-            f"at most {self.max_length} steps>"
-        )
+        lengths = f"at most {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
+        return f"<lengthwise.Model {self.name}/{self.version}: {len(self.labels)} labels, {step}, {lengths} steps>"
 
     def predict(self, sequences: Iterable[ArrayLike], *, attention: bool = False) -> list[Prediction]:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
@@ -240,7 +240,7 @@ def load(
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
-    directory = _highest_version(bundled_models() / "japanese-vowels") if path is None else _located(Path(path))
+    directory = _located(bundled_models() / "japanese-vowels" if path is None else Path(path))
     limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
     choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
     made = loading.load(directory, limits, devices=choice.devices)
@@ -254,29 +254,23 @@ def _located(path: Path) -> Path:
         ConfigurationError: It is neither a model directory nor a model.
     """
     from lengthwise.runtime.manifest import MANIFEST_FILE
-    from lengthwise.versions import is_version
+    from lengthwise.versions import highest_version, is_version
 
     if (path / MANIFEST_FILE).is_file():
         absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
         return absolute if is_version(absolute.name) else absolute.resolve()
     try:
+        highest = highest_version(Path(os.path.abspath(path)))
         inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
     except OSError as error:
         raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
-    if any(is_version(folder.name) for folder in inside):
-        return _highest_version(path)
+    if highest is not None:
+        return highest
     models = [str(folder) for folder in inside if any(folder.glob(f"*/{MANIFEST_FILE}"))]
     instead = f"; it holds models: load one of {', '.join(models[:5])}" if models else ""
     raise ConfigurationError(
         f"{path} is no model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
     )
-
-
-def _highest_version(folder: Path) -> Path:
-    from lengthwise.versions import is_version
-
-    inside = Path(os.path.abspath(folder)).iterdir()
-    return max((path for path in inside if is_version(path.name) and path.is_dir()), key=lambda path: int(path.name))
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

@@ -24,7 +24,7 @@ class PaddedBatch:
     Attributes:
         steps: `[rows, width, features]` float32, or `[rows, width]` int64 for tokens; zeros past each length.
         lengths: `[rows]` int32, each 1 to width.
-        fillers: How many rows at the end are no sequence: one step of zeros each, so that a device sees few shapes.
+        fillers: How many rows at the end are no sequence but a few steps of zeros, so that a device sees few shapes.
     """
 
     steps: Steps
@@ -50,7 +50,7 @@ class PaddedBatch:
     def valid_steps(self) -> int:
         """The sum of the sequences' lengths, without fillers."""
         lengths: list[int] = self.lengths.tolist()
-        return sum(lengths) - self.fillers
+        return sum(lengths[: len(lengths) - self.fillers])
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:
@@ -59,7 +59,12 @@ def rounded_width(length: int, multiple: int = 4) -> int:
 
 
 def pad(
-    sequences: Sequence[Steps], *, multiple: int = 4, width: int | None = None, rows: int | None = None
+    sequences: Sequence[Steps],
+    *,
+    multiple: int = 4,
+    width: int | None = None,
+    rows: int | None = None,
+    filler_length: int = 1,
 ) -> PaddedBatch:
     """Pads sequences to a batch, with zeros after each.
 
@@ -69,6 +74,7 @@ def pad(
         multiple: The width is rounded up to a multiple of it.
         width: The width to pad to instead, at least the longest length.
         rows: The number of rows to fill up to, at least the number of sequences; None for no filler.
+        filler_length: Steps of a filler, at most the width.
 
     Raises:
         ValueError: No sequence, an empty one, one longer than `width`, or more than `rows`.
@@ -86,7 +92,7 @@ def pad(
     fillers = 0 if rows is None else rows - len(sequences)
     if fillers < 0:
         raise ValueError(f"{len(sequences)} sequences do not fit into {rows} rows")
-    lengths = np.array(counted + [1] * fillers, dtype=np.int32)
+    lengths = np.array(counted + [filler_length] * fillers, dtype=np.int32)
     first = sequences[0]
     rectangle = np.zeros((len(lengths), width, *first.shape[1:]), dtype=first.dtype)
     for row, steps in zip(rectangle, sequences, strict=False):

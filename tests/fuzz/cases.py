@@ -32,6 +32,7 @@ MODELS: Final = (
     manifest(name="window", long="window", max_length=3),
     manifest(name="short", max_length=2, attention=False),
     manifest(name="steps", task="per-step", missing="mean"),
+    manifest(name="least", min_length=2, max_length=4, long="tail", missing="zero"),
 )
 """One for each way that a body is read."""
 

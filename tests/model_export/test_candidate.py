@@ -6,16 +6,24 @@ import onnx
 import pytest
 import torch
 
-from lengthwise.errors import ConfigurationError, VerificationError
+import lengthwise
+import lengthwise_export
+from lengthwise.batching.plan import BatchLimits
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import ConfigurationError, InvalidSequences, VerificationError
 from lengthwise.padding import pad
+from lengthwise.repository import loading
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import score
-from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
+from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.verification.golden import Golden
 from lengthwise_export.candidate import Candidate, ScoreKind, from_spec, from_target, with_threshold
 from lengthwise_export.errors import ExportError
 from lengthwise_export.options import TargetOptions
-from lengthwise_export.pipeline import export
+from lengthwise_export.pipeline import PublishedModel, export
 from lengthwise_export.targets import targets
+from tests.support.fake_device import ONE
 from tests.support.specs import spec
 
 
@@ -176,3 +184,83 @@ def test_a_max_length_that_contradicts_the_spec_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"--max-length 9 contradicts input\.max_length = 1024"):
         from_spec(spec(), None, max_length=9)
     assert from_spec(spec(), None, max_length=1024).manifest.max_length == 1024
+
+
+@pytest.fixture(scope="module")
+def unpadded(tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
+    """A model that needs five steps, published."""
+    return export(module("unpadded"), tmp_path_factory.mktemp("models") / "unpadded")
+
+
+def test_the_shortest_sequence_that_a_module_takes_goes_into_its_manifest(unpadded: PublishedModel) -> None:
+    source = module("unpadded")
+    assert source.manifest.min_length == unpadded.manifest.min_length == Manifest.read(unpadded.directory).min_length
+    assert unpadded.manifest.min_length == 5
+    assert "sequences of fewer than 5 steps will be refused" in source.notices[0]
+    assert {"length 5, against the model itself", "64 steps batched"} <= {case.name for case in unpadded.cases}
+    golden = Golden.read(unpadded.directory / GOLDEN_FILE, unpadded.manifest)
+    assert [len(steps) for steps in golden.sequences] == [5, 6, 7, 9, 12, 17, 25, 38]
+    assert module("mean").manifest.min_length == 1
+
+
+def test_what_needs_some_steps_is_verified_and_served_without_shorter_ones(unpadded: PublishedModel) -> None:
+    model = lengthwise.load(unpadded.directory, provider="cpu")
+    assert (model.min_length, model.max_length) == (5, 64)
+    random = np.random.default_rng(0)
+    sequences = [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+    for steps, together in zip(sequences, model.predict(sequences), strict=True):
+        (alone,) = model.predict([steps])
+        np.testing.assert_allclose(alone.probabilities, together.probabilities, atol=1e-6)
+    with pytest.raises(InvalidSequences, match="4 steps; the model unpadded/1 needs at least 5"):
+        model.predict([sequences[0], sequences[0][:4]])
+
+
+def test_a_published_model_is_checked_from_its_own_shortest_sequence_on(unpadded: PublishedModel) -> None:
+    report = lengthwise_export.check(str(unpadded.directory), max_length=64)
+    assert (report.verdict, report.min_length) == ("sound", 5)
+    assert report.to_dict()["min_length"] == 5
+
+
+def test_a_graph_that_needs_some_steps_is_found_to_do_so(unpadded: PublishedModel, tmp_path: Path) -> None:
+    graph = targets.read(str(unpadded.directory / GRAPH_FILE), TargetOptions())
+    again = export(from_target(graph, max_length=64), tmp_path / "again")
+    assert again.manifest.min_length == 5
+    raised = from_target(graph, max_length=64, min_length=9)
+    assert raised.manifest.min_length == 9
+    assert min(map(len, Golden.read(again.directory / GOLDEN_FILE, again.manifest).sequences)) == 5
+
+
+def test_missing_values_are_verified_in_sequences_that_are_long_enough(tmp_path: Path) -> None:
+    source = module("unpadded_filling", missing="handled")
+    published = export(source, tmp_path / "filling")
+    assert (published.manifest.min_length, published.manifest.missing) == (5, "handled")
+    assert "missing" in {case.varied for case in published.cases}
+
+
+def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
+    steps = [np.random.default_rng(n).random((n, 3), dtype=np.float32) for n in (3, 5, 8)]
+    records = [Record(str(n), each, None, f"f:{n}") for n, each in enumerate(steps)]
+    published = export(module("unpadded"), tmp_path / "half", to="fp16", data=records)
+    assert published.manifest.min_length == 5
+    assert published.labels is not None
+    assert published.labels.sequences == 2
+
+
+def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
+    published = export(module("unpadded_recurrent"), tmp_path / "recurrent")
+    assert published.manifest.min_length == 5
+    session = Session.load(published.directory, published.manifest)
+    assert (session.kernels != recurrent_kernels.ONNXRUNTIME) == bool(recurrent_kernels.INSTRUCTION_SETS)
+
+
+def test_on_a_device_no_batch_is_narrower_than_the_model_needs(unpadded: PublishedModel) -> None:
+    limits = BatchLimits(rows=8, padded_steps=512)
+    on_device = loading.load(unpadded.directory, limits, budget_seconds=0.05, devices=ONE)
+    assert on_device.buckets is not None
+    assert on_device.buckets.widths[0] == 8
+    assert on_device.buckets.min_length == 5
+    random = np.random.default_rng(0)
+    sequences = [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+    here = lengthwise.load(unpadded.directory, provider="cpu").predict(sequences)
+    for one, other in zip(lengthwise.Model(on_device, limits, 1).predict(sequences), here, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)

@@ -15,6 +15,8 @@ from lengthwise_export.checking.verdict import Report
 from lengthwise_export.cli import main
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.outputs import output_selector
+from tests.gallery.index import TORCH_LEAKING
+from tests.support.users_models import Unpadded
 
 STEPS = StepInput(features=3)
 
@@ -601,3 +603,101 @@ def test_lengths_as_shares_are_told_from_a_leak() -> None:
     report = judged(Shares())
     assert report.verdict == "uncheckable"
     assert "shares of the width" in report.reason
+
+
+class Guarded(Unpadded):
+    """Pads a batch that is too narrow, and so never raises."""
+
+    def forward(self, values, lengths):
+        return super().forward(nn.functional.pad(values, (0, 0, 0, max(0, self.kernel - values.size(1)))), lengths)
+
+
+class LastSteps(Base):
+    """The last four steps of a sequence, read from wherever the index falls."""
+
+    def pool(self, h, valid, lengths):
+        if h.size(1) < 4:
+            raise ValueError("too short")
+        places = (lengths[:, None] - 4 + torch.arange(4)) % h.size(1)
+        return h.gather(1, places[..., None].expand(-1, -1, h.size(2))).sum(1)
+
+
+class FourHighest(Base):
+    def pool(self, h, valid, lengths):
+        return torch.where(valid[..., None], h, -1.0).topk(4, dim=1).values.sum(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "least"),
+    [(Unpadded(2), 2), (Unpadded(), 5), (Unpadded(12), 12), (Unpadded(100), 100), (LastSteps(), 4), (FourHighest(), 4)],
+    ids=["2", "5", "12", "100", "last steps", "top-k"],
+)
+def test_the_shortest_sequence_that_a_model_takes_alone_is_found(module: nn.Module, least: int) -> None:
+    report = judged(module)
+    assert (report.verdict, report.min_length) == ("sound", least)
+    assert (report.ran.lengths[0], report.ran.lengths[-1]) == (least, 1024)
+    assert len(report.ran.lengths) > 5
+    raised = [outcome for outcome in report.trials if outcome.raised is not None]
+    assert all(outcome.passed and outcome.name.startswith("unbatched, ") for outcome in raised)
+    assert len(raised) == min(least - 1, 48)
+    assert any(f"needs at least {least} steps" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("longest", [5, 6, 7, 8, 9, 12, 20])
+def test_the_shortest_sequence_may_be_nearly_the_longest(longest: int) -> None:
+    report = judged(Unpadded(), max_length=longest)
+    assert (report.verdict, report.min_length, report.max_length) == ("sound", 5, longest)
+    assert judged(Guarded(), max_length=longest, min_length=5).verdict == "sound"
+
+
+def test_a_model_that_takes_every_length_has_a_shortest_sequence_of_1() -> None:
+    assert judged(Base()).min_length == judged(MeanOverWidth()).min_length == judged(OneRowTooFew()).min_length == 1
+
+
+@pytest.mark.parametrize(
+    "unwanted",
+    [
+        lambda x, lengths: len(x) == 1 and x.size(1) in (1, 3),
+        lambda x, lengths: len(x) == 1 and x.size(1) % 2 == 1 and x.size(1) < 30,
+        lambda x, lengths: len(x) == 1 and x.size(1) == 4,
+        lambda x, lengths: len(x) == 1 and x.size(1) > 6,
+        lambda x, lengths: len(x) == 1 and (x.size(1) < 4 or x.size(1) == 15),
+    ],
+    ids=["1 and 3", "odd", "4", "long ones", "below 4, and 15"],
+)
+def test_lengths_that_raise_with_others_between_are_noted_and_set_no_bound(unwanted) -> None:
+    report = judged(Refuses(unwanted))
+    assert (report.verdict, report.min_length) == ("sound", 1)
+    assert any("unbatched, the model raises at" in note for note in report.notes)
+    assert not any("needs at least" in note for note in report.notes)
+
+
+def test_a_shortest_sequence_that_is_known_is_not_gone_below() -> None:
+    assert judged(Guarded()).verdict == "leak"
+    report = judged(Guarded(), min_length=5)
+    assert (report.verdict, report.min_length, report.ran.lengths[0]) == ("sound", 5, 5)
+    assert judged(Unpadded(8), min_length=5).min_length == 8
+    assert judged(Unpadded(), min_length=8).min_length == 8
+
+
+def test_a_longest_sequence_below_the_shortest_cannot_be_checked() -> None:
+    report = judged(Guarded(), min_length=9, max_length=8)
+    assert report.verdict == "uncheckable"
+    assert "needs at least 9 steps" in report.reason
+    assert judged(Unpadded(), max_length=4).verdict == "uncheckable"
+
+
+def test_a_leak_above_the_shortest_sequence_is_still_one() -> None:
+    class Leaks(Unpadded):
+        def forward(self, values, lengths):
+            return super().forward(values, lengths) + values.mean(dim=1)[:, :2]
+
+    report = judged(Leaks())
+    assert (report.verdict, report.min_length) == ("leak", 5)
+
+
+@pytest.mark.parametrize("exhibit", [one for one in TORCH_LEAKING if one.shortest > 1], ids=lambda one: one.name)
+def test_the_shortest_sequence_of_a_gallery_model_is_the_one_its_author_gives(exhibit) -> None:
+    result = CliRunner().invoke(main, ["check", exhibit.target, "--json"])
+    assert json.loads(result.output)["min_length"] == exhibit.shortest
+    assert json.loads(result.output)["verdict"] == "leak"

@@ -50,6 +50,7 @@ MANIFESTS = {
     "tokens": manifest(vocabulary=10),
     "head": manifest(long="head", max_length=2, missing="indicator"),
     "short": manifest(max_length=2, attention=False),
+    "not too short": manifest(min_length=3, max_length=9, missing="zero"),
 }
 """One for each way that a body is read."""
 

@@ -135,3 +135,48 @@ def attending_wrongly() -> nn.Module:
 
 def tokens() -> nn.Module:
     return Tokens()
+
+
+class Unpadded(nn.Module):
+    """A convolution of five steps without padding: alone it raises below five, in company it reads padding there."""
+
+    def __init__(self, kernel: int = 5, *, fills_gaps: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kernel, self.fills_gaps = kernel, fills_gaps
+        self.conv, self.out = nn.Conv1d(3, 6, kernel), nn.Linear(6, 2)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        if self.fills_gaps:
+            values = torch.nan_to_num(values)
+        steps = torch.tanh(self.conv(values.transpose(1, 2)))
+        own = (lengths - self.kernel + 1).clamp(min=1)
+        valid = torch.arange(steps.shape[2], device=values.device) < own[:, None]
+        return self.out(torch.where(valid[:, None], steps, 0.0).sum(dim=2) / own[:, None])
+
+
+def unpadded() -> nn.Module:
+    return Unpadded()
+
+
+def unpadded_filling() -> nn.Module:
+    return Unpadded(fills_gaps=True)
+
+
+class UnpaddedThenRecurrent(nn.Module):
+    """A GRU over what a convolution of five steps without padding gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.rnn, self.out = nn.Conv1d(3, 6, 5), nn.GRU(6, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        steps = self.conv(values.transpose(1, 2)).transpose(1, 2)
+        own = (lengths - 4).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(steps, own, batch_first=True, enforce_sorted=False)
+        return self.out(self.rnn(packed)[1][-1])
+
+
+def unpadded_recurrent() -> nn.Module:
+    return UnpaddedThenRecurrent()

@@ -10,7 +10,7 @@ their order. The answer to a sequence must stay the same. If it changes, `leaks`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -34,6 +34,7 @@ from lengthwise_export.checking.trials import (
     odd_batches,
     padding_changed,
     trials,
+    unbatched_name,
 )
 from lengthwise_export.checking.uncheckable import require_service_contract, runs, why_it_raises, why_it_raises_for
 from lengthwise_export.checking.verdict import CheckedSizes, Report, TrialResult, Verdict, as_ranges
@@ -55,6 +56,7 @@ def check(
     subject: Subject,
     *,
     max_length: int = 1024,
+    min_length: int = 1,
     tolerance: float = 0.0,
     seed: int = 0,
     progress: ProgressCallback | None = None,
@@ -64,6 +66,7 @@ def check(
     Args:
         subject: The model, from any framework.
         max_length: The longest sequence to try; it is tried once.
+        min_length: The shortest sequence to try. The check itself finds the lengths for which a model raises.
         tolerance: Allowed difference of an answer, in addition to rounding.
         seed: Seed of the random sequences.
         progress: Called with the name of each trial before it runs.
@@ -72,7 +75,9 @@ def check(
         The report. Its verdict is `uncheckable` if the model cannot be checked.
     """
     try:
-        return _Check(subject, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None)).report()
+        return _Check(
+            subject, min_length, max_length, ROUNDING + tolerance, seed, progress or (lambda _: None)
+        ).report()
     except UncheckableError as error:
         return Report("uncheckable", str(error))
 
@@ -81,9 +86,16 @@ class _Check:
     """The state of one check: the results of the trials so far, and the notes for the report."""
 
     def __init__(
-        self, subject: Subject, max_length: int, tolerance: float, seed: int, progress: ProgressCallback
+        self,
+        subject: Subject,
+        min_length: int,
+        max_length: int,
+        tolerance: float,
+        seed: int,
+        progress: ProgressCallback,
     ) -> None:
         self.subject = subject
+        self.min_length = min_length
         self.max_length = max_length
         self.tolerance = tolerance
         self.progress = progress
@@ -96,13 +108,14 @@ class _Check:
     def report(self) -> Report:
         """Runs all trials and decides the verdict."""
         self.progress(f"a sequence of {self.max_length} steps")
-        limits = WidthLimits.of(self.subject, self.sampler, self.max_length)
+        limits = WidthLimits.of(self.subject, self.sampler, self.max_length, self.min_length)
         widest, sizes = limits.widest, limits.sizes
+        self.min_length = sizes.shortest
         self.notes += [] if limits.note is None else [limits.note]
         first = self._first(sizes)
         for trial in trials(first.sequences, sizes, self.sampler):
             self._try(first, trial)
-        self._try_unbatched(sizes)
+        self._try_unbatched(sizes, limits.too_short)
         self._try(first, _with_longest(first, self.sampler.sequence(widest)))
         self._try_odd_batches(first, sizes, widest)
         finite = [moved for moved in self.failed if moved.trial.change != "poison"]
@@ -111,7 +124,7 @@ class _Check:
             require_service_contract(self.subject, first, moved_trials, sizes, self.sampler, self.tolerance)
             self._note_other_readings(first, finite)
         else:
-            self._require_meaningful_trials(first)
+            self._require_meaningful_trials(first, widest)
         self._note_fast_path(first)
         self.progress("finding the first operator that differs")
         leaks = tuple(find_leaks(self.subject, finite or self.failed, self.tolerance))
@@ -135,6 +148,7 @@ class _Check:
             widest,
             self.tolerance,
             CheckedSizes.of(self.checked),
+            self.min_length,
         )
 
     def _answer(self, batch: PaddedBatch) -> ModelOutput:
@@ -143,14 +157,14 @@ class _Check:
         self.checked.append(geometry(batch))
         return answer
 
-    def _require_meaningful_trials(self, first: Baseline) -> None:
+    def _require_meaningful_trials(self, first: Baseline, widest: int) -> None:
         """Makes sure that a leak would have been visible, before a model is called sound.
 
         Raises:
             UncheckableError: Too few sizes could be run, or the answers do not depend on the sequences.
         """
         ran = CheckedSizes.of(self.checked)
-        if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, self.max_length):
+        if len(ran.rows) < 2 or len(ran.widths) < 2 or len(ran.lengths) < min(2, widest - self.min_length + 1):
             raise UncheckableError(
                 f"too few batch sizes could be run: {as_ranges(ran.rows)} rows, widths of {as_ranges(ran.widths)} and "
                 f"sequences of {as_ranges(ran.lengths)} steps"
@@ -241,9 +255,15 @@ class _Check:
                 f"a 1-ulp input change moves the output by {moved:.2g}; differences below 10x are ignored"
             )
 
-    def _try_unbatched(self, sizes: BatchSizes) -> None:
-        """Runs sequences of every length from 1 unbatched, and compares with all of them in one batch."""
-        lengths = np.unique(np.linspace(1, sizes.width, min(sizes.width, _MAX_UNBATCHED)).round().astype(int))[::-1]
+    def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
+        """Runs sequences of every length from the shortest unbatched, and compares with all of them in one batch.
+
+        Args:
+            sizes: The sizes of the trials' batches.
+            too_short: The errors for shorter sequences.
+        """
+        count = min(sizes.width - sizes.shortest + 1, _MAX_UNBATCHED)
+        lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))[::-1]
         sequences = [self.sampler.sequence(length) for length in lengths.tolist()]
         batch = pad(sequences, width=sizes.wider)
         together = Baseline(sequences, batch, self._answer(batch))
@@ -264,9 +284,17 @@ class _Check:
                 f"the model raises for a batch of one row, at every length: {raised[min(raised)]} (usually because of "
                 "a squeeze without a dim, which also removes the axis of the rows)"
             )
+        for length, error in sorted(too_short.items(), reverse=True):
+            raised[length] = error
+            self.outcomes.append(TrialResult(unbatched_name(length), "batch", None, passed=True, raised=str(error)))
         if raised:
             listed = ", ".join(map(str, sorted(raised)))
             self.notes.append(f"unbatched, the model raises at {listed} steps: {raised[min(raised)]}")
+        if too_short:
+            self.notes.append(
+                f"a sequence needs at least {sizes.shortest} steps; export writes that into the manifest (min_length), "
+                "and the service refuses shorter ones"
+            )
 
     def _try_odd_batches(self, first: Baseline, sizes: BatchSizes, widest: int) -> None:
         """Runs the row counts, lengths and widths that a model may handle in a separate code path."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+import numpy as np
 
 from lengthwise.padding import pad, rounded_width
 from lengthwise_export.checking.recording import Subject
@@ -15,6 +18,9 @@ from lengthwise_export.errors import RunError, UncheckableError
 _WIDTHS: Final = (11, 23, 47, 97, 193, 389, 769, 7, 5, 3, 2, 1)
 """Widths to try, in this order, until the model runs. Models with much pooling need more than the first; models with a
 small table of positions need less."""
+
+_MAX_UNBATCHED: Final = 48
+"""At most this many lengths on either side of the shortest accepted one are run unbatched."""
 
 _SMALLEST_TABLE: Final = 4
 """A weight with fewer rows is not taken for a table of positions: it may as well hold classes or features."""
@@ -28,29 +34,46 @@ class WidthLimits:
         widest: The widest batch that the model accepts, at most `max_length`.
         sizes: The sizes of the trials' batches.
         note: The error past the widest batch, if that is narrower than `max_length`.
+        too_short: For each length below the shortest accepted one that was run unbatched, the error.
     """
 
     widest: int
     sizes: BatchSizes
     note: str | None = None
+    too_short: Mapping[int, RunError] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, subject: Subject, sampler: Sampler, max_length: int) -> WidthLimits:
-        """Finds the limits by running batches of two rows.
+    def of(cls, subject: Subject, sampler: Sampler, max_length: int, min_length: int = 1) -> WidthLimits:
+        """Finds the limits by running batches of two rows, and sequences unbatched.
+
+        Args:
+            subject: The model.
+            sampler: Draws the sequences.
+            max_length: The longest sequence to try.
+            min_length: The shortest sequence that the model accepts, as far as is known.
 
         Raises:
-            UncheckableError: The model raises at a width that the trials need, and no table of positions explains it.
+            UncheckableError: The model raises at a width that the trials need, and no table of positions explains it;
+                or it accepts no sequence of up to `max_length` steps.
         """
         search = _Search(subject, sampler, max_length)
         narrowest, widest, error = search.span()
+        if min_length > widest:
+            raise UncheckableError(
+                f"the model needs at least {min_length} steps, and sequences of up to {widest} are tried: pass a "
+                "larger --max-length"
+            )
+        too_short = search.too_short(widest)
+        sizes = search.sizes(narrowest, widest, max(min_length, max(too_short, default=0) + 1))
         note = None if error is None else f"the model raises past a width of {widest}: {error}"
-        return cls(widest, search.sizes(narrowest, widest), note)
+        return cls(widest, sizes, note, too_short)
 
 
 class _Search:
     def __init__(self, subject: Subject, sampler: Sampler, max_length: int) -> None:
         self._subject = subject
         self._sampler = sampler
+        self._lone_sampler = Sampler(subject.steps, seed=0)  # so that the sequences of the trials stay the same
         self._max_length = max_length
 
     def span(self) -> tuple[int, int, RunError | None]:
@@ -81,13 +104,47 @@ class _Search:
             )
         return narrowest, good, error
 
-    def sizes(self, narrowest: int, widest: int) -> BatchSizes:
+    def too_short(self, longest: int) -> dict[int, RunError]:
+        """The lengths at which the model raises unbatched, with the errors, if these are all lengths below some length.
+
+        Nothing if it does not raise at 1 step; if no length is accepted, as then the batch of one row is the cause; or
+        if it also raises at a longer sequence than one that it accepts.
+
+        Args:
+            longest: The longest sequence to try.
+        """
+        if self._raised_alone(1) is None or self._raised_alone(longest) is not None:
+            return {}
+        bad, good = 1, longest
+        while good - bad > 1:
+            # Doubled at first, since most such models need few steps and long sequences take long.
+            middle = min(2 * bad, (good + bad) // 2) if good == longest else (good + bad) // 2
+            if self._raised_alone(middle) is None:
+                good = middle
+            else:
+                bad = middle
+        below = np.unique(np.linspace(1, bad, min(bad, _MAX_UNBATCHED)).round().astype(int)).tolist()
+        errors = {length: error for length in below if (error := self._raised_alone(length)) is not None}
+        above = range(good, min(good + _MAX_UNBATCHED, longest + 1))
+        if len(errors) < len(below) or any(self._raised_alone(length) is not None for length in above):
+            return {}
+        return errors
+
+    def sizes(self, narrowest: int, widest: int, shortest: int) -> BatchSizes:
         """The sizes of the trials' batches, with some padding even if the longest sequence is very short."""
-        sizes = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=widest)
+        sizes = sizes_apart_from(self._subject.sizes, shortest=narrowest, longest_allowed=widest, min_length=shortest)
         rounded = rounded_width(sizes.longest + 1)
         if sizes.width > sizes.longest or self._raised_at(rounded) is not None:
             return sizes
         return replace(sizes, width=sizes.longest + 1, wider=max(sizes.wider, rounded))
+
+    def _raised_alone(self, length: int) -> RunError | None:
+        """The error for one sequence of this length, unbatched; None if the model accepts it."""
+        try:
+            self._subject.answer(pad([self._lone_sampler.sequence(length)], multiple=1))
+        except RunError as error:
+            return error
+        return None
 
     def _raised_at(self, width: int) -> RunError | None:
         """The error for a batch of two rows of this width; None if the model accepts it."""

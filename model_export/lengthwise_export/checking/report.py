@@ -57,6 +57,7 @@ def as_json(report: Report) -> dict[str, Any]:
             for outcome in report.trials
         ],
         "notes": list(report.notes),
+        "min_length": report.min_length,
         "max_length": report.max_length,
         "ran": {
             "rows": list(report.ran.rows),

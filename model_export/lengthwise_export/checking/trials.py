@@ -1,8 +1,9 @@
 """The trials of a check: the same sequences in batches with other padding, other rows and other widths.
 
-The lengths in a batch differ, include 1, and are all smaller than the width. Some valid steps are all zeros, in the
-middle and at the end of a sequence: this catches models that infer the lengths from zeros. The longest sequence is the
-first row, so a model that sorts its rows by length does not reorder the baseline.
+The lengths in a batch differ, include the shortest that the model accepts (nearly always 1), and are all smaller than
+the width. Some valid steps are all zeros, in the middle and at the end of a sequence: this catches models that infer
+the lengths from zeros. The longest sequence is the first row, so a model that sorts its rows by length does not reorder
+the baseline.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 JUNK: Final = {"junk": 3.0, "large junk": 1000.0}
 """Standard deviations of the random values written into the padding, by name."""
 
+_MORE_LENGTHS: Final = 6
+"""How many lengths above its shortest one the sequences of a batch may have, for a model that has a shortest one."""
 _MAX_FEWER_ROWS: Final = 5
 """The largest batch of `fewer_rows`."""
 _MIN_PADDING: Final = 3
@@ -62,15 +65,19 @@ class BatchSizes:
         longest: Its longest length.
         width: Its width.
         wider: The width of the batches that are padded wider.
+        shortest: The shortest length of a sequence.
     """
 
     rows: int
     longest: int
     width: int
     wider: int
+    shortest: int = 1
 
 
-def sizes_apart_from(excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int) -> BatchSizes:
+def sizes_apart_from(
+    excluded: frozenset[int], *, shortest: int = 1, longest_allowed: int, min_length: int = 1
+) -> BatchSizes:
     """Chooses batch sizes that differ from all sizes in the model's weights.
 
     Args:
@@ -78,16 +85,20 @@ def sizes_apart_from(excluded: frozenset[int], *, shortest: int = 1, longest_all
         shortest: The narrowest batch that the model accepts.
         longest_allowed: The widest. If there are too few primes between the two, the sizes are simply the largest
             that fit.
+        min_length: The shortest sequence that the model accepts; the longest sequence is a few steps longer, if that
+            fits.
     """
+    if min_length > 1:
+        shortest = max(shortest, min_length + _MORE_LENGTHS)
     primes = [size for size in _PRIMES if size not in excluded]
     rows = primes[0]
     steps = [size for size in primes[1:] if shortest <= size <= longest_allowed]
     if len(steps) >= 3:
         # Small sizes with gaps between them, so that a check stays fast.
-        return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)])
-    longest = max(longest_allowed - 2, min(2, longest_allowed))
+        return BatchSizes(rows, steps[0], steps[min(2, len(steps) - 2)], steps[min(4, len(steps) - 1)], min_length)
+    longest = max(longest_allowed - 2, min(max(2, min_length), longest_allowed))
     width = max(longest_allowed - 1, longest)
-    return BatchSizes(rows, longest, width, max(longest_allowed, width))
+    return BatchSizes(rows, longest, width, max(longest_allowed, width), min_length)
 
 
 _PRIMES: Final = tuple(
@@ -130,8 +141,8 @@ class Sampler:
 
 
 def base_sequences(sampler: Sampler, sizes: BatchSizes) -> list[Steps]:
-    """The baseline's sequences, longest first; the last has one step, and the second ends in a step of zeros."""
-    shares = np.linspace(sizes.longest, 1, sizes.rows)
+    """The baseline's sequences, longest first; the last is the shortest, and the second ends in a step of zeros."""
+    shares = np.linspace(sizes.longest, sizes.shortest, sizes.rows)
     sequences = [sampler.sequence(round(length)) for length in shares]
     if len(sequences) > 2 and len(sequences[1]) > 1:
         sequences[1][-1] = 0
@@ -181,11 +192,15 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
             yield CheckTrial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
 
 
+def unbatched_name(length: int) -> str:
+    """The name of the trial of one sequence, unbatched."""
+    return f"unbatched, {length} step{'s' if length > 1 else ''}"
+
+
 def lone_trials(sequences: Sequence[Steps]) -> Iterator[CheckTrial]:
     """Each sequence in a batch of its own, without padding."""
     for row, steps in enumerate(sequences):
-        name = f"unbatched, {len(steps)} step{'s' if len(steps) > 1 else ''}"
-        yield CheckTrial(name, "batch", pad([steps], multiple=1), ((row, 0),))
+        yield CheckTrial(unbatched_name(len(steps)), "batch", pad([steps], multiple=1), ((row, 0),))
 
 
 def fewer_rows(first: PaddedBatch) -> Iterator[CheckTrial]:
@@ -202,7 +217,8 @@ def odd_batches(sizes: BatchSizes, widest: int, sampler: Sampler) -> Iterator[tu
     """
     shapes = [("of one row", [sizes.longest], sizes.width), ("of rows of one length", [sizes.longest] * 3, sizes.width)]
     if widest - _MIN_PADDING > sizes.wider:
-        shapes.append((f"of {widest - _MIN_PADDING} steps", [widest - _MIN_PADDING, widest // 2], widest))
+        long, half = widest - _MIN_PADDING, max(widest // 2, sizes.shortest)
+        shapes.append((f"of {long} steps", [long, half], widest))
     for name, lengths, width in shapes:
         if width > max(lengths):
             sequences = [sampler.sequence(length) for length in lengths]

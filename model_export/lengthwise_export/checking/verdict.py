@@ -66,6 +66,7 @@ class Report:
         max_length: The widest batch that the model accepts, at most the requested one.
         tolerance: The allowed difference of an answer.
         ran: The sizes of the batches that ran.
+        min_length: The shortest sequence that the model accepts: unbatched, it raises for every shorter one.
     """
 
     verdict: Verdict
@@ -76,6 +77,7 @@ class Report:
     max_length: int | None = None
     tolerance: float = ROUNDING
     ran: CheckedSizes = CheckedSizes()
+    min_length: int = 1
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0: no leak; 1: a leak (with `strict`, a warning too); 2: not checkable."""

@@ -28,7 +28,7 @@ from lengthwise_export.onnx_graphs.probing import (
     what_it_raises,
     with_int64_tokens,
 )
-from lengthwise_export.options import Second
+from lengthwise_export.options import ONE_VALUE_HINT, Second
 
 _ELEMENTS: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -280,13 +280,26 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
         name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
         if name not in by_name:
             raise ConfigurationError(f"--output {output}: the graph's outputs are {_listed(outputs)}")
-        return by_name[name]
+        return _not_one_value(by_name[name])
     if "logits" in by_name:
-        return by_name["logits"]
+        return _not_one_value(by_name["logits"])
     fitting = [value for value in outputs if value.element == "float32" and value.rank in (2, 3)]
     if not fitting:
-        raise UncheckableError(f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]")
+        hint = f"; {ONE_VALUE_HINT}" if any(_is_one_value(value) for value in outputs) else ""
+        raise UncheckableError(
+            f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]{hint}"
+        )
     return fitting[0]
+
+
+def _is_one_value(output: _Value) -> bool:
+    return output.element == "float32" and output.rank == 1
+
+
+def _not_one_value(output: _Value) -> _Value:
+    if _is_one_value(output):
+        raise UncheckableError(f"the output {output} has no classes: {ONE_VALUE_HINT}")
+    return output
 
 
 def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -> None:

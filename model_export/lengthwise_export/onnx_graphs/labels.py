@@ -63,21 +63,23 @@ def compare(
         manifest_before: Its manifest.
         after: The second graph.
         manifest_after: Its manifest.
-        sequences: The sequences; those above the max length are skipped.
+        sequences: The sequences; those that are longer or shorter than the model accepts are skipped.
 
     Raises:
         ConfigurationError: All sequences were skipped.
     """
     count, changed, largest = 0, 0, 0.0
+    least, most = manifest_before.min_length, manifest_before.max_length
     for steps in sequences:
-        if len(steps) > manifest_before.max_length:
+        if not least <= len(steps) <= most:
             continue
         one, other = _logits(before, manifest_before, steps), _logits(after, manifest_after, steps)
         count += 1
         changed += not np.array_equal(_label(one, manifest_before), _label(other, manifest_after))
         largest = max(largest, float(np.abs(one - other).max()))
     if not count:
-        raise ConfigurationError(f"no sequence of the data has {manifest_before.max_length} steps or fewer")
+        accepted = f"{most} steps or fewer" if least == 1 else f"{least} to {most} steps"
+        raise ConfigurationError(f"no sequence of the data has {accepted}")
     return LabelChanges(count, changed, largest)
 
 

@@ -1,7 +1,7 @@
 """The batch shapes that run on a device: few enough that each runs once before the model serves.
 
 On a device, memory grows with every new shape, and libraries choose their kernels by shape. So widths are rounded up to
-one of a few widths, and batches are filled up with rows of one step (*fillers*) to one of a few numbers of rows. The
+one of a few widths, and batches are filled up with short rows of zeros (*fillers*) to one of a few numbers of rows. The
 cost table decides which ones: as few as possible, while no rounding adds more than a small share of steps or of
 predicted seconds. The planner sees the rounding as cost (`BucketedCosts`), so it prefers batches that need no filler.
 
@@ -36,12 +36,14 @@ class Buckets:
         rows: Ascending, from 1.
         limits: The limits of one batch; a full batch gets no filler.
         multiple: Widths are multiples of it.
+        min_length: The shortest sequence that the model accepts, which is the length of a filler.
     """
 
     widths: tuple[int, ...]
     rows: tuple[int, ...]
     limits: BatchLimits
     multiple: int = 4
+    min_length: int = 1
 
     def width_of(self, length: int) -> int:
         """The width, in steps, of a batch whose longest sequence has this length."""
@@ -65,7 +67,13 @@ class Buckets:
 
 
 def choose(
-    cost: CostTable, limits: BatchLimits, *, max_length: int, multiple: int = 4, most_added: float = MOST_ADDED
+    cost: CostTable,
+    limits: BatchLimits,
+    *,
+    max_length: int,
+    min_length: int = 1,
+    multiple: int = 4,
+    most_added: float = MOST_ADDED,
 ) -> Buckets:
     """The fewest widths and rows for which no rounding adds more than `most_added`.
 
@@ -73,20 +81,21 @@ def choose(
         cost: Predicts a batch's seconds on the device.
         limits: The limits of one batch.
         max_length: The longest sequence.
+        min_length: The shortest sequence.
         multiple: Widths are multiples of it.
         most_added: Share of steps, and of predicted seconds, that one rounding may add.
     """
-    widest = rounded_width(max_length, multiple)
+    narrowest, widest = rounded_width(min_length, multiple), rounded_width(max_length, multiple)
 
     def seconds_at(width: int) -> float:
         return cost.predict(limits.most_rows(width), width)
 
     def seconds_of(rows: int) -> float:
-        return cost.predict(rows, max(multiple, min(widest, limits.padded_steps // limits.rows)))
+        return cost.predict(rows, max(narrowest, min(widest, limits.padded_steps // limits.rows)))
 
-    widths = _fewest(range(multiple, widest + 1, multiple), seconds_at, most_added)
+    widths = _fewest(range(narrowest, widest + 1, multiple), seconds_at, most_added)
     rows = _fewest(range(1, limits.rows + 1), seconds_of, most_added)
-    return Buckets(widths, rows, limits, multiple)
+    return Buckets(widths, rows, limits, multiple, min_length)
 
 
 def _fewest(points: Sequence[int], seconds: Callable[[int], float], most_added: float) -> tuple[int, ...]:

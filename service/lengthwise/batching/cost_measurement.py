@@ -48,6 +48,7 @@ def measure(
     max_rows: int,
     max_width: int,
     max_padded_steps: int,
+    min_width: int | None = None,
     multiple: int = 4,
     budget_seconds: float = 1.0,
     clock: Callable[[], float] = time.thread_time,
@@ -67,12 +68,14 @@ def measure(
         max_rows: Most rows of a batch.
         max_width: Widest batch, in steps.
         max_padded_steps: Most rows x width of a batch that is run.
+        min_width: Narrowest batch, in steps; None for `multiple`.
         multiple: Widths are multiples of it.
         budget_seconds: Seconds to spend, on `clock`.
         clock: Measures the runs; see `CostTable`.
     """
     rows = rows_grid(max_rows)
-    widths = grid(max(max_width, multiple), smallest=multiple)
+    narrowest = min_width or multiple
+    widths = grid(max(max_width, narrowest), smallest=narrowest)
     seconds = np.full((len(rows), len(widths)), np.nan)
     shapes = sorted(
         (r * w, i, j) for i, r in enumerate(rows) for j, w in enumerate(widths) if r * w <= max_padded_steps

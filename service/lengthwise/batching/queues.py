@@ -140,7 +140,8 @@ class ModelQueue:
         if self.buckets is None:
             return pad(sequences, multiple=self.multiple)
         width = self.buckets.width_of(max(len(steps) for steps in sequences))
-        return pad(sequences, width=width, rows=self.buckets.rows_of(len(sequences), width))
+        rows = self.buckets.rows_of(len(sequences), width)
+        return pad(sequences, width=width, rows=rows, filler_length=self.buckets.min_length)
 
 
 class Waiter(Protocol):

@@ -24,6 +24,7 @@ class RemoteModel:
     version: str
     step: Input
     max_length: int
+    min_length: int = 1
 
 
 def get(target: ServerAddress, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
@@ -93,4 +94,5 @@ def model(target: ServerAddress, name: str | None = None, headers: dict[str, str
 def _described(entry: dict[str, Any]) -> RemoteModel:
     values = entry["input"] == "values"
     step = Input("values", int(entry["features"])) if values else Input("tokens", int(entry["vocabulary"]))
-    return RemoteModel(str(entry["model"]), str(entry["version"]), step, int(entry["max_length"]))
+    least = int(entry.get("min_length", 1))  # a service of an earlier version does not report it
+    return RemoteModel(str(entry["model"]), str(entry["version"]), step, int(entry["max_length"]), least)

@@ -225,7 +225,7 @@ class Workload:
 
     def sequences(self, service: ServiceUnderLoad) -> list[Steps]:
         """The sequences for a service's model."""
-        step, max_length = self.step, self.max_length
+        step, min_length, max_length = self.step, 1, self.max_length
         if step is None or max_length is None:
             try:
                 model = remote.model(service.target, service.name, self.headers)
@@ -235,10 +235,17 @@ class Workload:
                 max_length = max_length or _DEFAULT_MAX_LENGTH
             else:
                 step, max_length = step or model.step, max_length or model.max_length
+                min_length = model.min_length
+                if max_length < min_length:
+                    raise ConfigurationError(
+                        f"--max-length {max_length}: the model {model.name}/{model.version} needs at least "
+                        f"{min_length} steps"
+                    )
         if self.data is not None:
             return [record.steps for record in dataset.read(dataset.locate(self.data), step.kind)]
         random = np.random.default_rng(self.seed)
-        return make_sequences(draw_lengths(self.lengths, self.distinct, max_length, random), step, random)
+        lengths = draw_lengths(self.lengths, self.distinct, max_length, random, min_length=min_length)
+        return make_sequences(lengths, step, random)
 
     def load_test(self, service: ServiceUnderLoad, *, tick: Tick | None = None) -> LoadTest:
         """The load test for a service's model: requests and expected answers."""

@@ -44,8 +44,12 @@ class Input:
     size: int
 
 
-def draw_lengths(distribution: str, count: int, max_length: int, random: np.random.Generator) -> Lengths:
-    """`[count]` lengths from a distribution written as in the module's table; longer ones than `max_length` are cut.
+def draw_lengths(
+    distribution: str, count: int, max_length: int, random: np.random.Generator, *, min_length: int = 1
+) -> Lengths:
+    """`[count]` lengths from a distribution written as in the module's table.
+
+    A length above `max_length` becomes that, and one below `min_length` becomes that.
 
     Raises:
         ConfigurationError: The distribution cannot be read; says what is wrong with it.
@@ -58,7 +62,7 @@ def draw_lengths(distribution: str, count: int, max_length: int, random: np.rand
         drawn = draw(arguments, count, random)
     except ValueError as error:
         raise ConfigurationError(f"{distribution!r} is not of the form {form}: {error}") from error
-    lengths: Lengths = np.clip(drawn, 1, max_length).astype(np.int64)
+    lengths: Lengths = np.clip(drawn, min_length, max_length).astype(np.int64)
     return lengths
 
 

@@ -91,6 +91,8 @@ def why_rejected(steps: Steps, manifest: Manifest) -> str | None:
         return "a sequence has at least one step"
     if len(steps) > manifest.max_length and manifest.long == "reject":
         return too_long_message(len(steps), manifest)
+    if len(steps) < manifest.min_length:
+        return too_short_message(len(steps), manifest)
     step = manifest.input
     if step.kind == "values" and steps.shape[1] != step.features:
         return f"the model takes {step.features} features a step, this one has {steps.shape[1]}"
@@ -122,6 +124,11 @@ def id_problem(value: Any) -> str | None:
 def too_long_message(length: int, manifest: Manifest) -> str:
     """The message of a sequence that is longer than the model accepts."""
     return f"{length} steps; the model {manifest.key} takes at most {manifest.max_length}"
+
+
+def too_short_message(length: int, manifest: Manifest) -> str:
+    """The message of a sequence that is shorter than the model accepts."""
+    return f"{length} step{'s' if length > 1 else ''}; the model {manifest.key} needs at least {manifest.min_length}"
 
 
 def missing_message(manifest: Manifest) -> str:

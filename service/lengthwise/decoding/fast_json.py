@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from operator import sub
 from typing import Final
 
 import numpy as np
@@ -73,9 +74,13 @@ def read(body: bytes, find: Find, *, max_sequences: int, layout: BodyLayout) -> 
     items: Sequence[Item]
     if isinstance(sequences, bytes):
         steps = _steps(sequences, step.features)
+        if len(steps) < manifest.min_length:
+            return None
         items, beside = (make_item(steps, manifest, sent_steps=len(steps)),), 0
     else:
         numbers, ends, ids = sequences
+        if manifest.min_length > 1 and min(map(sub, ends, [0, *ends])) < manifest.min_length:
+            return None
         try:
             items, beside = _items(_steps(numbers, step.features), ends, ids, manifest)
         except RequestError:

@@ -25,6 +25,7 @@ from lengthwise.decoding.calls import (
     make_item,
     missing_message,
     too_long_message,
+    too_short_message,
     why_rejected,
 )
 from lengthwise.decoding.explanations import explain
@@ -161,6 +162,11 @@ def _item(value: Any, pointer: str, manifest: Manifest, problems: Problems) -> I
         return None
     if len(kept) > manifest.max_length and manifest.long == "reject":
         problems.add(at, too_long_message(len(kept), manifest))
+        return None
+    if len(kept) < manifest.min_length:
+        why = too_short_message(len(kept), manifest)
+        is_masked = len(steps) >= manifest.min_length
+        problems.add(f"{pointer}/step_mask" if is_masked else at, f"leaves {why}" if is_masked else why)
         return None
     if manifest.missing == "refuse" and feature_mask is not None and not all(feature_mask):
         problems.add(f"{pointer}/feature_mask", missing_message(manifest))

@@ -91,6 +91,7 @@ def _described(served: ServedModel) -> dict[str, Any]:
         "vocabulary": manifest.input.vocabulary,
         "labels": manifest.labels,
         "task": manifest.task,
+        "min_length": manifest.min_length,
         "max_length": manifest.max_length,
         "long": manifest.long,
         "missing": manifest.missing,

@@ -115,7 +115,7 @@ def _highest(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
 
 
 def _steps(manifest: Manifest) -> Schema:
-    schema: Schema = {"title": "Steps", "type": "array", "minItems": 1, "items": _step(manifest)}
+    schema: Schema = {"title": "Steps", "type": "array", "minItems": manifest.min_length, "items": _step(manifest)}
     return schema | ({"maxItems": manifest.max_length} if manifest.long == "reject" else {})
 
 
@@ -139,8 +139,9 @@ def _sequences(manifest: Manifest) -> Schema:
         "step_mask": {
             "type": "array",
             "items": {"type": "boolean"},
-            "minItems": 1,
+            "minItems": manifest.min_length,
             "contains": {"const": True},
+            **({"minContains": manifest.min_length} if manifest.min_length > 1 else {}),
             "description": "One entry for each step; false: it is left out as if it had never been sent.",
         },
     }
@@ -191,17 +192,21 @@ PARAMETERS: Final[Schema] = {
 
 def _inputs(manifest: Manifest) -> Schema:
     steps, lengths = tensors.inputs_of(manifest)
-    axes: list[Schema] = [{"const": size} if size > 0 else _AT_LEAST_1 for size in steps.shape]
+    least = (1, manifest.min_length, 1)
+    axes: list[Schema] = [
+        {"const": size} if size > 0 else {**_AT_LEAST_1, "minimum": fewest}
+        for size, fewest in zip(steps.shape, least, strict=False)
+    ]
     number: Schema = {"type": "integer" if manifest.input.kind == "tokens" else ["number", "null"]}
     nested = number
-    for size in reversed(steps.shape):
+    for axis, size in reversed([*enumerate(steps.shape)]):
         nested = {
             "type": "array",
             "items": nested,
-            "minItems": 1,
+            "minItems": least[axis],
             **({"minItems": size, "maxItems": size} if size > 0 else {}),
         }
-    end: Schema = {"type": "integer", "minimum": 1, "maximum": _INT32_MAX}
+    end: Schema = {"type": "integer", "minimum": manifest.min_length, "maximum": _INT32_MAX}
     column = {"type": "array", "items": {"type": "array", "items": end, "minItems": 1, "maxItems": 1}, "minItems": 1}
     forms = [
         _tensor(steps.name, steps.datatypes, [axes], [{"type": "array", "items": number, "minItems": 1}, nested]),

@@ -199,7 +199,7 @@ def with_keys(schema: Schema, keyless: frozenset[str]) -> Schema:
 
 
 def example(manifest: Manifest) -> dict[str, Any]:
-    """A valid body for the model: two sequences, one of a single step."""
+    """A valid body for the model: two sequences, one of them as short as the model accepts."""
     first, second = example_steps(manifest)
     return {
         "model": manifest.name,
@@ -209,9 +209,10 @@ def example(manifest: Manifest) -> dict[str, Any]:
 
 
 def example_steps(manifest: Manifest) -> tuple[list[Any], list[Any]]:
-    """The steps of two valid sequences for the model, the second of one step."""
+    """The steps of two valid sequences for the model: the second as short as it accepts, the first one step longer."""
+    least = manifest.min_length
     if manifest.input.kind == "tokens":
-        first: list[Any] = [0, (manifest.input.vocabulary or 1) - 1]
-        return first[: manifest.max_length], [0]
+        first: list[Any] = [0] * least + [(manifest.input.vocabulary or 1) - 1]
+        return first[: manifest.max_length], first[:least]
     middle = [round(value, 2) for value in manifest.input.mean or [0.0] * (manifest.input.features or 1)]
-    return [middle, middle][: manifest.max_length], [middle]
+    return ([middle] * (least + 1))[: manifest.max_length], [middle] * least

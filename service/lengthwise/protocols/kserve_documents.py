@@ -124,14 +124,14 @@ def _operations(manifests: Sequence[Manifest]) -> dict[str, Schema]:
 
 
 def infer_example(manifest: Manifest) -> dict[str, Any]:
-    """A valid v2 body for the model: two rows, the second of one step and padded."""
+    """A valid v2 body for the model: two rows, the second as short as the model accepts, and padded."""
     first, second = documents.example_steps(manifest)
     tokens = manifest.input.kind == "tokens"
     blank = 0 if tokens else [0.0] * (manifest.input.features or 1)
     padded = [first, second + [blank] * (len(first) - len(second))]
     shape = [2, len(first)] if tokens else [2, len(first), manifest.input.features]
     steps = {"name": "tokens" if tokens else "values", "datatype": "INT64" if tokens else "FP32"}
-    lengths = {"name": "lengths", "datatype": "INT32", "shape": [2], "data": [len(first), 1]}
+    lengths = {"name": "lengths", "datatype": "INT32", "shape": [2], "data": [len(first), len(second)]}
     return {"inputs": [{**steps, "shape": shape, "data": padded}, lengths]}
 
 

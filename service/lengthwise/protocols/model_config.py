@@ -73,6 +73,7 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
     fields = {
         "task": manifest.task,
         "labels": manifest.labels,
+        "min_length": manifest.min_length,
         "max_length": manifest.max_length,
         "long": manifest.long,
         "missing": manifest.missing,

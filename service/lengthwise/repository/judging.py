@@ -214,6 +214,7 @@ def measure_cost(
         max_rows=limits.rows,
         max_width=rounded_width(manifest.max_length, multiple),
         max_padded_steps=limits.padded_steps,
+        min_width=rounded_width(manifest.min_length, multiple),
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,
@@ -268,10 +269,10 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
 
 def run_odd_values(session: Session, manifest: Manifest) -> None:
     """Runs constant sequences, batched and unbatched, to test that nothing crashes; the answers are not compared."""
-    length = min(5, manifest.max_length)
+    length = max(min(5, manifest.max_length), manifest.min_length)
     sequences = [constant_sequence(manifest, value, length) for value in ODD_VALUES]
-    sequences += [constant_sequence(manifest, 0.0, 1), constant_sequence(manifest, 0.0, manifest.max_length)]
-    for members in (*([steps] for steps in sequences), sequences[:-1]):
+    sequences += [constant_sequence(manifest, 0.0, steps) for steps in (manifest.min_length, manifest.max_length)]
+    for members in (*([sequence] for sequence in sequences), sequences[:-1]):
         for batch in batches(members, multiple=manifest.width_multiple, most_rows=manifest.max_batch_rows):
             session.run(batch, ("logits", "attention"))
 

@@ -165,10 +165,11 @@ class Promise(_ManifestPart):
 class Manifest(_ManifestPart):
     """Everything that the service needs to know of a model; the content of `manifest.json`.
 
-    Some fields explained: `from_fp32` is the largest absolute difference of a logit from the float32 graph, measured at
-    export; None for a float32 graph. Widths are rounded up to a multiple of `width_multiple`. At most `max_batch_rows`
-    rows run together; None leaves that to the service. `host_nodes` are the nodes of the graph that compute shapes
-    only; on a device, only they may run on the CPU.
+    Some fields explained: a sequence has `min_length` to `max_length` steps. A longer one follows the policy `long`; a
+    shorter one is refused, because the model itself raises for it. `from_fp32` is the largest absolute difference of a
+    logit from the float32 graph, measured at export; None for a float32 graph. Widths are rounded up to a multiple of
+    `width_multiple`. At most `max_batch_rows` rows run together; None leaves that to the service. `host_nodes` are the
+    nodes of the graph that compute shapes only; on a device, only they may run on the CPU.
     """
 
     contract: Literal[1] = 1
@@ -179,6 +180,7 @@ class Manifest(_ManifestPart):
     task: Task = "single-label"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     scores: Literal["logits", "probabilities"] = "logits"
+    min_length: int = Field(default=1, ge=1)
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
     missing: MissingPolicy = "refuse"
@@ -191,6 +193,12 @@ class Manifest(_ManifestPart):
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
     made: dict[str, str | int | float | None] = {}
+
+    @model_validator(mode="after")
+    def _a_length_is_accepted(self) -> Self:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length: {self.min_length} steps are more than max_length, {self.max_length}")
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
-from lengthwise.padding import PaddedBatch, step_mask
+from lengthwise.padding import PaddedBatch, rounded_width, step_mask
 from lengthwise.runtime import device_memory, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
@@ -322,7 +322,8 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
     options.log_severity_level = 4  # an error is expected for some graphs
     kernels = recurrent_kernels.register(options)
     session = _open_in(source, options, device)
-    session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, manifest.width_multiple)))
+    width = rounded_width(manifest.min_length, manifest.width_multiple)
+    session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, width)))
     return session, kernels
 
 

@@ -167,7 +167,8 @@ def _padded(model: LoadedModel, sequences: Sequence[Steps]) -> PaddedBatch:
     if model.buckets is None:
         return pad(sequences, multiple=model.manifest.width_multiple)
     width = model.buckets.width_of(max(map(len, sequences)))
-    return pad(sequences, width=width, rows=model.buckets.rows_of(len(sequences), width))
+    rows = model.buckets.rows_of(len(sequences), width)
+    return pad(sequences, width=width, rows=rows, filler_length=model.buckets.min_length)
 
 
 def _collected(

@@ -237,8 +237,9 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 def _check_shapes(arrays: dict[str, NDArray[Any]], manifest: Manifest, source: str) -> None:
     """Checks that the arrays fit each other and the manifest."""
     steps, lengths, logits = (arrays[name] for name in _ARRAYS)
-    if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
-        raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least 1")
+    least = manifest.min_length
+    if lengths.dtype != np.int32 or lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < least:
+        raise VerificationError(f"{source}: lengths must be int32 [sequences], each at least {least}")
     total = int(lengths.sum(dtype=np.int64))
     tokens = manifest.input.kind == "tokens"
     shape = (total,) if tokens else (total, manifest.input.features)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lengthwise.padding import PaddedBatch, Steps, batches, rounded_width, step_mask
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
-from lengthwise.verification.random_sequences import EXTREME_PADDING, draw
+from lengthwise.verification.random_sequences import EXTREME_PADDING, draw, lengths_for
 
 BatchLogits = NDArray[np.float32]
 """Logits of a padded batch: `[rows, classes]`, or `[rows, width, classes]` of a per-step model."""
@@ -35,8 +35,8 @@ _NOT_INVARIANCE: tuple[Varied, ...] = ("reference", "attention", "at padding", "
 """The cases that do not compare a batched sequence with the same sequence unbatched."""
 
 MIXED_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 29, 37)
-"""Lengths of the sequences of most cases, if the model accepts them; most of them are not a multiple of four, so they
-have padding."""
+"""Lengths of the sequences of most cases, given to `lengths_for`; most of them are not a multiple of four, so they have
+padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class BatchVariations:
         # With one row and every width, no sequence ever has padding, so there is none to vary.
         self.unpadded = self.most_rows == 1 and manifest.width_multiple == 1
         self.batched = "batched" if self.most_rows != 1 else "after others, each unbatched"
-        lengths = [length for length in MIXED_LENGTHS if length <= manifest.max_length]
+        lengths = lengths_for(manifest, MIXED_LENGTHS)
         self.sequences = draw(manifest, lengths, seed)
         self.neighbours = draw(manifest, lengths[::-1], seed + 1)
         self.unbatched = [self._unbatched(steps) for steps in self.sequences]
@@ -138,12 +138,12 @@ class BatchVariations:
         yield from self.attention()
 
     def against(self, reference: Reference, made_from: str) -> Iterator[Case]:
-        """The graph against the model that it was made from, at lengths 1, mixed and maximal."""
-        longest = self.manifest.max_length
+        """The graph against the model that it was made from, at lengths minimal, mixed and maximal."""
+        least, longest = self.manifest.min_length, self.manifest.max_length
         for name, members in {
-            "length 1": draw(self.manifest, [1, 1], self.seed + 2),
+            f"length {least}": draw(self.manifest, [least, least], self.seed + 2),
             "mixed lengths": self.sequences,
-            f"lengths {longest} and 1": draw(self.manifest, [longest, 1], self.seed + 3),
+            f"lengths {longest} and {least}": draw(self.manifest, [longest, least], self.seed + 3),
         }.items():
             expected, actual = [], []
             for batch in self._batches(members):

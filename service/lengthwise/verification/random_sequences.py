@@ -27,6 +27,16 @@ trained on recordings amplifies rounding errors on noise about a hundredfold: ve
 the graph."""
 
 
+def lengths_for(manifest: Manifest, wanted: Sequence[int]) -> list[int]:
+    """The lengths among `wanted` that the model accepts.
+
+    For a model with a least number of steps, they count from there: its shortest sequence in the place of 1, one step
+    more in the place of 2. So the steps that its last window adds are tried, as in the other models.
+    """
+    more = manifest.min_length - 1
+    return [more + length for length in wanted if more + length <= manifest.max_length]
+
+
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int) -> list[Steps]:
     """Random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
