@@ -1,7 +1,8 @@
-"""Writes the tables of docs/masking.md. `python -m benchmarks.masking`, or `make masking`.
+"""Writes the tables of docs/masking.md and docs/mending.md. `python -m benchmarks.masking`, or `make masking`.
 
 The table of layers is measured each time, in seconds. The others are copied from pages in benchmarks/results, which
-other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`).
+other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`,
+`benchmarks.mending`, `benchmarks.mended_training`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import exported_models, layer_table, masks, missing_values, pages
+from benchmarks import exported_models, layer_table, masks, mended_training, mending, missing_values, pages
 from benchmarks.layer_table import Row
 from lengthwise.command import Command
 
 DOCUMENT = Path("docs/masking.md")
+MENDING = Path("docs/mending.md")
 
 
 def layers(rows: Sequence[Row]) -> str:
@@ -50,16 +52,25 @@ def from_results() -> dict[str, str]:
     }
 
 
+def of_mending() -> dict[str, str]:
+    """The tables of docs/mending.md, by their markers' names."""
+    return {
+        "mending": pages.first_table(mending.PAGE),
+        "mended training": pages.first_table(mended_training.PAGE),
+    }
+
+
 @click.command(cls=Command)
 def main() -> None:
-    """Writes the tables of docs/masking.md."""
+    """Writes the tables of docs/masking.md and docs/mending.md."""
     torch.set_num_threads(1)
     bar = track(layer_table.cases(), "layers measured", console=Console(stderr=True), transient=True)
     tables = from_results() | {"layers": layers([layer_table.measure(case) for case in bar])}
-    document = DOCUMENT.read_text()
-    for name, table in tables.items():
-        document = written_into(document, name, table)
-    DOCUMENT.write_text(document)
+    for path, named in ((DOCUMENT, tables), (MENDING, of_mending())):
+        document = path.read_text()
+        for name, table in named.items():
+            document = written_into(document, name, table)
+        path.write_text(document)
 
 
 if __name__ == "__main__":

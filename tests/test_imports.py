@@ -39,7 +39,7 @@ BELOW = {
         "onnx_graphs": set(),
         "tracing": {"onnx_graphs"},
         "checking": {"tracing", "onnx_graphs"},
-        "mending": {"tracing", "onnx_graphs"},
+        "mending": {"checking", "tracing", "onnx_graphs"},
         "targets": {"checking", "tracing", "onnx_graphs", "architecture"},
         "training": {"architecture"},
         "export": {"mending", "targets", "checking", "tracing", "onnx_graphs", "architecture"},
@@ -52,7 +52,8 @@ BELOW = {
 MEMBERS = {
     "lengthwise": {"serving": {"serving"}, "api": {"api"}, "cli": {"cli", "__main__"}},
     "lengthwise_export": {
-        "export": {"accuracy", "api", "candidate", "flow", "missing_values", "pipeline", "publish", "rewrite_sums"},
+        "export": {"accuracy", "api", "candidate", "flow", "mend_target", "mended_accuracy", "mended_candidate"}
+        | {"missing_values", "pipeline", "publish", "rewrite_sums"},
         "cli": {"cli"},
     },
 }

@@ -24,11 +24,12 @@ OF_CLASSES = {
         "windows",
     ],
     lengthwise_export.CheckReport: [
-        *("exit_code", "leaks", "max_length", "min_length", "notes", "ran", "reason", "served", "target", "to_dict"),
-        *("tolerance", "trials", "verdict"),
+        *("exit_code", "fix", "leaks", "max_length", "min_length", "notes", "ran", "reason", "served", "target"),
+        *("to_dict", "tolerance", "trials", "verdict"),
     ],
     lengthwise_export.PublishedModel: [
-        *("cases", "directory", "labels", "manifest", "nodes", "notices", "sample", "version"),
+        *("cases", "directory", "labels", "manifest", "mend", "mend_accuracy", "nodes", "notices", "sample"),
+        "version",
     ],
 }
 FUNCTIONS = [lengthwise.load, lengthwise.Model.predict, lengthwise_export.check, lengthwise_export.export]

@@ -138,9 +138,30 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
         ConfigurationError: A label is unknown or does not fit the task, or the model accepts none of the records.
         VerificationError: The answers fit another order of the labels much better.
     """
-    labelled = [record for record in records if record.label is not None]
-    if not labelled:
+    accepted, left_out, why = accepted_records(records, manifest)
+    if not accepted:
         return None
+    classes = manifest.classes
+    table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
+    answered = right = 0
+    for record, answer in zip(accepted, _answers(session, manifest, accepted), strict=True):
+        expected, answered_labels = wanted_labels(record, manifest), found_labels(answer, manifest)
+        table += expected.T.astype(np.int64) @ answered_labels
+        counts += expected.sum(axis=0)
+        hits = hits_of(expected, answered_labels, manifest)
+        answered, right = answered + hits.size, right + int(hits.sum())
+    sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
+    _require_order_of_labels(sample, manifest)
+    return sample
+
+
+def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[list[Record], int, str]:
+    """The records with a label that the model accepts; the number of those that it does not; the first one's reason.
+
+    Raises:
+        ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.
+    """
+    labelled = [record for record in records if record.label is not None]
     for record in labelled:
         wrong = label_mismatch(record, manifest.task)
         unknown = unknown_labels(record, manifest.labels)
@@ -155,22 +176,9 @@ def measure(session: Session, manifest: Manifest, records: Iterable[Record]) -> 
             accepted.append(record)
         else:
             left_out, why = left_out + 1, why or f"{record.place}: {reason}"
-    if not accepted:
+    if labelled and not accepted:
         raise ConfigurationError(f"the model accepts none of the data's {left_out} sequences: {why}")
-    classes = manifest.classes
-    table, counts = np.zeros((classes, classes), dtype=np.int64), np.zeros(classes, dtype=np.int64)
-    answered = right = 0
-    for record, answer in zip(accepted, _answers(session, manifest, accepted), strict=True):
-        expected, answered_labels = _wanted(record, manifest), _found(answer, manifest)
-        table += expected.T.astype(np.int64) @ answered_labels
-        counts += expected.sum(axis=0)
-        hits = (
-            expected == answered_labels if manifest.task == "multi-label" else (expected & answered_labels).any(axis=1)
-        )
-        answered, right = answered + hits.size, right + int(hits.sum())
-    sample = DataAccuracy(manifest.labels, answered, right, table, counts, left_out, why)
-    _require_order_of_labels(sample, manifest)
-    return sample
+    return accepted, left_out, why
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
@@ -228,7 +236,7 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     return whole
 
 
-def _wanted(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
+def wanted_labels(record: Record, manifest: Manifest) -> NDArray[np.bool_]:
     """The labels of a record: `[1, classes]`, or `[length, classes]` for a per-step model."""
     several = record.label if isinstance(record.label, tuple) else (record.label or "",)
     steps = len(several) if manifest.task == "per-step" else 1
@@ -245,8 +253,8 @@ def _kept(wanted: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
     return wanted[-manifest.max_length :] if manifest.long == "tail" else wanted
 
 
-def _found(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
-    """The labels that the model answers, in the format of `_wanted`."""
+def found_labels(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
+    """The labels that the model answers, in the format of `wanted_labels`."""
     probabilities = np.atleast_2d(answer.probabilities)
     if manifest.task == "multi-label":
         assigned: NDArray[np.bool_] = probabilities >= manifest.threshold
@@ -254,6 +262,14 @@ def _found(answer: Answer, manifest: Manifest) -> NDArray[np.bool_]:
     chosen = np.zeros(probabilities.shape, dtype=np.bool_)
     chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
     return chosen
+
+
+def hits_of(expected: NDArray[np.bool_], found: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
+    """Which answers are right: one for each sequence or step; for a multi-label model one for each label."""
+    if manifest.task == "multi-label":
+        return np.equal(expected, found)
+    right: NDArray[np.bool_] = np.logical_or.reduce(expected & found, axis=1)
+    return right
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -25,6 +25,8 @@ from lengthwise_export import flow
 from lengthwise_export.checking import report as reports
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.verdict import Report
+from lengthwise_export.mending import fix_page, fix_report
+from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import HIGHEST_OPSET, OPSET, Second, TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
@@ -49,31 +51,36 @@ class CheckReport(Report):
     Attributes:
         target: The name of what was checked.
         served: For a model directory, the promise of its manifest as a sentence; None for other targets.
+        fix: What a mend would change; None if that was not asked.
     """
 
     target: str = ""
     served: str | None = None
+    fix: FixProposal | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary of JSON values, as `lengthwise check --json` prints it."""
-        return reports.as_json(self)
+        return reports.as_json(self) | ({} if self.fix is None else {"fix": self.fix.as_json()})
 
     def __repr__(self) -> str:
         """`<lengthwise_export.CheckReport Tagger: leak, the answer to a sequence changes with: ...>`."""
         return f"<lengthwise_export.CheckReport {self.target}: {self.verdict}, {self.reason}>"
 
     def __str__(self) -> str:
-        """The report as text: the verdict, each leak with its line and a fix, and the trials."""
+        """The report as text: the verdict, each leak with its line and a fix, the trials, and what a mend changes."""
         from rich.console import Console
 
         text = io.StringIO()
         console = Console(file=text, width=_WIDTH, force_terminal=False, force_jupyter=False, color_system=None)
         console.print(reports.on_terminal(self, self.target, served=self.served), crop=False)
+        if self.fix is not None:
+            console.print(fix_report.on_terminal(self.fix), crop=False)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def _repr_html_(self) -> str:
         """The page of `lengthwise check --html`, in a frame, so that its styles do not affect the notebook."""
-        page = html.escape(as_page(self, self.target))
+        section = "" if self.fix is None else fix_page.as_section(self.fix)
+        page = html.escape(as_page(self, self.target, fix=section))
         return f'<iframe srcdoc="{page}" width="100%" height="{_FRAME_PIXELS}" style="border: 0"></iframe>'
 
 
@@ -96,6 +103,7 @@ def check(
     max_length: int = 1024,
     tolerance: float = 0.0,
     seed: int = 0,
+    fix: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
     """Finds where padding or another sequence of the batch changes an answer, with the cause and a fix.
@@ -123,6 +131,8 @@ def check(
         max_length: The longest sequence to try, in steps.
         tolerance: Allowed difference of an answer, beyond rounding.
         seed: Seed of the random sequences.
+        fix: Whether `fix` of the report says what `export(..., mend=True)` would change, and whether that is proved.
+            The verdict is about the target as it is.
         progress: Called with the name of each trial before it runs.
 
     Returns:
@@ -155,19 +165,21 @@ def check(
     _require_whole("seed", seed, least=None)
     _require(tolerance >= 0, "tolerance", tolerance, "a number from 0")
     with _torch_as_before(target):
-        report, read = flow.check(
+        checked = flow.check(
             target,
             options,
             max_length=max_length,
             tolerance=tolerance,
             seed=seed,
             progress=progress or (lambda _: None),
+            fix=fix,
         )
+    report, read = checked.report, checked.target
     for notice in () if read is None else read.notices:
         log.warning("%s", notice)
     found = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
-    return CheckReport(**found, target=targets.named(target), served=served)
+    return CheckReport(**found, target=targets.named(target), served=served, fix=checked.fix)
 
 
 def export(
@@ -196,7 +208,10 @@ def export(
     data: StrPath | None = None,
     tolerance: float | None = None,
     rewrite: bool = False,
+    mend: bool = False,
+    must_keep_accuracy: float | None = None,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> PublishedModel:
     """Builds the graph of a target, verifies that padding changes no answer, and publishes a model directory.
 
@@ -228,7 +243,11 @@ def export(
         data: A file of labelled sequences, to measure the accuracy.
         tolerance: Allowed difference of batched and unbatched answers, beyond rounding; default: the same bits.
         rewrite: Whether sums over the steps are rewritten, if answers then have the same bits.
+        mend: Whether the graph is mended if padding reaches an answer, or the model takes no lengths, so that each
+            sequence gets the answer that the model gives it alone. Published only if that is proved.
+        must_keep_accuracy: Publish nothing if the accuracy on `data` is below this share of right answers.
         seed: Seed of the sequences of the verification.
+        progress: Called with what runs next.
 
     Returns:
         The published model: its `directory`, `version`, `manifest` and the cases of its verification.
@@ -236,6 +255,7 @@ def export(
     Raises:
         ConfigurationError: The target or an option is wrong, or the version exists already (PublishError).
         ExportError: No graph without leaks can be built from it.
+        UnmendableError: With `mend`: an operator cannot be mended.
         VerificationError: Padding or another sequence changes an answer, or the verification fails; nothing was
             published.
 
@@ -266,6 +286,12 @@ def export(
     _require(OPSET <= opset <= HIGHEST_OPSET, "opset", opset, f"one of {OPSET} to {HIGHEST_OPSET}")
     _require_among("precision", precision, get_args(Precision))
     _require(tolerance is None or tolerance >= 0, "tolerance", tolerance, "a number from 0")
+    _require(
+        must_keep_accuracy is None or 0 <= must_keep_accuracy <= 1,
+        "must_keep_accuracy",
+        must_keep_accuracy,
+        "a number from 0 to 1",
+    )
     chosen = flow.ExportOptions(
         multi_label=multi_label,
         threshold=threshold,
@@ -276,6 +302,8 @@ def export(
         data=None if data is None else os.fspath(data),
         tolerance=tolerance,
         rewrite=rewrite,
+        mend=mend,
+        must_keep_accuracy=must_keep_accuracy,
         seed=seed,
     )
     told: list[str] = []
@@ -289,7 +317,7 @@ def export(
         told.append(text)
 
     with _torch_as_before(target):
-        published = flow.export(target, Path(out), options, chosen, tell)
+        published = flow.export(target, Path(out), options, chosen, tell, progress)
     return dataclasses.replace(published, notices=tuple(told))
 
 

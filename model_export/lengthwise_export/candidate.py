@@ -27,6 +27,7 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import ExportError, RunError
+from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.missing_values import contains_isnan
 from lengthwise_export.options import OPSET
 from lengthwise_export.targets.target import Target
@@ -49,6 +50,8 @@ class Candidate:
         tolerance: Allowed difference between batched and unbatched answers, beyond rounding; None requires the same
             bits.
         notices: Messages to show to the user.
+        mend: What a mend changed in the graph; None if the model was not mended.
+        original: The model before its mend; None if it was not mended.
     """
 
     manifest: Manifest
@@ -56,6 +59,8 @@ class Candidate:
     reference: Reference | None
     tolerance: float | None = None
     notices: tuple[str, ...] = ()
+    mend: FixProposal | None = None
+    original: Subject | None = None
 
 
 def from_spec(
@@ -119,6 +124,7 @@ def from_target(
     opset: int = OPSET,
     tolerance: float = 0.0,
     seed: int = 0,
+    report: Report | None = None,
 ) -> Candidate:
     """A user's torch module or ONNX file, after `check` found no leak in it.
 
@@ -132,6 +138,7 @@ def from_target(
         opset: The opset of the graph, if one is built.
         tolerance: Allowed difference of an answer, beyond rounding.
         seed: Seed of the check's random sequences.
+        report: The report of its check, if it was checked already.
 
     Raises:
         ConfigurationError: It is a model directory, or the options contradict it.
@@ -142,7 +149,8 @@ def from_target(
         raise ConfigurationError(f"{target.text} is published already: serve it, or copy it")
     if missing == "handled" and target.steps.kind == "tokens":
         raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
-    report = run_check(target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=seed)
+    if report is None:
+        report = run_check(target.subject, max_length=max_length, min_length=min_length, tolerance=tolerance, seed=seed)
     _require_sound(report, target)
     task = _task(target, multi_label=multi_label)
     least, longest = report.min_length, report.max_length or max_length
@@ -150,11 +158,6 @@ def from_target(
     lengths = [min(least - 1 + length, max(longest, 5)) for length in (5, 3, 2, 1)]
     batch = pad([sampler.sequence(length) for length in lengths], width=min(least - 1 + 8, max(longest, 5)))
     answer = target.subject.answer(batch)
-    made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
-    if target.checkpoint is not None:
-        made["checkpoint"] = digest(target.checkpoint)
-    elif target.framework and not target.is_object:
-        made["weights"] = "the factory's own"
     names = target.names
     if names.attention is None and target.kind == "module" and _is_attention(answer, batch):
         names = names.model_copy(update={"attention": "attention"})
@@ -170,7 +173,7 @@ def from_target(
         missing=missing or "refuse",
         graph=names,
         width_multiple=_width_multiple(target.subject, sampler, least, longest),
-        made=made,
+        made=made_from(target),
     )
 
     def build(named: Manifest) -> onnx.ModelProto:
@@ -238,6 +241,16 @@ def _require_sound(report: Report, target: Target) -> None:
         begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
         check = "lengthwise_export.check" if target.is_object else f"lengthwise check {target.text}"
         raise VerificationError(f"{target.text}: {report.reason}.{begin} `{check}` shows the cause and a fix")
+
+
+def made_from(target: Target) -> dict[str, str | int | float | None]:
+    """How a user's model was made, for the manifest."""
+    made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
+    if target.checkpoint is not None:
+        made["checkpoint"] = digest(target.checkpoint)
+    elif target.framework and not target.is_object:
+        made["weights"] = "the factory's own"
+    return made
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:

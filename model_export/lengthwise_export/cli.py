@@ -21,6 +21,7 @@ from lengthwise_export.options import HIGHEST_OPSET, OPSET, TargetOptions, targe
 from lengthwise_export.training.options import TrainingOptions as TrainingOptions
 
 if TYPE_CHECKING:
+    from lengthwise_export.pipeline import PublishedModel
     from lengthwise_export.training import train as training
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -171,6 +172,17 @@ def train(
 @click.option(
     "--rewrite", is_flag=True, help="Rewrite sums over the steps of your model, if answers then have the same bits."
 )
+@click.option(
+    "--mend",
+    is_flag=True,
+    help="If padding reaches an answer of your model, or it takes no lengths, rewrite its graph so that each sequence "
+    "gets the answer that the model gives it alone. Published only if that is proved.",
+)
+@click.option(
+    "--must-keep-accuracy",
+    type=click.FloatRange(0, 1),
+    help="Publish nothing if the accuracy on --data is below this share of right answers, such as 0.95.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the sequences of the verification.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with all cases of the verification.")
 def export(
@@ -196,6 +208,7 @@ def export(
       lengthwise export runs/vowels --out models/vowels --data test.jsonl
       lengthwise export vowels.toml --checkpoint runs/vowels/model.safetensors --out models/vowels
       lengthwise export mymodels.lstm:make --checkpoint weights.pt --labels no,yes --out models/mine
+      lengthwise export mymodels.inception:make --checkpoint weights.pt --mend --data test.jsonl --out models/mine
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
@@ -207,8 +220,8 @@ def export(
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), replace(options, checkpoint=None)
-    with status(Console(stderr=True, quiet=as_json), "reading, checking, building, verifying and publishing"):
-        published = flow.export(target, out, options, flow.ExportOptions(**chosen), _say)
+    with status(Console(stderr=True, quiet=as_json), "reading, checking, building, verifying and publishing") as now:
+        published = flow.export(target, out, options, flow.ExportOptions(**chosen), _say, now)
     weights = published.manifest.made.get("weights")
     if as_json:
         show_json(
@@ -219,6 +232,7 @@ def export(
                 "from_fp32": published.manifest.from_fp32,
                 "labels": None if published.labels is None else asdict(published.labels),
                 "sample": None if published.sample is None else published.sample.as_json(),
+                "mend": _mend_as_json(published),
                 "promises": [promise.model_dump() for promise in published.manifest.promises],
                 "cases": [case.as_json() for case in published.cases],
             }
@@ -245,6 +259,8 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    if published.mend_accuracy is not None:
+        Console().print(f"before and after the mend: {published.mend_accuracy}", highlight=False, soft_wrap=True)
 
 
 @main.command(cls=ExporterCommand)
@@ -258,6 +274,12 @@ def export(
 @click.option(
     "--strict", is_flag=True, help="Exit 1 for a warning too (a leak that only NaN, Inf or 1e30 in the padding shows)."
 )
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="If padding reaches an answer, or the model takes no lengths, show what `export --mend` would change in its "
+    "graph, and the proof. The exit code is still about TARGET as it is.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--verbose", is_flag=True, help="Show a row for every trial, instead of one for each kind.")
 @click.option(
@@ -270,6 +292,7 @@ def check(
     tolerance: float,
     seed: int,
     strict: bool,
+    fix: bool,
     as_json: bool,
     verbose: bool,
     page: Path | None,
@@ -286,17 +309,20 @@ def check(
     Examples:
       lengthwise check mymodels.lstm:make --checkpoint weights.pt
       lengthwise check classifier.onnx --html leak.html
+      lengthwise check mymodels.inception:make --features 3 --fix
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
     from lengthwise.progress import status
     from lengthwise_export import flow
     from lengthwise_export.checking import report as reports
+    from lengthwise_export.mending import fix_page, fix_report
 
     with status(Console(stderr=True, quiet=as_json), "reading the target") as say_what:
-        report, read = flow.check(
-            target, options, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what
+        checked = flow.check(
+            target, options, max_length=max_length, tolerance=tolerance, seed=seed, progress=say_what, fix=fix
         )
+    report, read = checked.report, checked.target
     for notice in () if read is None else read.notices:
         _say(f"warning: {notice}")
     if page is not None:
@@ -304,13 +330,23 @@ def check(
 
         if not page.parent.exists():
             page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(as_page(report, target), encoding="utf-8")
+        section = "" if checked.fix is None else fix_page.as_section(checked.fix)
+        page.write_text(as_page(report, target, fix=section), encoding="utf-8")
     if as_json:
-        show_json(reports.as_json(report))
+        show_json(reports.as_json(report) | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
     else:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)
+        if checked.fix is not None:
+            Console().print(fix_report.on_terminal(checked.fix), crop=False)
     click.get_current_context().exit(report.exit_code(strict=strict))
+
+
+def _mend_as_json(published: PublishedModel) -> dict[str, Any] | None:
+    if published.mend is None:
+        return None
+    measured = published.mend_accuracy
+    return published.mend.as_json() | {"accuracy": None if measured is None else measured.as_json()}
 
 
 def _say(line: str) -> None:

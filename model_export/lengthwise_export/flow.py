@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from lengthwise.decoding import dataset
 from lengthwise.errors import ConfigurationError
@@ -18,13 +18,16 @@ from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.check import check as judge
 from lengthwise_export.checking.verdict import Report
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise_export.candidate import ScoreKind
+    from lengthwise_export.candidate import Candidate, ScoreKind
     from lengthwise_export.pipeline import PublishedModel
+
+NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"
 
 Tell = Callable[[str], None]
 """Receives a line that begins with `warning: ` or `notice: `, or describes what was rewritten."""
@@ -43,7 +46,24 @@ class ExportOptions:
     data: str | None = None
     tolerance: float | None = None
     rewrite: bool = False
+    mend: bool = False
+    must_keep_accuracy: float | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTarget:
+    """The result of a check.
+
+    Attributes:
+        report: The report; its verdict is `uncheckable` if the target cannot be checked.
+        target: The target; None if it could not be loaded.
+        fix: What a mend would change; None if that was not asked.
+    """
+
+    report: Report
+    target: Target | None
+    fix: FixProposal | None = None
 
 
 def check(
@@ -54,19 +74,25 @@ def check(
     tolerance: float,
     seed: int,
     progress: ProgressCallback,
-) -> tuple[Report, Target | None]:
+    fix: bool = False,
+) -> CheckedTarget:
     """Loads a target and checks it.
 
-    Returns:
-        The report, with the verdict `uncheckable` if the target cannot be checked; and the target, or None if it could
-        not be loaded.
+    Args:
+        target: What to check.
+        options: The options that describe it.
+        max_length: The longest sequence to try.
+        tolerance: Allowed difference of an answer, beyond rounding.
+        seed: Seed of the random sequences.
+        progress: Called with what runs next.
+        fix: Whether to mend the target too, if padding reaches its answers. A target without lengths is then loaded.
 
     Raises:
         ConfigurationError: The target is unknown or cannot be loaded, or an option contradicts it.
     """
     read = None
     try:
-        read = targets.read(target, options)
+        read = targets.read(target, options, blind=fix)
         with one_torch_thread() if read.framework else nullcontext():
             report = judge(
                 read.subject,
@@ -76,7 +102,7 @@ def check(
                 seed=seed,
                 progress=progress,
             )
-            if options.missing == "handled":
+            if options.missing == "handled" and not read.blind:
                 from lengthwise_export import missing_values
 
                 missing_values.require(
@@ -84,11 +110,34 @@ def check(
                 )
     except UncheckableError as error:
         report = Report("uncheckable", str(error))
-    return report, read
+    if not fix:
+        return CheckedTarget(report, read)
+    if read is None or (report.verdict == "uncheckable" and not read.blind):
+        return CheckedTarget(report, read, FixProposal(False, report.reason))
+    if not read.blind and report.verdict != "leak":
+        return CheckedTarget(report, read, FixProposal(True, NOTHING_TO_MEND))
+    with one_torch_thread() if read.framework else nullcontext():
+        from lengthwise_export.mend_target import mend_target
+
+        proved = mend_target(read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
+    return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
+
+
+def _without_lengths(report: Report) -> Report:
+    """The report on a target that takes no lengths: it cannot be called sound, whatever the trials say."""
+    if report.verdict == "uncheckable":
+        return report
+    said = "it takes neither lengths nor a mask, so it cannot know where a sequence ends; run padded"
+    return replace(report, verdict="uncheckable", reason=f"{said}, {report.reason}")
 
 
 def export(
-    target: targets.Given, out: Path, options: TargetOptions, chosen: ExportOptions, tell: Tell
+    target: targets.Given,
+    out: Path,
+    options: TargetOptions,
+    chosen: ExportOptions,
+    tell: Tell,
+    progress: ProgressCallback | None = None,
 ) -> PublishedModel:
     """Loads a target, builds its graph, verifies it and publishes it.
 
@@ -98,22 +147,31 @@ def export(
         options: The options that describe the target.
         chosen: The options of the export.
         tell: Called with each warning, notice or remark as soon as it is known.
+        progress: Called with what runs next.
 
     Raises:
-        LengthwiseError: As `targets.read`, `candidate.from_spec`, `candidate.from_target` and `pipeline.export` do.
+        LengthwiseError: As `targets.read`, `candidate.from_spec`, `candidate.from_target`,
+            `mended_candidate.from_mend` and `pipeline.export` do.
     """
     with one_torch_thread():
-        return _exported(target, out, options, chosen, tell)
+        return _exported(target, out, options, chosen, tell, progress or (lambda _: None))
 
 
 def _exported(
-    target: targets.Given, out: Path, options: TargetOptions, chosen: ExportOptions, tell: Tell
+    target: targets.Given,
+    out: Path,
+    options: TargetOptions,
+    chosen: ExportOptions,
+    tell: Tell,
+    progress: ProgressCallback,
 ) -> PublishedModel:
     from lengthwise_export import candidate, pipeline
     from lengthwise_export.architecture import trained
     from lengthwise_export.rewrite_sums import with_sums_rewritten
 
-    read = targets.read(target, options)
+    if chosen.must_keep_accuracy is not None and chosen.data is None:
+        raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
+    read = targets.read(target, options, blind=chosen.mend)
     for notice in read.notices:
         tell(f"warning: {notice}")
     records = None if chosen.data is None else _labelled(chosen.data, read.steps.kind, to=chosen.precision)
@@ -126,17 +184,10 @@ def _exported(
             opset=chosen.opset,
             tolerance=chosen.tolerance,
         )
+        if chosen.mend:
+            tell(f"{NOTHING_TO_MEND}: the built-in architecture takes lengths")
     else:
-        source = candidate.from_target(
-            read,
-            max_length=chosen.max_length or candidate.MAX_LENGTH,
-            multi_label=chosen.multi_label,
-            scores=chosen.scores,
-            missing=options.missing,
-            opset=chosen.opset,
-            tolerance=chosen.tolerance or 0.0,
-            seed=chosen.seed,
-        )
+        source = _of_users_model(read, options, chosen, tell, progress)
     if chosen.threshold is not None:
         source = candidate.with_threshold(source, chosen.threshold)
     for notice in source.notices:
@@ -146,7 +197,15 @@ def _exported(
         tell(f"warning: no --checkpoint: the weights are {weights}")
     if chosen.rewrite:
         source = with_sums_rewritten(source, tell)
-    published = pipeline.export(source, out, to=chosen.precision, data=records, seed=chosen.seed)
+    progress("building, verifying and publishing the graph")
+    published = pipeline.export(
+        source,
+        out,
+        to=chosen.precision,
+        data=records,
+        must_keep_accuracy=chosen.must_keep_accuracy,
+        seed=chosen.seed,
+    )
     for notice in published.notices:
         tell(f"notice: {notice}")
     if published.manifest.missing != source.manifest.missing:
@@ -158,6 +217,42 @@ def _exported(
         for notice in published.sample.notices(record.expected, record.expected_answers):
             tell(f"warning: {notice}")
     return published
+
+
+def _of_users_model(
+    read: Target, options: TargetOptions, chosen: ExportOptions, tell: Tell, progress: ProgressCallback
+) -> Candidate:
+    """The candidate of a user's model; mended if that is asked and padding reaches its answers."""
+    from lengthwise_export import candidate
+
+    longest, tolerance = chosen.max_length or candidate.MAX_LENGTH, chosen.tolerance or 0.0
+    said: dict[str, Any] = {
+        "max_length": longest,
+        "multi_label": chosen.multi_label,
+        "scores": chosen.scores,
+        "missing": options.missing,
+        "opset": chosen.opset,
+        "tolerance": tolerance,
+        "seed": chosen.seed,
+    }
+    if not chosen.mend or read.kind == "directory":
+        return candidate.from_target(read, **said)
+    if not read.blind:
+        report = judge(read.subject, max_length=longest, tolerance=tolerance, seed=chosen.seed, progress=progress)
+        if report.verdict != "leak":
+            source = candidate.from_target(read, report=report, **said)
+            tell(NOTHING_TO_MEND)
+            return source
+    from lengthwise_export import mended_candidate
+    from lengthwise_export.mend_target import mend_target
+    from lengthwise_export.mending.fix_report import summary
+
+    proved = mend_target(
+        read, max_length=longest, opset=chosen.opset, tolerance=tolerance, seed=chosen.seed, progress=progress
+    )
+    source = mended_candidate.from_mend(proved, **said)
+    tell(summary(proved.fix))
+    return source
 
 
 def records_of(

@@ -36,9 +36,11 @@ from lengthwise.runtime.session import RUNTIME_VERSION, Session
 from lengthwise.verification import golden, measurement, promises
 from lengthwise.verification.measurement import BatchLogits, Case, Reference
 from lengthwise.verification.random_sequences import draw, lengths_for
-from lengthwise_export import accuracy, missing_values, publish
+from lengthwise_export import accuracy, mended_accuracy, missing_values, publish
 from lengthwise_export.accuracy import DataAccuracy
 from lengthwise_export.candidate import Candidate
+from lengthwise_export.mended_accuracy import MendAccuracy
+from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
 
@@ -57,6 +59,8 @@ class PublishedModel:
         labels: How many labels of `data` the precision changed; None without data, or at fp32.
         sample: The accuracy on `data`; None without labels.
         notices: Messages to show to the user.
+        mend: What a mend changed; None if the model was not mended.
+        mend_accuracy: The accuracy on `data` before and after the mend; None without a mend or without labels.
     """
 
     directory: Path
@@ -66,6 +70,8 @@ class PublishedModel:
     labels: labels.LabelChanges | None = None
     sample: DataAccuracy | None = None
     notices: tuple[str, ...] = ()
+    mend: FixProposal | None = None
+    mend_accuracy: MendAccuracy | None = None
 
     @property
     def version(self) -> int:
@@ -101,7 +107,13 @@ class VerifiedGraph:
 
 
 def export(
-    source: Candidate, out: Path, *, to: Precision = "fp32", data: Sequence[Record] | None = None, seed: int = 0
+    source: Candidate,
+    out: Path,
+    *,
+    to: Precision = "fp32",
+    data: Sequence[Record] | None = None,
+    must_keep_accuracy: float | None = None,
+    seed: int = 0,
 ) -> PublishedModel:
     """Builds, verifies and publishes a model.
 
@@ -110,12 +122,14 @@ def export(
         out: `MODELS/NAME/VERSION`, or `MODELS/NAME` for the next free version.
         to: The precision of the published graph.
         data: Labelled sequences. The answers are compared with the labels, and another precision with fp32.
+        must_keep_accuracy: The lowest accuracy on the data with which a graph is published; None for any.
         seed: Seed of the random sequences of the verification.
 
     Raises:
         PublishError: The version exists, or its folder cannot be written.
         ExportError: The graph cannot be built, or not at that precision.
-        VerificationError: A case failed, or the data contradicts the order of the labels. Nothing was published.
+        VerificationError: A case failed, the data contradicts the order of the labels, or the accuracy is too low.
+            Nothing was published.
         ConfigurationError: The sequences or labels of the data do not fit the model.
         ModelError: A service would reject the model for another reason.
     """
@@ -124,12 +138,17 @@ def export(
     graph = source.build(manifest)
     with publish.staging_folder(place) as stage:
         verified = verify_graph(graph, manifest, source.reference, tolerance=source.tolerance, seed=seed)
+        before_and_after = None
+        if data is not None and source.original is not None:
+            before_and_after = mended_accuracy.measure(source.original, verified.session(), manifest, data)
         if to != "fp32":
             sequences = None if data is None else [record.steps for record in data]
             verified = at_precision(verified, to, sequences, tolerance=source.tolerance, seed=seed)
         if data is not None:
             verified = _with_accuracy(verified, data)
-        finished = _write(stage, verified, seed=seed)
+        if must_keep_accuracy is not None:
+            _require_accuracy(verified, must_keep_accuracy, before_and_after)
+        finished = _write(stage, verified, source.mend, seed=seed)
         notices = tuple(_load_as_a_service_would(stage, finished))
     return PublishedModel(
         place.directory,
@@ -139,6 +158,8 @@ def export(
         verified.labels,
         verified.sample,
         notices,
+        source.mend,
+        before_and_after,
     )
 
 
@@ -251,7 +272,22 @@ def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedG
     return replace(verified, manifest=verified.manifest.model_copy(update={"made": made}), sample=measured)
 
 
-def _write(stage: Path, verified: VerifiedGraph, *, seed: int) -> Manifest:
+def _require_accuracy(verified: VerifiedGraph, least: float, before_and_after: MendAccuracy | None) -> None:
+    """Checks the accuracy on the data.
+
+    Raises:
+        VerificationError: It is too low.
+    """
+    sample = verified.sample
+    if sample is None or sample.accuracy < least:
+        said = sample if before_and_after is None else before_and_after
+        raise VerificationError(
+            f"{verified.manifest.key}: --must-keep-accuracy {least:g} does not hold, so nothing was published: "
+            + ("the data has no labels" if said is None else str(said))
+        )
+
+
+def _write(stage: Path, verified: VerifiedGraph, mend: FixProposal | None, *, seed: int) -> Manifest:
     """Writes a complete model directory into the staging folder.
 
     Requires: a verified graph. Ensures: all its files exist.
@@ -272,6 +308,8 @@ def _write(stage: Path, verified: VerifiedGraph, *, seed: int) -> Manifest:
         "sample": None if verified.sample is None else verified.sample.as_json(),
         "cases": [{**case.as_json(), "holds": True} for case in verified.cases],
     }
+    if mend is not None:
+        verification["mend"] = mend.as_record()
     (stage / VERIFICATION_FILE).write_text(json.dumps(verification, indent=2, allow_nan=False) + "\n")
     # On another processor, float32 rounds as it does here; a lower precision may differ by its own rounding.
     promise = promises.promise(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from lengthwise.padding import PaddedBatch, Steps
 from lengthwise_export.checking import axes
-from lengthwise_export.checking.recording import ModelOutput
+from lengthwise_export.checking.recording import ModelOutput, Subject
+
+_MAX_AMPLIFIED: Final = 1e-3
+"""The tolerance is raised for models that amplify rounding, but never above this: more would hide leaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,24 @@ class Baseline:
     def largest_difference(self, after: ModelOutput) -> float:
         """The largest difference over all rows, for a batch that holds the same sequences in the same order."""
         return max(self.moved_by(after, row, row) for row in range(self.batch.rows))
+
+    def allowed_rounding(self, subject: Subject, tolerance: float) -> float:
+        """The tolerance, raised for a model that amplifies rounding.
+
+        Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
+        answer is estimated by changing every input value by 1 ulp (the smallest step of float32).
+
+        Args:
+            subject: The model that gave the baseline's answer.
+            tolerance: The tolerance without amplification.
+
+        Returns:
+            Ten times what 1 ulp moves an answer, if that is above the tolerance and below 1e-3; else the tolerance.
+        """
+        if subject.steps.kind == "tokens":
+            return tolerance
+        moved = self.largest_difference(subject.answer(self.with_one_ulp_added()))
+        return 10 * moved if tolerance < 10 * moved < _MAX_AMPLIFIED else tolerance
 
     def with_one_ulp_added(self) -> PaddedBatch:
         """The same batch with each value replaced by the next larger float32; zeros stay zeros."""

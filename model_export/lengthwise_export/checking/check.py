@@ -46,9 +46,6 @@ _MAX_UNBATCHED: Final = 48
 _MAX_NAMED: Final = 5
 """At most this many trials are named in the reason."""
 
-_MAX_AMPLIFIED: Final = 1e-3
-"""The tolerance is raised for models that amplify rounding, but never above this: more would hide leaks."""
-
 ProgressCallback = Callable[[str], None]
 
 
@@ -241,18 +238,12 @@ class _Check:
         return first
 
     def _allow_for_rounding(self, first: Baseline) -> None:
-        """Raises the tolerance for a model that amplifies rounding.
-
-        Another width or number of rows changes the order of sums, and so their rounding. How much that can change an
-        answer is estimated by changing every input value by 1 ulp (the smallest step of float32).
-        """
-        if self.subject.steps.kind == "tokens":
-            return
-        moved = first.largest_difference(self.subject.answer(first.with_one_ulp_added()))
-        if self.tolerance < 10 * moved < _MAX_AMPLIFIED:
-            self.tolerance = 10 * moved
+        """Raises the tolerance for a model that amplifies rounding."""
+        allowed = first.allowed_rounding(self.subject, self.tolerance)
+        if allowed > self.tolerance:
+            self.tolerance = allowed
             self.notes.append(
-                f"a 1-ulp input change moves the output by {moved:.2g}; differences below 10x are ignored"
+                f"a 1-ulp input change moves the output by {allowed / 10:.2g}; differences below 10x are ignored"
             )
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:

@@ -45,6 +45,7 @@ rect.still {{ fill: #8881; }}
 {notes}
 {right}
 {leaks}
+{fix}
 <section>
 <h2>Trials</h2>
 {tried}
@@ -54,8 +55,14 @@ rect.still {{ fill: #8881; }}
 """
 
 
-def as_page(report: Report, target: str) -> str:
-    """The report as one HTML page."""
+def as_page(report: Report, target: str, *, fix: str = "") -> str:
+    """The report as one HTML page.
+
+    Args:
+        report: The report.
+        target: The name of the checked model.
+        fix: A section about the mend, as HTML.
+    """
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
     return _PAGE.format(
         title=html.escape(target),
@@ -64,6 +71,7 @@ def as_page(report: Report, target: str) -> str:
         notes=f"<ul>{notes}</ul>" if notes else "",
         right=_right(report),
         leaks="\n".join(_section(leak) for leak in report.leaks),
+        fix=fix,
         tried=_tried(report),
     )
 

@@ -76,7 +76,8 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
         report: The report.
         target: The name of the checked model.
         served: The promise of the manifest for the widths that the service uses; None for other targets.
-        verbose: Show a row for every trial of a sound model. Otherwise it has one row for each kind.
+        verbose: Show a row for every trial. Otherwise only a leak and a warning show all, and other verdicts one of
+            each kind.
     """
     head = Text.assemble((report.verdict, _STYLES[report.verdict]), f"  {target}: {report.reason}")
     parts: list[RenderableType] = [head]
@@ -86,7 +87,8 @@ def on_terminal(report: Report, target: str, *, served: str | None = None, verbo
     if report.ran.rows:
         parts.append(Text(tested_sizes_text(report)))
     if report.trials:
-        rows = report.trials if verbose or report.verdict != "sound" else tuple(one_per_kind(report.trials))
+        every = verbose or report.verdict in ("leak", "warning")
+        rows = report.trials if every else tuple(one_per_kind(report.trials))
         parts += ["", _table(rows)]
         if any(outcome.passed and outcome.difference for outcome in report.trials):
             parts.append(Text(f"{tolerance_text(report.tolerance)}{f'; {served}' if served else ''}."))

@@ -162,9 +162,12 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
     base = pad(sequences, width=sizes.width)
     for name, scale in JUNK.items():
         yield CheckTrial(
-            f"{name} in the padding", "padding", _filled(base, sampler.fill(base.steps.shape[:2], scale)), same
+            f"{name} in the padding",
+            "padding",
+            with_padding_filled(base, sampler.fill(base.steps.shape[:2], scale)),
+            same,
         )
-    yield CheckTrial("another row's steps in the padding", "padding", _filled(base, _overlong(base)), same)
+    yield CheckTrial("another row's steps in the padding", "padding", with_padding_filled(base, _overlong(base)), same)
     yield CheckTrial("padded wider", "width", pad(sequences, width=sizes.wider), same)
     yield CheckTrial("padded one step wider", "width", pad(sequences, width=min(sizes.width + 1, sizes.wider)), same)
     yield CheckTrial("padded to the longest only", "width", pad(sequences, width=len(sequences[0])), same)
@@ -189,7 +192,7 @@ def trials(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler) -> I
         yield CheckTrial("neighbours of other lengths", "lengths", pad(others, width=sizes.width), odd)
     if base.steps.dtype == np.float32:
         for name, value in EXTREME_PADDING.items():
-            yield CheckTrial(f"{name} in the padding", "poison", _filled(base, np.float32(value)), same)
+            yield CheckTrial(f"{name} in the padding", "poison", with_padding_filled(base, np.float32(value)), same)
 
 
 def unbatched_name(length: int) -> str:
@@ -229,14 +232,19 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
     """The trials for a batch of `odd_batches`: other values in the padding, and less padding for a short batch."""
     same = tuple((row, row) for row in range(base.rows))
     junk = sampler.fill(base.steps.shape[:2], JUNK["junk"])
-    yield CheckTrial(f"junk in the padding {name}", "padding", _filled(base, junk), same)
+    yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), same)
     longest = int(base.lengths.max())
     if longest + _MIN_PADDING < base.width:  # over many steps, another width changes the rounding of sums
         yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), same)
 
 
-def _filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
-    """The batch with other values in the padding."""
+def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
+    """The batch with other values in the padding.
+
+    Args:
+        batch: The batch.
+        padding: Values that broadcast to its steps; those at valid steps are not used.
+    """
     valid = step_mask(batch.lengths, batch.width)
     valid = valid.reshape(*valid.shape, *[1] * (batch.steps.ndim - 2))
     steps = batch.steps.copy()

@@ -178,7 +178,9 @@ def read_signature(
     steps = _steps_among(named, numbers=numbers) if named else None
     others = [each for each in named if each is not steps]
     if second == "none" and not blind:
-        raise ConfigurationError(f"--second none: {shown} then cannot know where a sequence ends: also pass --mend")
+        raise ConfigurationError(
+            f"--second none: {shown} then cannot know where a sequence ends: also pass --mend (check: --fix)"
+        )
     takes_places = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     if blind and (second == "none" or (second is None and _tells_nothing(others))) and (steps or takes_places):
         _require_no_more(others, shown)
@@ -194,7 +196,8 @@ def read_signature(
     if steps is None or not others:
         raise UncheckableError(
             f"{shown} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
-            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend"
+            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
+            "(check: --fix)"
             + ("; if it takes one through *args, say which with --second" if len(parameters) > len(named) else "")
             + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
         )

@@ -27,7 +27,7 @@ from torch.export import ExportedProgram
 
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.labels import IN_GRAPH
+from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
@@ -94,7 +94,7 @@ def build(
     graph.metadata_props.update(
         {
             "lengthwise.contract": str(CONTRACT),
-            "lengthwise.name": name,
+            NAME_IN_GRAPH: name,
             IN_GRAPH: json.dumps(list(labels), ensure_ascii=False),
         }
     )

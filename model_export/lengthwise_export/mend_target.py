@@ -1,0 +1,206 @@
+"""Mends a target and proves the mend: `check --fix` shows the result, `export --mend` publishes it.
+
+target --build--> graph --mend--> mended graph --prove--> equal to the original alone --check--> no leak
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from lengthwise.errors import LengthwiseError
+from lengthwise.padding import PaddedBatch, pad
+from lengthwise.runtime.manifest import GraphNames
+from lengthwise.verification.measurement import BatchLogits, Reference
+from lengthwise_export.checking.check import ProgressCallback, check
+from lengthwise_export.checking.limits import WidthLimits
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.checking.verdict import Report
+from lengthwise_export.errors import UncheckableError, UnmendableError
+from lengthwise_export.mending.changes import Mended, MendedOperator
+from lengthwise_export.mending.curve import draw_curve
+from lengthwise_export.mending.fix import FixProposal, operators_text
+from lengthwise_export.mending.mend import mend, shown_operator
+from lengthwise_export.mending.proof import prove
+from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
+from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
+from lengthwise_export.options import OPSET
+from lengthwise_export.targets.target import Target
+from lengthwise_export.tracing.node_origins import location_of_node, operator_name
+from lengthwise_export.tracing.source_lines import CodeLocation
+
+LENGTHS = "lengths"
+"""The name of the input that a mend adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedMend:
+    """A mend of a target.
+
+    Attributes:
+        fix: What it changes, and its proof; or why there is none.
+        original: The target before.
+        target: The mended target; None if it cannot be mended, or the proof does not hold.
+        report: The report of the check of the mended target; None if none ran.
+    """
+
+    fix: FixProposal
+    original: Target
+    target: Target | None = None
+    report: Report | None = None
+
+
+def mend_target(
+    target: Target,
+    *,
+    max_length: int,
+    opset: int = OPSET,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> ProvedMend:
+    """Mends a target, proves the mend, and checks the mended graph.
+
+    Args:
+        target: The target: one that leaks, or one that takes no lengths.
+        max_length: The longest sequence to accept; reduced if the original raises at that length.
+        opset: The opset of the graph, if one is built.
+        tolerance: Allowed difference of an answer, beyond rounding.
+        seed: Seed of the random sequences.
+        progress: Called with what runs next.
+    """
+    say = progress or (lambda _: None)
+    origins: dict[str, onnx.NodeProto] = {}
+    try:
+        say("the widths that the original accepts")
+        longest, limit = _longest(target, max_length, seed)
+        say("building the graph")
+        graph = target.build("model", opset)
+        if target.framework:
+            origins = {shown_operator(node): node for node in graph.graph.node}
+        say("mending the graph")
+        mended = mend(graph, _named(target.names), target.steps, max_length=longest)
+    except UnmendableError as error:
+        operator, location = _origin(error.operator, error.location, origins)
+        return ProvedMend(FixProposal(False, error.reason, operator, location), target)
+    except LengthwiseError as error:
+        # Where the original runs at one width only, for example, tracing fails too, and says less.
+        report = check(target.subject, max_length=max_length, tolerance=tolerance, seed=seed, progress=say)
+        return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
+    mended = replace(mended, changes=tuple(_from_origin(change, origins) for change in mended.changes))
+    if limit is not None:
+        return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
+    return _proved(target, mended, min(longest, mended.max_length), tolerance=tolerance, seed=seed, say=say)
+
+
+def _proved(
+    target: Target, mended: Mended, longest: int, *, tolerance: float, seed: int, say: ProgressCallback
+) -> ProvedMend:
+    after = _mended_target(target, mended)
+    proof = prove(
+        target.subject,
+        after.subject,
+        max_length=longest,
+        min_length=mended.min_length,
+        tolerance=tolerance,
+        seed=seed,
+        progress=say,
+    )
+    fix = FixProposal(
+        False, f"the mend does not hold: {proof}", changes=mended.changes, min_length=proof.min_length, proof=proof
+    )
+    say("one answer against padding")
+    fix = replace(
+        fix,
+        curve=draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed),
+    )
+    if not proof.holds:
+        return ProvedMend(fix, target)
+    report = check(
+        after.subject,
+        max_length=longest,
+        min_length=proof.min_length,
+        tolerance=tolerance,
+        seed=seed,
+        progress=say,
+    )
+    fix = replace(fix, verdict=report.verdict)
+    if report.verdict != "sound":
+        begin = f", beginning at {report.leaks[0].operator}" if report.leaks else ""
+        fix = replace(fix, reason=f"the check of the mended graph finds: {report.verdict}, {report.reason}{begin}")
+        return ProvedMend(fix, target, report=report)
+    reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
+    if not fix.changes:
+        reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
+    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report)
+
+
+def alone(subject: Subject, *, per_step: bool) -> Reference:
+    """A reference that runs each row of a batch alone and without padding."""
+
+    def answer(batch: PaddedBatch) -> BatchLogits:
+        rows = [
+            subject.answer(pad([batch.steps[row, :length]], multiple=1)).logits[0]
+            for row, length in enumerate(batch.lengths)
+        ]
+        if not per_step:
+            return np.stack(rows)
+        wide = np.zeros((len(rows), batch.width, rows[0].shape[-1]), dtype=np.float32)
+        for target, row in zip(wide, rows, strict=True):
+            target[: len(row)] = row
+        return wide
+
+    return answer
+
+
+def _from_origin(change: MendedOperator, origins: Mapping[str, onnx.NodeProto]) -> MendedOperator:
+    operator, location = _origin(change.operator, change.location, origins)
+    return replace(change, operator=operator, location=location)
+
+
+def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProto]) -> tuple[str, CodeLocation | None]:
+    """The module and the line of the user's code that an operator of a traced graph comes from.
+
+    Args:
+        operator: The operator, as the mend names it.
+        location: Its line, if the mend knows it.
+        origins: The nodes of a graph that was built from code, by the names that the mend gives them.
+    """
+    known = location if isinstance(location, CodeLocation) else None
+    node = origins.get(operator)
+    return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
+
+
+def _longest(target: Target, max_length: int, seed: int) -> tuple[int, UncheckableError | None]:
+    """The longest sequence that the original accepts; and the error, if it raises at most widths."""
+    try:
+        limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
+    except UncheckableError as error:
+        return max_length, error
+    return limits.widest, None
+
+
+def _named(names: GraphNames) -> GraphNames:
+    """The names of a graph's inputs and outputs after a mend, which takes lengths."""
+    return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})
+
+
+def _mended_target(target: Target, mended: Mended) -> Target:
+    """The target with the mended graph in the place of the original."""
+    names = _named(target.names)
+    external = ExternalGraph(mended.graph, target.steps, names, len(target.labels), target.per_step)
+
+    def build(name: str, opset: int) -> onnx.ModelProto:
+        graph = onnx.ModelProto()
+        graph.CopyFrom(mended.graph)
+        for entry in graph.metadata_props:
+            if entry.key == NAME_IN_GRAPH:
+                entry.value = name
+        return graph
+
+    return replace(target, names=names, subject=OnnxSubject(external), build=build, framework=False, blind=False)

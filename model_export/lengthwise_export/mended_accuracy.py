@@ -1,0 +1,169 @@
+"""The accuracy of a model before and after its mend: a model that was trained on padded batches may have learnt that.
+
+The original is run as its users run it today, padded, and alone; the mended graph as it will be served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.decoding.dataset import Record
+from lengthwise.errors import VerificationError
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime import answers
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Outputs, Session
+from lengthwise_export.accuracy import accepted_records, found_labels, hits_of, wanted_labels
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.errors import RunError
+
+BATCH_ROWS: Final = 32
+"""Rows of a batch, in the order of the data."""
+
+_Run = Callable[[PaddedBatch], Outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The accuracy of one way to run a model.
+
+    Attributes:
+        accuracy: The share of right answers; None if the model raises when it is run in this way.
+        moved: The number of sequences (steps of a per-step model) whose labels the mended graph changes.
+    """
+
+    accuracy: float | None
+    moved: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MendAccuracy:
+    """The accuracy on labelled sequences before and after a mend.
+
+    Attributes:
+        sequences: The number of sequences.
+        answers: The number of labels that may move: sequences, or steps of a per-step model.
+        batches: The original in batches of 32 in the order of the data, each padded to its longest sequence.
+        fixed: The original with every sequence padded to the longest of the data.
+        alone: The original with each sequence alone and unpadded.
+        mended: The mended graph's accuracy.
+    """
+
+    sequences: int
+    answers: int
+    batches: Way
+    fixed: Way
+    alone: Way
+    mended: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for `export --json`."""
+        return {
+            "sequences": self.sequences,
+            "answers": self.answers,
+            "padded_to_the_longest_of_a_batch": self.batches.accuracy,
+            "padded_to_a_fixed_length": self.fixed.accuracy,
+            "alone": self.alone.accuracy,
+            "mended": self.mended,
+            "labels_moved": {
+                "from_padded_to_the_longest_of_a_batch": self.batches.moved,
+                "from_padded_to_a_fixed_length": self.fixed.moved,
+                "from_alone": self.alone.moved,
+            },
+        }
+
+    def __str__(self) -> str:
+        """Such as `accuracy 0.97 padded to the longest of 32 (3 of 370 labels move), ..., 0.981 mended`."""
+        ways = {
+            f"padded to the longest of {BATCH_ROWS}": self.batches,
+            "padded to a fixed length": self.fixed,
+            "alone": self.alone,
+        }
+        said = [f"{self.mended:.4f} mended"]
+        for name, way in ways.items():
+            if way.accuracy is None:
+                said.append(f"the original raises {name}")
+            else:
+                said.append(f"{way.accuracy:.4f} {name} (from there {way.moved} of {self.answers} labels move)")
+        return f"accuracy {', '.join(said)}"
+
+
+def measure(original: Subject, session: Session, manifest: Manifest, records: Sequence[Record]) -> MendAccuracy | None:
+    """Compares the accuracy of a mended graph with that of its original.
+
+    Args:
+        original: The original.
+        session: A session of the mended graph.
+        manifest: Its manifest.
+        records: The records; those without a label, and those that the mended graph does not accept, are skipped.
+
+    Returns:
+        The accuracies; None if no record has a label.
+
+    Raises:
+        ConfigurationError: A label is unknown or does not fit the task, or the model accepts none of the records.
+        VerificationError: The mended graph's answer to a sequence is not finite.
+    """
+    accepted, _, _ = accepted_records(records, manifest)
+    if not accepted:
+        return None
+    steps = [record.steps for record in accepted]
+    expected = [wanted_labels(record, manifest) for record in accepted]
+    after = _labels(session.run, _in_order(steps, BATCH_ROWS, multiple=manifest.width_multiple), manifest)
+    if after is None:
+        raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
+
+    def way(batches: Iterator[PaddedBatch]) -> Way:
+        before = _labels(lambda batch: _outputs(original, batch), batches, manifest)
+        if before is None:
+            return Way(None, None)
+        moved = sum(int((one != other).any(axis=1).sum()) for one, other in zip(before, after, strict=True))
+        return Way(_share_right(expected, before, manifest), moved)
+
+    longest = max(map(len, steps))
+    return MendAccuracy(
+        sequences=len(accepted),
+        answers=sum(len(each) for each in expected),
+        batches=way(_in_order(steps, BATCH_ROWS)),
+        fixed=way(_in_order(steps, BATCH_ROWS, width=longest)),
+        alone=way(_in_order(steps, 1)),
+        mended=_share_right(expected, after, manifest),
+    )
+
+
+def _in_order(
+    sequences: Sequence[Steps], rows: int, *, width: int | None = None, multiple: int = 1
+) -> Iterator[PaddedBatch]:
+    for first in range(0, len(sequences), rows):
+        yield pad(sequences[first : first + rows], width=width, multiple=multiple)
+
+
+def _outputs(original: Subject, batch: PaddedBatch) -> Outputs:
+    return Outputs(original.answer(batch).logits)
+
+
+def _labels(run: _Run, batches: Iterator[PaddedBatch], manifest: Manifest) -> list[NDArray[np.bool_]] | None:
+    """The labels of each sequence; None if the model raises or an answer is not finite."""
+    found = []
+    for batch in batches:
+        try:
+            scored = answers.score(run(batch), batch.lengths, manifest)
+        except RunError:
+            return None
+        for answer in scored:
+            if answer is None:
+                return None
+            found.append(found_labels(answer, manifest))
+    return found
+
+
+def _share_right(
+    expected: Sequence[NDArray[np.bool_]], found: Sequence[NDArray[np.bool_]], manifest: Manifest
+) -> float:
+    hits = [hits_of(one, other, manifest) for one, other in zip(expected, found, strict=True)]
+    return float(sum(each.sum() for each in hits) / sum(each.size for each in hits))

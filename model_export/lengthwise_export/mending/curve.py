@@ -1,0 +1,87 @@
+"""One sequence's answer against the padding behind it, before and after a mend: the picture of the leak report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.padding import Steps, pad
+from lengthwise_export.checking.recording import Subject
+from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.errors import RunError
+
+_LENGTH: Final = 40
+"""Steps of the sequence, if the model accepts batches wide enough."""
+_MAX_SHARE: Final = 2.0
+_POINTS: Final = 41
+CANDIDATES: Final = 16
+"""The sequence is the one whose answer moves most among this many random ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingCurve:
+    """The probability of one sequence's class against the padding behind it.
+
+    Attributes:
+        length: The steps of the sequence.
+        shares: The padding as a share of the length: 0 to 2.
+        before: The probability that the original gives, at each share.
+        after: The probability that the mended model gives, at each share.
+    """
+
+    length: int
+    shares: tuple[float, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def draw_curve(
+    original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
+) -> PaddingCurve | None:
+    """Runs one sequence with more and more padding of zeros.
+
+    Args:
+        original: The original.
+        mended: The mended model.
+        max_length: The widest batch that both accept.
+        min_length: The shortest sequence that both accept.
+        seed: Seed of the random sequences.
+
+    Returns:
+        The curve; None if one of the models raises, or an answer is not finite.
+    """
+    length = max(min(_LENGTH, int(max_length / (1 + _MAX_SHARE))), min_length)
+    shares = [float(share) for share in np.linspace(0, _MAX_SHARE, _POINTS)]
+    widths = {share: round(length * (1 + share)) for share in shares}
+    shares = [share for share in shares if widths[share] <= max_length]
+    sampler = Sampler(original.steps, seed)
+    sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
+    try:
+        alone = [_probabilities(original, steps, length) for steps in sequences]
+        padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
+        moved = [abs(one - other)[one.argmax()] for one, other in zip(alone, padded, strict=True)]
+        chosen = int(np.argmax(moved))
+        place = int(alone[chosen].argmax())
+        before, after = (
+            tuple(float(_probabilities(model, sequences[chosen], widths[share])[place]) for share in shares)
+            for model in (original, mended)
+        )
+    except (RunError, IndexError):  # no axis of steps as wide as the batch
+        return None
+    return PaddingCurve(length, tuple(shares), before, after) if np.isfinite([*before, *after]).all() else None
+
+
+def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float64]:
+    """The probabilities of the classes; of a per-step model those at the last valid step."""
+    logits = model.answer(pad([steps], width=width)).logits[0]
+    row: NDArray[np.float64] = (logits[len(steps) - 1] if logits.ndim == 2 else logits).astype(np.float64)
+    if row.size == 1:
+        row = np.array([row[0], 0.0])
+    elif row.min() >= 0 and abs(row.sum() - 1) <= 1e-4:
+        return row
+    powers = np.exp(row - row.max())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares

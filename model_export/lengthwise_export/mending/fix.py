@@ -1,0 +1,101 @@
+"""What `check --fix` proposes: the operators that a mend changes, the proof, and an answer against padding."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lengthwise_export.checking.verdict import Verdict
+from lengthwise_export.mending.changes import MendedOperator
+from lengthwise_export.mending.curve import PaddingCurve
+from lengthwise_export.mending.proof import MendProof
+from lengthwise_export.tracing.source_lines import CodeLocation, relative_path
+
+
+@dataclass(frozen=True, slots=True)
+class FixProposal:
+    """What a mend would change in a target, or why it cannot be mended.
+
+    Attributes:
+        mendable: Whether the target is sound, or would be after the mend.
+        reason: The reason, as a sentence.
+        operator: The operator that cannot be mended; None if it is not one operator.
+        location: The line of the user's code that calls it; None if unknown.
+        changes: The operators that the mend changes, in the order of execution.
+        min_length: The shortest sequence that the mended model accepts.
+        proof: The comparison with the original alone; None if none ran.
+        verdict: The verdict of the check of the mended graph; None if none ran.
+        curve: One sequence's answer against padding, before and after; None if it cannot be drawn.
+    """
+
+    mendable: bool
+    reason: str
+    operator: str | None = None
+    location: CodeLocation | None = None
+    changes: tuple[MendedOperator, ...] = ()
+    min_length: int = 1
+    proof: MendProof | None = None
+    verdict: Verdict | None = None
+    curve: PaddingCurve | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The value of `fix` in `check --json`."""
+        return {
+            "mendable": self.mendable,
+            "reason": self.reason,
+            "operator": self.operator,
+            **_place(self.location),
+            "changes": [
+                {
+                    "operator": change.operator,
+                    "kind": change.kind,
+                    **_place(change.location),
+                    "cause": change.cause,
+                    "before": list(change.before),
+                    "after": list(change.after),
+                }
+                for change in self.changes
+            ],
+            "min_length": self.min_length,
+            "proof": None if self.proof is None else self.proof.as_json(),
+            "verdict": self.verdict,
+        }
+
+    def as_record(self) -> dict[str, Any]:
+        """The value of `mend` in `verification.json`: without code and paths of the machine that mended it."""
+        return {
+            "operators": [
+                {"operator": change.operator, "kind": change.kind, "cause": change.cause} for change in self.changes
+            ],
+            "min_length": self.min_length,
+            "proof": None if self.proof is None else self.proof.as_json(),
+        }
+
+
+def operators_text(count: int) -> str:
+    """Such as `12 operators`."""
+    return f"{count} operator{'' if count == 1 else 's'}"
+
+
+def title(change: MendedOperator) -> str:
+    """The name of an operator with its type."""
+    return change.operator if change.kind in change.operator else f"{change.operator} ({change.kind})"
+
+
+def unified(change: MendedOperator) -> list[str]:
+    """The graph text of an operator before and after, as the lines of a unified diff without its head."""
+    before, after = ([_readable(line) for line in lines] for lines in (change.before, change.after))
+    return list(difflib.unified_diff(before, after, lineterm="", n=len(before) + len(after)))[3:]
+
+
+def _readable(line: str) -> str:
+    """A line of graph text without empty names and without the types of attributes."""
+    return re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] '))
+
+
+def _place(location: CodeLocation | None) -> dict[str, Any]:
+    if location is None:
+        return {"file": None, "line": None, "source": None}
+    return {"file": relative_path(location.file), "line": location.line, "source": location.source}

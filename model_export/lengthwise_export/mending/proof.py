@@ -1,0 +1,363 @@
+"""Proves a mend: in any padded batch, the mended model answers a sequence as the original does alone and unpadded.
+
+    random sequences --original, alone, width == length--> the answers that are right
+                     --mended, alone and in batches of several sizes, padding of zeros and of junk--> must equal them
+
+The original alone is the oracle: it never sees padding, so what it answers is what the model means. Bits are compared
+too, between the mended model's own answers alone and in batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
+from lengthwise.verification.promises import ROUNDING
+from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.check import ProgressCallback
+from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
+from lengthwise_export.checking.uncheckable import runs
+from lengthwise_export.checking.verdict import as_ranges
+from lengthwise_export.errors import RunError
+
+SEQUENCES: Final = 200
+"""Number of sequences of a proof."""
+BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)
+"""Numbers of rows of a proof's batches, in turn."""
+_MAX_SQUARES: Final = 2**22
+"""Most rows x width^2 of a batch of more than two rows: self-attention needs that much memory, times its heads."""
+_PROBES: Final = 12
+"""Number of sequences with which the amplification of rounding is measured."""
+_FIRST_LENGTHS: Final = 8
+"""All lengths are tried from the shortest one on, this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSequence:
+    """One sequence of a proof, in one batch.
+
+    Attributes:
+        index: Its place among the sequences of the proof, from 0.
+        length: Its number of steps.
+        rows: The rows of the batch.
+        width: The width of the batch.
+        padding: The values in the padding, such as `zeros`.
+        difference: The difference of the mended answer from the original alone, in units of max(1, largest value).
+    """
+
+    index: int
+    length: int
+    rows: int
+    width: int
+    padding: str
+    difference: float
+
+    def __str__(self) -> str:
+        """Such as `sequence 17 (37 steps), padded with junk to 64 in a batch of 8 rows`."""
+        company = "in a batch of its own" if self.rows == 1 else f"in a batch of {self.rows} rows"
+        padded = "unpadded" if self.width == self.length else f"padded with {self.padding} to {self.width}"
+        return f"sequence {self.index} ({self.length} steps), {padded} {company}"
+
+
+@dataclass(frozen=True, slots=True)
+class MendProof:
+    """The result of a proof.
+
+    Attributes:
+        sequences: The number of sequences that were compared.
+        lengths: Their lengths, without repeats.
+        raised: The lengths at which the original raises alone, or gives an answer that is not finite.
+        min_length: The shortest sequence that the original answers.
+        worst: The sequence whose answer differs most; None if none was compared.
+        tolerance: The allowed difference.
+        bits: Whether the mended model gives each sequence the same bits alone and in every batch.
+        in_company: The largest difference between the mended model's own answers alone and in batches.
+        wrong: Why the proof does not hold; None if it holds.
+    """
+
+    sequences: int
+    lengths: tuple[int, ...]
+    raised: tuple[int, ...]
+    min_length: int
+    worst: ComparedSequence | None
+    tolerance: float
+    bits: bool
+    in_company: float
+    wrong: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every sequence got the answer of the original alone."""
+        return self.wrong is None
+
+    @property
+    def difference(self) -> float:
+        """The largest difference from the original alone, in units of max(1, largest value)."""
+        return 0.0 if self.worst is None else self.worst.difference
+
+    def __str__(self) -> str:
+        """Such as `200 sequences of 1 to 1024 steps get the answer of the original alone, within 3e-07, and ...`."""
+        if self.wrong is not None:
+            return self.wrong
+        kept = "the same bits in every batch" if self.bits else f"within {self.in_company:.2g} in every batch"
+        least, most = min(self.lengths, default=0), max(self.lengths, default=0)
+        return (
+            f"{self.sequences} sequences of {least} to {most} steps get the answer of the original alone, within "
+            f"{self.difference:.2g}, and {kept}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The proof as JSON values; a difference that is not finite becomes null."""
+        worst = self.worst
+        return {
+            "holds": self.holds,
+            "wrong": self.wrong,
+            "sequences": self.sequences,
+            "shortest": min(self.lengths, default=None),
+            "longest": max(self.lengths, default=None),
+            "raised": list(self.raised),
+            "difference": _finite(self.difference),
+            "tolerance": self.tolerance,
+            "bits": self.bits,
+            "in_company": _finite(self.in_company),
+            "worst": None
+            if worst is None
+            else {
+                "sequence": worst.index,
+                "length": worst.length,
+                "rows": worst.rows,
+                "width": worst.width,
+                "padding": worst.padding,
+                "difference": _finite(worst.difference),
+            },
+        }
+
+
+def prove(
+    original: Subject,
+    mended: Subject,
+    *,
+    max_length: int,
+    min_length: int = 1,
+    tolerance: float = 0.0,
+    sequences: int = SEQUENCES,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> MendProof:
+    """Compares a mended model with its original.
+
+    Args:
+        original: The original. Only batches of one row without padding are run.
+        mended: The mended model.
+        max_length: The longest sequence to compare.
+        min_length: The shortest sequence that the original may accept.
+        tolerance: Allowed difference, beyond rounding.
+        sequences: The number of sequences.
+        seed: Seed of the random sequences.
+        progress: Called with what runs next.
+
+    Returns:
+        The proof; its `wrong` says why it does not hold.
+    """
+    say = progress or (lambda _: None)
+    sampler = Sampler(original.steps, seed)
+    drawn = [
+        _ended(sampler.sequence(length), index)
+        for index, length in enumerate(proof_lengths(min_length, max_length, sequences, seed))
+    ]
+    alone, raised = _answers_alone(original, drawn, say)
+    allowed = ROUNDING + tolerance
+    for place in np.linspace(0, len(alone) - 1, min(_PROBES, len(alone))).round().astype(int) if alone else ():
+        allowed = alone[place].expected.allowed_rounding(original, allowed)
+    proof = MendProof(
+        sequences=len(alone),
+        lengths=tuple(sorted({one.length for one in alone})),
+        raised=tuple(sorted(set(raised))),
+        min_length=min((one.length for one in alone), default=min_length),
+        worst=None,
+        tolerance=allowed,
+        bits=True,
+        in_company=0.0,
+    )
+    unprovable = _why_unprovable(proof)
+    if unprovable is not None:
+        return replace(proof, wrong=unprovable)
+    try:
+        return _judged(_compared(mended, alone, sampler, max_length, proof, say))
+    except RunError as error:
+        return replace(proof, wrong=f"the mended model raises where the original alone does not: {error}")
+
+
+@dataclass(slots=True)
+class _Alone:
+    """A sequence with its answers alone: of the original, and later of the mended model."""
+
+    index: int
+    expected: Baseline
+    mended: Baseline | None = None
+
+    @property
+    def steps(self) -> Steps:
+        return self.expected.sequences[0]
+
+    @property
+    def length(self) -> int:
+        return len(self.steps)
+
+
+def proof_lengths(shortest: int, longest: int, count: int, seed: int = 0) -> list[int]:
+    """Lengths for a proof, in a random order.
+
+    The shortest ones, the longest ones, primes and multiples of four are among them; short lengths are more frequent,
+    so that the sequences of a batch differ in length.
+    """
+    random = np.random.default_rng(seed)
+    every = np.arange(shortest, longest + 1)
+    spread = np.unique(np.geomspace(shortest, longest, count).round().astype(int))
+    first = every[:_FIRST_LENGTHS].tolist()
+    last = [length for length in (longest, longest - 1, longest - 3) if length >= shortest]
+    primes = [length for length in spread.tolist() if _is_prime(length)]
+    fours = [length for length in (4 * (spread // 4)).tolist() if length >= shortest]
+    kept = (count - len(first) - len(last)) // 3
+    lengths = [*first, *last, *_some(primes, kept), *_some(fours, kept)][:count]
+    exponents = random.uniform(math.log(shortest), math.log(longest), size=count - len(lengths))
+    lengths += np.exp(exponents).round().astype(int).clip(shortest, longest).tolist()
+    return [int(length) for length in random.permutation(lengths)]
+
+
+def _some(lengths: Sequence[int], count: int) -> list[int]:
+    """Some of the lengths, evenly spread."""
+    if not lengths:
+        return []
+    return [lengths[place] for place in np.linspace(0, len(lengths) - 1, min(count, len(lengths))).round().astype(int)]
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % factor for factor in range(2, math.isqrt(number) + 1))
+
+
+def _ended(steps: Steps, index: int) -> Steps:
+    """The sequence; every other one ends in a step of zeros, because zeros are data."""
+    if index % 2 and len(steps) > 1:
+        steps[-1] = 0
+    return steps
+
+
+def _answers_alone(
+    original: Subject, sequences: Sequence[Steps], say: ProgressCallback
+) -> tuple[list[_Alone], list[int]]:
+    """The original's answers, each to a sequence alone; and the lengths at which it has no finite answer."""
+    alone, raised = [], []
+    for index, steps in enumerate(sequences):
+        if index % 20 == 0:
+            say(f"proof: the original alone, sequence {index} of {len(sequences)}")
+        batch = pad([steps], multiple=1)
+        try:
+            answer = original.answer(batch)
+        except RunError:
+            raised.append(len(steps))
+            continue
+        if np.isfinite(answer.logits).all():
+            alone.append(_Alone(index, Baseline([steps], batch, answer)))
+        else:
+            raised.append(len(steps))
+    return alone, raised
+
+
+def _why_unprovable(proof: MendProof) -> str | None:
+    """Why the answers of the original alone cannot prove a mend; None if they can."""
+    if not proof.lengths:
+        return "the original raises alone at every length, so there is nothing to compare the mended model with"
+    between = [length for length in proof.raised if length >= proof.min_length]
+    if between:
+        return (
+            f"the original raises alone at {as_ranges(between)} steps, or its answer is not finite, and it runs at "
+            f"{proof.min_length}: the mended model cannot be compared with it at every length that it would accept"
+        )
+    return None
+
+
+def _compared(
+    mended: Subject, alone: Sequence[_Alone], sampler: Sampler, max_length: int, proof: MendProof, say: ProgressCallback
+) -> MendProof:
+    """The proof with the differences of all sequences, alone and in batches."""
+    longest = [sampler.sequence(max_length)] * 2
+    multiple = 4 if runs(mended, pad(longest)) else 1
+    widest = rounded_width(max_length, multiple)
+    for count, one in enumerate(alone):
+        if count % 20 == 0:
+            say(f"proof: the mended model alone, sequence {count} of {len(alone)}")
+        batch = pad([one.steps], multiple=multiple)
+        answer = mended.answer(batch)
+        proof = _with(proof, one, batch, answer, 0, "zeros")
+        one.mended = Baseline([one.steps], batch, answer)
+    done = 0
+    for number, members in enumerate(_batches(alone)):
+        say(f"proof: in batches, sequence {done} of {len(alone)}")
+        done += len(members)
+        needed = rounded_width(max(one.length for one in members), multiple)
+        batch = pad([one.steps for one in members], width=needed)
+        name, scale = [*JUNK.items()][number % len(JUNK)]
+        wider = pad([one.steps for one in members], width=min(widest, needed + multiple * (1 + number % 8)))
+        filled = with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale))
+        for padding, tried in (("zeros", batch), (name, filled)):
+            answer = mended.answer(tried)
+            for row, one in enumerate(members):
+                proof = _with(proof, one, tried, answer, row, padding)
+    return proof
+
+
+def _batches(alone: Sequence[_Alone]) -> Iterator[list[_Alone]]:
+    """The sequences in batches of several sizes; wide batches have few rows."""
+    left, number = [*alone], 0
+    while left:
+        rows, members = BATCH_ROWS[number % len(BATCH_ROWS)], [left.pop(0)]
+        while left and len(members) < rows:
+            width = max(left[0].length, *(one.length for one in members), 1)
+            if len(members) > 1 and (len(members) + 1) * width**2 > _MAX_SQUARES:
+                break
+            members.append(left.pop(0))
+        yield members
+        number += 1
+
+
+def _with(proof: MendProof, one: _Alone, batch: PaddedBatch, answer: ModelOutput, row: int, padding: str) -> MendProof:
+    """The proof with one more answer to a sequence."""
+    difference = one.expected.moved_by(answer, 0, row)
+    if proof.worst is None or not difference <= proof.worst.difference:
+        worst = ComparedSequence(one.index, one.length, batch.rows, batch.width, padding, difference)
+        proof = replace(proof, worst=worst)
+    if one.mended is None:
+        return proof
+    in_company = one.mended.moved_by(answer, 0, row)
+    bits = proof.bits and _bits(one.mended.answer, 0, one.length) == _bits(answer, row, one.length)
+    return replace(proof, bits=bits, in_company=max(proof.in_company, in_company))
+
+
+def _bits(answer: ModelOutput, row: int, length: int) -> bytes:
+    """The bytes of the answer to a row, at its valid steps."""
+    logits = answer.logits[row]
+    parts = [logits[:length] if answer.logits.ndim == 3 else logits]
+    parts += [] if answer.attention is None else [answer.attention[row, :length]]
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _judged(proof: MendProof) -> MendProof:
+    """The proof with the reason why it does not hold, if so."""
+    if proof.worst is None or proof.difference <= proof.tolerance:
+        return proof
+    return replace(
+        proof,
+        wrong=f"the mended model differs from the original alone: {proof.worst}, by {proof.difference:.3g}, where "
+        f"{proof.tolerance:.2g} is allowed",
+    )
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,211 @@
+"""`check --fix` and `export --mend` with mends made by hand: what is shown, published and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+import lengthwise
+import lengthwise_export
+from lengthwise.errors import ConfigurationError, VerificationError
+from lengthwise.padding import pad
+from lengthwise_export import mend_target
+from lengthwise_export.cli import main
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.changes import Mended
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets import targets
+from tests.gallery import onnx_sound
+from tests.support.mends import CHANGES, WEIGHTS, blind_mean, leaking_mean, mended_mean
+
+SHORT: dict[str, Any] = {"max_length": 60}
+
+Give = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture
+def mends_to(monkeypatch: pytest.MonkeyPatch) -> Give:
+    """Lets every mend give this graph."""
+
+    def give(graph: onnx.ModelProto) -> None:
+        monkeypatch.setattr(mend_target, "mend", lambda *given, **more: Mended(graph, CHANGES, 1, 10**6))
+
+    return give
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise UnmendableError("head (Gemm)", "its weights mean one width only", CHANGES[0].location)
+
+    monkeypatch.setattr(mend_target, "mend", refuse)
+
+
+@pytest.fixture
+def blind(tmp_path: Path) -> Path:
+    path = tmp_path / "blind.onnx"
+    onnx.save(blind_mean(), path)
+    return path
+
+
+def command(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words), "--max-length", "60"])
+
+
+def labelled(folder: Path, *, alone: bool) -> Path:
+    """Sequences with the label that the model answers alone, or padded to the longest of them."""
+    random = np.random.default_rng(0)
+    rows = [random.normal(size=(length, 3)).astype(np.float32) for length in range(2, 42)]
+    lines = []
+    for steps in rows:
+        width = len(steps) if alone else 41
+        # The padding only scales the mean, so a constant decides.
+        pooled = pad([steps], width=width).steps.mean(axis=1)
+        lines.append({"steps": steps.tolist(), "label": str(int((pooled @ WEIGHTS).argmax()))})
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_a_right_mend_is_proved_and_checked(mends_to: Give) -> None:
+    mends_to(mended_mean())
+    proved = mend_target.mend_target(targets.read(blind_mean(), TargetOptions(), blind=True), max_length=60)
+    assert proved.fix.mendable, proved.fix.reason
+    assert proved.fix.verdict == "sound"
+    assert proved.target is not None
+    assert not proved.target.blind
+    assert proved.fix.proof is not None
+    assert proved.fix.proof.sequences == 200
+    assert proved.fix.curve is not None
+
+
+def test_the_report_of_a_model_without_lengths_shows_the_mend(mends_to: Give, blind: Path, tmp_path: Path) -> None:
+    mends_to(mended_mean())
+    done = command("check", blind, "--fix", "--html", tmp_path / "page.html")
+    assert done.exit_code == 2, done.output
+    text = " ".join(done.stdout.split())
+    assert text.startswith("uncheckable")
+    assert "takes neither lengths nor a mask" in text
+    assert "+pooled = Div (sum, lengths)" in text
+    assert "200 sequences of 1 to 60 steps" in text
+    page = (tmp_path / "page.html").read_text()
+    assert "<polyline" in page
+    assert "node_mean" in page
+
+
+def test_json_adds_one_key(mends_to: Give, blind: Path) -> None:
+    mends_to(mended_mean())
+    with_fix = json.loads(command("check", blind, "--fix", "--json").stdout)
+    without = json.loads(command("check", blind, "--json").stdout)
+    assert with_fix.keys() - without.keys() == {"fix"}
+    assert with_fix["fix"]["mendable"] is True
+    assert with_fix["fix"]["proof"]["holds"] is True
+    assert with_fix["verdict"] == without["verdict"] == "uncheckable"
+    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    assert report.to_dict() == with_fix
+    assert "node_mean" in str(report)
+    assert "node_mean" in report._repr_html_()
+
+
+def test_a_leak_keeps_its_exit_code(mends_to: Give, tmp_path: Path) -> None:
+    mends_to(mended_mean())
+    onnx.save(leaking_mean(), tmp_path / "leak.onnx")
+    done = command("check", tmp_path / "leak.onnx", "--fix", "--json")
+    assert done.exit_code == 1
+    report = json.loads(done.stdout)
+    assert (report["verdict"], report["fix"]["mendable"]) == ("leak", True)
+
+
+def test_a_sound_model_needs_no_mend(refused: None, tmp_path: Path) -> None:
+    report = lengthwise_export.check(onnx_sound.bool_mask_mean(), fix=True, **SHORT)
+    assert report.fix is not None
+    assert (report.verdict, report.fix.mendable, report.fix.changes) == ("sound", True, ())
+    published = lengthwise_export.export(onnx_sound.bool_mask_mean(), tmp_path / "sound", mend=True, **SHORT)
+    assert any("nothing to mend" in notice for notice in published.notices)
+    assert "mended" not in published.manifest.made
+    assert published.mend is None
+
+
+def test_a_mended_model_is_published_and_answers_as_the_original_alone(
+    mends_to: Give, blind: Path, tmp_path: Path
+) -> None:
+    mends_to(mended_mean())
+    done = command("export", blind, "--mend", "--out", tmp_path / "models" / "mended", "--tolerance", "0", "--json")
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
+    assert [change["operator"] for change in value["mend"]["changes"]] == ["node_mean", "node_conv"]
+    assert value["mend"]["accuracy"] is None
+    folder = Path(value["directory"])
+    assert json.loads((folder / "manifest.json").read_text())["made"]["mended"] == "2 operators"
+    recorded = json.loads((folder / "verification.json").read_text())
+    assert recorded["mend"]["proof"]["holds"] is True
+    assert any(case["varied"] == "reference" for case in recorded["cases"])
+    random = np.random.default_rng(1)
+    rows = [random.normal(size=(length, 3)).astype(np.float32) for length in (1, 7, 33, 60)]
+    for steps, answer in zip(rows, lengthwise.load(folder).predict(rows), strict=True):
+        powers = np.exp(steps.mean(axis=0) @ WEIGHTS)
+        np.testing.assert_allclose(answer.probabilities, powers / powers.sum(), rtol=1e-4)
+
+
+def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path, tmp_path: Path) -> None:
+    mends_to(mended_mean(counted_wrong=True))
+    done = command("export", blind, "--mend", "--out", tmp_path / "models" / "wrong")
+    assert done.exit_code == 1
+    assert "differs from the original alone: sequence" in done.stderr
+    assert "steps)" in done.stderr
+    assert not (tmp_path / "models").exists()
+    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    assert report.fix is not None
+    assert not report.fix.mendable
+    assert report.fix.proof is not None
+    assert not report.fix.proof.holds
+
+
+def test_what_cannot_be_mended_is_refused_by_operator_and_line(refused: None, blind: Path, tmp_path: Path) -> None:
+    done = command("export", blind, "--mend", "--out", tmp_path / "models" / "refused")
+    assert done.exit_code == 2
+    assert "models/net.py:12: head (Gemm): its weights mean one width only" in done.stderr
+    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    assert report.fix is not None
+    assert (report.fix.mendable, report.fix.operator) == (False, "head (Gemm)")
+
+
+def test_without_mend_a_model_without_lengths_is_refused_as_before(blind: Path, tmp_path: Path) -> None:
+    done = command("export", blind, "--out", tmp_path / "models" / "blind")
+    assert done.exit_code == 2
+    assert lengthwise_export.check(blind, **SHORT).fix is None
+
+
+def test_the_accuracy_is_told_padded_alone_and_mended(mends_to: Give, blind: Path, tmp_path: Path) -> None:
+    mends_to(mended_mean())
+    data = labelled(tmp_path, alone=True)
+    published = lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, data=data, **SHORT)
+    measured = published.mend_accuracy
+    assert measured is not None
+    assert (measured.mended, measured.alone.accuracy, measured.alone.moved) == (1.0, 1.0, 0)
+    assert measured.sequences == measured.answers == 40
+    assert "1.0000 alone" in str(measured)
+    assert published.sample is not None
+    assert published.sample.accuracy == measured.mended
+
+
+def test_nothing_is_published_below_the_accuracy_to_keep(mends_to: Give, blind: Path, tmp_path: Path) -> None:
+    mends_to(mended_mean())
+    data = labelled(tmp_path, alone=True)
+    lines = data.read_text().splitlines()
+    wrong = [json.loads(line) | {"label": "0"} for line in lines[:20]]
+    data.write_text("\n".join([*map(json.dumps, wrong), *lines[20:]]))
+    with pytest.raises(VerificationError, match=r"must-keep-accuracy 0\.99 .*mended.*alone"):
+        lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, data=data, must_keep_accuracy=0.99, **SHORT)
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(ConfigurationError, match="pass --data"):
+        lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=0.9, **SHORT)
+    with pytest.raises(ConfigurationError, match="must_keep_accuracy"):
+        lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=95, **SHORT)
