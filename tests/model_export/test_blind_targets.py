@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ class Tokens(nn.Module):
         return self.head(self.table(ids).mean(1))
 
 
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(20, 6, mode="max")
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.head(self.table(text))
+
+
 class Raw(nn.Module):
     """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
 
@@ -87,6 +98,14 @@ class MayTakeLengths(Tagger):
 class WithSwitch(BothWays):
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
         return super().forward(x)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def batch_of(steps: StepInput, rows: int, width: int) -> PaddedBatch:
@@ -115,6 +134,7 @@ CASES = {
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "a bag of tokens": (Bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
     "raw": (Raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
@@ -134,6 +154,11 @@ def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str)
     assert [value.name for value in session.get_inputs()] == [steps.kind]
     assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
     require_equal(target, session)
+
+
+def test_a_bag_of_tokens_needs_no_loop() -> None:
+    graph = targets.read(Bag(), TargetOptions(), blind=True).build("model", 18)
+    assert {node.op_type for node in graph.graph.node} == {"Gather", "ReduceMax", "Gemm"}
 
 
 def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
