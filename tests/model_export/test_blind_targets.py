@@ -299,3 +299,45 @@ def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
     with pytest.raises(ConfigurationError, match=r"--second none: the graph takes .*n \(int64"):
         targets.read(graph, TargetOptions(second="none"), blind=True)
     assert not targets.read(graph, TargetOptions(), blind=True).blind
+
+
+@pytest.mark.parametrize("kind", [Tagger, BothWays])
+def test_an_order_of_axes_that_mixes_rows_is_asked_about(kind: type[nn.Module]) -> None:
+    module = kind(batch_first=False)
+    with pytest.raises(ConfigurationError, match=r"depends on the other rows.*pass --time-first"):
+        targets.read(module, TargetOptions(), blind=True)
+    with pytest.raises(ConfigurationError, match=r"depends on the other rows.*leave --time-first out"):
+        targets.read(kind(), TargetOptions(time_first=True), blind=True)
+
+
+def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:
+    class Centred(BothWays):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean((0, 1), keepdim=True))
+
+    assert targets.read(Centred(), TargetOptions(), blind=True).blind
+
+
+@pytest.mark.parametrize(
+    ("signature", "options", "why"),
+    [
+        ("float[2,4,T] x", TargetOptions(), r"rows at 2 \(it takes x \(float32\[2, 4, 'T'\]\)\)"),
+        ("float[N,4,100] x", TargetOptions(), r"frozen: .* \(it takes x \(float32\['N', 4, 100\]\)\)"),
+        ("float[N,C,T] x", TargetOptions(features=4), r"as \[rows, features, width\]: .* pass --channels-first"),
+        (
+            "float16[N,4,T] x",
+            TargetOptions(),
+            r"logits \(float16.*is not float32, .*: export the graph in float32",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: TargetOptions, why: str) -> None:
+    kind = signature.partition("[")[0]
+    graph = parsed(
+        f"g ({signature}) => ({kind}[N,4] logits)", "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
+    )
+    weights = np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weights, "W"))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
+    with pytest.raises(UncheckableError, match=why):
+        targets.read(graph, options, blind=True)
