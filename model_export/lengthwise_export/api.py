@@ -227,7 +227,7 @@ def export(
         precision: The precision of weights and products: `fp32`, `fp16` or `int8`.
         data: A file of labelled sequences, to measure the accuracy.
         tolerance: Allowed difference of batched and unbatched answers, beyond rounding; default: the same bits.
-        rewrite: Whether sums over the steps are rewritten, if answers then have the same bits.
+        rewrite: Whether operators whose bits depend on the batch are rewritten, if answers then have the same bits.
         seed: Seed of the sequences of the verification.
 
     Returns:

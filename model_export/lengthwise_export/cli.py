@@ -169,7 +169,9 @@ def train(
     help="Allowed difference of batched and unbatched answers, beyond rounding (1e-5); default: the same bits.",
 )
 @click.option(
-    "--rewrite", is_flag=True, help="Rewrite sums over the steps of your model, if answers then have the same bits."
+    "--rewrite",
+    is_flag=True,
+    help="Rewrite operators of your model whose bits depend on the batch, if answers then have the same bits.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the sequences of the verification.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with all cases of the verification.")

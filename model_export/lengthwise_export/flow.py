@@ -102,7 +102,6 @@ def _exported(
 ) -> PublishedModel:
     from lengthwise_export import candidate, pipeline
     from lengthwise_export.architecture import trained
-    from lengthwise_export.rewrite_sums import with_sums_rewritten
 
     read = targets.read(target, options)
     for notice in read.notices:
@@ -136,7 +135,7 @@ def _exported(
     if weights is not None:
         tell(f"warning: no --checkpoint: the weights are {weights}")
     if chosen.rewrite:
-        source = with_sums_rewritten(source, tell)
+        source = candidate.with_rewrites(source, tell)
     published = pipeline.export(source, out, to=chosen.precision, data=records, seed=chosen.seed)
     for notice in published.notices:
         tell(f"notice: {notice}")

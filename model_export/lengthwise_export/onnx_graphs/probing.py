@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +37,17 @@ def open_session(
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise UncheckableError(f"onnxruntime cannot load the graph: {error}") from error
+
+
+def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
+    """A session that outputs the values of these nodes, with graph optimisations off so that every node is kept."""
+    recording = onnx.ModelProto()
+    recording.CopyFrom(graph)
+    del recording.graph.output[:]
+    recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_session(recording, options)
 
 
 def shape_of_answer(
