@@ -42,7 +42,7 @@ def test_an_operator_becomes_others_that_answer_alike_with_the_same_bits_in_ever
     before = form.graph
     after, rewritten = rewrite(before, MANIFEST)
     onnx.checker.check_model(after, full_check=True)
-    assert [one.operator for one in rewritten] == [form.rewritten]
+    assert {one.operator.partition("/")[0] for one in rewritten} == {form.rewritten}
     assert rewriting.largest_difference(before, after, MANIFEST) < 1e-5
     members = sequences()
     assert same_bits(after, members) == len(members)

@@ -169,6 +169,31 @@ FORMS = {
         "product",
         weights={"far": integers(1 << 30), "four": integers(4), "wide": integers(1, 16)},
     ),
+    "an Einsum that sums over the steps": Form('[sum] s = Einsum <equation = "btf->bf"> (e)', "sum"),
+    "an Einsum of rows and weights": Form(
+        LARGEST + '[mix] s = Einsum <equation = "bf, fg -> bg"> (p, Q)',
+        "mix",
+        weights={"Q": Weights(5).normal(16, 16)},
+    ),
+    "an Einsum of weights and rows": Form(
+        LARGEST + '[mix] s = Einsum <equation = "gf,bf->bg"> (Q, p)',
+        "mix",
+        weights={"Q": Weights(5).normal(16, 16)},
+    ),
+    "an Einsum of two values and a sum": Form(
+        LARGEST + '[mix] x = Einsum <equation = "bf,btg->bg"> (p, e)\n[s] s = Abs (x)',
+        "mix",
+    ),
+    "an Einsum of weights of steps": Form(
+        FOURTH + '[q] q = Squeeze (r, two)\n[mix] s = Einsum <equation = "bt,btf->bf"> (q, f)',
+        "mix",
+        weights={"far": integers(1 << 30), "four": integers(4)},
+    ),
+    "an Einsum of scores": Form(
+        ATTENTION.replace("[scores] q = MatMul (e, k)", '[scores] q = Einsum <equation = "btf,bsf->bts"> (e, e)'),
+        "scores",
+        hidden=200,
+    ),
     "a recurrent layer": Form(
         "[t] t = Transpose <perm = [1, 0, 2]> (e)\n[n6] n6 = Cast <to = 6> (mask)\n"
         "[n] n = ReduceSum <keepdims = 0> (n6, one)\n"

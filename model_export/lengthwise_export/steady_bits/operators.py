@@ -8,12 +8,16 @@ from typing import Final, Protocol
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.convolutions import rewritten_convolution
+from lengthwise_export.steady_bits.einsum import expanded_einsum
 from lengthwise_export.steady_bits.elementwise import rewritten_function
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
 from lengthwise_export.steady_bits.products import rewritten_product
 from lengthwise_export.steady_bits.recurrent import rewritten_rnn
 from lengthwise_export.steady_bits.replacement import Replacement
 from lengthwise_export.steady_bits.sums import rewritten_sum
+
+EXPANSIONS: Final = frozenset({"Einsum"})
+"""Operator types that become others which have rewrites of their own, so they come first."""
 
 
 class Rewrite(Protocol):
@@ -30,6 +34,7 @@ class Rewrite(Protocol):
 
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
+    "Einsum": expanded_einsum,
     "ReduceSum": rewritten_sum,
     "ReduceMean": rewritten_sum,
     "MatMul": rewritten_product,

@@ -17,7 +17,8 @@ from lengthwise_export.steady_bits.replacement import Replacement
 
 PART: Final = 128
 """A product over so many numbers is added in one part."""
-_LANES: Final = 4
+LANES: Final = 4
+"""The steps that a product of one row adds at once."""
 
 
 def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
@@ -32,7 +33,7 @@ def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Repla
     new = Replacement(node)
     if inner.fixed and inner.size > PART and not columns.fixed:
         return new.gives(_in_parts(new, left, right, (len(first), len(second)), inner.size))
-    if not inner.fixed and (every or inner.size % _LANES):
+    if not inner.fixed and (every or inner.size % LANES):
         single = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
         if any(single):
             return new.gives(_of_two(new, left, right, single))

@@ -6,7 +6,7 @@ rewrite keeps them, is measured on this machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 import onnx
@@ -21,7 +21,7 @@ from lengthwise_export.checking import axes
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
 from lengthwise_export.steady_bits.losses import first_loss, keeps_bits
-from lengthwise_export.steady_bits.operators import REWRITES
+from lengthwise_export.steady_bits.operators import EXPANSIONS, REWRITES
 
 LOWEST_OPSET = 13
 """The first opset in which Squeeze and Unsqueeze take their axes as an input."""
@@ -92,18 +92,29 @@ def rewrite(
         manifest: Describes its inputs and outputs.
         every: Whether they are replaced too at sizes at which they were not seen to lose bits.
     """
+    expanded, first = _replaced(graph, manifest, EXPANSIONS, every=every)
+    changed, then = _replaced(expanded, manifest, REWRITES.keys() - EXPANSIONS, every=every)
+    return changed, first + then
+
+
+def _replaced(
+    graph: onnx.ModelProto, manifest: Manifest, kinds: Set[str], *, every: bool
+) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
+    """Replaces the operators of some types."""
+    if not any(node.op_type in kinds for node in graph.graph.node):
+        return graph, []
     facts = GraphFacts(graph, manifest)
     if facts.opset < LOWEST_OPSET:
         return graph, []
     rewritten = []
     for node in list(facts.model.graph):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in REWRITES or node.graph is None:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in kinds or node.graph is None:
             continue
         replacement = REWRITES[node.op_type](node, facts, every=every)
         if replacement is not None:
             name = node.name or f"{node.op_type} giving {node.outputs[0].name}"
-            kinds = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
-            rewritten.append(RewrittenOperator(name, node.op_type, tuple(kinds)))
+            into = (new.op_type for new in replacement.nodes if new.op_type != "Constant")
+            rewritten.append(RewrittenOperator(name, node.op_type, tuple(into)))
             replacement.put_into(facts.model.graph)
     if not rewritten:
         return graph, []
