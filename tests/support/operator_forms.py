@@ -120,6 +120,7 @@ FORMS = {
         "pool",
         weights={"both": integers(1, 2), "wide": integers(1, 16)},
     ),
+    "a sum over the steps at an older opset": Form("[pool] s = ReduceSum <keepdims = 0> (e, one)", "pool", opset=13),
     "a mean of the features of one row": Form(
         LARGEST + "[mean] u = ReduceMean (p, one)\n[s] s = Sub (p, u)", "mean", hidden=17
     ),

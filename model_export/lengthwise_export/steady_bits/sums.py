@@ -19,6 +19,8 @@ from lengthwise_export.steady_bits.replacement import Replacement
 
 _LANES: Final = 4
 """The numbers that onnxruntime's sums add at once."""
+_SHAPE_OF_ONE_AXIS: Final = 15
+"""The first opset in which Shape can return a single axis."""
 _FEW: Final = 8
 """A sum of fewer numbers over an axis before the last was in the same order in every batch."""
 
@@ -36,7 +38,10 @@ def rewritten_sum(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replaceme
         return None
     new, rest = Replacement(node), list(axes)
     for axis in sorted(over, reverse=True):
-        value = _over_steps(new, value, rest, axis) if axis in open_axes else _over_fixed(new, value, rest, axis)
+        if axis in open_axes:
+            value = _over_steps(new, value, rest, axis, facts.opset)
+        else:
+            value = _over_fixed(new, value, rest, axis)
         del rest[axis]
     if node.op_type == "ReduceMean":
         count = math.prod(axes[axis].size for axis in over)
@@ -70,9 +75,19 @@ def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
     return before == 1 and count >= _FEW
 
 
-def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int) -> ir.Value:
+def _over_steps(new: Replacement, value: ir.Value, axes: Sequence[MeasuredAxis], axis: int, opset: int) -> ir.Value:
     """A sum over an axis of dynamic size, as `[2, steps] x [.., steps, columns]`, of which one row is kept."""
-    size = new.add("Slice", new.add("Shape", value), new.constant([axis]), new.constant([axis + 1]))
+    behind = axes[axis + 1 :]
+    if len(behind) > 1 and all(each.fixed for each in behind):
+        # One axis of columns needs no transposition.
+        merged = (*axes[: axis + 1], MeasuredAxis(math.prod(each.size for each in behind), fixed=True))
+        flat = new.add("Reshape", value, new.constant([*[0] * (axis + 1), merged[-1].size]))
+        total = _over_steps(new, flat, merged, axis, opset)
+        return new.add("Reshape", total, new.constant([*[0] * axis, *(each.size for each in behind)]))
+    if opset >= _SHAPE_OF_ONE_AXIS:
+        size = new.add("Shape", value, start=axis, end=axis + 1)
+    else:
+        size = new.add("Slice", new.add("Shape", value), new.constant([axis]), new.constant([axis + 1]))
     shape = new.add("Concat", new.constant([2]), size, axis=0)
     ones = new.add("ConstantOfShape", shape, value=ir.tensor(np.ones(1, dtype=np.float32)))
     others = [place for place in range(len(axes)) if place != axis]
