@@ -142,6 +142,7 @@ FORMS = {
     "a convolution of channels that are no multiple of four": Form(
         convolution(9), "conv", hidden=18, weights=filters(18, 18, 9)
     ),
+    "a convolution of a long kernel": Form(convolution(39), "conv", hidden=18, weights=filters(18, 18, 39)),
     "a convolution of groups of channels": Form(convolution(9, group=2), "conv", hidden=36, weights=filters(36, 18, 9)),
     "a convolution along two axes": Form(
         CHANNELS + "[up] c4 = Unsqueeze (c, three)\n[conv] f4 = Conv <kernel_shape = [7, 1], pads = [3, 0, 3, 0]> "

@@ -3,11 +3,13 @@
 onnxruntime computes a convolution along one axis as a product, and adds it in parts whose size depends on the number of
 output steps, if there are more than 128 numbers to add. It has other kernels for a convolution along two axes, which
 add in one order at every width. So the convolution gets a second axis of size one. The other kernels take any number of
-input channels below 16, or a multiple of four; channels of zeros fill up the rest.
+input channels below 16, or a multiple of four; channels of zeros fill up the rest. They are slow for a long kernel over
+channels that are no multiple of 16: such a convolution becomes a sum of convolutions over at most 128 numbers each.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -22,6 +24,8 @@ from lengthwise_export.steady_bits.replacement import Replacement
 
 _FEW_CHANNELS: Final = 16
 _CHANNELS: Final = 4
+_LONG: Final = 16
+"""Below such a kernel, the kernels for two axes were about as fast as those for one with any channels."""
 _MAX_GROUPS: Final = 32
 """A convolution of more groups is not taken apart."""
 _LISTS: Final = {"kernel_shape": [1], "strides": [1], "dilations": [1], "pads": [0, 0]}
@@ -52,6 +56,8 @@ def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> R
     if is_apart and groups > _MAX_GROUPS:
         return None
     new = Replacement(node)
+    if groups == 1 and added > PART and after[2].size > 1 and _is_slow_along_two_axes(weights):
+        return new.gives(_in_parts(new, value, weights))
     value = value.meta.get(_TWO_AXES) or new.add("Unsqueeze", value, new.constant([2]))
     weights = weights[:, :, None, :]
     value = _group_by_group(new, value, weights, groups) if is_apart else _convolved(new, value, weights, groups)
@@ -62,6 +68,26 @@ def rewritten_convolution(node: ir.Node, facts: GraphFacts, *, every: bool) -> R
     return new
 
 
+def _is_slow_along_two_axes(weights: NDArray[Any]) -> bool:
+    """Whether the kernels for two axes were slower than those for one, for weights `[out, in, kernel]`."""
+    channels, kernel = weights.shape[1:]
+    return bool(channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART)
+
+
+def _in_parts(new: Replacement, value: ir.Value, weights: NDArray[Any]) -> ir.Value:
+    """The sum of convolutions of so few channels each that they add at most `PART` numbers."""
+    ends = range(0, weights.shape[1], PART // weights.shape[2])
+    parts = [weights[:, start : start + ends.step] for start in ends]
+    split = new.constant([part.shape[1] for part in parts])
+    values = new.add_outputs("Split", (value, split), len(parts), axis=1)
+    bias = new.replaced.inputs[2] if len(new.replaced.inputs) > 2 else None
+    convolved = [
+        _convolved(new, each, part, 1, None if place else bias, part=f"_{place}")
+        for place, (each, part) in enumerate(zip(values, parts, strict=True))
+    ]
+    return list(itertools.accumulate(convolved, lambda total, part: new.add("Add", total, part)))[-1]
+
+
 def _filled_up(node: ir.Node, weights: NDArray[Any]) -> Replacement:
     """A convolution along two axes with more channels."""
     new, value = Replacement(node), node.inputs[0]
@@ -70,13 +96,13 @@ def _filled_up(node: ir.Node, weights: NDArray[Any]) -> Replacement:
 
 def _missing(weights: NDArray[Any]) -> int:
     """The number of channels of zeros that the kernels need, of weights `[out, in, ..]`."""
-    return -weights.shape[1] % _CHANNELS if weights.shape[1] > _FEW_CHANNELS else 0
+    return -weights.shape[1] % _CHANNELS if weights.shape[1] > _FEW_CHANNELS and weights.ndim > 3 else 0
 
 
 def _convolved(
     new: Replacement, value: ir.Value, weights: NDArray[Any], groups: int, bias: ir.Value | None = None, part: str = ""
 ) -> ir.Value:
-    """The replaced convolution along two axes; of one group of channels, if a part is named."""
+    """The replaced convolution along as many axes as its weights have, or a part of it, which has a name."""
     node = new.replaced
     if groups == 1 and _missing(weights):
         value = new.add("Pad", value, new.constant([0, 0, 0, 0, 0, _missing(weights), 0, 0]))
@@ -87,7 +113,7 @@ def _convolved(
     for key, single in _LISTS.items():
         if key in node.attributes:
             sizes = list(node.attributes[key].as_ints())
-            if len(sizes) == len(single):  # along one axis; pads are those of both axes before, then those behind
+            if len(sizes) == len(single) and weights.ndim > 3:  # they are those of one axis
                 sizes = [0, sizes[0], 0, sizes[1]] if key == "pads" else [*single, *sizes]
             attributes[key] = ir.AttrInt64s(key, sizes)
     if bias is None and len(node.inputs) > 2 and not part:
