@@ -143,7 +143,13 @@ class Stage:
         cost = measure_cost(session, manifest, limits, budget_seconds=self._load_seconds)
         if not session.bound:
             return LoadedModel(manifest, session, cost)
-        chosen = buckets.choose(cost, limits, max_length=manifest.max_length, multiple=manifest.width_multiple)
+        chosen = buckets.choose(
+            cost,
+            limits,
+            max_length=manifest.max_length,
+            min_length=manifest.min_length,
+            multiple=manifest.width_multiple,
+        )
         session.warm_up(chosen.shapes(), seconds=WARM_UP * self._load_seconds)
         return LoadedModel(manifest, session, BucketedCosts(cost, chosen), buckets=chosen)
 

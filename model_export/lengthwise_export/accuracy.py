@@ -6,6 +6,7 @@ means stands only in the manifest, so only labelled data (`export --data`) can s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +31,7 @@ _ROWS: Final = 32
 _MIN_DEVIATIONS: Final = 4.0
 """Another order of the labels is significant from this many standard deviations."""
 _MAX_ACCURACY_DROP: Final = 0.1
-"""The accuracy may be this much below that of training, in addition to three standard deviations of the sample."""
+"""The accuracy may be this much below that of training, in addition to three standard deviations of both samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,29 @@ class DataAccuracy:
             "left_out": self.left_out,
         }
 
+    def _chance(self, expected: float, expected_answers: int | None) -> float:
+        """How far the accuracy may be below that of training: three standard deviations of both samples, and a margin.
+
+        A few answers that are all right do not mean that all are. So the share of right answers, for the deviation, is
+        estimated with one more right answer and one more wrong one than were measured.
+        """
+        if expected_answers is None:
+            share, samples = expected, 1 / self.answers
+        else:
+            share = (expected * expected_answers + 1) / (expected_answers + 2)
+            samples = 1 / self.answers + 1 / expected_answers
+        return 3 * math.sqrt(share * (1 - share) * samples) + _MAX_ACCURACY_DROP
+
     def __str__(self) -> str:
         """A line such as `accuracy 0.9875: 79 of 80 answers are the data's label`."""
         return f"accuracy {self.accuracy:.4f}: {self.right} of {self.answers} answers are the data's label"
 
-    def notices(self, expected: float | None) -> Iterator[str]:
+    def notices(self, expected: float | None, expected_answers: int | None = None) -> Iterator[str]:
         """Warnings for the user.
 
         Args:
             expected: The accuracy in training; None if unknown.
+            expected_answers: The number of answers that it was measured with; None if unknown.
         """
         if self.absent:
             yield (
@@ -96,8 +111,7 @@ class DataAccuracy:
             )
         if self.left_out:
             yield f"{self.left_out} sequences of the data were skipped, as the model does not accept them: {self.why}"
-        spread = 0.0 if expected is None else 3 * (expected * (1 - expected) / self.answers) ** 0.5
-        if expected is not None and self.accuracy < expected - spread - _MAX_ACCURACY_DROP:
+        if expected is not None and self.accuracy < expected - self._chance(expected, expected_answers):
             yield (
                 f"the accuracy is {self.accuracy:.4f} here and was {expected:.4f} in training: check that the data has "
                 "the same units and the same order of features as in training"

@@ -24,6 +24,13 @@ OPSET: Final = 18
 """The opset that torch's exporter writes without conversion."""
 
 
+ONE_VALUE_HINT: Final = (
+    "one value for each row, [rows], needs an axis for the classes: return [rows, 1] (output.unsqueeze(-1)) and export "
+    "with --multi-label, or return one value for each of the two classes"
+)
+"""What to do with a model that gives one number for each sequence, as for a yes/no label."""
+
+
 def _option(help_text: str, kind: Any = str) -> dict[str, Any]:
     return {"help": help_text, "type": kind}
 

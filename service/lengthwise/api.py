@@ -240,7 +240,7 @@ def load(
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
-    directory = _highest_version(bundled_models() / "japanese-vowels") if path is None else _located(Path(path))
+    directory = _located(bundled_models() / "japanese-vowels" if path is None else Path(path))
     limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
     choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
     made = loading.load(directory, limits, devices=choice.devices)
@@ -254,29 +254,23 @@ def _located(path: Path) -> Path:
         ConfigurationError: It is neither a model directory nor a model.
     """
     from lengthwise.runtime.manifest import MANIFEST_FILE
-    from lengthwise.versions import is_version
+    from lengthwise.versions import highest_version, is_version
 
     if (path / MANIFEST_FILE).is_file():
         absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
         return absolute if is_version(absolute.name) else absolute.resolve()
     try:
+        highest = highest_version(Path(os.path.abspath(path)))
         inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
     except OSError as error:
         raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
-    if any(is_version(folder.name) for folder in inside):
-        return _highest_version(path)
+    if highest is not None:
+        return highest
     models = [str(folder) for folder in inside if any(folder.glob(f"*/{MANIFEST_FILE}"))]
     instead = f"; it holds models: load one of {', '.join(models[:5])}" if models else ""
     raise ConfigurationError(
         f"{path} is no model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
     )
-
-
-def _highest_version(folder: Path) -> Path:
-    from lengthwise.versions import is_version
-
-    inside = Path(os.path.abspath(folder)).iterdir()
-    return max((path for path in inside if is_version(path.name) and path.is_dir()), key=lambda path: int(path.name))
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

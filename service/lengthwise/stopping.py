@@ -26,6 +26,11 @@ class Stopping:
             for end in self._ends:
                 end()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the signal is set."""
+        return self._stopped
+
     def check(self) -> None:
         """Does nothing until the signal is set.
 

@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 MOST_DIGITS: Final = 9
@@ -43,6 +44,12 @@ def is_written_as_version(text: str) -> bool:
 def is_version(name: str) -> bool:
     """Whether a folder's name is a version: a whole number from 1, without leading zeros, of 9 digits at most."""
     return is_written_as_version(name) and len(name) <= MOST_DIGITS
+
+
+def highest_version(folder: Path) -> Path | None:
+    """The folder of the highest version in the folder of a model; None if it has no version."""
+    inside = (path for path in folder.iterdir() if is_version(path.name) and path.is_dir())
+    return max(inside, key=lambda path: int(path.name), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,7 @@ ONE_WIDTH = (
 )
 WHOLE_WIDTH_AT_ONCE = (
     "torch_unmendable/fourier_mixing",
-    "torch_unmendable/resampled_to_32",
     "torch_unmendable/steps_chosen_by_value",
-    "torch_unmendable/stretched_positions",
     "onnx_unmendable/compressed",
     "onnx_unmendable/resampled",
     "onnx_unmendable/spectrum",

@@ -129,6 +129,28 @@ def test_an_accuracy_far_below_that_of_the_training_is_told() -> None:
     assert not [notice for notice in few.notices(0.8) if "in training" in notice]
 
 
+@pytest.mark.parametrize(
+    ("right", "expected", "expected_answers", "is_told"),
+    [
+        (90, 1.0, 4, False),  # all of four says little
+        (60, 1.0, 4, False),
+        (65, 0.95, 20, False),
+        (65, 0.95, 2000, True),
+        (65, 0.95, None, True),
+        (20, 1.0, 12, True),
+        (97, 1.0, 100_000, False),
+        (80, 1.0, 100_000, True),
+    ],
+)
+def test_an_accuracy_of_few_validation_records_is_no_promise(
+    right: int, expected: float, expected_answers: int | None, is_told: bool
+) -> None:
+    records = [record([0.0], "slow", i) for i in range(right)]
+    records += [record([0.0], LABELS[1 + i % 2], i) for i in range(100 - right)]
+    graph = accuracy.DataAccuracy(LABELS, 100, right, np.zeros((3, 3), np.int64), np.array([right, 100 - right, 1]))
+    assert any("in training" in notice for notice in graph.notices(expected, expected_answers)) == is_told
+
+
 def test_sequences_that_the_model_refuses_are_left_out_and_told() -> None:
     found = measured(
         [*told(9, lambda answered: LABELS[answered]), record([0.0] * 30, "slow", 10)], manifest(max_length=20)

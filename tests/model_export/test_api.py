@@ -201,7 +201,8 @@ class ElsewhereMean(Mean):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (lambda: Mean, "Mean'> is no target: give a torch.nn.Module"),
+        (lambda: Mean, r"Mean is a class, and not a module: give an instance of it, such as Mean\(\)"),
+        (lambda: int, "'int'> is no target: give a torch.nn.Module"),
         (lambda: 5, "5 is no target"),
         (lambda: None, "None is no target"),
         (lambda: "nothing.onnx", "there is no file nothing.onnx"),

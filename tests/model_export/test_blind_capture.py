@@ -6,7 +6,7 @@ Their graphs answer as the modules do, in batches of one length and alone, at wi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnxruntime
@@ -229,6 +229,12 @@ OVER_STEPS: dict[str, Callable[[], nn.Module | Inner]] = {
     "RNN": lambda: LastOf(nn.RNN(CHANNELS, 5, batch_first=True), lambda out, _: out),
     "a packed GRU": Packed,
     "LayerNorm and RMSNorm": lambda: nn.Sequential(nn.LayerNorm(CHANNELS), nn.RMSNorm(CHANNELS)),
+    "a pool of an image over the width": lambda: (
+        lambda y: torch.cat(
+            [functional.avg_pool2d(y, (y.shape[1], 1)), functional.max_pool2d(y, (y.shape[1], 2)).repeat(1, 1, 2)],
+            dim=1,
+        ).flatten(1)
+    ),
     "the last step by gather": lambda: (
         lambda y: y.gather(1, torch.full((y.shape[0], 1, CHANNELS), y.shape[1] - 1)).squeeze(1)
     ),
@@ -274,6 +280,14 @@ CASES = [
 
 def test_the_long_ones_are_among_them() -> None:
     assert {*OVER_CHANNELS, *OVER_STEPS} >= LONG
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

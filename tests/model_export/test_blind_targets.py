@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ class Tokens(nn.Module):
         return self.head(self.table(ids).mean(1))
 
 
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(20, 6, mode="max")
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.head(self.table(text))
+
+
 class Raw(nn.Module):
     """Samples `[rows, width]` without an axis of features, and no padding before the convolution."""
 
@@ -87,6 +98,14 @@ class MayTakeLengths(Tagger):
 class WithSwitch(BothWays):
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
         return super().forward(x)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def batch_of(steps: StepInput, rows: int, width: int) -> PaddedBatch:
@@ -115,6 +134,7 @@ CASES = {
     "per step": (Tagger(), TargetOptions(), StepInput(features=4)),
     "per step, time first": (Tagger(batch_first=False), TargetOptions(time_first=True), StepInput(features=4)),
     "tokens": (Tokens(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
+    "a bag of tokens": (Bag(), TargetOptions(), StepInput(kind="tokens", vocabulary=20)),
     "raw": (Raw(), TargetOptions(), StepInput(features=1)),
     "an option of its own": (WithSwitch(), TargetOptions(), StepInput(features=4)),
 }
@@ -134,6 +154,11 @@ def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str)
     assert [value.name for value in session.get_inputs()] == [steps.kind]
     assert session.get_inputs()[0].shape == ["rows", "width", *([] if steps.features is None else [steps.features])]
     require_equal(target, session)
+
+
+def test_a_bag_of_tokens_needs_no_loop() -> None:
+    graph = targets.read(Bag(), TargetOptions(), blind=True).build("model", 18)
+    assert {node.op_type for node in graph.graph.node} == {"Gather", "ReduceMax", "Gemm"}
 
 
 def test_a_recurrent_layer_gets_no_lengths_in_a_blind_graph() -> None:
@@ -274,3 +299,45 @@ def test_an_input_that_a_graph_has_cannot_be_left_out() -> None:
     with pytest.raises(ConfigurationError, match=r"--second none: the graph takes .*n \(int64"):
         targets.read(graph, TargetOptions(second="none"), blind=True)
     assert not targets.read(graph, TargetOptions(), blind=True).blind
+
+
+@pytest.mark.parametrize("kind", [Tagger, BothWays])
+def test_an_order_of_axes_that_mixes_rows_is_asked_about(kind: type[nn.Module]) -> None:
+    module = kind(batch_first=False)
+    with pytest.raises(ConfigurationError, match=r"depends on the other rows.*pass --time-first"):
+        targets.read(module, TargetOptions(), blind=True)
+    with pytest.raises(ConfigurationError, match=r"depends on the other rows.*leave --time-first out"):
+        targets.read(kind(), TargetOptions(time_first=True), blind=True)
+
+
+def test_rows_that_a_module_mixes_in_any_order_are_left_to_the_mend() -> None:
+    class Centred(BothWays):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean((0, 1), keepdim=True))
+
+    assert targets.read(Centred(), TargetOptions(), blind=True).blind
+
+
+@pytest.mark.parametrize(
+    ("signature", "options", "why"),
+    [
+        ("float[2,4,T] x", TargetOptions(), r"rows at 2 \(it takes x \(float32\[2, 4, 'T'\]\)\)"),
+        ("float[N,4,100] x", TargetOptions(), r"frozen: .* \(it takes x \(float32\['N', 4, 100\]\)\)"),
+        ("float[N,C,T] x", TargetOptions(features=4), r"as \[rows, features, width\]: .* pass --channels-first"),
+        (
+            "float16[N,4,T] x",
+            TargetOptions(),
+            r"logits \(float16.*is not float32, .*: export the graph in float32",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: TargetOptions, why: str) -> None:
+    kind = signature.partition("[")[0]
+    graph = parsed(
+        f"g ({signature}) => ({kind}[N,4] logits)", "c = Conv (x, W)  logits = ReduceMean <keepdims = 0> (c, two)"
+    )
+    weights = np.ones((4, 4, 1), np.float16 if kind == "float16" else np.float32)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weights, "W"))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
+    with pytest.raises(UncheckableError, match=why):
+        targets.read(graph, options, blind=True)

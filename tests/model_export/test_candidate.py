@@ -8,9 +8,12 @@ import torch
 
 import lengthwise
 import lengthwise_export
+from lengthwise.batching.plan import BatchLimits
 from lengthwise.decoding.dataset import Record
 from lengthwise.errors import ConfigurationError, InvalidSequences, VerificationError
 from lengthwise.padding import pad
+from lengthwise.repository import loading
+from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.answers import score
 from lengthwise.runtime.manifest import GOLDEN_FILE, GRAPH_FILE, Manifest
 from lengthwise.runtime.session import Session
@@ -20,6 +23,7 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.pipeline import PublishedModel, export
 from lengthwise_export.targets import targets
+from tests.support.fake_device import ONE
 from tests.support.specs import spec
 
 
@@ -240,3 +244,23 @@ def test_another_precision_keeps_the_shortest_sequence(tmp_path: Path) -> None:
     assert published.manifest.min_length == 5
     assert published.labels is not None
     assert published.labels.sequences == 2
+
+
+def test_a_recurrent_layer_behind_what_needs_some_steps_gets_the_kernels_of_this_project(tmp_path: Path) -> None:
+    published = export(module("unpadded_recurrent"), tmp_path / "recurrent")
+    assert published.manifest.min_length == 5
+    session = Session.load(published.directory, published.manifest)
+    assert (session.kernels != recurrent_kernels.ONNXRUNTIME) == bool(recurrent_kernels.INSTRUCTION_SETS)
+
+
+def test_on_a_device_no_batch_is_narrower_than_the_model_needs(unpadded: PublishedModel) -> None:
+    limits = BatchLimits(rows=8, padded_steps=512)
+    on_device = loading.load(unpadded.directory, limits, budget_seconds=0.05, devices=ONE)
+    assert on_device.buckets is not None
+    assert on_device.buckets.widths[0] == 8
+    assert on_device.buckets.min_length == 5
+    random = np.random.default_rng(0)
+    sequences = [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
+    here = lengthwise.load(unpadded.directory, provider="cpu").predict(sequences)
+    for one, other in zip(lengthwise.Model(on_device, limits, 1).predict(sequences), here, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)

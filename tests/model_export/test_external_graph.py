@@ -194,3 +194,15 @@ def test_int32_token_ids_are_taken_as_int64() -> None:
     logits = session.run(pad([np.array([1, 2, 6]), np.array([3])])).logits
     assert logits.shape == (2, 2)
     assert adopted.graph.graph.node[0].op_type == "Cast"
+
+
+@pytest.mark.parametrize("output", [None, "logits", "0"])
+def test_one_value_for_each_row_is_told_what_to_give_instead(output: str | None) -> None:
+    body = "[pool] s = ReduceSum <keepdims = 0> (x, axis)\n[head] h = MatMul (s, V)\n"
+    body += "[flat] logits = ReduceSum <keepdims = 0> (h, axis)"
+    blind = graph("g (float[n, t, 4] x, int64[n] lengths) => (float[n] logits)", body)
+    with pytest.raises(UncheckableError, match=r"return \[rows, 1\].*--multi-label"):
+        read_graph(blind, InputHints(output=output))
+    other = graph("g (float[n, t, 4] x, int64[n] lengths) => (float[n] risk)", body.replace("logits", "risk"))
+    with pytest.raises(UncheckableError, match=r"none of the outputs risk.*return \[rows, 1\]"):
+        read_graph(other, InputHints())

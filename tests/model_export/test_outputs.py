@@ -55,7 +55,11 @@ def test_an_output_is_chosen_by_name_or_place() -> None:
     ("answer", "output", "why"),
     [
         ((LOGITS,), "risk", "returns no 'risk', but 0"),
-        (torch.ones(3), None, "none of 0 .*rank 1"),
+        (torch.ones(3), None, r"none of 0 .*rank 1.*; one value for each row.* return \[rows, 1\].*--multi-label"),
+        ({"logits": torch.ones(3), "state": LOGITS}, None, r"logits .*cannot be the output.*return \[rows, 1\]"),
+        ((LOGITS, torch.ones(3)), "1", r"1 .*cannot be the output.*return \[rows, 1\]"),
+        (torch.ones(3, dtype=torch.int64), None, r"\[rows, width, classes\]$"),
+        (torch.ones(3, 2, 2, 2), None, r"\[rows, width, classes\]$"),
         ({"risk": torch.ones(3, 2, dtype=torch.float64)}, "risk", "must be float32"),
         ("text", None, "returns a str"),
         ((None, 3), None, "0 .a NoneType., 1 .a int."),

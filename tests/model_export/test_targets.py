@@ -14,6 +14,7 @@ from lengthwise_export.errors import CheckpointError, SpecError, UncheckableErro
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.factory import module_of
+from lengthwise_export.targets.target import labels_of
 from tests.gallery.index import ONNX_SOUND
 
 BUNDLED = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"
@@ -200,6 +201,14 @@ def test_labels_must_be_as_many_as_the_model_answers(folder: Path) -> None:
         targets.read("users:make", TargetOptions(labels=("a", "a")))
     with pytest.raises(ConfigurationError, match="--classes gives 5"):
         targets.read("users:make", TargetOptions(classes=5))
+
+
+@pytest.mark.parametrize("names", [("a", ""), ("", "b"), ("", ""), ("a", " "), ("",), ("a", "b", "")])
+def test_a_label_without_a_name_is_an_error(names: tuple[str, ...]) -> None:
+    options = TargetOptions(labels=names)
+    with pytest.raises(ConfigurationError, match=r"--labels: label \d of .* is empty"):
+        labels_of("mine.py:make", options, 2)
+    assert labels_of("mine.py:make", TargetOptions(labels=("a", "b")), 2) == ("a", "b")
 
 
 def test_a_spec_is_the_built_in_architecture(tmp_path: Path) -> None:

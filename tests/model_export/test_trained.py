@@ -40,7 +40,8 @@ def _one_thread() -> None:
 
 def kept(described: Spec, path: Path, **state: object) -> Path:
     """A checkpoint of a spec, as training leaves it, with a key of its state changed or taken away."""
-    held = trained.record_of(described, {"training": 0.99, "validation": 0.98}) | state
+    accuracy, answers = {"training": 0.99, "validation": 0.98}, {"training": 450, "validation": 50}
+    held = trained.record_of(described, accuracy, answers) | state
     tensors = SequenceClassifier(described).state_dict()
     checkpoint.write(path, tensors, {name: value for name, value in held.items() if value is not None})
     return path
@@ -130,7 +131,15 @@ def test_the_spec_in_a_checkpoint_is_the_spec(described: Spec, tmp_path: Path) -
     assert found.spec is not None
     assert found.spec.resolved() == described.resolved()
     assert list(trained.differences(found.spec, described)) == []
-    assert found.expected == 0.98
+    assert (found.expected, found.expected_answers) == (0.98, 50)
+
+
+@pytest.mark.parametrize("answers", [None, [], {}, {"validation": 0}, {"validation": "9"}, {"validation": True}])
+def test_a_checkpoint_without_numbers_of_answers_still_has_its_accuracy(answers: object, tmp_path: Path) -> None:
+    found = trained.read_record(kept(made(SPEC), tmp_path / "m.safetensors", answers=answers))
+    assert (found.expected, found.expected_answers) == (0.98, None)
+    alone = trained.read_record(kept(made(SPEC), tmp_path / "n.safetensors", accuracy={"training": 0.9}))
+    assert (alone.expected, alone.expected_answers) == (0.9, 450)
 
 
 def test_an_older_checkpoint_has_its_labels_compared_and_the_rest_noticed(tmp_path: Path) -> None:

@@ -91,3 +91,11 @@ def test_a_system_that_it_does_not_run_on_is_told_so(absent: str, call: str) -> 
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: Lengthwise runs on Linux, macOS and WSL; ")
+
+
+@pytest.mark.process
+def test_the_module_starts_in_the_folder_of_the_package_too() -> None:
+    command = [sys.executable, "-m", "lengthwise", "serve", "--help"]
+    done = subprocess.run(command, cwd=ROOT / "service" / "lengthwise", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: lengthwise serve")

@@ -386,6 +386,79 @@ async def test_one_change_is_made_at_a_time() -> None:
     assert at_once == [11]
 
 
+class OneLook:
+    """Waits in each scan until it may go on, and notes how many run at the same time."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.running = self.most = self.ended = 0
+
+    def __call__(self) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.begun.release()
+        assert self.go_on.acquire(timeout=PATIENCE_SECONDS)
+        self.running -= 1
+        self.ended += 1
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("next_change", ["load", "refresh"])
+async def test_a_load_whose_client_leaves_goes_on_alone_and_the_next_one_waits_for_it(next_change: str) -> None:
+    look, found = OneLook(), Next(model(manifest()))
+    async with started(Serving(Settings(runners=1), found)) as service:
+        registry = service.serving.registry
+        found.before = look
+        found.models = (model(manifest(version=2)),)
+        left = asyncio.create_task(registry.load("sums"))
+        await look.reached()
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        following = asyncio.create_task(registry.load("sums") if next_change == "load" else registry.refresh())
+        waiting = asyncio.create_task(registry.load("sums"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (look.running, look.most) == (1, 1)
+        waiting.cancel()  # it had not begun: it asks for no scan of its own
+        look.go_on.release()
+        await look.reached()
+        assert await version(service, SUMS) == "2"  # what the client that left had asked for
+        look.go_on.release()
+        await following
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (look.most, look.ended) == (1, 2)
+        found.before = lambda: None
+        assert await registry.load("sums") is None
+
+
+async def test_the_end_of_the_service_ends_the_scan_of_a_client_that_left() -> None:
+    looking = threading.Event()
+    found = Next(model(manifest()))
+    serving = Serving(Settings(runners=1), found)
+
+    def look() -> None:
+        looking.set()
+        with serving.registry.stopping.ending(ended.set):
+            assert ended.wait(PATIENCE_SECONDS)
+
+    ended = threading.Event()
+    async with started(serving) as service:
+        found.before = look
+        found.models = (model(manifest(version=2)),)
+        left = asyncio.create_task(serving.registry.load("sums"))
+        assert await asyncio.to_thread(looking.wait, PATIENCE_SECONDS)
+        left.cancel()
+        await serving.stop()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        # A scan that is over after the end adds nothing to a service that is stopping.
+        assert [served.manifest.version for served in service.serving.served] == [1]
+
+
 async def test_requests_in_flight_finish_on_the_old_version_while_the_new_one_answers() -> None:
     gate = Gate()
     found = Next(model(manifest(), gate))

@@ -372,3 +372,63 @@ def test_the_size_of_a_model_is_that_of_its_graph(folder: Folder) -> None:
     folder.scan()
     assert folder.model().graph_bytes == GRAPH_BYTES
     assert folder.model().key == Key("vowels", 1)
+
+
+def misplaced(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return [line for line in lines if "ignored, because the files of a version" in line]
+
+
+def test_the_files_of_a_version_one_level_too_high_are_told_once_with_the_cure(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    place(folder.path)
+    shutil.copytree(BUNDLED, folder.path / "gestures")
+    shutil.copy(BUNDLED / GRAPH_FILE, folder.path)
+    assert folder.scan() == ["vowels/1"]
+    in_the_repository, in_a_folder = misplaced(caplog)
+    assert "model.onnx in the model repository itself" in in_the_repository
+    assert "NAME/VERSION" in in_the_repository
+    assert "manifest.json and model.onnx in the folder 'gestures'" in in_a_folder
+    assert "move them to 'gestures/1'" in in_a_folder
+    folder.scan()
+    assert misplaced(caplog) == []
+    (folder.path / "gestures").rename(folder.path / "shapes")
+    folder.scan()
+    (again,) = misplaced(caplog)
+    assert "'shapes'" in again
+    (folder.path / "shapes").rename(folder.path / "3")
+    folder.scan()
+    (again,) = misplaced(caplog)
+    assert "move them to 'NAME/3'" in again
+
+
+def test_a_version_that_was_copied_beside_the_others_is_told(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    place(folder.path, version=7)
+    shutil.copy(BUNDLED / MANIFEST_FILE, folder.path / "vowels")
+    assert folder.scan() == ["vowels/7"]
+    (line,) = misplaced(caplog)
+    assert "manifest.json in the folder 'vowels'" in line
+    assert "move them to 'vowels/8'" in line
+    (folder.path / "vowels" / MANIFEST_FILE).unlink()
+    folder.scan()
+    (folder.path / "vowels" / MANIFEST_FILE).write_text("")
+    folder.scan()
+    assert len(misplaced(caplog)) == 1
+
+
+def test_other_files_beside_the_models_need_no_word(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    place(folder.path)
+    for path in (folder.path / "README.md", folder.path / "vowels" / "config.pbtxt", folder.path / ".hidden"):
+        path.write_text("")
+    assert folder.scan() == ["vowels/1"]
+    assert misplaced(caplog) == []
+
+
+def test_a_repository_that_is_one_version_has_one_advice(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copy(BUNDLED / GRAPH_FILE, folder.path)
+    assert folder.scan() == []
+    assert misplaced(caplog) == []
+    assert folder.found.reason is not None
+    assert "two levels above" in folder.found.reason

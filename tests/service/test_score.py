@@ -32,7 +32,7 @@ from lengthwise.scoring.command import ScoringRun
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import bundled_models
-from tests.support import numpy_models
+from tests.support import model_directories, numpy_models
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 DEMO = "aeon:JapaneseVowels_TEST"
@@ -404,3 +404,33 @@ def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_without_a_model_the_ones_that_there_are_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("LENGTHWISE_MODELS", raising=False)
+    result = CliRunner().invoke(main, ["score", DEMO, str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "Missing option '--model': MODELS/NAME/VERSION, or MODELS/NAME for the highest version" in result.stderr
+    assert f"that comes with Lengthwise: {bundled_models() / 'japanese-vowels'}" in result.stderr
+    own = tmp_path / "models"
+    model_directories.place(own, "gestures", 3)
+    monkeypatch.setenv("LENGTHWISE_MODELS", str(own))
+    result = CliRunner().invoke(main, ["score", DEMO, str(tmp_path / "out")])
+    assert f"of LENGTHWISE_MODELS: {own / 'gestures'}" in result.stderr
+    monkeypatch.setenv("LENGTHWISE_MODELS", str(tmp_path / "none"))
+    result = CliRunner().invoke(main, ["score", DEMO, str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "Missing option '--model'" in result.stderr
+
+
+def test_of_a_model_the_highest_version_scores(tmp_path: Path):
+    for version in (2, 10):
+        model_directories.place(tmp_path / "models", "vowels", version)
+    (tmp_path / "models" / "vowels" / "latest").mkdir()
+    for folder in (tmp_path / "models" / "vowels", tmp_path / "models" / "vowels" / "10"):
+        result = call(DEMO, tmp_path / "out", "--overwrite", model=folder)
+        assert result.exit_code == 0
+        assert "by vowels/10" in result.stdout
+    result = call(DEMO, tmp_path / "other", model=tmp_path / "models")
+    assert result.exit_code == 2
+    assert "is no model directory; there is" in result.stderr

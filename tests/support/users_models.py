@@ -161,3 +161,22 @@ def unpadded() -> nn.Module:
 
 def unpadded_filling() -> nn.Module:
     return Unpadded(fills_gaps=True)
+
+
+class UnpaddedThenRecurrent(nn.Module):
+    """A GRU over what a convolution of five steps without padding gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.rnn, self.out = nn.Conv1d(3, 6, 5), nn.GRU(6, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        steps = self.conv(values.transpose(1, 2)).transpose(1, 2)
+        own = (lengths - 4).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(steps, own, batch_first=True, enforce_sorted=False)
+        return self.out(self.rnn(packed)[1][-1])
+
+
+def unpadded_recurrent() -> nn.Module:
+    return UnpaddedThenRecurrent()

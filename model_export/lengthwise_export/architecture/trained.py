@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,26 +53,43 @@ class TrainingRecord:
         labels: The labels in the order of the outputs; None if not recorded.
         spec: The spec; None if not recorded.
         accuracy: The accuracy by split: `training` and maybe `validation`.
+        answers: By split, the number of answers that it was measured with; empty if not recorded.
     """
 
     labels: tuple[str, ...] | None = None
     spec: Spec | None = None
     accuracy: Mapping[str, float] | None = None
+    answers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def expected(self) -> float | None:
         """The expected accuracy on new data: that of validation, otherwise of training; None if not recorded."""
-        accuracy = self.accuracy or {}
-        return accuracy.get("validation", accuracy.get("training"))
+        return (self.accuracy or {}).get(self._split)
+
+    @property
+    def expected_answers(self) -> int | None:
+        """The number of answers that `expected` was measured with; None if not recorded."""
+        return self.answers.get(self._split)
+
+    @property
+    def _split(self) -> str:
+        return "validation" if "validation" in (self.accuracy or {}) else "training"
 
 
-def record_of(spec: Spec, accuracy: Mapping[str, float]) -> dict[str, Any]:
-    """The record that `train` writes next to the weights; `read_record` reads it."""
+def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, int]) -> dict[str, Any]:
+    """The record that `train` writes next to the weights; `read_record` reads it.
+
+    Args:
+        spec: The spec.
+        accuracy: See `TrainingRecord`.
+        answers: See `TrainingRecord`.
+    """
     return {
         "format": FORMAT,
         "labels": list(spec.output.labels),
         "spec": spec.resolved(),
         "accuracy": dict(accuracy),
+        "answers": dict(answers),
     }
 
 
@@ -119,6 +136,7 @@ def read_record(path: Path) -> TrainingRecord:
     except SpecError as error:
         raise CheckpointError(str(error)) from error
     figures = accuracy if isinstance(accuracy, dict) else {}
+    counts = state.get("answers")
     return TrainingRecord(
         labels=None if labels is None else tuple(labels),
         spec=read,
@@ -126,6 +144,11 @@ def read_record(path: Path) -> TrainingRecord:
             name: float(figure)
             for name, figure in figures.items()
             if isinstance(figure, int | float) and math.isfinite(figure)
+        },
+        answers={
+            name: count
+            for name, count in (counts if isinstance(counts, dict) else {}).items()
+            if isinstance(count, int) and not isinstance(count, bool) and count > 0
         },
     )
 

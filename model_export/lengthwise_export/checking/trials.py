@@ -1,8 +1,9 @@
 """The trials of a check: the same sequences in batches with other padding, other rows and other widths.
 
-The lengths in a batch differ, include 1, and are all smaller than the width. Some valid steps are all zeros, in the
-middle and at the end of a sequence: this catches models that infer the lengths from zeros. The longest sequence is the
-first row, so a model that sorts its rows by length does not reorder the baseline.
+The lengths in a batch differ, include the shortest that the model accepts (nearly always 1), and are all smaller than
+the width. Some valid steps are all zeros, in the middle and at the end of a sequence: this catches models that infer
+the lengths from zeros. The longest sequence is the first row, so a model that sorts its rows by length does not reorder
+the baseline.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from lengthwise_export.mending.rules import (
 from lengthwise_export.mending.sizes import Size, constant_of, evaluated
 from lengthwise_export.mending.values import Numbers, Ragged, Value
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.tracing.node_origins import location_of_node, operator_name
 
 RULES: Final[Mapping[str, Rule]] = {
     name: rule
@@ -206,6 +207,7 @@ def _set_inputs(
         if name == names.sequences:
             mender.values[name] = Ragged(name, dtype, tuple((size,) for size in axes))
             mender.raw.add(name)
+            mender.from_steps.add(name)
         elif name == lengths:
             mender.values[name] = Ragged(name, dtype, ((mender.rows,),))
             mender.from_lengths.add(name)
@@ -232,20 +234,24 @@ def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
     except UnmendableError as error:
         if error.operator:
             raise
-        raise UnmendableError(shown_operator(node), error.reason) from error
-    if mender.from_lengths.intersection(node.input):
-        mender.from_lengths.update(node.output)
+        raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
+    if node.op_type not in ("Shape", "Size"):
+        for dependent in (mender.from_lengths, mender.from_steps):
+            if dependent.intersection(node.input):
+                dependent.update(node.output)
     if node.op_type in ("Cast", "Identity") and node.input[0] in mender.raw:
         mender.raw.update(node.output)
     if not mender.causes:
         return []
     after = tuple(_text(each) for each in mender.writer.nodes[before:])
-    return [MendedOperator(shown_operator(node), node.op_type, None, mender.causes[0], (_text(node),), after)]
+    location = location_of_node(node)
+    return [MendedOperator(shown_operator(node), node.op_type, location, mender.causes[0], (_text(node),), after)]
 
 
 def shown_operator(node: NodeProto) -> str:
-    """A node in words: its operator type and its name."""
-    return f"{node.op_type} {node.name}" if node.name else f"{node.op_type} giving {node.output[0]}"
+    """A node in words: the module that it comes from, or its own name, and its operator type."""
+    name = operator_name(node)
+    return name if node.op_type in name else f"{node.op_type} {name}" if name else f"{node.op_type} {node.output[0]}"
 
 
 def _text(node: NodeProto) -> str:

@@ -36,6 +36,7 @@ class Mender:
         causes: Why padding reaches the output of this node; empty if it does not.
         raw: The steps, and casts of them: token ids, which padding has too.
         from_lengths: The original's values that depend on an input with lengths or a mask.
+        from_steps: The original's values that depend on the steps.
     """
 
     def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
@@ -47,6 +48,7 @@ class Mender:
         self.node = NodeProto()
         self.causes: list[str] = []
         self.from_lengths: set[str] = set()
+        self.from_steps: set[str] = set()
         self.raw: set[str] = set()
         self.one = self.fixed(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
@@ -64,6 +66,13 @@ class Mender:
         if value is None:
             self.refuse(f"its input {place} is missing")
         return self.as_ragged(value)
+
+    def tensor(self, place: int) -> Ragged:
+        """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
+        value = self.value(place)
+        if isinstance(value, Ragged) and value.counts_rows:
+            return value
+        return self.ragged(place)
 
     def constant(self, place: int) -> NDArray[Any] | None:
         """An input of the node that is a constant; None if it is not given.
@@ -106,6 +115,8 @@ class Mender:
     def as_ragged(self, value: Value) -> Ragged:
         """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
         if isinstance(value, Ragged):
+            if value.counts_rows or value.columns:
+                self.refuse("computes with the numbers of the rows: only x[rows, places] may use them")
             return value
         groups = singles([self.fixed(size) for size in value.shape])
         if value.is_constant:

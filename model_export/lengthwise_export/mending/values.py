@@ -59,6 +59,8 @@ class Ragged:
         groups: For each axis of the original, the axes of the mended graph that it consists of, in order.
         row_added: Whether the tensor has an axis of rows in front that the original does not have.
         zeroed: Whether it is known to be 0 beyond every row's length.
+        counts_rows: Whether it holds the number of each row, to be used as an index of the rows.
+        columns: Of an index of several axes: the index of each.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Ragged:
     groups: tuple[tuple[Size, ...], ...]
     row_added: bool = False
     zeroed: bool = field(default=False, compare=False)
+    counts_rows: bool = False
+    columns: tuple[Numbers | Ragged, ...] = ()
 
     @property
     def rank(self) -> int:

@@ -28,10 +28,12 @@ from lengthwise_export.onnx_graphs.probing import (
     what_it_raises,
     with_int64_tokens,
 )
-from lengthwise_export.options import Second
+from lengthwise_export.options import ONE_VALUE_HINT, Second
 
 _ELEMENTS: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.DOUBLE: "float64",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.BOOL: "bool",
@@ -114,6 +116,8 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
     inputs = [_value(value) for value in graph.graph.input if value.name not in weights]
     outputs = [_value(value) for value in graph.graph.output]
     logits = _logits(outputs, hints.output)
+    if logits.element in ("float16", "float64"):
+        raise UncheckableError(f"{logits} is not float32, as answers are: export the graph in float32")
     _require_readable(inputs, hints, blind=blind)
     new_lengths = _unused_name(graph) if blind else None
     candidates = dict.fromkeys(_candidates(inputs, logits, hints, new_lengths))
@@ -134,10 +138,11 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
     if len(inputs) == 1:
         running = running[:1]  # either order of axes gives the same answers
     if not running:
+        _require_order_of_axes(graph, inputs, hints, new_lengths)
         for candidate in names:
             session = open_session(with_int64_tokens(graph, candidate.sequences))
             require_dynamic_inside(session, candidate, _probed(candidate, inputs, hints))
-        raise UncheckableError(_why_none_runs(graph, names, inputs, hints, new_lengths))
+        raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
         readings = "; ".join(_as_options(reading.names) for reading in running)
         raise ConfigurationError(f"the inputs {_listed(inputs)} can be read in several ways; choose one: {readings}")
@@ -229,31 +234,36 @@ def _unused_name(graph: onnx.ModelProto) -> str:
     return next(name for name in names if name not in used)
 
 
-def _why_none_runs(
-    graph: onnx.ModelProto,
-    names: list[GraphNames],
-    inputs: list[_Value],
-    hints: InputHints,
-    new_lengths: str | None,
-) -> str:
+def _require_order_of_axes(
+    graph: onnx.ModelProto, inputs: list[_Value], hints: InputHints, new_lengths: str | None
+) -> None:
+    """Makes sure that a graph of which no reading runs does not run with features before steps.
+
+    Raises:
+        UncheckableError: It does; the message names the option.
+    """
+    if hints.channels_first or hints.time_first:
+        return
+    turned = dataclasses.replace(hints, channels_first=True)
+    for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned, new_lengths):
+        steps = next(value for value in inputs if value.name == candidate.sequences)
+        if steps.rank == 3 and (isinstance(steps.axes[1], int) or hints.features):
+            session = open_session(with_int64_tokens(graph, candidate.sequences))
+            if shape_at_some_width(session, candidate, _probed(candidate, inputs, turned)) is not None:
+                raise UncheckableError(
+                    f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, pass "
+                    "--channels-first"
+                )
+
+
+def _why_none_runs(graph: onnx.ModelProto, names: list[GraphNames], inputs: list[_Value], hints: InputHints) -> str:
     """The error for a graph of which no reading runs, with a hint or onnxruntime's error."""
-    shares = [value for value in inputs if value.rank == 1 and value.element in ("float32", "type 10", "type 11")]
+    shares = [value for value in inputs if value.rank == 1 and value.element.startswith("float")]
     if shares:
         return (
             f"{shares[0]} are probably lengths as shares of the longest, not in steps: export the graph with int64 "
             f"lengths, and divide them by the width inside (it has {_listed(inputs)}; lengths are int32 or int64)"
         )
-    if not hints.channels_first and not hints.time_first:
-        turned = dataclasses.replace(hints, channels_first=True)
-        for candidate in _candidates(inputs, _value(graph.graph.output[0]), turned, new_lengths):
-            steps = next(value for value in inputs if value.name == candidate.sequences)
-            if isinstance(steps.axes[1], int) or hints.features:
-                session = open_session(with_int64_tokens(graph, candidate.sequences))
-                if shape_at_some_width(session, candidate, _probed(candidate, inputs, turned)) is not None:
-                    return (
-                        f"the inputs {_listed(inputs)} run with steps as [rows, features, width]: if that is right, "
-                        "pass --channels-first"
-                    )
     raised = next((why for one in names if (why := _raised(graph, one, inputs, hints))), None)
     return (
         f"no reading of the inputs {_listed(inputs)} runs: name them with --values and --lengths or --mask, and pass "
@@ -280,13 +290,27 @@ def _logits(outputs: list[_Value], output: str | None) -> _Value:
         name = outputs[int(output)].name if output.isdigit() and int(output) < len(outputs) else output
         if name not in by_name:
             raise ConfigurationError(f"--output {output}: the graph's outputs are {_listed(outputs)}")
-        return by_name[name]
+        return _not_one_value(by_name[name])
     if "logits" in by_name:
-        return by_name["logits"]
-    fitting = [value for value in outputs if value.element == "float32" and value.rank in (2, 3)]
+        return _not_one_value(by_name["logits"])
+    fitting = [value for value in outputs if value.element.startswith("float") and value.rank in (2, 3)]
+    fitting = [value for value in fitting if value.element == "float32"] or fitting
     if not fitting:
-        raise UncheckableError(f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]")
+        hint = f"; {ONE_VALUE_HINT}" if any(_is_one_value(value) for value in outputs) else ""
+        raise UncheckableError(
+            f"none of the outputs {_listed(outputs)} is [rows, classes] or [rows, width, classes]{hint}"
+        )
     return fitting[0]
+
+
+def _is_one_value(output: _Value) -> bool:
+    return output.element == "float32" and output.rank == 1
+
+
+def _not_one_value(output: _Value) -> _Value:
+    if _is_one_value(output):
+        raise UncheckableError(f"the output {output} has no classes: {ONE_VALUE_HINT}")
+    return output
 
 
 def _require_readable(inputs: list[_Value], hints: InputHints, *, blind: bool) -> None:
@@ -356,8 +380,8 @@ def _orders(steps: _Value, hints: InputHints) -> tuple[tuple[bool, bool], ...]:
         return ((True, False),)
     if hints.channels_first:
         return ((False, steps.rank == 3),)
-    if steps.rank == 3 and isinstance(steps.axes[1], int) and not any(isinstance(steps.axes[at], int) for at in (0, 2)):
-        return ((False, True),)  # the only axis of fixed size holds the features
+    if steps.rank == 3 and isinstance(steps.axes[1], int) and not isinstance(steps.axes[2], int):
+        return ((False, True),)  # the axis of fixed size holds the features
     return ((False, False), (True, False))
 
 
@@ -397,7 +421,8 @@ def _require_dynamic_axes(readings: list[GraphNames], inputs: list[_Value]) -> N
         frozen = frozen or sizes
     if frozen:
         raise UncheckableError(
-            f"the graph is frozen: {' and '.join(frozen)}; export it again with dynamic axes for rows and width"
+            f"the graph is frozen: {' and '.join(frozen)} (it takes {_listed(inputs)}); export it again with dynamic "
+            "axes for rows and width"
         )
 
 

@@ -27,6 +27,7 @@ from lengthwise_export.tracing.outputs import OutputSelector
 
 _WIDTHS: Final = (7, 8, 64, 515)
 """Widths to try. Most models run at the first; some need an even number of steps, or many raw samples."""
+_TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
 _NOT_ABOUT_STEPS: Final = (AttributeError, ImportError, NameError, NotImplementedError)
 """Exceptions that do not depend on the kind of a step."""
 
@@ -191,7 +192,7 @@ def _explain_by_other_calls(
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
     """The kinds of steps that the module's layers accept, in the order of the layers."""
     for part in module.modules():
-        if isinstance(part, nn.Embedding):
+        if isinstance(part, _TABLES):
             yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
         for name in ("in_features", "input_size", "in_channels", "num_features"):
             size = getattr(part, name, None)
@@ -209,14 +210,14 @@ def _vocabulary(module: nn.Module, signature: CallSignature, select_output: Outp
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
     sizes: set[int] = set()
 
-    def looked_up(table: nn.Embedding, given: tuple[Any, ...]) -> None:
+    def looked_up(table: nn.Embedding | nn.EmbeddingBag, given: tuple[Any, ...]) -> None:
         indices = given[0] if given else None
         if isinstance(indices, Tensor) and any(
             torch.equal(indices, way) for way in (torch.tensor(ids), torch.tensor(ids).mT)
         ):
             sizes.add(table.num_embeddings)
 
-    hooks = [part.register_forward_pre_hook(looked_up) for part in module.modules() if isinstance(part, nn.Embedding)]
+    hooks = [part.register_forward_pre_hook(looked_up) for part in module.modules() if isinstance(part, _TABLES)]
     steps = StepInput(kind="tokens", vocabulary=2)
     try:
         TorchSubject(module, steps, signature=signature, select_output=select_output).answer(pad(list(ids), multiple=1))

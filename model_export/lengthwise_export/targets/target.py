@@ -78,8 +78,15 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
     """The class names from the option `labels`; numbers without it.
 
     Raises:
-        ConfigurationError: An option gives another number of classes than the model, or a label stands there twice.
+        ConfigurationError: An option gives another number of classes than the model, or a label is empty or stands
+            there twice.
     """
+    if options.labels is not None and not all(label.strip() for label in options.labels):
+        place = next(place for place, label in enumerate(options.labels) if not label.strip())
+        raise ConfigurationError(
+            f"--labels: label {place} of {', '.join(map(repr, options.labels))} is empty; give each class a name, with "
+            "no comma at the end"
+        )
     for flag, said in (("classes", options.classes), ("labels", options.labels and len(options.labels))):
         if said is not None and said != classes:
             raise ConfigurationError(f"--{flag} gives {said} classes, but {text} has {classes}")

@@ -108,6 +108,10 @@ def named(given: object) -> str:
     torch = sys.modules.get("torch")  # who has a module has imported it
     if torch is not None and isinstance(given, torch.nn.Module):
         return type(given).__name__
+    if torch is not None and isinstance(given, type) and issubclass(given, torch.nn.Module):
+        raise ConfigurationError(
+            f"{given.__name__} is a class, and not a module: give an instance of it, such as {given.__name__}()"
+        )
     raise ConfigurationError(
         f"{given!r:.80} is no target: give a torch.nn.Module, an onnx.ModelProto, or the text of {FORMS}"
     )

@@ -19,6 +19,7 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
+from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
 from lengthwise_export.tracing.call_signature import CallSignature, read_signature
@@ -86,6 +87,8 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     )
     select_output = output_selector(options.output)
     found = read_steps(text, module, options, signature, select_output)
+    if signature.second == "none":
+        require_order_of_axes(text, module, found.steps, found.signature, select_output)
     labels = labels_of(text, options, found.shape[-1])
     own = None if options.checkpoint is None else trained.read_record(options.checkpoint).labels
     if own is not None and len(own) == len(labels):  # weights that are told apart by other names

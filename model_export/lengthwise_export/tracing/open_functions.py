@@ -18,6 +18,11 @@ from lengthwise_export.tracing.patched_builtins import is_open
 
 _Size = int | Sequence[int]
 
+_PLAIN: Final[Mapping[str, Any]] = MappingProxyType(
+    {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False, "divisor_override": None}
+)
+"""The options of a pool of images, without which only its kernel counts."""
+
 
 def _take_along_dim(tensor: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """A gather with expanded indices; torch's own function compares all sizes."""
@@ -39,7 +44,7 @@ def _max_pool1d(
 ) -> Tensor:
     """A `max_pool2d` of height 1, or a maximum over all steps; `return_indices` is never set here."""
     kernel = _one(kernel_size)
-    if _is_width(kernel, steps):
+    if _is_size_of(kernel, steps, -1):
         return steps.amax(-1, keepdim=True)
     pooled = functional.max_pool2d(
         steps.unsqueeze(-2),
@@ -55,9 +60,36 @@ def _max_pool1d(
 def _avg_pool1d(steps: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
     """A mean over all steps, if the kernel is as wide as the batch."""
     kernel = _one(kernel_size)
-    if _is_width(kernel, steps):
+    if _is_size_of(kernel, steps, -1):
         return steps.mean(-1, keepdim=True)
     return functional.avg_pool1d(steps, kernel, *args, **kwargs)
+
+
+def _over_whole_axes(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A pool of images whose kernel may be as wide or as high as the image: that axis is reduced first."""
+
+    def pooled(image: Tensor, kernel_size: _Size, *args: Any, **kwargs: Any) -> Tensor:
+        kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
+        whole = [axis for axis in (-2, -1) if _is_size_of(kernel[axis], image, axis)]
+        is_plain = not args and all(kwargs.get(name, usual) == usual for name, usual in _PLAIN.items())
+        if not whole or not is_plain:
+            return pool(image, kernel_size, *args, **kwargs)
+        rest = tuple(1 if axis in whole else kernel[axis] for axis in (-2, -1))
+        image = reduce(image, whole, keepdim=True)
+        return image if rest == (1, 1) else pool(image, rest)
+
+    return pooled
+
+
+def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """An embedding and a reduction, for a batch of ids without weights of their own."""
+    plain = {"mode", "norm_type", "scale_grad_by_freq", "sparse"}
+    is_plain = not args and all(name in plain or value is None or value is False for name, value in kwargs.items())
+    if ids.dim() != 2 or not is_plain:
+        return functional.embedding_bag(ids, weight, *args, **kwargs)
+    each = functional.embedding(ids, weight)
+    mode = kwargs.get("mode", "mean")
+    return each.mean(1) if mode == "mean" else each.sum(1) if mode == "sum" else each.amax(1)
 
 
 def _adaptive_avg_pool1d(steps: Tensor, output_size: _Size) -> Tensor:
@@ -112,8 +144,9 @@ def _one(size: _Size) -> int:
     return size[0] if isinstance(size, Sequence) else size
 
 
-def _is_width(size: int, steps: Tensor) -> bool:
-    return is_open(size) and statically_known_true(size == steps.shape[-1])
+def _is_size_of(size: int, tensor: Tensor, axis: int) -> bool:
+    """Whether a kernel size is the dynamic size of an axis."""
+    return is_open(size) and statically_known_true(size == tensor.shape[axis])
 
 
 SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
@@ -121,6 +154,9 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "take_along_dim": _take_along_dim,
         "max_pool1d": _max_pool1d,
         "avg_pool1d": _avg_pool1d,
+        "avg_pool2d": _over_whole_axes(functional.avg_pool2d, torch.mean),
+        "max_pool2d": _over_whole_axes(functional.max_pool2d, torch.amax),
+        "embedding_bag": _embedding_bag,
         "adaptive_avg_pool1d": _adaptive_avg_pool1d,
         "adaptive_max_pool1d": _adaptive_max_pool1d,
         "linspace": _linspace,

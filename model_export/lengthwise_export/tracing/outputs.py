@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lengthwise_export.errors import ExportError
+from lengthwise_export.options import ONE_VALUE_HINT
 
 OutputSelector = Callable[[Any], dict[str, Tensor]]
 """Maps the result of a module to the graph's outputs by name, `logits` first."""
@@ -33,7 +34,9 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
         output = "logits" if "logits" in named else next(fitting, None)
         if output is None:
             raise ExportError(
-                "outputs", f"none of {_types(named)} is float32 [rows, classes] or [rows, width, classes]"
+                "outputs",
+                f"none of {_types(named)} is float32 [rows, classes] or [rows, width, classes]"
+                f"{_hint_for_one_value(list(named.values()))}",
             )
     if output not in named:
         raise ExportError("outputs", f"the module returns no {output!r}, but {_types(named)}; name one with --output")
@@ -42,7 +45,7 @@ def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
         raise ExportError(
             "outputs",
             f"{_types({output: logits})} cannot be the output: it must be float32 [rows, classes] or "
-            "[rows, width, classes]",
+            f"[rows, width, classes]{_hint_for_one_value([logits])}",
         )
     attention = named.get("attention")
     if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
@@ -67,6 +70,13 @@ def _named(answer: Any) -> dict[str, Any]:
 
 def _can_be_logits(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() in (2, 3)
+
+
+def _hint_for_one_value(values: Sequence[Any]) -> str:
+    """What to return instead of one value for each row; empty if no output may be that."""
+    if not any(isinstance(value, Tensor) and value.dim() == 1 and value.is_floating_point() for value in values):
+        return ""
+    return f"; {ONE_VALUE_HINT}"
 
 
 def _types(named: Mapping[str, Any]) -> str:

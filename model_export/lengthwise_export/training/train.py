@@ -137,8 +137,10 @@ def train(
         validation=evaluate(run.model, run.validation, spec) if run.validation else None,
     )
     splits = {"training": result.training, "validation": result.validation}
-    accuracy = {name: scores.accuracy for name, scores in splits.items() if scores is not None}
-    state = trained.record_of(spec, accuracy) | {"seed": options.seed, "epoch": run.progress.best}
+    measured = {name: scores for name, scores in splits.items() if scores is not None}
+    accuracy = {name: scores.accuracy for name, scores in measured.items()}
+    answers = {name: scores.answers for name, scores in measured.items()}
+    state = trained.record_of(spec, accuracy, answers) | {"seed": options.seed, "epoch": run.progress.best}
     checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
     return result
 

@@ -53,6 +53,7 @@ class Repository:
             another state, or with none, is verified again.
         reason: Why the folder has nothing to serve; None if it has a version.
         passed: Names of folders that were ignored: they cannot be read, or the name is not valid for a model.
+        misplaced: Names of folders that hold the files of a version themselves; "" for the repository.
         unnamed: The name that a request without a name means while a scan runs: models found later must not change it.
         unjudged: The versions that the running scan has not verified yet; empty when it is over.
         starting: Whether the first scan still runs: a model that is missing here may still come.
@@ -64,6 +65,7 @@ class Repository:
     states: Mapping[Key, DirectoryState] = field(default_factory=dict)
     reason: str | None = None
     passed: frozenset[str] = frozenset()
+    misplaced: frozenset[str] = frozenset()
     unnamed: str | None = None
     unjudged: Sequence[Key] = ()
     starting: bool = False

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,6 +77,7 @@ class Registry:
         self._period = period_seconds
         self._snapshot = _RegistrySnapshot()
         self._changing = asyncio.Lock()
+        self._change_made: asyncio.Task[Any] | None = None
         self._rescan_wanted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -155,9 +156,7 @@ class Registry:
             ModelNotFound: The folder has no version of this name that the policy allows.
             ConfigurationError: The folder cannot be read; nothing changes.
         """
-        async with self._changing:
-            await self._look(self.repository.allowing(name), name)
-            result = self.repository
+        result = await self._to_its_end(lambda: self._look(self.repository.allowing(name), name))
         refused = {refusal.key.version: refusal for refusal in result.refused if refusal.key.name == name}
         versions = [*refused, *result.models.get(name, ())]
         if not versions:
@@ -170,14 +169,27 @@ class Registry:
         Raises:
             ModelNotFound: It has neither a served nor a rejected version.
         """
-        async with self._changing:
-            before = self.repository
-            if name in before.unloaded:
-                return
-            if name not in before.models and all(refusal.key.name != name for refusal in before.refused):
-                raise ModelNotFound("no such model is served")
-            await self._change(before.without(name))
-            log.info("%s is unloaded", name)
+        await self._to_its_end(lambda: self._unload(name))
+
+    async def _unload(self, name: str) -> None:
+        before = self.repository
+        if name in before.unloaded:
+            return
+        if name not in before.models and all(refusal.key.name != name for refusal in before.refused):
+            raise ModelNotFound("no such model is served")
+        await self._change(before.without(name))
+        log.info("%s is unloaded", name)
+
+    async def _to_its_end(self, change: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Makes a client's change when no other is being made; if the client leaves, a change that has begun goes on.
+
+        Its scan runs in a thread that would go on anyway, and the next one must not run beside it.
+        """
+        await self._changing.acquire()
+        task = asyncio.create_task(change())
+        self._change_made = task  # the event loop itself keeps no task alive
+        task.add_done_callback(lambda _: self._changing.release())
+        return await asyncio.shield(task)
 
     async def _watch(self) -> None:
         """Scans the folder periodically, and when `ask` was called."""
@@ -195,12 +207,13 @@ class Registry:
             except Exception:  # an error in one scan must not end the later scans
                 log.exception("an unexpected error ended the scan of the model repository; the served models stay")
 
-    async def _look(self, before: Repository, again: str | None = None) -> None:
+    async def _look(self, before: Repository, again: str | None = None) -> Repository:
+        """Scans the folder, and serves what is good; returns the result."""
         running = True
         loop = asyncio.get_running_loop()
 
         def put(result: Repository) -> None:
-            if running:
+            if running and not self._stopping.stopped:
                 self._put(result)
 
         def rescan() -> Repository:
@@ -209,6 +222,7 @@ class Registry:
 
         try:
             result = await _in_daemon_thread(rescan)
+            self._stopping.check()
         except ConfigurationError:
             raise
         except Stopped as stopped:
@@ -221,6 +235,7 @@ class Registry:
             if not before.starting:  # after a failed first scan the service cannot start
                 self._put(self.repository.settled())
         await self._change(result)
+        return result
 
     async def _change(self, result: Repository) -> None:
         self._put(result)

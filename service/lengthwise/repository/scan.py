@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotJudged
@@ -87,10 +87,13 @@ def scan(
         Stopped: The scan was stopped.
     """
     before, stopping = before or Repository(), stopping or Stopping()
-    directories, passed = _versions(folder)
+    directories, passed, misplaced = _versions(folder)
     for name, why in sorted(passed.items()):
         if name not in before.passed:
             log.error("the folder %s of the model repository is ignored: %s", ascii(name), why)
+    for name, why in sorted(misplaced.items()):
+        if name not in before.misplaced and directories:  # else `_why_nothing` is the advice
+            log.warning("%s", why)
     # If the folder of a name cannot be read at the moment, its served versions stay.
     directories |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in directories if key.name not in before.unloaded)
@@ -147,7 +150,7 @@ def scan(
     nothing = None if directories else _why_nothing(folder)
     if nothing is not None and nothing != before.reason:
         log.error("nothing is served of %s: %s", folder, nothing)
-    return replace(state.at_the_end(nothing), passed=frozenset(passed))
+    return replace(state.at_the_end(nothing), passed=frozenset(passed), misplaced=frozenset(misplaced))
 
 
 def check_readable(folder: Path) -> None:
@@ -168,22 +171,38 @@ def versions(folder: Path) -> dict[Key, Path]:
     Raises:
         ConfigurationError: The folder cannot be read.
     """
-    return _versions(folder)[0]
+    return _versions(folder).directories
 
 
-def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
-    """Every version; and each name whose folder cannot be read or is not valid for a model, with the reason."""
+class _FolderContent(NamedTuple):
+    """What a model repository holds.
+
+    Attributes:
+        directories: Every version.
+        passed: Each name whose folder cannot be read or is not valid for a model, with the reason.
+        misplaced: By name, the warning for a folder that holds the files of a version themselves, one level too high;
+            "" for the repository.
+    """
+
+    directories: dict[Key, Path]
+    passed: dict[str, str]
+    misplaced: dict[str, str]
+
+
+def _versions(folder: Path) -> _FolderContent:
     try:
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ConfigurationError(f"the model repository {folder} cannot be read: {error.strerror}") from error
     directories: dict[Key, Path] = {}
     passed: dict[str, str] = {}
+    misplaced: dict[str, str] = {}
     for name in names:
         try:
             if not _is_folder(name):
                 continue
-            inside = {int(path.name): path for path in paths_in(name) if is_version(path.name) and _is_folder(path)}
+            held = paths_in(name)
+            inside = {int(path.name): path for path in held if is_version(path.name) and _is_folder(path)}
         except OSError as error:
             passed[name.name] = f"it cannot be read: {error.strerror}"
             continue
@@ -191,7 +210,26 @@ def _versions(folder: Path) -> tuple[dict[Key, Path], dict[str, str]]:
             passed[name.name] = "no model can have that name"
         else:
             directories |= {Key(name.name, version): path for version, path in inside.items()}
-    return directories, passed
+            files = _files_of_a_version(held)
+            if files:
+                version = max(inside, default=0) + 1
+                meant = f"NAME/{name.name}" if is_version(name.name) else f"{name.name}/{version}"
+                misplaced[name.name] = (
+                    f"{files} in the folder {name.name!a} of the model repository: ignored, because the files of a "
+                    f"version belong into a folder of their own; move them to {meant!a}"
+                )
+    files = _files_of_a_version(names)
+    if files:
+        misplaced[""] = (
+            f"{files} in the model repository itself: ignored, because the files of a version belong into a folder of "
+            "their own; move them to NAME/VERSION in it"
+        )
+    return _FolderContent(directories, passed, misplaced)
+
+
+def _files_of_a_version(held: Iterable[Path]) -> str:
+    """The names of files that only a version has, as text; empty if there are none."""
+    return " and ".join(sorted({path.name for path in held} & {MANIFEST_FILE, GRAPH_FILE}))
 
 
 def _keys(before: Repository) -> Iterable[Key]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
-from lengthwise.settings import Settings, available_cores
+from lengthwise.settings import Settings, available_cores, bundled_models
+from lengthwise.versions import highest_version
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
     from lengthwise.repository.model import LoadedModel
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _REDRAWN_SECONDS: Final = 0.1
+_MOST_LISTED: Final = 5
+"""Models that a message lists."""
 
 
 @click.command(
@@ -52,9 +56,8 @@ _REDRAWN_SECONDS: Final = 0.1
     "--model",
     "directory",
     metavar="DIR",
-    required=True,
     type=click.Path(path_type=Path),
-    help="The model directory: MODELS/NAME/VERSION.",
+    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.  [required]",
 )
 @click.option(
     "--threads",
@@ -83,7 +86,7 @@ _REDRAWN_SECONDS: Final = 0.1
 def score(
     source: str,
     out: Path,
-    directory: Path,
+    directory: Path | None,
     threads: int,
     recurrent_kernels: bool | None,
     attention: bool,
@@ -101,6 +104,8 @@ def score(
     """  # noqa: D301 - click wants a real backspace
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    if directory is None:
+        raise click.UsageError(f"Missing option '--model': {_models_there_are()}")
     from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
 
     path = dataset.locate(source)
@@ -140,11 +145,30 @@ def _check_out(out: Path, source: Path) -> None:
         raise ConfigurationError(f"{out} is the input; name another file for the predictions")
 
 
+def _models_there_are() -> str:
+    """The form of `--model`, and the models of the repository that `lengthwise serve` would serve."""
+    from lengthwise.repository import scan
+
+    repository = Settings.load().models
+    with suppress(ConfigurationError):
+        names = sorted({str(repository / key.name) for key in scan.versions(repository)})
+        which = "that comes with Lengthwise" if repository == bundled_models() else "of LENGTHWISE_MODELS"
+        if names:
+            return (
+                f"MODELS/NAME/VERSION, or MODELS/NAME for the highest version; the model {which}: "
+                f"{', '.join(names[:_MOST_LISTED])}"
+            )
+    return "MODELS/NAME/VERSION, or MODELS/NAME for the highest version"
+
+
 def _load(directory: Path, limits: BatchLimits, device: Device) -> LoadedModel:
     """The model, verified as the service verifies it."""
     from lengthwise.repository import loading
 
     if not (directory / MANIFEST_FILE).is_file():
+        highest = highest_version(directory) if directory.is_dir() else None
+        if highest is not None:
+            return loading.load(highest.resolve(), limits, devices=(device,))
         found = sorted(
             str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
         )

@@ -34,8 +34,8 @@ _KEEP_ZERO: Final = frozenset(
 
 def unary(mender: Mender) -> None:
     """An operator of one tensor."""
-    value = mender.ragged(0)
     kind = mender.node.op_type
+    value = mender.tensor(0) if kind == "Identity" else mender.ragged(0)
     (name,) = mender.copy([value.name])
     mender.set(value.called(name, zeroed=value.zeroed and kind in _KEEP_ZERO))
 
@@ -48,7 +48,7 @@ def test(mender: Mender) -> None:
 
 def cast(mender: Mender) -> None:
     """Cast and CastLike."""
-    value = mender.ragged(0)
+    value = mender.tensor(0)
     to = mender.attribute("to")
     if to is None:
         like = mender.value(1)
@@ -75,10 +75,16 @@ def combined(mender: Mender) -> None:
 
 
 def clip(mender: Mender) -> None:
-    """Clip: its bounds are constants."""
+    """Clip: between bounds that may depend on the width."""
     value = mender.ragged(0)
-    for place in (1, 2):
-        mender.constant(place)
+    bounds = [mender.value(place) for place in (1, 2)]
+    if any(bound is not None and not (isinstance(bound, Numbers) and bound.is_constant) for bound in bounds):
+        for kind, bound in zip(("Max", "Min"), bounds, strict=True):
+            if bound is not None:
+                (one, other), groups, row_added = mender.align([value, bound])
+                value = Ragged(mender.emit(kind, [one.name, other.name]), value.dtype, groups, row_added)
+        mender.set(value)
+        return
     (name,) = mender.copy([value.name, *list(mender.node.input)[1:]])
     mender.set(value.called(name, zeroed=False))
 

@@ -17,7 +17,7 @@ from lengthwise_export.mending.mender import (
     shown,
 )
 from lengthwise_export.mending.sizes import Size, Table
-from lengthwise_export.mending.values import Numbers, Ragged
+from lengthwise_export.mending.values import Numbers, Ragged, Value
 
 _FAR = np.iinfo(np.int64).max
 _ENDS_ELSEWHERE = "it counts from the end of the padded width, not of the row"
@@ -185,6 +185,9 @@ def gather_nd(mender: Mender) -> None:
     data, index = mender.value(0), mender.value(1)
     assert data is not None
     assert index is not None
+    if isinstance(index, Ragged) and index.columns:
+        mender.set(_of_each_row(mender, mender.as_ragged(data), index.columns))
+        return
     count = index.shape[-1] if isinstance(index, Numbers) else index.groups[-1][0].fixed
     if mender.attribute("batch_dims", 0) or count != 1:
         mender.refuse(
@@ -198,6 +201,26 @@ def gather_nd(mender: Mender) -> None:
         return
     name = mender.squeezed(index.name, [len(index.axes) + index.row_added - 1])
     mender.set(_gathered_by_data(mender, value, 0, index.called(name, groups=index.groups[:-1])))
+
+
+def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Ragged:
+    """`value[rows, places]`, where `rows` counts the rows."""
+    first, *rest = columns
+    if len(rest) != 1 or not isinstance(first, Ragged) or not first.counts_rows:
+        mender.refuse("picks places by the numbers of the rows in another order than x[rows, places]")
+    if value.is_merged or value.row_added or value.rank < 2 or not value.groups[0][0].is_rows:
+        mender.refuse("picks by the numbers of the rows from a value whose first axis is not the rows")
+    _, size = mender.single(value, 1)
+    (_, places), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
+    if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
+        mender.refuse("picks places of each row by an index of more than two axes")
+    shape = mender.emit("Concat", [mender.at_width(group) for group in groups], axis=0)
+    whole = mender.emit("Expand", [places.name, shape])
+    picked = Ragged(mender.squeezed(whole, [len(groups) - 1]), places.dtype, groups[:-1])
+    picked = _from_the_end(mender, picked, size) if size.is_time else picked
+    picked = mender.masked(picked, [place for place, _ in picked.times()], 0)
+    name = mender.emit("GatherND", [value.name, mender.unsqueezed(picked.name, [len(groups) - 1])], batch_dims=1)
+    return value.called(name, groups=(*groups[:-1], *value.groups[2:]), zeroed=False)
 
 
 def gather_elements(mender: Mender) -> None:
@@ -223,6 +246,9 @@ def gather_elements(mender: Mender) -> None:
 def concat(mender: Mender) -> None:
     """Concat: what follows the steps of a row begins where that row ends."""
     values = [mender.values[name] for name in mender.node.input if name]
+    if any(isinstance(value, Ragged) and value.counts_rows for value in values):
+        mender.set(Ragged("", INT64, (), columns=tuple(values)))  # the index of several axes: for GatherND
+        return
     rank = max(len(value.shape) if isinstance(value, Numbers) else value.rank for value in values)
     axis = mender.attribute("axis") % rank
     operands, groups, row_added = mender.align(values, keep=axis)
@@ -300,6 +326,9 @@ def pad(mender: Mender) -> None:
     """Pad: what comes behind the steps comes behind each row's own last step."""
     value = mender.ragged(0)
     mode = mender.attribute("mode", "constant")
+    amounts = mender.value(1)
+    if isinstance(amounts, Numbers) and not amounts.is_constant:
+        mender.refuse("pads by an amount that depends on the width, such as to a multiple of a number")
     pads, axes = mender.constant(1), mender.constant(3)
     if pads is None:
         mender.refuse("its amounts are an attribute: convert the graph to opset 11 or later")
@@ -369,7 +398,11 @@ def range_(mender: Mender) -> None:
     size = Size(count.reshape(2, -1))
     dtype = int(numbers[0].dtype) if numbers[0] is not None else INT64
     if size.is_rows:
-        mender.refuse("counts the rows of the batch")
+        if not (start == 0).all() or not (step == 1).all():
+            mender.refuse("counts the rows of the batch, but not from 0 by 1")
+        (name,) = mender.copy([each.name for each in numbers if each is not None])
+        mender.set(Ragged(name, dtype, ((mender.rows,),), counts_rows=True))
+        return
     if size.fixed is not None and (start == start.flat[0]).all() and (step == step.flat[0]).all():
         (name,) = mender.copy([each.name for each in numbers if each is not None])
         mender.set(Ragged(name, dtype, ((size,),)))

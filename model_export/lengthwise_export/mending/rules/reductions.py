@@ -25,6 +25,9 @@ _NEUTRAL: Final[dict[str, float | Literal["lowest", "highest"]]] = {
 }
 """The number that changes nothing in a reduction."""
 
+_OF_ONE: Final = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
+"""Reductions that give a lone number back."""
+
 _GLOBAL: Final = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}
 
 
@@ -61,6 +64,12 @@ def reduced(mender: Mender, value: Ragged, kind: str, axes: Sequence[int], *, ke
     """
     sizes = [size for axis in axes for size in value.groups[axis]]
     if any(size.is_rows for size in sizes):
+        name = mender.node.input[0]
+        if name in mender.from_lengths and name not in mender.from_steps and kind in _OF_ONE and value.rank == 1:
+            # Of a lone sequence's length, this is the length itself.
+            mender.causes.append("it compares the lengths of all rows, and a lone sequence has only its own")
+            own = value.called(value.name, groups=(), row_added=True)
+            return kept(mender, own, axes, value.rank) if keep else own
         mender.refuse(CROSSES_ROWS)
     places = [place for axis in axes for place in value.indexes(axis)]
     times = dict(value.times())

@@ -113,6 +113,8 @@ def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
                 group.append(left)
                 atoms[at][0] = mender.fixed(atom.fixed // left.fixed)
                 left = mender.one
+            elif left.counts_rows and not atom.counts_rows:
+                value, atoms = _rows_moved(mender, value, atoms, at)
             elif atom.counts_rows:
                 mender.refuse(CROSSES_ROWS)
             else:
@@ -129,6 +131,20 @@ def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
     if not same_groups(tuple(axes), value.axes):
         name = _reshaped(mender, value, axes)
     mender.set(value.called(name, groups=new))
+
+
+def _rows_moved(mender: Mender, value: Ragged, atoms: list[list[Size]], at: int) -> tuple[Ragged, list[list[Size]]]:
+    """The tensor with its rows at another place, where the original looks for them: alone, it has only one."""
+    start = next((place for place, (size, _) in enumerate(atoms) if size.is_rows), None)
+    if start is None or start < at or value.row_added or any(size is not whole for size, whole in atoms[at:start]):
+        mender.refuse(CROSSES_ROWS)
+    if any(size.fixed != 1 for size, _ in atoms[at:start]):
+        mender.causes.append("it merges the rows with other axes, so that each row gets parts of others")
+    order = [*range(len(atoms))]
+    order.insert(at, order.pop(start))
+    moved = [atoms[place] for place in order]
+    groups = tuple((whole,) for _, whole in moved)
+    return value.called(mender.transposed(value.name, order), groups=groups), moved
 
 
 def _joined(mender: Mender, group: Sequence[Size]) -> Group:
@@ -171,7 +187,7 @@ def flatten(mender: Mender) -> None:
 
 def squeeze(mender: Mender) -> None:
     """Squeeze."""
-    value = mender.ragged(0)
+    value = mender.tensor(0)
     axes = mender.axes(value.rank)
     if axes is None:
         axes = [axis for axis, group in enumerate(value.groups) if is_one(group)]
@@ -184,7 +200,7 @@ def squeeze(mender: Mender) -> None:
 
 def unsqueeze(mender: Mender) -> None:
     """Unsqueeze."""
-    value = mender.ragged(0)
+    value = mender.tensor(0)
     given = mender.attribute("axes")
     if given is None:
         array = mender.constant(1)
@@ -218,7 +234,7 @@ def atoms_of(mender: Mender, table: Table) -> Group:
 
 def expand(mender: Mender) -> None:
     """Expand, and the part of Tile that repeats axes of size 1."""
-    value, wanted = mender.ragged(0), mender.value(1)
+    value, wanted = mender.tensor(0), mender.value(1)
     if not isinstance(wanted, Numbers):
         mender.refuse("its shape is computed from the data")
     _expanded(mender, value, [wanted.table[..., place] for place in range(wanted.shape[0])])
