@@ -1,7 +1,8 @@
 """Writes the tables of docs/masking.md. `python -m benchmarks.masking`, or `make masking`.
 
 The table of layers is measured each time, in seconds. The others are copied from pages in benchmarks/results, which
-other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`).
+other commands measure (`benchmarks.masks`, `benchmarks.missing_values`, `benchmarks.exported_models`,
+`benchmarks.steady_bits`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import exported_models, layer_table, masks, missing_values, pages
+from benchmarks import exported_models, layer_table, masks, missing_values, pages, steady_bits
 from benchmarks.layer_table import Row
 from lengthwise.command import Command
 
@@ -47,6 +48,7 @@ def from_results() -> dict[str, str]:
         "masks": pages.first_table(masks.PAGE),
         "missing values": pages.first_table(missing_values.PAGE),
         "exported models": pages.first_table(exported_models.PAGE),
+        "steady bits": pages.first_table(steady_bits.PAGE),
     }
 
 
