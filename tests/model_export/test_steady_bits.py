@@ -188,6 +188,19 @@ def test_of_many_operators_the_first_are_named(monkeypatch: pytest.MonkeyPatch) 
     assert told(graph, monkeypatch, False, True)[2].startswith("rewritten: ReduceSum (p0, p1, p2, p3 and 2 more); ")
 
 
+def test_nodes_without_names_and_of_one_weight_are_rewritten_apart() -> None:
+    twice = "[conv2] f2 = Conv <kernel_shape = [9], pads = [4, 4]> (c, F, b)\n[add] f = Add (f1, f2)"
+    before = Form(convolution(9, after=twice), "", weights=filters(16, 16, 9)).graph
+    for node in before.graph.node:
+        node.name = "f1/Conv_2" if node.op_type == "Add" else ""
+    after, rewritten = rewrite(before, MANIFEST)
+    assert [one.operator for one in rewritten] == ["Conv giving f1", "Conv giving f2"]
+    onnx.checker.check_model(after, full_check=True)
+    assert "F" not in {tensor.name for tensor in after.graph.initializer}
+    members = sequences()
+    assert same_bits(after, members) == len(members)
+
+
 def test_the_verification_decides_whether_bits_are_kept() -> None:
     assert not keeps_bits(SUM, MANIFEST)
     assert keeps_bits(rewrite(SUM, MANIFEST)[0], MANIFEST)
