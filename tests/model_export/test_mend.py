@@ -1,0 +1,362 @@
+"""Each operator that the mend knows: the mended graph in a padded batch against the original alone and unpadded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.changes import Mended
+from lengthwise_export.mending.mend import RULES, mend
+
+FEATURES = 4
+LONGEST = 40
+Array = NDArray[Any]
+
+
+def normal(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32) * 0.5
+
+
+CONSTANTS: dict[str, Array] = {
+    "W": normal(FEATURES, 3),
+    "W2": normal(FEATURES, FEATURES),
+    "V": normal(FEATURES),
+    "K3": normal(6, FEATURES, 3),
+    "K5": normal(6, FEATURES, 5),
+    "T3": normal(FEATURES, 6, 3),
+    "LX": normal(1, 20, FEATURES),
+    "LR": normal(1, 20, 5),
+    "LB": normal(1, 40),
+    "LX2": normal(2, 20, FEATURES),
+    "LR2": normal(2, 20, 5),
+    "GX": normal(1, 15, FEATURES),
+    "GR": normal(1, 15, 5),
+    "ones4": np.ones(FEATURES, np.float32),
+    "scale4": normal(FEATURES) + 1,
+    "bias4": normal(FEATURES),
+    "var4": np.abs(normal(FEATURES)) + 0.5,
+    "half": np.array(0.5, np.float32),
+    "zero": np.array(0, np.int64),
+    "one": np.array(1, np.int64),
+    "two": np.array(2, np.int64),
+    "minus1": np.array(-1, np.int64),
+    "v0": np.array([0]),
+    "v1": np.array([1]),
+    "v2": np.array([2]),
+    "v3": np.array([3]),
+    "vm1": np.array([-1]),
+    "vm3": np.array([-3]),
+    "vm2": np.array([-2]),
+    "v12": np.array([1, 2]),
+    "far": np.array([np.iinfo(np.int64).max]),
+    "near": np.array([np.iinfo(np.int64).min]),
+    "p011": np.array([0, 1, 0, 0, 2, 0]),
+    "p03": np.array([0, 0, 0, 0, 3, 0]),
+    "p3": np.array([0, 2, 0, 0, 0, 0]),
+    "pm1": np.array([0, -1, 0, 0, -1, 0]),
+    "r121": np.array([1, 2, 1]),
+    "r221": np.array([1, 1, 2]),
+    "s112": np.array([1, 1, 2], np.float32),
+    "flat": np.array([-1, FEATURES]),
+    "pairs": np.array([0, 0, 2, 2]),
+    "onoff": np.array([0, 1], np.float32),
+    "depth": np.array(6),
+    "table": normal(60, FEATURES),
+    "lo": np.array(-0.3, np.float32),
+    "hi": np.array(0.4, np.float32),
+}
+
+MEAN = "pooled = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = MatMul (pooled, W)"
+POOLED = "\np = ReduceMean <axes = [1], keepdims = 0> (t)\nlogits = MatMul (p, W)"
+LARGEST = "\np = ReduceMax <axes = [1], keepdims = 0> (t)\nlogits = MatMul (p, W)"
+MEAN_OF_CHANNELS = "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = ReduceMean <axes = [1]> (z)"
+TO_CHANNELS = "c = Transpose <perm = [0, 2, 1]> (values)\n"
+
+CASES: dict[str, str] = {
+    "mean": "y = Identity (values)\n" + MEAN,
+    **{
+        kind: f"p = {kind} <axes = [1], keepdims = 0> (values)\n logits = MatMul (p, W)"
+        for kind in ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+    },
+    "ReduceSum, kept": "p = ReduceSum <keepdims = 1> (values, v1)\n q = Squeeze (p, v1)\n logits = MatMul (q, W)",
+    "ReduceLogSumExp": "p = ReduceLogSumExp <axes = [1], keepdims = 0> (values)\n logits = MatMul (p, W)",
+    "ReduceLogSum": "a = Exp (values)\n p = ReduceLogSum <axes = [1], keepdims = 0> (a)\n logits = MatMul (p, W)",
+    "ReduceMean over time and features": "m = ReduceMean <axes = [1, 2], keepdims = 1> (values)\n"
+    "y = Sub (values, m)\n"
+    " a = Abs (y)\n p = ReduceMean <axes = [1], keepdims = 0> (a)\n logits = MatMul (p, W)",
+    "Softmax": "s = MatMul (values, W2)\n a = Softmax <axis = 1> (s)\n y = Mul (a, values)\n"
+    "p = ReduceSum <keepdims = 0> (y, v1)\n logits = MatMul (p, W)",
+    "LogSoftmax": "a = LogSoftmax <axis = 1> (values)\n p = ReduceMax <axes = [1], keepdims = 0> (a)\n"
+    "logits = MatMul (p, W)",
+    "ArgMax": "a = ArgMax <axis = 1, keepdims = 1> (values)\n b = GatherElements <axis = 1> (values, a)\n"
+    "p = Squeeze (b, v1)\n logits = MatMul (p, W)",
+    "ArgMin": "a = ArgMin <axis = 1, keepdims = 0> (values)\n b = Cast <to = 1> (a)\n logits = MatMul (b, W)",
+    "TopK": "t, i = TopK <axis = 1> (values, v3)" + POOLED,
+    "sorted": "s = Shape <start = 1, end = 2> (values)\n y, i = TopK <axis = 1, largest = 0> (values, s)\n"
+    "d = CumSum (y, one)\n e = Tanh (d)\n p = ReduceMax <axes = [1], keepdims = 0> (e)\n logits = MatMul (p, W)",
+    "CumSum": "y = CumSum (values, one)\n t = Tanh (y)" + POOLED,
+    "CumSum from the right": "y = CumSum <reverse = 1, exclusive = 1> (values, one)\n t = Tanh (y)" + POOLED,
+    "attention": "q = MatMul (values, W2)\n k = Transpose <perm = [0, 2, 1]> (values)\n s = MatMul (q, k)\n"
+    "a = Softmax <axis = -1> (s)\n y = MatMul (a, values)\n" + MEAN,
+    "causal attention": "k = Transpose <perm = [0, 2, 1]> (values)\n s = MatMul (values, k)\n e = Exp (s)\n"
+    "l = Trilu <upper = 0> (e)\n y = MatMul (l, values)\n t = Tanh (y)\n n = Shape (t)\n w = Slice (n, v1, v2)\n"
+    "i = Sub (w, v1)\n j = Squeeze (i, v0)\n p = Gather <axis = 1> (t, j)\n logits = MatMul (p, W)",
+    "Einsum": 's = Einsum <equation = "bid,bjd->bij"> (values, values)\n a = Softmax <axis = 2> (s)\n'
+    'p = Einsum <equation = "bij,bjd->bd"> (a, values)\n t = Tanh (p)\n logits = MatMul (t, W)',
+    "product with a vector": "s = MatMul (values, V)\n a = Softmax <axis = 1> (s)\n u = Unsqueeze (a, v1)\n"
+    "p = MatMul (u, values)\n q = Squeeze (p, v1)\n logits = MatMul (q, W)",
+    "Gemm over merged rows": "f = Reshape (values, flat)\n g = Gemm (f, W2, bias4)\n r = Relu (g)\n"
+    "n = Shape (values)\n"
+    "y = Reshape (r, n)\n" + MEAN,
+    "pairs of features": "f = Reshape (values, pairs)\n m = ReduceMax <axes = [3], keepdims = 0> (f)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (m)\n logits = Identity (p)",
+    "Conv": TO_CHANNELS + "y = Conv <pads = [1, 1]> (c, K3)\n" + MEAN_OF_CHANNELS,
+    "Conv, dilated": TO_CHANNELS + "y = Conv <dilations = [2], pads = [0, 4]> (c, K3)\n" + MEAN_OF_CHANNELS,
+    "Conv at a stride": TO_CHANNELS + "y = Conv <strides = [3], pads = [2, 2]> (c, K5)\n r = Tanh (y)\n"
+    "z = ReduceMax <axes = [2], keepdims = 0> (r)\n logits = ReduceMean <axes = [1]> (z)",
+    "Conv without padding": TO_CHANNELS + "y = Conv (c, K5)\n" + MEAN_OF_CHANNELS,
+    **{
+        f"Conv, {pad} at {stride}": TO_CHANNELS
+        + f'y = Conv <auto_pad = "{pad}", strides = [{stride}]> (c, K5)\n t = Tanh (y)\n'
+        "u = Transpose <perm = [0, 2, 1]> (t)\n z = ReduceMean <axes = [1], keepdims = 0> (u)\n"
+        "logits = Identity (z)"
+        for pad in ("SAME_UPPER", "SAME_LOWER")
+        for stride in (1, 2, 3)
+    },
+    "ConvTranspose": TO_CHANNELS + "y = ConvTranspose <strides = [2], pads = [1, 0]> (c, T3)\n" + MEAN_OF_CHANNELS,
+    "MaxPool": TO_CHANNELS + "y = MaxPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n"
+    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
+    "MaxPool, rounded up": TO_CHANNELS + "y = MaxPool <kernel_shape = [2], strides = [2], ceil_mode = 1> (c)\n"
+    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
+    **{
+        f"AveragePool, zeros {zeros}, rounded up {up}": TO_CHANNELS
+        + f"y = AveragePool <kernel_shape = [3], strides = [2], pads = [1, 1], count_include_pad = {zeros}, "
+        f"ceil_mode = {up}> (c)\n z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)"
+        for zeros in (0, 1)
+        for up in (0, 1)
+    },
+    "LpPool": TO_CHANNELS + "y = LpPool <kernel_shape = [3], strides = [2], pads = [1, 1]> (c)\n"
+    "z = ReduceMean <axes = [2], keepdims = 0> (y)\n logits = Identity (z)",
+    "GlobalAveragePool": TO_CHANNELS + "y = GlobalAveragePool (c)\n z = Flatten (y)\n logits = MatMul (z, W)",
+    "GlobalMaxPool": TO_CHANNELS + "y = GlobalMaxPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",
+    "GlobalLpPool": TO_CHANNELS + "y = GlobalLpPool (c)\n z = Squeeze (y, v2)\n logits = MatMul (z, W)",
+    "Resize": TO_CHANNELS + 'y = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+    'nearest_mode = "floor"> (c, , s112)\n k = Conv <pads = [2, 2]> (y, K5)\n'
+    "z = ReduceMax <axes = [2], keepdims = 0> (k)\n"
+    "logits = Identity (z)",
+    "BatchNormalization": TO_CHANNELS + "y = BatchNormalization (c, scale4, bias4, bias4, var4)\n r = Relu (y)\n"
+    "k = Conv <pads = [1, 1]> (r, K3)\n z = ReduceMean <axes = [2], keepdims = 0> (k)\n logits = Identity (z)",
+    "InstanceNormalization": TO_CHANNELS + "y = InstanceNormalization (c, scale4, bias4)\n r = Relu (y)\n"
+    "z = ReduceMean <axes = [2], keepdims = 0> (r)\n logits = Identity (z)",
+    "LayerNormalization": "y = LayerNormalization <axis = -1> (values, scale4, bias4)\n r = Relu (y)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (r)\n logits = MatMul (p, W)",
+    "LpNormalization": "y = LpNormalization <axis = 1, p = 2> (values)\n t = Tanh (y)" + LARGEST,
+    "MeanVarianceNormalization": "y = MeanVarianceNormalization <axes = [1]> (values)\n t = Tanh (y)" + LARGEST,
+    "LSTM": "t = Transpose <perm = [1, 0, 2]> (values)\n y, h, c = LSTM <hidden_size = 5> (t, LX, LR, LB)\n"
+    "logits = Squeeze (h, v0)",
+    "LSTM, both directions": "t = Transpose <perm = [1, 0, 2]> (values)\n"
+    'y, h = LSTM <hidden_size = 5, direction = "bidirectional"> (t, LX2, LR2)\n'
+    "m = ReduceMax <axes = [0], keepdims = 0> (y)\n q = ReduceMean <axes = [0], keepdims = 0> (m)\n"
+    "logits = Identity (q)",
+    "GRU backwards": "t = Transpose <perm = [1, 0, 2]> (values)\n"
+    'y, h = GRU <hidden_size = 5, direction = "reverse"> (t, GX, GR)\n f = Gather <axis = 0> (y, zero)\n'
+    "logits = Squeeze (f, v0)",
+    "last step": "p = Gather <axis = 1> (values, minus1)\n logits = MatMul (p, W)",
+    "last step, sliced": "s = Slice (values, vm1, far, v1)\n p = Squeeze (s, v1)\n logits = MatMul (p, W)",
+    "last three steps": "s = Slice (values, vm3, far, v1)\n p = ReduceMean <axes = [1], keepdims = 0> (s)\n"
+    "logits = MatMul (p, W)",
+    "all but the last": "s = Slice (values, v0, vm1, v1)\n t = Tanh (s)" + POOLED,
+    "every second from the end": "s = Slice (values, vm1, near, v1, vm2)\n i = CumSum (s, one)\nt = Tanh (i)" + POOLED,
+    "reversed": "s = Slice (values, vm1, near, v1, vm1)\n t = Transpose <perm = [1, 0, 2]> (s)\n"
+    "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n logits = Squeeze (h, v0)",
+    "the step in the middle": "n = Shape (values)\n w = Gather (n, one)\n h = Div (w, two)\n"
+    "p = Gather <axis = 1> (values, h)\n"
+    "logits = MatMul (p, W)",
+    "share of the width": "n = Shape (values)\n w = Gather (n, one)\n r = Range (zero, w, one)\n"
+    "f = Cast <to = 1> (r)\n"
+    "g = Cast <to = 1> (w)\n d = Div (f, g)\n u = Unsqueeze (d, v1)\n a = Add (values, u)\n t = Tanh (a)" + POOLED,
+    "positions from the end": "n = Shape (values)\n w = Gather (n, one)\n l = Sub (w, one)\n"
+    "u = Range (zero, w, one)\n"
+    "r = Sub (l, u)\n"
+    "e = Gather <axis = 0> (table, r)\n a = Add (values, e)\n t = Tanh (a)" + POOLED,
+    "table of positions": "n = Shape (values)\n w = Slice (n, v1, v2)\n e = Slice (table, v0, w, v0)\n"
+    "a = Add (values, e)\n"
+    "t = Tanh (a)" + POOLED,
+    "width as a number": "n = Shape (values)\n w = Gather (n, one)\n g = Cast <to = 1> (w)\n"
+    "s = ReduceSum <keepdims = 0> (values, v1)\n"
+    "q = Sqrt (g)\n d = Div (s, q)\n t = Tanh (d)\n logits = MatMul (t, W)",
+    "Concat in front": "f = Slice (values, v0, v2, v1)\n y = Concat <axis = 1> (f, values)\n"
+    "i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
+    "Concat behind": "f = Slice (values, v0, v2, v1)\n y = Concat <axis = 1> (values, f)\n"
+    "i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
+    "Concat twice": "y = Concat <axis = 1> (values, values)\n i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
+    "Tile": "y = Tile (values, r121)\n i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
+    **{
+        f"Pad {mode}": f'y = Pad <mode = "{mode}"> (values, p011)\n i = CumSum (y, one)\n t = Tanh (i)\n'
+        "p = ReduceMean <axes = [1], keepdims = 0> (t)\n logits = MatMul (p, W)"
+        for mode in ("edge", "reflect", "wrap")
+    },
+    "Pad with a number": "y = Pad (values, p03, half)\n i = CumSum (y, one)\n t = Tanh (i)" + POOLED,
+    "Pad taken away": "y = Pad (values, pm1)\n t = Tanh (y)" + POOLED,
+    "ReverseSequence of the width": "n = Shape (values)\n w = Slice (n, v1, v2)\n b = Slice (n, v0, v1)\n"
+    "l = Expand (w, b)\n"
+    "y = ReverseSequence <batch_axis = 0, time_axis = 1> (values, l)\n i = CumSum (y, one)\n"
+    "t = Tanh (i)" + LARGEST,
+    "Clip, Where and tests": "c = Clip (values, lo, hi)\n b = Greater (c, half)\n n = IsNaN (c)\n"
+    "o = Or (b, n)\n w = Where (o, half, c)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (w)\n logits = MatMul (p, W)",
+    "OneHot": "a = ArgMax <axis = 2, keepdims = 0> (values)\n h = OneHot (a, depth, onoff)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (h)\n logits = Identity (p)",
+    "Split": "a, b = Split <axis = 2> (values)\n y = Mul (a, b)\n"
+    "p = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = Identity (p)",
+    "Dropout in evaluation": "y = Dropout (values)\n p = ReduceMean <axes = [1], keepdims = 0> (y)\n"
+    "logits = MatMul (p, W)",
+    "each step": "y = CumSum <reverse = 1> (values, one)\n t = Tanh (y)\n logits = MatMul (t, W)",
+}
+NEW = {
+    "GroupNormalization": TO_CHANNELS + "y = GroupNormalization <num_groups = 2> (c, scale2, bias2)\n"
+    "r = Relu (y)\n"
+    "z = ReduceMean <keepdims = 0> (r, v2)\n logits = Identity (z)",
+    "ReduceMean by an input": "p = ReduceMean <keepdims = 0> (values, v1)\n logits = MatMul (p, W)",
+}
+REFUSED: dict[str, tuple[str, str]] = {
+    "mean of rows": ("m = ReduceMean <axes = [0]> (values)\n y = Sub (values, m)\n" + MEAN, "rows"),
+    "softmax of rows": ("y = Softmax <axis = 0> (values)\n" + MEAN, "rows"),
+    "a row of another": ("f = Gather <axis = 0> (values, zero)\n y = Sub (values, f)\n" + MEAN, "rows"),
+    "rows joined": (
+        "d = Concat <axis = 0> (values, values)\np = ReduceMax <axes = [1], keepdims = 0> (d)\nlogits = MatMul (p, W)",
+        "rows",
+    ),
+    "NonZero": (
+        "i = NonZero (values)\n t = Transpose (i)\n g = GatherND (values, t)\n u = Unsqueeze (g, v0)\n"
+        "logits = Identity (u)",
+        "as many places as the data say",
+    ),
+    "random": ("r = RandomNormalLike (values)\n y = Add (values, r)\n" + MEAN, "random"),
+    "dense over the width": (
+        "n = Shape (values)\n b = Slice (n, v0, v1)\n s = Concat <axis = 0> (b, v160)\n"
+        "f = Reshape (values, s)\n logits = MatMul (f, wide)",
+        "width",
+    ),
+}
+
+
+def graph_of(text: str, *, opset: int = 17) -> onnx.ModelProto:
+    """A model of `values [rows, width, 4]` and `logits` from the text of its nodes."""
+    constants = CONSTANTS | {
+        "scale2": normal(2) + 1,
+        "bias2": normal(2),
+        "v160": np.array([160]),
+        "wide": normal(160, 3),
+    }
+    model: onnx.ModelProto = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : {opset}]>\ng (float[B, T, {FEATURES}] values) => (logits) {{\n{text}\n}}'
+    )
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name in used
+    )
+    return model
+
+
+def run(graph: onnx.ModelProto, **inputs: Array) -> Array:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    logits: Array = session.run(["logits"], inputs)[0]
+    return logits
+
+
+def mended(text: str, *, opset: int = 17) -> tuple[onnx.ModelProto, Mended]:
+    graph = graph_of(text, opset=opset)
+    return graph, mend(graph, GraphNames(), StepInput(features=FEATURES), max_length=LONGEST)
+
+
+@pytest.mark.parametrize("padding", [0.0, 7.0, np.nan], ids=["zeros", "numbers", "nan"])
+@pytest.mark.parametrize("name", [*CASES, *NEW])
+def test_each_row_is_answered_as_it_is_alone(name: str, padding: float) -> None:
+    original, result = mended(CASES.get(name) or NEW[name], opset=17 if name in CASES else 18)
+    # A variance of few steps may be close to 0, and then amplifies the rounding of the original too.
+    shortest = max(result.min_length, 6) if "Norm" in name or "Variance" in name else result.min_length
+    lengths = np.array([shortest, 9, LONGEST, 17, shortest + 1, 30], dtype=np.int32)
+    random = np.random.default_rng(len(name))
+    sequences = [random.normal(size=(length, FEATURES)).astype(np.float32) for length in lengths]
+    for width in (LONGEST, LONGEST + 3):
+        batch = np.full((len(lengths), width, FEATURES), padding, dtype=np.float32)
+        for row, steps in zip(batch, sequences, strict=True):
+            row[: len(steps)] = steps
+        answers = run(result.graph, values=batch, lengths=lengths)
+        for steps, answer in zip(sequences, answers, strict=True):
+            alone = run(original, values=steps[None])[0]
+            np.testing.assert_allclose(answer[: len(steps)] if alone.ndim == 2 else answer, alone, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_mended_is_refused_by_operator(name: str) -> None:
+    text, reason = REFUSED[name]
+    with pytest.raises(UnmendableError, match=reason) as error:
+        mended(text)
+    assert error.value.operator
+
+
+def test_every_change_says_why_and_shows_the_operator_before_and_after() -> None:
+    _, result = mended(CASES["Conv at a stride"])
+    assert [change.kind for change in result.changes] == ["Conv", "ReduceMax"]
+    assert "reads beyond the last step" in result.changes[0].cause
+    assert len(result.changes[0].before) == 1
+    assert "Where" in "".join(result.changes[0].after)
+
+
+def test_the_shortest_and_the_longest_sequence_are_those_the_original_runs_on() -> None:
+    original, result = mended(CASES["Conv without padding"])
+    assert result.min_length == 5
+    with pytest.raises(Exception, match="Invalid input shape"):  # onnxruntime's own
+        run(original, values=normal(1, 4, FEATURES))
+    table = mend(graph_of(CASES["table of positions"]), GraphNames(), StepInput(features=FEATURES), max_length=500)
+    assert (table.min_length, table.max_length) == (1, 60)
+
+
+def test_a_graph_that_mixes_no_steps_stays_as_it_is() -> None:
+    _, result = mended("t = Tanh (values)\n logits = MatMul (t, W)")
+    assert result.changes == ()
+    assert [node.op_type for node in result.graph.graph.node][:2] == ["Tanh", "MatMul"]
+
+
+def test_an_input_that_is_neither_steps_nor_lengths_is_named() -> None:
+    graph = graph_of("y = Add (values, extra)\n" + MEAN)
+    graph.graph.input.append(onnx.helper.make_tensor_value_info("extra", onnx.TensorProto.FLOAT, [1]))
+    with pytest.raises(UnmendableError, match="extra"):
+        mend(graph, GraphNames(), StepInput(features=FEATURES), max_length=LONGEST)
+
+
+def test_an_older_graph_is_converted() -> None:
+    text = "p = ReduceSum <axes = [1], keepdims = 0> (values)\n logits = MatMul (p, W)"
+    original, result = mended(text, opset=11)
+    steps = normal(1, 6, FEATURES)
+    batch = np.concatenate([steps, normal(1, 6, FEATURES)], axis=1)
+    answer = run(result.graph, values=batch, lengths=np.array([6], np.int32))
+    np.testing.assert_allclose(answer, run(original, values=steps), atol=1e-5)
+
+
+def test_operators_of_another_domain_are_refused_by_name() -> None:
+    graph = graph_of("y = Tanh (values)\n" + MEAN)
+    graph.graph.node[0].domain = "com.microsoft"
+    with pytest.raises(UnmendableError, match=r"com\.microsoft"):
+        mend(graph, GraphNames(), StepInput(features=FEATURES), max_length=LONGEST)
+
+
+def test_every_rule_is_tried() -> None:
+    tried = {
+        node.op_type
+        for text in [*CASES.values(), *NEW.values(), *(text for text, _ in REFUSED.values())]
+        for node in graph_of(text, opset=18).graph.node
+    }
+    elementwise = {name for name, rule in RULES.items() if rule.__module__.endswith(".elementwise")}
+    assert {*RULES} - elementwise - tried == {"RNN", "Size", "Hardmax", "ConstantOfShape"}
