@@ -61,6 +61,8 @@ CONSTANTS: dict[str, Array] = {
     "p03": np.array([0, 0, 0, 0, 3, 0]),
     "p3": np.array([0, 2, 0, 0, 0, 0]),
     "pm1": np.array([0, -1, 0, 0, -1, 0]),
+    "pm1rows": np.array([-1, 0, 0, -1, 0, 0]),
+    "five": np.array([6]),
     "r121": np.array([1, 2, 1]),
     "r221": np.array([1, 1, 2]),
     "s112": np.array([1, 1, 2], np.float32),
@@ -170,6 +172,12 @@ CASES: dict[str, str] = {
     "logits = Squeeze (f, v0)",
     "last step": "p = Gather <axis = 1> (values, minus1)\n logits = MatMul (p, W)",
     "last step, sliced": "s = Slice (values, vm1, far, v1)\n p = Squeeze (s, v1)\n logits = MatMul (p, W)",
+    "states without their last step": "t = Transpose <perm = [1, 0, 2]> (values)\n"
+    "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n q = Squeeze (y, v1)\n s = Slice (q, v1, vm1, v0)\n"
+    "m = ReduceMean <axes = [0], keepdims = 0> (s)\n logits = Identity (m)",
+    "states padded less": "t = Transpose <perm = [1, 0, 2]> (values)\n"
+    "y, h = LSTM <hidden_size = 5> (t, LX, LR)\n q = Squeeze (y, v1)\n s = Pad (q, pm1rows)\n"
+    "m = ReduceSum <keepdims = 0> (s, v0)\n logits = Identity (m)",
     "last three steps": "s = Slice (values, vm3, far, v1)\n p = ReduceMean <axes = [1], keepdims = 0> (s)\n"
     "logits = MatMul (p, W)",
     "all but the last": "s = Slice (values, v0, vm1, v1)\n t = Tanh (s)" + POOLED,
@@ -233,6 +241,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "rows joined": (
         "d = Concat <axis = 0> (values, values)\np = ReduceMax <axes = [1], keepdims = 0> (d)\nlogits = MatMul (p, W)",
         "rows",
+    ),
+    "fewer steps of a longer sequence": (
+        "s = Slice (values, vm3, five, v1)\n t = Tanh (s)" + POOLED,
+        "fewer steps for a longer sequence",
     ),
     "NonZero": (
         "i = NonZero (values)\n t = Transpose (i)\n g = GatherND (values, t)\n u = Unsqueeze (g, v0)\n"

@@ -65,16 +65,18 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
     begins = first[0]
     if step > 0 and (begins == begins[-1])[out.alone > 0].all():
         begin = int(begins[-1])
+        to_the_end = bool((first[0] + count[0] * step >= size.alone).all())
         if out.fixed is not None:
             stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
-        elif (first[0] + count[0] * step >= size.alone).all():
+        elif to_the_end:
             stop = mender.writer.constant([_FAR])
         else:
             stop = mender.emit("Mul", [mender.writer.at_width(out), mender.writer.constant([step])])
             stop = mender.emit("Add", [stop, mender.writer.constant([begin])]) if begin else stop
         numbers = [mender.writer.constant([each]) for each in (begin, place, step)]
         name = mender.emit("Slice", [value.name, numbers[0], stop, numbers[1], numbers[2]])
-        return value.called(name, groups=groups)
+        # Behind an end that is cut off there are steps, not zeros.
+        return value.called(name, groups=groups, zeroed=value.zeroed and (to_the_end or not size.is_time))
     if size.is_time:
         mender.causes.append(_ENDS_ELSEWHERE)
     index = mender.clipped(mender.along(first[0], step, out), size)
@@ -363,7 +365,8 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
         inputs = [value.name, mender.writer.constant(amounts)]
         inputs += [mender.writer.scalar_of(fill, value.dtype)] if mode == "constant" else []
         name = mender.emit("Pad", inputs, mode=mode)
-        return value.called(name, groups=groups, zeroed=value.zeroed and mode == "constant" and fill == 0)
+        zeroed = value.zeroed and mode == "constant" and fill == 0 and after >= 0
+        return value.called(name, groups=groups, zeroed=zeroed)
     if min(before, after) < 0:
         mender.refuse(f"takes steps away in the mode {mode}")
     mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")

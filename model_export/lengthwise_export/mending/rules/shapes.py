@@ -282,7 +282,9 @@ def _expanded(mender: Mender, value: Ragged, tables: Sequence[Table]) -> None:
         parts = parts[1:]
     if any(part != mender.writer.constant([1]) for part in parts):
         name = mender.emit("Expand", [name, mender.emit("Concat", parts, axis=0)])
-    mender.set(value.called(name, groups=tuple(groups), row_added=value.row_added and not moved_rows))
+    more = sum(size.is_time for group in groups for size in group) > sum(1 for _ in value.times())
+    rows_stay = value.row_added and not moved_rows
+    mender.set(value.called(name, groups=tuple(groups), row_added=rows_stay, zeroed=value.zeroed and not more))
 
 
 def tile(mender: Mender) -> None:
