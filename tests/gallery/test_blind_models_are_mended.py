@@ -76,31 +76,30 @@ def mended(exhibit: Exhibit) -> tuple[Mended, GraphNames]:
     return mend(graph, target.names, target.steps, max_length=longest), target.names
 
 
-def holds(exhibit: Exhibit, count: int) -> None:
+def difference(exhibit: Exhibit, count: int) -> float:
+    """The largest difference between the mended graph in company and the original alone."""
     result, names = mended(exhibit)
-    compared = compare(exhibit, mended_model(result.graph, exhibit, names), count=count)
-    assert compared.difference <= TOLERANCE, compared
+    return compare(exhibit, mended_model(result.graph, exhibit, names), count=count).difference
 
 
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
-    holds(exhibit, 60)
+    assert difference(exhibit, 200) <= TOLERANCE
+    result, _ = mended(exhibit)
+    assert result.changes
+    assert all(change.cause and change.before and change.after for change in result.changes)
+    assert str(exhibit) in SHORTEST_NOT_KNOWN or result.min_length == exhibit.shortest
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_a_thousand_sequences_as_the_original_alone(exhibit: Exhibit) -> None:
-    holds(exhibit, 1000)
+    assert difference(exhibit, 1000) <= TOLERANCE
 
 
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
-def test_a_mend_says_what_it_changed(exhibit: Exhibit) -> None:
-    changes = mended(exhibit)[0].changes
-    assert changes
-    assert all(change.cause and change.before and change.after for change in changes)
-
-
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED, SHORTEST_NOT_KNOWN))
+@pytest.mark.parametrize(
+    "exhibit", marked(tuple(each for each in BLIND if str(each) in SHORTEST_NOT_KNOWN), SHORTEST_NOT_KNOWN)
+)
 def test_a_mend_says_the_shortest_sequence_that_the_original_takes(exhibit: Exhibit) -> None:
     assert mended(exhibit)[0].min_length == exhibit.shortest
 
