@@ -142,9 +142,9 @@ def measure(model: Model, count: int) -> Figures:
     session = Session(graph.SerializeToString(), model.manifest)
     lengths = np.random.default_rng(0).integers(model.shortest, LONGEST + 1, size=count).tolist()
     sequences = draw(model.manifest, lengths, seed=1)
-    in_torch = _in_batches(model.eager, sequences, ROWS)
-    batched = _in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
-    unbatched = _in_batches(lambda batch: session.run(batch).logits, sequences, 1)
+    in_torch = in_batches(model.eager, sequences, ROWS)
+    batched = in_batches(lambda batch: session.run(batch).logits, sequences, ROWS)
+    unbatched = in_batches(lambda batch: session.run(batch).logits, sequences, 1)
     return Figures(
         model.name,
         model.built_in,
@@ -155,7 +155,7 @@ def measure(model: Model, count: int) -> Figures:
     )
 
 
-def _in_batches(answer: Callable[[PaddedBatch], Logits], sequences: Sequence[Steps], rows: int) -> list[Logits]:
+def in_batches(answer: Callable[[PaddedBatch], Logits], sequences: Sequence[Steps], rows: int) -> list[Logits]:
     """Each sequence's logits, `[classes]` or `[length, classes]`."""
     answers: list[Logits] = []
     for start in range(0, len(sequences), rows):

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from tests.gallery.blind_index import TORCH_BLIND
 
 from benchmarks import machine, pages
 from lengthwise.command import Command
@@ -34,6 +33,7 @@ from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
+from tests.gallery.blind_index import TORCH_BLIND
 from tests.gallery.index import Exhibit
 
 PAGE = pages.RESULTS / "mending.md"

@@ -242,7 +242,7 @@ def export(
         precision: The precision of weights and products: `fp32`, `fp16` or `int8`.
         data: A file of labelled sequences, to measure the accuracy.
         tolerance: Allowed difference of batched and unbatched answers, beyond rounding; default: the same bits.
-        rewrite: Whether sums over the steps are rewritten, if answers then have the same bits.
+        rewrite: Whether operators whose bits depend on the batch are rewritten, if answers then have the same bits.
         mend: Whether the graph is mended if padding reaches an answer, or the model takes no lengths, so that each
             sequence gets the answer that the model gives it alone. Published only if that is proved.
         must_keep_accuracy: Publish nothing if the accuracy on `data` is below this share of right answers.

@@ -30,6 +30,7 @@ from lengthwise_export.errors import ExportError, RunError
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.missing_values import contains_isnan
 from lengthwise_export.options import OPSET
+from lengthwise_export.steady_bits.rewriting import with_steady_bits
 from lengthwise_export.targets.target import Target
 from lengthwise_export.tracing import graph
 
@@ -198,6 +199,21 @@ def with_threshold(source: Candidate, threshold: float) -> Candidate:
     if source.manifest.task != "multi-label":
         raise ConfigurationError(f"--threshold is for multi-label models; this one is {source.manifest.task}")
     return replace(source, manifest=source.manifest.model_copy(update={"threshold": threshold}))
+
+
+def with_rewrites(source: Candidate, say: Callable[[str], None]) -> Candidate:
+    """The same model; its graph is rewritten when it is built, if that makes its bits independent of the batch.
+
+    Args:
+        source: A user's model.
+        say: Called with what was rewritten, or why nothing was.
+    """
+
+    def build(named: Manifest) -> onnx.ModelProto:
+        graph, _ = with_steady_bits(source.build(named), named, say)
+        return graph
+
+    return replace(source, build=build)
 
 
 def eager_reference(model: SequenceClassifier) -> Reference:

@@ -170,7 +170,9 @@ def train(
     help="Allowed difference of batched and unbatched answers, beyond rounding (1e-5); default: the same bits.",
 )
 @click.option(
-    "--rewrite", is_flag=True, help="Rewrite sums over the steps of your model, if answers then have the same bits."
+    "--rewrite",
+    is_flag=True,
+    help="Rewrite operators of your model whose bits depend on the batch, if answers then have the same bits.",
 )
 @click.option(
     "--mend",

@@ -167,7 +167,6 @@ def _exported(
 ) -> PublishedModel:
     from lengthwise_export import candidate, pipeline
     from lengthwise_export.architecture import trained
-    from lengthwise_export.rewrite_sums import with_sums_rewritten
 
     if chosen.must_keep_accuracy is not None and chosen.data is None:
         raise ConfigurationError("--must-keep-accuracy: the accuracy is measured on labelled sequences: pass --data")
@@ -196,7 +195,7 @@ def _exported(
     if weights is not None:
         tell(f"warning: no --checkpoint: the weights are {weights}")
     if chosen.rewrite:
-        source = with_sums_rewritten(source, tell)
+        source = candidate.with_rewrites(source, tell)
     progress("building, verifying and publishing the graph")
     published = pipeline.export(
         source,

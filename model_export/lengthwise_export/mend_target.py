@@ -78,7 +78,7 @@ def mend_target(
     origins: dict[str, onnx.NodeProto] = {}
     try:
         say("the widths that the original accepts")
-        longest, limit = _longest(target, max_length, seed)
+        shortest, longest, limit = _lengths(target, max_length, seed)
         say("building the graph")
         graph = target.build("model", opset)
         if target.framework:
@@ -95,18 +95,20 @@ def mend_target(
     mended = replace(mended, changes=tuple(_from_origin(change, origins) for change in mended.changes))
     if limit is not None:
         return ProvedMend(FixProposal(False, str(limit), changes=mended.changes), target)
-    return _proved(target, mended, min(longest, mended.max_length), tolerance=tolerance, seed=seed, say=say)
+    lengths = (max(shortest, mended.min_length), min(longest, mended.max_length))
+    return _proved(target, mended, lengths, tolerance=tolerance, seed=seed, say=say)
 
 
 def _proved(
-    target: Target, mended: Mended, longest: int, *, tolerance: float, seed: int, say: ProgressCallback
+    target: Target, mended: Mended, lengths: tuple[int, int], *, tolerance: float, seed: int, say: ProgressCallback
 ) -> ProvedMend:
+    shortest, longest = lengths
     after = _mended_target(target, mended)
     proof = prove(
         target.subject,
         after.subject,
         max_length=longest,
-        min_length=mended.min_length,
+        min_length=shortest,
         tolerance=tolerance,
         seed=seed,
         progress=say,
@@ -176,13 +178,13 @@ def _origin(operator: str, location: object, origins: Mapping[str, onnx.NodeProt
     return (operator, known) if node is None else (operator_name(node), known or location_of_node(node))
 
 
-def _longest(target: Target, max_length: int, seed: int) -> tuple[int, UncheckableError | None]:
-    """The longest sequence that the original accepts; and the error, if it raises at most widths."""
+def _lengths(target: Target, max_length: int, seed: int) -> tuple[int, int, UncheckableError | None]:
+    """The shortest and the longest sequence that the original accepts; and the error, if it raises at most widths."""
     try:
         limits = WidthLimits.of(target.subject, Sampler(target.steps, seed), max_length)
     except UncheckableError as error:
-        return max_length, error
-    return limits.widest, None
+        return 1, max_length, error
+    return limits.sizes.shortest, limits.widest, None
 
 
 def _named(names: GraphNames) -> GraphNames:

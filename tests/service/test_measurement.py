@@ -11,7 +11,7 @@ from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput
 from lengthwise.runtime.session import CPU_LABEL, Outputs, Session
 from lengthwise.verification import promises
 from lengthwise.verification.golden import GoldenDifference
-from lengthwise.verification.measurement import BatchLogits, Case, measure_cases
+from lengthwise.verification.measurement import MANY_ROWS, MANY_SEQUENCES, BatchLogits, Case, measure_cases
 from lengthwise.verification.random_sequences import draw
 
 FEATURES = 3
@@ -158,6 +158,10 @@ def strangers() -> Callable[[PaddedBatch, int], NDArray[np.bool_]]:
         (strangers(), "every neighbour replaced"),
         (lambda batch, threads: np.array(threads == 2 and batch.rows == 1), "2 threads instead of 1, unbatched"),
         (lambda batch, threads: np.array(threads == 2 and batch.rows > 1), "2 threads instead of 1, batched"),
+        (
+            lambda batch, threads: (batch.rows > 1) & (batch.lengths > 37) & (batch.lengths < 50),
+            f"{MANY_SEQUENCES} sequences of 1 to 49 steps batched",
+        ),
         (lambda batch, threads: (batch.lengths < 50) & (batch.lengths.max() == 50), "beside a sequence of 50 steps"),
     ],
 )
@@ -232,7 +236,7 @@ def test_the_promise_is_bits_where_no_bit_differed() -> None:
 def test_the_promise_is_twice_the_largest_difference_that_was_seen() -> None:
     promise = promises.promise(prove("company"))
     assert not promise.bits
-    assert promise.seen == pytest.approx(1e-3 * 12, rel=0.1)
+    assert promise.seen == pytest.approx(1e-3 * (max(MANY_ROWS) - 1), rel=0.01)
     assert promise.tolerance == promises.HEADROOM * promise.seen
 
 

@@ -16,7 +16,7 @@ from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeReading, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
-from lengthwise_export.onnx_graphs.probing import inputs_of, open_session
+from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
 
 
 class OnnxSubject:
@@ -88,7 +88,7 @@ class OnnxSubject:
     def record(self, batch: PaddedBatch) -> Recording:
         """Runs a batch and records the output of every node."""
         if self._recorder is None:
-            self._recorder = _recording_session(self._external.graph, self._nodes)
+            self._recorder = open_recording_session(self._external.graph, self._nodes)
         names = [output.name for output in self._recorder.get_outputs()]
         values = dict(zip(names, self._run(self._recorder, names, self._inputs(batch)), strict=True))
         needed = {name for node in self._nodes for name in _inputs(node)}.union(self._outputs)
@@ -170,14 +170,3 @@ def _inputs(node: onnx.NodeProto) -> set[str]:
             for inner in graph.node:
                 inputs |= _inputs(inner)
     return inputs
-
-
-def _recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
-    """A session that outputs the values of all nodes, with graph optimisations off so that every node is kept."""
-    recording = onnx.ModelProto()
-    recording.CopyFrom(graph)
-    del recording.graph.output[:]
-    recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return open_session(recording, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -82,6 +83,17 @@ def rows_are_independent(session: onnxruntime.InferenceSession, names: GraphName
         before, after = np.moveaxis(before, rows, 0), np.moveaxis(after, rows, 0)
         return bool(np.allclose(before[1:], after[1:], atol=ROUNDING, rtol=ROUNDING, equal_nan=True))
     return False
+
+
+def open_recording_session(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnxruntime.InferenceSession:
+    """A session that outputs the values of these nodes, with graph optimisations off so that every node is kept."""
+    recording = onnx.ModelProto()
+    recording.CopyFrom(graph)
+    del recording.graph.output[:]
+    recording.graph.output.extend(onnx.ValueInfoProto(name=name) for node in nodes for name in node.output if name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_session(recording, options)
 
 
 def shape_of_answer(

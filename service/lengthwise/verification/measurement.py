@@ -8,6 +8,7 @@ from. Everything runs through `padding` and `runtime.session`, as when it is ser
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,12 @@ _NOT_INVARIANCE: tuple[Varied, ...] = ("reference", "attention", "at padding", "
 MIXED_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 21, 29, 37)
 """Lengths of the sequences of most cases, given to `lengths_for`; most of them are not a multiple of four, so they have
 padding."""
+
+MANY_SEQUENCES = 160
+MANY_LONGEST = 100
+MANY_ROWS = (2, 3, 5, 8, 16)
+"""Sequences of random lengths, the longest of them, and the rows of their batches, one after the other. An order of
+summation that depends on the batch may change the bits of a few answers in a hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,7 @@ class BatchVariations:
     def invariance(self) -> Iterator[Case]:
         """Every case that needs neither a reference nor another session."""
         yield from self.at_every_position()
+        yield self.of_many_lengths()
         if not self.unpadded:
             yield from self.wider()
             yield from self.with_padding_filled()
@@ -162,6 +170,22 @@ class BatchVariations:
             actual = [part for answers in turned for part in answers[row]]
             name = f"{_steps(self.sequences[row])} {self.batched}, in each of {count} positions"
             yield self._case(name, "company", alone * count, actual)
+
+    def of_many_lengths(self) -> Case:
+        """Many sequences of random lengths, in batches of several sizes."""
+        random = np.random.default_rng(self.seed + 5)
+        longest = max(min(self.manifest.max_length - 1, MANY_LONGEST), 1)
+        members = draw(self.manifest, random.integers(1, longest + 1, size=MANY_SEQUENCES).tolist(), self.seed + 5)
+        sizes, start = itertools.cycle(MANY_ROWS), 0
+        expected, actual = [], []
+        while start < len(members):
+            together = members[start : start + next(sizes)]
+            start += len(together)
+            expected += [part for steps in together for part in self._unbatched(steps)]
+            actual += [part for answer in self._answers(together) for part in answer]
+        return self._case(
+            f"{len(members)} sequences of 1 to {longest} steps {self.batched}", "company", expected, actual
+        )
 
     def wider(self) -> Iterator[Case]:
         """The batch, padded to larger widths than it needs."""

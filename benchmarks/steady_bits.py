@@ -1,0 +1,193 @@
+"""Which operators lose bits in a batch, and what their rewrites keep and cost. `python -m benchmarks.steady_bits`.
+
+Two tables: operators of `lengthwise_export.steady_bits`, each in a small graph, and the sound models of the gallery.
+A sequence's bits are compared batched and unbatched, before and after `export --rewrite`. Times are taken in turns, one
+run of each graph after the other; the table shows the median of their ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import click
+import numpy as np
+import torch
+from onnx import ModelProto
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import machine, pages
+from benchmarks.exported_models import Model, in_batches, models
+from lengthwise.command import Command
+from lengthwise.padding import Steps, pad
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+from lengthwise.verification.random_sequences import draw
+from lengthwise_export.errors import ExportError
+from lengthwise_export.steady_bits.losses import first_loss
+from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
+from tests.support import operator_forms
+
+PAGE = pages.RESULTS / "steady_bits.md"
+ROWS: Final = 16
+LONGEST: Final = 100
+MAX_LENGTH: Final = 200
+"""The max length that the models are verified at: some have a table of positions that is not much longer."""
+TURNS: Final = 60
+SHAPES: Final = ((1, 20), (16, 100))
+"""Rows and steps of the batches that are timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One graph before and after the rewrite.
+
+    Attributes:
+        name: Of the operator's form, or of the model.
+        sequences: How many were answered.
+        before: How many of them got the same bits batched and unbatched.
+        lost_at: The first operator that loses bits.
+        rewritten: The operators that were rewritten, by type.
+        after: How many get the same bits after the rewrite.
+        moved: The largest difference of an answer before and after, in units of max(1, its largest value).
+        times: The time after the rewrite as a share of the time before, for each of `SHAPES`.
+        refused: Why there is no graph.
+    """
+
+    name: str
+    sequences: int = 0
+    before: int = 0
+    lost_at: str | None = None
+    rewritten: tuple[str, ...] = ()
+    after: int = 0
+    moved: float = 0.0
+    times: tuple[float, ...] = ()
+    refused: str | None = None
+
+
+def compare(name: str, graph: ModelProto, manifest: Manifest, count: int, shortest: int = 1) -> Comparison:
+    """Answers `count` sequences batched and unbatched, before and after the rewrite, and times both."""
+    after, rewritten = with_steady_bits(graph, manifest)
+    lengths = np.random.default_rng(0).integers(shortest, LONGEST + 1, size=count).tolist()
+    sequences = draw(manifest, lengths, seed=1)
+    sessions = [Session(each.SerializeToString(), manifest) for each in (graph, after)]
+    same = [_same_bits(session, sequences) for session in sessions]
+    loss = None if same[0] == count else first_loss(graph, manifest)
+    return Comparison(
+        name,
+        sequences=count,
+        before=same[0],
+        lost_at=None if loss is None else loss.kind,
+        rewritten=tuple(dict.fromkeys(one.kind for one in rewritten)),
+        after=same[1],
+        moved=largest_difference(graph, after, manifest) if rewritten else 0.0,
+        times=tuple(_share_of_time(sessions, manifest, *shape) for shape in SHAPES) if rewritten else (),
+    )
+
+
+def _same_bits(session: Session, sequences: Sequence[Steps]) -> int:
+    unbatched, batched = (in_batches(lambda batch: session.run(batch).logits, sequences, rows) for rows in (1, ROWS))
+    return sum(one.tobytes() == other.tobytes() for one, other in zip(unbatched, batched, strict=True))
+
+
+def _share_of_time(sessions: Sequence[Session], manifest: Manifest, rows: int, steps: int) -> float:
+    """The time of the second session's run as a share of the first's, in turns."""
+    batch = pad(draw(manifest, [steps] * rows, seed=2))
+
+    def timed(session: Session) -> float:
+        start = time.perf_counter()
+        session.run(batch)
+        return time.perf_counter() - start
+
+    for session in sessions:
+        timed(session)
+    turns = [[timed(session) for session in sessions] for _ in range(TURNS)]
+    return median(after / before for before, after in turns)
+
+
+def operators(only: str = "") -> Iterator[tuple[str, Callable[[int], Comparison]]]:
+    """The operators' forms whose names contain a word, with what measures each."""
+    for name, form in operator_forms.FORMS.items():
+        if only in name:
+            graph = form.graph
+            yield name, lambda count, name=name, graph=graph: compare(name, graph, operator_forms.MANIFEST, count)
+
+
+def gallery(only: str = "") -> Iterator[tuple[str, Callable[[int], Comparison]]]:
+    """The gallery's sound models whose names contain a word, with what measures each."""
+    for model in models(only):
+        if not model.built_in:
+            yield model.name, lambda count, model=model: _of_gallery(model, count)
+
+
+def _of_gallery(model: Model, count: int) -> Comparison:
+    try:
+        graph = model.build()
+    except ExportError as error:
+        return Comparison(model.name, refused=str(error).split("\n")[0].rpartition("`: ")[2].split(". ")[0])
+    manifest = model.manifest.model_copy(update={"max_length": MAX_LENGTH})
+    return compare(model.name, graph, manifest, count, model.shortest)
+
+
+def page(facts: dict[str, Any], forms: Sequence[Comparison], sound: Sequence[Comparison]) -> str:
+    """The table of operators, then that of models."""
+    timed = " and ".join(f"{rows} x {steps}" for rows, steps in SHAPES)
+    how = (
+        f"`python -m benchmarks.steady_bits`: sequences of 1 to {LONGEST} steps that get the same bits in batches of "
+        f"{ROWS} as unbatched, before and after `export --rewrite`; the largest difference of an answer before and "
+        f"after, in units of max(1, its largest value); and the time after as a share of the time before, for {timed} "
+        "steps."
+    )
+    last = ("the same bits", "rewritten", "then", "changed by", "time")
+    operator_table = pages.table(("operator", *last), [_cells(one, one.name) for one in forms])
+    model_table = pages.table(
+        ("model", "bits are lost first at", *last), [_cells(one, one.name, one.lost_at or "") for one in sound]
+    )
+    return pages.page(
+        facts, "The same bits in every batch", how, "## Operators", operator_table, "## Sound models", model_table
+    )
+
+
+def _cells(one: Comparison, *first: str) -> tuple[str, ...]:
+    if one.refused is not None:
+        return (*first[:1], f"no graph: {one.refused}", *[""] * 5)
+    return (
+        *first,
+        f"{one.before:,} of {one.sequences:,}",
+        ", ".join(one.rewritten),
+        f"{one.after:,} of {one.sequences:,}" if one.rewritten else "",
+        f"{one.moved:.2g}" if one.rewritten else "",
+        ", ".join(f"{share:.2f}" for share in one.times),
+    )
+
+
+@click.command(cls=Command)
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a graph.")
+@click.option("--only", default="", help="Operators and models whose name contains this.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
+    """Measures which operators and models lose bits in a batch, and what their rewrites keep and cost."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
+    facts = machine.facts()
+    console = Console(stderr=True)
+    tables = [
+        [measured(count) for _, measured in track(list(chosen(only)), f"{what} measured", console=console)]
+        for what, chosen in (("operators", operators), ("models", gallery))
+    ]
+    text = page(facts, *tables)
+    if out is not None:
+        pages.write(out, text)
+    click.echo(json.dumps([[asdict(one) for one in table] for table in tables], indent=2) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()

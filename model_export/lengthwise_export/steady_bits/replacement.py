@@ -1,0 +1,92 @@
+"""The new nodes that stand in place of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+AXES_ARE_INPUTS = 18
+"""The opset from which every reduction takes its axes as an input, and not as an attribute."""
+
+
+@dataclass(slots=True)
+class Replacement:
+    """New nodes in order of execution, and what they give in place of the replaced nodes' outputs.
+
+    Attributes:
+        replaced: The node that is replaced.
+        nodes: The new nodes.
+        olds: The values that are replaced, outputs of `replaced` or of nodes behind it.
+        news: The values in their place.
+        also: Nodes behind `replaced` that go with it.
+        weights: New initializers.
+    """
+
+    replaced: ir.Node
+    nodes: list[ir.Node] = field(default_factory=list)
+    olds: list[ir.Value] = field(default_factory=list)
+    news: list[ir.Value] = field(default_factory=list)
+    also: list[ir.Node] = field(default_factory=list)
+    weights: list[ir.Value] = field(default_factory=list)
+
+    def add(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Adds a node with one output."""
+        return self.add_outputs(operator, inputs, 1, **attributes)[0]
+
+    def add_outputs(
+        self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Adds a node with several outputs."""
+        name = f"{self.replaced.name or self.replaced.op_type}/{operator}_{len(self.nodes)}"
+        node = ir.node(
+            operator,
+            list(inputs),
+            attributes or None,
+            num_outputs=outputs,
+            name=name,
+            metadata_props=dict(self.replaced.metadata_props),
+        )
+        for number, value in enumerate(node.outputs):
+            value.name = name if outputs == 1 else f"{name}:{number}"
+        self.nodes.append(node)
+        return node.outputs
+
+    def constant(self, numbers: NDArray[Any] | Sequence[int]) -> ir.Value:
+        """A small constant; int64 if it is not an array."""
+        array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, dtype=np.int64)
+        return self.add("Constant", value=ir.tensor(array))
+
+    def weight(self, array: NDArray[Any], name: str) -> ir.Value:
+        """A new initializer."""
+        shape, kind = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+        value = ir.Value(name=name, shape=shape, type=kind, const_value=ir.tensor(array, name=name))
+        self.weights.append(value)
+        return value
+
+    def reduced(self, operator: str, value: ir.Value, axis: int, opset: int) -> ir.Value:
+        """A reduction over one axis, which is dropped."""
+        if opset >= AXES_ARE_INPUTS:
+            return self.add(operator, value, self.constant([axis]), keepdims=0)
+        return self.add(operator, value, axes=[axis], keepdims=0)
+
+    def gives(self, *values: ir.Value) -> Replacement:
+        """Says what stands in place of the outputs of the replaced node."""
+        self.olds, self.news = list(self.replaced.outputs)[: len(values)], list(values)
+        return self
+
+    def put_into(self, graph: ir.Graph) -> None:
+        """Replaces the nodes in the graph."""
+        for old, new in zip(self.olds, self.news, strict=True):
+            # The measured sizes are known by name, and a value that is an output of the graph keeps its name.
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+        ir.convenience.replace_all_uses_with(self.olds, self.news, replace_graph_outputs=True)
+        for value in self.weights:
+            graph.register_initializer(value)
+        last = [self.replaced, *self.also][-1]
+        graph.insert_after(last, self.nodes)
+        graph.remove([*self.also[::-1], self.replaced], safe=True)

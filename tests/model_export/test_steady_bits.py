@@ -1,0 +1,251 @@
+"""Rewrites of operators whose bits depend on the batch: each operator alone, and the gallery's sound models."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from lengthwise.runtime.manifest import Manifest
+from lengthwise_export.candidate import Candidate, with_rewrites
+from lengthwise_export.errors import UncheckableError
+from lengthwise_export.options import TargetOptions
+from lengthwise_export.steady_bits import rewriting
+from lengthwise_export.steady_bits.losses import LossOfBits, first_loss
+from lengthwise_export.steady_bits.operators import REWRITES
+from lengthwise_export.steady_bits.rewriting import RewrittenOperator, rewrite, with_steady_bits
+from lengthwise_export.targets import targets
+from tests.gallery.index import TORCH_SOUND, Exhibit
+from tests.gallery.onnx_models import Weights, integers, model
+from tests.support.long import long_but
+from tests.support.operator_forms import (
+    FORMS,
+    LARGEST,
+    MANIFEST,
+    POOLED,
+    SIGNATURE,
+    Form,
+    convolution,
+    filters,
+    same_bits,
+    sequences,
+)
+
+
+def kinds(graph: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in graph.graph.node]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_operator_becomes_others_that_answer_alike_with_the_same_bits_in_every_batch(name: str) -> None:
+    form = FORMS[name]
+    before = form.graph
+    after, rewritten = rewrite(before, MANIFEST)
+    onnx.checker.check_model(after, full_check=True)
+    assert {one.operator.partition("/")[0] for one in rewritten} == {form.rewritten}
+    assert rewriting.largest_difference(before, after, MANIFEST) < 1e-5
+    members = sequences()
+    assert same_bits(after, members) == len(members)
+
+
+def test_every_rewrite_of_the_table_is_tried() -> None:
+    tried = {node.op_type for form in FORMS.values() for node in form.graph.graph.node if node.name == form.rewritten}
+    assert {*REWRITES} - tried == {"Asin", "Acos"}  # as Atan
+
+
+STAY = {
+    "a sum over the features of each step": Form(
+        "[sum] u = ReduceSum (e, two)\n[sub] d = Sub (e, u)\n"
+        + LARGEST.replace("m3, e,", "m3, d,")
+        + "[s] s = Abs (p)",
+        "",
+    ),
+    "a mean over the width": Form("[pool] s = ReduceMean <keepdims = 0> (e, one)", ""),
+    "a sum of integers": Form(
+        "[cast] i = Cast <to = 6> (e)\n[sum] n = ReduceSum <keepdims = 0> (i, one)\n[back] s = Cast <to = 1> (n)", ""
+    ),
+    "a sum over axes that are computed": Form(
+        "[shape] z = Shape <start = 0, end = 1> (values)\n[mul] y = Mul (z, zero)\n[axis] x = Add (y, one)\n"
+        "[sum] s = ReduceSum <keepdims = 0> (e, x)",
+        "",
+    ),
+    "a convolution of few numbers": Form(convolution(3), "", weights=filters(16, 16, 3)),
+    "a product with a constant": Form(
+        LARGEST + "[product] s = MatMul (p, Q)", "", weights={"Q": np.eye(16, dtype="f4")}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_what_keeps_its_bits_or_cannot_stays(name: str) -> None:
+    before = STAY[name].graph
+    after, rewritten = rewrite(before, MANIFEST)
+    assert rewritten == []
+    assert after is before
+
+
+def test_a_graph_of_an_old_opset_stays() -> None:
+    body = "[cast] f = Cast <to = 1> (mask)\n[m] m3 = Unsqueeze <axes = [2]> (f)\n[mul] e = Mul (values, m3)\n"
+    body += "[pool] s = ReduceSum <axes = [1], keepdims = 0> (e)\n[head] logits = MatMul (s, V)"
+    before = model(SIGNATURE, body, {"V": Weights(0).normal(4, 2)}, producer="test", opset=12)
+    assert rewrite(before, MANIFEST) == (before, [])
+
+
+def test_convolutions_behind_each_other_stay_in_two_axes() -> None:
+    two = "[relu] f2 = Relu (f1)\n[conv2] f = Conv <kernel_shape = [1]> (f2, G, b)"
+    weights = filters(16, 16, 9) | {"G": Weights(4).normal(16, 16, 1)}
+    after, rewritten = rewrite(Form(convolution(9, after=two), "", weights=weights).graph, MANIFEST, every=True)
+    assert [one.operator for one in rewritten] == ["conv", "conv2"]
+    # one of STEPS, one of CHANNELS, and one for the first convolution
+    assert (kinds(after).count("Unsqueeze"), kinds(after).count("Squeeze")) == (3, 1)
+    members = sequences()
+    assert same_bits(after, members) == len(members)
+
+
+def test_every_rewrite_can_be_done_where_sizes_do_not_ask_for_it() -> None:
+    graph = Form(convolution(3), "", weights=filters(16, 16, 3)).graph
+    after, rewritten = rewrite(graph, MANIFEST, every=True)
+    assert [one.operator for one in rewritten] == ["conv"]
+    members = sequences()
+    assert same_bits(after, members) == len(members)
+
+
+def test_a_graph_that_runs_at_no_small_batch_is_refused() -> None:
+    graph = Form(
+        "[far] x = Reshape (e, shape)\n[pool] s = ReduceSum <keepdims = 0> (x, one)",
+        "",
+        weights={"shape": integers(7, 7, 16)},
+    ).graph
+    with pytest.raises(UncheckableError, match="raises for every small batch"):
+        rewrite(graph, MANIFEST)
+
+
+SUM = FORMS["a sum over the steps"].graph
+REWRITTEN_SUM = [RewrittenOperator("pool", "ReduceSum", ("Shape", "Concat", "ConstantOfShape", "MatMul", "Gather"))]
+
+
+def told(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, *bits: bool
+) -> tuple[onnx.ModelProto, list[RewrittenOperator], str]:
+    """What becomes of a graph whose bits are measured to be the same or not, one time after the other, and is said."""
+    measured = iter(bits)
+    monkeypatch.setattr(rewriting, "keeps_bits", lambda graph, manifest: next(measured))
+    said: list[str] = []
+    after, rewritten = with_steady_bits(graph, MANIFEST, said.append)
+    (line,) = said
+    return after, rewritten, line
+
+
+def test_what_was_rewritten_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    after, rewritten, line = told(SUM, monkeypatch, False, True)
+    assert "ReduceSum" not in kinds(after)
+    assert rewritten == REWRITTEN_SUM
+    assert line.startswith("rewritten: ReduceSum (pool); this changed answers by ")
+
+
+def test_a_graph_that_keeps_its_bits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(SUM, monkeypatch, True) == (
+        SUM,
+        [],
+        "nothing rewritten: the graph already gives the same bits batched and unbatched",
+    )
+
+
+def test_where_bits_are_lost_first_is_told_if_no_rewrite_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "first_loss", lambda graph, manifest: LossOfBits("odd", "Odd", 1e-7))
+    after, rewritten, line = told(SUM, monkeypatch, False, False)
+    assert after is SUM
+    assert rewritten == []
+    assert line == (
+        "nothing rewritten: with ReduceSum (pool) rewritten, bits still depend on the batch, first at odd (Odd), and "
+        "no rewrite is known for that"
+    )
+    monkeypatch.setattr(rewriting, "first_loss", lambda graph, manifest: None)
+    mean = STAY["a mean over the width"].graph
+    assert told(mean, monkeypatch, False)[2] == (
+        "nothing rewritten: bits depend on the batch, and no rewrite is known for that"
+    )
+
+
+def test_a_rewrite_that_would_change_an_answer_by_more_than_rounding_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rewriting, "largest_difference", lambda *graphs: 0.5)
+    after, rewritten, line = told(SUM, monkeypatch, False)
+    assert (after, rewritten) == (SUM, [])
+    assert "would change an answer by 0.5" in line
+
+
+def test_the_second_try_rewrites_wherever_it_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Form(convolution(3), "", weights=filters(16, 16, 3)).graph
+    _, rewritten, _ = told(graph, monkeypatch, False, True)
+    assert [one.operator for one in rewritten] == ["conv"]
+
+
+def test_the_first_operator_that_loses_bits_is_found() -> None:
+    loss = first_loss(SUM, MANIFEST)
+    assert loss is not None
+    assert str(loss) == "pool (ReduceSum)"
+    assert 0 < loss.difference < 1e-5
+
+
+def test_a_graph_that_loses_no_bits_has_no_first_loss() -> None:
+    after, _ = rewrite(SUM, MANIFEST)
+    assert first_loss(after, MANIFEST) is None
+
+
+def test_values_of_another_layout_are_not_compared() -> None:
+    """The convolution along two axes runs in such a layout; what loses bits is the sum behind it."""
+    pooled = "[hide_more] k = Where (mc, f1, nought)\n[late] s = ReduceSum <keepdims = 0> (k, two)"
+    conv = Form(convolution(9).replace(POOLED, pooled), "", weights=filters(16, 16, 9)).graph
+    blocked, rewritten = rewrite(conv, MANIFEST)
+    (place,) = (number for number, one in enumerate(rewritten) if one.operator == "late")
+    assert place == len(rewritten) - 1
+    assert first_loss(blocked, MANIFEST) is None
+
+
+def test_a_candidate_is_rewritten_when_its_graph_is_built() -> None:
+    said: list[str] = []
+    candidate = with_rewrites(Candidate(MANIFEST, lambda named: SUM, None), said.append)
+    assert said == []
+    graph = candidate.build(MANIFEST)
+    assert said[0].startswith("rewritten: ReduceSum (pool)"), said
+    members = sequences()
+    assert same_bits(graph, members) == len(members)
+
+
+NO_GRAPH = {"cell_loop", "projected_lstm"}
+"""Sound models that have no graph; `docs/masking.md` says why."""
+IN_EVERY_RUN = {"masked_mean", "logsumexp_pool", "relu_rnn", "channels_first_fcn", "tuple_output"}
+
+
+@pytest.mark.parametrize(
+    "exhibit",
+    long_but((each for each in TORCH_SOUND if each.name not in NO_GRAPH), lambda one: one.name in IN_EVERY_RUN),
+    ids=lambda exhibit: exhibit.name,
+)
+def test_every_sound_model_of_the_gallery_keeps_its_bits(exhibit: Exhibit) -> None:
+    options = TargetOptions(
+        features=exhibit.features,
+        vocabulary=exhibit.vocabulary,
+        output=None if exhibit.output is None else str(exhibit.output),
+        time_first=exhibit.time_first,
+        channels_first=exhibit.channels_first,
+        second=exhibit.second if exhibit.named else None,
+    )
+    target = targets.read(exhibit.target, options)
+    manifest = Manifest(
+        name="m",
+        version=1,
+        input=target.steps,
+        labels=target.labels,
+        task="per-step" if target.per_step else "single-label",
+        max_length=200,
+        graph=target.names,
+    )
+    before = target.build("m", 18)
+    after, _ = with_steady_bits(before, manifest)
+    assert rewriting.largest_difference(before, after, manifest) < 1e-5
+    lengths = np.random.default_rng(5).integers(exhibit.shortest, 150, size=200).tolist()
+    members = sequences(lengths, manifest)
+    assert same_bits(after, members, manifest) == len(members)
