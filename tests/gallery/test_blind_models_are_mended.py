@@ -27,14 +27,11 @@ OPSET = 20
 WIDEST = 128
 """Steps that a mended model must take: the longest sequence and what its company is padded with."""
 
-NOT_MENDED = {
-    "torch_blind/each_variable_by_itself": "a GRU runs over rows and variables as one axis",
-    "torch_blind/pyramidal_lstm": "a Reshape joins each two steps",
-    "torch_blind/sliding_windows": "a Reshape joins the features and the window, behind the time",
-    "torch_blind/softmax_over_all": "a Softmax runs over time and channels as one axis",
-    "onnx_blind/scanned_rnn": "a Scan has a graph inside",
+NOT_MENDED: dict[str, str] = {
+    "torch_blind/cropped_by_padding": "wrong by 0.5: states behind a cut are taken for zeros",
+    "torch_blind/trimmed_states": "wrong by 0.2: states behind a cut are taken for zeros",
 }
-"""Models that ought to be mended and are refused, with the reason that is given."""
+"""Models that ought to be mended and are not: refused, or wrong."""
 
 SHORTEST_NOT_KNOWN = {
     "torch_blind/instance_norm_first": "the original raises for one step, which its graph does not",
@@ -76,31 +73,30 @@ def mended(exhibit: Exhibit) -> tuple[Mended, GraphNames]:
     return mend(graph, target.names, target.steps, max_length=longest), target.names
 
 
-def holds(exhibit: Exhibit, count: int) -> None:
+def difference(exhibit: Exhibit, count: int) -> float:
+    """The largest difference between the mended graph in company and the original alone."""
     result, names = mended(exhibit)
-    compared = compare(exhibit, mended_model(result.graph, exhibit, names), count=count)
-    assert compared.difference <= TOLERANCE, compared
+    return compare(exhibit, mended_model(result.graph, exhibit, names), count=count).difference
 
 
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_as_the_original_alone(exhibit: Exhibit) -> None:
-    holds(exhibit, 60)
+    assert difference(exhibit, 200) <= TOLERANCE
+    result, _ = mended(exhibit)
+    assert result.changes
+    assert all(change.cause and change.before and change.after for change in result.changes)
+    assert str(exhibit) in SHORTEST_NOT_KNOWN or result.min_length == exhibit.shortest
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
 def test_a_mended_model_answers_a_thousand_sequences_as_the_original_alone(exhibit: Exhibit) -> None:
-    holds(exhibit, 1000)
+    assert difference(exhibit, 1000) <= TOLERANCE
 
 
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED))
-def test_a_mend_says_what_it_changed(exhibit: Exhibit) -> None:
-    changes = mended(exhibit)[0].changes
-    assert changes
-    assert all(change.cause and change.before and change.after for change in changes)
-
-
-@pytest.mark.parametrize("exhibit", marked(BLIND, NOT_MENDED, SHORTEST_NOT_KNOWN))
+@pytest.mark.parametrize(
+    "exhibit", marked(tuple(each for each in BLIND if str(each) in SHORTEST_NOT_KNOWN), SHORTEST_NOT_KNOWN)
+)
 def test_a_mend_says_the_shortest_sequence_that_the_original_takes(exhibit: Exhibit) -> None:
     assert mended(exhibit)[0].min_length == exhibit.shortest
 
