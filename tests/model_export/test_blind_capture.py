@@ -5,6 +5,7 @@ Their graphs answer as the modules do, in batches of one length and alone, at wi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -196,6 +197,8 @@ OVER_CHANNELS: dict[str, Callable[[], nn.Module | Inner]] = {
     "Inception": Inception,
     "a level of a U-Net": Levels,
     "bilinear features": lambda: lambda y: (y @ y.mT / y.shape[-1]).flatten(1),
+    "half of the steps, by int": lambda: lambda y: y[..., : int(y.shape[-1] * 0.5)] / math.sqrt(y.shape[-1]),
+    "the largest quarter": lambda: lambda y: y.topk(max(1, int(0.25 * y.size(-1))), dim=-1).values.mean(-1),
     "a difference": lambda: lambda y: y[..., 1:] - y[..., :-1],
 }
 
@@ -337,6 +340,13 @@ def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
         UncheckableError, match=r"width is frozen at 30 \(tests/model_export/test_blind_capture.py:\d+: "
     ):
         targets.read(Flat(), TargetOptions(channels_first=True), blind=True)
+
+
+@pytest.mark.parametrize("split", [torch.chunk, torch.tensor_split])
+def test_a_split_of_the_width_in_parts_is_told_with_its_line(split: Callable[..., tuple[Tensor, ...]]) -> None:
+    module = Around(lambda y: torch.cat([part.mean(-1) for part in split(y, 2, dim=-1)], 1))
+    with pytest.raises(ExportError, match=r"trace: .*split\(y, 2, dim=-1\).*splits an axis whose size depends"):
+        targets.read(module, TargetOptions(channels_first=True), blind=True).build("model", 18)
 
 
 def test_what_no_graph_can_do_is_told_with_its_line() -> None:

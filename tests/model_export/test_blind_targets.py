@@ -16,7 +16,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import UncheckableError
+from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import Target
@@ -341,3 +341,32 @@ def test_a_graph_that_cannot_be_read_is_told_why(signature: str, options: Target
     graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "two"))
     with pytest.raises(UncheckableError, match=why):
         targets.read(graph, options, blind=True)
+
+
+class Squeezed(Averaged):
+    """`squeeze()` without an axis takes the rows away too, if there is one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.adaptive_avg_pool1d(self.conv(x).relu(), 1).squeeze())
+
+
+class SqueezedTagger(Tagger):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.parametrize(("module", "channels_first"), [(Squeezed(), True), (SqueezedTagger(), False)])
+def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:
+    target = targets.read(module, TargetOptions(channels_first=channels_first), blind=True)
+    several = batch_of(target.steps, 3, 9)
+    expected = target.subject.answer(several).logits[:1]
+    one = target.subject.answer(PaddedBatch(several.steps[:1], several.lengths[:1])).logits
+    assert one.shape == expected.shape
+    np.testing.assert_allclose(one, expected, atol=1e-6)
+    require_equal(target, built(target))
+
+
+def test_what_raises_for_one_row_and_for_two_tells_the_first_error() -> None:
+    target = targets.read(Raw(), TargetOptions(), blind=True)
+    with pytest.raises(RunError, match="Kernel size"):
+        target.subject.answer(batch_of(target.steps, 1, 5))

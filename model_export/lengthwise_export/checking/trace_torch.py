@@ -81,9 +81,29 @@ class TorchSubject:
         return ArgumentNames(width) if role is None else ArgumentNames(width, names[role], role)
 
     def answer(self, batch: PaddedBatch, *, left: bool = False) -> ModelOutput:
-        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off."""
+        """Runs a batch on the plain path, with torch's nested-tensor fast path switched off.
+
+        A module that takes the steps alone may fail for one row, if it calls `squeeze()` without an axis. Then that row
+        is run twice in one batch.
+        """
         with without_fast_path():
+            if self._signature.second == "none" and batch.rows == 1:
+                return self._answer_one(batch)
             return _answer(self._run(self._inputs(batch, left=left)))
+
+    def _answer_one(self, batch: PaddedBatch) -> ModelOutput:
+        try:
+            answer = _answer(self._run(self._inputs(batch)))
+            if answer.logits.shape[0] == 1:
+                return answer
+            error = RunError(f"the answer to one row is {list(answer.logits.shape)}")
+        except RunError as raised:
+            error = raised
+        try:
+            twice = _answer(self._run(self._inputs(PaddedBatch(batch.steps.repeat(2, 0), batch.lengths.repeat(2)))))
+        except RunError:
+            raise error from None
+        return ModelOutput(twice.logits[:1], None if twice.attention is None else twice.attention[:1])
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
         """Runs a batch with torch's default settings; its fast path uses nested tensors, which hold no padding."""

@@ -30,6 +30,11 @@ BRANCH: Final = (
 )
 A_NUMBER: Final = "turns a value in a tensor into a Python number, which a graph cannot follow: use tensors only"
 
+PARTS: Final = (
+    "splits an axis whose size depends on the batch into a fixed number of parts: slice it, with bounds that are "
+    "computed from its size, as in x[:, : x.size(1) // 2]"
+)
+
 Branches = Mapping[tuple[str, int], bool]
 """The result of branches on tensor values by file and line, for those that are the same for all test batches."""
 
@@ -87,6 +92,8 @@ class OpenSizes(TorchFunctionMode):
             return self._branch(first)
         if name in ("__iter__", "unbind"):
             self._reject_loop(first, *args[1:2], **kwargs)
+        if name in ("chunk", "tensor_split"):
+            self._reject_parts(*args, **kwargs)
         if name in _NUMBERS and isinstance(first, Tensor) and (location := current_location()) is not None:
             raise trace_error(location, A_NUMBER)
         if name in SUBSTITUTES and func not in RETURN_INDICES:
@@ -137,6 +144,10 @@ class OpenSizes(TorchFunctionMode):
     def _reject_loop(self, tensor: Any, dim: int = 0) -> None:
         if isinstance(tensor, Tensor) and tensor.dim() and is_open(tensor.shape[dim]):
             raise trace_error(current_location(), LOOP)
+
+    def _reject_parts(self, tensor: Any, _parts: Any = None, dim: int = 0, **_kwargs: Any) -> None:
+        if isinstance(tensor, Tensor) and is_open(tensor.shape[dim]):
+            raise trace_error(current_location(), PARTS)
 
     def _ensure_open(self) -> None:
         frozen = [axis for axis, size in (("rows", self._rows), ("width", self._width)) if not is_open(size)]

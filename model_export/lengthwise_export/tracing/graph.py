@@ -119,7 +119,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 custom_translation_table=dict(TRANSLATIONS),
                 verbose=False,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:
             raise _untranslated(program, error) from error
     if exported is None:
         raise ExportError("translate", "the exporter gave no graph")

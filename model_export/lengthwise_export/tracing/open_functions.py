@@ -157,6 +157,15 @@ def _scaled_dot_product_attention(
     return functional.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs).squeeze(1)
 
 
+def _squeeze(tensor: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Takes away axes of size 1, but not the rows or the width, whatever their size will be."""
+    if tensor.dim() == 0:
+        return tensor
+    axes = range(tensor.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    ones = tuple(axis for axis in axes if not is_open(tensor.shape[axis]) and tensor.shape[axis] == 1)
+    return tensor.squeeze(ones) if ones else tensor
+
+
 def _one(size: _Size) -> int:
     return size[0] if isinstance(size, Sequence) else size
 
@@ -179,6 +188,7 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "adaptive_avg_pool2d": _to_one(functional.adaptive_avg_pool2d, torch.mean),
         "adaptive_max_pool2d": _to_one(functional.adaptive_max_pool2d, torch.amax),
         "linspace": _linspace,
+        "squeeze": _squeeze,
         "scaled_dot_product_attention": _scaled_dot_product_attention,
     }
 )

@@ -1,7 +1,8 @@
-"""Replaces `len`, `int` and `range` in the user's modules during a trace, so that dynamic sizes stay dynamic.
+"""Replaces `len`, `int`, `range` and `math.sqrt` for the user's modules during a trace, so that sizes stay dynamic.
 
 `len(lengths)` and `int(lengths.max())` call Python, not torch, and would return the numbers of the traced batch. During
-a trace, these names are defined in the globals of the modules that hold the user's code.
+a trace, these names are defined in the globals of the modules that hold the user's code; `math.sqrt` is replaced in its
+own module.
 
 This is process-wide and not thread-safe: other threads that run the user's module, or convert a `torch.SymInt`, see the
 replacements too. So `open_numbers` holds the lock `process_wide.PROCESS_WIDE`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -39,6 +41,8 @@ def open_numbers(model: nn.Module) -> Iterator[None]:
                 if name not in namespace:
                     namespace[name] = substitute
                     undo.callback(namespace.pop, name)
+        undo.callback(setattr, math, "sqrt", math.sqrt)
+        math.sqrt = _sqrt
         for name in ("__index__", "__int__"):
             undo.callback(setattr, torch.SymInt, name, getattr(torch.SymInt, name))
             setattr(torch.SymInt, name, _refusing(getattr(torch.SymInt, name)))
@@ -91,6 +95,10 @@ def _len(thing: Any) -> Any:
     return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else builtins.len(thing)
 
 
+def _sqrt(number: Any, /, *, of_number: Callable[[Any], float] = math.sqrt) -> Any:
+    return number**0.5 if isinstance(number, torch.SymInt | torch.SymFloat) else of_number(number)
+
+
 class _IntType(type):
     def __instancecheck__(cls, thing: object) -> bool:
         return isinstance(thing, builtins.int)
@@ -98,6 +106,8 @@ class _IntType(type):
     def __call__(cls, thing: Any = 0, *base: Any) -> Any:
         if isinstance(thing, Tensor):
             thing = thing.item()
+        if isinstance(thing, torch.SymFloat):  # a share of a dynamic size
+            return torch.sym_int(thing)  # type: ignore[no-untyped-call]  # torch's own
         return thing if isinstance(thing, torch.SymInt) else builtins.int(thing, *base)
 
 
