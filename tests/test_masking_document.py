@@ -28,6 +28,7 @@ SHORTENED = {
     "masks": ["--seeds", "1", "--epochs", "1"],
     "missing_values": ["--seeds", "1", "--epochs", "1"],
     "exported_models": ["--only", "step_tagger", "--count", "20"],
+    "steady_bits": ["--only", "logarithm", "--count", "20"],
 }
 """What makes a benchmark short."""
 
@@ -89,7 +90,7 @@ def test_a_missing_feature_by_null_or_by_mask_gets_the_same_answer_and_a_zero_an
     assert len({tuple(probabilities) for probabilities in answers.values()}) == len(answers) - 1 == 5
 
 
-@pytest.mark.parametrize("name", ["masks", "missing values", "exported models"])
+@pytest.mark.parametrize("name", ["masks", "missing values", "exported models", "steady bits"])
 def test_a_table_of_results_is_that_of_the_committed_ones(name: str) -> None:
     assert masking.written_into(DOCUMENT, name, masking.from_results()[name]) == DOCUMENT
 

@@ -235,6 +235,17 @@ OVER_STEPS: dict[str, Callable[[], nn.Module | Inner]] = {
             dim=1,
         ).flatten(1)
     ),
+    "adaptive pools of images": lambda: (
+        lambda y: torch.cat(
+            [
+                functional.adaptive_avg_pool2d(y.unsqueeze(1).mT, 1).flatten(1),
+                functional.adaptive_avg_pool2d(y.unsqueeze(1), (1, None)).flatten(1),
+                functional.adaptive_max_pool2d(y.unsqueeze(1), (1, 1)).flatten(1),
+                nn.AdaptiveAvgPool1d(1)(y.mT).flatten(1),
+            ],
+            dim=1,
+        )
+    ),
     "the last step by gather": lambda: (
         lambda y: y.gather(1, torch.full((y.shape[0], 1, CHANNELS), y.shape[1] - 1)).squeeze(1)
     ),

@@ -73,12 +73,15 @@ class Size:
         """The quotient; None if there is a remainder at any length."""
         if not self.divisible(other).all():
             return None
-        return Size(self.table // other.table)
+        some = other.table > 0
+        quotient = self.table // np.where(some, other.table, 1)
+        return Size(np.where(some, quotient, quotient[:, -1:]))  # nothing divided by nothing is as elsewhere
 
     def divisible(self, other: Size) -> NDArray[np.bool_]:
         """`[lengths]`: at which lengths there is no remainder."""
-        whole = other.table > 0
-        divisible: NDArray[np.bool_] = (whole & (self.table % np.where(whole, other.table, 1) == 0)).all(axis=0)
+        some = other.table > 0
+        whole = np.where(some, self.table % np.where(some, other.table, 1) == 0, self.table == 0)
+        divisible: NDArray[np.bool_] = np.asarray(whole.all(axis=0))
         return divisible
 
     def __repr__(self) -> str:

@@ -93,9 +93,11 @@ def _embedding_bag(ids: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Te
 
 
 def _adaptive_avg_pool1d(steps: Tensor, output_size: _Size) -> Tensor:
-    """A product with the shares of the steps in each bin."""
+    """A mean, or a product with the shares of the steps in each bin."""
     bins = _one(output_size)
-    if bins == 1 or not is_open(steps.shape[-1]):
+    if bins == 1:
+        return steps.mean(-1, keepdim=True)
+    if not is_open(steps.shape[-1]):
         return functional.adaptive_avg_pool1d(steps, bins)
     inside, counts = _bins(steps.shape[-1], bins)
     return torch.matmul(steps, inside.to(steps.dtype) / counts)
@@ -104,10 +106,25 @@ def _adaptive_avg_pool1d(steps: Tensor, output_size: _Size) -> Tensor:
 def _adaptive_max_pool1d(steps: Tensor, output_size: _Size, return_indices: bool = False) -> Tensor:
     """A maximum over the steps in each bin; `return_indices` is never set here."""
     bins = _one(output_size)
-    if bins == 1 or not is_open(steps.shape[-1]):
-        return steps.amax(-1, keepdim=True) if bins == 1 else functional.adaptive_max_pool1d(steps, bins)
+    if bins == 1:
+        return steps.amax(-1, keepdim=True)
+    if not is_open(steps.shape[-1]):
+        return functional.adaptive_max_pool1d(steps, bins)
     inside, _ = _bins(steps.shape[-1], bins)
     return torch.where(inside, steps.unsqueeze(-1), float("-inf")).amax(-2)
+
+
+def _to_one(pool: Callable[..., Tensor], reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An adaptive pool of images, reduced over the axes that it pools to one."""
+
+    def pooled(image: Tensor, output_size: Any, *args: Any, **kwargs: Any) -> Tensor:
+        sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
+        ones = [axis for axis in (-2, -1) if sizes[axis] == 1]
+        if not ones or any(sizes[axis] not in (1, None) for axis in (-2, -1)):
+            return pool(image, output_size, *args, **kwargs)
+        return reduce(image, ones, keepdim=True)
+
+    return pooled
 
 
 def _bins(width: int, bins: int) -> tuple[Tensor, Tensor]:
@@ -159,6 +176,8 @@ SUBSTITUTES: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "embedding_bag": _embedding_bag,
         "adaptive_avg_pool1d": _adaptive_avg_pool1d,
         "adaptive_max_pool1d": _adaptive_max_pool1d,
+        "adaptive_avg_pool2d": _to_one(functional.adaptive_avg_pool2d, torch.mean),
+        "adaptive_max_pool2d": _to_one(functional.adaptive_max_pool2d, torch.amax),
         "linspace": _linspace,
         "scaled_dot_product_attention": _scaled_dot_product_attention,
     }

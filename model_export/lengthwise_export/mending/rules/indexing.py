@@ -61,11 +61,10 @@ def sliced(mender: Mender, value: Ragged, axis: int, start: Table, end: Table, s
         mender.refuse(CROSSES_ROWS)
     if not out.alone.any():
         mender.refuse("is empty at every length")
-    mender.needs(out)
     groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
     begins = first[0]
-    if step > 0 and (begins == begins[0]).all():
-        begin = int(begins[0])
+    if step > 0 and (begins == begins[-1])[out.alone > 0].all():
+        begin = int(begins[-1])
         if out.fixed is not None:
             stop = mender.writer.constant([begin + (out.fixed - 1) * step + 1])
         elif (first[0] + count[0] * step >= size.alone).all():
@@ -353,7 +352,6 @@ def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, m
         mender.refuse(CROSSES_ROWS)
     out = Size(np.maximum(size.table + before + after, 0))
     groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
-    mender.needs(out)
     if mode == "constant" or size.fixed is not None:
         if size.is_time and after > 0:
             mender.causes.append("what it adds comes behind the padding")

@@ -113,6 +113,10 @@ def regroup(mender: Mender, value: Ragged, sizes: Sequence[Size]) -> None:
                 group.append(left)
                 atoms[at][0] = mender.fixed(atom.fixed // left.fixed)
                 left = mender.one
+            elif (pieces := _pieces(atom, left)) is not None:
+                group.append(left)
+                atoms[at] = [mender.fixed(pieces), atoms[at][1]]
+                left = mender.one
             elif left.counts_rows and not atom.counts_rows:
                 value, atoms = _rows_moved(mender, value, atoms, at)
             elif atom.counts_rows:
@@ -147,12 +151,20 @@ def _rows_moved(mender: Mender, value: Ragged, atoms: list[list[Size]], at: int)
     return value.called(mender.transposed(value.name, order), groups=groups), moved
 
 
+def _pieces(atom: Size, wanted: Size) -> int | None:
+    """How many steps of an axis of time are one step of another, as where two steps are put into one."""
+    if not (atom.is_time and wanted.is_time):
+        return None
+    pieces = atom.over(wanted)
+    return None if pieces is None else pieces.fixed
+
+
 def _joined(mender: Mender, group: Sequence[Size]) -> Group:
-    """A group in which neighbours of fixed size are one axis."""
+    """A group in which neighbours of fixed size are one axis, and time with a fixed size behind it as well."""
     joined: list[Size] = []
     for each in group:
-        if joined and joined[-1].fixed is not None and each.fixed is not None:
-            joined[-1] = mender.fixed(joined[-1].fixed * each.fixed)
+        if joined and (joined[-1].fixed is not None or joined[-1].is_time) and each.fixed is not None:
+            joined[-1] = joined[-1].times(each)
         else:
             joined.append(each)
     return tuple(joined) or (mender.one,)
@@ -162,14 +174,10 @@ def _reshaped(mender: Mender, value: Ragged, axes: Sequence[Size]) -> str:
     """The tensor with these axes: those of fixed size are merged or split, the others stay in their order."""
     old = [*([mender.rows] if value.row_added else []), *value.axes]
     new = [*([mender.rows] if value.row_added else []), *axes]
-    moving = [place for place, each in enumerate(old) if each.fixed is None]
-    target, seen = [], 0
+    target = []
     for place, each in enumerate(new):
-        if each.fixed is not None:
-            target.append(each.fixed)
-        else:
-            target.append(0 if moving[seen] == place else -1)
-            seen += 1
+        stays = place < len(old) and old[place].same(each)
+        target.append(each.fixed if each.fixed is not None else 0 if stays else -1)
     if target.count(-1) <= 1:
         return mender.emit("Reshape", [value.name, mender.writer.constant(target)])
     parts = [mender.writer.at_width(each) for each in new]
@@ -286,11 +294,19 @@ def tile(mender: Mender) -> None:
     if all(is_one(group) or (table == 1).all() for group, table in zip(value.groups, tables, strict=True)):
         _expanded(mender, value, tables)
         return
-    counts = mender.constant(1)
-    assert counts is not None
-    for group, count in zip(value.groups, counts.tolist(), strict=True):
-        if count != 1 and (len(group) != 1 or group[0].fixed is None):
-            mender.refuse("repeats the steps of a sequence behind themselves")
+    repeated = mender.constant(1)
+    assert repeated is not None
+    counts = repeated.copy()
+    for axis, (group, count) in enumerate(zip(value.groups, counts.tolist(), strict=True)):
+        if count != 1 and len(group) == 1 and group[0].is_time:
+            mender.causes.append("it repeats the padding together with the steps")
+            own = mender.unsqueezed(mender.writer.per_row(group[0].alone), [1])
+            out = group[0].times(mender.fixed(count))
+            places = mender.emit("Mod", [mender.unsqueezed(mender.writer.positions(out), [0]), own])
+            value = mender.take(value, axis, places, out)
+            counts[axis] = 1
+        elif count != 1 and (len(group) != 1 or group[0].fixed is None):
+            mender.refuse("repeats merged axes, or rows")
     physical = [1] * value.row_added + [
         count if len(group) == 1 else 1
         for group, count in zip(value.groups, counts.tolist(), strict=True)
