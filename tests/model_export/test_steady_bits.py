@@ -11,7 +11,7 @@ from lengthwise_export.candidate import Candidate, with_rewrites
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.steady_bits import rewriting
-from lengthwise_export.steady_bits.losses import LossOfBits, first_loss
+from lengthwise_export.steady_bits.losses import LossOfBits, first_loss, keeps_bits
 from lengthwise_export.steady_bits.operators import REWRITES
 from lengthwise_export.steady_bits.rewriting import RewrittenOperator, rewrite, with_steady_bits
 from lengthwise_export.targets import targets
@@ -180,6 +180,30 @@ def test_the_second_try_rewrites_wherever_it_is_possible(monkeypatch: pytest.Mon
     graph = Form(convolution(3), "", weights=filters(16, 16, 3)).graph
     _, rewritten, _ = told(graph, monkeypatch, False, True)
     assert [one.operator for one in rewritten] == ["conv"]
+
+
+def test_of_many_operators_the_first_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = "\n".join(f"[p{place}] s{place} = ReduceSum <keepdims = 0> (e, one)" for place in range(6))
+    graph = Form(f"{sums}\n[all] s = Sum (s0, s1, s2, s3, s4, s5)", "").graph
+    assert told(graph, monkeypatch, False, True)[2].startswith("rewritten: ReduceSum (p0, p1, p2, p3 and 2 more); ")
+
+
+def test_nodes_without_names_and_of_one_weight_are_rewritten_apart() -> None:
+    twice = "[conv2] f2 = Conv <kernel_shape = [9], pads = [4, 4]> (c, F, b)\n[add] f = Add (f1, f2)"
+    before = Form(convolution(9, after=twice), "", weights=filters(16, 16, 9)).graph
+    for node in before.graph.node:
+        node.name = "f1/Conv_2" if node.op_type == "Add" else ""
+    after, rewritten = rewrite(before, MANIFEST)
+    assert [one.operator for one in rewritten] == ["Conv giving f1", "Conv giving f2"]
+    onnx.checker.check_model(after, full_check=True)
+    assert "F" not in {tensor.name for tensor in after.graph.initializer}
+    members = sequences()
+    assert same_bits(after, members) == len(members)
+
+
+def test_the_verification_decides_whether_bits_are_kept() -> None:
+    assert not keeps_bits(SUM, MANIFEST)
+    assert keeps_bits(rewrite(SUM, MANIFEST)[0], MANIFEST)
 
 
 def test_the_first_operator_that_loses_bits_is_found() -> None:

@@ -11,7 +11,7 @@ and so is one whose axes cannot be told apart: a graph is mended as a whole or n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +28,7 @@ from lengthwise_export.mending.rules import (
     convolution,
     elementwise,
     indexing,
+    loops,
     normalization,
     products,
     recurrent,
@@ -68,7 +69,7 @@ _REASONS: Final[Mapping[str, str]] = {
         "gives as many places as the data say, so no axis of time can be followed behind it",
     ),
     **dict.fromkeys(
-        ("If", "Loop", "Scan", "SequenceMap"),
+        ("If", "Loop", "SequenceMap"),
         "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as Where",
     ),
     **dict.fromkeys(
@@ -139,7 +140,7 @@ def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
     mender = Mender(writer, range_, opset=_opset(prepared))
     _set_inputs(mender, names, steps, given, lengths)
     for tensor in prepared.graph.initializer:
-        mender.values[tensor.name] = _numbers(mender, tensor.name, numpy_helper.to_array(tensor))
+        mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
     changes = [change for node in prepared.graph.node for change in _followed(mender, node)]
     outputs = [_output(mender, value) for value in prepared.graph.output]
     inputs = [value for value in prepared.graph.input if value.name in given]
@@ -179,7 +180,7 @@ def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(_names_in(node))
     nodes = kept[::-1]
     chosen = [value for value in model.graph.output if value.name in outputs]
     del model.graph.node[:]
@@ -189,6 +190,15 @@ def _keep_needed(model: ModelProto, outputs: Sequence[str]) -> None:
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.initializer[:]
     model.graph.initializer.extend(initializers)
+
+
+def _names_in(node: NodeProto) -> Iterator[str]:
+    """The inputs of a node, and the names that graphs inside of it use."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                yield from _names_in(inner)
 
 
 def _set_inputs(
@@ -217,11 +227,6 @@ def _set_inputs(
             mender.from_lengths.add(name)
         else:
             raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
-
-
-def _numbers(mender: Mender, name: str, array: NDArray[Any]) -> Numbers:
-    """A constant."""
-    return Numbers(name, np.broadcast_to(array, (2, mender.count, *array.shape)))
 
 
 def _followed(mender: Mender, node: NodeProto) -> list[MendedOperator]:
@@ -263,7 +268,8 @@ def _text(node: NodeProto) -> str:
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
-    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = loops.scan_with(_followed) if node.op_type == "Scan" else RULES.get(node.op_type)
+    rule = rule if node.domain in ("", "ai.onnx") else None
     if rule is None:
         reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")
         mender.refuse(reason if node.domain in ("", "ai.onnx") else f"is an operator of {node.domain}, not of ONNX")
@@ -286,7 +292,7 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
         result = _constant_result(node, arrays)
         if result is not None:
             mender.copy([value.name if value is not None else "" for value in inputs])
-            mender.set(_numbers(mender, node.output[0], result))
+            mender.set(mender.numbers(node.output[0], result))
             return True
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     if "to" in attributes:
@@ -296,7 +302,7 @@ def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:
         return False
     mender.copy([value.name if value is not None else "" for value in inputs])
     constant = constant_of(table)
-    mender.set(Numbers(node.output[0], table) if constant is None else _numbers(mender, node.output[0], constant))
+    mender.set(Numbers(node.output[0], table) if constant is None else mender.numbers(node.output[0], constant))
     return True
 
 

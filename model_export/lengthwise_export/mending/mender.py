@@ -108,6 +108,10 @@ class Mender:
         """Sets an output of the node."""
         self.values[self.node.output[place]] = value
 
+    def numbers(self, name: str, array: NDArray[Any]) -> Numbers:
+        """A constant of this name."""
+        return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
+
     def fixed(self, number: int) -> Size:
         """A fixed size."""
         return Size.of(number, self.count)
@@ -461,6 +465,9 @@ _SHORTEST_RUN: Final = 8
 
 Rule = Callable[[Mender], None]
 """Mends `Mender.node`: emits what stands for it, and sets its outputs."""
+
+Follow = Callable[[Mender, NodeProto], Sequence[object]]
+"""Mends one node, and returns what changed."""
 
 FLOAT: Final = TensorProto.FLOAT
 INT64: Final = TensorProto.INT64

@@ -51,6 +51,11 @@ class Writer:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shared: dict[object, str] = {}
 
+    def beside(self) -> Writer:
+        """A writer of the same graph whose nodes are thrown away."""
+        name, axis = self._width_input
+        return Writer(self._lengths_input, (name, axis), self._names, int32=self._int32, range_=self._range)
+
     def emit(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         """Adds a node with one output, and returns the output's name."""
         name = output or self.name(f"mended_{kind.lower()}")

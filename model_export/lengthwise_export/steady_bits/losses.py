@@ -15,7 +15,7 @@ import onnxruntime
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
-from lengthwise.verification import measurement, promises
+from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
@@ -53,10 +53,18 @@ class LossOfBits:
 
 
 def keeps_bits(graph: onnx.ModelProto, manifest: Manifest) -> bool:
-    """Whether a sequence gets the same bits batched and unbatched, as far as verification measures it."""
+    """Whether a sequence gets the same bits batched and unbatched, in every case of the verification.
+
+    The first case in which a bit differs ends the measurement.
+    """
     content = graph.SerializeToString()
-    cases = measurement.measure_cases(lambda threads: Session(content, manifest, threads=threads), manifest, None)
-    return promises.promise(cases).bits
+
+    def cases() -> Iterator[Case]:
+        variations = BatchVariations(Session(content, manifest), manifest, seed=0)
+        yield from variations.invariance()
+        yield from variations.with_threads(Session(content, manifest, threads=2))
+
+    return all(case.bits for case in cases() if case.is_invariance and not case.extreme)
 
 
 def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:

@@ -42,7 +42,7 @@ class Replacement:
         self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, **attributes: Any
     ) -> Sequence[ir.Value]:
         """Adds a node with several outputs."""
-        name = f"{self.replaced.name or self.replaced.op_type}/{operator}_{len(self.nodes)}"
+        name = f"{self.replaced.name or self.replaced.outputs[0].name}/{operator}_{len(self.nodes)}"
         node = ir.node(
             operator,
             list(inputs),
@@ -81,6 +81,7 @@ class Replacement:
 
     def put_into(self, graph: ir.Graph) -> None:
         """Replaces the nodes in the graph."""
+        self._rename_apart(graph)
         for old, new in zip(self.olds, self.news, strict=True):
             # The measured sizes are known by name, and a value that is an output of the graph keeps its name.
             new.name, new.type, new.shape = old.name, old.type, old.shape
@@ -90,3 +91,16 @@ class Replacement:
         last = [self.replaced, *self.also][-1]
         graph.insert_after(last, self.nodes)
         graph.remove([*self.also[::-1], self.replaced], safe=True)
+
+    def _rename_apart(self, graph: ir.Graph) -> None:
+        """Makes the names of new nodes and values differ from all others."""
+        nodes = {node.name for node in graph}
+        values = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
+        values |= {value.name for value in graph.inputs}
+        renamed: list[tuple[set[str | None], ir.Node | ir.Value]] = [(nodes, node) for node in self.nodes]
+        renamed += [(values, value) for node in self.nodes for value in node.outputs]
+        renamed += [(values, value) for value in self.weights]
+        for taken, one in renamed:
+            while one.name in taken:
+                one.name = f"{one.name}_"
+            taken.add(one.name)

@@ -26,6 +26,8 @@ from lengthwise_export.steady_bits.operators import EXPANSIONS, REWRITES
 LOWEST_OPSET = 13
 """The first opset in which Squeeze and Unsqueeze take their axes as an input."""
 
+_MAX_NAMED = 4
+"""At most this many operators of a type are named."""
 _LENGTHS = (1, 3, 8, 21, 55)
 """Lengths of the sequences whose answers before and after are compared."""
 
@@ -140,6 +142,10 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
 
 
 def _listed(rewritten: list[RewrittenOperator]) -> str:
-    """The operators by type, as `ReduceSum (pool, mean)`."""
-    kinds = dict.fromkeys(one.kind for one in rewritten)
-    return ", ".join(f"{kind} ({', '.join(one.operator for one in rewritten if one.kind == kind)})" for kind in kinds)
+    """The operators by type, as `ReduceSum (pool, mean)`; of many the first few."""
+    parts = []
+    for kind in dict.fromkeys(one.kind for one in rewritten):
+        names = [one.operator for one in rewritten if one.kind == kind]
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        parts.append(f"{kind} ({', '.join(names[:_MAX_NAMED])}{more})")
+    return ", ".join(parts)
