@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
 import lengthwise
 import lengthwise_export
@@ -217,3 +219,31 @@ def test_nothing_is_published_below_the_accuracy_to_keep(mends_to: Give, blind: 
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=0.9, **SHORT)
     with pytest.raises(ConfigurationError, match="must_keep_accuracy"):
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=95, **SHORT)
+
+
+class FiveAtOnce(nn.Module):
+    """A convolution over five steps without padding, and the largest value: shorter sequences have no answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 6, 5)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x.mT)).amax(2))
+
+
+def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = FiveAtOnce().eval()
+    report = lengthwise_export.check(module, fix=True, **SHORT)
+    assert report.fix is not None
+    assert report.fix.min_length == 5
+    assert report.fix.proof is not None
+    assert (report.fix.proof.sequences, min(report.fix.proof.lengths)) == (200, 5)
+    published = lengthwise_export.export(module, tmp_path / "five", mend=True, **SHORT)
+    assert published.manifest.min_length == 5
+    rows = [np.random.default_rng(0).normal(size=(length, 3)).astype(np.float32) for length in (5, 6, 31, 60)]
+    for steps, answer in zip(rows, lengthwise.load(published.directory).predict(rows), strict=True):
+        alone = module(torch.from_numpy(steps[None])).softmax(dim=1).detach().numpy()[0]
+        np.testing.assert_allclose(answer.probabilities, alone, rtol=1e-4)
