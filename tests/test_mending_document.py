@@ -52,6 +52,8 @@ def test_a_fix_says_what_the_page_says(line: str) -> None:
     fix = json.loads(done.stdout)["fix"]
     assert fix["mendable"] is (expected == "mendable")
     assert bool(fix["changes"]) is fix["mendable"]
+    assert {change["file"] for change in fix["changes"]} <= {"examples/mending.py"}
+    assert all(change["source"] and change["cause"] and change["after"] for change in fix["changes"])
 
 
 @pytest.mark.long

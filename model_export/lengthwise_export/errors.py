@@ -9,6 +9,7 @@ LengthwiseError
 ├── ExportError                     the target cannot be exported                         exit 2
 ├── UncheckableError                the target cannot be checked                          exit 2
 │   └── RunError                    the model raises for a batch
+├── UnmendableError                 an operator of the graph cannot be mended             exit 2
 └── ModelError
     └── VerificationError           the exported graph failed the verification            exit 1
 ```

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
 import lengthwise
 import lengthwise_export
 from lengthwise.errors import ConfigurationError, VerificationError
-from lengthwise.padding import pad
 from lengthwise_export import mend_target
 from lengthwise_export.cli import main
 from lengthwise_export.errors import UnmendableError
@@ -59,16 +60,13 @@ def command(*words: object) -> Result:
     return CliRunner().invoke(main, [*map(str, words), "--max-length", "60"])
 
 
-def labelled(folder: Path, *, alone: bool) -> Path:
-    """Sequences with the label that the model answers alone, or padded to the longest of them."""
+def labelled(folder: Path) -> Path:
+    """A file of sequences with the label that the model answers alone."""
     random = np.random.default_rng(0)
     rows = [random.normal(size=(length, 3)).astype(np.float32) for length in range(2, 42)]
     lines = []
     for steps in rows:
-        width = len(steps) if alone else 41
-        # The padding only scales the mean, so a constant decides.
-        pooled = pad([steps], width=width).steps.mean(axis=1)
-        lines.append({"steps": steps.tolist(), "label": str(int((pooled @ WEIGHTS).argmax()))})
+        lines.append({"steps": steps.tolist(), "label": str(int((steps.mean(axis=0) @ WEIGHTS).argmax()))})
     path = folder / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
@@ -168,6 +166,18 @@ def test_a_mend_that_does_not_hold_is_not_published(mends_to: Give, blind: Path,
     assert not report.fix.proof.holds
 
 
+def test_a_mend_that_lets_nan_through_is_not_published(mends_to: Give, blind: Path, tmp_path: Path) -> None:
+    mends_to(mended_mean(multiplied=True))
+    report = lengthwise_export.check(blind, fix=True, **SHORT)
+    assert report.fix is not None
+    assert report.fix.proof is not None
+    assert report.fix.proof.holds
+    assert (report.fix.mendable, report.fix.verdict) == (False, "warning")
+    with pytest.raises(VerificationError, match="the check of the mended graph finds: warning"):
+        lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, **SHORT)
+    assert not (tmp_path / "m").exists()
+
+
 def test_what_cannot_be_mended_is_refused_by_operator_and_line(refused: None, blind: Path, tmp_path: Path) -> None:
     done = command("export", blind, "--mend", "--out", tmp_path / "models" / "refused")
     assert done.exit_code == 2
@@ -185,7 +195,7 @@ def test_without_mend_a_model_without_lengths_is_refused_as_before(blind: Path, 
 
 def test_the_accuracy_is_told_padded_alone_and_mended(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean())
-    data = labelled(tmp_path, alone=True)
+    data = labelled(tmp_path)
     published = lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, data=data, **SHORT)
     measured = published.mend_accuracy
     assert measured is not None
@@ -198,7 +208,7 @@ def test_the_accuracy_is_told_padded_alone_and_mended(mends_to: Give, blind: Pat
 
 def test_nothing_is_published_below_the_accuracy_to_keep(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean())
-    data = labelled(tmp_path, alone=True)
+    data = labelled(tmp_path)
     lines = data.read_text().splitlines()
     wrong = [json.loads(line) | {"label": "0"} for line in lines[:20]]
     data.write_text("\n".join([*map(json.dumps, wrong), *lines[20:]]))
@@ -209,3 +219,31 @@ def test_nothing_is_published_below_the_accuracy_to_keep(mends_to: Give, blind: 
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=0.9, **SHORT)
     with pytest.raises(ConfigurationError, match="must_keep_accuracy"):
         lengthwise_export.export(blind, tmp_path / "m" / "one", mend=True, must_keep_accuracy=95, **SHORT)
+
+
+class FiveAtOnce(nn.Module):
+    """A convolution over five steps without padding, and the largest value: shorter sequences have no answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 6, 5)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(x.mT)).amax(2))
+
+
+def test_a_torch_module_is_mended_from_its_shortest_sequence_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = FiveAtOnce().eval()
+    report = lengthwise_export.check(module, fix=True, **SHORT)
+    assert report.fix is not None
+    assert report.fix.min_length == 5
+    assert report.fix.proof is not None
+    assert (report.fix.proof.sequences, min(report.fix.proof.lengths)) == (200, 5)
+    published = lengthwise_export.export(module, tmp_path / "five", mend=True, **SHORT)
+    assert published.manifest.min_length == 5
+    rows = [np.random.default_rng(0).normal(size=(length, 3)).astype(np.float32) for length in (5, 6, 31, 60)]
+    for steps, answer in zip(rows, lengthwise.load(published.directory).predict(rows), strict=True):
+        alone = module(torch.from_numpy(steps[None])).softmax(dim=1).detach().numpy()[0]
+        np.testing.assert_allclose(answer.probabilities, alone, rtol=1e-4)

@@ -147,13 +147,21 @@ def leaking_mean() -> onnx.ModelProto:
     )
 
 
-def mended_mean(*, counted_wrong: bool = False) -> onnx.ModelProto:
-    """The mean over the valid steps; with `counted_wrong` it divides by one step too many."""
+def mended_mean(*, counted_wrong: bool = False, multiplied: bool = False) -> onnx.ModelProto:
+    """The mean over the valid steps.
+
+    Args:
+        counted_wrong: It divides by one step too many.
+        multiplied: It multiplies by the mask, so NaN in the padding stays.
+    """
+    keep = "kept = Where (valid3, values, zero)"
+    if multiplied:
+        keep = "factors = Cast <to = 1> (valid3)\n[times] kept = Mul (factors, values)"
     return _pooled(
         "[shape] shape = Shape <start = 1, end = 2> (values)\n[width] width = Squeeze (shape)\n"
         "[places] places = Range (origin, width, one)\n[whole] whole = Cast <to = 7> (lengths)\n"
         "[column] column = Unsqueeze (whole, first)\n[valid] valid = Less (places, column)\n"
-        "[valid3] valid3 = Unsqueeze (valid, second)\n[kept] kept = Where (valid3, values, zero)\n"
+        "[valid3] valid3 = Unsqueeze (valid, second)\n[keep] " + keep + "\n"
         "[sum] sum = ReduceSum <keepdims = 0> (kept, first)\n"
         + ("[more] number = Add (column, one)\n" if counted_wrong else "[same] number = Identity (column)\n")
         + "[float] count = Cast <to = 1> (number)\n[mean] pooled = Div (sum, count)",

@@ -174,8 +174,9 @@ class BatchVariations:
     def of_many_lengths(self) -> Case:
         """Many sequences of random lengths, in batches of several sizes."""
         random = np.random.default_rng(self.seed + 5)
-        longest = max(min(self.manifest.max_length - 1, MANY_LONGEST), 1)
-        members = draw(self.manifest, random.integers(1, longest + 1, size=MANY_SEQUENCES).tolist(), self.seed + 5)
+        least = self.manifest.min_length
+        longest = max(min(self.manifest.max_length - 1, least - 1 + MANY_LONGEST), least)
+        members = draw(self.manifest, random.integers(least, longest + 1, size=MANY_SEQUENCES).tolist(), self.seed + 5)
         sizes, start = itertools.cycle(MANY_ROWS), 0
         expected, actual = [], []
         while start < len(members):
@@ -184,7 +185,7 @@ class BatchVariations:
             expected += [part for steps in together for part in self._unbatched(steps)]
             actual += [part for answer in self._answers(together) for part in answer]
         return self._case(
-            f"{len(members)} sequences of 1 to {longest} steps {self.batched}", "company", expected, actual
+            f"{len(members)} sequences of {least} to {longest} steps {self.batched}", "company", expected, actual
         )
 
     def wider(self) -> Iterator[Case]:
