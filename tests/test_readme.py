@@ -126,9 +126,15 @@ def test_what_it_points_to_is_there(link: str) -> None:
 
 
 def test_a_leak_is_found_and_pictured(tmp_path: Path) -> None:
-    said = run(command(f"{TOOL} check"), tmp_path / "absent", code=1)
+    said = run(command(f"{TOOL} check examples/masking.py"), tmp_path / "absent", code=1)
     assert "softmax" in said
     assert "<svg" in (tmp_path / "absent" / "leak.html").read_text()
+
+
+def test_a_model_without_lengths_is_mended_as_shown(tmp_path: Path) -> None:
+    assert "mendable" in run(command(f"{TOOL} check examples/mending.py"), tmp_path, code=2)
+    run(command(f"{TOOL} export examples/mending.py"), tmp_path)
+    assert (tmp_path / "models" / "inception" / "1" / "model.onnx").is_file()
 
 
 @pytest.mark.long
