@@ -31,7 +31,7 @@ class Exhibit:
     """One model and what a right report says about it.
 
     Attributes:
-        room: `torch_` or `onnx_`, and `leaking`, `sound` or `refused`.
+        room: `torch_` or `onnx_`, and `leaking`, `sound`, `refused`, `blind` or `unmendable`.
         name: The file's name in that room, or for ONNX the function's.
         verdict: The right one.
         operator: For a leak: a right answer names an operator that contains at least one of these (a module path, a
