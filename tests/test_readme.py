@@ -151,7 +151,7 @@ def test_a_file_is_scored(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_model_is_trained_exported_and_served(tmp_path: Path) -> None:
     run(command(f"{TOOL} train"), tmp_path)
-    run(command(f"{TOOL} export"), tmp_path)
+    run(command(f"{TOOL} export model_export/"), tmp_path)
     repository = shlex.split(command(f"{TOOL} serve").replace("runs/", f"{tmp_path}/"))[-1]
     with started(repository) as server:
         (served,) = server.get("/healthz").json()["models"]

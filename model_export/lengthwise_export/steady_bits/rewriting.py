@@ -128,7 +128,8 @@ def largest_difference(before: onnx.ModelProto, after: onnx.ModelProto, manifest
     """The largest difference between the two graphs' answers to sequences of several lengths, batched and unbatched."""
     sessions = [Session(graph.SerializeToString(), manifest) for graph in (before, after)]
     sampler = Sampler(manifest.input, seed=0)
-    sequences = [sampler.sequence(min(length, manifest.max_length)) for length in _LENGTHS]
+    lengths = [max(min(length, manifest.max_length), manifest.min_length) for length in _LENGTHS]
+    sequences = [sampler.sequence(length) for length in lengths]
     unbatched = [[steps] for steps in sequences]
     together = [] if manifest.max_batch_rows == 1 else [sequences]
     apart = []
