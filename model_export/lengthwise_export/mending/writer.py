@@ -157,8 +157,8 @@ class Writer:
 
     def _function(self, table: Table, lengths: str) -> str:
         """The values of a table `[lengths, *shape]` at some lengths, int64 `[n]`."""
-        if table.ndim == 1 and np.issubdtype(table.dtype, np.integer) and len(table) > 1:
-            found = _as_line(table, self._range)
+        if table.ndim == 1 and len(table) > 1 and (table == np.trunc(table)).all():
+            found = _as_line(table.astype(np.int64), self._range)
             if found is not None:
                 return self._line(found, lengths, table.dtype)
         # Shorter lengths do not occur, and a width is at most rounded up.
