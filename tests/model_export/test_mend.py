@@ -226,6 +226,8 @@ CASES: dict[str, str] = {
     "p = ReduceMean <axes = [1], keepdims = 0> (y)\n logits = Identity (p)",
     "Dropout in evaluation": "y = Dropout (values)\n p = ReduceMean <axes = [1], keepdims = 0> (y)\n"
     "logits = MatMul (p, W)",
+    "step of each row by an index": "m = ReduceMax <axes = [2], keepdims = 0> (values)\n"
+    "i = ArgMax <axis = 1, keepdims = 1> (m)\n p = GatherND <batch_dims = 1> (values, i)\n logits = MatMul (p, W)",
     "each step": "y = CumSum <reverse = 1> (values, one)\n t = Tanh (y)\n logits = MatMul (t, W)",
 }
 NEW = {
@@ -339,6 +341,11 @@ def test_the_shortest_and_the_longest_sequence_are_those_the_original_runs_on() 
         run(original, values=normal(1, 4, FEATURES))
     table = mend(graph_of(CASES["table of positions"]), GraphNames(), StepInput(features=FEATURES), max_length=500)
     assert (table.min_length, table.max_length) == (1, 60)
+
+
+def test_a_width_that_is_computed_with_is_a_change_too() -> None:
+    _, result = mended(CASES["width as a number"])
+    assert any("computes with the width of the batch" in change.cause for change in result.changes)
 
 
 def test_a_graph_that_mixes_no_steps_stays_as_it_is() -> None:

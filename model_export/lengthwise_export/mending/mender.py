@@ -125,6 +125,7 @@ class Mender:
         groups = singles([self.fixed(size) for size in value.shape])
         if value.is_constant:
             return Ragged(value.name, value.dtype, groups)
+        self.causes.append("it computes with the width of the batch in the place of the row's length")
         return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
 
     def refuse(self, reason: str) -> NoReturn:

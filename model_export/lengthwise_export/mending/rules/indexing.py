@@ -190,6 +190,9 @@ def gather_nd(mender: Mender) -> None:
         mender.set(_of_each_row(mender, mender.as_ragged(data), index.columns))
         return
     count = index.shape[-1] if isinstance(index, Numbers) else index.groups[-1][0].fixed
+    if mender.attribute("batch_dims", 0) == 1 and count == 1 and isinstance(index, Ragged):
+        mender.set(_of_own_row(mender, mender.as_ragged(data), index))
+        return
     if mender.attribute("batch_dims", 0) or count != 1:
         mender.refuse(
             f"picks places by {count} indexes at once, as adaptive pools, interpolation and x[i, j] do: pool to one "
@@ -211,17 +214,26 @@ def _of_each_row(mender: Mender, value: Ragged, columns: Sequence[Value]) -> Rag
         mender.refuse("picks places by the numbers of the rows in another order than x[rows, places]")
     if value.is_merged or value.row_added or value.rank < 2 or not value.groups[0][0].is_rows:
         mender.refuse("picks by the numbers of the rows from a value whose first axis is not the rows")
-    _, size = mender.single(value, 1)
     (_, places), groups, _ = mender.align([first.called(first.name, counts_rows=False), rest[0]])
     if not 2 <= len(groups) <= 3 or any(len(group) != 1 for group in groups) or not groups[0][0].is_rows:
         mender.refuse("picks places of each row by an index of more than two axes")
     shape = mender.emit("Concat", [mender.at_width(group) for group in groups], axis=0)
     whole = mender.emit("Expand", [places.name, shape])
-    picked = Ragged(mender.squeezed(whole, [len(groups) - 1]), places.dtype, groups[:-1])
+    return _of_own_row(mender, value, Ragged(whole, places.dtype, groups))
+
+
+def _of_own_row(mender: Mender, value: Ragged, index: Ragged) -> Ragged:
+    """Picks from each row by its own index `[rows, ..., 1]`, along the axis behind the rows."""
+    merged = value.is_merged or value.row_added or index.is_merged or index.row_added
+    if merged or not value.groups[0][0].is_rows or not index.groups[0][0].is_rows:
+        mender.refuse("picks from one row by the index of another")
+    _, size = mender.single(value, 1)
+    groups = index.groups[:-1]
+    picked = Ragged(mender.squeezed(index.name, [len(groups)]), index.dtype, groups)
     picked = _from_the_end(mender, picked, size) if size.is_time else picked
     picked = mender.masked(picked, [place for place, _ in picked.times()], 0)
-    name = mender.emit("GatherND", [value.name, mender.unsqueezed(picked.name, [len(groups) - 1])], batch_dims=1)
-    return value.called(name, groups=(*groups[:-1], *value.groups[2:]), zeroed=False)
+    name = mender.emit("GatherND", [value.name, mender.unsqueezed(picked.name, [len(groups)])], batch_dims=1)
+    return value.called(name, groups=(*groups, *value.groups[2:]), zeroed=False)
 
 
 def gather_elements(mender: Mender) -> None:
