@@ -45,7 +45,7 @@ CONTENDERS = (replace(SERVICE, title="planned by length"), by_arrival(4), by_arr
 
 def workload(seed: int, count: int) -> Work:
     """Lengths of median 50 and sigma 0.7, and the mended model; it is published once and kept."""
-    directory = CACHE / "mended-inception" / "1"
+    directory = CACHE.parent / "bench-mended" / "inception" / "1"  # alone in its repository: it is the default model
     if not directory.is_dir():
         options = ["--features", str(FEATURES), "--max-length", str(LONGEST), "--mend"]
         command = [sys.executable, "-m", "lengthwise", "export", TARGET, *options, "--out", str(directory)]
