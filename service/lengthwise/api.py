@@ -228,6 +228,7 @@ def load(
     """
     from lengthwise.batching.plan import BatchLimits
     from lengthwise.repository import loading
+    from lengthwise.repository.model_directory import model_directory
     from lengthwise.runtime.provider import choose
     from lengthwise.settings import available_cores, bundled_models
 
@@ -240,37 +241,11 @@ def load(
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: a whole number from 1 is wanted")
-    directory = _located(bundled_models() / "japanese-vowels" if path is None else Path(path))
+    directory = model_directory(bundled_models() / "japanese-vowels" if path is None else Path(path))
     limits = BatchLimits(max_batch_rows, max_batch_cost_steps)
     choice = choose(provider, runners=threads, recurrent_kernels=recurrent_kernels)
     made = loading.load(directory, limits, devices=choice.devices)
     return Model(made, limits, threads or choice.runners(available_cores()))
-
-
-def _located(path: Path) -> Path:
-    """The model directory for a path: the path itself, or the highest version in it.
-
-    Raises:
-        ConfigurationError: It is neither a model directory nor a model.
-    """
-    from lengthwise.runtime.manifest import MANIFEST_FILE
-    from lengthwise.versions import highest_version, is_version
-
-    if (path / MANIFEST_FILE).is_file():
-        absolute = Path(os.path.abspath(path))  # by the names that the caller sees, as the service does
-        return absolute if is_version(absolute.name) else absolute.resolve()
-    try:
-        highest = highest_version(Path(os.path.abspath(path)))
-        inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    except OSError as error:
-        raise ConfigurationError(f"the model directory {path} cannot be read: {error.strerror}") from error
-    if highest is not None:
-        return highest
-    models = [str(folder) for folder in inside if any(folder.glob(f"*/{MANIFEST_FILE}"))]
-    instead = f"; it holds models: load one of {', '.join(models[:5])}" if models else ""
-    raise ConfigurationError(
-        f"{path} is no model directory: it has neither {MANIFEST_FILE} nor versions (1, 2, ...){instead}"
-    )
 
 
 def _chunks(items: list[Item]) -> Iterator[tuple[None, list[Item]]]:

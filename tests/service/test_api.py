@@ -106,7 +106,7 @@ def test_links_are_followed_as_the_service_does(tmp_path: Path) -> None:
     [
         ("nothing", "cannot be read: No such file"),
         ("vowels/1/manifest.json", "cannot be read: Not a directory"),
-        (".", r"neither manifest.json nor versions .* load one of .*vowels"),
+        (".", r"neither manifest.json nor versions .* name one of .*vowels"),
         ("empty", "neither manifest.json nor versions"),
     ],
 )

@@ -374,8 +374,8 @@ def test_the_input_is_never_written_to(tmp_path: Path):
 def test_a_folder_that_is_no_model_is_answered_with_the_models_in_it(tmp_path: Path):
     result = call(DEMO, tmp_path / "out", model=bundled_models())
     assert result.exit_code == 2
-    assert f"there is {BUNDLED}" in result.stderr
-    assert "MODELS/NAME/VERSION" in call(DEMO, tmp_path / "out", model=tmp_path).stderr
+    assert f"name one of {BUNDLED.parent}" in result.stderr
+    assert "it has neither manifest.json nor versions" in call(DEMO, tmp_path / "out", model=tmp_path).stderr
 
 
 def test_a_model_that_fails_its_proof_scores_nothing(tmp_path: Path):
@@ -433,4 +433,6 @@ def test_of_a_model_the_highest_version_scores(tmp_path: Path):
         assert "by vowels/10" in result.stdout
     result = call(DEMO, tmp_path / "other", model=tmp_path / "models")
     assert result.exit_code == 2
-    assert "is no model directory; there is" in result.stderr
+    message = " ".join(result.stderr.split())
+    assert "is no model directory" in message
+    assert "name one of" in message

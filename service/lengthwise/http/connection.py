@@ -39,9 +39,8 @@ Requests are read while earlier ones are answered, so whether one is being answe
 (`is_answering`). Of the states, IDLE, HEAD, UPGRADE and BODY read, and ENDING, BROKEN and CLOSED (`ENDED`) do not.
 
 Private parts of uvicorn (0.54) that are used here, besides those that `http.cycle` names: the attributes `cycle`,
-`pipeline`,
-`flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`, `_start_asgi_task`
-and `_unset_keepalive_if_required`.
+`pipeline`, `flow`, `scope`, `headers`, `url`, `parser` and `timeout_keep_alive_task` of its `HttpToolsProtocol`,
+`_start_asgi_task` and `_unset_keepalive_if_required`.
 """
 
 from __future__ import annotations

@@ -25,12 +25,10 @@ from lengthwise.decoding import dataset
 from lengthwise.decoding.dataset import BadRecord, Label
 from lengthwise.errors import ConfigurationError, LengthwiseError, RecordError
 from lengthwise.progress import progress_bar
-from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise.scoring.prediction_file import PredictionFile
 from lengthwise.scoring.records import Chunk, InputRecord, ValidRecord, chunked, prediction_of, validated
 from lengthwise.scoring.summary import Summary
 from lengthwise.settings import Settings, available_cores, bundled_models
-from lengthwise.versions import highest_version
 
 if TYPE_CHECKING:  # they bring onnxruntime along, which help does without
     from lengthwise.repository.model import LoadedModel
@@ -164,17 +162,9 @@ def _models_there_are() -> str:
 def _load(directory: Path, limits: BatchLimits, device: Device) -> LoadedModel:
     """The model, verified as the service verifies it."""
     from lengthwise.repository import loading
+    from lengthwise.repository.model_directory import model_directory
 
-    if not (directory / MANIFEST_FILE).is_file():
-        highest = highest_version(directory) if directory.is_dir() else None
-        if highest is not None:
-            return loading.load(highest.resolve(), limits, devices=(device,))
-        found = sorted(
-            str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")
-        )
-        instead = f"; there is {', '.join(found[:5])}" if found else ", which is MODELS/NAME/VERSION"
-        raise ConfigurationError(f"{directory} is no model directory{instead}")
-    return loading.load(directory.resolve(), limits, devices=(device,))
+    return loading.load(model_directory(directory), limits, devices=(device,))
 
 
 @dataclass(frozen=True, slots=True)
