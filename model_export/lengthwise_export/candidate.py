@@ -94,11 +94,13 @@ def from_spec(
     torch.manual_seed(0)
     model = SequenceClassifier(spec).eval()
     made: dict[str, str | int | float | None] = {"architecture": "built-in"}
+    profile = None
     if weights is None:
         made["weights"] = UNTRAINED
     else:
         trained.load(model, spec, weights)
         made["checkpoint"] = digest(weights)
+        profile = trained.profile(weights)
     mean, std = _statistics(model, spec)
 
     def build(named: Manifest) -> onnx.ModelProto:
@@ -107,7 +109,9 @@ def from_spec(
         )
 
     return Candidate(
-        manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(update={"made": made}),
+        manifest=spec.manifest(name="model", version=1, mean=mean, std=std).model_copy(
+            update={"made": made, "training": profile}
+        ),
         build=build,
         reference=eager_reference(model),
         tolerance=tolerance,

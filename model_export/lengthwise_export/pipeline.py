@@ -43,6 +43,7 @@ from lengthwise_export.mended_accuracy import MendAccuracy
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.onnx_graphs import labels, precision
 from lengthwise_export.onnx_graphs.cpu_nodes import host_nodes
+from lengthwise_export.training_profile import profile_of
 
 GOLDEN_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 
@@ -145,7 +146,7 @@ def export(
             sequences = None if data is None else [record.steps for record in data]
             verified = at_precision(verified, to, sequences, tolerance=source.tolerance, seed=seed)
         if data is not None:
-            verified = _with_accuracy(verified, data)
+            verified = _with_accuracy(_with_profile(verified, data), data)
         if must_keep_accuracy is not None:
             _require_accuracy(verified, must_keep_accuracy, before_and_after)
         finished = _write(stage, verified, source.mend, seed=seed)
@@ -259,6 +260,15 @@ def at_precision(
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     changes = None if data is None else labels.compare(exact, verified.manifest, converted.session(), manifest, data)
     return VerifiedGraph(converted.graph, manifest.model_copy(update={"from_fp32": apart}), converted.cases, changes)
+
+
+def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:
+    """The same graph with the profile of the data in its manifest, unless that has the profile of its training."""
+    manifest = verified.manifest
+    if manifest.training is not None or not data:
+        return verified
+    profile = profile_of(data, manifest.labels)
+    return replace(verified, manifest=manifest.model_copy(update={"training": profile}))
 
 
 def _with_accuracy(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:

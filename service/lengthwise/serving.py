@@ -17,6 +17,7 @@ from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
 from lengthwise.inflight import Inflight
+from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
 from lengthwise.repository.contents import Repository
@@ -55,6 +56,7 @@ class Serving:
         call_records: Opens the record of each inference call.
         keys: The API keys; None where no key is needed.
         choice: The devices that models run on, and why.
+        monitoring: Samples answered calls.
         inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
 
@@ -85,8 +87,9 @@ class Serving:
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
             on_batch=None if tracer is None else tracer.batch,
         )
-        aliases = (triton_metrics.families,) if settings.triton_metrics else ()
-        self.metrics = Metrics(self._gauges, self._bounds, *aliases)
+        self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
+        triton = (triton_metrics.families,) if settings.triton_metrics else ()
+        self.metrics = Metrics(self._gauges, self._bounds, *triton, lambda _: self.monitoring.families())
         access = AccessLog(settings.access_log) if settings.access_log else None
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.call_records = CallRecorder(self.metrics.unknown, access, tracer)
@@ -116,6 +119,7 @@ class Serving:
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
         await self.batcher.start()
+        self.monitoring.start()
         await self.registry.open()
         self._started = True
         if not self.registry.served:
@@ -133,6 +137,7 @@ class Serving:
             await listener()
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
+        await asyncio.to_thread(self.monitoring.stop)
 
     @property
     def ready(self) -> bool:

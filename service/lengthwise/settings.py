@@ -25,7 +25,8 @@ from pydantic_settings import (
 from lengthwise.errors import ConfigurationError
 from lengthwise.files import bundled_models as bundled_models
 from lengthwise.inflight import LEAST_BODIES
-from lengthwise.versions import Policy
+from lengthwise.record_columns import check_columns
+from lengthwise.versions import Key, Policy
 from lengthwise.wrong_values import nearest, no_booleans_for_numbers, sentence
 
 if TYPE_CHECKING:
@@ -106,6 +107,18 @@ def _policy(value: str) -> str:
     return value
 
 
+def _named_version(value: str) -> str:
+    Key.parse(value)
+    return value
+
+
+def _columns(value: tuple[str, ...]) -> tuple[str, ...]:
+    check_columns(value)
+    return value
+
+
+Columns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_columns)]
+"""Columns of record files."""
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
 """As browsers send them in the header `origin`: scheme, host and optionally port, no path."""
 
@@ -243,6 +256,42 @@ class Settings(BaseSettings):
         le=1,
         allow_inf_nan=False,
         description="Share of calls that get a line in the access log: off, or 0 to 1.",
+    )
+    drift_share: Annotated[float, BeforeValidator(_share)] = Field(
+        0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of calls that are compared with the training data (metric lengthwise_drift), for models "
+        "whose manifest has its profile: off, or 0 to 1.",
+    )
+    verify_share: Annotated[float, BeforeValidator(_share)] = Field(
+        0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of calls of which one sequence is computed again, alone, while no caller waits, and "
+        "compared with its answer: off, or 0 to 1.",
+    )
+    record: Path | None = Field(
+        None, description="Folder for Parquet files of sampled calls. Off by default. Needs the extra parquet."
+    )
+    record_share: Annotated[float, BeforeValidator(_share)] = Field(
+        0.01, ge=0, le=1, allow_inf_nan=False, description="Share of calls that are recorded: off, or 0 to 1."
+    )
+    record_max_bytes: int = Field(
+        2**30, ge=2**20, description="Most bytes of all record files; beyond it the oldest are removed."
+    )
+    record_without: Columns = Field(
+        (), description="Columns that records leave out, separated by commas, such as steps,id,probabilities."
+    )
+    shadow: Annotated[str, AfterValidator(_named_version)] | None = Field(
+        None,
+        description="A version NAME/VERSION that answers a share of the calls to other versions of NAME too, while no "
+        "caller waits; its answers are compared with those that are sent. Off by default.",
+    )
+    shadow_share: Annotated[float, BeforeValidator(_share)] = Field(
+        0.05, ge=0, le=1, allow_inf_nan=False, description="Share of calls that the shadow answers too: off, or 0 to 1."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity to log.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log lines, on stderr.")

@@ -35,6 +35,18 @@ class Key:
         """`NAME/VERSION`."""
         return f"{self.name}/{self.version}"
 
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """Reads `NAME/VERSION`.
+
+        Raises:
+            ValueError: The text is not of this form.
+        """
+        match = _KEY.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("must be NAME/VERSION, like vowels/3")
+        return cls(match[1], int(match[2]))
+
 
 def is_written_as_version(text: str) -> bool:
     """Whether a text is ASCII digits that do not start with 0; of a number too large to be a version, too."""

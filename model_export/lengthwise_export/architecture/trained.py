@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ValidationError
+
+from lengthwise.data_profile import DataProfile
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError, SpecError
 
@@ -32,6 +35,8 @@ WEIGHTS_FILE: Final = "model.safetensors"
 STATE_FILE: Final = "state.safetensors"
 """The file with the state of a training run, for a resume."""
 
+PROFILE: Final = "profile"
+"""The key of the training data's profile in the state of a file of weights."""
 FORMAT: Final = 1
 """The format version of `record_of`. Another number means a later version of lengthwise."""
 
@@ -74,6 +79,23 @@ class TrainingRecord:
     @property
     def _split(self) -> str:
         return "validation" if "validation" in (self.accuracy or {}) else "training"
+
+
+def profile(weights: Path) -> DataProfile | None:
+    """The profile of the data that weights were trained on; None if the file has none.
+
+    Raises:
+        CheckpointError: The file cannot be read, or its profile is malformed.
+    """
+    from lengthwise_export.architecture import checkpoint  # imported here, because ONNX files need no torch
+
+    recorded = checkpoint.state(weights).get(PROFILE)
+    if recorded is None:
+        return None
+    try:
+        return DataProfile.model_validate(recorded)
+    except ValidationError as error:
+        raise CheckpointError(f"{weights}: its profile of the training data is malformed: {error}") from error
 
 
 def record_of(spec: Spec, accuracy: Mapping[str, float], answers: Mapping[str, int]) -> dict[str, Any]:

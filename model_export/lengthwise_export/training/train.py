@@ -32,6 +32,7 @@ from lengthwise_export.training import objective
 from lengthwise_export.training.batches import Example, batches, examples, stratified_split, stratum
 from lengthwise_export.training.objective import EvaluationScores
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training_profile import profile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def train(
     accuracy = {name: scores.accuracy for name, scores in measured.items()}
     answers = {name: scores.answers for name, scores in measured.items()}
     state = trained.record_of(spec, accuracy, answers) | {"seed": options.seed, "epoch": run.progress.best}
+    state[trained.PROFILE] = profile_of(records, spec.output.labels).model_dump()
     checkpoint.write(directory / WEIGHTS_FILE, run.best, state)
     return result
 

@@ -225,7 +225,12 @@ class InferenceCall:
         The batcher calls it with the last two arguments, once the results of all sequences are there.
         """
         self._timing = timing
-        return write(encode(windows.answers_of(call, results, split)), timing)
+        answers = windows.answers_of(call, results, split)
+        written = write(encode(answers), timing)
+        self._protocol.serving.monitoring.answered(
+            call, answers, timing, request_id=self.request_id, arrived=self.record.arrived
+        )
+        return written
 
     def withdraw(self) -> None:
         """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""

@@ -25,6 +25,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from lengthwise import files
+from lengthwise.data_profile import DataProfile
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
 from lengthwise.runtime import onnx_graph
@@ -168,8 +169,9 @@ class Manifest(_ManifestPart):
     Some fields explained: a sequence has `min_length` to `max_length` steps. A longer one follows the policy `long`; a
     shorter one is refused, because the model itself raises for it. `from_fp32` is the largest absolute difference of a
     logit from the float32 graph, measured at export; None for a float32 graph. Widths are rounded up to a multiple of
-    `width_multiple`. At most `max_batch_rows` rows run together; None leaves that to the service. `host_nodes` are the
-    nodes of the graph that compute shapes only; on a device, only they may run on the CPU.
+    `width_multiple`. At most `max_batch_rows` rows run together; None leaves that to the service. `training` says what
+    the training data looked like; None if that is unknown. `host_nodes` are the nodes of the graph that compute shapes
+    only; on a device, only they may run on the CPU.
     """
 
     contract: Literal[1] = 1
@@ -189,6 +191,7 @@ class Manifest(_ManifestPart):
     from_fp32: float | None = Field(default=None, ge=0)
     width_multiple: int = Field(default=4, ge=1)
     max_batch_rows: int | None = Field(default=None, ge=1)
+    training: DataProfile | None = None
     host_nodes: tuple[str, ...] = ()
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
@@ -346,7 +349,12 @@ def is_name(text: str) -> bool:
 
 def _known(place: tuple[int | str, ...]) -> Iterable[str]:
     """The valid keys of the table at a place."""
-    tables: dict[object, type[BaseModel]] = {"input": StepInput, "graph": GraphNames, "promises": Promise}
+    tables: dict[object, type[BaseModel]] = {
+        "input": StepInput,
+        "graph": GraphNames,
+        "promises": Promise,
+        "training": DataProfile,
+    }
     return tables.get(place[0], Manifest).model_fields if place else Manifest.model_fields
 
 

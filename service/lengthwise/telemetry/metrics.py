@@ -18,6 +18,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from lengthwise.telemetry.families import Family
+
 REASONS = ("queue_full", "inflight_full", "deadline", "draining", "not_ready")
 CODES = (200, 413, 422, 429, 499, 500, 503, 504)
 """Statuses that are exposed as 0 from the start: a counter that appears with its first failure has no rate then."""
@@ -238,18 +240,18 @@ class Metrics(Collector):
     Args:
         gauges: Reads the gauges; called at each scrape.
         bounds: Reads the metrics of the process and their limits; called at each scrape.
-        aliases: Makes more families of the same metrics, under other names.
+        more: Each makes further families, of the metrics of all models or of something else.
     """
 
     def __init__(
         self,
         gauges: Callable[[], dict[tuple[str, str], Gauges]],
         bounds: Callable[[], Bounds],
-        aliases: Callable[[Sequence[ModelMetrics]], Iterable[Metric]] = lambda _: (),
+        *more: Callable[[Sequence[ModelMetrics]], Iterable[Metric | Family]],
     ) -> None:
         self._gauges = gauges
         self._bounds = bounds
-        self._aliases = aliases
+        self._more = more
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._gone: dict[tuple[str, str], None] = {}
         self._registry = CollectorRegistry(auto_describe=False)
@@ -356,4 +358,14 @@ class Metrics(Collector):
         ):
             yield GaugeMetricFamily(f"lengthwise_{name}", help_, value=getattr(bounds, name))
 
-        yield from self._aliases(models)
+        for families in self._more:
+            yield from (_metric(family) if isinstance(family, Family) else family for family in families(models))
+
+
+def _metric(family: Family) -> Metric:
+    """A family of plain data as prometheus_client's."""
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = make(f"lengthwise_{family.name}", family.help, labels=family.labels)
+    for labels, number in family.samples:
+        metric.add_metric(labels, number)
+    return metric

@@ -1,0 +1,325 @@
+"""What a model's training data looked like, in a few figures: the reference of the drift metrics.
+
+Lengths, the values of each feature and the predicted classes are counted in bins. The edges of the bins of lengths and
+values are the deciles of the training data, so that each bin has about a tenth of it. A distribution of today is
+compared with that of the training by the population stability index (PSI), the measure that banks have used for
+scorecards since the 1990s:
+
+    PSI = sum over the bins of (today - training) * ln(today / training)
+
+How large a PSI is without any drift depends on how many sequences there are and on how alike their steps are. So the
+profile holds that too: the training sequences are split in halves many times, and one half is compared with a window of
+sequences drawn from the other. A drift is a PSI well above the largest that was seen there (`DriftLimits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lengthwise.padding import Steps
+
+Counts = NDArray[np.int64] | NDArray[np.float64]
+
+WINDOW_SEQUENCES: Final = 1000
+"""Sequences of today that are compared with the training data."""
+LEAST_LIMIT: Final = 0.1
+"""Below this PSI, by a rule of thumb, nothing has changed that matters."""
+FEATURE: Final = "feature "
+"""What comes before the index of a feature."""
+
+_DECILES: Final = np.linspace(0.1, 0.9, 9)
+_MOST_STEPS: Final = 8
+"""Steps of one sequence that are looked at: neighbouring steps say nearly the same."""
+_MOST_SEQUENCES: Final = 2000
+"""Sequences of the training data that are looked at."""
+_SPLITS: Final = 20
+_ABOVE_CHANCE: Final = 1.5
+"""How far a PSI must be above the largest that was seen without a drift."""
+_HALF: Final = 0.5
+"""Added to each bin of both distributions, so that an empty bin does not make the PSI infinite."""
+
+
+class _ProfilePart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Bins(_ProfilePart):
+    """Shares of a distribution by bins.
+
+    Attributes:
+        edges: Ascending; bin `i` holds what is above `edges[i - 1]` and at most `edges[i]`. Both outer bins are open.
+        shares: The share of the training data in each bin, one more than edges; they sum to 1, or are all 0.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.shares) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bins, not {len(self.shares)}")
+        if list(self.edges) != sorted(self.edges):
+            raise ValueError("the edges must ascend")
+        return self
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> Self:
+        """The deciles of values `[n]`, and the shares between them."""
+        if not len(values):
+            return cls(edges=(), shares=(0.0,))
+        # Six digits are enough for an edge, and the manifest stays readable.
+        edges = sorted({float(f"{edge:.6g}") for edge in np.quantile(values, _DECILES).tolist()})
+        counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+        return cls(edges=tuple(edges), shares=tuple(_rounded(counts / len(values))))
+
+
+class DriftLimits(_ProfilePart):
+    """The PSI from which on a window of sequences has drifted, for each thing that is compared."""
+
+    length: float
+    missing: float
+    classes: float
+    features: tuple[float, ...]
+
+    def of(self, what: str) -> float:
+        """The limit of `length`, `missing`, `class` or `feature INDEX`."""
+        if what.startswith(FEATURE):
+            return self.features[int(what.removeprefix(FEATURE))]
+        limit: float = getattr(self, {"class": "classes"}.get(what, what))
+        return limit
+
+
+class DataProfile(_ProfilePart):
+    """What the training data looked like.
+
+    Attributes:
+        sequences: How many sequences it had.
+        lengths: Their lengths.
+        missing: The share of values that were missing.
+        features: The present values of each feature; of token models, one entry for the ids.
+        classes: The share of each class, in the order of the labels; None without labels.
+        limits: The PSI from which on data has drifted.
+    """
+
+    sequences: int = Field(ge=1)
+    lengths: Bins
+    missing: float = Field(ge=0, le=1)
+    features: tuple[Bins, ...] = Field(min_length=1)
+    classes: tuple[float, ...] | None = None
+    limits: DriftLimits
+
+    @classmethod
+    def of(
+        cls, sequences: Sequence[Steps], classes: Sequence[Sequence[int]] | None, *, labels: int, seed: int = 0
+    ) -> DataProfile:
+        """The profile of training data.
+
+        Args:
+            sequences: Each `[length, features]` with NaN for a missing value, or `[length]` token ids; at least one.
+            classes: The classes of each sequence: one of a single label, any number else. None without labels.
+            labels: How many classes there are.
+            seed: Seed of the splits for the limits.
+        """
+        if len(sequences) > _MOST_SEQUENCES:
+            chosen = np.random.default_rng(seed).permutation(len(sequences))[:_MOST_SEQUENCES].tolist()
+            profile = cls.of(
+                [sequences[i] for i in chosen],
+                None if classes is None else [classes[i] for i in chosen],
+                labels=labels,
+                seed=seed,
+            )
+            return profile.model_copy(update={"sequences": len(sequences)})
+        values = np.concatenate([_columns(steps) for steps in sequences])
+        present = ~np.isnan(values)
+        lengths = Bins.of(np.array([len(steps) for steps in sequences], dtype=np.float64))
+        features = tuple(Bins.of(values[present[:, i], i].astype(np.float64)) for i in range(values.shape[1]))
+        seen = classes if classes is not None else [()] * len(sequences)
+        shares = np.bincount([one for each in seen for one in each], minlength=labels).astype(np.float64)
+        profile = cls(
+            sequences=len(sequences),
+            lengths=lengths,
+            missing=round(float(1 - present.mean()), 6),
+            features=features,
+            classes=tuple(_rounded(shares / shares.sum())) if shares.sum() else None,
+            limits=DriftLimits(length=0, missing=0, classes=0, features=(0,) * len(features)),
+        )
+        return profile.model_copy(update={"limits": _limits(profile, sequences, seen, labels, seed)})
+
+
+def _limits(
+    profile: DataProfile, sequences: Sequence[Steps], classes: Sequence[Sequence[int]], labels: int, seed: int
+) -> DriftLimits:
+    """The limits of a profile, from random splits of its sequences into halves."""
+    counter = ProfileCounter(profile, labels)
+    each = [counter.count([steps], its) for steps, its in zip(sequences, classes, strict=True)]
+    random = np.random.default_rng(seed)
+    largest: dict[str, float] = {}
+    for _ in range(_SPLITS):
+        order = random.permutation(len(each))
+        half = (len(each) + 1) // 2
+        window = random.choice(order[-half:], size=WINDOW_SEQUENCES)
+        weights = np.zeros((2, len(each)), dtype=np.int64)
+        weights[0, order[:half]] = 1
+        np.add.at(weights[1], window, 1)
+        reference, drawn = (ProfileCounts.weighted(each, row) for row in weights)
+        for what, psi in _compared(reference, drawn).items():
+            largest[what] = max(largest.get(what, 0.0), psi)
+    # A PSI by chance is proportional to 1 / n + 1 / m. The halves have n / 2 sequences each, and the window is drawn
+    # from one of them; in service all n sequences are compared with a window that is drawn from the world.
+    size, window_size = len(each), WINDOW_SEQUENCES
+    in_service = (1 / size + 1 / window_size) / (4 / size + 1 / window_size)
+    limits = {what: round(max(LEAST_LIMIT, _ABOVE_CHANCE * in_service * psi), 4) for what, psi in largest.items()}
+    return DriftLimits(
+        length=limits["length"],
+        missing=limits["missing"],
+        classes=limits["class"],
+        features=tuple(limits[f"{FEATURE}{index}"] for index in range(len(profile.features))),
+    )
+
+
+class ProfileCounter:
+    """Counts sequences in the bins of a profile.
+
+    Args:
+        profile: The profile.
+        classes: Number of classes of the model.
+    """
+
+    def __init__(self, profile: DataProfile, classes: int) -> None:
+        self._profile = profile
+        self._lengths = np.array(profile.lengths.edges)
+        widest = max(len(bins.edges) for bins in profile.features)
+        # Of a feature with fewer edges the last ones are infinite: nothing is above them.
+        self._edges = np.full((len(profile.features), widest), np.inf, dtype=np.float32)
+        for row, bins in zip(self._edges, profile.features, strict=True):
+            row[: len(bins.edges)] = bins.edges
+        self._classes = classes
+        size = profile.sequences
+        shares = np.zeros((len(profile.features), widest + 1))
+        for place, bins in zip(shares, profile.features, strict=True):
+            place[: len(bins.shares)] = bins.shares
+        values = size * _MOST_STEPS
+        self._reference = ProfileCounts(
+            sequences=size,
+            lengths=np.array(profile.lengths.shares) * size,
+            present=(1 - profile.missing) * values,
+            missing=profile.missing * values,
+            features=shares * values,
+            classes=np.array(profile.classes or [0.0] * classes) * size,
+        )
+
+    def count(self, sequences: Sequence[Steps], classes: Iterable[int]) -> ProfileCounts:
+        """The counts of some sequences, of which a few steps each are looked at.
+
+        Args:
+            sequences: At least one; each with as many features as the profile.
+            classes: The class of each answer; of per-step and multi-label answers, any number of classes.
+        """
+        lengths = np.array([len(steps) for steps in sequences])
+        values = np.concatenate([_columns(_thinned(steps)) for steps in sequences])
+        present = ~np.isnan(values)
+        # NaN is above no edge, so a missing value would count in the first bin: it is taken out there.
+        above = (values[:, :, None] > self._edges).sum(axis=0, dtype=np.int64)  # [features, edges]
+        total = present.sum(axis=0, dtype=np.int64)
+        at_least = np.concatenate([total[:, None], above, np.zeros((len(total), 1), dtype=np.int64)], axis=1)
+        return ProfileCounts(
+            sequences=len(sequences),
+            lengths=np.bincount(np.searchsorted(self._lengths, lengths), minlength=len(self._lengths) + 1),
+            present=int(present.sum()),
+            missing=int(present.size - present.sum()),
+            features=at_least[:, :-1] - at_least[:, 1:],
+            classes=np.bincount(np.fromiter(classes, dtype=np.int64), minlength=self._classes),
+        )
+
+    def drift(self, counts: ProfileCounts) -> dict[str, float]:
+        """The PSI of counts against the profile, by what is compared: `length`, `missing`, `class`, `feature INDEX`."""
+        return _compared(self._reference, counts)
+
+
+class ProfileCounts:
+    """How many sequences, values and answers are in each bin of a profile. Counts may be added and subtracted.
+
+    Attributes:
+        sequences: Sequences.
+        lengths: Sequences by their length, `[bins]`.
+        present: Values that are present.
+        missing: Values that are missing.
+        features: Present values of each feature, `[features, bins]`; a feature with fewer bins has zeros behind them.
+        classes: Answers by class, `[classes]`.
+    """
+
+    __slots__ = ("classes", "features", "lengths", "missing", "present", "sequences")
+
+    def __init__(
+        self, *, sequences: int, lengths: Counts, present: float, missing: float, features: Counts, classes: Counts
+    ) -> None:
+        self.sequences = sequences
+        self.lengths = lengths
+        self.present = present
+        self.missing = missing
+        self.features = features
+        self.classes = classes
+
+    def __add__(self, other: ProfileCounts) -> ProfileCounts:
+        """The counts of both together."""
+        return self._combined(other, 1)
+
+    def __sub__(self, other: ProfileCounts) -> ProfileCounts:
+        """The counts without those of a part of them."""
+        return self._combined(other, -1)
+
+    @classmethod
+    def weighted(cls, counts: Sequence[ProfileCounts], weights: NDArray[np.int64]) -> ProfileCounts:
+        """The sum of counts, each as often as its weight says."""
+        sums: dict[str, Any] = {
+            name: np.tensordot(weights, np.array([getattr(each, name) for each in counts]), axes=1)
+            for name in cls.__slots__
+        }
+        return cls(**sums)
+
+    def _combined(self, other: ProfileCounts, sign: int) -> ProfileCounts:
+        return ProfileCounts(
+            **{name: getattr(self, name) + sign * getattr(other, name) for name in ProfileCounts.__slots__}
+        )
+
+
+def _compared(reference: ProfileCounts, counts: ProfileCounts) -> dict[str, float]:
+    """The PSI between two counts, by what is compared."""
+    found = {
+        "length": _psi(reference.lengths, counts.lengths),
+        "missing": _psi((reference.present, reference.missing), (counts.present, counts.missing)),
+        "class": _psi(reference.classes, counts.classes),
+    }
+    for index, (before, now) in enumerate(zip(reference.features, counts.features, strict=True)):
+        found[f"{FEATURE}{index}"] = _psi(before, now)
+    return found
+
+
+def _psi(reference: Counts | Sequence[float], counts: Counts | Sequence[float]) -> float:
+    """The PSI of counts against those of a reference, in the same bins; 0 where one of them is empty."""
+    before, now = np.asarray(reference, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if not before.sum() or not now.sum():
+        return 0.0
+    before, now = before[before + now > 0], now[before + now > 0]
+    before, now = (before + _HALF) / (before + _HALF).sum(), (now + _HALF) / (now + _HALF).sum()
+    return float(((now - before) * np.log(now / before)).sum())
+
+
+def _columns(steps: Steps) -> NDArray[np.float32]:
+    """The steps as `[length, features]`; token ids are one feature."""
+    return steps[:, None].astype(np.float32) if steps.ndim == 1 else steps.astype(np.float32, copy=False)
+
+
+def _thinned(steps: Steps) -> Steps:
+    """At most `_MOST_STEPS` steps of a sequence, evenly spaced."""
+    stride = -(-len(steps) // _MOST_STEPS)
+    return steps if stride == 1 else steps[stride // 2 :: stride]
+
+
+def _rounded(shares: NDArray[np.float64]) -> list[float]:
+    return [round(share, 6) for share in shares.tolist()]

@@ -1,0 +1,182 @@
+"""What consumes answered calls, and the threads in which that happens.
+
+The thread that answered a call only puts it into the buffers of the consumers that sample it. A buffer is bounded; when
+its consumer is too slow, calls are dropped and counted, and no caller waits.
+
+| thread | runs | when |
+|---|---|---|
+| `monitoring` | consumers that count or write (`drift`, `record`) | a few times a second |
+| `reruns` | consumers that run a model (`verify`, `shadow`) | while no caller waits, see `AtRest` |
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.telemetry.families import Family
+
+log = logging.getLogger("lengthwise.monitoring")
+
+MOST_CALLS: Final = 4096
+MOST_BYTES: Final = 32 * 2**20
+"""What one buffer holds at most."""
+PERIOD_SECONDS: Final = 0.2
+"""How often buffered calls are consumed."""
+_REST_SECONDS: Final = 0.002
+"""How often to look whether the runners are at rest."""
+
+
+class Consumer(Protocol):
+    """Consumes answered calls.
+
+    Attributes:
+        name: The value of the label `consumer` of its metrics.
+        share: The share of calls that it samples.
+    """
+
+    name: str
+    share: float
+
+    def wants(self, call: AnsweredCall) -> bool:
+        """Whether a call is of use for it. Called in the thread that answers: it must be quick."""
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        """Consumes calls."""
+
+    def close(self) -> None:
+        """Ends its work; nothing is consumed afterwards."""
+
+    def families(self) -> Iterator[Family]:
+        """Its metrics."""
+
+
+class Buffer:
+    """The calls that wait for one consumer.
+
+    Args:
+        consumer: The consumer.
+        most_calls: Most calls that wait.
+        most_bytes: Most bytes that their sequences hold.
+
+    Attributes:
+        dropped: How many calls were dropped because the consumer was too slow, or failed.
+    """
+
+    def __init__(self, consumer: Consumer, most_calls: int = MOST_CALLS, most_bytes: int = MOST_BYTES) -> None:
+        self.consumer = consumer
+        self.dropped = 0
+        self._most_calls = most_calls
+        self._most_bytes = most_bytes
+        self._calls: deque[AnsweredCall] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many calls wait."""
+        return len(self._calls)
+
+    def offer(self, call: AnsweredCall) -> None:
+        """Samples a call: puts it into the buffer if chance, the consumer and the bounds allow it."""
+        consumer = self.consumer
+        if (consumer.share < 1 and random.random() >= consumer.share) or not consumer.wants(call):
+            return
+        with self._lock:
+            if len(self._calls) < self._most_calls and self._bytes + call.held_bytes <= self._most_bytes:
+                self._calls.append(call)
+                self._bytes += call.held_bytes
+                return
+            self.dropped += 1
+
+    def take(self, most: int) -> list[AnsweredCall]:
+        """Removes and returns the oldest calls, at most so many."""
+        with self._lock:
+            taken = [self._calls.popleft() for _ in range(min(most, len(self._calls)))]
+            self._bytes -= sum(call.held_bytes for call in taken)
+        return taken
+
+    def consume(self, most: int) -> bool:
+        """Passes calls to the consumer; returns whether there were any. An error drops them and is logged."""
+        calls = self.take(most)
+        if not calls:
+            return False
+        try:
+            self.consumer.consume(calls)
+        except Exception:  # an error here must end neither the thread nor the service
+            log.exception("%d answered calls could not be used for %s", len(calls), self.consumer.name)
+            with self._lock:
+                self.dropped += len(calls)
+        return True
+
+
+class AtRest(Protocol):
+    """Says whether no sequence waits and no batch runs: then a model may run for the monitoring."""
+
+    def __call__(self) -> bool:
+        """Whether it is so now."""
+
+
+class ConsumerThread:
+    """A daemon thread that passes buffered calls to consumers.
+
+    Args:
+        name: The name of the thread.
+        buffers: The buffers.
+        most: How many calls one turn of a consumer takes.
+        at_rest: Calls are consumed only while this is true; None for always.
+    """
+
+    def __init__(self, name: str, buffers: Sequence[Buffer], most: int, at_rest: AtRest | None = None) -> None:
+        self._buffers = buffers
+        self._most = most
+        self._at_rest = at_rest
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Stops the thread and closes the consumers. Calls that still wait are consumed, except by those that rerun."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        if self._thread.is_alive():
+            log.warning("the thread %s did not end in time", self._thread.name)
+            return
+        for buffer in self._buffers:
+            if self._at_rest is None:
+                while buffer.consume(self._most):
+                    pass
+            _guarded(buffer.consumer.close, buffer.consumer.name)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PERIOD_SECONDS):
+            while any(buffer.consume(self._most) for buffer in self._buffers if self._may_go_on()):
+                if self._stopped.is_set():
+                    return
+                time.sleep(0)  # gives the interpreter to a thread that answers, if one waits for it
+
+    def _may_go_on(self) -> bool:
+        """Waits until the runners are at rest; false if the thread is stopped meanwhile."""
+        if self._at_rest is None:
+            return True
+        while not self._at_rest():
+            if self._stopped.wait(_REST_SECONDS):
+                return False
+        return True
+
+
+def _guarded(function: Callable[[], None], name: str) -> None:
+    """Calls a function; an error is logged only."""
+    try:
+        function()
+    except Exception:
+        log.exception("%s could not be closed", name)

@@ -1,0 +1,145 @@
+"""Drift: whether the sequences of the last minutes still look like those that the model was trained on.
+
+The manifest has a profile of the training data (`lengthwise.data_profile`). Each sequence is counted in its bins; the
+last `WINDOW_SEQUENCES` are compared with the profile. Nothing of a sequence is kept but these counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from lengthwise.data_profile import FEATURE, WINDOW_SEQUENCES, DataProfile, ProfileCounter, ProfileCounts
+from lengthwise.decoding.calls import Item
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.telemetry.families import Family
+
+LEAST_SEQUENCES: Final = 200
+"""With fewer sequences in the window nothing is said: chance alone would exceed the limits."""
+MOST_GAUGES: Final = 64
+"""Features that have a gauge of their own; of a model with more, those that drifted most."""
+_BLOCK: Final = 50
+"""Sequences that enter and leave the window together."""
+
+
+class DriftWindow:
+    """The last sequences of one model, compared with its training data.
+
+    Args:
+        profile: What the training data looked like.
+        manifest: The model's manifest.
+    """
+
+    def __init__(self, profile: DataProfile, manifest: Manifest) -> None:
+        self.profile = profile
+        self._manifest = manifest
+        self._counter = ProfileCounter(profile, manifest.classes)
+        self._blocks: deque[ProfileCounts] = deque()
+        self._window: ProfileCounts | None = None
+        self._items: list[tuple[Item, Answer]] = []
+
+    def add(self, items: Sequence[Item], answers: Sequence[Answer]) -> None:
+        """Counts sequences with their answers, in blocks."""
+        self._items += zip(items, answers, strict=True)
+        while len(self._items) >= _BLOCK:
+            block, self._items = self._items[:_BLOCK], self._items[_BLOCK:]
+            self._add(
+                self._counter.count(
+                    [item.steps for item, _ in block],
+                    [index for _, answer in block for index in answered_classes(answer, self._manifest)],
+                )
+            )
+
+    def _add(self, block: ProfileCounts) -> None:
+        self._window = block if self._window is None else self._window + block
+        self._blocks.append(block)
+        if self._window.sequences > WINDOW_SEQUENCES:
+            self._window = self._window - self._blocks.popleft()
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences are compared."""
+        return 0 if self._window is None else self._window.sequences
+
+    def drift(self) -> dict[str, float]:
+        """The PSI by what is compared: `length`, `missing`, `class`, `feature INDEX`. Empty until enough were seen."""
+        window = self._window
+        return {} if window is None or window.sequences < LEAST_SEQUENCES else self._counter.drift(window)
+
+
+class Drift:
+    """The windows of all models that have a profile.
+
+    Args:
+        share: The share of calls that are counted.
+    """
+
+    name = "drift"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._windows: dict[tuple[str, str], DriftWindow] = {}
+
+    def wants(self, call: AnsweredCall) -> bool:
+        """Whether the model has a profile."""
+        return call.model.manifest.training is not None
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        """Counts calls."""
+        for call in calls:
+            manifest = call.model.manifest
+            if manifest.training is None:
+                continue
+            key = (manifest.name, str(manifest.version))
+            window = self._windows.get(key)
+            if window is None or window.profile is not manifest.training:  # also after the version was replaced
+                window = self._windows[key] = DriftWindow(manifest.training, manifest)
+            window.add(call.items, call.answers)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def families(self) -> Iterator[Family]:
+        """The gauges of drift, and of the limits from which on something has drifted."""
+        labels = ("model", "version", "what")
+        found = [
+            ((*key, what), psi, window.profile.limits.of(what))
+            for key, window in list(self._windows.items())
+            for what, psi in shown(window.drift(), window.profile)
+        ]
+        yield Family(
+            "gauge",
+            "drift",
+            f"Population stability index of the last {WINDOW_SEQUENCES} sequences against the training data.",
+            labels,
+            [(values, psi) for values, psi, _ in found],
+        )
+        yield Family(
+            "gauge",
+            "drift_limit",
+            "The lengthwise_drift from which on the data has drifted.",
+            labels,
+            [(values, limit) for values, _, limit in found],
+        )
+
+
+def shown(drift: dict[str, float], profile: DataProfile) -> list[tuple[str, float]]:
+    """The figures to show: all but those of features, and of these the `MOST_GAUGES` that are nearest their limits."""
+    features = [what for what in drift if what.startswith(FEATURE)]
+    if len(features) > MOST_GAUGES:
+        features = sorted(features, key=lambda what: -drift[what] / profile.limits.of(what))[:MOST_GAUGES]
+    return [(what, drift[what]) for what in [*(what for what in drift if not what.startswith(FEATURE)), *features]]
+
+
+def answered_classes(answer: Answer, manifest: Manifest) -> list[int]:
+    """The classes of an answer: one of a single label, those above the threshold of several, one for each step."""
+    if manifest.task == "single-label":
+        return [answer.best]
+    if manifest.task == "per-step":
+        indexes: list[int] = answer.probabilities.argmax(axis=1).tolist()
+        return indexes
+    above: list[int] = (answer.probabilities >= manifest.threshold).nonzero()[0].tolist()
+    return above

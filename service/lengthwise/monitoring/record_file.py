@@ -1,0 +1,153 @@
+"""One file of records: its columns, how it is written, and how files are read for a replay.
+
+| column | holds |
+|---|---|
+| `id` | the caller's id of the sequence, else `REQUEST/INDEX` |
+| `steps` | the steps that the model got, NaN for a missing value; or token ids |
+| `length` | their number |
+| `model`, `version` | who answered |
+| `answer` | the predicted labels: one, several, or one for each step |
+| `probabilities` | of each class; of a per-step head one step after the other |
+| `request` | the id of the call; sequences of one call have the same |
+| `arrived` | when the call arrived, UTC |
+| `queue_seconds`, `inference_seconds` | how long its sequences waited and ran |
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.drift import answered_classes
+from lengthwise.padding import Steps
+
+PATTERN: Final = "record-*.parquet"
+
+_numbers: Final = itertools.count(1)
+
+
+class RecordFile:
+    """A file that is being written.
+
+    Args:
+        directory: Where it will be.
+        model: Whose records it has.
+        columns: Its columns.
+        example: One of its rows; its steps say whether they are values or tokens.
+        now: The time, on the clock of the caller.
+
+    Attributes:
+        rows: How many rows were written.
+        opened: When it was opened, on the clock of the caller.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+
+    def __init__(
+        self, directory: Path, model: str, columns: Sequence[str], example: dict[str, Any], now: float
+    ) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.rows = 0
+        self.opened = now
+        self._columns = columns
+        types = {
+            "id": pa.string(),
+            "steps": pa.list_(pa.int64()) if example["steps"].ndim == 1 else pa.list_(pa.list_(pa.float32())),
+            "length": pa.int32(),
+            "model": pa.string(),
+            "version": pa.string(),
+            "answer": pa.list_(pa.string()),
+            "probabilities": pa.list_(pa.float32()),
+            "request": pa.string(),
+            "arrived": pa.timestamp("us", tz="UTC"),
+            "queue_seconds": pa.float32(),
+            "inference_seconds": pa.float32(),
+        }
+        self._schema = pa.schema([(name, types[name]) for name in columns])
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        self._path = directory / f"record-{stamp}-{os.getpid()}-{next(_numbers):06d}-{model}.parquet"
+        self._part = self._path.with_name(f".{self._path.name}.part")
+        self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes rows as one row group."""
+        import pyarrow as pa
+
+        columns = {}
+        for field in self._schema:
+            values = [row[field.name] for row in rows]
+            columns[field.name] = _steps(values) if field.name == "steps" else pa.array(values, field.type)
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+        self.rows += len(rows)
+
+    def complete(self) -> None:
+        """Ends the file and gives it its name."""
+        self._writer.close()
+        self._part.rename(self._path)
+
+    def drop(self) -> None:
+        """Removes the file."""
+        with suppress(Exception):  # the reason why it is dropped: a full disk, a removed folder
+            self._writer.close()
+        self._part.unlink(missing_ok=True)
+
+    @staticmethod
+    def remove_abandoned(directory: Path) -> None:
+        """Removes the incomplete files of processes that ended without completing them."""
+        for part in directory.glob(f".{PATTERN}.part"):
+            process = part.name.split("-")[2]
+            if not Path("/proc").is_dir() or not Path("/proc", process).exists():
+                part.unlink(missing_ok=True)
+
+
+def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
+    """The rows of a call, one for each sequence."""
+    manifest = call.model.manifest
+    rows = []
+    for index, (item, answer) in enumerate(zip(call.items, call.answers, strict=True)):
+        rows.append(
+            {
+                "id": f"{call.request_id}/{index}" if item.id is None else item.id,
+                "steps": item.steps if item.steps.base is None else item.steps.copy(),
+                "length": len(item.steps),
+                "model": manifest.name,
+                "version": str(manifest.version),
+                "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
+                "probabilities": answer.probabilities.ravel(),
+                "request": call.request_id,
+                "arrived": int(call.arrived * 1e6),
+                "queue_seconds": call.queue_seconds,
+                "inference_seconds": call.inference_seconds,
+            }
+        )
+    return rows
+
+
+def _steps(sequences: Sequence[Steps]) -> Any:
+    """The column of steps, without a Python object for any number."""
+    import pyarrow as pa
+
+    lengths = np.array([len(steps) for steps in sequences])
+    if sequences[0].ndim == 1:
+        inner: Any = pa.array(np.concatenate(sequences))
+    else:
+        features = np.repeat([steps.shape[1] for steps in sequences], lengths)
+        inner = pa.ListArray.from_arrays(_offsets(features), pa.array(np.concatenate([s.ravel() for s in sequences])))
+    return pa.ListArray.from_arrays(_offsets(lengths), inner)
+
+
+def _offsets(counts: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())

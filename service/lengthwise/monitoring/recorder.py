@@ -1,0 +1,174 @@
+"""The recorder: a sample of calls, written to Parquet files that `train`, `score` and `bench --replay` read.
+
+A row is one sequence, a file has rows of one model. Files are written under a hidden name and renamed when they are
+complete, so a reader never sees half a file. The oldest files are removed when all of them together exceed the limit of
+bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from lengthwise.errors import ConfigurationError, how_to_install
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.record_file import PATTERN, RecordFile, rows_of
+from lengthwise.record_columns import COLUMNS
+from lengthwise.telemetry.families import Family
+
+log = logging.getLogger("lengthwise.monitoring")
+
+FILE_ROWS: Final = 20_000
+FILE_SECONDS: Final = 300.0
+"""A file is complete after so many rows, or so long after its first row."""
+_GROUP_ROWS: Final = 500
+_PAUSE_SECONDS: Final = 10.0
+"""After an error nothing is written for this time."""
+
+
+class Recorder:
+    """Writes sampled calls.
+
+    Args:
+        directory: Where the files go; created if it does not exist.
+        share: The share of calls that are recorded.
+        most_bytes: Most bytes of all files.
+        without: Columns that are left out.
+        clock: Seconds, for the age of a file.
+
+    Raises:
+        ConfigurationError: pyarrow is not installed, the folder cannot be written, or a column cannot be left out.
+    """
+
+    name = "record"
+
+    def __init__(
+        self,
+        directory: Path,
+        share: float,
+        most_bytes: int,
+        without: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        try:
+            import pyarrow.parquet
+        except ImportError as error:
+            raise ConfigurationError(f"record needs pyarrow: {how_to_install('parquet')}") from error
+        self.share = share
+        self._errors = (OSError, pyarrow.ArrowException)
+        self._directory = directory
+        self._most_bytes = most_bytes
+        self._columns = [name for name in COLUMNS if name not in without]
+        self._clock = clock
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._files: dict[str, RecordFile] = {}
+        self._paused_until = float("-inf")
+        self._written = 0
+        self._lost = 0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            RecordFile.remove_abandoned(directory)
+            probe = directory / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(f"record: the folder {directory} cannot be written: {error.strerror}") from error
+
+    def wants(self, call: AnsweredCall) -> bool:
+        """Every call can be recorded."""
+        return True
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        """Writes calls. While the folder cannot be written, for example because it is full, they are lost and counted.
+
+        A file that cannot be completed is removed; writing starts again with another one.
+        """
+        for call in calls:
+            rows = rows_of(call)
+            if self._clock() < self._paused_until:
+                self._lost += len(rows)
+            else:
+                self._rows.setdefault(call.model.manifest.name, []).extend(rows)
+        self._guarded(self._write_full)
+
+    def close(self) -> None:
+        """Completes the open files."""
+        self._guarded(self._write_all)
+
+    def families(self) -> Iterator[Family]:
+        """The counters of sequences that were recorded and lost, and the bytes of the files."""
+        for name, help_, count in (
+            ("recorded_sequences", "Sequences in record files that were completed.", self._written),
+            ("record_lost_sequences", "Sequences that could not be written to records.", self._lost),
+        ):
+            yield Family("counter", name, help_, samples=[((), count)])
+        held = sum(size for _, size in self._complete_files())
+        yield Family("gauge", "record_bytes", "Bytes of all complete record files.", samples=[((), held)])
+
+    def _write_full(self) -> None:
+        """Writes the rows of each model that has many, and completes the files that are large or old enough."""
+        now = self._clock()
+        for name, rows in self._rows.items():
+            if name not in self._files and rows:
+                self._files[name] = RecordFile(self._directory, name, self._columns, rows[0], now)
+            if len(rows) >= _GROUP_ROWS:
+                self._flush(name)
+        for name, file in list(self._files.items()):
+            if file.rows >= FILE_ROWS or now - file.opened >= FILE_SECONDS:
+                self._flush(name)
+                self._complete(name)
+
+    def _write_all(self) -> None:
+        for name in list(self._files):
+            self._flush(name)
+            self._complete(name)
+
+    def _flush(self, name: str) -> None:
+        """Writes the waiting rows of a model as one row group."""
+        rows = self._rows[name]
+        if rows:
+            self._files[name].write(rows)
+            rows.clear()
+
+    def _complete(self, name: str) -> None:
+        file = self._files.pop(name)
+        if not file.rows:
+            file.drop()
+            return
+        file.complete()
+        self._written += file.rows
+        files = self._complete_files()
+        while len(files) > 1 and sum(size for _, size in files) > self._most_bytes:
+            files.pop(0)[0].unlink(missing_ok=True)
+
+    def _complete_files(self) -> list[tuple[Path, int]]:
+        """The complete files with their sizes, oldest first: their names begin with their time."""
+        found = []
+        for path in sorted(self._directory.glob(PATTERN)):
+            with suppress(OSError):  # removed meanwhile
+                found.append((path, path.stat().st_size))
+        return found
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        """Writes; after an error the open files and the waiting rows are lost, and nothing is written for a while."""
+        try:
+            write()
+        except self._errors as error:
+            lost = sum(map(len, self._rows.values())) + sum(file.rows for file in self._files.values())
+            self._lost += lost
+            log.error(
+                "%d recorded sequences are lost, because %s cannot be written: %s; recording pauses for %d seconds",
+                lost,
+                self._directory,
+                error,
+                _PAUSE_SECONDS,
+            )
+            for file in self._files.values():
+                file.drop()
+            self._files.clear()
+            self._rows.clear()
+            self._paused_until = self._clock() + _PAUSE_SECONDS

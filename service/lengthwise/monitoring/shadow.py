@@ -1,0 +1,160 @@
+"""A shadow: a candidate version answers a sample of what another version was asked, and both answers are compared.
+
+Callers get nothing of it. The candidate runs while no caller waits (`consumers.AtRest`), each sequence alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from lengthwise.decoding.calls import why_rejected
+from lengthwise.errors import RequestError
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.drift import answered_classes
+from lengthwise.repository.served import ServedModel
+from lengthwise.telemetry.families import Family
+from lengthwise.versions import Key
+
+log = logging.getLogger("lengthwise.monitoring")
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What the candidate's answers were like beside those of one version.
+
+    Attributes:
+        sequences: Sequences that both answered.
+        refused: Sequences that the candidate does not accept, or whose answer is not finite.
+        disagreements: Sequences with another answer.
+        largest_difference: The largest difference of a probability; of equal labels only.
+        seconds: The candidate's seconds, each sequence alone.
+        primary_seconds: The predicted seconds of the version that answered, each sequence alone.
+        confusion: How often which answer stood against which.
+    """
+
+    sequences: int = 0
+    refused: int = 0
+    disagreements: int = 0
+    largest_difference: float = 0.0
+    seconds: float = 0.0
+    primary_seconds: float = 0.0
+    confusion: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the page of comparisons."""
+        return {
+            "sequences": self.sequences,
+            "refused": self.refused,
+            "disagreements": self.disagreements,
+            "largest_difference": self.largest_difference,
+            "cost_ratio": self.seconds / self.primary_seconds if self.primary_seconds else None,
+            "answers": [
+                {"primary": one, "candidate": other, "sequences": count}
+                for (one, other), count in sorted(self.confusion.items(), key=lambda entry: -entry[1])
+            ],
+        }
+
+
+class Shadow:
+    """Runs a candidate on sampled calls of other versions of the same name.
+
+    Args:
+        candidate: Finds the candidate; raises `RequestError` while it is not served.
+        key: The candidate's name and version.
+        share: The share of calls.
+    """
+
+    name = "shadow"
+
+    def __init__(self, candidate: Callable[[], ServedModel], key: Key, share: float) -> None:
+        self.share = share
+        self.key = key
+        self._candidate = candidate
+        self._comparisons: dict[str, Comparison] = {}
+        self._lock = threading.Lock()
+        self._absent = False
+
+    def wants(self, call: AnsweredCall) -> bool:
+        """Whether another version of the candidate's name answered, in one run for each sequence."""
+        manifest = call.model.manifest
+        return manifest.name == self.key.name and manifest.version != self.key.version
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        """Answers calls by the candidate and compares; of a call with many sequences the first only."""
+        try:
+            served = self._candidate()
+        except RequestError as error:
+            if not self._absent:
+                log.warning("the shadow %s is not served, so nothing is compared: %s", self.key, error.detail)
+            self._absent = True
+            return
+        self._absent = False
+        for call in calls:
+            self._compare(call, served)
+
+    def _compare(self, call: AnsweredCall, served: ServedModel) -> None:
+        item, sent = call.items[0], call.answers[0]
+        primary, candidate = call.model.manifest, served.manifest
+        if sent.windows is not None or served.model.session.bound:
+            return
+        refused = why_rejected(item.steps, candidate) is not None or len(item.steps) > candidate.max_length
+        started = time.perf_counter()
+        alone = None if refused else served.model.answer(served.queue.padded([item.steps]), False)[0]
+        seconds = time.perf_counter() - started
+        with self._lock:
+            found = self._comparisons.setdefault(str(primary.version), Comparison())
+            if alone is None:
+                found.refused += 1
+                return
+            before = ", ".join(primary.labels[index] for index in answered_classes(sent, primary))
+            after = ", ".join(candidate.labels[index] for index in answered_classes(alone, candidate))
+            found.sequences += 1
+            found.seconds += seconds
+            found.primary_seconds += call.model.queue.cost.predict(1, call.model.queue.width_of(len(item.steps)))
+            found.disagreements += before != after
+            if primary.task == candidate.task == "single-label":
+                found.confusion[before, after] = found.confusion.get((before, after), 0) + 1
+            if primary.labels == candidate.labels and sent.probabilities.shape == alone.probabilities.shape:
+                difference = float(np.abs(sent.probabilities - alone.probabilities).max())
+                found.largest_difference = max(found.largest_difference, difference)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the page of comparisons."""
+        with self._lock:
+            return {
+                "candidate": str(self.key),
+                "share": self.share,
+                "versions": {version: found.as_json() for version, found in self._comparisons.items()},
+            }
+
+    def families(self) -> Iterator[Family]:
+        """The metrics of each version that the candidate was compared with."""
+        labels = ("model", "version", "candidate")
+        with self._lock:
+            found = [
+                ((self.key.name, version, str(self.key.version)), replace(comparison))
+                for version, comparison in self._comparisons.items()
+            ]
+        for kind, name, help_, attribute in _FAMILIES:
+            samples = [(values, float(getattr(comparison, attribute))) for values, comparison in found]
+            yield Family(kind, name, help_, labels, samples)
+
+
+_FAMILIES: Final[tuple[tuple[Literal["counter", "gauge"], str, str, str], ...]] = (
+    ("counter", "shadow_sequences", "Sequences that a shadow answered too.", "sequences"),
+    ("counter", "shadow_refused", "Sequences that a shadow does not accept or cannot answer.", "refused"),
+    ("counter", "shadow_disagreements", "Sequences to which a shadow gave another answer.", "disagreements"),
+    ("counter", "shadow_seconds", "Seconds that a shadow took, each sequence alone.", "seconds"),
+    ("counter", "shadow_primary_seconds", "Predicted seconds of who answered, alone.", "primary_seconds"),
+    ("gauge", "shadow_largest_difference", "Largest difference of a probability so far.", "largest_difference"),
+)
