@@ -117,6 +117,10 @@ class InvalidRequest(RequestError):
         super().__init__(f"at least {detail}; the rest was not read" if more else detail)
 
 
+class NoSuchAlias(InvalidRequest):
+    """The version is neither a number nor an alias of the model."""
+
+
 class InvalidSequences(InvalidRequest, ValueError):
     """Sequences given to `Model.predict` that the model does not take, or cannot answer.
 

@@ -6,7 +6,8 @@
 | `all` | every version that passes verification |
 | `NAME/VERSION,...` | these versions only |
 
-Under every policy, a request that names no version gets the highest version that is served.
+Under `latest`, versions that an alias, a shadow or a canary names are served as well (`kept`). A request that names no
+version gets the champion (`repository.aliases`), and without one the highest version that is served.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 MOST_DIGITS: Final = 9
 """Most digits of a version: with nine it fits into every protocol's integers."""
 
+_ALIAS: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _KEY: Final = re.compile(rf"([^/,\s]+)/([1-9][0-9]{{0,{MOST_DIGITS - 1}}})")
 
 
@@ -56,6 +58,11 @@ def is_written_as_version(text: str) -> bool:
 def is_version(name: str) -> bool:
     """Whether a folder's name is a version: a whole number from 1, without leading zeros, of 9 digits at most."""
     return is_written_as_version(name) and len(name) <= MOST_DIGITS
+
+
+def is_alias(text: str) -> bool:
+    """Whether a text has the form of an alias of a version."""
+    return _ALIAS.fullmatch(text) is not None
 
 
 def highest_version(folder: Path) -> Path | None:

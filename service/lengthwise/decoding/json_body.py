@@ -81,6 +81,8 @@ def prediction(manifest: Manifest, item: Item, answer: Answer, *, attention: boo
         fields["attention"] = weights
     if answer.windows is not None:
         fields["windows"] = answer.windows
+    if answer.version is not None:
+        fields["version"] = str(answer.version)
     return fields
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from lengthwise.decoding.calls import MAX_TIMEOUT_MS, Problems
 from lengthwise.decoding.json_text import kind
 from lengthwise.priorities import MAX_PRIORITY
-from lengthwise.versions import MOST_DIGITS, is_written_as_version
+from lengthwise.versions import MOST_DIGITS, is_alias, is_written_as_version
 
 FIELDS: Final = frozenset({"model", "version", "outputs", "timeout_ms", "priority"})
 _ABSENT: Final = object()
@@ -25,7 +25,7 @@ class CallOptions:
 
     Attributes:
         model: The model's name, or None for the default.
-        version: Its version's digits, or None for the default.
+        version: Its version's digits, or an alias; None for the default.
         named: Whether model and version are both valid texts, so that the model can be looked up.
         outputs: Names of further outputs; only `attention` exists.
         timeout_ms: How long the caller waits, or None for the server's default.
@@ -81,7 +81,7 @@ def _version(document: Mapping[str, Any], problems: Problems, at: str) -> str | 
         problems.add(f"{at}/version", f'must be a string, it is a number: write "version": "{value}"')
         return None
     version = _string(document, "version", problems, at)
-    if version is not None and not is_written_as_version(version):
+    if version is not None and not is_written_as_version(version) and not is_alias(version):
         problems.add(f"{at}/version", 'must be ASCII digits that do not start with 0, like "1"')
         return None
     return version

@@ -30,7 +30,7 @@ from lengthwise.decoding.calls import (
 )
 from lengthwise.decoding.explanations import explain
 from lengthwise.decoding.json_text import collector_paused, kind
-from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
+from lengthwise.errors import InvalidRequest, NoSuchAlias, Problem, RequestError, TooLarge
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
 
@@ -112,6 +112,9 @@ def _call(document: Any, find: Find, max_sequences: int, layout: BodyLayout) -> 
         raise problems.error()
     try:
         model = find(asked.model, asked.version)
+    except NoSuchAlias as error:
+        problems.add("/version", error.problems[0].detail)
+        raise problems.error() from None
     except RequestError:
         if problems.total:
             raise problems.error() from None

@@ -122,7 +122,7 @@ def rows_of(call: AnsweredCall) -> list[dict[str, Any]]:
                 "steps": item.steps if item.steps.base is None else item.steps.copy(),
                 "length": len(item.steps),
                 "model": manifest.name,
-                "version": str(manifest.version),
+                "version": str(answer.version or manifest.version),
                 "answer": [manifest.labels[index] for index in answered_classes(answer, manifest)],
                 "probabilities": answer.probabilities.ravel(),
                 "request": call.request_id,

@@ -31,6 +31,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from lengthwise.batching.joint import JointRequest
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding.calls import Call, answer_bytes
 from lengthwise.errors import DeadlineExceeded, InferenceFailed, RequestError
@@ -94,7 +95,7 @@ class InferenceCall:
         self.deadline = self.record.arrived + serving.settings.default_timeout_ms / 1000
         self.decode_seconds = 0.0
         self._decoding_since = 0.0
-        self._pending: PendingRequest | None = None
+        self._pending: PendingRequest | JointRequest | None = None
         self._timing: Timing | None = None
         self._error: RequestError | None = None
         self._closed = False
@@ -235,7 +236,7 @@ class InferenceCall:
     def withdraw(self) -> None:
         """Called when the client has left: what has not begun to run is not run, and `answer` or the waiter fails."""
         if self._pending is not None:
-            self._protocol.serving.batcher.withdraw(self._pending, ClientLeft())
+            self._protocol.serving.withdraw(self._pending, ClientLeft())
 
     def fail(self, error: BaseException) -> RequestError | None:
         """Ends the work for a call whose answer will not come. The one place where errors become refusals.

@@ -13,7 +13,7 @@ from lengthwise.protocols import problems
 from lengthwise.protocols.endpoint import JSON, Headers
 from lengthwise.repository.served import ServedModel
 from lengthwise.serving import Serving
-from lengthwise.versions import is_written_as_version
+from lengthwise.versions import is_alias, is_written_as_version
 
 
 def is_path(path: str) -> bool:
@@ -28,7 +28,7 @@ def find(serving: Serving, name: str | None, version: str | None) -> ServedModel
         InvalidRequest: The version does not have the form of a version.
         RequestError: There is no such model, or none is ready.
     """
-    if version is not None and not is_written_as_version(version):
+    if version is not None and not is_written_as_version(version) and not is_alias(version):
         raise InvalidRequest([Problem("", "a version is ASCII digits that do not start with 0")])
     return serving.find(name, version)
 

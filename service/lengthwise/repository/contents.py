@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lengthwise.errors import ModelNotFound, NotReady
+from lengthwise.errors import ModelNotFound, NoSuchAlias, NotReady, Problem
+from lengthwise.repository.aliases import CHAMPION, Aliases
 from lengthwise.repository.model import LoadedModel
-from lengthwise.versions import Key
+from lengthwise.versions import Key, is_alias
 
 DirectoryState = tuple[tuple[str, int, int, int], ...]
 """The files of a model directory: name, size in bytes, mtime and ctime in nanoseconds of each. A directory whose state
@@ -57,6 +58,7 @@ class Repository:
         unnamed: The name that a request without a name means while a scan runs: models found later must not change it.
         unjudged: The versions that the running scan has not verified yet; empty when it is over.
         starting: Whether the first scan still runs: a model that is missing here may still come.
+        aliases: The aliases of versions, by name.
     """
 
     models: Mapping[str, Mapping[int, LoadedModel]] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Repository:
     unnamed: str | None = None
     unjudged: Sequence[Key] = ()
     starting: bool = False
+    aliases: Mapping[str, Aliases] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -96,10 +99,11 @@ class Repository:
 
         Args:
             name: Its name; None if there is one name only.
-            version: The digits of its version; None for the highest.
+            version: The digits of its version, or an alias; None for the champion, or else for the highest.
 
         Raises:
             NotReady: There is no model at all, or this one may still come.
+            NoSuchAlias: The model has no such alias.
             ModelNotFound: The name or the version is unknown, or there are several names and none was given.
         """
         if not self.models:
@@ -111,7 +115,12 @@ class Repository:
             name = next(iter(self.models))
         versions = self.models.get(name, {}) if name is not None else {}
         if version is None:
-            model = versions[max(versions)] if versions else None
+            model = self._unversioned(name, versions)
+        elif is_alias(version):
+            pointed = self.aliases.get(name or "", {}).get(version)
+            if versions and pointed is None:
+                raise NoSuchAlias([Problem("", self._no_such_alias(name))])
+            model = versions.get(pointed or 0)
         else:
             # With 20 digits or more it is not a version, and int() could be slow or raise.
             model = versions.get(int(version)) if len(version) < 20 else None
@@ -123,6 +132,19 @@ class Repository:
             raise ModelNotFound(f"no such model is served; served are {listed(sorted(self.models))}")
         numbers = listed([str(number) for number in sorted(versions, reverse=True)])
         raise ModelNotFound(f"the model {name!r} has no such version; served of it are {numbers}")
+
+    def _unversioned(self, name: str | None, versions: Mapping[int, LoadedModel]) -> LoadedModel | None:
+        """The model for a request without a version: the champion, or the version that is nearest to it.
+
+        If the champion is not served, this is the next lower version, which was in use before; without one the highest.
+        """
+        champion = self.aliases.get(name or "", {}).get(CHAMPION)
+        below = [version for version in versions if champion is not None and version <= champion]
+        return versions[max(below or versions)] if versions else None
+
+    def _no_such_alias(self, name: str | None) -> str:
+        known = listed(sorted(self.aliases.get(name or "", {})))
+        return f"a version is ASCII digits that do not start with 0, or an alias of the model: {known or 'it has none'}"
 
     def none_ready(self) -> NotReady:
         """The error of a request while there is no model, or while the first scan runs."""
@@ -140,6 +162,7 @@ class Repository:
             [refusal for refusal in self.refused if refusal.key.name != name],
             self.unloaded | {name},
             {key: state for key, state in self.states.items() if key.name != name},
+            aliases=self.aliases,
         )
 
     def settled(self) -> Repository:

@@ -26,11 +26,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from lengthwise.canary import Canary
 from lengthwise.errors import ConfigurationError, Draining, ModelNotFound, RequestError
+from lengthwise.repository.canary import why_not
 from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.repository.served import ServedModel
 from lengthwise.stopping import Stopped, Stopping
+from lengthwise.versions import Key
 
 log = logging.getLogger("lengthwise.registry")
 
@@ -42,11 +45,21 @@ Rescan = Callable[[Repository, str | None], Repository]
 
 @dataclass(frozen=True, slots=True)
 class _RegistrySnapshot:
-    """The models that are served; `unnamed` is the one for requests that name no model, if there is one."""
+    """The models that are served.
+
+    Attributes:
+        repository: The result of the scan.
+        served: Each model as it is served.
+        unnamed: The one for requests that name neither model nor version, if there is one.
+        with_canary: The default version of the canary's name, with the canary, if there is one.
+        canary: The canary, if it is served.
+    """
 
     repository: Repository = field(default_factory=lambda: Repository(starting=True))
     served: Mapping[LoadedModel, ServedModel] = field(default_factory=dict)
     unnamed: ServedModel | None = None
+    with_canary: ServedModel | None = None
+    canary: ServedModel | None = None
 
 
 class Registry:
@@ -57,6 +70,7 @@ class Registry:
         add: Creates the queue and the metrics of a new model.
         remove: Called with a model that is gone, after the change.
         period_seconds: How often to scan the folder; 0 for never.
+        canary: A version that answers a share of what the default version of its name would get.
 
     Attributes:
         listeners: Functions that are awaited after each scan, and after each call that changes the models.
@@ -69,7 +83,10 @@ class Registry:
         remove: Callable[[ServedModel], None],
         *,
         period_seconds: float = 0.0,
+        canary: Canary | None = None,
     ) -> None:
+        self._canary = canary
+        self._canary_reason: str | None = None
         self.listeners: list[Callable[[], Awaitable[None]]] = []
         self._rescan = rescan
         self._add = add
@@ -104,7 +121,16 @@ class Registry:
         snapshot = self._snapshot
         if name is None and version is None and snapshot.unnamed is not None:
             return snapshot.unnamed
-        return snapshot.served[snapshot.repository.find(name, version)]
+        found = snapshot.served[snapshot.repository.find(name, version)]
+        default = snapshot.with_canary
+        if version is None and default is not None and default.model is found.model:
+            return default
+        return found
+
+    def canary(self, key: Key) -> ServedModel | None:
+        """The canary, if it is served now."""
+        served = self._snapshot.canary
+        return served if served is not None and served.model.key == key else None
 
     async def open(self) -> None:
         """Scans the folder for the first time, and from then on periodically.
@@ -248,10 +274,31 @@ class Registry:
         unnamed = None
         with suppress(RequestError):  # such a request will get this error from `find`
             unnamed = served[result.find(None, None)]
-        self._snapshot = _RegistrySnapshot(result, served, unnamed)
+        with_canary, canary = self._with_canary(result, served)
+        if with_canary is not None and unnamed is not None and unnamed.model is with_canary.model:
+            unnamed = with_canary
+        self._snapshot = _RegistrySnapshot(result, served, unnamed, with_canary, canary)
         for model, gone in before.items():
             if model not in served:
                 self._remove(gone)
+
+    def _with_canary(
+        self, result: Repository, served: Mapping[LoadedModel, ServedModel]
+    ) -> tuple[ServedModel | None, ServedModel | None]:
+        """The default version with its canary, and the canary; None twice if there is none now, which is logged."""
+        canary = self._canary
+        if canary is None:
+            return None, None
+        try:
+            default = served[result.find(canary.key.name, None)]
+            other = served[result.find(canary.key.name, str(canary.key.version))]
+            reason = "it is the default version" if default is other else why_not(default.manifest, other.manifest)
+        except RequestError as error:
+            reason = error.detail
+        if reason is not None and reason != self._canary_reason and not result.starting:
+            log.warning("the canary %s gets no calls: %s", canary.key, reason)
+        self._canary_reason = reason
+        return (None, None) if reason is not None else (default.with_canary(canary), other)
 
 
 async def _in_daemon_thread(function: Callable[[], R]) -> R:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotJudged
-from lengthwise.repository import judging, loading
+from lengthwise.repository import aliases, judging, loading
 from lengthwise.repository.contents import DirectoryState, Repository
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.loading import directory_state, graph_bytes
@@ -61,6 +61,7 @@ def scan(
     most_bytes: int = MOST_BYTES,
     stopping: Stopping | None = None,
     publish: Callable[[Repository], None] = lambda _: None,
+    kept: Collection[Key] = (),
 ) -> Repository:
     """Scans a folder. Any error in one directory rejects that version only.
 
@@ -78,6 +79,7 @@ def scan(
         stopping: Ends the scan early; checked before each version and while one is verified.
         publish: Called with what may be served already, while the scan continues. If nothing was served before, it is
             called after each version, else after each new good one.
+        kept: Versions to serve beside the highest of their names, as those that have an alias.
 
     Returns:
         The result.
@@ -97,7 +99,9 @@ def scan(
     # If the folder of a name cannot be read at the moment, its served versions stay.
     directories |= {key: folder / key.name / str(key.version) for key in _keys(before) if key.name in passed}
     wanted = policy.candidates(key for key in directories if key.name not in before.unloaded)
-    state = ScanState(before, policy, wanted)
+    aliases_of = {name: _aliases(folder, name, before) for name in sorted({key.name for key in directories})}
+    named = {Key(name, version) for name, versions in aliases_of.items() for version in versions.values()}
+    state = ScanState(before, policy, wanted, frozenset({*kept, *named}), aliases_of)
     for absent in policy.absent(directories):
         if absent.name not in before.unloaded:
             state.refuse(absent, NAMED_AND_ABSENT)
@@ -151,6 +155,15 @@ def scan(
     if nothing is not None and nothing != before.reason:
         log.error("nothing is served of %s: %s", folder, nothing)
     return replace(state.at_the_end(nothing), passed=frozenset(passed), misplaced=frozenset(misplaced))
+
+
+def _aliases(folder: Path, name: str, before: Repository) -> aliases.Aliases:
+    """The aliases of a name; as they were before if the file cannot be read, so that no request changes its version."""
+    try:
+        return aliases.read(folder / name)
+    except ConfigurationError as error:
+        log.error("the aliases of %s stay as they were: %s", name, error)
+        return before.aliases.get(name, {})
 
 
 def check_readable(folder: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from lengthwise.repository.aliases import Aliases
 from lengthwise.repository.contents import DirectoryState, Refusal, Repository
 from lengthwise.repository.model import LoadedModel
 from lengthwise.versions import Key, Policy
@@ -20,6 +21,8 @@ class ScanState:
         before: The result of the last scan.
         policy: Selects the versions.
         wanted: The versions to verify, in order.
+        kept: Versions that are served beside the highest one, under a policy of one version.
+        aliases: The aliases of the versions, by name.
 
     Attributes:
         first: Whether nothing was served before this scan.
@@ -28,7 +31,14 @@ class ScanState:
         known: The reasons why the last scan rejected versions.
     """
 
-    def __init__(self, before: Repository, policy: Policy, wanted: Sequence[Key]) -> None:
+    def __init__(
+        self,
+        before: Repository,
+        policy: Policy,
+        wanted: Sequence[Key],
+        kept: frozenset[Key] = frozenset(),
+        aliases: Mapping[str, Aliases] | None = None,
+    ) -> None:
         self.first = not before.models
         self.left = list(wanted)
         self.running = {model.key: model for model in before if model.key in set(wanted)}
@@ -36,6 +46,8 @@ class ScanState:
         self._new = 0
         self._before = before
         self._policy = policy
+        self._kept = kept
+        self._aliases = aliases or {}
         self._models: dict[Key, LoadedModel] = {}
         self._refused: dict[Key, str] = {}
         self._states: dict[Key, DirectoryState] = {}
@@ -54,8 +66,8 @@ class ScanState:
             judged: Names with a version that is being verified.
         """
         if self._policy.one:
-            done = {key.name for key in self._models}
-            self.left = [key for key in self.left if key.name not in done]
+            done = self._done()
+            self.left = [key for key in self.left if key.name not in done or key in self._kept]
         return next((key for key in self.left if key.name not in judged), None)
 
     def bytes_beside(self, key: Key, judged: Collection[Key]) -> int:
@@ -71,7 +83,7 @@ class ScanState:
             if other in self.running
             and other != key
             and other not in judged
-            and not (self._policy.one and other.name == key.name)
+            and not (self._policy.one and other.name == key.name and other not in self._kept)
         ]
         return sum(model.graph_bytes for model in (*self._models.values(), *staying))
 
@@ -104,8 +116,8 @@ class ScanState:
 
     def repository(self) -> Repository:
         """What may be served while the scan continues: the settled models, and those served before."""
-        done = {key.name for key in self._models} if self._policy.one else set()
-        old = {model.key: model for model in self._before if model.key.name not in done}
+        done = self._done() if self._policy.one else set()
+        old = {model.key: model for model in self._before if model.key.name not in done or model.key in self._kept}
         left = set(self.left)
         refused = {key: reason for key, reason in self.known.items() if key in left} | self._refused
         states = {key: current for key, current in self._before.states.items() if key in left} | self._states
@@ -124,4 +136,13 @@ class ScanState:
         reason: str | None,
     ) -> Repository:
         refusals = [Refusal(str(key), why) for key, why in sorted(refused.items())]
-        return Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
+        made = Repository.of(models.values(), refusals, self._before.unloaded, states, reason)
+        return replace(made, aliases=self._aliases)
+
+    def _done(self) -> set[str]:
+        """The names of which the highest good version is settled."""
+        return {key.name for key in self._models if self._is_highest_left(key)}
+
+    def _is_highest_left(self, key: Key) -> bool:
+        """Whether no version above it is still to be verified: a kept version may be settled before a higher one."""
+        return all(other.name != key.name or other.version < key.version for other in self.left)

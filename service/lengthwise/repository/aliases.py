@@ -1,0 +1,96 @@
+"""Aliases of a model's versions: `champion`, `candidate`, or any other word, in `MODELS/NAME/aliases.json`.
+
+```json
+{"champion": 3, "candidate": 4}
+```
+
+A request may name an alias in the place of a version. A request that names no version gets the champion, if there is
+one, and else the highest version. The file is replaced as a whole, so a switch is atomic: a scan reads the aliases
+before it or after it, and every request uses one state of the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from lengthwise import files
+from lengthwise.errors import ConfigurationError
+from lengthwise.versions import is_alias, is_version
+
+log = logging.getLogger("lengthwise.scan")
+
+FILE: Final = "aliases.json"
+CHAMPION: Final = "champion"
+"""The version for requests that name none."""
+_MOST_BYTES: Final = 2**16
+
+Aliases = Mapping[str, int]
+
+
+def read(folder: Path) -> Aliases:
+    """The aliases in the folder of a name; empty if it has none.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is malformed.
+    """
+    path = folder / FILE
+    try:
+        found = json.loads(files.read(path, _MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(f'{path}: the form is {{"champion": 3, "candidate": 4}}')
+    for alias, version in found.items():
+        if not is_alias(alias):
+            raise ConfigurationError(
+                f"{path}: {alias[:40]!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with "
+                "a letter"
+            )
+        if type(version) is not int or not is_version(str(version)):
+            raise ConfigurationError(f"{path}: {alias}: a version is a whole number from 1, not {version!r}")
+    return found
+
+
+def set_alias(folder: Path, alias: str, version: int | None) -> Aliases:
+    """Points an alias to a version, or removes it.
+
+    Args:
+        folder: The folder of the name, `MODELS/NAME`.
+        alias: The alias.
+        version: The version; None to remove the alias.
+
+    Returns:
+        All aliases after the change.
+
+    Raises:
+        ConfigurationError: There is no such version or alias, or the file cannot be read or written.
+    """
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} is no folder: name a model as MODELS/NAME")
+    found = dict(read(folder))
+    if version is None:
+        if alias not in found:
+            raise ConfigurationError(f"{folder} has no alias {alias!r}; it has {', '.join(found) or 'none'}")
+        del found[alias]
+    else:
+        if not is_alias(alias):
+            raise ConfigurationError(
+                f"{alias!r} is no alias: use up to 64 small letters, digits, '-' and '_', beginning with a letter"
+            )
+        if not (folder / str(version)).is_dir():
+            there = sorted(int(path.name) for path in folder.iterdir() if is_version(path.name))
+            raise ConfigurationError(
+                f"{folder} has no version {version}; it has {', '.join(map(str, there)) or 'none'}"
+            )
+        found[alias] = version
+    try:
+        files.replace(folder / FILE, (json.dumps(found, indent=2) + "\n").encode())
+    except OSError as error:
+        raise ConfigurationError(f"{folder / FILE} cannot be written: {error.strerror}") from error
+    return found
