@@ -32,7 +32,7 @@ BELOW = {
         "bench": {"repository", "decoding", "runtime", "batching"},
         "scoring": {"repository", "decoding", "runtime", "batching"},
         "api": {"scoring", "repository", "decoding", "runtime", "batching"},
-        "cli": {"bench", "scoring", "http"},
+        "cli": {"bench", "scoring", "http", "monitoring", "repository"},
     },
     "lengthwise_export": {
         "": set(),

@@ -1,4 +1,4 @@
-"""The command `lengthwise`: `serve`, `bench` and `score`, and the exporter's `train`, `export` and `check`."""
+"""The command `lengthwise`: the service's commands, and the exporter's `train`, `export` and `check`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lengthwise import logs
 from lengthwise.bench.command import bench
 from lengthwise.command import NOT_CHECKED, Command, check_platform, end
 from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring.command import drift, label
+from lengthwise.repository.alias_command import alias
 from lengthwise.scoring.command import score
 from lengthwise.settings import PREFIX, Settings, flag
 
@@ -103,3 +105,6 @@ def serve(**flags: Any) -> None:
 
 main.add_command(bench)
 main.add_command(score)
+main.add_command(drift)
+main.add_command(label)
+main.add_command(alias)

@@ -147,6 +147,20 @@ def _settings(context: click.Context, option: click.Parameter, values: Sequence[
 )
 @click.option("--data", metavar="FILE", help="Send the sequences of this .jsonl, .ts or .parquet file instead.")
 @click.option(
+    "--replay",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="Send a recorded load again: a folder of 'serve --record', or one of its files. Times are kept, answers are "
+    "not compared.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, 1000, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="With --replay: so many times as fast.",
+)
+@click.option(
     "--distinct",
     type=click.IntRange(1, 100_000),
     default=Workload.distinct,
@@ -203,6 +217,7 @@ def bench(
     save: bool,
     as_json: bool,
     plot: Path | None,
+    speed: float,
     **options: Any,
 ) -> None:
     """Puts load on a service and shows throughput, latency and padding.
@@ -223,8 +238,13 @@ def bench(
     if vocabulary is not None:
         options["step"] = Input("tokens", vocabulary)
     load, workload = LoadSpec(**_fields_of(LoadSpec, options)), Workload(**_fields_of(Workload, options))
-    presentation = Presentation(f"{where or 'the bundled model'}, {workload.data or workload.lengths}", as_json, plot)
-    if costs:
+    sent = workload.replay or workload.data or workload.lengths
+    presentation = Presentation(f"{where or 'the bundled model'}, {sent}", as_json, plot)
+    if workload.replay is not None and (sweep or tune or costs or load.rate is not None or workload.data is not None):
+        raise click.UsageError("--replay has its own requests and times: it excludes rates, --data, --tune and --costs")
+    if workload.replay is not None:
+        show_replay(where, model, serve_options, load, workload, presentation, speed)
+    elif costs:
         show_costs(where, model, presentation, save=save)
     elif tune:
         show_tuning(where, model, serve_options, load, workload, presentation)
@@ -251,6 +271,30 @@ def show_loads(
         draw(rows, presentation.plot, title=presentation.title)
         presentation.console.print(f"drawn: {presentation.plot}")
     if not all(row.is_sound for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def show_replay(
+    where: str | None,
+    model: str | None,
+    serve_options: dict[str, str],
+    load: LoadSpec,
+    workload: Workload,
+    presentation: Presentation,
+    speed: float,
+) -> None:
+    """Sends a recorded load."""
+    assert workload.replay is not None
+    with progress_bar(presentation.console) as progress, served(where, serve_options, model=model) as service:
+        recorded = workload.recorded(service, workload.replay)
+        moments = recorded.at_speed(speed)
+        load = replace(load, moments=moments, seconds=max(moments[-1], 0.1))
+        row = workload.replay_test(service, recorded).run(load, tick=ticker(progress, load.name, seconds=load.seconds))
+    presentation.print({"loads": [row.to_json()]}, lambda: table([row], title=presentation.title))
+    if presentation.plot is not None:
+        plots.draw_percentiles([row], presentation.plot, title=presentation.title)
+        presentation.console.print(f"drawn: {presentation.plot}")
+    if not row.is_sound:
         raise click.exceptions.Exit(1)
 
 

@@ -96,7 +96,7 @@ def figures(
     load: str,
     seconds: float,
     offered_rate: float | None = None,
-    sequences_per_request: int = 1,
+    sequences_per_request: float = 1,
     checked: bool = True,
 ) -> Figures:
     """The figures of one load.

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lengthwise.bench import remote
+from lengthwise.bench import remote, replay
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.expected import Expected, scores, whole
 from lengthwise.bench.figures import Figures, figures
 from lengthwise.bench.launch import ServiceUnderLoad
 from lengthwise.bench.load import Tick, ask_each, drive
+from lengthwise.bench.replay import RecordedLoad
 from lengthwise.bench.schedule import Closed, Open, Schedule
 from lengthwise.bench.workload import Arrivals, Input, arrival_moments, draw_lengths, json_body, make_sequences
 from lengthwise.decoding import dataset
@@ -79,6 +82,7 @@ class LoadSpec:
         warmup_seconds: A load of the same kind before, which is not measured.
         count: Maximum of requests; None for no other limit than time.
         seed: Seed of the arrivals.
+        moments: When the requests of a recorded load are due; None for another load.
     """
 
     concurrency: int = 64
@@ -89,16 +93,21 @@ class LoadSpec:
     warmup_seconds: float = 1.0
     count: int | None = None
     seed: int = 0
+    moments: Sequence[float] | None = None
 
     @property
     def name(self) -> str:
         """A description of the load."""
+        if self.moments is not None:
+            return f"{len(self.moments):,} recorded requests"
         if self.rate is None:
             return f"{self.concurrency} connection{'s' if self.concurrency > 1 else ''}"
         return f"{self.arrivals} {self.rate:,.0f}/s"
 
     def schedule(self) -> Schedule:
         """When its requests are due."""
+        if self.moments is not None:
+            return Open(self.moments[: self.count])
         if self.rate is None:
             return Closed(self.seconds, math.inf if self.count is None else self.count)
         random = np.random.default_rng(self.seed)
@@ -114,20 +123,20 @@ class LoadTest:
         target: The server.
         requests: Sent in this order, and again from the start.
         expected: The expected answers; None where answers are not checked.
-        sequences_per_request: How many sequences each holds.
+        sequences_per_request: How many sequences each holds, on average.
         headers: Headers of requests for metrics, such as a key.
     """
 
     target: ServerAddress
     requests: Sequence[bytes]
     expected: Expected | None = None
-    sequences_per_request: int = 1
+    sequences_per_request: float = 1
     headers: dict[str, str] = field(default_factory=dict)
 
     def run(self, load: LoadSpec, *, tick: Tick | None = None) -> Figures:
         """Runs one load: the warm-up, then the measurement."""
         if load.warmup_seconds:
-            warmup = replace(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1)
+            warmup = changed(load, seconds=load.warmup_seconds, count=None, seed=load.seed + 1, moments=None)
             limit = _OVERTIME * load.warmup_seconds + _OVERTIME_SECONDS
             drive(self.target, self.requests, warmup.schedule(), connections=load.concurrency, limit_seconds=limit)
         before = remote.metrics(self.target, self.headers)
@@ -202,6 +211,7 @@ class Workload:
     Attributes:
         lengths: The distribution of lengths.
         data: A file of sequences to send; None for random ones.
+        replay: A recorded load, whose requests are sent; None for another load.
         distinct: Number of different random sequences.
         per_request: Sequences a request.
         form: The format of requests.
@@ -214,6 +224,7 @@ class Workload:
 
     lengths: str = "lognormal:50,0.7"
     data: str | None = None
+    replay: Path | None = None
     distinct: int = 500
     per_request: int = 1
     form: RequestFormat = "json"
@@ -246,6 +257,24 @@ class Workload:
         random = np.random.default_rng(self.seed)
         lengths = draw_lengths(self.lengths, self.distinct, max_length, random, min_length=min_length)
         return make_sequences(lengths, step, random)
+
+    def recorded(self, service: ServiceUnderLoad, path: Path) -> RecordedLoad:
+        """The recorded load at a path, for a service's model."""
+        step, name = self.step, service.name
+        if step is None or name is None:
+            model = remote.model(service.target, service.name, self.headers)
+            step, name = step or model.step, name or model.name
+        return replay.read(path, step, model=name, seed=self.seed)
+
+    def replay_test(self, service: ServiceUnderLoad, recorded: RecordedLoad) -> LoadTest:
+        """The load test that sends the requests of a recorded load. Answers are not compared."""
+        headers = {"content-type": "application/json", **self.headers}
+        requests = [
+            service.target.request(PATH, json_body(sequences, **service.fields), headers)
+            for sequences in recorded.requests
+        ]
+        per_request = sum(map(len, recorded.requests)) / len(requests)
+        return LoadTest(service.target, requests, None, per_request, self.headers)
 
     def load_test(self, service: ServiceUnderLoad, *, tick: Tick | None = None) -> LoadTest:
         """The load test for a service's model: requests and expected answers."""

@@ -57,7 +57,7 @@ class Consumer(Protocol):
         """Its metrics."""
 
 
-class Buffer:
+class CallBuffer:
     """The calls that wait for one consumer.
 
     Args:
@@ -132,7 +132,7 @@ class ConsumerThread:
         at_rest: Calls are consumed only while this is true; None for always.
     """
 
-    def __init__(self, name: str, buffers: Sequence[Buffer], most: int, at_rest: AtRest | None = None) -> None:
+    def __init__(self, name: str, buffers: Sequence[CallBuffer], most: int, at_rest: AtRest | None = None) -> None:
         self._buffers = buffers
         self._most = most
         self._at_rest = at_rest

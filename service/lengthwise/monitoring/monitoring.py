@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lengthwise.batching.queues import Timing
 from lengthwise.decoding.calls import Call
 from lengthwise.monitoring.answered import AnsweredCall
-from lengthwise.monitoring.consumers import AtRest, Buffer, Consumer, ConsumerThread
+from lengthwise.monitoring.consumers import AtRest, CallBuffer, Consumer, ConsumerThread
 from lengthwise.monitoring.drift import Drift
 from lengthwise.monitoring.recorder import Recorder
 from lengthwise.monitoring.shadow import Shadow
@@ -54,7 +54,7 @@ class Monitoring:
             key = Key.parse(settings.shadow)
             self.shadow = Shadow(lambda: find(key.name, str(key.version)), key, settings.shadow_share)
             rerunning.append(self.shadow)
-        self._buffers = [Buffer(consumer) for consumer in (*counting, *rerunning)]
+        self._buffers = [CallBuffer(consumer) for consumer in (*counting, *rerunning)]
         self._threads = []
         if counting:
             self._threads.append(ConsumerThread("monitoring", self._buffers[: len(counting)], _COUNTED))

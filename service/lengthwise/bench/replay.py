@@ -1,0 +1,105 @@
+"""A recorded load (`lengthwise serve --record`), sent again: the same sequences in the same requests at the same times.
+
+Where the records have no steps (`--record-without steps`), random sequences of the recorded lengths are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise.bench.workload import Input, make_sequences
+from lengthwise.errors import ConfigurationError, how_to_install
+from lengthwise.padding import Steps
+
+_NEEDED: Final = ("request", "arrived", "length", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedLoad:
+    """The requests of a recording.
+
+    Attributes:
+        requests: The sequences of each request, in order of arrival.
+        moments: When each arrived, in seconds after the first one.
+    """
+
+    requests: Sequence[Sequence[Steps]]
+    moments: Sequence[float]
+
+    def at_speed(self, speed: float) -> list[float]:
+        """The moments when the load is sent `speed` times as fast."""
+        return [moment / speed for moment in self.moments]
+
+
+def read(path: Path, step: Input, *, model: str | None = None, seed: int = 0) -> RecordedLoad:
+    """Reads record files.
+
+    Args:
+        path: A file, or a folder of `record-*.parquet`.
+        step: What one step of the model is.
+        model: The name whose requests are read; None where the records have one name only.
+        seed: Seed of the values, where the records have lengths only.
+
+    Raises:
+        ConfigurationError: There are no records, they cannot be read, or they are of another model.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ConfigurationError(f"--replay needs pyarrow: {how_to_install('parquet')}") from error
+    files = sorted(path.glob("record-*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigurationError(f"--replay {path}: the folder has no record-*.parquet")
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            opened = pq.ParquetFile(file)
+            names = opened.schema_arrow.names
+            missing = {*_NEEDED} - set(names)
+            if missing:
+                raise ConfigurationError(
+                    f"--replay {file}: it has no column {', '.join(sorted(missing))}; 'lengthwise serve --record' "
+                    "writes files that can be replayed"
+                )
+            rows += opened.read(columns=[name for name in (*_NEEDED, "steps") if name in names]).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigurationError(f"--replay {file} cannot be read as Parquet: {error}") from error
+    recorded = sorted({row["model"] for row in rows})
+    if model is None and len(recorded) > 1:
+        raise ConfigurationError(f"--replay {path}: say which --model; there are records of {', '.join(recorded)}")
+    rows = [row for row in rows if model in (None, row["model"])]
+    if not rows:
+        raise ConfigurationError(f"--replay {path}: no records of {model}; there are records of {', '.join(recorded)}")
+    return _load(rows, step, path, np.random.default_rng(seed))
+
+
+def _load(rows: Sequence[dict[str, Any]], step: Input, path: Path, random: np.random.Generator) -> RecordedLoad:
+    """The requests of rows, ordered by arrival."""
+    grouped: dict[tuple[Any, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["arrived"], row["request"]), []).append(row)
+    order = sorted(grouped)
+    requests = []
+    for key in order:
+        group = grouped[key]
+        if "steps" in group[0]:
+            requests.append([_steps(row["steps"], step, path) for row in group])
+        else:
+            requests.append(make_sequences(np.array([row["length"] for row in group]), step, random))
+    first = order[0][0]
+    return RecordedLoad(requests, [(arrived - first).total_seconds() for arrived, _ in order])
+
+
+def _steps(values: list[Any], step: Input, path: Path) -> Steps:
+    if step.kind == "tokens":
+        return np.array(values, dtype=np.int64)
+    steps = np.array(values, dtype=np.float32)
+    if steps.ndim != 2 or steps.shape[1] != step.size:
+        raise ConfigurationError(f"--replay {path}: the model takes {step.size} values a step, the records have others")
+    return steps

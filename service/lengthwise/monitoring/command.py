@@ -1,0 +1,91 @@
+"""`lengthwise drift` and `lengthwise label`: what recorded sequences are used for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from lengthwise.command import Command
+from lengthwise.data_profile import WINDOW_SEQUENCES
+from lengthwise.errors import ConfigurationError, how_to_install
+from lengthwise.files import replace
+from lengthwise.monitoring import drift_page, label_records
+from lengthwise.repository.model_directory import model_directory
+from lengthwise.runtime.manifest import Manifest
+
+
+def _need_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(f"reading records needs pyarrow: {how_to_install('parquet')}") from error
+
+
+_records = click.argument("records", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.command(cls=Command, epilog="The exit code is 0 where nothing has drifted, 1 where something has.")
+@_records
+@click.option(
+    "--model",
+    "model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="The model directory: MODELS/NAME/VERSION, or MODELS/NAME for its highest version.",
+)
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option(
+    "--window",
+    type=click.IntRange(50),
+    default=WINDOW_SEQUENCES,
+    show_default=True,
+    help="Sequences that each figure over time is of.",
+)
+def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: int) -> None:
+    """Compares the records in DIR with the training data of a model.
+
+    DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
+    by the population stability index (PSI).
+    """
+    _need_pyarrow()
+    manifest = Manifest.read(model_directory(model))
+    found = drift_page.report(records, manifest, window=window)
+    if page is not None:
+        try:
+            replace(page, found.as_html().encode())
+        except OSError as error:
+            raise ConfigurationError(f"{page} cannot be written: {error.strerror}") from error
+    if as_json:
+        click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
+    else:
+        shown = Table(title=f"{found.counts.sequences} records of {manifest.key} beside its training data")
+        for column in ("what", "PSI", "limit", ""):
+            shown.add_column(column, justify="left" if column in ("what", "") else "right")
+        for what, psi in found.drift.items():
+            limit = found.profile.limits.of(what)
+            shown.add_row(found.name_of(what), f"{psi:.3f}", f"{limit:.3f}", "drifted" if psi > limit else "")
+        Console().print(shown)
+    if found.drifted:
+        raise click.exceptions.Exit(1)
+
+
+@click.command(cls=Command)
+@_records
+@click.argument("labels", metavar="LABELS", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+def label(records: Path, labels: Path, out: Path) -> None:
+    """Joins labels to the records in DIR by id, and writes OUT (.parquet) for `train`, `score` and `export --data`.
+
+    LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence.
+    """
+    _need_pyarrow()
+    if out.suffix != ".parquet":
+        raise ConfigurationError(f"{out}: the name must end in .parquet")
+    written, total = label_records.join(records, label_records.read_labels(labels), out)
+    click.echo(f"{out}: {written} of {total} records have a label")

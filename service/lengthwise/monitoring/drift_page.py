@@ -1,0 +1,210 @@
+"""The page of `lengthwise drift`: recorded sequences beside the training data, with pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lengthwise.data_profile import FEATURE, DataProfile, ProfileCounter, ProfileCounts
+from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring.record_file import PATTERN
+from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Manifest
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --training: #8a94a3; --today: #2f6fb3; --drifted: #b8322a; }
+body { font: 16px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }
+table { border-collapse: collapse; } td, th { padding: .2em .8em; text-align: right; } th:first-child,
+td:first-child { text-align: left; } .drifted { color: var(--drifted); font-weight: bold; }
+figure { display: inline-block; margin: 1em 1em 0 0; } figcaption { font-size: 14px; }
+.training { fill: var(--training); } .today { fill: var(--today); }
+text { font: 11px sans-serif; fill: currentColor; }
+"""
+_WIDTH: Final = 280
+_HEIGHT: Final = 120
+_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """Recorded sequences of one model, compared with its training data.
+
+    Attributes:
+        manifest: The model's manifest, with a profile.
+        counts: All recorded sequences by the profile's bins.
+        drift: The PSI by what is compared.
+        over_time: The PSI of each window, in order of arrival.
+    """
+
+    manifest: Manifest
+    counts: ProfileCounts
+    drift: dict[str, float]
+    over_time: Sequence[dict[str, float]]
+
+    @property
+    def profile(self) -> DataProfile:
+        """The profile of the training data."""
+        assert self.manifest.training is not None
+        return self.manifest.training
+
+    @property
+    def drifted(self) -> list[str]:
+        """What exceeds its limit."""
+        return [what for what, psi in self.drift.items() if psi > self.profile.limits.of(what)]
+
+    def name_of(self, what: str) -> str:
+        """What is compared, with a feature's own name if it has one."""
+        names = self.manifest.input.feature_names
+        if names is None or not what.startswith(FEATURE):
+            return what
+        return f"{what} ({names[int(what.removeprefix(FEATURE))]})"
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "model": self.manifest.key,
+            "sequences": self.counts.sequences,
+            "drifted": self.drifted,
+            "drift": [
+                {"what": what, "psi": psi, "limit": self.profile.limits.of(what)} for what, psi in self.drift.items()
+            ],
+            "over_time": list(self.over_time),
+        }
+
+    def as_html(self) -> str:
+        """A page of one file, which loads nothing else."""
+        ordered = sorted(self.drift, key=lambda what: -self.drift[what] / self.profile.limits.of(what))
+        rows = "".join(self._row(what) for what in ordered)
+        pictures = "".join(self._figure(what) for what in ordered[:40])
+        title = html.escape(f"Drift of {self.manifest.key}")
+        verdict = f"{len(self.drifted)} of {len(self.drift)} have drifted" if self.drifted else "nothing has drifted"
+        return (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+            f"<h1>{title}</h1><p>{self.counts.sequences} recorded sequences beside {self.profile.sequences} of the "
+            f"training data: {verdict}. What has drifted has a population stability index (PSI) above its limit.</p>"
+            f"<table><tr><th>what<th>PSI<th>limit</tr>{rows}</table>"
+            "<p>Grey: the share of the training data in each bin. Blue: the share of the records.</p>"
+            f"{pictures}</html>\n"
+        )
+
+    def _row(self, what: str) -> str:
+        psi, limit = self.drift[what], self.profile.limits.of(what)
+        mark = ' class="drifted"' if psi > limit else ""
+        return f"<tr{mark}><td>{html.escape(self.name_of(what))}<td>{psi:.3f}<td>{limit:.3f}</tr>"
+
+    def _figure(self, what: str) -> str:
+        before, now, names = self._bins(what)
+        bars = "".join(_bars(place, len(before), pair) for place, pair in enumerate(zip(before, now, strict=True)))
+        first, last = (html.escape(name) for name in (names[0], names[-1]))
+        return (
+            f'<figure><svg width="{_WIDTH}" height="{_HEIGHT + 16}" role="img" aria-label="{html.escape(what)}">{bars}'
+            f'<text x="0" y="{_HEIGHT + 13}">{first}</text>'
+            f'<text x="{_WIDTH}" y="{_HEIGHT + 13}" text-anchor="end">{last}</text></svg>'
+            f"<figcaption>{html.escape(self.name_of(what))}: {self.drift[what]:.3f}</figcaption></figure>"
+        )
+
+    def _bins(self, what: str) -> tuple[list[float], list[float], list[str]]:
+        """The shares of each bin before and now, and the names of the bins."""
+        profile, counts = self.profile, self.counts
+        if what == "length":
+            return list(profile.lengths.shares), _shares(counts.lengths), _names(profile.lengths.edges)
+        if what == "missing":
+            now = _shares([counts.present, counts.missing])
+            return [1 - profile.missing, profile.missing], now, ["present", "missing"]
+        if what == "class":
+            return (
+                list(profile.classes or [0.0] * self.manifest.classes),
+                _shares(counts.classes),
+                [*self.manifest.labels],
+            )
+        bins = profile.features[index := int(what.removeprefix(FEATURE))]
+        return list(bins.shares), _shares(counts.features[index, : len(bins.shares)]), _names(bins.edges)
+
+
+def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
+    """Compares the records of a model with its training data.
+
+    Args:
+        directory: The folder of the records.
+        manifest: The model's manifest.
+        window: Sequences of each window of `over_time`.
+
+    Raises:
+        ConfigurationError: The manifest has no profile, or there are no records of the model with steps and answers.
+    """
+    profile = manifest.training
+    if profile is None:
+        raise ConfigurationError(
+            f"{manifest.key} has no profile of its training data: export it again with --data, or from a checkpoint of "
+            "'lengthwise train'"
+        )
+    counter = ProfileCounter(profile, manifest.classes)
+    places = {label: place for place, label in enumerate(manifest.labels)}
+    total: ProfileCounts | None = None
+    part: ProfileCounts | None = None
+    over_time = []
+    for steps, answers in _records(directory, manifest):
+        block = counter.count(steps, [places[label] for labels in answers for label in labels if label in places])
+        total = block if total is None else total + block
+        part = block if part is None else part + block
+        if part.sequences >= window:
+            over_time.append(counter.drift(part))
+            part = None
+    if total is None:
+        raise ConfigurationError(f"{directory}: there are no records of {manifest.name}")
+    return DriftReport(manifest, total, counter.drift(total), over_time)
+
+
+def _records(directory: Path, manifest: Manifest) -> Iterator[tuple[list[Steps], list[list[str]]]]:
+    """The recorded steps and answers of a name, a few hundred sequences at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in sorted(directory.glob(PATTERN)):
+        try:
+            file = pq.ParquetFile(path)
+            missing = {"steps", "answer"} - set(file.schema_arrow.names)
+            if missing:
+                raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
+            for batch in file.iter_batches(batch_size=_AT_ONCE, columns=["model", "steps", "answer"]):
+                rows = [row for row in batch.to_pylist() if row["model"] == manifest.name]
+                if rows:
+                    yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _array(steps: list[Any], manifest: Manifest) -> Steps:
+    if manifest.input.kind == "tokens":
+        return np.array(steps, dtype=np.int64)
+    return np.array(steps, dtype=np.float32).reshape(len(steps), manifest.input.features or 1)
+
+
+def _shares(counts: Any) -> list[float]:
+    counted = np.asarray(counts, dtype=np.float64)
+    shares: list[float] = (counted / max(1.0, counted.sum())).tolist()
+    return shares
+
+
+def _names(edges: Sequence[float]) -> list[str]:
+    if not edges:
+        return ["all"]
+    return [f"up to {edges[0]:g}", *(f"{edge:g}" for edge in edges[1:-1]), f"above {edges[-1]:g}"]
+
+
+def _bars(place: int, count: int, shares: tuple[float, float]) -> str:
+    """Both bars of one bin. The full height is a share of one half."""
+    width = _WIDTH / count
+    drawn = ""
+    for kind, offset, share in (("training", 0.08, shares[0]), ("today", 0.5, shares[1])):
+        height = min(1.0, 2 * share) * _HEIGHT
+        drawn += (
+            f'<rect class="{kind}" x="{(place + offset) * width:.1f}" y="{_HEIGHT - height:.1f}" '
+            f'width="{0.42 * width:.1f}" height="{height:.1f}"/>'
+        )
+    return drawn

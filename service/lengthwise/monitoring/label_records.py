@@ -1,0 +1,88 @@
+"""Joins labels that came later to recorded sequences by their ids: then they are data to train on and to score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring.record_file import PATTERN
+
+
+def read_labels(path: Path) -> dict[str, Any]:
+    """The labels by id, from JSON Lines with `id` and `label`.
+
+    Raises:
+        ConfigurationError: The file cannot be read, a line is malformed, or two lines give one id different labels.
+    """
+    found: dict[str, Any] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            fields = orjson.loads(line)
+            identifier, label = fields["id"], fields["label"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise ConfigurationError(
+                f'{path}:{number}: the form of a line is {{"id": "a1", "label": "walk"}}'
+            ) from None
+        if found.setdefault(str(identifier), label) != label:
+            raise ConfigurationError(f"{path}:{number}: the id {identifier!r} has another label before")
+    return found
+
+
+def join(directory: Path, labels: Mapping[str, Any], out: Path) -> tuple[int, int]:
+    """Writes the recorded sequences that have a label into one Parquet file with `id`, `steps` and `label`.
+
+    Of several records with one id the last is written.
+
+    Args:
+        directory: The folder of the records.
+        labels: By id; texts, or lists of texts.
+        out: The file; it must not exist.
+
+    Returns:
+        How many sequences were written, and how many records there are.
+
+    Raises:
+        ConfigurationError: There are no records with ids and steps, no label belongs to one, or the file exists.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if out.exists():
+        raise ConfigurationError(f"{out} exists; name another file")
+    found: dict[str, dict[str, Any]] = {}
+    total = 0
+    for path in sorted(directory.glob(PATTERN)):
+        try:
+            file = pq.ParquetFile(path)
+            missing = {"id", "steps"} - set(file.schema_arrow.names)
+            if missing:
+                raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
+            for batch in file.iter_batches(batch_size=500, columns=["id", "steps"]):
+                total += batch.num_rows
+                wanted = [i for i, name in enumerate(batch.column("id").to_pylist()) if name in labels]
+                for row in batch.take(pa.array(wanted, pa.int64())).to_pylist():
+                    found[row["id"]] = row | {"label": labels[row["id"]]}
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigurationError(f"{path} cannot be read as Parquet: {error}") from error
+    if not total:
+        raise ConfigurationError(f"{directory} has no records")
+    if not found:
+        raise ConfigurationError(
+            f"none of the {len(labels)} labels belongs to one of the {total} records of {directory}"
+        )
+    try:
+        pq.write_table(pa.Table.from_pylist(list(found.values())), out, compression="zstd")
+    except (OSError, pa.ArrowException) as error:
+        out.unlink(missing_ok=True)
+        raise ConfigurationError(f"{out} cannot be written: {error}") from error
+    return len(found), total
