@@ -8,9 +8,9 @@ raise, or wait for an event.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -152,10 +152,15 @@ def idle(figures: dict[str, float]) -> bool:
 
 @asynccontextmanager
 async def serving(
-    *models: LoadedModel, refused: Sequence[Refusal] = (), tracer: Any = None, **options: Any
+    *models: LoadedModel,
+    refused: Sequence[Refusal] = (),
+    tracer: Any = None,
+    aliases: Mapping[str, Mapping[str, int]] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     """A started service of some models while the block runs; `refused` stood beside them."""
-    made = Serving(Settings(**{"runners": 1} | options), lambda *_: Repository.of(models, refused), tracer)
+    found = replace(Repository.of(models, refused), aliases=aliases or {})
+    made = Serving(Settings(**{"runners": 1} | options), lambda *_: found, tracer)
     await made.start()
     app = make_app(made)
     try:

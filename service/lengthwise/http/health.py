@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from lengthwise.errors import Draining, NotReady, RequestError
+from lengthwise.http import pages
 from lengthwise.protocols import documents, kserve
 from lengthwise.repository.contents import Repository, listed
 from lengthwise.repository.served import ServedModel
@@ -43,7 +44,7 @@ def probes(serving: Serving) -> APIRouter:
 
 
 def state(serving: Serving) -> APIRouter:
-    """`/healthz` and `/metrics`."""
+    """`/healthz`, `/metrics` and `/shadow`."""
     router = APIRouter(tags=["health"])
 
     @router.get(
@@ -59,6 +60,14 @@ def state(serving: Serving) -> APIRouter:
     async def metrics(request: Request) -> Response:
         page, media_type = serving.metrics.exposition(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": media_type})
+
+    @router.get("/shadow", summary="How the answers of the shadow version compare with those that were sent")
+    async def shadow(request: Request) -> Response:
+        compared = serving.monitoring.shadow
+        document = {"candidate": None, "versions": {}} if compared is None else compared.as_json()
+        if "text/html" in request.headers.get("accept", ""):
+            return pages.comparison(document)
+        return Response(orjson.dumps(document), media_type="application/json", headers={"vary": "accept"})
 
     return router
 

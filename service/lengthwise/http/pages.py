@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
@@ -110,6 +110,37 @@ def front(root: str, places: Mapping[str, str]) -> Response:
         f"<p>This server answers <code>POST {escape(root + places['predict'])}</code>: it classifies sequences of "
         f"different lengths.</p><ul>{links}</ul>",
     )
+
+
+def comparison(document: Mapping[str, Any]) -> Response:
+    """The page of `/shadow`: for each version, how the candidate's answers compare with its own.
+
+    Args:
+        document: As `/shadow` gives it to programs.
+    """
+    if document["candidate"] is None:
+        return _plain(
+            "<p>No shadow is set: <code>lengthwise serve --shadow NAME/VERSION</code> compares a version.</p>"
+        )
+    parts = [f"<h2>{escape(document['candidate'])}, a shadow of a share of {document['share']:g}</h2>"]
+    if not document["versions"]:
+        parts.append("<p>Nothing was compared yet.</p>")
+    for version, found in document["versions"].items():
+        count = max(1, found["sequences"])
+        ratio = "unknown" if found["cost_ratio"] is None else f"{found['cost_ratio']:.2f}"
+        rows = "".join(
+            f"<tr><td>{escape(entry['primary'])}<td>{escape(entry['candidate'])}<td>{entry['sequences']}</tr>"
+            for entry in found["answers"]
+            if entry["primary"] != entry["candidate"]
+        )
+        table = f"<table><tr><th>sent<th>shadow<th>sequences</tr>{rows}</table>" if rows else ""
+        parts.append(
+            f"<h3>beside version {escape(version)}</h3><p>{found['sequences']} sequences, "
+            f"{found['disagreements']} other answers ({found['disagreements'] / count:.2%}), "
+            f"{found['refused']} refused; largest difference of a probability {found['largest_difference']:.3g}; "
+            f"time of a sequence alone, over that of the version that answered: {ratio}.</p>{table}"
+        )
+    return _plain("".join(parts))
 
 
 def key_needed() -> Response:

@@ -1,0 +1,151 @@
+"""Aliases: requests name them in the place of a version under every protocol, and a switch is atomic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lengthwise.cli import main
+from lengthwise.errors import ConfigurationError, ModelNotFound, NoSuchAlias
+from lengthwise.repository import aliases
+from lengthwise.repository.contents import Repository
+from lengthwise.serving import Serving
+from lengthwise.settings import Settings
+from tests.support.model_directories import measure_quickly, place
+from tests.support.numpy_models import manifest, model
+
+
+def repository(pointed: dict[str, int], *versions: int) -> Repository:
+    served = Repository.of([model(manifest(version=version)) for version in versions])
+    return Repository(served.models, aliases={"sums": pointed})
+
+
+def found(repository: Repository, version: str | None) -> int:
+    return repository.find("sums", version).manifest.version
+
+
+class TestFinding:
+    def test_without_a_champion_the_highest_version_is_the_default(self) -> None:
+        assert found(repository({"candidate": 1}, 1, 2, 3), None) == 3
+
+    def test_the_champion_is_the_default(self) -> None:
+        assert found(repository({"champion": 2}, 1, 2, 3), None) == 2
+
+    def test_a_champion_that_is_not_served_leaves_the_next_lower_version(self) -> None:
+        assert found(repository({"champion": 3}, 1, 2, 4), None) == 2
+        assert found(repository({"champion": 1}, 2, 4), None) == 4
+
+    def test_an_alias_stands_for_its_version(self) -> None:
+        served = repository({"champion": 2, "candidate": 3}, 1, 2, 3)
+        assert [found(served, version) for version in ("champion", "candidate", "1")] == [2, 3, 1]
+
+    def test_an_unknown_alias_is_no_version(self) -> None:
+        with pytest.raises(NoSuchAlias, match="an alias of the model: champion"):
+            found(repository({"champion": 2}, 2), "latest")
+        with pytest.raises(NoSuchAlias, match="it has none"):
+            found(repository({}, 2), "latest")
+
+    def test_an_alias_of_a_version_that_is_not_served_is_not_found(self) -> None:
+        with pytest.raises(ModelNotFound):
+            found(repository({"candidate": 9}, 1), "candidate")
+
+
+class TestTheFile:
+    def test_it_is_written_and_read(self, tmp_path: Path) -> None:
+        for version in ("3", "4"):
+            (tmp_path / version).mkdir()
+        assert aliases.set_alias(tmp_path, "champion", 3) == {"champion": 3}
+        assert aliases.set_alias(tmp_path, "candidate", 4) == {"champion": 3, "candidate": 4}
+        assert aliases.set_alias(tmp_path, "candidate", None) == {"champion": 3}
+        assert aliases.read(tmp_path) == {"champion": 3}
+        with pytest.raises(ConfigurationError, match="has no version 5; it has 3, 4"):
+            aliases.set_alias(tmp_path, "champion", 5)
+        with pytest.raises(ConfigurationError, match="has no alias 'candidate'; it has champion"):
+            aliases.set_alias(tmp_path, "candidate", None)
+        with pytest.raises(ConfigurationError, match="'Best!' is no alias"):
+            aliases.set_alias(tmp_path, "Best!", 3)
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["aliases.json"]
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[1]", "3", '{"champion": "3"}', '{"champion": 0}', '{"champion": true}', '{"3": 3}', '{"A b": 3}', "{"],
+    )
+    def test_what_is_no_alias_file_is_said(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / aliases.FILE).write_text(text)
+        with pytest.raises(ConfigurationError, match=r"aliases\.json"):
+            aliases.read(tmp_path)
+
+
+def command(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["alias", *map(str, arguments)])
+    return result.exit_code, result.stdout + result.stderr
+
+
+def test_the_command_shows_switches_and_removes(tmp_path: Path) -> None:
+    (tmp_path / "vowels" / "4").mkdir(parents=True)
+    assert command(tmp_path / "vowels") == (0, "no aliases\n")
+    assert command(tmp_path / "vowels", "champion", "4") == (0, "champion: 4\n")
+    assert json.loads(command(tmp_path / "vowels", "--json")[1]) == {"champion": 4}
+    assert command(tmp_path / "vowels", "champion")[0] == 2
+    assert command(tmp_path / "vowels", "champion", "0")[0] == 2
+    assert command(tmp_path / "nothing")[0] == 2
+    assert command(tmp_path / "vowels", "champion", "--remove") == (0, "no aliases\n")
+
+
+class TestInAService:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        measure_quickly(monkeypatch)
+        for version in (1, 2, 3):
+            place(tmp_path, "vowels", version)
+        return tmp_path
+
+    async def test_versions_with_an_alias_are_served_beside_the_highest(self, folder: Path) -> None:
+        aliases.set_alias(folder / "vowels", "champion", 1)
+        service = Serving(Settings(models=folder, judge_in_process=True))
+        await service.start()
+        try:
+            assert [served.manifest.version for served in service.served] == [1, 3]
+            assert service.find("vowels", None).manifest.version == 1
+            assert service.find("vowels", "champion").manifest.version == 1
+            aliases.set_alias(folder / "vowels", "champion", 2)
+            aliases.set_alias(folder / "vowels", "candidate", 3)
+            await service.registry.refresh()
+            assert [served.manifest.version for served in service.served] == [2, 3]
+            assert service.find(None, None).manifest.version == 2
+            assert service.find("vowels", "candidate").manifest.version == 3
+        finally:
+            await service.stop()
+
+    async def test_a_broken_file_changes_nothing(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        aliases.set_alias(folder / "vowels", "champion", 1)
+        service = Serving(Settings(models=folder, judge_in_process=True))
+        await service.start()
+        try:
+            (folder / "vowels" / aliases.FILE).write_text("{")
+            await service.registry.refresh()
+            assert service.find("vowels", None).manifest.version == 1
+            assert "the aliases of vowels stay as they were" in caplog.text
+        finally:
+            await service.stop()
+
+    async def test_every_request_during_a_switch_gets_one_of_both(self, folder: Path) -> None:
+        aliases.set_alias(folder / "vowels", "champion", 1)
+        service = Serving(Settings(models=folder, judge_in_process=True))
+        await service.start()
+        try:
+            seen = set()
+            for version in (3, 1, 3):
+                aliases.set_alias(folder / "vowels", "champion", version)
+                switch = asyncio.create_task(service.registry.refresh())
+                while not switch.done():
+                    seen.add(service.find("vowels", None).manifest.version)
+                    await asyncio.sleep(0)
+                assert service.find("vowels", None).manifest.version == version
+            assert seen <= {1, 3}
+        finally:
+            await service.stop()

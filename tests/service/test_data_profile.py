@@ -1,0 +1,116 @@
+"""The profile of training data: its bins, and that a drift exceeds its limits and chance does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lengthwise.data_profile import WINDOW_SEQUENCES, Bins, DataProfile, ProfileCounter
+from lengthwise.padding import Steps
+
+CLASSES = 4
+
+
+def sequences(
+    random: np.random.Generator, count: int, *, longer: float = 1.0, missing: float = 0.0, shift: float = 0.0
+) -> list[Steps]:
+    """Random walks of three features, whose neighbouring steps are alike, as those of sensors are."""
+    made: list[Steps] = []
+    for length in np.maximum(1, random.lognormal(np.log(30), 0.5, count) * longer).astype(int).tolist():
+        steps = (random.normal(size=(length, 3)) + random.normal(size=3)).astype(np.float32)
+        steps[:, 1] += shift * np.sqrt(2)  # in deviations: one of the sequence, one of the step
+        steps[random.random(steps.shape) < missing] = np.nan
+        made.append(steps)
+    return made
+
+
+def classes(random: np.random.Generator, count: int, shares: list[float] | None = None) -> list[int]:
+    drawn: list[int] = random.choice(CLASSES, count, p=shares).tolist()
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def profile() -> DataProfile:
+    random = np.random.default_rng(1)
+    return DataProfile.of(sequences(random, 400, missing=0.05), [[one] for one in classes(random, 400)], labels=CLASSES)
+
+
+def drifted(profile: DataProfile, seen: list[Steps], answers: list[int]) -> set[str]:
+    counter = ProfileCounter(profile, CLASSES)
+    drift = counter.drift(counter.count(seen, answers))
+    return {what for what, psi in drift.items() if psi > profile.limits.of(what)}
+
+
+def test_twenty_windows_without_a_drift_stay_below_every_limit(profile: DataProfile) -> None:
+    random = np.random.default_rng(2)
+    for _ in range(20):
+        seen = sequences(random, WINDOW_SEQUENCES, missing=0.05)
+        assert drifted(profile, seen, classes(random, WINDOW_SEQUENCES)) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "shares", "what"),
+    [
+        ({"longer": 1.5, "missing": 0.05}, None, "length"),
+        ({"missing": 0.25}, None, "missing"),
+        ({"missing": 0.05, "shift": 1.0}, None, "feature 1"),
+        ({"missing": 0.05}, [0.55, 0.15, 0.15, 0.15], "class"),
+    ],
+)
+def test_a_drift_exceeds_its_limit_and_no_other(
+    profile: DataProfile, change: dict[str, float], shares: list[float] | None, what: str
+) -> None:
+    random = np.random.default_rng(3)
+    seen = sequences(random, WINDOW_SEQUENCES, **change)
+    assert drifted(profile, seen, classes(random, WINDOW_SEQUENCES, shares)) == {what}
+
+
+def test_bins_of_few_distinct_values_have_few_edges() -> None:
+    assert Bins.of(np.array([2.0] * 10)) == Bins(edges=(2.0,), shares=(1.0, 0.0))
+    assert Bins.of(np.array([])) == Bins(edges=(), shares=(0.0,))
+    with pytest.raises(ValidationError, match="1 edges make 2 bins"):
+        Bins(edges=(1.0,), shares=(1.0,))
+    with pytest.raises(ValidationError, match="must ascend"):
+        Bins(edges=(2.0, 1.0), shares=(0.3, 0.3, 0.4))
+
+
+def test_token_ids_are_one_feature() -> None:
+    random = np.random.default_rng(0)
+    made = [random.integers(0, 50, size=length) for length in range(1, 40)]
+    profile = DataProfile.of(made, None, labels=CLASSES)
+    assert len(profile.features) == 1
+    assert profile.classes is None
+    assert "feature 0" in drifted(profile, [np.full(9, 49)] * 300, [0] * 300)
+
+
+def test_a_profile_survives_json(profile: DataProfile) -> None:
+    assert DataProfile.model_validate_json(profile.model_dump_json()) == profile
+
+
+def test_a_feature_that_was_never_present_is_compared_with_nothing() -> None:
+    absent = [np.full((5, 2), np.nan, dtype=np.float32) for _ in range(20)]
+    profile = DataProfile.of(absent, None, labels=CLASSES)
+    assert profile.missing == 1.0
+    assert drifted(profile, [np.ones((5, 2), dtype=np.float32)] * 300, []) == {"missing"}
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=20), st.floats(0, 1))
+def test_counts_of_parts_add_up(lengths: list[int], missing: float) -> None:
+    random = np.random.default_rng(len(lengths))
+    made: list[Steps] = [random.normal(size=(length, 2)).astype(np.float32) for length in lengths]
+    for steps in made:
+        steps[random.random(steps.shape) < missing] = np.nan
+    profile = DataProfile.of(made, [[0]] * len(made), labels=2)
+    counter = ProfileCounter(profile, 2)
+    whole, parts = counter.count(made, [1] * len(made)), counter.count(made[:1], [1])
+    for steps in made[1:]:
+        parts = parts + counter.count([steps], [1])
+    for name in ("sequences", "present", "missing"):
+        assert getattr(whole, name) == getattr(parts, name)
+    for name in ("lengths", "features", "classes"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    assert whole.features.sum() == whole.present
+    assert np.array_equal((whole - parts).features, np.zeros_like(whole.features))

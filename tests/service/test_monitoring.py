@@ -1,0 +1,321 @@
+"""The monitoring: what samples answered calls gets each of them once, and survives every error."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lengthwise.data_profile import DataProfile
+from lengthwise.decoding import dataset
+from lengthwise.decoding.calls import Item
+from lengthwise.errors import ConfigurationError
+from lengthwise.monitoring.answered import AnsweredCall
+from lengthwise.monitoring.consumers import CallBuffer, ConsumerThread
+from lengthwise.monitoring.recorder import Recorder
+from lengthwise.record_columns import COLUMNS
+from lengthwise.runtime.answers import Answer
+from lengthwise.runtime.manifest import Promise
+from lengthwise.runtime.session import CPU_LABEL
+from lengthwise.settings import Settings
+from lengthwise.telemetry.families import Family
+from tests.support.numpy_models import Service, manifest, model, serving
+
+EVENTUALLY_SECONDS = 30
+BODY = {"sequences": [{"id": "a", "steps": [[1, 3], [2, 2]]}, [[1, 1]]]}
+
+
+async def eventually(holds: Callable[[], Any]) -> None:
+    until = time.monotonic() + EVENTUALLY_SECONDS
+    while not holds():
+        assert time.monotonic() < until, "it never came"
+        await asyncio.sleep(0.01)
+
+
+def number(service: Service, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    total = 0.0
+    for line in service.serving.metrics.text().decode().splitlines():
+        if line.startswith(f"lengthwise_{name}") and all(f'{key}="{value}"' for key, value in labels.items()):
+            total += float(line.rpartition(" ")[2])
+    return total
+
+
+def answered(steps: Any = ((1.0, 2.0),), *, id: str | None = None, version: int = 1) -> AnsweredCall:
+    array = np.array(steps, dtype=np.float32)
+    served: Any = SimpleNamespace(manifest=manifest(version=version))
+    answer = Answer(np.array([0.2, 0.5, 0.3], dtype=np.float32), 1)
+    return AnsweredCall(served, (Item(array, len(array), id=id),), (answer,), "r1", 1e9, 0.001, 0.002, array.nbytes)
+
+
+class Counting:
+    """A consumer that counts; it may fail, or wait for an event."""
+
+    name = "counting"
+    share = 1.0
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self.seen = 0
+        self.closed = False
+        self._before = before
+
+    def wants(self, call: AnsweredCall) -> bool:
+        return True
+
+    def consume(self, calls: Sequence[AnsweredCall]) -> None:
+        self._before()
+        self.seen += len(calls)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def families(self) -> Iterator[Family]:
+        return iter(())
+
+
+class TestBuffers:
+    def test_a_full_buffer_drops_and_counts(self) -> None:
+        buffer = CallBuffer(Counting(), most_calls=3)
+        for _ in range(5):
+            buffer.offer(answered())
+        assert (len(buffer), buffer.dropped) == (3, 2)
+
+    def test_its_bytes_are_bounded(self) -> None:
+        buffer = CallBuffer(Counting(), most_bytes=100)
+        for _ in range(4):
+            buffer.offer(answered([[1.0, 2.0]] * 5))  # 40 bytes each
+        assert (len(buffer), buffer.dropped) == (2, 2)
+        assert len(buffer.take(1)) == 1
+        buffer.offer(answered([[1.0, 2.0]] * 5))
+        assert (len(buffer), buffer.dropped) == (2, 2)
+
+    def test_a_share_is_sampled(self) -> None:
+        consumer = Counting()
+        consumer.share = 0.25
+        buffer = CallBuffer(consumer, most_calls=10_000)
+        for _ in range(8000):
+            buffer.offer(answered())
+        assert 1600 < len(buffer) < 2400  # 10 deviations from the mean on either side
+
+    def test_an_error_of_a_consumer_is_logged_and_its_thread_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
+        fails = threading.Event()
+        fails.set()
+
+        def before() -> None:
+            if fails.is_set():
+                fails.clear()
+                raise RuntimeError("broken")
+
+        consumer = Counting(before)
+        buffer = CallBuffer(consumer)
+        thread = ConsumerThread("test", [buffer], 1)
+        thread.start()
+        for _ in range(3):
+            buffer.offer(answered())
+        thread.stop(EVENTUALLY_SECONDS)
+        assert (consumer.seen, buffer.dropped, consumer.closed) == (2, 1, True)
+        assert "could not be used for counting" in caplog.text
+
+    def test_nothing_is_rerun_while_callers_wait(self) -> None:
+        consumer, at_rest = Counting(), threading.Event()
+        buffer = CallBuffer(consumer)
+        thread = ConsumerThread("test", [buffer], 1, at_rest.is_set)
+        thread.start()
+        buffer.offer(answered())
+        time.sleep(0.5)  # more than two periods
+        assert consumer.seen == 0
+        at_rest.set()
+        until = time.monotonic() + EVENTUALLY_SECONDS
+        while not consumer.seen and time.monotonic() < until:
+            time.sleep(0.01)
+        assert consumer.seen == 1
+        thread.stop(EVENTUALLY_SECONDS)
+
+
+class TestRecorder:
+    def test_what_is_recorded_can_be_read_as_data(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30)
+        recorder.consume([answered([[1.0, np.nan], [3.0, 4.0]], id="x"), answered()])
+        assert not list(tmp_path.glob("record-*"))  # half a file is never seen
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        rows = pq.read_table(path).to_pylist()
+        assert list(rows[0]) == list(COLUMNS)
+        assert [row["id"] for row in rows] == ["x", "r1/0"]
+        assert rows[0]["answer"] == ["b"]
+        assert rows[0]["arrived"].timestamp() == 1e9
+        assert rows[0]["length"] == 2
+        first, second = dataset.read(path)
+        assert np.array_equal(first.steps, np.array([[1, np.nan], [3, 4]], dtype=np.float32), equal_nan=True)
+        assert second.steps.tolist() == [[1, 2]]
+
+    def test_columns_are_left_out(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, 1.0, 2**30, ("id", "steps", "probabilities"))
+        recorder.consume([answered(id="secret")])
+        recorder.close()
+        (path,) = tmp_path.glob("record-*.parquet")
+        assert set(pq.read_table(path).column_names) == {*COLUMNS} - {"id", "steps", "probabilities"}
+        assert b"secret" not in path.read_bytes()
+
+    def test_files_are_rotated_and_the_oldest_removed(self, tmp_path: Path) -> None:
+        now = [0.0]
+        recorder = Recorder(tmp_path, 1.0, 2**20, clock=lambda: now[0])
+        random = np.random.default_rng(0)
+        for _ in range(6):
+            recorder.consume([answered(random.normal(size=(30_000, 2))) for _ in range(2)])  # some 450 KB compressed
+            now[0] += 1000
+            recorder.consume([])
+        files = sorted(tmp_path.glob("record-*.parquet"))
+        assert 1 <= len(files) < 6
+        assert sum(path.stat().st_size for path in files) <= 2**20
+        assert recorder_figure(recorder, "recorded_sequences") == 12
+
+    def test_a_folder_that_cannot_be_written_any_more_loses_records_only(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = [0.0]
+        folder = tmp_path / "records"
+        recorder = Recorder(folder, 1.0, 2**30, clock=lambda: now[0])
+        folder.rmdir()
+        folder.write_text("")  # as hard to write into for root as for anyone
+        recorder.consume([answered()])
+        recorder.consume([answered()])  # while it pauses
+        assert recorder_figure(recorder, "record_lost_sequences") == 2
+        assert "cannot be written" in caplog.text
+        folder.unlink()
+        folder.mkdir()
+        now[0] += 60
+        recorder.consume([answered()])
+        recorder.close()
+        assert recorder_figure(recorder, "recorded_sequences") == 1
+
+    def test_incomplete_files_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
+        abandoned = tmp_path / ".record-20260101T000000-4194305-000001-vowels.parquet.part"  # above every pid
+        abandoned.touch()
+        Recorder(tmp_path, 1.0, 2**30)
+        assert not abandoned.exists()
+
+    def test_a_folder_that_cannot_be_made_is_an_error_at_the_start(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            Recorder(tmp_path / "file" / "records", 1.0, 2**30)
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [("nothing", "there is no column 'nothing'"), ("arrived", "cannot be left out")]
+    )
+    def test_a_wrong_column_is_named(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigurationError, match=message):
+            Settings.load(record_without=text)
+
+
+def recorder_figure(recorder: Recorder, name: str) -> float:
+    return next(family.samples[0][1] for family in recorder.families() if family.name == name)
+
+
+class TestInAService:
+    async def test_a_service_records_what_it_answers(self, tmp_path: Path) -> None:
+        async with serving(model(manifest()), record=tmp_path, record_share=1) as service:
+            for _ in range(3):
+                assert (await service.predict(BODY, x_request_id="q7")).status_code == 200
+            assert (await service.predict({"sequences": [[["x"]]]})).status_code == 422
+        (path,) = tmp_path.glob("record-*.parquet")
+        rows = pq.read_table(path).to_pylist()
+        assert [row["id"] for row in rows] == ["a", "q7/1"] * 3
+        assert {row["request"] for row in rows} == {"q7"}
+
+    async def test_right_answers_are_verified_and_no_mismatch_is_counted(self) -> None:
+        kept = manifest(promises=(Promise(provider=CPU_LABEL, bits=True, tolerance=0),))
+        async with serving(bound(kept), verify_share=1) as service:
+            for _ in range(5):
+                await service.predict(BODY)
+            await eventually(lambda: number(service, "verified_answers_total") == 5)
+            assert number(service, "verify_mismatches_total") == 0
+
+    async def test_an_answer_that_is_another_one_alone_is_counted_and_logged(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        runs: list[int] = []
+
+        def change(batch: Any) -> None:
+            runs.append(1)
+            if len(runs) > 1:
+                batch.steps[...] += 1
+
+        async with serving(bound(manifest(), change), verify_share=1) as service:
+            await service.predict(BODY, x_request_id="wrong-1")
+            await eventually(lambda: number(service, "verify_mismatches_total") == 1)
+        assert "the answer to request wrong-1 is another one" in caplog.text
+
+    async def test_drift_is_a_gauge_beside_its_limit(self) -> None:
+        random = np.random.default_rng(0)
+        trained = [random.normal(size=(length, 2)).astype(np.float32) for length in random.integers(1, 40, 300)]
+        profile = DataProfile.of(trained, None, labels=3)
+        async with serving(model(manifest(training=profile), seconds=1e-4), drift_share=1) as service:
+            for _ in range(10):
+                sent = [(random.normal(size=(60, 2)) + 5).round(3).tolist() for _ in range(50)]
+                assert (await service.predict({"sequences": sent})).status_code == 200
+            await eventually(lambda: number(service, "drift{"))
+            for what in ("length", "feature 0", "feature 1"):
+                assert figure(service, f'drift{{model="sums",version="1",what="{what}"}}') > figure(
+                    service, f'drift_limit{{model="sums",version="1",what="{what}"}}'
+                )
+            assert figure(service, 'drift{model="sums",version="1",what="missing"}') == 0
+
+    async def test_a_shadow_answers_beside_and_its_page_compares(self) -> None:
+        first, second = (
+            bound(manifest(version=1)),
+            bound(manifest(version=2).model_copy(update={"labels": ("c", "b", "a")})),
+        )
+        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
+            for _ in range(4):
+                answer = (await service.predict(BODY | {"version": "1"})).json()
+                assert answer["version"] == "1"
+            await eventually(lambda: number(service, "shadow_sequences_total") == 4)
+            document = (await service.client.get("/shadow")).json()
+            page = await service.client.get("/shadow", headers={"accept": "text/html"})
+        found = document["versions"]["1"]
+        assert (document["candidate"], found["sequences"], found["disagreements"]) == ("sums/2", 4, 4)
+        assert found["answers"] == [{"primary": "c", "candidate": "a", "sequences": 4}]
+        assert found["cost_ratio"] > 0
+        assert "4 other answers (100.00%)" in page.text
+
+    async def test_a_shadow_that_takes_other_sequences_refuses_them(self) -> None:
+        first, second = bound(manifest(version=1)), bound(manifest(version=2, max_length=1))
+        async with serving(first, second, shadow="sums/2", shadow_share=1) as service:
+            await service.predict(BODY | {"version": "1"})
+            await eventually(lambda: number(service, "shadow_refused_total") == 1)
+
+    async def test_a_shadow_that_is_not_served_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with serving(bound(manifest()), shadow="sums/9", shadow_share=1) as service:
+            for _ in range(3):
+                await service.predict(BODY)
+            await eventually(lambda: "the shadow sums/9 is not served" in caplog.text)
+            document = (await service.client.get("/shadow")).json()
+        assert document["versions"] == {}
+        assert caplog.text.count("is not served, so nothing is compared") == 1
+
+    async def test_without_a_shadow_its_page_says_how(self) -> None:
+        async with serving(model(manifest())) as service:
+            assert (await service.client.get("/shadow")).json()["candidate"] is None
+            page = await service.client.get("/shadow", headers={"accept": "text/html"})
+            assert "--shadow NAME/VERSION" in page.text
+
+
+def figure(service: Service, sample: str) -> float:
+    lines = service.serving.metrics.text().decode().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"lengthwise_{sample}"))
+
+
+def bound(its: Any, before: Callable[[Any], None] = lambda _: None) -> Any:
+    """A model whose session says that it runs on the CPU, so that it may be run beside the runners."""
+    made = model(its, before)
+    made.session.bound = False  # type: ignore[misc]
+    return made
