@@ -148,7 +148,7 @@ def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
     total: ProfileCounts | None = None
     part: ProfileCounts | None = None
     over_time = []
-    for steps, answers in _records(directory, manifest):
+    for steps, answers in _records(directory, manifest, min(window, _AT_ONCE)):
         block = counter.count(steps, [places[label] for labels in answers for label in labels if label in places])
         total = block if total is None else total + block
         part = block if part is None else part + block
@@ -160,8 +160,8 @@ def report(directory: Path, manifest: Manifest, *, window: int) -> DriftReport:
     return DriftReport(manifest, total, counter.drift(total), over_time)
 
 
-def _records(directory: Path, manifest: Manifest) -> Iterator[tuple[list[Steps], list[list[str]]]]:
-    """The recorded steps and answers of a name, a few hundred sequences at once."""
+def _records(directory: Path, manifest: Manifest, at_once: int) -> Iterator[tuple[list[Steps], list[list[str]]]]:
+    """The recorded steps and answers of a name, in blocks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -171,7 +171,7 @@ def _records(directory: Path, manifest: Manifest) -> Iterator[tuple[list[Steps],
             missing = {"steps", "answer"} - set(file.schema_arrow.names)
             if missing:
                 raise ConfigurationError(f"{path} was recorded without {' and '.join(sorted(missing))}")
-            for batch in file.iter_batches(batch_size=_AT_ONCE, columns=["model", "steps", "answer"]):
+            for batch in file.iter_batches(batch_size=at_once, columns=["model", "steps", "answer"]):
                 rows = [row for row in batch.to_pylist() if row["model"] == manifest.name]
                 if rows:
                     yield [_array(row["steps"], manifest) for row in rows], [row["answer"] for row in rows]

@@ -1,0 +1,176 @@
+"""Records are good for something: a load is sent again, labels are joined, drift is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from lengthwise.bench import replay
+from lengthwise.bench.command import bench
+from lengthwise.bench.workload import Input
+from lengthwise.cli import main
+from lengthwise.data_profile import DataProfile
+from lengthwise.decoding import dataset
+from lengthwise.errors import ConfigurationError
+from tests.support.numpy_models import manifest, model, serving
+from tests.support.small_server import SmallServer
+from tests.support.small_server import serving as small
+
+VALUES = Input("values", 2)
+
+
+async def record(folder: Path, *, without: tuple[str, ...] = (), calls: int = 4) -> None:
+    """Records calls of one and of two sequences by turns, with ids s0, s1, ..."""
+    random = np.random.default_rng(0)
+    async with serving(model(manifest()), record=folder, record_share=1, record_without=without) as service:
+        number = 0
+        for call in range(calls):
+            sequences = []
+            for _ in range(1 + call % 2):
+                steps = random.normal(size=(random.integers(1, 9), 2)).round(3).tolist()
+                sequences.append({"id": f"s{number}", "steps": steps})
+                number += 1
+            assert (await service.predict({"sequences": sequences})).status_code == 200
+
+
+async def test_the_requests_come_back_as_they_were(tmp_path: Path) -> None:
+    await record(tmp_path)
+    load = replay.read(tmp_path, VALUES)
+    assert [len(request) for request in load.requests] == [1, 2, 1, 2]
+    assert load.moments[0] == 0
+    assert list(load.moments) == sorted(load.moments)
+    assert load.at_speed(2.0) == [moment / 2 for moment in load.moments]
+    (path,) = tmp_path.glob("*.parquet")
+    steps = [record.steps.tolist() for record in dataset.read(path)]
+    assert [one.tolist() for request in load.requests for one in request] == steps
+
+
+async def test_without_steps_random_ones_of_the_same_lengths_are_sent(tmp_path: Path) -> None:
+    await record(tmp_path / "whole")
+    await record(tmp_path / "lengths", without=("steps", "id", "probabilities"))
+    whole, lengths = (replay.read(tmp_path / name, VALUES) for name in ("whole", "lengths"))
+    assert [[len(one) for one in request] for request in whole.requests] == [
+        [len(one) for one in request] for request in lengths.requests
+    ]
+
+
+async def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
+    await record(tmp_path)
+    with pytest.raises(ConfigurationError, match="takes 3 values a step"):
+        replay.read(tmp_path, Input("values", 3))
+    with pytest.raises(ConfigurationError, match="no records of others; there are records of sums"):
+        replay.read(tmp_path, VALUES, model="others")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match="no record-"):
+        replay.read(tmp_path / "empty", VALUES)
+    (tmp_path / "other.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigurationError, match="cannot be read as Parquet"):
+        replay.read(tmp_path / "other.parquet", VALUES)
+
+
+async def test_bench_sends_a_recording(tmp_path: Path) -> None:
+    await record(tmp_path, calls=6)
+    server = SmallServer()
+    result = replayed(server, "--model", "sums", "--features", "2", "--replay", str(tmp_path), "--speed", "50")
+    assert result.exit_code == 0, result.output
+    (load,) = json.loads(result.stdout)["loads"]
+    assert load["load"] == "6 recorded requests"
+    assert load["answers"] == {"200": 6}
+    sent = [len(orjson.loads(body)["sequences"]) for body in server.bodies if body]
+    assert sorted(sent[-6:]) == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_replay_excludes_other_loads(tmp_path: Path) -> None:
+    result = replayed(SmallServer(), "--replay", str(tmp_path), "--request-rate", "5")
+    assert result.exit_code == 2
+    assert "--replay has its own requests" in result.stderr
+
+
+def replayed(server: SmallServer, *arguments: str) -> Result:
+    with small(server) as target:
+        return CliRunner().invoke(bench, [target.url, "--warmup-seconds", "0", "--json", *arguments])
+
+
+class TestLabels:
+    async def test_labels_are_joined_by_id(self, tmp_path: Path) -> None:
+        await record(tmp_path / "records")
+        labels = tmp_path / "labels.jsonl"
+        labels.write_text(
+            '{"id": "s1", "label": "walk"}\n\n{"id": "s4", "label": ["a", "b"]}\n{"id": "x", "label": "run"}\n'
+        )
+        out = tmp_path / "out.parquet"
+        result = command("label", tmp_path / "records", labels, out)
+        assert result.exit_code == 2  # one label and a list do not go into one column
+        labels.write_text(
+            '{"id": "s1", "label": "walk"}\n\n{"id": "s4", "label": "run"}\n{"id": "x", "label": "run"}\n'
+        )
+        result = command("label", tmp_path / "records", labels, out)
+        assert result.exit_code == 0, result.stderr
+        assert "2 of 6 records have a label" in result.stdout
+        assert [(one.id, one.label) for one in dataset.read(out)] == [("s1", "walk"), ("s4", "run")]
+        assert command("label", tmp_path / "records", labels, out).exit_code == 2  # it exists
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{"id": "s1"}', "labels.jsonl:1: the form of a line"),
+            ("walk", "labels.jsonl:1: the form of a line"),
+            ('{"id": "s1", "label": "a"}\n{"id": "s1", "label": "b"}', "has another label before"),
+            ('{"id": "nobody", "label": "a"}', "none of the 1 labels belongs"),
+        ],
+    )
+    async def test_wrong_labels_are_said(self, text: str, message: str, tmp_path: Path) -> None:
+        await record(tmp_path / "records", calls=1)
+        (tmp_path / "labels.jsonl").write_text(text)
+        result = command("label", tmp_path / "records", tmp_path / "labels.jsonl", tmp_path / "out.parquet")
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+        assert not (tmp_path / "out.parquet").exists()
+
+
+class TestDriftCommand:
+    def model(self, folder: Path, **fields: Any) -> Path:
+        random = np.random.default_rng(1)
+        trained = [random.normal(size=(random.integers(1, 9), 2)).astype(np.float32) for _ in range(200)]
+        profile = DataProfile.of(trained, None, labels=3)
+        directory = folder / "sums" / "1"
+        directory.mkdir(parents=True)
+        (directory / "manifest.json").write_text(manifest(**({"training": profile} | fields)).to_json())
+        return directory
+
+    async def test_it_shows_what_has_drifted(self, tmp_path: Path) -> None:
+        await record(tmp_path / "records", calls=200)
+        its = self.model(tmp_path)
+        page = tmp_path / "drift.html"
+        result = command("drift", tmp_path / "records", "--model", its, "--json", "--html", page, "--window", "100")
+        document = json.loads(result.stdout)
+        assert document["sequences"] == 300
+        assert {entry["what"] for entry in document["drift"]} == {
+            "length",
+            "missing",
+            "class",
+            "feature 0",
+            "feature 1",
+        }
+        assert len(document["over_time"]) == 3
+        assert result.exit_code == (1 if document["drifted"] else 0)
+        assert "Drift of sums/1" in page.read_text()
+        assert "<script" not in page.read_text()
+
+    async def test_what_it_needs_is_said(self, tmp_path: Path) -> None:
+        await record(tmp_path / "records", without=("steps",))
+        result = command("drift", tmp_path / "records", "--model", self.model(tmp_path))
+        assert (result.exit_code, "was recorded without steps" in result.stderr) == (2, True)
+        bare = self.model(tmp_path / "bare", training=None)
+        result = command("drift", tmp_path / "records", "--model", bare)
+        assert (result.exit_code, "has no profile of its training data" in result.stderr) == (2, True)
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments], env={"COLUMNS": "200"})
