@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,8 +24,9 @@ def table(heading: str) -> set[str]:
     return {name.partition("{")[0] for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
-async def test_its_metrics_are_those_that_there_are() -> None:
-    async with serving(model(manifest()), triton_metrics=True) as service:
+async def test_its_metrics_are_those_that_there_are(tmp_path: Path) -> None:
+    monitored: dict[str, Any] = {"record": tmp_path, "verify_share": 1, "shadow": "sums/2"}
+    async with serving(model(manifest()), triton_metrics=True, **monitored) as service:
         await service.predict({"sequences": [[[1, 3]]]})
         families = list(text_string_to_metric_families(service.serving.metrics.text().decode()))
     names = {family.name + ("_total" if family.type == "counter" else "") for family in families}

@@ -13,9 +13,6 @@ from lengthwise.command import Command
 from lengthwise.data_profile import WINDOW_SEQUENCES
 from lengthwise.errors import ConfigurationError, how_to_install
 from lengthwise.files import replace
-from lengthwise.monitoring import drift_page, label_records
-from lengthwise.repository.model_directory import model_directory
-from lengthwise.runtime.manifest import Manifest
 
 
 def _need_pyarrow() -> None:
@@ -53,6 +50,10 @@ def drift(records: Path, model: Path, page: Path | None, as_json: bool, window: 
     DIR is the folder of `lengthwise serve --record`. Lengths, missing values, each feature and the answers are compared
     by the population stability index (PSI).
     """
+    from lengthwise.monitoring import drift_page  # help does without what these import
+    from lengthwise.repository.model_directory import model_directory
+    from lengthwise.runtime.manifest import Manifest
+
     _need_pyarrow()
     manifest = Manifest.read(model_directory(model))
     found = drift_page.report(records, manifest, window=window)
@@ -84,6 +85,8 @@ def label(records: Path, labels: Path, out: Path) -> None:
 
     LABELS is JSON Lines: {"id": "a1", "label": "walk"}. The id is that which the caller gave the sequence.
     """
+    from lengthwise.monitoring import label_records
+
     _need_pyarrow()
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the name must end in .parquet")
