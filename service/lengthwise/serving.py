@@ -81,6 +81,7 @@ class Serving:
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
+            max_queue_seconds=settings.longest_wait_seconds,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
             on_batch=None if tracer is None else tracer.batch,
