@@ -16,6 +16,7 @@ from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
+from lengthwise.errors import QueueFull
 from lengthwise.inflight import Inflight
 from lengthwise.padding import Steps
 from lengthwise.repository import judging
@@ -163,6 +164,15 @@ class Serving:
             RequestError: There is no such model, or no model is ready.
         """
         return self.registry.find(name, version)
+
+    def full(self) -> QueueFull | None:
+        """The refusal of every request without a priority while all queues are full; None while one is open.
+
+        A request that will be refused need not be decoded.
+        """
+        admission = self.batcher.admission
+        queue = admission.closed()
+        return None if queue is None or self.batcher.draining else admission.full(queue)
 
     def submit(
         self,

@@ -36,7 +36,7 @@ others that arrived with them, and the predictions are not exact."""
 _NEARLY_FULL: Final = 0.9
 """A queue that refuses a request is closed for others if it is this full. Below, the request alone is too large."""
 _WINDOW_SECONDS: Final = 0.2
-"""Shortest time over which the rate is measured once."""
+"""Shortest time over which the rate is measured once; times in which nothing waits do not count."""
 _RATE_WEIGHT: Final = 0.2
 """Weight of one measurement in the moving average of the rate: it follows a change within about a second, and one
 stop of the whole process changes it little."""
@@ -61,7 +61,8 @@ class DrainRate:
     def __init__(self, runners: int) -> None:
         self.value = float(runners)
         self._most = 4.0 * runners
-        self._start: float | None = None
+        self._taken: tuple[float, float] | None = None  # the last batch: when it was taken, and its work
+        self._seconds = 0.0
         self._work = 0.0
 
     def taken(self, work: float, now: float, *, more_waits: bool) -> None:
@@ -72,17 +73,15 @@ class DrainRate:
             now: The time in seconds.
             more_waits: Whether sequences still wait.
         """
-        if self._start is not None and now - self._start >= _WINDOW_SECONDS:
-            measured = self._work / (now - self._start)
-            value = self.value + _RATE_WEIGHT * (measured - self.value)
+        if self._taken is not None:
+            then, work_before = self._taken
+            self._seconds += now - then
+            self._work += work_before
+        self._taken = (now, work) if more_waits else None
+        if self._seconds >= _WINDOW_SECONDS:
+            value = self.value + _RATE_WEIGHT * (self._work / self._seconds - self.value)
             self.value = min(max(value, _LEAST_RATE), self._most)
-            self._start = None
-        if not more_waits:
-            self._start = None
-        elif self._start is None:
-            self._start, self._work = now, work
-        else:
-            self._work += work
+            self._seconds = self._work = 0.0
 
 
 class Admission:
@@ -115,10 +114,15 @@ class Admission:
         """The predicted time until everything that waits now has been taken."""
         return self.seconds / self.rate.value
 
-    @property
-    def closed(self) -> bool:
-        """Whether every queue refuses requests without a priority. False without a queue."""
-        return self._queues.all_closed() and self._fill(self.padded_steps, self.seconds) > REOPENING
+    def closed(self) -> ModelQueue | None:
+        """A queue, where every queue refuses requests without a priority; None if one accepts them.
+
+        A request can then be refused before its body is decoded: reading what is refused anyway would take time from
+        the requests that were accepted.
+        """
+        queue = self._queues.closed()
+        full = queue is not None and self._fill(self.padded_steps, self.seconds) > REOPENING
+        return queue if full else None
 
     def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
         """Counts sequences that begin to wait: their padded steps and their predicted seconds."""

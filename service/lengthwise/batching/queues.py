@@ -283,9 +283,13 @@ class ModelQueues:
         """How many queues have waiting sequences; at least 1."""
         return sum(1 for queue in self._queues if queue.padded_steps) or 1
 
-    def all_closed(self) -> bool:
-        """Whether every queue is closed to new requests; false without a queue."""
-        return bool(self._queues) and all(queue.closed_to_new for queue in self._queues)
+    def closed(self) -> ModelQueue | None:
+        """One of the queues, if all of them are closed to new requests; None if one is open."""
+        queue = None
+        for queue in self._queues:
+            if not queue.closed_to_new:
+                return None
+        return queue
 
     def turn_seconds(self) -> float:
         """The `BatchLimits.turn_seconds` for the next plan."""
