@@ -226,6 +226,21 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time that a shutdown waits for accepted requests.",
     )
+    breaker_retry_seconds: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How often to try a model again, with its golden sequences, after all of its batches failed.",
+    )
+    hung_seconds: float = Field(
+        60,
+        ge=1,
+        le=86_400,
+        allow_inf_nan=False,
+        description="A batch that runs for longer than this, and for many times longer than predicted, hangs: /livez "
+        "then fails.",
+    )
     header_timeout_seconds: float = Field(
         10, gt=0, le=3600, allow_inf_nan=False, description="Longest time for a request's headers to arrive."
     )

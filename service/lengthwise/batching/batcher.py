@@ -48,6 +48,7 @@ class Batcher:
         max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
         on_batch: Called with each batch that ran or failed, in the thread that ran it.
+        on_suspect: Called with the queue of a model whose batches failed several times in a row, in such a thread.
         clock: Seconds; the clock of all deadlines.
     """
 
@@ -60,6 +61,7 @@ class Batcher:
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
         on_batch: OnBatch | None = None,
+        on_suspect: Callable[[ModelQueue], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -68,7 +70,7 @@ class Batcher:
             self._queues, max_padded_steps=max_queue_cost_steps, max_seconds=max_queue_seconds, runners=runners
         )
         self._lock = threading.Lock()
-        self.execution = Execution(self._queues, self._lock, clock, on_batch)
+        self.execution = Execution(self._queues, self._lock, clock, on_batch, on_suspect)
         mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
         if max_wait_seconds > 0:
             mode = InlineMode.NEVER
@@ -147,7 +149,8 @@ class Batcher:
             trace: The caller's trace, for `on_batch`.
 
         Raises:
-            NotReady: The batcher was not started.
+            NotReady: The batcher was not started, or the model does not work; then it has the seconds until it is
+                tried again.
             Draining: The server shuts down.
             TooLarge: Even an empty queue could not hold it.
             QueueFull: The queue cannot hold it now; has the seconds after which it probably can.
@@ -189,6 +192,11 @@ class Batcher:
             )
             total += padded_steps
             total_seconds += seconds
+        if queue.breaker.open:
+            raise NotReady(
+                f"the model {queue.name} does not work, and is tried again on a schedule; /healthz says why",
+                retry_after_seconds=max(0.0, queue.breaker.probe_time - now),
+            )
         admission = self.admission
         admission.check_size(total)
         if deadline <= now:
@@ -211,7 +219,9 @@ class Batcher:
 
     def withdraw(self, request: PendingRequest, error: BaseException) -> None:
         """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
-        self._settle(request, error)
+        freed = self._settle(request, error)
+        if freed:
+            request.queue.metrics.cancelled(freed)
 
     async def drain(self, seconds: float) -> bool:
         """Rejects new requests, finishes the accepted ones, and stops the runners.
@@ -292,19 +302,25 @@ class Batcher:
     def _expire(self, request: PendingRequest) -> None:
         self._settle(request, DeadlineExceeded("the deadline passed before the answer was there"))
 
-    def _settle(self, request: PendingRequest, outcome: Any) -> None:
-        """Completes a request with its outcome, on the event loop; does nothing if it is settled already."""
+    def _settle(self, request: PendingRequest, outcome: Any) -> int:
+        """Completes a request with its outcome, on the event loop; does nothing if it is settled already.
+
+        Returns:
+            How many of its sequences still waited, and will not run.
+        """
         if request.settled:
-            return
+            return 0
         request.settled = True
         if request.timer is not None:
             request.timer.cancel()
         queue, sequences = request.queue, request.sequences
         request.sequences = []  # breaks the cycle, so that both are freed at once
+        removed: list[QueuedSequence] = []
         with self._lock:
             self._unsettled.discard(request)
             if request.remaining:  # its sequences that still wait are not run
-                self._count_removed(queue, [sequence for sequence in sequences if queue.pending.remove(sequence)])
+                removed = [sequence for sequence in sequences if queue.pending.remove(sequence)]
+                self._count_removed(queue, removed)
                 self._queues.remove_if_done(queue)
             all_settled = not self._unsettled
         if all_settled:
@@ -314,6 +330,7 @@ class Batcher:
                 request.future.set_exception(outcome)
             else:
                 request.future.set_result(outcome)
+        return len(removed)
 
     def _count_removed(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
         """Counts sequences that no longer wait; returns their predicted seconds."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
+from lengthwise.batching.breaker import Breaker
 from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.inline import InlineRule
@@ -76,6 +77,7 @@ class ModelQueue:
         closed: Whether its model is no longer served.
         used_seconds: The runners' time that it was charged for; the queue with the least is served next.
         inline: Whether the event loop may run its batches.
+        breaker: Whether the model works.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class ModelQueue:
         self.closed = False
         self.used_seconds = 0.0
         self.inline = InlineRule(steady=steady)
+        self.breaker = Breaker()
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
         """The limits, with these two times at most; cached, because only a few pairs occur."""
