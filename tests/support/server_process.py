@@ -29,14 +29,20 @@ class ServerProcess:
     """The process, and what it has said; over HTTPS where it is said how to verify that."""
 
     def __init__(
-        self, *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+        self,
+        *arguments: str,
+        verify: ssl.SSLContext | None = None,
+        files: int | None = None,
+        faults: Path | None = None,
+        **variables: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
         given = [] if "--port" in arguments else ["--port", str(self.port)]
         limited = [] if files is None else ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
+        program = ["lengthwise"] if faults is None else ["tests.support.faulty_server", str(faults)]
         self.process = subprocess.Popen(
-            [*limited, sys.executable, "-m", "lengthwise", "serve", *arguments, *given],
+            [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -161,10 +167,14 @@ def request(body: Any, *, close: bool = False, **headers: str) -> bytes:
 
 @contextmanager
 def started(
-    *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+    *arguments: str,
+    verify: ssl.SSLContext | None = None,
+    files: int | None = None,
+    faults: Path | None = None,
+    **variables: str,
 ) -> Iterator[ServerProcess]:
-    """A process that serves and has looked at its models, while the block runs."""
-    server = ServerProcess(*arguments, verify=verify, files=files, **variables)
+    """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`."""
+    server = ServerProcess(*arguments, verify=verify, files=files, faults=faults, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS
