@@ -268,8 +268,10 @@ class Chaos:
 async def stop_for(server: ServerProcess, seconds: float) -> None:
     """Stops the whole process for a while."""
     server.process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(seconds)
-    server.process.send_signal(signal.SIGCONT)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 def publish(server: ServerProcess, folder: Path, version: int) -> None:

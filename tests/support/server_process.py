@@ -26,7 +26,10 @@ PATIENCE_SECONDS = 60.0
 
 
 class ServerProcess:
-    """The process, and what it has said; over HTTPS where it is said how to verify that."""
+    """The process, and what it has said; over HTTPS where it is said how to verify that.
+
+    With `log`, what it says goes there instead; `faults` is as in `faulty_server`.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class ServerProcess:
         verify: ssl.SSLContext | None = None,
         files: int | None = None,
         faults: Path | None = None,
+        log: Path | None = None,
         **variables: str,
     ) -> None:
         self.port = free_port()
@@ -44,7 +48,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else log.open("a"),
             text=True,
             env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")} | variables,
         )
@@ -62,8 +66,7 @@ class ServerProcess:
         self._reader.start()
 
     def _listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             with self._news:
                 self.said.append(line)
                 self._news.notify_all()
@@ -96,8 +99,8 @@ class ServerProcess:
         self.client.close()
         self.process.kill()
         self.end()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)

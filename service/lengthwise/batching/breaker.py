@@ -22,7 +22,7 @@ SUSPECTED_AFTER: Final = 5
 _LONGEST_REASON: Final = 200
 
 
-class State(enum.Enum):
+class BreakerState(enum.Enum):
     """The state of a breaker; see the module."""
 
     CLOSED = "closed"
@@ -43,7 +43,7 @@ class Breaker:
     __slots__ = ("failures", "probe_time", "reason", "state")
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self.failures = 0
         self.reason = ""
         self.probe_time = 0.0
@@ -51,13 +51,13 @@ class Breaker:
     @property
     def open(self) -> bool:
         """Whether requests are refused."""
-        return self.state is State.OPEN
+        return self.state is BreakerState.OPEN
 
     def batch_ran(self) -> None:
         """Notes that a batch ran."""
         self.failures = 0
-        if self.state is State.SUSPECTED:
-            self.state = State.CLOSED
+        if self.state is BreakerState.SUSPECTED:
+            self.state = BreakerState.CLOSED
 
     def batch_failed(self, error: BaseException, now: float) -> bool:
         """Notes that a batch failed.
@@ -70,9 +70,9 @@ class Breaker:
             Whether the golden sequences should now be run.
         """
         self.failures += 1
-        if self.state is not State.CLOSED or self.failures % SUSPECTED_AFTER:
+        if self.state is not BreakerState.CLOSED or self.failures % SUSPECTED_AFTER:
             return False
-        self.state, self.reason, self.probe_time = State.SUSPECTED, described(error), now
+        self.state, self.reason, self.probe_time = BreakerState.SUSPECTED, described(error), now
         return True
 
     def probed(self, error: BaseException | None, now: float, retry_seconds: float) -> bool:
@@ -88,11 +88,11 @@ class Breaker:
         """
         was_open = self.open
         if error is None:
-            self.state = State.CLOSED
+            self.state = BreakerState.CLOSED
             if was_open:
                 self.failures = 0
         else:
-            self.state, self.reason, self.probe_time = State.OPEN, described(error), now + retry_seconds
+            self.state, self.reason, self.probe_time = BreakerState.OPEN, described(error), now + retry_seconds
         return self.open is not was_open
 
 

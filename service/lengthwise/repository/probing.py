@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from lengthwise.batching.breaker import State
+from lengthwise.batching.breaker import BreakerState
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.padding import Steps
 from lengthwise.repository.model import LoadedModel
@@ -80,7 +80,7 @@ class Probing:
             waits = []
             for served in self._served():
                 breaker = served.queue.breaker
-                if breaker.state is State.CLOSED or served in self._running:
+                if breaker.state is BreakerState.CLOSED or served in self._running:
                     continue
                 if breaker.probe_time <= now:
                     self._running.add(served)
