@@ -135,7 +135,6 @@ class Overload:
         factor: How many times the capacity arrives.
         seconds: For how long.
         bound_seconds: The service's `--max-queue-seconds`.
-        connections: Of the load.
     """
 
     work: str
@@ -143,7 +142,6 @@ class Overload:
     factor: float
     seconds: float
     bound_seconds: float
-    connections: int
 
 
 def measure(spec: Overload, core: int) -> dict[str, Any]:
@@ -156,7 +154,7 @@ def measure(spec: Overload, core: int) -> dict[str, Any]:
         "max_queue_seconds": f"{spec.bound_seconds:g}",
         "max_queue_cost_steps": "1000000000",
         "max_inflight_bytes": str(2**31),
-        "max_connections": str(2 * spec.connections),
+        "max_connections": "16384",
     }
     command = launch.serve_command(work.repository, port, options)
     with launch.running(command, port, cores=[core]) as server:
@@ -187,7 +185,8 @@ def _overloaded(
         target,
         requests,
         Open(moments),
-        connections=spec.connections,
+        # Enough for all that wait, and few enough that none is idle for so long that the service closes it.
+        connections=200 + round(1.3 * capacity * spec.bound_seconds),
         patience_seconds=spec.bound_seconds + 10,
         limit_seconds=spec.seconds,
     )
@@ -289,7 +288,6 @@ WORKLOADS_TITLES = {"lognormal": "lognormal lengths of median 50", "japanese-vow
 @click.option("--factor", type=float, default=3.0, show_default=True, help="Times the capacity.")
 @click.option("--seconds", type=float, default=60.0, show_default=True)
 @click.option("--bound", type=float, default=10.0, show_default=True, help="The service's --max-queue-seconds.")
-@click.option("--connections", type=click.IntRange(1), default=4000, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(
     quick: bool,
@@ -298,7 +296,6 @@ def main(
     factor: float,
     seconds: float,
     bound: float,
-    connections: int,
     out: Path,
 ) -> None:
     """Overloads the service, and checks what accepted, refused and returning callers see."""
@@ -306,7 +303,7 @@ def main(
     server, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others or [server])
     shorter = 6.0 if quick else 1.0
-    spec = Overload(work, per_request, factor, seconds / shorter, bound / shorter, connections)
+    spec = Overload(work, per_request, factor, seconds / shorter, bound / shorter)
     with Console(stderr=True).status("overloading"):
         figures = measure(spec, server)
     text = page(facts, spec, figures)
