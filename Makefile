@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long hostile cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long hostile soak cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test-long: hostile ## The long tests: processes that are attacked, drained and r
 
 hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
+
+soak: .venv/.development ## Half an hour of chaos, and 30,000 requests while two instances behind nginx restart; SOAK="--minutes 2" is shorter
+	$(BIN)/python -m benchmarks.soak $(SOAK)
+	$(BIN)/python -m pytest tests/deploy/test_balancers.py -m deploy -k "rolling and nginx" -s
 
 cover: .venv/.development ## The tests, with branch coverage
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term

@@ -107,9 +107,15 @@ PANELS = (
     ),
     Panel(
         "Rejections by reason",
-        [(rate("rejected_total", "reason"), "{{reason}}"), (rate("batch_failures_total"), "failed batches")],
+        [
+            (rate("rejected_total", "reason"), "{{reason}}"),
+            (rate("batch_failures_total"), "failed batches"),
+            (rate("overdue_batches_total"), "batches that take far too long"),
+            (rate("cancelled_sequences_total"), "sequences whose client left"),
+        ],
         "reqps",
-        "Calls rejected although nothing was wrong with them, and batches that the runtime failed.",
+        "Calls rejected although nothing was wrong with them, batches that the runtime failed or does not end, and "
+        "sequences that did not run because nobody waits for them.",
         stacked=True,
     ),
     Panel(
@@ -140,6 +146,15 @@ PANELS = (
         ],
         "short",
         "Padded steps that wait, and the most that may.",
+    ),
+    Panel(
+        "Predicted wait",
+        [
+            (f"sum by (instance) (lengthwise_queue_seconds{{{CHOSEN}}})", "{{instance}}"),
+            (f"max(lengthwise_max_queue_seconds{{{OF_JOB}}})", "bound"),
+        ],
+        "s",
+        "How long what waits now will take, and the longest wait. Near the bound, requests are refused.",
     ),
     Panel(
         "Waiting and running",
@@ -202,9 +217,10 @@ PANELS = (
         [
             (f"count(max by (instance) (lengthwise_ready{{{OF_JOB}}}) == 1)", "ready"),
             (f"max(lengthwise_refused_models{{{OF_JOB}}})", "versions refused"),
+            (f"sum(lengthwise_breaker_open{{{OF_JOB}}})", "models that do not work"),
         ],
         "short",
-        "Instances that serve, and model versions that failed their verification.",
+        "Instances that serve, model versions that failed their verification, and models whose every batch fails.",
     ),
 )
 

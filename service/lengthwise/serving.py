@@ -16,9 +16,11 @@ from lengthwise.batching.batcher import Batcher
 from lengthwise.batching.joint import JointRequest, submit_joint
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.batching.queues import PendingRequest, Timing, Waiter
+from lengthwise.batching.watchdog import Watchdog
 from lengthwise.canary import Canary
 from lengthwise.decoding import fast_json
 from lengthwise.decoding.calls import Call
+from lengthwise.errors import QueueFull
 from lengthwise.inflight import Inflight
 from lengthwise.monitoring.monitoring import Monitoring
 from lengthwise.padding import Steps
@@ -27,6 +29,7 @@ from lengthwise.repository.contents import Repository
 from lengthwise.repository.judge_process import JudgeProcess
 from lengthwise.repository.judging import Judge
 from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.probing import Probing
 from lengthwise.repository.registry import Registry, Rescan
 from lengthwise.repository.scan import scan
 from lengthwise.repository.served import ServedModel
@@ -62,6 +65,8 @@ class Serving:
         monitoring: Samples answered calls.
         inflight: The bytes of bodies and answers in memory.
         runners: Threads that run batches.
+        watchdog: Watches the runs and the event loop.
+        probing: Tries models whose batches failed.
 
     Raises:
         ConfigurationError: The keys cannot be read, or the provider is not available.
@@ -86,10 +91,13 @@ class Serving:
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
+            max_queue_seconds=settings.longest_wait_seconds,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
             on_batch=None if tracer is None else tracer.batch,
+            on_suspect=lambda queue: self.probing.ask(queue),
         )
+        self.watchdog = Watchdog(self.batcher.execution.runs, settings.hung_seconds)
         self.monitoring = Monitoring(settings, lambda: self.batcher.at_rest, self.find)
         triton = (triton_metrics.families,) if settings.triton_metrics else ()
         self.metrics = Metrics(self._gauges, self._bounds, *triton, lambda _: self.monitoring.families())
@@ -108,6 +116,7 @@ class Serving:
         )
         shadow = None if settings.shadow is None else Key.parse(settings.shadow)
         self._kept = [key for key in (shadow, None if canary is None else canary.key) if key is not None]
+        self.probing = Probing(lambda: self.served, settings.breaker_retry_seconds, self._tell_listeners)
         self._started = False
         self._stopping: asyncio.Future[None] | None = None
 
@@ -126,6 +135,8 @@ class Serving:
             )
         if not self.choice.provider.bound:
             log.info("recurrent layers: %s", recurrent_kernels.described(wanted=self.settings.recurrent_kernels))
+        self.watchdog.start(asyncio.get_running_loop())
+        self.probing.start()
         await self.batcher.start()
         self.monitoring.start()
         await self.registry.open()
@@ -141,17 +152,32 @@ class Serving:
 
     async def _stop(self) -> None:
         await self.registry.close()
-        for listener in self.registry.listeners:  # they report that it is not ready any more
-            await listener()
+        await self.probing.stop()
+        await self._tell_listeners()  # they report that it is not ready any more
         if not await self.batcher.drain(self.settings.drain_seconds):
             log.warning("some accepted requests were not answered within drain_seconds")
+        self.watchdog.stop()
         await asyncio.to_thread(self.monitoring.stop)
+
+    async def _tell_listeners(self) -> None:
+        for listener in self.registry.listeners:
+            await listener()
 
     @property
     def ready(self) -> bool:
-        """Whether all good models are served, and there is at least one."""
+        """Whether all good models are served, and at least one of them works."""
         starting = not self._started or self.repository.starting
-        return not starting and bool(self.registry.served) and not self.batcher.draining
+        works = any(not served.queue.breaker.open for served in self.registry.served)
+        return not starting and works and not self.batcher.draining
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can heal itself: false while a run hangs."""
+        return self.watchdog.problem is None
+
+    def answers(self, served: ServedModel) -> bool:
+        """Whether a request for this model would be answered."""
+        return self.ready and not served.queue.breaker.open
 
     @property
     def started(self) -> bool:
@@ -171,10 +197,29 @@ class Serving:
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model for a name and a version, as a request gives them; None for the default.
 
+        The default version is the highest one that works, or the highest one if none does.
+
         Raises:
             RequestError: There is no such model, or no model is ready.
         """
-        return self.registry.find(name, version)
+        served = self.registry.find(name, version)
+        if version is None and served.queue.breaker.open:
+            works = [
+                other
+                for other in self.served
+                if other.manifest.name == served.manifest.name and not other.queue.breaker.open
+            ]
+            return works[-1] if works else served
+        return served
+
+    def full(self) -> QueueFull | None:
+        """The refusal of every request without a priority while all queues are full; None while one is open.
+
+        A request that will be refused need not be decoded.
+        """
+        admission = self.batcher.admission
+        queue = admission.closed()
+        return None if queue is None or self.batcher.draining else admission.full(queue)
 
     def submit(
         self,
@@ -213,7 +258,7 @@ class Serving:
             return submit(call.model.queue, sequences, finish, waiter=waiter)
         places = [canary.takes(item.id) for item in call.items]
         other = self.registry.canary(canary.key)
-        if other is None or not any(places):
+        if other is None or other.queue.breaker.open or not any(places):
             return submit(call.model.queue, sequences, finish, waiter=waiter)
         future = asyncio.get_running_loop().create_future() if waiter is None else waiter
         split = [[i for i, its in enumerate(places) if its is of_canary] for of_canary in (False, True)]
@@ -267,7 +312,7 @@ class Serving:
         log.info("%s is no longer served; its memory is freed when its last request is answered", served.manifest.key)
 
     def _gauges(self) -> dict[tuple[str, str], Gauges]:
-        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.ready) for served in self.served}
+        gauges = {_labels(served.metrics): Gauges(0, 0, 0, self.answers(served)) for served in self.served}
         for queue in self.batcher.queues:  # also of removed models, while anything waits or runs there
             labels = _labels(queue.metrics)
             held = gauges.get(labels, Gauges(0, 0, 0, False))
@@ -276,6 +321,8 @@ class Serving:
                 held.queue_sequences + len(queue.pending),
                 held.inflight_batches + queue.inflight,
                 held.ready,
+                held.breaker_open or (queue.breaker.open and not queue.closed),
+                held.queue_seconds + queue.seconds / self.batcher.admission.rate.value,
             )
         return gauges or {("", ""): Gauges(0, 0, 0, False)}
 
@@ -287,6 +334,7 @@ class Serving:
             refused_models=len(self.repository.refused),
             inflight_bytes=self.inflight.bytes,
             max_inflight_bytes=self.inflight.max_bytes,
+            max_queue_seconds=settings.longest_wait_seconds,
         )
 
 

@@ -218,6 +218,14 @@ class Settings(BaseSettings):
     max_queue_cost_steps: int = Field(
         1_000_000, ge=1, description="Most padded steps that may wait in all queues; beyond it, requests get 429."
     )
+    max_queue_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Longest predicted wait in the queue; beyond it, requests get 429. Default: half of the default "
+        "timeout.",
+    )
     max_body_bytes: int = Field(
         16_777_216, ge=1, description="Largest request body, after decompression; beyond it, 413."
     )
@@ -236,6 +244,21 @@ class Settings(BaseSettings):
         le=86_400,
         allow_inf_nan=False,
         description="Longest time that a shutdown waits for accepted requests.",
+    )
+    breaker_retry_seconds: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="How often to try a model again, with its golden sequences, after all of its batches failed.",
+    )
+    hung_seconds: float = Field(
+        60,
+        ge=1,
+        le=86_400,
+        allow_inf_nan=False,
+        description="A batch that runs for longer than this, and for many times longer than predicted, hangs: /livez "
+        "then fails.",
     )
     header_timeout_seconds: float = Field(
         10, gt=0, le=3600, allow_inf_nan=False, description="Longest time for a request's headers to arrive."
@@ -333,6 +356,12 @@ class Settings(BaseSettings):
             if getattr(self, one) == getattr(self, other):
                 raise ValueError(f"{self._described(one)} and {self._described(other)} must differ")
         return self
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """`max_queue_seconds`, or its default."""
+        half = self.default_timeout_ms / 2000
+        return half if self.max_queue_seconds is None else self.max_queue_seconds
 
     def _described(self, name: str) -> str:
         """A field's name with its value, and whether that is the default."""

@@ -249,7 +249,7 @@ async def test_the_queue_is_bounded_in_padded_steps_and_says_when_to_come_back()
         assert only.padded_steps == 40
         with pytest.raises(QueueFull) as full:
             batcher.submit(only, [sequence(3, 1)], answers)
-        assert full.value.retry_after_seconds == pytest.approx(only.cost.predict(64, 20) * 2 / 64)
+        assert full.value.retry_after_seconds == pytest.approx((only.row_seconds(17) + only.row_seconds(18)) / 2)
         gate.open.set()
         for request in (running_now, *waiting):
             await outcome(request)

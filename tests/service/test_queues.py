@@ -111,7 +111,9 @@ def test_the_wait_for_a_larger_batch_ends_before_a_deadline():
     queues = ModelQueues(max_wait_seconds=10)
     queues.add(only)
     steps, nobody = np.zeros((4, 1), dtype=np.float32), None
-    only.pending.add(QueuedSequence(4, 1.0, steps=steps, padded_steps=4, arrival=0.0, index=0, request=nobody))  # type: ignore[arg-type]
+    only.pending.add(
+        QueuedSequence(4, 1.0, steps=steps, padded_steps=4, seconds=0.0, arrival=0.0, index=0, request=nobody)
+    )  # type: ignore[arg-type]
     _, wait = queues.next(0.0, draining=False)
     assert wait == pytest.approx(1.0 - 2 * 0.01 - 0.005)
     assert queues.next(1.0 - 2 * 0.01 - 0.004, draining=False)[0] is only

@@ -26,19 +26,29 @@ PATIENCE_SECONDS = 60.0
 
 
 class ServerProcess:
-    """The process, and what it has said; over HTTPS where it is said how to verify that."""
+    """The process, and what it has said; over HTTPS where it is said how to verify that.
+
+    With `log`, what it says goes there instead; `faults` is as in `faulty_server`.
+    """
 
     def __init__(
-        self, *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+        self,
+        *arguments: str,
+        verify: ssl.SSLContext | None = None,
+        files: int | None = None,
+        faults: Path | None = None,
+        log: Path | None = None,
+        **variables: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}" if verify is None else f"https://localhost:{self.port}"
         given = [] if "--port" in arguments else ["--port", str(self.port)]
         limited = [] if files is None else ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)]
+        program = ["lengthwise"] if faults is None else ["tests.support.faulty_server", str(faults)]
         self.process = subprocess.Popen(
-            [*limited, sys.executable, "-m", "lengthwise", "serve", *arguments, *given],
+            [*limited, sys.executable, "-m", *program, "serve", *arguments, *given],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else log.open("a"),
             text=True,
             env={name: value for name, value in os.environ.items() if not name.startswith("LENGTHWISE_")} | variables,
         )
@@ -56,8 +66,7 @@ class ServerProcess:
         self._reader.start()
 
     def _listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             with self._news:
                 self.said.append(line)
                 self._news.notify_all()
@@ -90,8 +99,8 @@ class ServerProcess:
         self.client.close()
         self.process.kill()
         self.end()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
@@ -161,10 +170,14 @@ def request(body: Any, *, close: bool = False, **headers: str) -> bytes:
 
 @contextmanager
 def started(
-    *arguments: str, verify: ssl.SSLContext | None = None, files: int | None = None, **variables: str
+    *arguments: str,
+    verify: ssl.SSLContext | None = None,
+    files: int | None = None,
+    faults: Path | None = None,
+    **variables: str,
 ) -> Iterator[ServerProcess]:
-    """A process that serves and has looked at its models, while the block runs."""
-    server = ServerProcess(*arguments, verify=verify, files=files, **variables)
+    """A process that serves and has looked at its models, while the block runs; `faults` as in `faulty_server`."""
+    server = ServerProcess(*arguments, verify=verify, files=files, faults=faults, **variables)
     try:
         server.wait_for(r"is ready on|no model is ready")
         deadline = time.monotonic() + PATIENCE_SECONDS

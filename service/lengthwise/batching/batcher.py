@@ -27,11 +27,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import InlineMode, Runners
-from lengthwise.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
+from lengthwise.errors import DeadlineExceeded, Draining, NotReady
 from lengthwise.padding import Steps, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
@@ -43,9 +44,11 @@ class Batcher:
     Args:
         runners: Number of runner threads.
         max_queue_cost_steps: Most padded steps that may wait, in all queues together.
+        max_queue_seconds: Longest predicted wait of a request, in seconds.
         max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
         on_batch: Called with each batch that ran or failed, in the thread that ran it.
+        on_suspect: Called with the queue of a model whose batches failed several times in a row, in such a thread.
         clock: Seconds; the clock of all deadlines.
     """
 
@@ -54,21 +57,24 @@ class Batcher:
         *,
         runners: int = 1,
         max_queue_cost_steps: int = 1_000_000,
+        max_queue_seconds: float = float("inf"),
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
         on_batch: OnBatch | None = None,
+        on_suspect: Callable[[ModelQueue], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_padded_steps = max_queue_cost_steps
         self._clock = clock
         self._queues = ModelQueues(max_wait_seconds)
+        self.admission = Admission(
+            self._queues, max_padded_steps=max_queue_cost_steps, max_seconds=max_queue_seconds, runners=runners
+        )
         self._lock = threading.Lock()
-        self.execution = Execution(self._queues, self._lock, clock, on_batch)
+        self.execution = Execution(self._queues, self._lock, clock, on_batch, on_suspect)
         mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
         if max_wait_seconds > 0:
             mode = InlineMode.NEVER
         self._runners = Runners(self, self.execution, self._lock, runners, clock, mode=mode)
-        self._padded_steps = 0  # of all waiting sequences
         self._unsettled: set[PendingRequest] = set()
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,11 +149,12 @@ class Batcher:
             trace: The caller's trace, for `on_batch`.
 
         Raises:
-            NotReady: The batcher was not started.
+            NotReady: The batcher was not started, or the model does not work; then it has the seconds until it is
+                tried again.
             Draining: The server shuts down.
             TooLarge: Even an empty queue could not hold it.
             QueueFull: The queue cannot hold it now; has the seconds after which it probably can.
-            DeadlineExceeded: The deadline has passed already.
+            DeadlineExceeded: The deadline has passed already, or it would pass before the request begins to run.
         """
         loop = self._loop
         if loop is None:
@@ -165,9 +172,11 @@ class Batcher:
         )
         queued: list[QueuedSequence] = []
         total = 0
+        total_seconds = 0.0
         for index, steps in enumerate(sequences):
             width = queue.width_of(len(steps))
             padded_steps = rounded_width(width, queue.multiple)
+            seconds = queue.row_seconds(width)
             queued.append(
                 QueuedSequence(
                     width,
@@ -175,27 +184,29 @@ class Batcher:
                     priority,
                     steps=steps,
                     padded_steps=padded_steps,
+                    seconds=seconds,
                     arrival=now,
                     index=index,
                     request=request,
                 )
             )
             total += padded_steps
-        most = self._max_padded_steps
-        if total > most:
-            raise TooLarge(f"{total} padded steps; the queue holds {most} in all")
+            total_seconds += seconds
+        if queue.breaker.open:
+            raise NotReady(
+                f"the model {queue.name} does not work, and is tried again on a schedule; /healthz says why",
+                retry_after_seconds=max(0.0, queue.breaker.probe_time - now),
+            )
+        admission = self.admission
+        admission.check_size(total)
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         with self._lock:
             if self._draining:
                 raise Draining("the server is shutting down", retry_after_seconds=1)
-            if self._padded_steps + total > most and self._queues.exceeds_share(queue, total, most):
-                raise QueueFull(
-                    "the queue is full", retry_after_seconds=self._queues.backlog_seconds() / self._runners.count
-                )
+            admission.check(queue, total, total_seconds, patience=deadline - now, deadline=deadline, priority=priority)
             request.sequences = queued  # a cycle, until it is settled; a rejected request never has it
-            self._padded_steps += total
-            queue.padded_steps += total
+            admission.add(queue, total, total_seconds)
             self._unsettled.add(request)
             self._queues.activate(queue)
             for sequence in queued:
@@ -208,7 +219,9 @@ class Batcher:
 
     def withdraw(self, request: PendingRequest, error: BaseException) -> None:
         """Settles a request whose caller no longer waits: its waiting sequences are not run, and its future fails."""
-        self._settle(request, error)
+        freed = self._settle(request, error)
+        if freed:
+            request.queue.metrics.cancelled(freed)
 
     async def drain(self, seconds: float) -> bool:
         """Rejects new requests, finishes the accepted ones, and stops the runners.
@@ -254,8 +267,10 @@ class Batcher:
         work_start = queue.cost.clock()
         sequences = self._plan(queue, seconds)
         queue.inflight += 1
-        self._count_removed(queue, sequences)
-        if self._queues.waiting():
+        work = self._count_removed(queue, sequences)
+        waiting = self._queues.waiting()
+        self.admission.rate.taken(work, self._clock(), more_waits=waiting)
+        if waiting:
             self._runners.wake_another()
         return PlannedBatch(queue, sequences, work_start)
 
@@ -287,19 +302,25 @@ class Batcher:
     def _expire(self, request: PendingRequest) -> None:
         self._settle(request, DeadlineExceeded("the deadline passed before the answer was there"))
 
-    def _settle(self, request: PendingRequest, outcome: Any) -> None:
-        """Completes a request with its outcome, on the event loop; does nothing if it is settled already."""
+    def _settle(self, request: PendingRequest, outcome: Any) -> int:
+        """Completes a request with its outcome, on the event loop; does nothing if it is settled already.
+
+        Returns:
+            How many of its sequences still waited, and will not run.
+        """
         if request.settled:
-            return
+            return 0
         request.settled = True
         if request.timer is not None:
             request.timer.cancel()
         queue, sequences = request.queue, request.sequences
         request.sequences = []  # breaks the cycle, so that both are freed at once
+        removed: list[QueuedSequence] = []
         with self._lock:
             self._unsettled.discard(request)
             if request.remaining:  # its sequences that still wait are not run
-                self._count_removed(queue, [sequence for sequence in sequences if queue.pending.remove(sequence)])
+                removed = [sequence for sequence in sequences if queue.pending.remove(sequence)]
+                self._count_removed(queue, removed)
                 self._queues.remove_if_done(queue)
             all_settled = not self._unsettled
         if all_settled:
@@ -309,9 +330,10 @@ class Batcher:
                 request.future.set_exception(outcome)
             else:
                 request.future.set_result(outcome)
+        return len(removed)
 
-    def _count_removed(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> None:
-        """Subtracts sequences that no longer wait from the padded steps that wait."""
-        removed = sum(sequence.padded_steps for sequence in sequences)
-        self._padded_steps -= removed
-        queue.padded_steps -= removed
+    def _count_removed(self, queue: ModelQueue, sequences: Sequence[QueuedSequence]) -> float:
+        """Counts sequences that no longer wait; returns their predicted seconds."""
+        seconds = sum(sequence.seconds for sequence in sequences)
+        self.admission.remove(queue, sum(sequence.padded_steps for sequence in sequences), seconds)
+        return seconds

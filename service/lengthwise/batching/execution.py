@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lengthwise.batching.queues import ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Timing
+from lengthwise.batching.watchdog import Run
 from lengthwise.errors import InferenceFailed, RequestError
 from lengthwise.padding import PaddedBatch
 
@@ -74,15 +75,26 @@ class Execution:
         lock: Held while queues and requests are changed.
         clock: Seconds.
         on_batch: Called with each batch that ran or failed.
+        on_suspect: Called with the queue of a model whose batches failed several times in a row.
+
+    Attributes:
+        runs: The batches that run, by the id of their thread.
     """
 
     def __init__(
-        self, queues: ModelQueues, lock: threading.Lock, clock: Callable[[], float], on_batch: OnBatch | None = None
+        self,
+        queues: ModelQueues,
+        lock: threading.Lock,
+        clock: Callable[[], float],
+        on_batch: OnBatch | None = None,
+        on_suspect: Callable[[ModelQueue], None] | None = None,
     ) -> None:
         self._queues = queues
         self._lock = lock
         self._clock = clock
         self.on_batch = on_batch
+        self._on_suspect = on_suspect
+        self.runs: dict[int, Run] = {}
 
     def run(self, planned: PlannedBatch) -> FinishedBatch:
         """Runs one batch. The caller calls `count` afterwards, when no answer waits for it any more."""
@@ -90,6 +102,10 @@ class Execution:
         start = padded = self._clock()
         batch: PaddedBatch | None = None
         results: Sequence[Any] | None = None
+        failure: Exception | None = None
+        thread = threading.get_ident()
+        rows, width = len(sequences), planned.width
+        self.runs[thread] = Run(queue.name, rows, width, queue.predict(rows, width), queue.metrics)
         try:
             batch = queue.padded([sequence.steps for sequence in sequences])
             padded = self._clock()
@@ -97,15 +113,18 @@ class Execution:
             if len(results) != len(sequences):
                 raise ValueError(f"{len(results)} results for {len(sequences)} rows")
             end = self._clock()
-            charged = queue.charge(batch.rows, planned.width, end - start)
-        except Exception:  # onnxruntime's errors have no common base; only this batch fails
-            log.exception("a batch of %d failed in %s", len(sequences), queue.name)
+            charged = queue.charge(batch.rows, width, end - start)
+        except Exception as error:  # onnxruntime's errors have no common base; only this batch fails
+            log.exception("a batch of %d failed in %s", rows, queue.name)
+            failure = error.with_traceback(None)  # the traceback holds this frame, and with it the whole batch
             queue.metrics.batch_failed()
             results = batch = None
             end = self._clock()
             charged = end - start
+        del self.runs[thread]
         work_seconds = queue.cost.clock() - work_start  # what follows is work for each sequence, not for the batch
         complete = self._store(planned, results, start, end - start, charged)
+        self._judge(queue, failure, end)
         if self.on_batch is not None:
             self._notify(self.on_batch, queue, sequences, start, end)
         writing = self._clock()
@@ -113,6 +132,14 @@ class Execution:
         return FinishedBatch(
             planned, outcomes, batch, start, end - start, work_seconds, padded - start, self._clock() - writing
         )
+
+    def _judge(self, queue: ModelQueue, failure: Exception | None, now: float) -> None:
+        """Tells the model's breaker how a batch ended."""
+        if failure is None:
+            if queue.breaker.failures:
+                queue.breaker.batch_ran()
+        elif queue.breaker.batch_failed(failure, now) and self._on_suspect is not None:
+            self._on_suspect(queue)
 
     def count(self, finished: FinishedBatch) -> None:
         """Counts a batch that ran in the metrics, and lets the cost table learn from it."""

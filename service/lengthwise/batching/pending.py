@@ -12,7 +12,8 @@ steps may be megabytes.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+import sys
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -86,6 +87,10 @@ class _Order:
                 return sequence
         entries.clear()
         return None
+
+    def count_up_to(self, key: float) -> int:
+        """How many numbers have a sort key of at most `key`, including those of removed sequences."""
+        return bisect_right(self._entries, (key, sys.maxsize))
 
     def drop_stale(self, waiting: Mapping[Number, WaitingSequence], most: int) -> None:
         """Drops the numbers of all removed sequences if it holds more than `most`."""
@@ -188,6 +193,23 @@ class PendingSequences:
     def earliest_deadline(self) -> WaitingSequence | None:
         """The near sequence with the earliest deadline, or None if none has one."""
         return self.deadlines.first(self._waiting)
+
+    def share_before(self, priority: int, deadline: float) -> float:
+        """Roughly which share of the waiting sequences would run before a new one: 0 to 1.
+
+        These are more urgent than it, and their deadlines are earlier. The deadlines are counted among the near
+        sequences, some of which may have been removed already.
+
+        Args:
+            priority: Of the new one.
+            deadline: Of the new one.
+        """
+        count = len(self._waiting)
+        if not count:
+            return 0.0
+        urgent = max(0, count - PRIORITY_HEAD_START * priority) / count
+        hurried = self.deadlines.count_up_to(deadline) / max(len(self.deadlines), self._near)
+        return min(urgent, hurried)
 
     def around(self, width: int, rows: float, full: int = 1) -> tuple[list[int], list[int]]:
         """The window around a width: the near widths, ascending, and how many sequences of each.

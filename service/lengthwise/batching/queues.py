@@ -13,11 +13,13 @@ Nothing here locks; the batcher does.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
+from lengthwise.batching.breaker import Breaker
 from lengthwise.batching.buckets import Buckets
 from lengthwise.batching.cost import CostTable
 from lengthwise.batching.inline import InlineRule
@@ -25,6 +27,8 @@ from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import BatchLimits
 from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise.telemetry.metrics import ModelMetrics
+
+log = logging.getLogger("lengthwise.queues")
 
 TURN_SECONDS: Final = 0.02
 """Longest predicted run of a batch with more rows than make a row cheaper, in seconds; see
@@ -67,10 +71,13 @@ class ModelQueue:
     Attributes:
         pending: The waiting sequences.
         padded_steps: The padded steps of the waiting sequences.
+        seconds: Their predicted seconds.
+        closed_to_new: Whether new requests are refused until the queue has drained; see `Admission`.
         inflight: How many batches run.
         closed: Whether its model is no longer served.
         used_seconds: The runners' time that it was charged for; the queue with the least is served next.
         inline: Whether the event loop may run its batches.
+        breaker: Whether the model works.
     """
 
     def __init__(
@@ -95,10 +102,13 @@ class ModelQueue:
         self.buckets = buckets
         self.pending = PendingSequences()
         self.padded_steps = 0
+        self.seconds = 0.0
+        self.closed_to_new = False
         self.inflight = 0
         self.closed = False
         self.used_seconds = 0.0
         self.inline = InlineRule(steady=steady)
+        self.breaker = Breaker()
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
         """The limits, with these two times at most; cached, because only a few pairs occur."""
@@ -125,15 +135,38 @@ class ModelQueue:
         width = 0 if urgent is None else urgent.width
         if hurried is not None and hurried.width > width:
             width = hurried.width
-        column = self.cost.column(width, self.limits.rows)
-        return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
+        try:
+            column = self.cost.column(width, self.limits.rows)
+            return column.seconds[min(len(self.pending), column.enough_rows)] * self.cost.drift <= seconds
+        except Exception:
+            self._log_cost_error()
+            return False
+
+    def predict(self, rows: int, width: int) -> float:
+        """Predicted seconds of a batch; infinity where the cost table fails, which must not end a thread."""
+        try:
+            return self.cost.predict(rows, width)
+        except Exception:
+            self._log_cost_error()
+            return float("inf")
+
+    def row_seconds(self, width: int) -> float:
+        """Predicted seconds of one sequence in a good batch; 0 where the cost table fails."""
+        try:
+            return self.cost.column(width, self.limits.rows).least_row_seconds * self.cost.drift
+        except Exception:
+            self._log_cost_error()
+            return 0.0
+
+    def _log_cost_error(self) -> None:
+        log.exception("the cost of a batch of %s could not be predicted", self.name)
 
     def charge(self, rows: int, width: int, seconds: float) -> float:
         """The seconds that a batch counts in `used_seconds`: those it took, but at most those that were predicted.
 
         A batch that something else on the machine slowed down must not cost its model its next turns.
         """
-        return min(seconds, self.cost.predict(rows, width))
+        return min(seconds, self.predict(rows, width))
 
     def padded(self, sequences: Sequence[Steps]) -> PaddedBatch:
         """The batch that runs: the sequences, padded to the queue's shapes."""
@@ -198,6 +231,7 @@ class QueuedSequence(WaitingSequence):
     Attributes:
         steps: `[length, features]` or `[length]`.
         padded_steps: Its length rounded up to the queue's widths: what the queue's limit counts.
+        seconds: Its predicted seconds in a good batch, when it was queued: what the other limit counts.
         arrival: When it was queued, on the batcher's clock.
         index: Its place in the request.
         request: The request.
@@ -205,6 +239,7 @@ class QueuedSequence(WaitingSequence):
 
     steps: Steps = field(kw_only=True)
     padded_steps: int = field(kw_only=True)
+    seconds: float = field(kw_only=True)
     arrival: float = field(kw_only=True)
     index: int = field(kw_only=True)
     request: PendingRequest = field(kw_only=True)
@@ -221,6 +256,10 @@ class ModelQueues:
         self._max_wait = max_wait_seconds
         self._queues: list[ModelQueue] = []
         self._used_seconds = 0.0  # of the queue that was served last; a queue that was empty continues from there
+
+    def __len__(self) -> int:
+        """How many queues there are."""
+        return len(self._queues)
 
     def __iter__(self) -> Iterator[ModelQueue]:
         """All queues; a closed one too while a sequence waits or runs there."""
@@ -243,18 +282,17 @@ class ModelQueues:
         if not queue.pending:
             queue.used_seconds = max(queue.used_seconds, self._used_seconds)
 
-    def exceeds_share(self, queue: ModelQueue, more: int, most: int) -> bool:
-        """Whether one queue would hold more than its equal share of all queues' padded steps.
+    def busy(self) -> int:
+        """How many queues have waiting sequences; at least 1."""
+        return sum(1 for queue in self._queues if queue.padded_steps) or 1
 
-        When the server is full, a queue may still fill its share, so that one overloaded model does not make the
-        server reject the requests for the others.
-
-        Args:
-            queue: The queue to add to.
-            more: Padded steps to add.
-            most: Most padded steps of all queues together.
-        """
-        return queue.padded_steps + more > most // max(1, len(self._queues))
+    def closed(self) -> ModelQueue | None:
+        """One of the queues, if all of them are closed to new requests; None if one is open."""
+        queue = None
+        for queue in self._queues:
+            if not queue.closed_to_new:
+                return None
+        return queue
 
     def turn_seconds(self) -> float:
         """The `BatchLimits.turn_seconds` for the next plan."""
@@ -286,16 +324,6 @@ class ModelQueues:
         self._used_seconds = max(self._used_seconds, served.used_seconds)
         return served, None
 
-    def backlog_seconds(self) -> float:
-        """Roughly how long one runner would need for all that waits, predicted with a full batch of each queue."""
-        seconds = 0.0
-        for queue in self._queues:
-            if queue.padded_steps:
-                width = max(queue.multiple, queue.padded_steps // max(1, len(queue.pending)))
-                rows = queue.limits.most_rows(width)
-                seconds += queue.cost.predict(rows, width) * queue.padded_steps / (rows * width)
-        return seconds
-
     def _seconds_to_wait(self, queue: ModelQueue, now: float) -> float:
         """How long a queue may still wait for more requests, as far as its earliest deadline allows."""
         pending = queue.pending
@@ -305,4 +333,4 @@ class ModelQueues:
         seconds = oldest.arrival + self._max_wait - now if isinstance(oldest, QueuedSequence) else 0.0
         if hurried is None:
             return seconds
-        return min(seconds, hurried.deadline - now - 2 * queue.cost.predict(1, hurried.width) - _WAKE_UP_SECONDS)
+        return min(seconds, hurried.deadline - now - 2 * queue.predict(1, hurried.width) - _WAKE_UP_SECONDS)

@@ -136,7 +136,7 @@ class Runners:
             and self._mode is not InlineMode.NEVER
             and self._loop is not None
             and queue.inline.possible
-            and (self._one_core or (len(added) == 1 and queue.cost.predict(1, added[0].width) <= INLINE_SECONDS))
+            and (self._one_core or (len(added) == 1 and queue.predict(1, added[0].width) <= INLINE_SECONDS))
         ):
             # In the next turn, so that other sequences that arrive in this turn are in the same batch.
             self._schedule_turn(self._loop.call_soon)
@@ -237,7 +237,7 @@ class Runners:
             return
         planned = finished.planned
         queue = planned.queue
-        if queue.cost.predict(len(planned.sequences), planned.width) <= self._inline_seconds:
+        if queue.predict(len(planned.sequences), planned.width) <= self._inline_seconds:
             queue.inline.start_cooldown(finished.work_seconds, self._clock())
 
     def _is_short(self, queue: ModelQueue) -> bool:

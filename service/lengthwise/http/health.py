@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib import metadata
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from lengthwise.batching.breaker import Breaker
 from lengthwise.errors import Draining, NotReady, RequestError
 from lengthwise.http import pages
 from lengthwise.protocols import documents, kserve
@@ -22,9 +24,15 @@ def probes(serving: Serving) -> APIRouter:
     """`/livez` and `/readyz`, for GET and HEAD."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/livez", summary="Whether the process lives", response_class=PlainTextResponse)
+    @router.get(
+        "/livez",
+        summary="Whether the process can answer, or heal itself",
+        response_class=PlainTextResponse,
+        responses={503: {"description": "A run hangs: only a new process helps", "content": {"text/plain": {}}}},
+    )
     async def livez() -> Response:
-        return PlainTextResponse("ok")
+        problem = serving.watchdog.problem
+        return PlainTextResponse("ok") if problem is None else PlainTextResponse(problem, 503)
 
     @router.get(
         "/readyz",
@@ -84,6 +92,7 @@ def described(serving: Serving) -> dict[str, Any]:
             "devices": [device.label for device in serving.choice.devices],
             "reason": serving.choice.reason,
         },
+        "hung": serving.watchdog.problem,
         "models": [_described(served) for served in serving.served],
         "reason": _reason(serving.repository),
         "refused": [{"model": refusal.path, "reason": refusal.reason} for refusal in serving.repository.refused],
@@ -110,7 +119,15 @@ def _described(served: ServedModel) -> dict[str, Any]:
         "promise": None if served.model.promise is None else served.model.promise.model_dump(),
         "promises": [promise.model_dump() for promise in manifest.promises],
         "queue_sequences": len(served.queue.pending),
+        "broken": _broken(served.queue.breaker),
     }
+
+
+def _broken(breaker: Breaker) -> dict[str, Any] | None:
+    """Why a model does not work; None if it does."""
+    if not breaker.open:
+        return None
+    return {"reason": breaker.reason, "next_try_seconds": max(0.0, breaker.probe_time - time.monotonic())}
 
 
 def _reason(repository: Repository) -> str | None:
@@ -125,4 +142,7 @@ def _why_not_ready(serving: Serving) -> RequestError:
         return Draining("the server is shutting down", retry_after_seconds=1)
     if not serving.started and not serving.repository.starting:
         return NotReady("the server is starting", retry_after_seconds=1)
+    broken = [served.manifest.key for served in serving.served if served.queue.breaker.open]
+    if broken and len(broken) == len(serving.served):
+        return NotReady(f"no model works: {listed(broken)}; /healthz says why", retry_after_seconds=5)
     return serving.repository.none_ready()

@@ -47,6 +47,8 @@ log = logging.getLogger("lengthwise.call")
 Write: TypeAlias = Callable[[Any, Timing], Any]
 """Turns an encoded answer into what its transport sends. It runs in a runner thread."""
 
+PRIORITY: Final = b"priority"
+"""A body without this name has no priority: every protocol has the option under it."""
 _PROCESS: Final = secrets.token_hex(4).encode()
 _numbers: Final = itertools.count(1)
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
@@ -119,8 +121,10 @@ class InferenceCall:
         """Decodes a body on the event loop; None where that would block the loop for too long.
 
         Raises:
+            QueueFull: Every queue is full, and the body names no priority; it is not decoded.
             RequestError: See `InferenceProtocol.decode`.
         """
+        self._check_open(request)
         decoded = self._protocol.decode_quickly(request)
         if decoded is not None:
             self._note(decoded)
@@ -150,10 +154,12 @@ class InferenceCall:
 
         Raises:
             ClientLeft: The client left while the call waited for its place.
+            QueueFull: As in `decode_quickly`.
             RequestError: See `InferenceProtocol.decode`; or there is no memory for it.
         """
         if self._closed:
             raise ClientLeft
+        self._check_open(request)
         protocol = self._protocol
         self.hold.set(protocol.memory_factor * len(request.body))
         decoded = await asyncio.to_thread(protocol.decode, request)
@@ -280,6 +286,16 @@ class InferenceCall:
             self.record.close(status, self._error, self._timing if self._error is None else None, ended)
         else:
             self.record.close(status, ended=ended)
+
+    def _check_open(self, request: Received) -> None:
+        """Refuses a request before it is decoded, if every queue is full."""
+        serving = self._protocol.serving
+        full = serving.full()
+        if full is None or PRIORITY in request.body or PRIORITY in request.scope.get("query_string", b""):
+            return
+        if len(serving.served) == 1:
+            self.record.named(serving.served[0].metrics)
+        raise full
 
     def _note(self, decoded: Decoded) -> None:
         if not self._closed:  # else its client left while a thread decoded

@@ -120,7 +120,10 @@ class GrpcServer:
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         methods: dict[str, tuple[type[Message], Callable[[Any], Message | Awaitable[Message]]]] = {
-            "ServerLive": (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerLive": (
+                pb.ServerLiveRequest,
+                lambda _: pb.ServerLiveResponse(live=self._serving.alive),
+            ),
             "ServerReady": (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._serving.ready)),
             "ServerMetadata": (pb.ServerMetadataRequest, lambda _: pb.ServerMetadataResponse(**inventory.server())),
             "ModelReady": (pb.ModelReadyRequest, self._model_ready),
@@ -143,10 +146,10 @@ class GrpcServer:
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
         try:
-            kserve.find(self._serving, request.name, request.version or None)
+            served = kserve.find(self._serving, request.name, request.version or None)
         except RequestError:  # not known, unloaded or not started: that is an answer here, and no error
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._serving.ready)
+        return pb.ModelReadyResponse(ready=self._serving.answers(served))
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
         served = kserve.find(self._serving, request.name, request.version or None)

@@ -27,6 +27,7 @@ PARAMETERS: Final[Mapping[str, frozenset[str]]] = {"load": frozenset(), "unload"
 """The parameters of the calls that change what is served."""
 _PLATFORM: Final = "onnx_onnxv1"
 _REPLACED: Final = "the files that replaced it are not served"
+_BROKEN: Final = "it does not work now, and is tried again on a schedule"
 _FOLDERS: Final = re.compile(r"(?<![\w/.])(?:/[^\s/:,;'\"]+)+/")
 
 
@@ -74,9 +75,14 @@ def index(serving: Serving, *, ready: bool) -> list[dict[str, Any]]:
     repository = serving.repository
     reasons = {refusal.key: without_folders(refusal.reason, serving.settings.models) for refusal in repository.refused}
     served = {one.key: reasons.get(one.key) for one in repository}
-    state = "READY" if serving.ready else "UNAVAILABLE"
+    broken = {one.model.key for one in serving.served if one.queue.breaker.open}
     entries = [
-        IndexEntry(key.name, str(key.version), state, "" if reason is None else f"{_REPLACED}: {reason}")
+        IndexEntry(
+            key.name,
+            str(key.version),
+            "READY" if serving.ready and key not in broken else "UNAVAILABLE",
+            _BROKEN if key in broken else "" if reason is None else f"{_REPLACED}: {reason}",
+        )
         for key, reason in served.items()
     ]
     entries += [

@@ -85,7 +85,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     async def model(request: Request) -> Response:
         served = kserve.find(serving, request.path_params["model"], None)
-        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
+        ready = serving.answers(served)
+        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
 
     return [
         Route("/v1/models", models),

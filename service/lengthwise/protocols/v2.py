@@ -113,7 +113,7 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
         return _json(inventory.server())
 
     async def live(_: Request) -> Response:
-        return _json({"live": True})
+        return _json({"live": serving.alive}, 200 if serving.alive else 503)
 
     async def ready(_: Request) -> Response:
         return _json({"ready": serving.ready}, 200 if serving.ready else 503)
@@ -123,7 +123,8 @@ def routes(serving: Serving, large_bodies: asyncio.Semaphore) -> list[Route]:
 
     async def model_ready(request: Request) -> Response:
         served = _model_of(serving, request)
-        return _json({"name": served.manifest.name, "ready": serving.ready}, 200 if serving.ready else 503)
+        ready = serving.answers(served)
+        return _json({"name": served.manifest.name, "ready": ready}, 200 if ready else 503)
 
     async def config(request: Request) -> Response:
         return _json(model_config.of(serving, _model_of(serving, request)))

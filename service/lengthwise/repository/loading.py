@@ -28,6 +28,7 @@ from lengthwise.runtime.provider import CPU_DEVICE, Device
 from lengthwise.runtime.session import Session
 from lengthwise.stopping import Stopping
 from lengthwise.verification import kept_promises, promises
+from lengthwise.verification.golden import Golden
 
 MOST_NESTED: Final = 32
 """Most levels of folders in a model directory whose files are listed."""
@@ -87,7 +88,14 @@ def load(
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelError(f"{manifest.key}: the graph cannot be run here: {error}") from error
     return LoadedModel(
-        manifest, session, cost, graph_bytes(directory_state(directory)), judged.promise, shapes, judged.steady
+        manifest,
+        session,
+        cost,
+        graph_bytes(directory_state(directory)),
+        judged.promise,
+        shapes,
+        judged.steady,
+        Golden.of(files.golden, manifest),
     )
 
 

@@ -15,6 +15,7 @@ from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise.runtime.session import OutputName, Session
+from lengthwise.verification.golden import Golden
 from lengthwise.versions import Key
 
 
@@ -30,6 +31,7 @@ class LoadedModel:
         promise: The promise of batch invariance here; None if nothing was verified.
         buckets: The shapes of its batches; None if any shape may run.
         steady: Whether the time of a run follows from the shape of its batch.
+        golden: Its golden sequences; None if it has none.
     """
 
     manifest: Manifest
@@ -39,6 +41,7 @@ class LoadedModel:
     promise: Promise | None = None
     buckets: Buckets | None = None
     steady: bool = True
+    golden: Golden | None = None
 
     @property
     def key(self) -> Key:

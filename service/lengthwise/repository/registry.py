@@ -247,7 +247,7 @@ class Registry:
             return self._rescan(before, again)
 
         try:
-            result = await _in_daemon_thread(rescan)
+            result = await in_daemon_thread(rescan)
             self._stopping.check()
         except ConfigurationError:
             raise
@@ -301,7 +301,7 @@ class Registry:
         return (None, None) if reason is not None else (default.with_canary(canary), other)
 
 
-async def _in_daemon_thread(function: Callable[[], R]) -> R:
+async def in_daemon_thread(function: Callable[[], R]) -> R:
     """Runs a function in a daemon thread: its result, or its error.
 
     The process waits for the event loop's own threads at its end, and reading a folder may block for ever.

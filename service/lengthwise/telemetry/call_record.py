@@ -62,6 +62,10 @@ class CallRecord:
             self.trace.decoded(started, ended)
         return self._decode_seconds
 
+    def named(self, metrics: ModelMetrics) -> None:
+        """Counts the call for a model although its body is not decoded."""
+        self._metrics = metrics
+
     def close(
         self,
         status: int,

@@ -117,6 +117,8 @@ class ModelMetrics:
         self.valid_steps = 0
         self.padding_steps = 0
         self.batch_failures = 0
+        self.overdue_batches = 0
+        self.cancelled_sequences = 0
         self.answered = Sums()
         self.request_seconds = Histogram(SECONDS)
         self.decode_seconds = Histogram(SECONDS)
@@ -212,6 +214,16 @@ class ModelMetrics:
         with self.lock:
             self.batch_failures += 1
 
+    def batch_overdue(self) -> None:
+        """Counts a batch that runs for many times longer than predicted."""
+        with self.lock:
+            self.overdue_batches += 1
+
+    def cancelled(self, sequences: int) -> None:
+        """Counts sequences whose client left before their batch began."""
+        with self.lock:
+            self.cancelled_sequences += sequences
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
@@ -221,6 +233,8 @@ class Gauges:
     queue_sequences: int
     inflight_batches: int
     ready: bool
+    breaker_open: bool = False
+    queue_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +246,7 @@ class Bounds:
     refused_models: int
     inflight_bytes: int
     max_inflight_bytes: int
+    max_queue_seconds: float = 0.0
 
 
 class Metrics(Collector):
@@ -305,6 +320,12 @@ class Metrics(Collector):
         failures = CounterMetricFamily(
             "lengthwise_batch_failures", "Batches that failed in the runtime.", labels=labels
         )
+        overdue = CounterMetricFamily(
+            "lengthwise_overdue_batches", "Batches that ran for many times longer than predicted.", labels=labels
+        )
+        cancelled = CounterMetricFamily(
+            "lengthwise_cancelled_sequences", "Sequences whose client left before their batch began.", labels=labels
+        )
         info = GaugeMetricFamily("lengthwise_model_info", "Always 1.", labels=[*labels, "provider", "digest"])
         for model in models:
             with model.lock:
@@ -316,9 +337,11 @@ class Metrics(Collector):
                 steps.add_metric([*model.labels, "valid"], model.valid_steps)
                 steps.add_metric([*model.labels, "padding"], model.padding_steps)
                 failures.add_metric(model.labels, model.batch_failures)
+                overdue.add_metric(model.labels, model.overdue_batches)
+                cancelled.add_metric(model.labels, model.cancelled_sequences)
                 if model.info is not None:
                     info.add_metric([*model.labels, model.info["provider"], model.info["digest"]], 1)
-        yield from (codes, rejected, sequences, steps, failures, info)
+        yield from (codes, rejected, sequences, steps, failures, overdue, cancelled, info)
 
         for name, attribute, help_ in (
             ("request_duration_seconds", "request_seconds", "From the first byte of a call to its answer."),
@@ -341,7 +364,9 @@ class Metrics(Collector):
             ("queue_cost_steps", "Padded steps that wait."),
             ("queue_sequences", "Sequences that wait."),
             ("inflight_batches", "Batches that run now."),
-            ("ready", "1 while the model is served."),
+            ("ready", "1 while the model is served and works."),
+            ("breaker_open", "1 while the model does not work, and requests for it are rejected."),
+            ("queue_seconds", "Predicted seconds until what waits now has begun to run."),
         ):
             gauge = GaugeMetricFamily(f"lengthwise_{name}", help_, labels=labels)
             for key, figures in gauges.items():
@@ -352,6 +377,7 @@ class Metrics(Collector):
         for name, help_ in (
             ("runners", "Threads that run batches."),
             ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
+            ("max_queue_seconds", "Longest predicted wait in the queue."),
             ("refused_models", "Versions in the repository that failed their verification and are not served."),
             ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
             ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),

@@ -1,0 +1,286 @@
+"""Half an hour of chaos: `make soak`, or `python -m benchmarks.soak --minutes 2`.
+
+Twenty callers send good, wrong, slow and unfinished requests over `/predict`, KServe v1 and v2, on connections of their
+own: 20 % are wrong, 20 % leave at some point. Meanwhile
+
+| every | happens |
+|---|---|
+| 5 s | a new version of the model is published and loaded |
+| 20 s | for 5 s, a tenth of all runs fails |
+| 30 s | the whole process is stopped for a second |
+| 43 s | for 3 s, the process gets no further descriptors |
+
+and the clock of the day jumps at every reading, and the log goes to a full disk. The run passes if every request that
+kept its connection got exactly one answer; every good answer had the same bits as the one that its sequences got alone;
+nothing waits, runs or is in memory at the end; descriptors and threads are as before; and memory grew by less than 5 %.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks import machine, pages
+from lengthwise.bench.plots import save
+from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from tests.support.chaos import Chaos, is_idle, open_files, publish, resident_mib, stop_for, threads, until
+from tests.support.model_directories import place
+from tests.support.server_process import ServerProcess
+
+PAGE = pages.RESULTS / "soak.md"
+MOST_GROWTH = 0.05
+_CALLERS = 20
+_WARM_SECONDS = 30.0
+"""Memory is compared with what it is after this time: the first versions and large bodies take what is kept."""
+_SAMPLE_SECONDS = 2.0
+_FULL_DISK = "/dev/full"
+
+
+@dataclass
+class Watch:
+    """What is measured while the chaos lasts.
+
+    Attributes:
+        server: The process.
+        seconds: When each sample was taken, since the start.
+        resident: The resident MiB at each.
+        versions: How many versions were published.
+        stops: How many times the process was stopped.
+    """
+
+    server: ServerProcess
+    seconds: list[float] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    versions: int = 1
+    stops: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    async def sample(self) -> None:
+        """Samples the memory until it is cancelled."""
+        while True:
+            self.seconds.append(time.monotonic() - self.started)
+            self.resident.append(resident_mib(self.server))
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+    def after(self, seconds: float) -> tuple[Any, Any]:
+        """The samples after a time: seconds, MiB."""
+        times, resident = np.array(self.seconds), np.array(self.resident)
+        return times[times >= seconds], resident[times >= seconds]
+
+    def slope(self, since: float) -> tuple[float, float]:
+        """MiB a minute of the least-squares line, and its standard error."""
+        times, resident = self.after(since)
+        minutes = times / 60
+        line_of, covariance = np.polyfit(minutes, resident, 1, cov=True)
+        return float(line_of[0]), float(np.sqrt(covariance[0, 0]))
+
+
+async def _reload(watch: Watch, models: Path) -> None:
+    while True:
+        await asyncio.sleep(5)
+        watch.versions += 1
+        await asyncio.to_thread(publish, watch.server, models, watch.versions)
+
+
+async def _fail(faults: Path) -> None:
+    while True:
+        await asyncio.sleep(15)
+        faults.write_text("0.1")
+        await asyncio.sleep(5)
+        faults.unlink()
+
+
+async def _stop(watch: Watch) -> None:
+    while True:
+        await asyncio.sleep(29)
+        await stop_for(watch.server, 1.0)
+        watch.stops += 1
+
+
+async def _starve(watch: Watch) -> None:
+    pid = watch.server.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    while True:
+        await asyncio.sleep(40)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(watch.server), limits[1]))
+        try:
+            await asyncio.sleep(3)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+@asynccontextmanager
+async def _meanwhile(*coroutines: Any) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def soak(seconds: float, pause_seconds: float) -> dict[str, Any]:
+    """The figures of so many seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        models, faults = Path(name) / "models", Path(name) / "faults"
+        place(models)
+        server = ServerProcess(str(models), "--access-log", "0.5", faults=faults, log=Path(_FULL_DISK))
+        try:
+            await until(lambda: _answers(server), "the service is ready")
+            return await _soaked(server, models, faults, seconds, pause_seconds)
+        finally:
+            server.kill()
+
+
+def _answers(server: ServerProcess) -> bool:
+    try:
+        return server.get("/readyz").status_code == 200
+    except OSError:
+        return False
+    except Exception as error:  # httpx's errors have no common base with the system's
+        return "Connect" not in type(error).__name__
+
+
+async def _soaked(
+    server: ServerProcess, models: Path, faults: Path, seconds: float, pause_seconds: float
+) -> dict[str, Any]:
+    chaos = Chaos(server, pause_seconds=pause_seconds)
+    await chaos.ask_alone()
+    warm = min(_WARM_SECONDS, seconds / 4)
+    watch = Watch(server)
+    files, tasks = 0, 0
+    async with _meanwhile(watch.sample(), _reload(watch, models)):
+        async with chaos.callers(_CALLERS):
+            await asyncio.sleep(warm)
+        await until(lambda: is_idle(server), "nothing runs")
+        files, tasks = open_files(server), threads(server)
+        async with chaos.callers(_CALLERS), _meanwhile(_fail(faults), _stop(watch), _starve(watch)):
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                click.echo(
+                    f"{left / 60:.1f} min left, {chaos.ends.total()} requests, {len(chaos.wrong)} wrong", err=True
+                )
+                await asyncio.sleep(min(left, 30.0))
+            faults.unlink(missing_ok=True)
+    await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
+    await asyncio.sleep(1)
+    files_after, threads_after = open_files(server), threads(server)
+    server.terminate()
+    code = server.end()
+    _, resident = watch.after(warm)
+    few = max(1, len(resident) // 10)
+    early, late = float(np.median(resident[:few])), float(np.median(resident[-few:]))
+    slope, error = watch.slope(warm + seconds / 10)
+    return {
+        "seconds": seconds,
+        "ends": dict(sorted(chaos.ends.items())),
+        "wrong": chaos.wrong,
+        "versions": watch.versions,
+        "stops": watch.stops,
+        "files": [files, files_after],
+        "threads": [tasks, threads_after],
+        "early_mib": early,
+        "late_mib": late,
+        "slope": [slope, error],
+        "exit": code,
+        "p99": _p99_by_minute(chaos, watch.started),
+        "samples": [watch.seconds, watch.resident],
+    }
+
+
+def _p99_by_minute(chaos: Chaos, started: float) -> list[tuple[int, float]]:
+    """Of each minute, the 99th percentile of the good answers' seconds."""
+    minutes: dict[int, list[float]] = {}
+    for moment, taken in chaos.latencies:
+        minutes.setdefault(int((moment - started) // 60), []).append(taken)
+    return [(minute, float(np.percentile(each, 99))) for minute, each in sorted(minutes.items())]
+
+
+def shortcomings(figures: dict[str, Any]) -> list[str]:
+    """What a run lacks; empty if it passes."""
+    lacking = [f"{len(figures['wrong'])} wrong"] if figures["wrong"] else []
+    if figures["files"][1] > figures["files"][0]:
+        lacking.append("descriptors are left open")
+    if figures["threads"][1] > figures["threads"][0] + LARGE_BODIES_AT_ONCE:
+        lacking.append("threads are left")
+    if figures["late_mib"] > (1 + MOST_GROWTH) * figures["early_mib"]:
+        lacking.append("memory grew")
+    if figures["exit"]:
+        lacking.append(f"it ended with {figures['exit']}")
+    return lacking
+
+
+def page(facts: dict[str, Any], figures: dict[str, Any]) -> str:
+    """The figures as a page."""
+    growth = figures["late_mib"] / figures["early_mib"] - 1
+    p99 = [each for _, each in figures["p99"]]
+    lines = [
+        ("lasted", f"{figures['seconds'] / 60:g} minutes"),
+        ("requests", f"{sum(figures['ends'].values()):,}"),
+        *((f"... {end}", f"{count:,}") for end, count in figures["ends"].items()),
+        ("lost, doubled or wrong answers", f"{len(figures['wrong'])}"),
+        ("versions loaded, stops of a second", f"{figures['versions']}, {figures['stops']}"),
+        ("descriptors before and after", "{}, {}".format(*figures["files"])),
+        ("threads before and after", "{}, {}".format(*figures["threads"])),
+        (
+            "resident memory, early and late",
+            f"{figures['early_mib']:.1f}, {figures['late_mib']:.1f} MiB ({growth:+.1%})",
+        ),
+        ("slope of the memory", "{:+.3f} MiB a minute, standard error {:.3f}".format(*figures["slope"])),
+        ("p99 of a minute, least to most", f"{min(p99) * 1e3:.0f} to {max(p99) * 1e3:.0f} ms"),
+    ]
+    lacking = shortcomings(figures)
+    return pages.page(
+        facts,
+        "Chaos",
+        f"`python -m benchmarks.soak --minutes {figures['seconds'] / 60:g}`: what happens meanwhile is in its text.",
+        pages.table(("", "value"), lines),
+        *(f"    {each}" for each in figures["wrong"][:20]),
+        "Passed: " + ("yes." if not lacking else f"no: {'; '.join(lacking)}."),
+    )
+
+
+def _draw(axes: Any, figures: dict[str, Any]) -> None:
+    seconds, resident = figures["samples"]
+    axes.plot([each / 60 for each in seconds], resident, color="#3b6ea5", linewidth=1)
+    axes.set_ylim(0, 1.2 * max(resident))
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("resident MiB", color="#3b6ea5")
+    other = axes.twinx()
+    other.plot(
+        [each + 0.5 for each, _ in figures["p99"]], [each * 1e3 for _, each in figures["p99"]], "o-", color="#b8322a"
+    )
+    other.set_ylim(0)
+    other.set_ylabel("p99 of each minute, ms", color="#b8322a")
+
+
+@click.command()
+@click.option("--minutes", type=click.FloatRange(0.1), default=30.0, show_default=True)
+@click.option("--pause", type=float, default=0.02, show_default=True, help="Seconds between two requests of a caller.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
+def main(minutes: float, pause: float, out: Path) -> None:
+    """Lets chaos loose on the service, and checks what every caller got."""
+    facts = machine.facts()
+    figures = asyncio.run(soak(60 * minutes, pause))
+    text = page(facts, figures)
+    pages.write(out, text)
+    save(partial(_draw, figures=figures), out.with_suffix(".png"))
+    click.echo(text)
+    sys.exit(bool(shortcomings(figures)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Whether a request may wait, and when one that may not should come back.
+
+The queue has two limits: padded steps, and seconds. The seconds are predicted: the cost of everything that waits, over
+the rate at which the runners drain it (`DrainRate`).
+
+| the request | is |
+|---|---|
+| even an empty queue could not hold it | refused for ever (413) |
+| the queue is full | refused (429), with the seconds until the queue is open again |
+| it would begin after its own deadline | refused (504), at once and not when the deadline passes |
+| otherwise | queued |
+
+A queue that is full stays closed to new requests until it has drained to `REOPENING` of its limit. If it took a request
+for each one that leaves, whether a retry succeeds would be chance, and no time to come back would be true. So a full
+queue refuses for a while, then accepts for a while, and the time until it accepts again is known. The runners are
+busy all the time. A request with a priority is refused only while the queue is full.
+
+Where several models are served, a model may use its equal share of the limits although the queue is full, so one
+overloaded model does not make the server refuse the requests for the others.
+
+Nothing here locks; the batcher does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lengthwise.batching.queues import ModelQueue, ModelQueues
+from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
+
+REOPENING: Final = 0.5
+"""A queue that was full accepts requests again when it has drained to this share of its limit."""
+_FULL: Final = 0.75
+"""The queue is full at this share of the longest wait. Batches are formed by width, so some sequences run later than
+others that arrived with them, and the predictions are not exact."""
+_NEARLY_FULL: Final = 0.9
+"""A queue that refuses a request is closed for others if it is this full. Below, the request alone is too large."""
+_WINDOW_SECONDS: Final = 0.2
+"""Shortest time over which the rate is measured once; times in which nothing waits do not count."""
+_RATE_WEIGHT: Final = 0.2
+"""Weight of one measurement in the moving average of the rate: it follows a change within about a second, and one
+stop of the whole process changes it little."""
+_LEAST_RATE: Final = 0.01
+"""Lower bound of the rate."""
+
+
+class DrainRate:
+    """The rate at which the queue drains: predicted seconds of work that are taken from it in one second.
+
+    With runners that do nothing else on cores of their own it is their number. Reading requests and writing answers on
+    the same cores, or other programs, lower it. It is measured only while sequences wait: an idle runner drains
+    nothing.
+
+    Args:
+        runners: The rate until it was measured.
+
+    Attributes:
+        value: Seconds of work for each second.
+    """
+
+    def __init__(self, runners: int) -> None:
+        self.value = float(runners)
+        self._most = 4.0 * runners
+        self._taken: tuple[float, float] | None = None  # the last batch: when it was taken, and its work
+        self._seconds = 0.0
+        self._work = 0.0
+
+    def taken(self, work: float, now: float, *, more_waits: bool) -> None:
+        """Notes that a batch was taken from the queue.
+
+        Args:
+            work: Its predicted seconds.
+            now: The time in seconds.
+            more_waits: Whether sequences still wait.
+        """
+        if self._taken is not None:
+            then, work_before = self._taken
+            self._seconds += now - then
+            self._work += work_before
+        self._taken = (now, work) if more_waits else None
+        if self._seconds >= _WINDOW_SECONDS:
+            value = self.value + _RATE_WEIGHT * (self._work / self._seconds - self.value)
+            self.value = min(max(value, _LEAST_RATE), self._most)
+            self._seconds = self._work = 0.0
+
+
+class Admission:
+    """Counts what waits in all queues, and decides what else may wait.
+
+    Args:
+        queues: All queues.
+        max_padded_steps: Most padded steps that may wait, in all queues together.
+        max_seconds: Longest predicted wait of a request, in seconds.
+        runners: Number of runner threads.
+
+    Attributes:
+        max_seconds: As given.
+        padded_steps: The padded steps that wait.
+        seconds: The predicted seconds of work that wait.
+        rate: How fast they are drained.
+    """
+
+    def __init__(self, queues: ModelQueues, *, max_padded_steps: int, max_seconds: float, runners: int) -> None:
+        self._queues = queues
+        self._most_steps = max_padded_steps
+        self.max_seconds = max_seconds
+        self._most_seconds = _FULL * max_seconds
+        self.padded_steps = 0
+        self.seconds = 0.0
+        self.rate = DrainRate(runners)
+
+    @property
+    def wait_seconds(self) -> float:
+        """The predicted time until everything that waits now has been taken."""
+        return self.seconds / self.rate.value
+
+    def closed(self) -> ModelQueue | None:
+        """A queue, where every queue refuses requests without a priority; None if one accepts them.
+
+        A request can then be refused before its body is decoded: reading what is refused anyway would take time from
+        the requests that were accepted.
+        """
+        queue = self._queues.closed()
+        full = queue is not None and self._fill(self.padded_steps, self.seconds) > REOPENING
+        return queue if full else None
+
+    def add(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
+        """Counts sequences that begin to wait: their padded steps and their predicted seconds."""
+        self.padded_steps += padded_steps
+        self.seconds += seconds
+        queue.padded_steps += padded_steps
+        queue.seconds += seconds
+
+    def remove(self, queue: ModelQueue, padded_steps: int, seconds: float) -> None:
+        """Counts sequences that no longer wait."""
+        self.padded_steps -= padded_steps
+        queue.padded_steps -= padded_steps
+        # Sums of floats do not return to 0 by themselves.
+        self.seconds = self.seconds - seconds if self.padded_steps else 0.0
+        queue.seconds = queue.seconds - seconds if queue.padded_steps else 0.0
+
+    def check_size(self, padded_steps: int) -> None:
+        """Checks the padded steps of one request.
+
+        Raises:
+            TooLarge: Even an empty queue could not hold it.
+        """
+        if padded_steps > self._most_steps:
+            raise TooLarge(f"{padded_steps} padded steps; the queue holds {self._most_steps} in all")
+
+    def check(
+        self, queue: ModelQueue, padded_steps: int, seconds: float, *, patience: float, deadline: float, priority: int
+    ) -> None:
+        """Checks whether a request may wait.
+
+        Args:
+            queue: Its model's queue.
+            padded_steps: Of all its sequences.
+            seconds: The predicted seconds of all its sequences.
+            patience: The seconds until its deadline.
+            deadline: Its deadline, on the clock of the waiting sequences.
+            priority: 0 to 9.
+
+        Raises:
+            QueueFull: The queue cannot hold it now; has the seconds after which it can.
+            DeadlineExceeded: It would begin after its deadline.
+        """
+        rate = self.rate.value
+        if (
+            not queue.closed_to_new
+            and self.padded_steps + padded_steps <= self._most_steps
+            and self.seconds + seconds <= self._most_seconds * rate
+            and self.seconds <= patience * rate
+        ):
+            return
+        if not queue.pending and self.padded_steps + padded_steps <= self._most_steps:
+            queue.closed_to_new = False
+            return  # nothing of this model waits: only a run shows how long one takes
+        if self._refuses(queue, padded_steps, seconds, priority):
+            raise self.full(queue, padded_steps)
+        wait = self._wait(queue, deadline, priority)
+        if wait > patience:
+            raise DeadlineExceeded(
+                f"the request would wait for about {wait:.3g} s, and its deadline is in {patience:.3g} s"
+            )
+
+    def full(self, queue: ModelQueue, padded_steps: int = 0) -> QueueFull:
+        """The refusal of a request, with the seconds until the queue is open for it.
+
+        Args:
+            queue: Its model's queue.
+            padded_steps: Of all its sequences.
+        """
+        most, share = self._most_steps, self._share
+        steps, own_steps = max(self.padded_steps, 1), max(queue.padded_steps, 1)
+        left = min(REOPENING / max(self._fill(steps, self.seconds), REOPENING), (most - padded_steps) / steps)
+        own = min(
+            REOPENING * share / max(self._fill(own_steps, queue.seconds), REOPENING * share),
+            max(most * share - padded_steps, 0) / own_steps,
+        )
+        everything, of_queue = self.seconds, queue.seconds * self._queues.busy()
+        seconds = min(everything * (1 - min(left, 1.0)), of_queue * (1 - min(own, 1.0))) / self.rate.value
+        return QueueFull("the queue is full", retry_after_seconds=seconds)
+
+    def _refuses(self, queue: ModelQueue, padded_steps: int, seconds: float, priority: int) -> bool:
+        """Whether a queue is closed, or too full for a request; updates whether it is closed."""
+        share = self._share
+        fill = self._fill(self.padded_steps, self.seconds)
+        own_fill = self._fill(queue.padded_steps, queue.seconds) / share
+        if queue.closed_to_new and min(fill, own_fill) <= REOPENING:
+            queue.closed_to_new = False
+        most, most_seconds = self._most_steps, self._most_seconds * self.rate.value
+        too_full = (
+            self.padded_steps + padded_steps > most and queue.padded_steps + padded_steps > int(most * share)
+        ) or (
+            self.seconds + seconds > most_seconds
+            and queue.seconds + seconds > most_seconds * share
+            and min(fill, own_fill) > REOPENING
+        )
+        if too_full and min(fill, own_fill) >= _NEARLY_FULL:
+            queue.closed_to_new = True
+        return too_full or (queue.closed_to_new and not priority)
+
+    def _wait(self, queue: ModelQueue, deadline: float, priority: int) -> float:
+        """The predicted seconds until a new sequence begins.
+
+        Before it run those sequences of its queue that are more urgent and have an earlier deadline: the planner lets a
+        sequence pass if it would otherwise miss its deadline. Queues take turns.
+        """
+        own = queue.seconds * queue.pending.share_before(priority, deadline) * self._queues.busy()
+        return min(own, self.seconds) / self.rate.value
+
+    @property
+    def _share(self) -> float:
+        """The equal share of a queue."""
+        return 1 / max(1, len(self._queues))
+
+    def _fill(self, padded_steps: int, seconds: float) -> float:
+        """How full the queue is: 1 is its limit."""
+        return max(padded_steps / self._most_steps, seconds / (self._most_seconds * self.rate.value))

@@ -1,0 +1,143 @@
+"""Watches the runs of batches and the event loop, from a thread of its own.
+
+| what | is |
+|---|---|
+| a run that takes `OVERDUE_FACTOR` times as long as predicted | logged once, and counted |
+| a run that takes that long, and longer than `hung_seconds` | hung: the process cannot heal itself, `/livez` fails |
+| an event loop that runs nothing for `hung_seconds` | logged with its stack; it cannot answer `/livez` |
+
+A thread inside the runtime cannot be ended, so only a new process helps against a hung run. Time is counted in looks of
+this thread and not by a clock: while the whole process is stopped, it does not look either, and nothing becomes late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise.telemetry.metrics import ModelMetrics
+
+log = logging.getLogger("lengthwise.watchdog")
+
+OVERDUE_FACTOR: Final = 50
+"""How many times its predicted seconds a run may take."""
+_OVERDUE_SECONDS: Final = 5.0
+"""A run that is shorter than this is never overdue: a busy machine delays short runs by far more than a factor."""
+LOOK_SECONDS: Final = 0.5
+"""Time between two looks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A batch that runs.
+
+    Attributes:
+        name: Its model.
+        rows: Its sequences.
+        width: Its width in steps.
+        seconds: Its predicted seconds.
+        metrics: Its model's metrics.
+    """
+
+    name: str
+    rows: int
+    width: int
+    seconds: float
+    metrics: ModelMetrics
+
+    def __str__(self) -> str:
+        """The run as part of a sentence."""
+        return f"a batch of {self.name} ({self.rows} rows of {self.width} steps, predicted {self.seconds:.3g} s)"
+
+
+class Watchdog:
+    """Looks at the runs and the event loop, again and again.
+
+    Args:
+        runs: The batches that run, by the id of their thread.
+        hung_seconds: From when on an overdue run counts as hung.
+    """
+
+    def __init__(self, runs: Mapping[int, Run], hung_seconds: float) -> None:
+        self._runs = runs
+        self._hung_seconds = hung_seconds
+        self._looks: dict[int, tuple[Run, int]] = {}  # by thread: what ran at the last look, and at how many before
+        self._hung: Run | None = None
+        self._loop_looks = 0
+        self._loop_reported = False
+        self._loop_thread = 0
+        self._answered = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the process cannot heal itself, for people; None if it can."""
+        hung = self._hung
+        return None if hung is None else f"{hung} has run for more than {self._hung_seconds:g} s"
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the thread; called on the event loop."""
+        self._loop_thread = threading.get_ident()
+        self._answered.set()
+        self._thread = threading.Thread(target=self._watch, args=(loop,), name="watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            self.look_at_runs()
+            self.look_at_loop(loop.call_soon_threadsafe)
+
+    def look_at_runs(self) -> None:
+        """Looks at the runs once."""
+        before, self._looks = self._looks, {}
+        hung = None
+        for thread, run in list(self._runs.items()):
+            last, looks = before.get(thread, (run, 0))
+            looks = looks + 1 if last is run else 1
+            self._looks[thread] = (run, looks)
+            seconds, overdue = looks * LOOK_SECONDS, max(OVERDUE_FACTOR * run.seconds, _OVERDUE_SECONDS)
+            if seconds - LOOK_SECONDS <= overdue < seconds:
+                run.metrics.batch_overdue()
+                log.warning("%s has run for %.3g s", run, seconds)
+            if seconds > max(overdue, self._hung_seconds):
+                hung = run
+        if hung is not None and self._hung is None:
+            log.critical("%s hangs, and no thread can be ended; /livez fails from now on", hung)
+        elif hung is None and self._hung is not None:
+            log.warning("%s has ended after all", self._hung)
+        self._hung = hung
+
+    def look_at_loop(self, call: Callable[[Callable[[], None]], object]) -> None:
+        """Looks at the event loop once: whether it ran the function that the last look gave it.
+
+        Args:
+            call: Has the event loop call a function soon.
+        """
+        if self._answered.is_set():
+            if self._loop_reported:
+                log.warning("the event loop runs again")
+            self._loop_looks, self._loop_reported = 0, False
+            self._answered.clear()
+            with suppress(RuntimeError):  # the event loop is closed
+                call(self._answered.set)
+            return
+        self._loop_looks += 1
+        if self._loop_looks * LOOK_SECONDS > self._hung_seconds and not self._loop_reported:
+            self._loop_reported = True
+            frame = sys._current_frames().get(self._loop_thread)
+            stack = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
+            log.critical("the event loop has run nothing for %.3g s; its stack:\n%s", self._hung_seconds, stack)

@@ -1,0 +1,138 @@
+"""Runs the golden sequences of models whose batches fail, so that no caller's request is needed to find out.
+
+A model whose batches failed several times in a row is suspected. It is probed at once, and if its golden sequences fail
+too, its breaker opens (`batching.breaker`). From then on it is probed on a schedule until they are right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from lengthwise.batching.breaker import BreakerState
+from lengthwise.batching.queues import ModelQueue
+from lengthwise.padding import Steps
+from lengthwise.repository.model import LoadedModel
+from lengthwise.repository.registry import in_daemon_thread
+from lengthwise.repository.served import ServedModel
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.verification import golden
+
+log = logging.getLogger("lengthwise.probing")
+
+
+class Probing:
+    """Probes models until they work again.
+
+    Args:
+        served: Returns the models that are served.
+        retry_seconds: Time between two probes of a model.
+        changed: Called when a model stopped working, or works again.
+        clock: The batcher's clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        served: Callable[[], Sequence[ServedModel]],
+        retry_seconds: float,
+        changed: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._served = served
+        self._retry_seconds = retry_seconds
+        self._changed = changed
+        self._clock = clock
+        self._wanted = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._running: set[ServedModel] = set()
+        self._probes: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Starts probing, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._probe_all())
+
+    async def stop(self) -> None:
+        """Ends it. A probe that runs is left to its thread."""
+        tasks = [task for task in (self._task, *self._probes) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def ask(self, queue: ModelQueue) -> None:
+        """Probes a model soon, because its batches fail. Called in any thread."""
+        log.warning(
+            "%d batches of %s failed in a row: its golden sequences are run", queue.breaker.failures, queue.name
+        )
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wanted.set)
+
+    async def _probe_all(self) -> None:
+        while True:
+            now = self._clock()
+            waits = []
+            for served in self._served():
+                breaker = served.queue.breaker
+                if breaker.state is BreakerState.CLOSED or served in self._running:
+                    continue
+                if breaker.probe_time <= now:
+                    self._running.add(served)
+                    task = asyncio.create_task(self._probe(served))
+                    self._probes.add(task)
+                    task.add_done_callback(self._probes.discard)
+                else:
+                    waits.append(breaker.probe_time - now)
+            try:
+                async with asyncio.timeout(min(waits, default=None)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+            self._wanted.clear()
+
+    async def _probe(self, served: ServedModel) -> None:
+        queue, key = served.queue, served.manifest.key
+        error = await in_daemon_thread(partial(probe, served.model, queue))
+        self._running.discard(served)
+        if queue.breaker.probed(error, self._clock(), self._retry_seconds):
+            if error is None:
+                log.warning("%s works again: its golden sequences are right", key)
+            else:
+                log.error(
+                    "%s does not work (%s): requests for it are refused, and it is tried again every %g s",
+                    key,
+                    queue.breaker.reason,
+                    self._retry_seconds,
+                )
+            await self._changed()
+        self._wanted.set()
+
+
+def probe(model: LoadedModel, queue: ModelQueue) -> Exception | None:
+    """Runs a model's golden sequences as its batches are run, and compares their logits with the stored ones.
+
+    Returns:
+        Why it does not work; None if it does.
+    """
+    try:
+        sequences = (_shortest(model.manifest),) if model.golden is None else model.golden.sequences
+        for steps in sequences:
+            queue.run(queue.padded([steps]), False)
+        if model.golden is not None:
+            golden.check(model.session, model.golden, model.manifest, model.promise)
+    except Exception as error:  # onnxruntime's errors have no common base
+        return error.with_traceback(None)
+    return None
+
+
+def _shortest(manifest: Manifest) -> Steps:
+    """A sequence of zeros, for a model without golden sequences."""
+    if manifest.input.features is None:
+        return np.zeros(manifest.min_length, dtype=np.int64)
+    return np.zeros((manifest.min_length, manifest.input.features), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""The service under fire: chaos, overload, broken surroundings."""

@@ -1,0 +1,50 @@
+"""Bad, slow and leaving callers, failing runs, reloads and stops at once: one answer to each request, the right one.
+
+`make soak` runs the same for half an hour and measures memory and latency meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from lengthwise.protocols.endpoint import LARGE_BODIES_AT_ONCE
+from tests.support.chaos import Chaos, is_idle, open_files, publish, stop_for, threads, until
+from tests.support.model_directories import place
+from tests.support.server_process import started
+
+CALLERS = 12
+SECONDS = 1.5
+
+
+async def test_every_request_gets_one_answer_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    models, faults = tmp_path / "models", tmp_path / "faults"
+    place(models)
+    with started(str(models), "--runners", "2", faults=faults) as server:
+        chaos = Chaos(server)
+        await chaos.ask_alone()
+        async with chaos.callers(CALLERS):
+            await asyncio.sleep(SECONDS / 2)
+        await until(lambda: is_idle(server), "nothing runs")
+        files = open_files(server)
+        most_threads = threads(server) + LARGE_BODIES_AT_ONCE  # which start with the first large bodies, and stay
+        async with chaos.callers(CALLERS):
+            await asyncio.sleep(SECONDS / 3)
+            faults.write_text("0.1")
+            publish(server, models, 2)
+            await asyncio.sleep(SECONDS)
+            await stop_for(server, 0.5)
+            await asyncio.sleep(SECONDS / 3)
+            faults.unlink()
+            await until(lambda: '"version":"2"' in server.get("/healthz").text, "the next version is served")
+            await asyncio.sleep(SECONDS / 3)
+        assert chaos.wrong == []
+        kinds = {end.partition(":")[0] for end, count in chaos.ends.items() if count > 5}
+        assert kinds >= {"good", "bad", "leaves", "slow"}, chaos.ends
+        assert chaos.ends["good: 200"] > 50
+        assert sum(count for end, count in chaos.ends.items() if end.endswith("500")), chaos.ends
+        await until(lambda: is_idle(server), "nothing waits, runs or is in memory")
+        await until(lambda: open_files(server) <= files, "the files are closed")
+        await until(lambda: threads(server) <= most_threads, "the threads have ended")
+        server.terminate()
+        assert server.end() == 0
