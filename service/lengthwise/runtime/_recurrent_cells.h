@@ -138,15 +138,16 @@ static TARGET void NAMED(input)(const struct Layer *layer, const struct Directio
 
 /* One step of `count` rows: from what its inputs give, the states before and what is kept, to the states after it. */
 static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count,
-                               const float *const *states, int first_step, float *sums, float *memory, float *const *out)
+                               const float *const *states, int first_step, float *sums, float *const *memory,
+                               float *const *out)
 {
     const int gates = layer->gates;
-    const long stride = layer->panels * 4 * LANES, width = layer->panels * LANES;
+    const long stride = layer->panels * 4 * LANES;
     const long size = first_step ? 0 : layer->hidden; /* nothing was before the first */
     for (long panel = 0; panel < layer->panels; panel++) {
         const long unit = panel * LANES;
         const long units = layer->hidden - unit < LANES ? layer->hidden - unit : LANES;
-        float *of_panel = sums + panel * 4 * LANES, *kept = memory + unit;
+        float *of_panel = sums + panel * 4 * LANES;
         for (long r = 0; gates == 3 && r < count; r++)
             for (long i = 0; i < LANES; i++) {
                 of_panel[r * stride + 3 * LANES + i] = of_panel[r * stride + 2 * LANES + i];
@@ -154,8 +155,8 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             }
         NAMED(multiply)(gates, count, states, size, direction->states + unit * gates * layer->hidden, of_panel, stride);
         for (long r = 0; r < count; r++) {
-            Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, kept + r * width)
-                                      : NAMED(gru_cell)(of_panel + r * stride, kept + r * width);
+            Vector state = gates == 4 ? NAMED(lstm_cell)(of_panel + r * stride, memory[r] + unit)
+                                      : NAMED(gru_cell)(of_panel + r * stride, memory[r] + unit);
             if (units == LANES) {
                 NAMED(store)(out[r] + unit, state);
             } else {

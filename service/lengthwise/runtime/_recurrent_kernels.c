@@ -1,8 +1,9 @@
 /* LSTM and GRU kernels for onnxruntime that compute valid steps only.
  *
- * onnxruntime's own kernels compute every row up to the longest length, and discard what is past a row's own. These sort
- * the rows by length: at each step, the rows that have this step are adjacent, and nothing else is computed or read. A
- * row's bits do not depend on the other rows, nor on the values of its padding.
+ * onnxruntime's own kernels compute every row up to the longest length, and discard what is past a row's own. These
+ * distribute the rows over a few tracks: a row that ends hands its track to the next one. So at each step as many rows
+ * stand side by side as the processor needs, whatever the mix of lengths, and nothing else is computed or read. A row's
+ * bits do not depend on the other rows, nor on the values of its padding.
  *
  * The library is the Python module `lengthwise.runtime._recurrent_kernels`, and to onnxruntime a library of custom
  * operators (`RegisterCustomOps`). It adds its own `LSTM` and `GRU` to ONNX's domain, which replace the built-in ones in
@@ -20,7 +21,9 @@
 #include "_onnxruntime_api.h"
 
 #define ALIGNMENT 64
-#define ROWS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
+#define MOST_TRACKS 12 /* rows that are computed side by side: two times as many as the kernels compute at once */
+#define NEAR_CACHE (1L << 20) /* bytes of weights that a core's own cache holds */
+#define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 
 /* One direction's weights, in panels of as many units as a vector has lanes. */
 struct Direction {
@@ -44,7 +47,7 @@ struct Cells {
     const char *name;
     long lanes;
     void (*input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
-    void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *,
+    void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *const *,
                  float *const *);
 };
 
@@ -165,25 +168,108 @@ struct Batch {
     const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
     const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
     float *y;              /* [steps][directions][rows][hidden] */
+    int y_wanted;          /* whether anybody reads it, and then zeros at padding */
     float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
     long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
-    long *active;          /* [steps]: how many rows have that step */
+    struct Tracks *tracks;
+};
+
+/* Which rows are computed one after the other in the same track. A row that ends hands its track to the next, so all tracks
+ * are full nearly until the end, whatever the mix of lengths. The track that ends last comes first: those that have a
+ * step are always the first ones.
+ */
+struct Tracks {
+    long count;
+    long *first; /* [count]: each track's first row */
+    long *steps; /* [count]: how many steps each track has */
+    long *next;  /* [rows]: the row after a row in its track; -1 after the last */
+};
+
+/* Where a row stands: what it reads and writes next. */
+struct Cursor {
+    long row; /* -1 past the last row of a track */
+    long left; /* steps */
 };
 
 static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
 
-/* Sorts the rows by length, and counts those that have each step. */
+/* How many steps of a row run in tracks. Without an initial state, the first step has no product with a state, and the
+ * first steps of all rows are computed together. */
+static long steps_in_track(const struct Batch *batch, long row)
+{
+    const long length = length_of(batch, row);
+    return length && !batch->initial_h ? length - 1 : length;
+}
+
+/* How many tracks a batch is computed in.
+ *
+ * A few are as fast as many: the kernels compute six rows at once. Twelve read the weights once for two such groups, and
+ * six end together more often where the longest row has a large share of all steps.
+ */
+static long tracks_for(const struct Layer *layer, const struct Batch *batch)
+{
+    long all = 0, longest = 0;
+    for (long row = 0; row < batch->rows; row++) {
+        const long length = length_of(batch, row);
+        all += length;
+        if (length > longest) longest = length;
+    }
+    const int near = layer->gates * layer->hidden * layer->hidden * (long)sizeof(float) <= NEAR_CACHE;
+    const long tracks = near && all / MOST_TRACKS < longest ? MOST_TRACKS / 2 : MOST_TRACKS;
+    return tracks < batch->rows ? tracks : batch->rows;
+}
+
+/* Sorts the rows by length, longest first. */
 static void sort(struct Batch *batch)
 {
-    memset(batch->active, 0, batch->steps * sizeof *batch->active);
-    for (long row = 0; row < batch->rows; row++)
-        if (length_of(batch, row)) batch->active[length_of(batch, row) - 1]++;
-    for (long step = batch->steps - 2; step >= 0; step--) batch->active[step] += batch->active[step + 1];
-    /* Before a row stand those that are longer, and those as long that came before it. */
     long *next = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
-    for (long length = 0; length <= batch->steps; length++)
-        next[length] = length < batch->steps ? batch->active[length] : 0;
+    memset(next, 0, (batch->steps + 1) * sizeof *next);
+    for (long row = 0; row < batch->rows; row++) next[length_of(batch, row)]++;
+    for (long length = batch->steps, place = 0; length >= 0; length--) {
+        const long count = next[length];
+        next[length] = place;
+        place += count;
+    }
     for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
+}
+
+/* Distributes the rows over tracks: the longest first, each to the track that has least. */
+static void fill_tracks(struct Tracks *tracks, const struct Batch *batch, long *last)
+{
+    for (long track = 0; track < tracks->count; track++) {
+        tracks->first[track] = -1;
+        tracks->steps[track] = 0;
+    }
+    for (long r = 0; r < batch->rows; r++) {
+        const long row = batch->order[r], steps = steps_in_track(batch, row);
+        if (!steps) break;
+        long least = 0;
+        for (long track = 1; track < tracks->count; track++)
+            if (tracks->steps[track] < tracks->steps[least]) least = track;
+        if (tracks->steps[least]) tracks->next[last[least]] = row;
+        else tracks->first[least] = row;
+        tracks->next[row] = -1;
+        last[least] = row;
+        tracks->steps[least] += steps;
+    }
+    for (long track = 1; track < tracks->count; track++) { /* there are few */
+        const long first = tracks->first[track], steps = tracks->steps[track];
+        long place = track;
+        for (; place && tracks->steps[place - 1] < steps; place--) {
+            tracks->first[place] = tracks->first[place - 1];
+            tracks->steps[place] = tracks->steps[place - 1];
+        }
+        tracks->first[place] = first;
+        tracks->steps[place] = steps;
+    }
+}
+
+/* Moves to the next step of a track: of the same row, or the first of the next. */
+static void advance(struct Cursor *cursor, const struct Tracks *tracks, const struct Batch *batch)
+{
+    if (--cursor->left) return;
+    cursor->row = tracks->next[cursor->row];
+    if (cursor->row >= 0) cursor->left = steps_in_track(batch, cursor->row);
 }
 
 /* Gives one row's last state; 0 of a row without a step. Nobody may want it: then `to` is NULL. */
@@ -193,64 +279,137 @@ static void give(float *to, long place, const float *state, int ran, long hidden
     if (to && !ran) memset(to + place, 0, hidden * sizeof *to);
 }
 
+/* The memory of one direction's run. */
+struct Scratch {
+    float *given;          /* [at_once][panels][4][lanes]: what the inputs give to all gates */
+    float *memory;         /* [rows][width]: the cells' states */
+    const float **x;       /* [rows]: each row's next input */
+    float **out;           /* [rows]: where its next state goes */
+    const float **states;  /* [rows]: its last state */
+    const float **inputs;  /* [at_once]: the inputs of a block */
+    const float **states_of_step; /* [at_once]: the arguments of one step */
+    float **memory_of_step, **out_of_step;
+    struct Cursor *reading, *running; /* [tracks] */
+};
+
+/* The first step of every row that has one, which no state comes before. */
+static void run_first_steps(const struct Layer *layer, int d, const struct Batch *batch, struct Scratch *scratch,
+                            long at_once, long x_stride, long y_stride)
+{
+    const struct Direction *direction = &layer->directions[d];
+    const long width = layer->panels * layer->cells->lanes;
+    for (long from = 0, count = 0; from < batch->rows; from += count) {
+        for (count = 0; count < at_once && from + count < batch->rows; count++) {
+            const long row = batch->order[from + count];
+            if (!length_of(batch, row)) break;
+            scratch->inputs[count] = scratch->x[row];
+            scratch->x[row] += x_stride;
+            scratch->memory_of_step[count] = scratch->memory + row * width;
+            scratch->out_of_step[count] = scratch->out[row];
+            scratch->states[row] = scratch->out[row];
+            scratch->out[row] += y_stride;
+        }
+        if (!count) break;
+        layer->cells->input(layer, direction, count, scratch->inputs, scratch->given);
+        layer->cells->step(layer, direction, count, scratch->inputs, 1, scratch->given, scratch->memory_of_step,
+                           scratch->out_of_step);
+    }
+}
+
+/* All other steps, track by track. */
+static void run_tracks(const struct Layer *layer, int d, const struct Batch *batch, struct Scratch *scratch, long at_once,
+                      long x_stride, long y_stride)
+{
+    const struct Direction *direction = &layer->directions[d];
+    const struct Tracks *tracks = batch->tracks;
+    const long width = layer->panels * layer->cells->lanes, most = tracks->count ? tracks->steps[0] : 0;
+    for (long track = 0; track < tracks->count; track++) {
+        const long row = tracks->first[track];
+        const struct Cursor start = {row, row < 0 ? 0 : steps_in_track(batch, row)};
+        scratch->reading[track] = scratch->running[track] = start;
+    }
+    long reading = tracks->count, running = tracks->count; /* how many tracks have the step */
+    for (long step = 0, until = 0; step < most; step = until) {
+        long count = 0;
+        for (; until < most; until++) {
+            while (reading && tracks->steps[reading - 1] <= until) reading--;
+            if (count && count + reading > at_once) break;
+            for (long track = 0; track < reading; track++) {
+                const long row = scratch->reading[track].row;
+                scratch->inputs[count++] = scratch->x[row];
+                scratch->x[row] += x_stride;
+                advance(&scratch->reading[track], tracks, batch);
+            }
+        }
+        layer->cells->input(layer, direction, count, scratch->inputs, scratch->given);
+        float *of_step = scratch->given;
+        for (long s = step; s < until; s++) {
+            while (tracks->steps[running - 1] <= s) running--;
+            for (long track = 0; track < running; track++) {
+                const long row = scratch->running[track].row;
+                scratch->states_of_step[track] = scratch->states[row];
+                scratch->memory_of_step[track] = scratch->memory + row * width;
+                scratch->out_of_step[track] = scratch->out[row];
+                scratch->states[row] = scratch->out[row];
+                scratch->out[row] += y_stride;
+                advance(&scratch->running[track], tracks, batch);
+            }
+            layer->cells->step(layer, direction, running, scratch->states_of_step, 0, of_step, scratch->memory_of_step,
+                               scratch->out_of_step);
+            of_step += running * width * 4;
+        }
+    }
+}
+
 /* Runs one direction; 0 where there is no memory. */
 static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
 {
-    const struct Direction *direction = &layer->directions[d];
     const int backward = d == 1 || layer->backward;
     const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * layer->cells->lanes;
     const long step_of_x = rows * layer->inputs, step_of_y = layer->count * rows * hidden;
     const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -step_of_y : step_of_y;
-    const long at_once = rows > ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-    float *given = floats(at_once * width * 4), *memory = floats(rows * width);
-    const float **pointers = malloc((at_once + 2 * rows) * sizeof *pointers);
-    float **out = malloc(rows * sizeof *out);
-    const int made = given && memory && pointers && out;
+    const long tracks = batch->tracks->count, at_once = tracks > STEPS_AT_ONCE ? tracks : STEPS_AT_ONCE;
+    void **pointers = malloc((3 * rows + 4 * at_once) * sizeof *pointers);
+    struct Scratch scratch = {
+        .given = floats(at_once * width * 4),
+        .memory = floats(rows * width),
+        .reading = malloc(2 * (tracks + 1) * sizeof *scratch.reading),
+    };
+    const int made = scratch.given && scratch.memory && scratch.reading && pointers;
     if (made) {
-        const float **inputs = pointers, **states = inputs + at_once, **x = states + rows;
-        memset(memory, 0, rows * width * sizeof *memory);
-        for (long r = 0; r < rows; r++) {
-            const long row = batch->order[r], length = length_of(batch, row);
-            const long start = backward && length ? length - 1 : 0;
+        scratch.running = scratch.reading + tracks;
+        scratch.x = (const float **)pointers;
+        scratch.out = (float **)(pointers + rows);
+        scratch.states = (const float **)(pointers + 2 * rows);
+        scratch.inputs = (const float **)(pointers + 3 * rows);
+        scratch.states_of_step = scratch.inputs + at_once;
+        scratch.memory_of_step = (float **)(scratch.states_of_step + at_once);
+        scratch.out_of_step = scratch.memory_of_step + at_once;
+        memset(scratch.memory, 0, rows * width * sizeof *scratch.memory);
+        for (long row = 0; row < rows; row++) {
+            const long length = length_of(batch, row), start = backward && length ? length - 1 : 0;
             const long place = (d * rows + row) * hidden;
-            x[r] = batch->x + start * step_of_x + row * layer->inputs;
-            out[r] = batch->y + start * step_of_y + place;
-            states[r] = batch->initial_h ? batch->initial_h + place : NULL;
+            scratch.x[row] = batch->x + start * step_of_x + row * layer->inputs;
+            scratch.out[row] = batch->y + start * step_of_y + place;
+            scratch.states[row] = batch->initial_h ? batch->initial_h + place : NULL;
             const float *before = layer->gates == 4 ? batch->initial_c : batch->initial_h;
-            if (before) memcpy(memory + r * width, before + place, hidden * sizeof *memory);
-            for (long step = length; step < batch->steps; step++)
+            if (before) memcpy(scratch.memory + row * width, before + place, hidden * sizeof *before);
+            for (long step = length; batch->y_wanted && step < batch->steps; step++)
                 memset(batch->y + step * step_of_y + place, 0, hidden * sizeof *batch->y);
         }
-        for (long step = 0, until = 0; step < batch->steps && batch->active[step]; step = until) {
-            long count = 0;
-            for (; until < batch->steps && (!count || count + batch->active[until] <= at_once); until++)
-                for (long r = 0; r < batch->active[until]; r++, count++) {
-                    inputs[count] = x[r];
-                    x[r] += x_stride;
-                }
-            layer->cells->input(layer, direction, count, inputs, given);
-            float *of_step = given;
-            for (long s = step; s < until; s++) {
-                const long active = batch->active[s];
-                layer->cells->step(layer, direction, active, states, s == 0 && !batch->initial_h, of_step, memory, out);
-                of_step += active * width * 4;
-                for (long r = 0; r < active; r++) {
-                    states[r] = out[r];
-                    out[r] += y_stride;
-                }
-            }
-        }
-        for (long r = 0; r < rows; r++) {
-            const long place = (d * rows + batch->order[r]) * hidden;
-            const int ran = length_of(batch, batch->order[r]) > 0;
-            give(batch->y_h, place, states[r], ran, hidden);
-            give(batch->y_c, place, memory + r * width, ran, hidden);
+        if (!batch->initial_h) run_first_steps(layer, d, batch, &scratch, at_once, x_stride, y_stride);
+        run_tracks(layer, d, batch, &scratch, at_once, x_stride, y_stride);
+        for (long row = 0; row < rows; row++) {
+            const long place = (d * rows + row) * hidden;
+            const int ran = length_of(batch, row) > 0;
+            give(batch->y_h, place, scratch.states[row], ran, hidden);
+            give(batch->y_c, place, scratch.memory + row * width, ran, hidden);
         }
     }
-    free(given);
-    free(memory);
+    free(scratch.given);
+    free(scratch.memory);
+    free(scratch.reading);
     free(pointers);
-    free(out);
     return made;
 }
 
@@ -421,17 +580,23 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;
+    batch.y_wanted = batch.y != NULL;
     if (!batch.y) batch.y = unwanted = floats(size);
+    struct Tracks tracks = {.count = tracks_for(layer, &batch)};
+    batch.tracks = &tracks;
     batch.order = malloc((batch.rows + batch.steps + 1) * sizeof *batch.order);
-    batch.active = malloc((batch.steps + 1) * sizeof *batch.active);
-    int made = batch.y && batch.order && batch.active;
+    tracks.first = malloc((3 * tracks.count + batch.rows + 1) * sizeof *tracks.first);
+    int made = batch.y && batch.order && tracks.first;
     if (made) {
+        tracks.steps = tracks.first + tracks.count;
+        tracks.next = tracks.steps + 2 * tracks.count;
         sort(&batch);
+        fill_tracks(&tracks, &batch, tracks.steps + tracks.count);
         for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
     }
     free(unwanted);
     free(batch.order);
-    free(batch.active);
+    free(tracks.first);
     return made ? NULL : status(ORT_FAIL, "no memory");
 }
 
