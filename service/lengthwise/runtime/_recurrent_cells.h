@@ -1,4 +1,4 @@
-/* LSTM and GRU cells over rows of different lengths, for one instruction set; see `_recurrent_kernels.c`, which includes this once
+/* LSTM and GRU cells over rows of different lengths, and attention over them, for one instruction set; see `_recurrent_kernels.c`, which includes this once
  * for each and defines
  *
  *     TARGET      the attribute of functions that may use it
@@ -166,6 +166,34 @@ static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction
             }
         }
     }
+}
+
+/* The attention scores of `count` steps, from the products of their values with the weights of all units: the sum over
+ * the units of weight * tanh(product). `sums` and `weights` are in panels: `[count][panels][4][LANES]`.
+ */
+static TARGET void NAMED(score)(long panels, long count, const float *sums, const float *weights, float *scores)
+{
+    const long size = panels * 4 * LANES;
+    for (long r = 0; r < count; r++, sums += size) {
+        Vector score = NAMED(all)(0.0f);
+        for (long i = 0; i < size; i += LANES) {
+            Vector divisor, unit = NAMED(tanh)(NAMED(load)(sums + i), &divisor);
+            score += unit / divisor * NAMED(load)(weights + i);
+        }
+        float of_lane[LANES];
+        NAMED(store)(of_lane, score);
+        scores[r] = 0.0f;
+        for (long i = 0; i < LANES; i++) scores[r] += of_lane[i];
+    }
+}
+
+/* Adds `share` times the values of one step to `sums`. */
+static TARGET void NAMED(add_share)(float *sums, const float *values, float share, long size)
+{
+    long i = 0;
+    for (; i + LANES <= size; i += LANES)
+        NAMED(store)(sums + i, NAMED(load)(sums + i) + NAMED(all)(share) * NAMED(load)(values + i));
+    for (; i < size; i++) sums[i] += share * values[i];
 }
 
 #undef INLINE

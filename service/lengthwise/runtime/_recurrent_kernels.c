@@ -10,6 +10,9 @@
  * sessions that register it. If a graph needs what they do not support (peepholes, other activations, weights that are
  * computed), their creation fails, and `lengthwise.runtime.session` opens a session without them.
  *
+ * The same operators are in a domain of their own, `lengthwise`, with more attributes, and with an operator for attention
+ * pooling: `lengthwise.runtime.fusion` writes them into a graph in memory.
+ *
  * tests/service/test_recurrent_kernels.py compares them with onnxruntime's own kernels.
  */
 #define PY_SSIZE_T_CLEAN
@@ -33,10 +36,14 @@ struct Direction {
     float *hidden_biases; /* [panels][lanes]: of a GRU's hidden gate, which its reset gate scales */
 };
 
+enum Order { DIRECTIONS_SECOND, STEPS_FIRST, ROWS_FIRST };
+
 struct Layer {
     int gates; /* 4 of an LSTM, 3 of a GRU */
     int count; /* of directions */
     int backward; /* whether the first goes from the last step to the first */
+    int order; /* of the axes of its output, see `enum Order` */
+    int zeros; /* whether its output is 0 at padding; else nothing is written there, as nobody reads it */
     long inputs, hidden, panels;
     const struct Cells *cells;
     struct Direction directions[2];
@@ -49,6 +56,8 @@ struct Cells {
     void (*input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
     void (*step)(const struct Layer *, const struct Direction *, long, const float *const *, int, float *, float *const *,
                  float *const *);
+    void (*score)(long, long, const float *, const float *, float *);
+    void (*add_share)(float *, const float *, float, long);
 };
 
 #define UNROLLED _Pragma("GCC unroll 8")
@@ -83,8 +92,8 @@ struct Cells {
 /* Best first; none on other processors, where onnxruntime's own kernels run. */
 static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, input_avx512, step_avx512},
-    {"avx2", 8, input_avx2, step_avx2},
+    {"avx512", 16, input_avx512, step_avx512, score_avx512, add_share_avx512},
+    {"avx2", 8, input_avx2, step_avx2, score_avx2, add_share_avx2},
 #endif
     {0},
 };
@@ -167,8 +176,9 @@ struct Batch {
     const float *x;        /* [steps][rows][inputs] */
     const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
     const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
-    float *y;              /* [steps][directions][rows][hidden] */
-    int y_wanted;          /* whether anybody reads it, and then zeros at padding */
+    float *y;              /* of every direction, row and step [hidden], in the layer's order */
+    long y_direction, y_row, y_step; /* from one to the next, in floats */
+    int zeros;             /* whether `y` is read at padding */
     float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
     long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
     struct Tracks *tracks;
@@ -366,8 +376,8 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
 {
     const int backward = d == 1 || layer->backward;
     const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * layer->cells->lanes;
-    const long step_of_x = rows * layer->inputs, step_of_y = layer->count * rows * hidden;
-    const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -step_of_y : step_of_y;
+    const long step_of_x = rows * layer->inputs;
+    const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -batch->y_step : batch->y_step;
     const long tracks = batch->tracks->count, at_once = tracks > STEPS_AT_ONCE ? tracks : STEPS_AT_ONCE;
     void **pointers = malloc((3 * rows + 4 * at_once) * sizeof *pointers);
     struct Scratch scratch = {
@@ -390,12 +400,13 @@ static int run_direction(const struct Layer *layer, int d, const struct Batch *b
             const long length = length_of(batch, row), start = backward && length ? length - 1 : 0;
             const long place = (d * rows + row) * hidden;
             scratch.x[row] = batch->x + start * step_of_x + row * layer->inputs;
-            scratch.out[row] = batch->y + start * step_of_y + place;
+            float *y = batch->y + d * batch->y_direction + row * batch->y_row;
+            scratch.out[row] = y + start * batch->y_step;
             scratch.states[row] = batch->initial_h ? batch->initial_h + place : NULL;
             const float *before = layer->gates == 4 ? batch->initial_c : batch->initial_h;
             if (before) memcpy(scratch.memory + row * width, before + place, hidden * sizeof *before);
-            for (long step = length; batch->y_wanted && step < batch->steps; step++)
-                memset(batch->y + step * step_of_y + place, 0, hidden * sizeof *batch->y);
+            for (long step = length; batch->zeros && step < batch->steps; step++)
+                memset(y + step * batch->y_step, 0, hidden * sizeof *y);
         }
         if (!batch->initial_h) run_first_steps(layer, d, batch, &scratch, at_once, x_stride, y_stride);
         run_tracks(layer, d, batch, &scratch, at_once, x_stride, y_stride);
@@ -509,6 +520,8 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->backward = backward;
     layer->inputs = w[2];
     layer->hidden = r[2];
+    layer->order = whole(info, "order", DIRECTIONS_SECOND);
+    layer->zeros = whole(info, "zeros", 1);
     layer->cells = chosen;
     layer->panels = (layer->hidden + layer->cells->lanes - 1) / layer->cells->lanes;
     for (int d = 0; d < count; d++)
@@ -573,14 +586,23 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
             return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
 
-    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
+    const int64_t all[3][4] = {
+        [DIRECTIONS_SECOND] = {x[0], layer->count, x[1], layer->hidden},
+        [STEPS_FIRST] = {x[0], x[1], layer->count * layer->hidden},
+        [ROWS_FIRST] = {x[1], x[0], layer->count * layer->hidden},
+    };
+    const int64_t last[] = {layer->count, x[1], layer->hidden};
+    const long of_step = layer->count * layer->hidden;
+    batch.y_direction = layer->order == DIRECTIONS_SECOND ? batch.rows * layer->hidden : layer->hidden;
+    batch.y_row = layer->order == DIRECTIONS_SECOND ? layer->hidden : layer->order == STEPS_FIRST ? of_step : batch.steps * of_step;
+    batch.y_step = layer->order == ROWS_FIRST ? of_step : batch.rows * of_step;
     const long size = batch.steps * layer->count * batch.rows * layer->hidden;
     float *unwanted = NULL;
-    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    OrtStatus *error = output(context, 0, all[layer->order], layer->order == DIRECTIONS_SECOND ? 4 : 3, &batch.y);
     if (!error) error = output(context, 1, last, 3, &batch.y_h);
     if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
     if (error) return error;
-    batch.y_wanted = batch.y != NULL;
+    batch.zeros = batch.y && layer->zeros;
     if (!batch.y) batch.y = unwanted = floats(size);
     struct Tracks tracks = {.count = tracks_for(layer, &batch)};
     batch.tracks = &tracks;
@@ -600,7 +622,9 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     return made ? NULL : status(ORT_FAIL, "no memory");
 }
 
-/* The operators LSTM and GRU, as onnxruntime asks for them. */
+#include "_attention_pooling.h"
+
+/* The operators, as onnxruntime asks for them. */
 
 static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
 static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
@@ -636,21 +660,34 @@ static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const O
         .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
     }
 static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
+static const OrtCustomOp POOLING = {
+    .version = ORT_API_VERSION, .GetName = pooling_name, .GetExecutionProviderType = provider,
+    .GetInputType = pooling_input_type, .GetInputTypeCount = pooling_inputs, .GetOutputType = output_type,
+    .GetOutputTypeCount = pooling_outputs, .KernelDestroy = destroy_pooling,
+    .GetInputCharacteristic = pooling_input_presence, .GetOutputCharacteristic = output_presence,
+    .GetInputMemoryType = input_memory, .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
+    .CreateKernelV2 = create_pooling, .KernelComputeV2 = compute_pooling,
+};
 
 /* What onnxruntime calls for each session that registers the library. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
 {
-    static OrtCustomOpDomain *domain; /* never freed, as sessions refer to it; created under Python's lock */
+    static OrtCustomOpDomain *onnx, *own; /* never freed, as sessions refer to them; created under Python's lock */
     if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
-    if (!domain) {
+    if (!own) {
+        OrtStatus *error = api->CreateCustomOpDomain("", &onnx);
+        if (!error) error = api->CustomOpDomain_Add(onnx, &LSTM);
+        if (!error) error = api->CustomOpDomain_Add(onnx, &GRU);
         OrtCustomOpDomain *made = NULL;
-        OrtStatus *error = api->CreateCustomOpDomain("", &made);
+        if (!error) error = api->CreateCustomOpDomain("lengthwise", &made);
         if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
         if (!error) error = api->CustomOpDomain_Add(made, &GRU);
+        if (!error) error = api->CustomOpDomain_Add(made, &POOLING);
         if (error) return error;
-        domain = made;
+        own = made;
     }
-    return api->AddCustomOpDomain(options, domain);
+    OrtStatus *error = api->AddCustomOpDomain(options, onnx);
+    return error ? error : api->AddCustomOpDomain(options, own);
 }
 
 /* ---- Python's side. ---- */

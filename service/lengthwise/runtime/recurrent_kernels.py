@@ -1,9 +1,9 @@
 """Recurrent layers that compute valid steps only, for graphs that run on the CPU.
 
 onnxruntime's own LSTM and GRU compute every row of a batch up to the longest length, and discard what is past a row's
-own length. The kernels of `_recurrent_kernels.c` sort the rows by length, and compute at each step only the rows that
-have this step: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
-the graph is the same file.
+own length. The kernels of `_recurrent_kernels.c` compute a few rows side by side, and a row that ends hands its place
+to the next one: padding is neither computed nor read. A session that registers them uses them instead of onnxruntime's;
+the graph is the same file. `runtime.fusion` replaces the nodes around the layers, too.
 
 They need AVX-512 or AVX2, and a C compiler at installation. onnxruntime's kernels run without these, and for a graph
 that needs what they do not support (peepholes, other activations, weights that are computed) or that accepts NaN.
@@ -21,6 +21,9 @@ except ImportError:  # mypy reads the module's stub; an installation may lack th
 
 ONNXRUNTIME: Final = "onnxruntime"
 """The name for onnxruntime's own kernels, beside the instruction sets of these kernels."""
+POOLING: Final = "+attention"
+"""What is added to the name of an instruction set if the kernels compute attention pooling too (`runtime.fusion`): its
+answers are then rounded in another way."""
 COMPILED: Final = _kernels is not None
 """Whether the C module was built."""
 INSTRUCTION_SETS: Final[tuple[str, ...]] = _kernels.INSTRUCTION_SETS if COMPILED else ()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import device_memory, placement, recurrent_kernels
+from lengthwise.runtime import device_memory, fusion, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
@@ -66,10 +66,12 @@ class _Source:
     Attributes:
         graph: Its file, or its bytes.
         weights: The content of the files with its weights, by name.
+        folder: Where a graph given as bytes may have files with weights; None for nowhere.
     """
 
     graph: Path | bytes
     weights: Mapping[str, bytes]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ class Session:
 
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
-        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or
-            "onnxruntime".
+        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, with
+            `POOLING` if they also compute attention pooling; or "onnxruntime".
         recurrent: Whether the graph may have a recurrent layer.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
@@ -314,6 +316,24 @@ def _is_recurrent(graph: Path | bytes) -> bool:
 
 
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
+    """A session with the kernels of `recurrent_kernels`, and their name: of the graph with the operators of `fusion`.
+
+    If that graph does not run, it is the graph as it is.
+    """
+    data = source.graph if isinstance(source.graph, bytes) else source.graph.read_bytes()
+    replaced = fusion.fused(data)
+    if replaced is not None:
+        folder = None if isinstance(source.graph, bytes) else source.graph.parent
+        try:
+            session, kernels = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
+        except Exception as error:  # of onnxruntime; the graph as it is may run
+            log.debug("%s: the graph runs as it is, with its operators replaced it does not: %s", manifest.key, error)
+        else:
+            return session, kernels + recurrent_kernels.POOLING if replaced.pools else kernels
+    return _tested(source, manifest, threads, device)
+
+
+def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
     """A session with the kernels of `recurrent_kernels`, and their instruction set.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
@@ -355,8 +375,9 @@ def _open_in(source: _Source, options: Any, device: Device) -> Any:
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        # Weights are in the graph or in `weights`; onnxruntime must not find a file of the same name elsewhere.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+        # onnxruntime must not find a file of the same name elsewhere.
+        folder = _NO_FOLDER if source.folder is None else str(source.folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")
