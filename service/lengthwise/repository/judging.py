@@ -206,7 +206,10 @@ def measure_cost(
     def run(rows: int, width: int) -> None:
         if stopping is not None:
             stopping.check()
-        batch = pad([constant_sequence(manifest, 0.0, min(width, manifest.max_length))] * rows, multiple=multiple)
+        run_lengths([min(width, manifest.max_length)] * rows)
+
+    def run_lengths(lengths: Sequence[int]) -> None:
+        batch = pad([constant_sequence(manifest, 0.0, length) for length in lengths], multiple=multiple)
         answers.score(session.run(batch), batch.lengths, manifest)
 
     return measure(
@@ -218,6 +221,7 @@ def measure_cost(
         multiple=multiple,
         budget_seconds=budget_seconds,
         clock=session.clock,
+        run_lengths=None if session.kernels == recurrent_kernels.ONNXRUNTIME else run_lengths,
     )
 
 
