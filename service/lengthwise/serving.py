@@ -218,6 +218,8 @@ class Serving:
     def _add(self, model: LoadedModel) -> ServedModel:
         manifest = model.manifest
         info = {"provider": model.session.provider, "digest": manifest.digests.get(GRAPH_FILE, "")}
+        if model.session.recurrent:
+            info["kernels"] = model.session.kernels
         served = ServedModel(model, self.metrics.model(manifest.name, str(manifest.version), info), self.limits)
         self.batcher.open(served.queue)
         return served

@@ -509,6 +509,42 @@ def test_a_graph_that_takes_missing_values_keeps_onnxruntimes():
     assert Session(layer, handles).kernels == recurrent_kernels.ONNXRUNTIME
 
 
+def handling(*, seen: bool, replaced: bool) -> tuple[bytes, Manifest]:
+    """A model that says that it handles NaN: `seen`, with an IsNaN; `replaced`, before its layer."""
+    whole, wants = model("LSTM")
+    outer = onnx.load_from_string(whole)
+    outer.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    if seen:
+        outer.graph.node.insert(0, helper.make_node("IsNaN", ["values"], ["missing"]))
+        outer.graph.node.insert(1, helper.make_node("Where", ["missing", "nothing", "values"], ["present"]))
+        turn = next(node for node in outer.graph.node if node.op_type == "Transpose")
+        turn.input[0] = "present" if replaced else "values"
+    return outer.SerializeToString(), wants.model_copy(update={"missing": "handled"})
+
+
+@pytest.mark.parametrize(("seen", "replaced"), [(True, True), (True, False), (False, False)])
+def test_a_graph_that_handles_nan_gets_them_if_nan_never_reaches_its_layers(
+    seen: bool, replaced: bool, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO):
+        session = Session(*handling(seen=seen, replaced=replaced))
+    assert session.kernels == (recurrent_kernels.INSTRUCTION_SETS[0] if replaced else recurrent_kernels.ONNXRUNTIME)
+    assert ("NaN may reach them" in caplog.text) is not replaced
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_with_nan_the_answers_are_those_of_onnxruntimes(features: int):
+    layer, wants = handling(seen=True, replaced=True)
+    random = np.random.default_rng(0)
+    values = random.normal(0, 1, (9, 3)).astype(np.float32)
+    values[random.random((9, 3)) < features / 4] = np.nan
+    batch_of_nan = pad([values, values[:4], np.full((5, 3), np.nan, np.float32)])
+    ours = Session(layer, wants).run(batch_of_nan).logits
+    theirs = Session(layer, wants, devices=(PLAIN_CPU,)).run(batch_of_nan).logits
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, theirs, atol=CLOSE)
+
+
 def test_a_graph_that_nobody_can_load_is_an_error_of_the_graph(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO), pytest.raises(ModelError, match="onnxruntime cannot load the graph"):
         Session(b"no graph", model("LSTM")[1])
@@ -543,7 +579,7 @@ def test_a_processor_that_has_the_instructions_is_known_by_them():
 
 
 def test_they_can_be_turned_off():
-    assert choose("cpu").devices == (CPU_DEVICE,)
+    assert choose("cpu", recurrent_kernels=True).devices == (CPU_DEVICE,)
     assert choose("cpu", recurrent_kernels=False).devices == (PLAIN_CPU,)
     assert CPU_DEVICE.label == PLAIN_CPU.label
 

@@ -43,11 +43,16 @@ def register(options: Any) -> str:
     return _kernels.chosen()
 
 
-def described(*, wanted: bool) -> str:
-    """Describes for the log which kernels run recurrent layers on the CPU, and why."""
-    if wanted and INSTRUCTION_SETS:
-        return f"valid steps only, with {_kernels.chosen()}"
-    if not wanted:
+def described(*, wanted: bool | None) -> str:
+    """Describes for the log which kernels run recurrent layers on the CPU, and why.
+
+    Args:
+        wanted: Whether these kernels were asked for; None for the faster ones.
+    """
+    if wanted is not False and INSTRUCTION_SETS:
+        unless = "" if wanted else ", unless onnxruntime's own kernels are faster for a model"
+        return f"valid steps only, with {_kernels.chosen()}{unless}"
+    if wanted is False:
         why = "as was asked for"
     elif COMPILED:
         why = "as this processor has neither AVX-512 nor AVX2"

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import device_memory, fusion, placement, recurrent_kernels
+from lengthwise.runtime import device_memory, fusion, nan_trial, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
@@ -299,19 +300,39 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
         placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    # Some of onnxruntime's kernels turn NaN into numbers, and these do not; a graph that accepts NaN may rely on it.
-    wanted = device.recurrent_kernels and manifest.missing != "handled"
-    if wanted and recurrent_kernels.INSTRUCTION_SETS and _is_recurrent(source.graph):
+    if device.recurrent_kernels and recurrent_kernels.INSTRUCTION_SETS and _is_recurrent(source.graph):
         try:
-            return _with_recurrent_kernels(source, manifest, threads, device)
+            own = _with_recurrent_kernels(source, manifest, threads, device)
+            if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own[0], session):
+                return own
+            why = "NaN may reach them, and is kept by Lengthwise's; replace it before them, with IsNaN and Where"
         except Exception as error:  # whatever failed, the graph works without them
-            log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, error)
+            why = str(error)
+        log.info("%s: onnxruntime's own kernels run its recurrent layers: %s", manifest.key, why)
     return session, recurrent_kernels.ONNXRUNTIME
+
+
+def _keeps_nan_from_layers(source: _Source, manifest: Manifest, own: Any, plain: Any) -> bool:
+    """Whether NaN in a graph's values never reaches its recurrent layers, as far as a trial shows."""
+    if manifest.input.kind == "tokens" or not nan_trial.replaces_nan(_content(source.graph)):
+        return False
+
+    def run(session: Any, batch: PaddedBatch) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run([manifest.graph.logits], feed(manifest.graph, batch))[0]
+        if logits.ndim == 3 and manifest.graph.classes_first:
+            return logits.swapaxes(1, 2)
+        return logits.swapaxes(0, 1) if logits.ndim == 3 and manifest.graph.time_first else logits
+
+    return nan_trial.passes(partial(run, own), partial(run, plain), manifest)
+
+
+def _content(graph: Path | bytes) -> bytes:
+    return graph if isinstance(graph, bytes) else graph.read_bytes()
 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
     """Whether a graph may have an LSTM or a GRU: searches its bytes for the operators' names."""
-    data = graph if isinstance(graph, bytes) else graph.read_bytes()
+    data = _content(graph)
     return b"LSTM" in data or b"GRU" in data
 
 
@@ -320,8 +341,7 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
 
     If that graph does not run, it is the graph as it is.
     """
-    data = source.graph if isinstance(source.graph, bytes) else source.graph.read_bytes()
-    replaced = fusion.fused(data)
+    replaced = fusion.fused(_content(source.graph))
     if replaced is not None:
         folder = None if isinstance(source.graph, bytes) else source.graph.parent
         try:
