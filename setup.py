@@ -32,6 +32,8 @@ MODULES_IN_C = [
             "service/lengthwise/runtime/_attention_pooling.h",
             "service/lengthwise/runtime/_onnxruntime_api.h",
             "service/lengthwise/runtime/_recurrent_cells.h",
+            "service/lengthwise/runtime/_recurrent_runs.h",
+            "service/lengthwise/runtime/_spare_cores.h",
         ],
         extra_compile_args=["-O3"],
         libraries=["m"],

@@ -83,6 +83,8 @@ class Serving:
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
+            lend_cores=None if self.choice.provider.bound else recurrent_kernels.lend_cores,
+            cores=available_cores(),
             on_batch=None if tracer is None else tracer.batch,
         )
         aliases = (triton_metrics.families,) if settings.triton_metrics else ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -365,6 +367,88 @@ def test_what_is_no_number_stays_none_and_stays_in_its_row():
     found = session.run(["y"], feed)[0]
     assert np.isnan(found[1:, :, 1]).all()
     np.testing.assert_array_equal(found[:, :, [0, 2]], clean[:, :, [0, 2]])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("hidden", [1, 7, 129, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lengths", [[], [5], [1, 0, 5] * 21 + [30, 0]], ids=["0", "1", "65"])
+@pytest.mark.usefixtures("instructions")
+def test_odd_sizes_answer_as_onnxruntimes_own(kind: str, hidden: int, lengths: list[int]):
+    layer = graph(kind, hidden=hidden, direction="bidirectional")
+    feed = batch(lengths, steps=33)
+    for row, length in enumerate(lengths):
+        feed["x"][length:, row] = np.nan
+    ours = opened(layer).run(None, feed)
+    assert ours[0].shape == (33, 2, len(lengths), hidden)
+    if lengths:  # of no rows, onnxruntime's own kernels end the process
+        clean = np.nan_to_num(feed["x"])
+        theirs = opened(layer, kernels=False).run(None, feed | {"x": clean})
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, atol=CLOSE)
+
+
+@pytest.fixture
+def lending() -> Iterator[None]:
+    """No core stays lent after the test."""
+    yield
+    recurrent_kernels.lend_cores(0)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.usefixtures("instructions", "lending")
+def test_two_directions_at_once_give_the_same_bits(kind: str):
+    session = opened(graph(kind, hidden=64, direction="bidirectional"))
+    feeds = [batch([1 + (seed * 17 + row) % 60 for row in range(1 + seed)], seed=seed) for seed in range(12)]
+    one_by_one = [session.run(None, feed) for feed in feeds]
+    for lent in (1, 2, 1000):
+        recurrent_kernels.lend_cores(lent)
+        for expected, feed in zip(one_by_one * 4, feeds * 4, strict=True):
+            for one, other in zip(expected, session.run(None, feed), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("lending")
+def test_a_core_that_is_taken_back_at_any_step_changes_no_bit():
+    session = opened(graph("LSTM", hidden=64, direction="bidirectional"))
+    feed = batch([60, 9, 33, 41, 60, 1])
+    expected = session.run(None, feed)
+    stopping = threading.Event()
+
+    def take_and_give() -> None:
+        while not stopping.is_set():
+            for lent in (1, 0, 2, 0):
+                recurrent_kernels.lend_cores(lent)
+
+    meddler = threading.Thread(target=take_and_give)
+    meddler.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for found in pool.map(lambda _: session.run(None, feed), range(300)):
+                for one, other in zip(expected, found, strict=True):
+                    np.testing.assert_array_equal(one, other)
+    finally:
+        stopping.set()
+        meddler.join()
+
+
+@pytest.mark.usefixtures("lending")
+def test_what_helpers_do_counts_as_time_of_the_thread_that_they_help():
+    session = opened(graph("LSTM", hidden=128, direction="bidirectional"))
+    feed = batch([60] * 6)
+    before = recurrent_kernels.processor_seconds() - time.thread_time()
+    recurrent_kernels.lend_cores(1)
+    deadline = time.monotonic() + 60
+    while recurrent_kernels.processor_seconds() - time.thread_time() <= before + 1e-4 and time.monotonic() < deadline:
+        session.run(None, feed)
+    assert recurrent_kernels.processor_seconds() - time.thread_time() > before + 1e-4
+
+
+@pytest.mark.parametrize("count", [-5, 0, 10**6])
+@pytest.mark.usefixtures("lending")
+def test_any_number_of_cores_may_be_lent(count: int):
+    recurrent_kernels.lend_cores(count)
+    session = opened(graph("LSTM", hidden=128, direction="bidirectional"))
+    assert np.isfinite(session.run(None, batch([40, 20]))[0]).all()
 
 
 @pytest.mark.usefixtures("instructions")

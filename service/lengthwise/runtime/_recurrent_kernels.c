@@ -24,8 +24,6 @@
 #include "_onnxruntime_api.h"
 
 #define ALIGNMENT 64
-#define MOST_TRACKS 12 /* rows that are computed side by side: two times as many as the kernels compute at once */
-#define NEAR_CACHE (1L << 20) /* bytes of weights that a core's own cache holds */
 #define STEPS_AT_ONCE 64 /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
 
 /* One direction's weights, in panels of as many units as a vector has lanes. */
@@ -170,259 +168,8 @@ static int pack(const struct Layer *layer, struct Direction *direction, const fl
     return 1;
 }
 
-/* A batch as a layer sees it. */
-struct Batch {
-    long steps, rows;
-    const float *x;        /* [steps][rows][inputs] */
-    const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
-    const float *initial_h, *initial_c; /* [directions][rows][hidden], or NULL */
-    float *y;              /* of every direction, row and step [hidden], in the layer's order */
-    long y_direction, y_row, y_step; /* from one to the next, in floats */
-    int zeros;             /* whether `y` is read at padding */
-    float *y_h, *y_c;      /* [directions][rows][hidden], or NULL */
-    long *order;           /* [rows]: the rows, longest first; behind them room for [steps + 1] */
-    struct Tracks *tracks;
-};
-
-/* Which rows are computed one after the other in the same track. A row that ends hands its track to the next, so all tracks
- * are full nearly until the end, whatever the mix of lengths. The track that ends last comes first: those that have a
- * step are always the first ones.
- */
-struct Tracks {
-    long count;
-    long *first; /* [count]: each track's first row */
-    long *steps; /* [count]: how many steps each track has */
-    long *next;  /* [rows]: the row after a row in its track; -1 after the last */
-};
-
-/* Where a row stands: what it reads and writes next. */
-struct Cursor {
-    long row; /* -1 past the last row of a track */
-    long left; /* steps */
-};
-
-static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
-
-/* How many steps of a row run in tracks. Without an initial state, the first step has no product with a state, and the
- * first steps of all rows are computed together. */
-static long steps_in_track(const struct Batch *batch, long row)
-{
-    const long length = length_of(batch, row);
-    return length && !batch->initial_h ? length - 1 : length;
-}
-
-/* How many tracks a batch is computed in.
- *
- * A few are as fast as many: the kernels compute six rows at once. Twelve read the weights once for two such groups, and
- * six end together more often where the longest row has a large share of all steps.
- */
-static long tracks_for(const struct Layer *layer, const struct Batch *batch)
-{
-    long all = 0, longest = 0;
-    for (long row = 0; row < batch->rows; row++) {
-        const long length = length_of(batch, row);
-        all += length;
-        if (length > longest) longest = length;
-    }
-    const int near = layer->gates * layer->hidden * layer->hidden * (long)sizeof(float) <= NEAR_CACHE;
-    const long tracks = near && all / MOST_TRACKS < longest ? MOST_TRACKS / 2 : MOST_TRACKS;
-    return tracks < batch->rows ? tracks : batch->rows;
-}
-
-/* Sorts the rows by length, longest first. */
-static void sort(struct Batch *batch)
-{
-    long *next = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
-    memset(next, 0, (batch->steps + 1) * sizeof *next);
-    for (long row = 0; row < batch->rows; row++) next[length_of(batch, row)]++;
-    for (long length = batch->steps, place = 0; length >= 0; length--) {
-        const long count = next[length];
-        next[length] = place;
-        place += count;
-    }
-    for (long row = 0; row < batch->rows; row++) batch->order[next[length_of(batch, row)]++] = row;
-}
-
-/* Distributes the rows over tracks: the longest first, each to the track that has least. */
-static void fill_tracks(struct Tracks *tracks, const struct Batch *batch, long *last)
-{
-    for (long track = 0; track < tracks->count; track++) {
-        tracks->first[track] = -1;
-        tracks->steps[track] = 0;
-    }
-    for (long r = 0; r < batch->rows; r++) {
-        const long row = batch->order[r], steps = steps_in_track(batch, row);
-        if (!steps) break;
-        long least = 0;
-        for (long track = 1; track < tracks->count; track++)
-            if (tracks->steps[track] < tracks->steps[least]) least = track;
-        if (tracks->steps[least]) tracks->next[last[least]] = row;
-        else tracks->first[least] = row;
-        tracks->next[row] = -1;
-        last[least] = row;
-        tracks->steps[least] += steps;
-    }
-    for (long track = 1; track < tracks->count; track++) { /* there are few */
-        const long first = tracks->first[track], steps = tracks->steps[track];
-        long place = track;
-        for (; place && tracks->steps[place - 1] < steps; place--) {
-            tracks->first[place] = tracks->first[place - 1];
-            tracks->steps[place] = tracks->steps[place - 1];
-        }
-        tracks->first[place] = first;
-        tracks->steps[place] = steps;
-    }
-}
-
-/* Moves to the next step of a track: of the same row, or the first of the next. */
-static void advance(struct Cursor *cursor, const struct Tracks *tracks, const struct Batch *batch)
-{
-    if (--cursor->left) return;
-    cursor->row = tracks->next[cursor->row];
-    if (cursor->row >= 0) cursor->left = steps_in_track(batch, cursor->row);
-}
-
-/* Gives one row's last state; 0 of a row without a step. Nobody may want it: then `to` is NULL. */
-static void give(float *to, long place, const float *state, int ran, long hidden)
-{
-    if (to && ran) memcpy(to + place, state, hidden * sizeof *to);
-    if (to && !ran) memset(to + place, 0, hidden * sizeof *to);
-}
-
-/* The memory of one direction's run. */
-struct Scratch {
-    float *given;          /* [at_once][panels][4][lanes]: what the inputs give to all gates */
-    float *memory;         /* [rows][width]: the cells' states */
-    const float **x;       /* [rows]: each row's next input */
-    float **out;           /* [rows]: where its next state goes */
-    const float **states;  /* [rows]: its last state */
-    const float **inputs;  /* [at_once]: the inputs of a block */
-    const float **states_of_step; /* [at_once]: the arguments of one step */
-    float **memory_of_step, **out_of_step;
-    struct Cursor *reading, *running; /* [tracks] */
-};
-
-/* The first step of every row that has one, which no state comes before. */
-static void run_first_steps(const struct Layer *layer, int d, const struct Batch *batch, struct Scratch *scratch,
-                            long at_once, long x_stride, long y_stride)
-{
-    const struct Direction *direction = &layer->directions[d];
-    const long width = layer->panels * layer->cells->lanes;
-    for (long from = 0, count = 0; from < batch->rows; from += count) {
-        for (count = 0; count < at_once && from + count < batch->rows; count++) {
-            const long row = batch->order[from + count];
-            if (!length_of(batch, row)) break;
-            scratch->inputs[count] = scratch->x[row];
-            scratch->x[row] += x_stride;
-            scratch->memory_of_step[count] = scratch->memory + row * width;
-            scratch->out_of_step[count] = scratch->out[row];
-            scratch->states[row] = scratch->out[row];
-            scratch->out[row] += y_stride;
-        }
-        if (!count) break;
-        layer->cells->input(layer, direction, count, scratch->inputs, scratch->given);
-        layer->cells->step(layer, direction, count, scratch->inputs, 1, scratch->given, scratch->memory_of_step,
-                           scratch->out_of_step);
-    }
-}
-
-/* All other steps, track by track. */
-static void run_tracks(const struct Layer *layer, int d, const struct Batch *batch, struct Scratch *scratch, long at_once,
-                      long x_stride, long y_stride)
-{
-    const struct Direction *direction = &layer->directions[d];
-    const struct Tracks *tracks = batch->tracks;
-    const long width = layer->panels * layer->cells->lanes, most = tracks->count ? tracks->steps[0] : 0;
-    for (long track = 0; track < tracks->count; track++) {
-        const long row = tracks->first[track];
-        const struct Cursor start = {row, row < 0 ? 0 : steps_in_track(batch, row)};
-        scratch->reading[track] = scratch->running[track] = start;
-    }
-    long reading = tracks->count, running = tracks->count; /* how many tracks have the step */
-    for (long step = 0, until = 0; step < most; step = until) {
-        long count = 0;
-        for (; until < most; until++) {
-            while (reading && tracks->steps[reading - 1] <= until) reading--;
-            if (count && count + reading > at_once) break;
-            for (long track = 0; track < reading; track++) {
-                const long row = scratch->reading[track].row;
-                scratch->inputs[count++] = scratch->x[row];
-                scratch->x[row] += x_stride;
-                advance(&scratch->reading[track], tracks, batch);
-            }
-        }
-        layer->cells->input(layer, direction, count, scratch->inputs, scratch->given);
-        float *of_step = scratch->given;
-        for (long s = step; s < until; s++) {
-            while (tracks->steps[running - 1] <= s) running--;
-            for (long track = 0; track < running; track++) {
-                const long row = scratch->running[track].row;
-                scratch->states_of_step[track] = scratch->states[row];
-                scratch->memory_of_step[track] = scratch->memory + row * width;
-                scratch->out_of_step[track] = scratch->out[row];
-                scratch->states[row] = scratch->out[row];
-                scratch->out[row] += y_stride;
-                advance(&scratch->running[track], tracks, batch);
-            }
-            layer->cells->step(layer, direction, running, scratch->states_of_step, 0, of_step, scratch->memory_of_step,
-                               scratch->out_of_step);
-            of_step += running * width * 4;
-        }
-    }
-}
-
-/* Runs one direction; 0 where there is no memory. */
-static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
-{
-    const int backward = d == 1 || layer->backward;
-    const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * layer->cells->lanes;
-    const long step_of_x = rows * layer->inputs;
-    const long x_stride = backward ? -step_of_x : step_of_x, y_stride = backward ? -batch->y_step : batch->y_step;
-    const long tracks = batch->tracks->count, at_once = tracks > STEPS_AT_ONCE ? tracks : STEPS_AT_ONCE;
-    void **pointers = malloc((3 * rows + 4 * at_once) * sizeof *pointers);
-    struct Scratch scratch = {
-        .given = floats(at_once * width * 4),
-        .memory = floats(rows * width),
-        .reading = malloc(2 * (tracks + 1) * sizeof *scratch.reading),
-    };
-    const int made = scratch.given && scratch.memory && scratch.reading && pointers;
-    if (made) {
-        scratch.running = scratch.reading + tracks;
-        scratch.x = (const float **)pointers;
-        scratch.out = (float **)(pointers + rows);
-        scratch.states = (const float **)(pointers + 2 * rows);
-        scratch.inputs = (const float **)(pointers + 3 * rows);
-        scratch.states_of_step = scratch.inputs + at_once;
-        scratch.memory_of_step = (float **)(scratch.states_of_step + at_once);
-        scratch.out_of_step = scratch.memory_of_step + at_once;
-        memset(scratch.memory, 0, rows * width * sizeof *scratch.memory);
-        for (long row = 0; row < rows; row++) {
-            const long length = length_of(batch, row), start = backward && length ? length - 1 : 0;
-            const long place = (d * rows + row) * hidden;
-            scratch.x[row] = batch->x + start * step_of_x + row * layer->inputs;
-            float *y = batch->y + d * batch->y_direction + row * batch->y_row;
-            scratch.out[row] = y + start * batch->y_step;
-            scratch.states[row] = batch->initial_h ? batch->initial_h + place : NULL;
-            const float *before = layer->gates == 4 ? batch->initial_c : batch->initial_h;
-            if (before) memcpy(scratch.memory + row * width, before + place, hidden * sizeof *before);
-            for (long step = length; batch->zeros && step < batch->steps; step++)
-                memset(y + step * batch->y_step, 0, hidden * sizeof *y);
-        }
-        if (!batch->initial_h) run_first_steps(layer, d, batch, &scratch, at_once, x_stride, y_stride);
-        run_tracks(layer, d, batch, &scratch, at_once, x_stride, y_stride);
-        for (long row = 0; row < rows; row++) {
-            const long place = (d * rows + row) * hidden;
-            const int ran = length_of(batch, row) > 0;
-            give(batch->y_h, place, scratch.states[row], ran, hidden);
-            give(batch->y_c, place, scratch.memory + row * width, ran, hidden);
-        }
-    }
-    free(scratch.given);
-    free(scratch.memory);
-    free(scratch.reading);
-    free(pointers);
-    return made;
-}
+#include "_spare_cores.h"
+#include "_recurrent_runs.h"
 
 /* ---- Onnxruntime's side. ---- */
 
@@ -614,7 +361,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
         tracks.next = tracks.steps + 2 * tracks.count;
         sort(&batch);
         fill_tracks(&tracks, &batch, tracks.steps + tracks.count);
-        for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
+        made = run_directions(layer, &batch);
     }
     free(unwanted);
     free(batch.order);
@@ -710,7 +457,19 @@ static PyObject *chosen_name(PyObject *module, PyObject *nothing)
     return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
 }
 
+static PyObject *lend(PyObject *module, PyObject *count)
+{
+    const long wanted = PyLong_AsLong(count);
+    if (wanted == -1 && PyErr_Occurred()) return NULL;
+    lend_cores(wanted);
+    Py_RETURN_NONE;
+}
+
+static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
+
 static PyMethodDef METHODS[] = {
+    {"lend", lend, METH_O, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
+    {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
     {NULL, NULL, 0, NULL},

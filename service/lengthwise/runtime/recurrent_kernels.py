@@ -12,6 +12,7 @@ that needs what they do not support (peepholes, other activations, weights that 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 try:
@@ -41,6 +42,21 @@ def register(options: Any) -> str:
     """
     options.register_custom_ops_library(_kernels.__file__)
     return _kernels.chosen()
+
+
+def lend_cores(count: int) -> None:
+    """Says how many cores are idle: the second direction of as many layers may run on them, beside the first.
+
+    A direction that runs on such a core gives it back within a step when fewer are lent, and its own thread does the
+    rest. Bits do not depend on any of it.
+    """
+    if COMPILED:
+        _kernels.lend(count)
+
+
+def processor_seconds() -> float:
+    """The processor time of the running thread, and of what other threads did for its layers: a clock for costs."""
+    return time.thread_time() + (_kernels.helped() if COMPILED else 0.0)
 
 
 def described(*, wanted: bool | None) -> str:

@@ -142,7 +142,8 @@ class Session:
             {"attention", "logits"} if manifest.task == "per-step" else {"attention"}
         )
         self.provider = devices[0].label
-        self.clock: Callable[[], float] = time.perf_counter if devices[0].provider.wall_clock else time.thread_time
+        on_wall = devices[0].provider.wall_clock
+        self.clock: Callable[[], float] = time.perf_counter if on_wall else recurrent_kernels.processor_seconds
         self._slots: list[Slot] = []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         if devices[0].provider.bound:
