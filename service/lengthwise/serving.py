@@ -78,12 +78,13 @@ class Serving:
             recurrent_kernels=settings.recurrent_kernels,
         )
         self.runners = self.choice.runners(settings.runners)
+        lends = settings.lend_cores and not self.choice.provider.bound
         self.batcher = Batcher(
             runners=self.runners,
             max_queue_cost_steps=settings.max_queue_cost_steps,
             max_wait_seconds=settings.max_wait_ms / 1000,
             one_core=self.runners == available_cores() == 1 and not self.choice.provider.bound,
-            lend_cores=None if self.choice.provider.bound else recurrent_kernels.lend_cores,
+            lend_cores=recurrent_kernels.lend_cores if lends else None,
             cores=available_cores(),
             on_batch=None if tracer is None else tracer.batch,
         )
