@@ -47,6 +47,8 @@ class Batcher:
         max_queue_seconds: Longest predicted wait of a request, in seconds.
         max_wait_seconds: Longest time that a sequence waits for more requests to batch with while a runner is idle.
         one_core: Whether the event loop and the only runner share one core.
+        lend_cores: Is told how many cores are idle; see `Runners`.
+        cores: How many cores there are.
         on_batch: Called with each batch that ran or failed, in the thread that ran it.
         on_suspect: Called with the queue of a model whose batches failed several times in a row, in such a thread.
         clock: Seconds; the clock of all deadlines.
@@ -60,6 +62,8 @@ class Batcher:
         max_queue_seconds: float = float("inf"),
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
+        lend_cores: Callable[[int], None] | None = None,
+        cores: int = 1,
         on_batch: OnBatch | None = None,
         on_suspect: Callable[[ModelQueue], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -74,7 +78,9 @@ class Batcher:
         mode = InlineMode.ONE_CORE if one_core and runners == 1 else InlineMode.ALL_IDLE
         if max_wait_seconds > 0:
             mode = InlineMode.NEVER
-        self._runners = Runners(self, self.execution, self._lock, runners, clock, mode=mode)
+        self._runners = Runners(
+            self, self.execution, self._lock, runners, clock, mode=mode, lend_cores=lend_cores, cores=cores
+        )
         self._unsettled: set[PendingRequest] = set()
         self._draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
