@@ -201,15 +201,69 @@ PANELS = (
     heat_map("Lengths", "sequence_length_steps", "How many sequences of which length came; steps, by bucket."),
     heat_map("Rows of a batch", "batch_rows", "How many sequences a batch had, by bucket."),
     Panel(
+        "Drift",
+        [
+            (
+                f"max by (model, version, what) (lengthwise_drift{{{OF_JOB}}}) "
+                f"/ max by (model, version, what) (lengthwise_drift_limit{{{OF_JOB}}})",
+                "{{model}}/{{version}} {{what}}",
+            )
+        ],
+        "short",
+        "How far the last 1,000 sequences are from the training data, over the limit: above 1 they have drifted.",
+    ),
+    Panel(
+        "Answers compared",
+        [
+            (rate("verified_answers_total"), "computed again, alone"),
+            (rate("verify_mismatches_total"), "not the same alone"),
+            (rate("shadow_sequences_total", "candidate"), "shadow {{candidate}}"),
+            (rate("shadow_disagreements_total", "candidate"), "shadow {{candidate}}: another answer"),
+            (rate("shadow_refused_total", "candidate"), "shadow {{candidate}}: refused"),
+        ],
+        "ops",
+        "Answers that were computed again or by a shadow, and those that differed.",
+    ),
+    Panel(
+        "Shadow",
+        [
+            (
+                share(rate("shadow_seconds_total", "candidate"), rate("shadow_primary_seconds_total", "candidate")),
+                "{{candidate}}: time over that of the version that answered",
+            ),
+            (
+                f"max by (candidate) (lengthwise_shadow_largest_difference{{{OF_JOB}}})",
+                "{{candidate}}: largest difference of a probability",
+            ),
+        ],
+        "short",
+        "What the shadow would cost, and how far its answers are from those that were sent.",
+    ),
+    Panel(
+        "Records",
+        [
+            (rate("recorded_sequences_total"), "sequences in complete files"),
+            (rate("record_lost_sequences_total"), "sequences that could not be written"),
+            (rate("monitoring_dropped_calls_total", "consumer"), "calls dropped by {{consumer}}"),
+            (f"sum(lengthwise_record_bytes{{{OF_JOB}}}) / 1e6", "megabytes of files"),
+        ],
+        "short",
+        "Sampled calls that were written to files, and those that were lost or dropped.",
+    ),
+    Panel(
         "Models and versions",
         [
             (
                 f"count by (model, version, provider, digest) (lengthwise_model_info{{{OF_JOB}}})",
                 "{{model}}/{{version}} {{provider}}",
-            )
+            ),
+            (
+                f"count by (model, version, kernels) (lengthwise_recurrent_kernels{{{OF_JOB}}})",
+                "{{model}}/{{version}} {{kernels}}",
+            ),
         ],
         "short",
-        "How many instances serve each version.",
+        "How many instances serve each version, and in which kernels its recurrent layers run.",
         kind="table",
     ),
     Panel(

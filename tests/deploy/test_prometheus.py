@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
+from lengthwise.monitoring.monitoring import Monitoring
+from lengthwise.settings import Settings
 from lengthwise.telemetry.metrics import Bounds, Metrics
 from tests.deploy.tools import DEPLOY, ROOT, as_literal, loaded, node_packages, program, run, typescript
 
@@ -25,9 +29,12 @@ def _rules(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _exported() -> set[str]:
-    metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1))
-    metrics.model("m", "1", {"provider": "p", "digest": "d"})
-    return set(re.findall(r"^# TYPE (\S+) ", metrics.text().decode(), re.MULTILINE))
+    with tempfile.TemporaryDirectory() as folder:
+        options = Settings(record=Path(folder), verify_share=1, shadow="m/2")
+        monitoring = Monitoring(options, lambda: True, Mock())
+        metrics = Metrics(dict, lambda: Bounds(1, 1, 0, 0, 1), lambda _: monitoring.families())
+        metrics.model("m", "1", {"provider": "p", "digest": "d"})
+        return set(re.findall(r"^# TYPE (\S+) ", metrics.text().decode(), re.MULTILINE))
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:
