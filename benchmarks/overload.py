@@ -287,7 +287,7 @@ WORKLOADS_TITLES = {"lognormal": "lognormal lengths of median 50", "japanese-vow
 @click.option("--per-request", type=click.IntRange(1), default=8, show_default=True, help="Sequences in a request.")
 @click.option("--factor", type=float, default=3.0, show_default=True, help="Times the capacity.")
 @click.option("--seconds", type=float, default=60.0, show_default=True)
-@click.option("--bound", type=float, default=10.0, show_default=True, help="The service's --max-queue-seconds.")
+@click.option("--bound", type=float, default=20.0, show_default=True, help="The service's --max-queue-seconds.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True)
 def main(
     quick: bool,

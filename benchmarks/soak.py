@@ -170,9 +170,8 @@ async def _soaked(
         async with chaos.callers(_CALLERS), _meanwhile(_fail(faults), _stop(watch), _starve(watch)):
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
-                click.echo(
-                    f"{left / 60:.1f} min left, {chaos.ends.total()} requests, {len(chaos.wrong)} wrong", err=True
-                )
+                wrong = f"{len(chaos.wrong)} wrong {chaos.wrong[-1:]}"
+                click.echo(f"{left / 60:.1f} min left, {chaos.ends.total()} requests, {wrong}", err=True)
                 await asyncio.sleep(min(left, 30.0))
             faults.unlink(missing_ok=True)
     await until(lambda: is_idle(server), "nothing waits, runs or is in memory")

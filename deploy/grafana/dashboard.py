@@ -154,7 +154,7 @@ PANELS = (
             (f"max(lengthwise_max_queue_seconds{{{OF_JOB}}})", "bound"),
         ],
         "s",
-        "How long what waits now will take, and the longest wait. Near the bound, requests are refused.",
+        "How long what waits now will take, and at which wait the queue is full: then requests are refused.",
     ),
     Panel(
         "Waiting and running",

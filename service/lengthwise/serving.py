@@ -339,7 +339,7 @@ class Serving:
             refused_models=len(self.repository.refused),
             inflight_bytes=self.inflight.bytes,
             max_inflight_bytes=self.inflight.max_bytes,
-            max_queue_seconds=settings.longest_wait_seconds,
+            max_queue_seconds=self.batcher.admission.most_wait_seconds,
         )
 
 

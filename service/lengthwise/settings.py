@@ -228,8 +228,7 @@ class Settings(BaseSettings):
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Longest predicted wait in the queue; beyond it, requests get 429. Default: half of the default "
-        "timeout.",
+        description="Longest predicted wait in the queue; beyond it, requests get 429. Default: the default timeout.",
     )
     max_body_bytes: int = Field(
         16_777_216, ge=1, description="Largest request body, after decompression; beyond it, 413."
@@ -365,8 +364,7 @@ class Settings(BaseSettings):
     @property
     def longest_wait_seconds(self) -> float:
         """`max_queue_seconds`, or its default."""
-        half = self.default_timeout_ms / 2000
-        return half if self.max_queue_seconds is None else self.max_queue_seconds
+        return self.default_timeout_ms / 1000 if self.max_queue_seconds is None else self.max_queue_seconds
 
     def _described(self, name: str) -> str:
         """A field's name with its value, and whether that is the default."""

@@ -45,7 +45,7 @@ MEBIBYTE = 1 << 20
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     """One process with the bundled model, for all tests that leave it as it was."""
-    with started("--runners", "1") as process:
+    with started("--runners", "1", "--max-queue-seconds", "3600") as process:  # a busy machine drains it slowly
         yield process
 
 

@@ -41,6 +41,8 @@ SHARES = (0.5, 0.2, 0.2, 0.1)
 """What a caller does next, and how often."""
 _DRAWN = 60
 """Sequences that callers choose from."""
+MOST_IDLE_SECONDS = 3.0
+"""A connection that was idle for longer is not used again: the server closes idle connections after five seconds."""
 _ENDED = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
@@ -87,6 +89,7 @@ class Line:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.used = time.monotonic()
 
     @classmethod
     async def open(cls, port: int) -> Line:
@@ -174,6 +177,10 @@ class Chaos:
                     self.ends["not connected"] += 1
                     await asyncio.sleep(0.05)
                     continue
+            if time.monotonic() - line.used > MOST_IDLE_SECONDS:  # this process was held up
+                line.close()
+                line = None
+                continue
             turn += 1
             kind = chance.choices(KINDS, SHARES)[0]
             try:
@@ -181,6 +188,7 @@ class Chaos:
             except _ENDED as error:
                 self.wrong.append(f"request {number}-{turn} ({kind}) lost its connection: {error!r}")
                 stays = False
+            line.used = time.monotonic()
             if not stays:
                 line = None
             await asyncio.sleep(chance.expovariate(1 / self.pause_seconds) if self.pause_seconds else 0)

@@ -30,9 +30,9 @@ from lengthwise.errors import DeadlineExceeded, QueueFull, TooLarge
 
 REOPENING: Final = 0.5
 """A queue that was full accepts requests again when it has drained to this share of its limit."""
-_FULL: Final = 0.75
+_FULL: Final = 0.6
 """The queue is full at this share of the longest wait. Batches are formed by width, so some sequences run later than
-others that arrived with them, and the predictions are not exact."""
+others that arrived with them, a request waits for the last of its sequences, and the predictions are not exact."""
 _NEARLY_FULL: Final = 0.9
 """A queue that refuses a request is closed for others if it is this full. Below, the request alone is too large."""
 _WINDOW_SECONDS: Final = 0.2
@@ -108,6 +108,11 @@ class Admission:
         self.padded_steps = 0
         self.seconds = 0.0
         self.rate = DrainRate(runners)
+
+    @property
+    def most_wait_seconds(self) -> float:
+        """The predicted wait at which the queue is full."""
+        return self._most_seconds
 
     @property
     def wait_seconds(self) -> float:

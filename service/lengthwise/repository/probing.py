@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -71,8 +72,9 @@ class Probing:
         log.warning(
             "%d batches of %s failed in a row: its golden sequences are run", queue.breaker.failures, queue.name
         )
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wanted.set)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the event loop is closed: the service has ended
+                self._loop.call_soon_threadsafe(self._wanted.set)
 
     async def _probe_all(self) -> None:
         while True:

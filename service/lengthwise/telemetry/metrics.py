@@ -384,7 +384,7 @@ class Metrics(Collector):
         for name, help_ in (
             ("runners", "Threads that run batches."),
             ("max_queue_cost_steps", "Most padded steps that may wait, over all models."),
-            ("max_queue_seconds", "Longest predicted wait in the queue."),
+            ("max_queue_seconds", "Predicted seconds of waiting at which the queue is full."),
             ("refused_models", "Versions in the repository that failed their verification and are not served."),
             ("inflight_bytes", "Bytes of bodies and answers in memory: read, inflated, waiting, being written."),
             ("max_inflight_bytes", "Most bytes of bodies and answers that may be in memory."),
