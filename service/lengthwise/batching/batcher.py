@@ -30,7 +30,7 @@ from typing import Any, cast
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
-from lengthwise.batching.runners import InlineMode, Runners
+from lengthwise.batching.runners import InlineMode, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady, QueueFull, TooLarge
 from lengthwise.padding import Steps, rounded_width
 
@@ -58,7 +58,7 @@ class Batcher:
         max_queue_cost_steps: int = 1_000_000,
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
-        lend_cores: Callable[[int], None] | None = None,
+        lend_cores: LendCores | None = None,
         cores: int = 1,
         on_batch: OnBatch | None = None,
         clock: Callable[[], float] = time.monotonic,
