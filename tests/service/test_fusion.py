@@ -179,7 +179,114 @@ def unmasked_scores_are_an_output(graph: onnx.GraphProto) -> None:
     graph.output.append(helper.make_tensor_value_info(only(graph, "Tanh").output[0], TensorProto.FLOAT, None))
 
 
-@pytest.mark.parametrize("edit", [another_mask, counted_from_one, scores_that_stay, unmasked_scores_are_an_output])
+def masked_scores(graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The Where of the scores."""
+    return [node for node in graph.node if node.op_type == "Where"][-1]
+
+
+def before(graph: onnx.GraphProto, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+    """Puts new nodes before a node."""
+    place = [each.output[0] for each in graph.node].index(node.output[0])
+    for each in reversed(new):
+        graph.node.insert(place, each)
+
+
+def masked_by_padding(graph: onnx.GraphProto) -> None:
+    """As torch's `masked_fill(~mask, ...)` is exported."""
+    where = masked_scores(graph)
+    before(graph, where, helper.make_node("Not", [where.input[0]], ["padding"]))
+    where.input[:] = ["padding", where.input[2], where.input[1]]
+
+
+def masked_by_past_the_end(graph: onnx.GraphProto) -> None:
+    where, less = masked_scores(graph), only(graph, "Less")
+    before(graph, where, helper.make_node("GreaterOrEqual", [*less.input], ["padding"]))
+    where.input[:] = ["padding", where.input[2], where.input[1]]
+
+
+def masked_with_lengths_first(graph: onnx.GraphProto) -> None:
+    where, less = masked_scores(graph), only(graph, "Less")
+    before(graph, where, helper.make_node("Greater", [less.input[1], less.input[0]], ["valid"]))
+    where.input[0] = "valid"
+
+
+def masked_with_a_large_number(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(-1e9, np.float32), "least"))
+    masked_scores(graph).input[2] = "least"
+
+
+def summed_over_an_axis_of_one(graph: onnx.GraphProto) -> None:
+    """As `(softmax(scores, 1) * values).sum(1)` is exported, with scores `[rows, steps, 1]`."""
+    where, softmax = masked_scores(graph), only(graph, "Softmax")
+    product, squeeze = [node for node in graph.node if node.op_type == "MatMul"][-1], graph.node[-2]
+    scores = next(node for node in graph.node if node.output[0] == where.input[1])
+    unsqueezed = next(node for node in graph.node if node.output[0] == product.input[0])
+    graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "steps_axis"))
+    before(graph, where, helper.make_node("Unsqueeze", [where.input[0], "last_axis"], ["wide_mask"]))
+    where.input[:] = ["wide_mask", scores.input[0], where.input[2]]
+    softmax.attribute[0].i = 1
+    values, pooled, attention = product.input[1], squeeze.output[0], softmax.output[0]
+    softmax.output[0] = "wide_attention"
+    before(
+        graph,
+        product,
+        helper.make_node("Mul", ["wide_attention", values], ["shares"]),
+        helper.make_node("ReduceSum", ["shares", "steps_axis"], [pooled], keepdims=0),
+    )
+    for node in (scores, unsqueezed, product, squeeze):
+        graph.node.remove(node)
+    graph.output.remove(next(each for each in graph.output if each.name == attention))
+
+
+FORMS = [
+    masked_by_padding,
+    masked_by_past_the_end,
+    masked_with_lengths_first,
+    masked_with_a_large_number,
+    summed_over_an_axis_of_one,
+]
+
+
+@pytest.mark.parametrize("edit", FORMS)
+def test_other_forms_of_the_same_pooling_are_known(edit: Callable[[onnx.GraphProto], None]):
+    graph = edited(edit)
+    found = fusion.fused(graph)
+    assert found is not None
+    assert found.pools
+    assert "Softmax" not in operators(found.graph)
+    has_attention = edit is not summed_over_an_axis_of_one
+    names = MANIFEST.graph.model_copy(update={"attention": MANIFEST.graph.attention if has_attention else None})
+    wants = MANIFEST.model_copy(update={"graph": names})
+    session, plain = Session(graph, wants), Session(graph, wants, devices=(PLAIN_CPU,))
+    assert session.kernels.endswith(recurrent_kernels.POOLING)
+    batch = pad(sequences(7, 1, 29, 64), multiple=4)
+    np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, atol=CLOSE)
+
+
+def valid_steps_are_masked(graph: onnx.GraphProto) -> None:
+    """The wrong way round: what is left is padding."""
+    where = masked_scores(graph)
+    where.input[:] = [where.input[0], where.input[2], where.input[1]]
+
+
+def masked_by_something_else(graph: onnx.GraphProto) -> None:
+    where = masked_scores(graph)
+    before(graph, where, helper.make_node("And", [where.input[0], where.input[0]], ["other"]))
+    where.input[0] = "other"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        valid_steps_are_masked,
+        masked_by_something_else,
+        another_mask,
+        counted_from_one,
+        scores_that_stay,
+        unmasked_scores_are_an_output,
+    ],
+)
 def test_another_pooling_stays_as_it_is(edit: Callable[[onnx.GraphProto], None]):
     found = fusion.fused(edited(edit))
     assert found is not None

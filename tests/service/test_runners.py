@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -290,11 +291,15 @@ async def test_a_batcher_that_drained_looks_for_nothing(looks: list[float]):
 # Cores that are lent
 
 
+def note(lent: list[int], count: int, soon: bool) -> None:
+    lent.append(count)
+
+
 async def test_an_idle_runners_core_is_lent_until_its_runner_is_woken():
     gate = Gate()
     lent: list[int] = []
     only = model_queue(gate, rows=1)
-    async with running(only, runners=2, lend_cores=lent.append, cores=2) as batcher:
+    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
         first = batcher.submit(only, [sequence(1)], answers)
         await gate.busy()
         assert lent[-1] == 1  # the other runner waits
@@ -316,7 +321,7 @@ async def test_while_the_event_loop_runs_a_batch_its_core_is_not_lent():
         return names(batch, attention)
 
     only = model_queue(run, seconds=1e-6)
-    async with running(only, runners=2, lend_cores=lent.append, cores=2) as batcher:
+    async with running(only, runners=2, lend_cores=partial(note, lent), cores=2) as batcher:
         await at_rest(batcher)
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
     assert seen == [1]
@@ -332,7 +337,7 @@ async def test_where_no_runner_is_idle_or_there_is_one_core_nothing_is_lent_to_a
         return names(batch, attention)
 
     only = model_queue(run)
-    async with running(only, runners=runners, lend_cores=lent.append, cores=cores) as batcher:
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=cores) as batcher:
         assert await outcome(batcher.submit(only, [sequence(1)], answers)) == [1]
     assert seen == [0]
 
@@ -357,7 +362,7 @@ async def test_more_cores_are_never_lent_than_are_left(runners: int):
         return result
 
     only = model_queue(run, rows=1)
-    async with running(only, runners=runners, lend_cores=lent.append, cores=2) as batcher:
+    async with running(only, runners=runners, lend_cores=partial(note, lent), cores=2) as batcher:
         for _ in range(20):
             requests = [batcher.submit(only, [sequence(number)], answers) for number in range(5)]
             assert [await outcome(request) for request in requests] == [[number] for number in range(5)]

@@ -31,7 +31,7 @@ from lengthwise.batching.admission import Admission
 from lengthwise.batching.execution import Execution, OnBatch, Outcomes, PlannedBatch
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
-from lengthwise.batching.runners import InlineMode, Runners
+from lengthwise.batching.runners import InlineMode, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
 from lengthwise.padding import Steps, rounded_width
 
@@ -62,7 +62,7 @@ class Batcher:
         max_queue_seconds: float = float("inf"),
         max_wait_seconds: float = 0.0,
         one_core: bool = False,
-        lend_cores: Callable[[int], None] | None = None,
+        lend_cores: LendCores | None = None,
         cores: int = 1,
         on_batch: OnBatch | None = None,
         on_suspect: Callable[[ModelQueue], None] | None = None,

@@ -54,6 +54,10 @@ long as the system takes to wake it, so a client that sends its next request at 
 core at every poll, so it delays no other process."""
 
 
+LendCores = Callable[[int, bool], None]
+"""Is told how many cores are idle, and whether a batch is about to run."""
+
+
 class InlineMode(enum.Enum):
     """When the event loop may run batches."""
 
@@ -103,7 +107,7 @@ class Runners:
         clock: Callable[[], float],
         *,
         mode: InlineMode,
-        lend_cores: Callable[[int], None] | None = None,
+        lend_cores: LendCores | None = None,
         cores: int = 1,
     ) -> None:
         self.count = count
@@ -210,22 +214,23 @@ class Runners:
                 self._lend()
                 self._work.wait(wait_seconds)
                 self._idle -= 1
-                self._lend()
+                self._lend(soon=True)
 
     def _notify(self, count: int) -> None:
         """Wakes idle runners, and takes back their cores first; with the lock held."""
         self._lend(coming=min(count, self._idle))
         self._work.notify(count)
 
-    def _lend(self, coming: int = 0) -> None:
+    def _lend(self, coming: int = 0, *, soon: bool = False) -> None:
         """Tells how many cores are idle; with the lock held.
 
         Args:
             coming: How many idle runners are about to be woken.
+            soon: Whether a batch is about to run.
         """
         if self._lend_cores is not None:
             idle = self._idle - coming
-            self._lend_cores(max(0, min(idle, self._cores - self._inline - (self.count - idle))))
+            self._lend_cores(max(0, min(idle, self._cores - self._inline - (self.count - idle))), soon)
 
     def _schedule_turn(self, call: Callable[[Callable[[], None]], object]) -> None:
         """Has the event loop run a batch soon, unless it is going to anyway."""
@@ -246,7 +251,7 @@ class Runners:
             self._inline = True
             planned = self._source.take_batch(queue, seconds=self._inline_seconds)
             if not queue.pending:  # else a runner was just woken
-                self._lend()
+                self._lend(soon=True)
         finished = self._execution.run(planned)
         self._inline = False
         self._check_speed(finished)

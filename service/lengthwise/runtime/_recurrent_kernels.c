@@ -457,18 +457,19 @@ static PyObject *chosen_name(PyObject *module, PyObject *nothing)
     return PyErr_Format(PyExc_RuntimeError, "this processor has none of the instruction sets");
 }
 
-static PyObject *lend(PyObject *module, PyObject *count)
+static PyObject *lend(PyObject *module, PyObject *arguments)
 {
-    const long wanted = PyLong_AsLong(count);
-    if (wanted == -1 && PyErr_Occurred()) return NULL;
-    lend_cores(wanted);
+    long count;
+    int soon;
+    if (!PyArg_ParseTuple(arguments, "lp", &count, &soon)) return NULL;
+    lend_cores(count, soon);
     Py_RETURN_NONE;
 }
 
 static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
 
 static PyMethodDef METHODS[] = {
-    {"lend", lend, METH_O, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
+    {"lend", lend, METH_VARARGS, "Says how many cores are idle: as many directions of layers may run beside their own thread."},
     {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
     {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
     {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},

@@ -14,7 +14,7 @@
 
 #define MOST_HELPERS 16
 #define WATCH_SECONDS 0.0002 /* how long a helper watches for more work before it sleeps */
-#define MOST_REFUSED 4096    /* asks in a row that are refused at most after help that came too late */
+#define MOST_REFUSED 1024    /* asks in a row that are refused at most after help that came too late */
 
 enum { NO_WORK, ASKED, WORKING };
 
@@ -22,9 +22,10 @@ struct Helper {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int there;         /* whether its thread was started; under `helpers_lock` */
+    atomic_int there;  /* whether its thread was started; it changes under `helpers_lock` */
     atomic_int busy;   /* whether somebody has it */
     atomic_int state;  /* of its work, one of those below; it changes under the lock, except that it begins */
+    atomic_int called; /* whether it is to watch for work, because a batch is about to run */
     void (*work)(void *);
     void *argument;
     double seconds;    /* the processor time of its last work */
@@ -56,8 +57,6 @@ static int core_is_wanted(void)
     return atomic_load_explicit(&in_use, memory_order_relaxed) > atomic_load_explicit(&lent, memory_order_relaxed);
 }
 
-static void lend_cores(long count) { atomic_store(&lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count); }
-
 static void *help_for_ever(void *argument)
 {
     struct Helper *helper = argument;
@@ -68,10 +67,12 @@ static void *help_for_ever(void *argument)
         int asked = ASKED;
         if (atomic_load(&helper->state) != ASKED) {
             pthread_mutex_lock(&helper->lock);
-            while (atomic_load(&helper->state) != ASKED) pthread_cond_wait(&helper->changed, &helper->lock);
+            while (atomic_load(&helper->state) != ASKED && !atomic_load(&helper->called))
+                pthread_cond_wait(&helper->changed, &helper->lock);
             pthread_mutex_unlock(&helper->lock);
         }
-        if (!atomic_compare_exchange_strong(&helper->state, &asked, WORKING)) continue; /* it was too late */
+        atomic_store(&helper->called, 0);
+        if (!atomic_compare_exchange_strong(&helper->state, &asked, WORKING)) continue; /* only called, or too late */
         const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
         helper->work(helper->argument);
         helper->seconds = seconds_of(CLOCK_THREAD_CPUTIME_ID) - before;
@@ -111,6 +112,19 @@ static int start_helper(struct Helper *helper)
     const int there = helper->there;
     pthread_mutex_unlock(&helpers_lock);
     return there;
+}
+
+/* Says how many cores are idle, and whether a batch is about to run: then the first helper wakes up beforehand. */
+static void lend_cores(long count, int soon)
+{
+    struct Helper *first = helpers;
+    atomic_store(&lent, count < 0 ? 0 : count > MOST_HELPERS ? MOST_HELPERS : count);
+    if (!soon || count < 1 || atomic_load(&refused_next) > 0 || atomic_load(&first->busy) || !atomic_load(&first->there))
+        return;
+    pthread_mutex_lock(&first->lock);
+    atomic_store(&first->called, 1);
+    pthread_cond_broadcast(&first->changed);
+    pthread_mutex_unlock(&first->lock);
 }
 
 /* Has a helper begin some work; NULL if no core is idle. */

@@ -6,9 +6,10 @@ recurrent layer, and pool it, on the full rectangle of rows and steps. Two patte
 | nodes | become |
 |---|---|
 | LSTM or GRU, Transpose, Reshape | a layer that writes its output in that order |
-| MatMul, Add, Tanh, MatMul, Squeeze, Where, Softmax, MatMul over the output of such a layer | AttentionPooling |
+| MatMul, Add, Tanh, MatMul, Where, Softmax, and the weighted sum, over the output of such a layer | AttentionPooling |
 
-The mask of the pooling must be `step < length`, of the lengths that the recurrent layer gets. If nothing else reads the
+The pooling may have its scores as `[rows, steps]` or `[rows, steps, 1]`, and its sum as a MatMul or as Mul and
+ReduceSum. Its mask must compare the steps with the lengths that the recurrent layer gets. If nothing else reads the
 output of a layer, its padding is not even written.
 
 A graph in which nothing is found is used as it is. `lengthwise.runtime.session` tests the new graph, and uses the graph
@@ -30,8 +31,15 @@ _ORDERS: Final = {(0, 2, 1, 3): _STEPS_FIRST, (2, 0, 1, 3): _ROWS_FIRST}
 _LAYERS: Final = ("LSTM", "GRU")
 _LENGTHS: Final = 4
 """Where a layer has its lengths among its inputs."""
-_MASKED: Final = -1e30
+_MASKED: Final = -1e8
 """A score below this has no share in a softmax."""
+_COMPARED: Final = {
+    "Less": (False, True),
+    "Greater": (True, True),
+    "GreaterOrEqual": (False, False),
+    "LessOrEqual": (True, False),
+}
+"""Comparisons of steps with lengths: whether the steps come second, and whether it is true at valid steps."""
 
 
 class FusedGraph(NamedTuple):
@@ -163,28 +171,40 @@ class _Fusion:
             chain.append(unit)
             unit = self._only_user(unit.outputs[0])
         scores = self._follow(unit, "Tanh", "MatMul", chain)
-        squeeze = None if scores is None else self._only_user(scores.outputs[0])
-        if scores is None or squeeze is None or squeeze.operator != "Squeeze" or not self._has_axis(squeeze, (-1, 2)):
+        after = None if scores is None else self._only_user(scores.outputs[0])
+        if scores is None or after is None:
             return None
-        masked = self._only_user(squeeze.outputs[0])
-        if masked is None or masked.operator != "Where" or masked.inputs[1] != squeeze.outputs[0]:
+        flat = after.operator == "Squeeze" and self._has_axis(after, (-1, 2))
+        masked = self._only_user(after.outputs[0]) if flat else after  # scores are [rows, steps] or [rows, steps, 1]
+        given = after.outputs[0] if flat else scores.outputs[0]
+        if masked is None or masked.operator != "Where" or not self._masks(masked, given, layer.lengths, flat=flat):
             return None
-        least = self._model.constants.get(masked.inputs[2], ())
         softmax = self._only_user(masked.outputs[0])
-        if len(least) != 1 or not least[0] < _MASKED or softmax is None or softmax.operator != "Softmax":
+        if softmax is None or softmax.operator != "Softmax":
             return None
-        if softmax.attributes.get("axis", -1) not in (-1, 1) or not self._is_mask(masked.inputs[0], layer.lengths):
+        if softmax.attributes.get("axis", -1) not in ((-1, 1) if flat else (-2, 1)):
             return None
         if (biases and biases not in self._model.weights) or scores.inputs[1] not in self._model.weights:
             return None
-        last = self._weighted_sum(softmax.outputs[0], layer.output)
+        attention = softmax.outputs[0]
+        last = self._product(attention, layer.output) if flat else self._sum(attention, layer.output)
         if last is None:
             return None
         inputs = [layer.output, layer.lengths, product.inputs[1], scores.inputs[1], *([biases] if biases else [])]
-        node = OnnxNode("AttentionPooling", inputs, [last[-1].outputs[0], softmax.outputs[0]], domain=DOMAIN)
-        return _Pooling(node, [*chain, squeeze, masked, *last], softmax)
+        outputs = [last[-1].outputs[0], *([attention] if flat else [])]
+        node = OnnxNode("AttentionPooling", inputs, outputs, domain=DOMAIN)
+        removed = [*chain, masked, *last, *([after] if flat else [])]
+        return _Pooling(node, removed, softmax)
 
-    def _weighted_sum(self, attention: str, values: str) -> list[OnnxNode] | None:
+    def _masks(self, node: OnnxNode, scores: str, lengths: str, *, flat: bool) -> bool:
+        """Whether a Where puts a very small number in the place of the scores at padding, and only there."""
+        valid = self._is_valid(node.inputs[0], lengths, flat=flat)
+        if valid is None or node.inputs[1 if valid else 2] != scores:
+            return False
+        least = self._model.constants.get(node.inputs[2 if valid else 1], ())
+        return len(least) == 1 and least[0] < _MASKED
+
+    def _product(self, attention: str, values: str) -> list[OnnxNode] | None:
         """The nodes of Squeeze(MatMul(Unsqueeze(attention), values)), which may be among several users of both."""
         for wide in self._users.get(attention, []):
             if wide.operator != "Unsqueeze" or not self._has_axis(wide, (1,)):
@@ -196,6 +216,16 @@ class _Fusion:
             if narrow is not None and narrow.operator == "Squeeze" and self._has_axis(narrow, (1,)):
                 return [wide, total, narrow]
         return None
+
+    def _sum(self, attention: str, values: str) -> list[OnnxNode] | None:
+        """The nodes of ReduceSum(attention * values) over the steps; the attention has no other user."""
+        shares = self._only_user(attention)
+        if shares is None or shares.operator != "Mul" or {*shares.inputs} != {attention, values}:
+            return None
+        total = self._only_user(shares.outputs[0])
+        if total is None or total.operator != "ReduceSum" or total.attributes.get("keepdims", 1) != 0:
+            return None
+        return [shares, total] if self._has_axis(total, (1,)) else None
 
     def replace_pooling(self, pooling: _Pooling) -> None:
         """Puts the operator in the place of these nodes."""
@@ -239,19 +269,50 @@ class _Fusion:
         given = self._model.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
         return isinstance(given, tuple) and len(given) == 1 and given[0] in axes
 
-    def _is_mask(self, mask: str, lengths: str) -> bool:
-        """Whether a value is `step < length`, `[rows, steps]`: Less(Range(0, ..., 1), Unsqueeze(lengths, 1))."""
+    def _is_valid(self, mask: str, lengths: str, *, flat: bool) -> bool | None:
+        """What a mask of the steps says: true at valid steps (True), true at padding (False), or something else (None).
+
+        Args:
+            mask: The value, `[rows, steps]` if `flat`, else `[rows, steps, 1]`.
+            lengths: The value that holds the lengths.
+            flat: See `mask`.
+        """
         node = self._makers.get(mask)
-        if node is None or node.operator not in ("Less", "Greater"):
-            return False
-        steps, ends = node.inputs if node.operator == "Less" else node.inputs[::-1]
-        counted, wide = self._makers.get(self._root(steps)), self._makers.get(self._root(ends))
-        if counted is None or counted.operator != "Range" or wide is None or wide.operator != "Unsqueeze":
+        if node is None:
+            return None
+        if node.operator == "Not":
+            inside = self._is_valid(node.inputs[0], lengths, flat=flat)
+            return None if inside is None else not inside
+        if node.operator == "Unsqueeze":
+            return (
+                self._is_valid(node.inputs[0], lengths, flat=True)
+                if not flat and self._has_axis(node, (2, -1))
+                else None
+            )
+        if not flat or node.operator not in _COMPARED:
+            return None
+        turned, valid = _COMPARED[node.operator]
+        for steps, ends in ((0, 1), (1, 0)):
+            if self._counts_steps(node.inputs[steps]) and self._are_lengths(node.inputs[ends], lengths):
+                return valid if (steps == 1) == turned else None
+        return None
+
+    def _counts_steps(self, name: str) -> bool:
+        """Whether a value is 0, 1, 2, ..., `[steps]` or `[1, steps]`."""
+        node = self._makers.get(self._root(name))
+        if node is not None and node.operator == "Unsqueeze" and self._has_axis(node, (0,)):
+            node = self._makers.get(self._root(node.inputs[0]))
+        if node is None or node.operator != "Range":
             return False
         constants = self._model.constants
-        if constants.get(counted.inputs[0]) != (0,) or constants.get(counted.inputs[2]) != (1,):
+        return constants.get(node.inputs[0]) == (0,) and constants.get(node.inputs[2]) == (1,)
+
+    def _are_lengths(self, name: str, lengths: str) -> bool:
+        """Whether a value is the lengths, `[rows, 1]`."""
+        node = self._makers.get(self._root(name))
+        if node is None or node.operator != "Unsqueeze" or not self._has_axis(node, (1, -1)):
             return False
-        return self._has_axis(wide, (1, -1)) and self._root(wide.inputs[0]) == self._root(lengths)
+        return self._root(node.inputs[0]) == self._root(lengths)
 
     def _root(self, name: str) -> str:
         """The value that a value is cast from, if it is; casts between integers that hold lengths change nothing."""

@@ -44,14 +44,18 @@ def register(options: Any) -> str:
     return _kernels.chosen()
 
 
-def lend_cores(count: int) -> None:
+def lend_cores(count: int, soon: bool = False) -> None:
     """Says how many cores are idle: the second direction of as many layers may run on them, beside the first.
 
     A direction that runs on such a core gives it back within a step when fewer are lent, and its own thread does the
     rest. Bits do not depend on any of it.
+
+    Args:
+        count: How many cores are idle.
+        soon: Whether a batch is about to run, so that a thread wakes up beforehand.
     """
     if COMPILED:
-        _kernels.lend(count)
+        _kernels.lend(count, soon)
 
 
 def processor_seconds() -> float:
