@@ -258,7 +258,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         ModelError: A client can.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
-    if kernels == recurrent_kernels.ONNXRUNTIME:
+    if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         ending |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
     others = [name for name in (names.lengths, names.mask) if name is not None]

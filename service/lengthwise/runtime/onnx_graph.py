@@ -66,7 +66,7 @@ def read(model: bytes) -> Graph:
         ValueError: The bytes are not a protocol-buffers message, or are nested too deeply.
     """
     graph = Graph()
-    for number, value in _fields(memoryview(model)):
+    for number, value in fields(memoryview(model)):
         if number == 7 and isinstance(value, memoryview):
             _read_graph(value, graph, graph.locations, 0)
         elif number == 25 and isinstance(value, memoryview):
@@ -74,7 +74,7 @@ def read(model: bytes) -> Graph:
             _read_function(value, function, graph.locations)
             graph.functions.append(function)
         elif number == 20 and isinstance(value, memoryview):  # training graphs never run, but their files count
-            for part, inner in _fields(value):
+            for part, inner in fields(value):
                 if part in (1, 2) and isinstance(inner, memoryview):
                     _read_graph(inner, Graph(), graph.locations, 1)
     return graph
@@ -84,7 +84,7 @@ def _read_graph(message: memoryview, graph: Graph, locations: set[str], depth: i
     """Adds a `GraphProto` to a graph."""
     if depth > _MOST_NESTED:
         raise ValueError(f"graphs are nested more than {_MOST_NESTED} deep")
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if not isinstance(value, memoryview):
             continue
         if number == 1:
@@ -97,7 +97,7 @@ def _read_graph(message: memoryview, graph: Graph, locations: set[str], depth: i
 
 def _read_function(message: memoryview, function: Graph, locations: set[str]) -> None:
     """Adds a `FunctionProto` to a graph."""
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number == 7 and isinstance(value, memoryview):
             function.nodes.append(_node(value, locations, 0))
         elif number == 11 and isinstance(value, memoryview):
@@ -107,7 +107,7 @@ def _read_function(message: memoryview, function: Graph, locations: set[str]) ->
 def _node(message: memoryview, locations: set[str], depth: int) -> Node:
     """A `NodeProto`."""
     node = Node()
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if not isinstance(value, memoryview):
             continue
         if number == 1:
@@ -126,7 +126,7 @@ def _node(message: memoryview, locations: set[str], depth: int) -> Node:
 def _read_attribute(message: memoryview, node: Node, locations: set[str], depth: int) -> None:
     """Adds the graphs of an `AttributeProto` to its node, and the files of its tensors to `locations`."""
     one: Graph | None = None
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if not isinstance(value, memoryview):
             continue
         if number in (5, 10):
@@ -146,24 +146,24 @@ def _read_attribute(message: memoryview, node: Node, locations: set[str], depth:
 
 def _read_sparse(message: memoryview, locations: set[str]) -> None:
     """Adds the files of a `SparseTensorProto`."""
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number in (1, 2) and isinstance(value, memoryview):
             _read_tensor(value, locations)
 
 
 def _read_tensor(message: memoryview, locations: set[str]) -> None:
     """Adds the files of a `TensorProto`: its external data entries with the key `location`."""
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number == 13 and isinstance(value, memoryview):
             entry: dict[int, list[bytes]] = {1: [], 2: []}
-            for part, content in _fields(value):
+            for part, content in fields(value):
                 if part in entry and isinstance(content, memoryview):
                     entry[part].append(bytes(content))
             if b"location" in entry[1]:
                 locations.update(content.decode(errors="replace") for content in entry[2])
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """The fields of a message, each as its number and its content: bytes, or an integer."""
     place, end = 0, len(message)
     while place < end:

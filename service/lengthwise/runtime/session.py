@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import device_memory, placement, recurrent_kernels
+from lengthwise.runtime import device_memory, integer_kernels, integer_layers, placement, recurrent_kernels
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
@@ -55,6 +55,8 @@ _ELEMENTS = {
 }
 
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for the folder with the weights of a graph that is given as bytes."""
 _NO_FOLDER = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -66,10 +68,13 @@ class _Source:
     Attributes:
         graph: Its file, or its bytes.
         weights: The content of the files with its weights, by name.
+        folder: Where a graph that is given as bytes may find files with weights. Those of a published graph are in
+            `weights`, and onnxruntime must not find a file of the same name elsewhere.
     """
 
     graph: Path | bytes
     weights: Mapping[str, bytes]
+    folder: str = _NO_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,8 @@ class Session:
 
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
-        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, or
-            "onnxruntime".
+        kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, that of
+            `runtime.integer_kernels` behind "int8", or "onnxruntime".
         recurrent: Whether the graph may have a recurrent layer.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
@@ -299,7 +304,11 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
         placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
     # Some of onnxruntime's kernels turn NaN into numbers, and these do not; a graph that accepts NaN may rely on it.
     wanted = device.recurrent_kernels and manifest.missing != "handled"
-    if wanted and recurrent_kernels.INSTRUCTION_SETS and _is_recurrent(source.graph):
+    if (
+        wanted
+        and (recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS)
+        and _is_recurrent(source.graph)
+    ):
         try:
             return _with_recurrent_kernels(source, manifest, threads, device)
         except Exception as error:  # whatever failed, the graph works without them
@@ -309,22 +318,33 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
     """Whether a graph may have an LSTM or a GRU: searches its bytes for the operators' names."""
-    data = graph if isinstance(graph, bytes) else graph.read_bytes()
+    data = _read(graph)
     return b"LSTM" in data or b"GRU" in data
 
 
+def _read(graph: Path | bytes) -> bytes:
+    return graph if isinstance(graph, bytes) else graph.read_bytes()
+
+
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels`, and their instruction set.
+    """A session with the kernels of `recurrent_kernels` and `integer_kernels`, and their instruction sets.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # an error is expected for some graphs
-    kernels = recurrent_kernels.register(options)
+    kernels = []
+    integer = integer_layers.fused(_read(source.graph)) if integer_kernels.INSTRUCTION_SETS else None
+    if integer is not None:
+        kernels.append(f"int8 {integer_kernels.register(options)}")
+        folder = str(source.graph.parent) if isinstance(source.graph, Path) else source.folder
+        source = _Source(integer, source.weights, folder)
+    if recurrent_kernels.INSTRUCTION_SETS:
+        kernels.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
     width = rounded_width(manifest.min_length, manifest.width_multiple)
     session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, width)))
-    return session, kernels
+    return session, kernels[0]
 
 
 def _zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
@@ -355,8 +375,7 @@ def _open_in(source: _Source, options: Any, device: Device) -> Any:
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        # Weights are in the graph or in `weights`; onnxruntime must not find a file of the same name elsewhere.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, source.folder)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")
