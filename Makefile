@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve lint format quick test test-long hostile cover train export model bench fuzz clients docs proto clean
+.PHONY: help install serve lint format quick test test-long hostile sanitize cover train export model bench fuzz clients docs proto clean
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,19 @@ quick: .venv/.development ## The tests of the service that start no process: a f
 
 test-long: hostile ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each
 	$(BIN)/python -m pytest -m long --ignore tests/hostile --numprocesses auto --dist loadfile
+
+# A copy of the sources, so that the modules in use stay as they are.
+SANITIZED := runs/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+sanitize: .venv/.development ## Runs the tests of the recurrent kernels with AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r pyproject.toml setup.py README.md service model_export $(SANITIZED)
+	rm -f $(SANITIZED)/service/lengthwise/*/_*.so
+	cd $(SANITIZED) && CFLAGS="-g $(SANITIZERS)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	PYTHONPATH=$(SANITIZED)/service LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \
+	tests/service/test_recurrent_kernels.py tests/service/test_integer_kernels.py tests/service/test_integer_layers.py $(SANITIZE)
 
 hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
@@ -74,7 +87,7 @@ clean: ## Removes what was built
 # missing is a mistake.
 SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch])
 HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so > /dev/null \
+CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so service/lengthwise/runtime/_integer_kernels.*.so > /dev/null \
 	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
 
 # A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.
