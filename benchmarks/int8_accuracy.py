@@ -184,8 +184,8 @@ def main(seeds: int, epochs: int | None, data: tuple[str, ...], out: Path) -> No
         "median",
     )
     how = (
-        f"`python -m benchmarks.int8_accuracy`: each model is trained {seeds} times from other random weights; the median "
-        "is of the largest difference of each sequence."
+        f"`python -m benchmarks.int8_accuracy`: each model is trained {seeds} times from other random weights; the "
+        "median is of the largest difference of each sequence."
     )
     text = pages.page(facts, "Answers at int8", how, pages.table(heads, map(cells, by_model(found))))
     pages.write(out, text)

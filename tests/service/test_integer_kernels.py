@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from lengthwise.runtime import integer_kernels
-from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened
+from lengthwise_export.onnx_graphs import precision
+from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
 
 SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
 pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
@@ -288,6 +289,74 @@ def test_a_layer_lies_near_its_float32_original():
         exact = opened(float_graph(kind, **form)).run(["y"], feed)[0]
         found = opened(integer_graph(kind, **form), SETS[0]).run(["y"], feed)[0]
         assert 0 < np.abs(found - exact).max() < 0.08
+
+
+# Products
+
+
+def product(instructions: str, inputs: int, outputs: int, **form: Any) -> Any:
+    return opened(precision.convert(product_graph(inputs, outputs, **form), "int8"), instructions)
+
+
+@pytest.mark.parametrize("inputs", [32, 35, 200])
+@pytest.mark.parametrize("outputs", [32, 33, 129])
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 65), (2, 1, 3)])
+def test_a_product_is_that_of_whole_numbers(instructions: str, inputs: int, outputs: int, shape: tuple[int, ...]):
+    graph = precision.convert(product_graph(inputs, outputs, rank=len(shape) + 1), "int8")
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    x = np.random.default_rng(1).normal(0, 3, (*shape, inputs)).astype(np.float32)
+    (y,) = opened(graph, instructions).run(["y"], {"x": x})
+    unit = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    whole = np.rint(x.astype(np.float64) * (np.float32(127) / np.abs(x).max(axis=-1, keepdims=True)))
+    expected = (whole @ held["product/weights_int8"].astype(np.float64)) * unit * held["product/weights_scale"]
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+
+
+@given(st.integers(32, 150), st.integers(32, 150), st.integers(1, 70))
+@settings(max_examples=30)
+def test_a_product_has_the_same_bits_on_every_instruction_set_and_alone(inputs: int, outputs: int, rows: int):
+    x = np.random.default_rng(rows).normal(0, 1, (rows, inputs)).astype(np.float32)
+    found = [product(each, inputs, outputs, rank=2).run(["y"], {"x": x})[0] for each in SETS]
+    session = product(SETS[0], inputs, outputs, rank=2)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    for row in range(rows):
+        np.testing.assert_array_equal(session.run(["y"], {"x": x[[row]]})[0], found[0][[row]])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_saturate_nothing(instructions: str, sign: int):
+    weights = np.full((1000, 32), 0.01, np.float32)
+    x = np.full((1, 2, 1000), sign, np.float32)
+    (y,) = product(instructions, 1000, 32, weights=weights).run(["y"], {"x": x})
+    np.testing.assert_allclose(y, sign * 10.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_with_what_is_no_number_has_no_number_and_disturbs_no_other(instructions: str, value: float):
+    session = product(instructions, 40, 40)
+    x = np.ones((2, 70, 40), np.float32)
+    (clean,) = session.run(["y"], {"x": x})
+    x[1, 3, 5] = value
+    (found,) = session.run(["y"], {"x": x})
+    assert np.isnan(found[1, 3]).all()
+    found[1, 3] = clean[1, 3]
+    np.testing.assert_array_equal(found, clean)
+
+
+def test_a_product_of_no_rows_is_empty(instructions: str):
+    (y,) = product(instructions, 40, 33).run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
+    assert y.shape == (3, 0, 33)
+
+
+def test_a_product_with_other_inputs_is_an_error():
+    graph = precision.convert(product_graph(40, 40), "int8")
+    graph.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "any"
+    session = opened(graph, SETS[0])
+    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    for inputs in (41, 0):
+        with pytest.raises(refused, match="does not fit the weights"):
+            session.run(["y"], {"x": np.zeros((1, 1, inputs), np.float32)})
 
 
 def test_a_processor_that_has_the_instructions_is_known_by_them():

@@ -22,7 +22,8 @@ from lengthwise.runtime.integer_layers import fused
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.session import Session
-from tests.support.integer_graphs import batch, float_graph, integer_graph, opened
+from lengthwise_export.onnx_graphs import precision
+from tests.support.integer_graphs import batch, float_graph, integer_graph, opened, product_graph
 
 pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
 
@@ -49,6 +50,23 @@ def test_a_layer_gets_the_bytes_themselves(kind: str):
     assert [*found.graph.node[0].input] == names
     assert found.graph.initializer == graph.graph.initializer
     assert [each.domain for each in found.opset_import] == ["", integer_kernels.DOMAIN]
+
+
+def test_a_product_gets_the_bytes_themselves():
+    graph = precision.convert(product_graph(40, 40), "int8")
+    assert kinds(graph) == [("", "DequantizeLinear"), ("", "MatMul"), ("", "MatMul")]
+    found = in_integers(graph)
+    assert kinds(found) == [(integer_kernels.DOMAIN, "MatMul"), ("", "MatMul")]
+    assert [*found.graph.node[0].input] == ["x", "product/weights_int8", "product/weights_scale"]
+    x = np.random.default_rng(0).normal(0, 1, (2, 3, 40)).astype(np.float32)
+    ours, theirs = (opened(graph, name).run(["y"], {"x": x})[0] for name in (integer_kernels.INSTRUCTION_SETS[0], None))
+    np.testing.assert_allclose(ours, theirs, atol=0.2)
+
+
+def test_a_product_with_a_scale_for_each_input_stays_as_it_is():
+    graph = precision.convert(product_graph(40, 40), "int8")
+    graph.graph.node[0].attribute[0].i = 0
+    assert fused(graph.SerializeToString()) is None
 
 
 def test_few_inputs_keep_their_weights():

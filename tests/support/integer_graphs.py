@@ -40,10 +40,14 @@ def float_graph(
     if not biases:
         del drawn["b"]
     outputs = ["y", "last_h", "last_c"][: 3 if kind == "LSTM" else 2]
-    own = {"hidden_size": hidden, "direction": direction} | ({"linear_before_reset": 1} if kind == "GRU" else {})
+    own: dict[str, Any] = {"hidden_size": hidden, "direction": direction} | (
+        {"linear_before_reset": 1} if kind == "GRU" else {}
+    )
     names = ["x", "w", "r", "b" if biases else "", "lengths"]
     node = helper.make_node(kind, names, outputs, "layer", **(own | dict(attributes or {})))
-    shapes = [["steps", directions, "rows", hidden], *[[directions, "rows", hidden]] * (len(outputs) - 1)]
+    of_state: list[str | int | None] = [directions, "rows", hidden]
+    of_step: list[str | int | None] = ["steps", *of_state]
+    shapes = [of_step, *[of_state] * (len(outputs) - 1)]
     whole = helper.make_graph(
         [node],
         "layer",
@@ -56,6 +60,25 @@ def float_graph(
             for name, shape in zip(outputs, shapes, strict=True)
         ],
         [numpy_helper.from_array(values, name) for name, values in drawn.items()],
+    )
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def product_graph(inputs: int, outputs: int, *, rank: int = 3, weights: Array | None = None) -> ModelProto:
+    """Two products in float32: `x [..., inputs]` to `y [..., outputs]`. The last one copies the first."""
+    if weights is None:
+        weights = np.random.default_rng(0).normal(0, 1, (inputs, outputs)).astype(np.float32)
+    one = np.eye(outputs, dtype=np.float32)
+    axes: list[str | int | None] = [f"axis {place}" for place in range(rank - 1)]
+    whole = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["first"], "product"),
+            helper.make_node("MatMul", ["first", "one"], ["y"], "last product"),
+        ],
+        "product",
+        [helper.make_tensor_value_info("x", Element.FLOAT, [*axes, inputs])],
+        [helper.make_tensor_value_info(name, Element.FLOAT, [*axes, outputs]) for name in ("y",)],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(one, "one")],
     )
     return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 

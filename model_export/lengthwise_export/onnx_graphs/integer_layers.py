@@ -1,16 +1,19 @@
-"""Converts the recurrent layers of a graph to int8.
+"""Converts the recurrent layers and the products of a graph to int8.
 
-    weights (float32) ─> LSTM   becomes   weights (int8), scales ─> DequantizeLinear ─> Reshape ─> LSTM
+    weights (float32) ─> LSTM     becomes   weights (int8), scales ─> DequantizeLinear ─> Reshape ─> LSTM
+    weights (float32) ─> MatMul   becomes   weights (int8), scales ─> DequantizeLinear ─> MatMul
 
 The result is plain ONNX, which every runtime runs with dequantised weights. The service puts kernels in the place of
 these layers that multiply integers (`lengthwise.runtime.integer_layers`).
 
-A weight is a whole number of at most 63 times the scale of its row, which is one gate of one unit in one direction.
-Seven bits, because processors without VNNI add two products of bytes in 16 bits. States and inputs are rounded by the
-kernels, each in units of its own: nothing depends on a batch, and no data is needed to find a scale.
+A weight is a whole number of at most 63 times the scale of its output: of one gate of one unit in one direction, or of
+a column. Seven bits, because processors without VNNI add two products of bytes in 16 bits. States and inputs are
+rounded by the kernels, those of each step in units of their own: nothing depends on a batch, and no data is needed to
+find a scale.
 
-The input weights of a layer stay in float32 if it has few inputs. There they are a small part of all weights, and a
-layer with few inputs is usually the first, whose inputs are data of any size.
+Weights of few inputs stay in float32. They are a small part of all weights, and a layer with few inputs is usually the
+first, whose inputs are data of any size. So do the last products before an output, whose rounding would be the
+answer's.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 LARGEST_WEIGHT: Final = 63
 """The largest size of a weight; the kernels refuse larger ones."""
 FEW_INPUTS: Final = 32
-"""A layer with fewer inputs than this keeps its input weights in float32."""
+"""Weights of fewer inputs than this stay in float32."""
 
 _GATES: Final = {"LSTM": 4, "GRU": 3}
 _KEEP_ZEROS: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
@@ -53,32 +56,48 @@ class FloatLayer:
         return f"{self.operator} {self.name}"
 
 
-def convert(graph: GraphProto, constants: Mapping[str, TensorProto]) -> tuple[int, list[FloatLayer]]:
-    """Converts the recurrent layers of a graph, in place.
+@dataclass(frozen=True, slots=True)
+class Int8Layers:
+    """What was converted.
+
+    Attributes:
+        recurrent: How many recurrent layers.
+        products: How many products.
+        left: The recurrent layers that stay in float32.
+    """
+
+    recurrent: int
+    products: int
+    left: tuple[FloatLayer, ...]
+
+
+def convert(graph: GraphProto, constants: Mapping[str, TensorProto], last: AbstractSet[str]) -> Int8Layers:
+    """Converts the layers of a graph, in place.
 
     Args:
         graph: The graph.
         constants: Its initializers and constants, by name.
-
-    Returns:
-        How many layers were converted, and those that were not.
+        last: The outputs of the products that stay in float32.
     """
     zeros = _zeros(graph, constants)
     nodes: list[NodeProto] = []
-    converted, left = 0, [*_inner_layers(graph)]
+    recurrent, products, left = 0, 0, [*_inner_layers(graph)]
     for node in graph.node:
         if node.op_type in (*_GATES, "RNN") and node.domain in ("", "ai.onnx"):
             reason = _reason(node, constants, zeros)
             if reason is None:
                 nodes += _dequantised(graph, node, constants)
-                converted += 1
+                recurrent += 1
             else:
                 left.append(FloatLayer(node.name or node.output[0], node.op_type, reason))
+        elif _is_wide_product(node, constants) and node.output[0] not in last:
+            nodes.append(_dequantised_product(graph, node, constants))
+            products += 1
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
     _remove_unused(graph)
-    return converted, left
+    return Int8Layers(recurrent, products, tuple(left))
 
 
 def rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -135,6 +154,26 @@ def _dequantised(graph: GraphProto, node: NodeProto, constants: Mapping[str, Ten
         yield helper.make_node("DequantizeLinear", [f"{stem}_int8", f"{stem}_scale"], [flat], f"{flat}_node", axis=0)
         yield helper.make_node("Reshape", [flat, f"{stem}_shape"], [found], f"{found}_node")
         node.input[place] = found
+
+
+def _is_wide_product(node: NodeProto, constants: Mapping[str, TensorProto]) -> bool:
+    """Whether a node multiplies values with a constant matrix that is worth it."""
+    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
+        return False
+    weights = numpy_helper.to_array(constants[node.input[1]])
+    wide = weights.ndim == 2 and min(weights.shape) >= FEW_INPUTS
+    return wide and weights.dtype == np.float32 and bool(np.isfinite(weights).all())
+
+
+def _dequantised_product(graph: GraphProto, node: NodeProto, constants: Mapping[str, TensorProto]) -> NodeProto:
+    """Stores a product's weights as bytes, and gives the node that dequantises them."""
+    stem = f"{node.name or node.output[0]}/weights"
+    whole, scales = rounded(numpy_helper.to_array(constants[node.input[1]]).T)
+    for part, values in (("int8", np.ascontiguousarray(whole.T)), ("scale", scales)):
+        graph.initializer.append(numpy_helper.from_array(values, f"{stem}_{part}"))
+    node.input[1] = f"{stem}_dequantized"
+    names = [f"{stem}_int8", f"{stem}_scale"]
+    return helper.make_node("DequantizeLinear", names, [node.input[1]], f"{stem}_node", axis=1)
 
 
 def _zeros(graph: GraphProto, constants: Mapping[str, TensorProto]) -> set[str]:

@@ -1,7 +1,7 @@
 """Converts a verified float32 graph to fp16 or int8.
 
     float32 graph --fp16--> weighted products in float16; masks and everything else stay in float32
-                  --int8--> weights of LSTM and GRU in 8 bits; everything else stays in float32
+                  --int8--> weights of LSTM, GRU and MatMul in 8 bits; everything else stays in float32
 
 fp16: LSTM, GRU, RNN and products with weights (MatMul, Gemm, Conv) run in float16. So do nodes between two of them that
 only move numbers or keep them small. Masks, normalisation, sums, softmax and the last product before an output stay in
@@ -10,8 +10,7 @@ keep their types. (onnxruntime's own converter converts whole graphs, clamps mas
 values between two float32 nodes to float16 and back.) The CPU has no float16 kernels for most of these nodes: there
 onnxruntime computes in float32, with weights rounded to float16.
 
-int8: see `integer_layers`. Nothing depends on other rows, so batches and widths are those of float32. Products outside
-recurrent layers stay in float32: onnxruntime's integer products have one scale for all rows of a batch.
+int8: see `integer_layers`. Nothing depends on other rows, so batches and widths are those of float32.
 """
 
 from __future__ import annotations
@@ -89,14 +88,20 @@ def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
         return ()
     converted = onnx.ModelProto()
     converted.CopyFrom(graph)
-    count, left = integer_layers.convert(converted.graph, _constants(converted.graph))
+    layers = _convert_layers(converted.graph)
     sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
     share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
-    layers = f"{count} recurrent layers" if count > 1 else "one recurrent layer"
+    counts = ((layers.recurrent, "recurrent layer"), (layers.products, "product"))
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
     return (
-        f"{layers} with {share:.0%} of all weights run in int8, and all other products in float32",
-        *(f"{layer} stays in float32: {layer.reason}" for layer in left),
+        f"in int8: {' and '.join(parts)} with {share:.0%} of all weights; the rest stays in float32",
+        *(f"{layer} stays in float32: {layer.reason}" for layer in layers.left),
     )
+
+
+def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
+    constants = _constants(graph)
+    return integer_layers.convert(graph, constants, _last_products(graph, constants))
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -206,18 +211,18 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores the weights of the recurrent layers in 8 bits.
+    """Stores the weights of recurrent layers and products in 8 bits.
 
     Raises:
-        ExportError: No layer can run in integers.
+        ExportError: Nothing can run in integers.
     """
-    converted, left = integer_layers.convert(model.graph, _constants(model.graph))
-    if not converted:
-        why = "; ".join(f"{layer}: {layer.reason}" for layer in left) or "it has no recurrent layer"
+    layers = _convert_layers(model.graph)
+    if not layers.recurrent + layers.products:
+        why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)
         raise ExportError(
             "precision",
-            f"int8 is for LSTM and GRU layers, and the graph has none that can run in it ({why}): export "
-            "it in fp32, or in fp16 for GPUs",
+            f"the graph has no LSTM or GRU, and no large MatMul before its last, that could run in int8"
+            f"{f' ({why})' if why else ''}: export it in fp32, or in fp16 for GPUs",
         )
     del model.graph.value_info[:]
     return model

@@ -256,6 +256,33 @@ static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct 
     }
 }
 
+/* The products of `count` rows with a matrix: `y [count][outputs]`; all NaN where an input is not finite. */
+static TARGET void NAMED(matrix)(const struct Matrix *matrix, long count, const float *x, uint8_t *bytes, void *room,
+                                 float *y)
+{
+    const struct Product *product = &matrix->product;
+    const Integers *products = room;
+    float units[STEPS_AT_ONCE];
+    for (long r = 0; r < count; r++)
+        units[r] = NAMED(round_inputs)(x + r * matrix->inputs, matrix->inputs, bytes + r * matrix->input_bytes);
+    for (long panel = 0; panel < matrix->panels; panel++) {
+        NAMED(multiply)(4, count, bytes, matrix->input_bytes, product, panel, product->groups, room);
+        for (long r = 0; r < count; r++)
+            for (long g = 0; g < 4; g++) {
+                const long at = (4 * panel + g) * LANES, left = matrix->outputs - at;
+                const Vector scaled = NAMED(as_floats)(products[4 * r + g]) * NAMED(all)(units[r]);
+                const Vector found = scaled * NAMED(load)(product->scales + at);
+                if (left >= LANES) {
+                    NAMED(store)(y + r * matrix->outputs + at, found);
+                } else if (left > 0) {
+                    float all[LANES];
+                    NAMED(store)(all, found);
+                    memcpy(y + r * matrix->outputs + at, all, left * sizeof *all);
+                }
+            }
+    }
+}
+
 /* The states of one panel's units after a step, as floats and as bytes. */
 INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struct Direction *direction, long panel,
                          long count, const Integers *products, const float *sums, float *memory, float *const *out,

@@ -1,9 +1,9 @@
 /* LSTM and GRU kernels for onnxruntime whose products are of 8-bit integers, and that compute valid steps only.
  *
  * The library is the Python module `lengthwise.runtime._integer_kernels`, and to onnxruntime a library of the custom
- * operators LSTM and GRU of the domain `lengthwise.integer` (`RegisterCustomOps`). No file has them:
- * `lengthwise.runtime.integer_layers` puts them in the place of an LSTM or GRU whose weights are dequantised, when a
- * graph is opened.
+ * operators LSTM, GRU and MatMul of the domain `lengthwise.integer` (`RegisterCustomOps`). No file has them:
+ * `lengthwise.runtime.integer_layers` puts them in the place of those whose weights are dequantised, when a graph is
+ * opened.
  *
  * A state h is rounded to a whole number of 1/127, whatever the batch, because it lies in [-1, 1]. An input of a layer
  * is rounded in units of the largest of its own step, over 127; or its product stays in float32, where its weights are.
@@ -64,6 +64,13 @@ struct Layer {
     struct Direction directions[2];
 };
 
+/* A product with constant weights, `[..., inputs]` to `[..., outputs]`: each row is rounded in units of its own. */
+struct Matrix {
+    long inputs, outputs, panels, input_bytes;
+    const struct Cells *cells;
+    struct Product product;
+};
+
 /* The arithmetic for one instruction set. */
 struct Cells {
     const char *name;
@@ -73,6 +80,7 @@ struct Cells {
                           void *, float *);
     void (*step)(const struct Layer *, const struct Direction *, long, int, const uint8_t *, const float *, void *,
                  float *, float *const *, uint8_t *, uint8_t *);
+    void (*matrix)(const struct Matrix *, long, const float *, uint8_t *, void *, float *);
 };
 
 #define UNROLLED _Pragma("GCC unroll 8")
@@ -236,7 +244,7 @@ static inline Integers4 dot(Integers4 sum, Bytes numbers, Bytes from)
 #define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
 #include "_integer_cells.h"
 
-#define CELLS(set, lanes) {#set, lanes, float_input_##set, integer_input_##set, step_##set}
+#define CELLS(set, lanes) {#set, lanes, float_input_##set, integer_input_##set, step_##set, matrix_##set}
 /* Best first; the last runs everywhere. */
 static const struct Cells KNOWN[] = {
 #if defined(__x86_64__)
@@ -292,32 +300,48 @@ static void destroy(void *kernel)
 }
 
 /* What a gate's sum is multiplied by: sigmoid(x) is computed of x / 2, which is exact. */
-static float factor(const struct Layer *layer, long gate) { return gate == layer->gates - 1 ? 1.0f : 0.5f; }
+static float factor(long gates, long gate) { return gate == gates - 1 ? 1.0f : 0.5f; }
 
-/* A panel's weights, `[gates * hidden][size]` of the layer, with their scales `[gates * hidden]`; 0 where there is no
- * memory.
- */
-static int pack_integers(const struct Layer *layer, struct Product *product, const int8_t *weights, const float *scales,
-                         long size, float unit)
+/* Which of the weights' rows each of a product's outputs is, in the order of the panels; -1 of those past the last. */
+struct Outputs {
+    long panels, gates, lanes;
+    long hidden; /* rows of one gate; or of all, where the gates are only groups of lanes */
+    int is_layer;
+};
+
+static long row_of(const struct Outputs *outputs, long output)
 {
-    const long lanes = layer->cells->lanes, gates = layer->gates, outputs = layer->panels * gates * lanes;
+    const long unit = output / (outputs->gates * outputs->lanes) * outputs->lanes + output % outputs->lanes;
+    const long gate = output / outputs->lanes % outputs->gates;
+    if (outputs->is_layer) return unit < outputs->hidden ? gate * outputs->hidden + unit : -1;
+    return output < outputs->hidden ? output : -1;
+}
+
+/* Weights `[rows][size]`, of which one is `row_stride` and `k_stride` behind the other, with their scales `[rows]` times
+ * the unit of the numbers that they are multiplied with; 0 where there is no memory.
+ */
+static int pack_integers(const struct Outputs *outputs, struct Product *product, const int8_t *weights, long row_stride,
+                         long k_stride, const float *scales, long size, float unit)
+{
+    const long lanes = outputs->lanes, gates = outputs->gates, count = outputs->panels * gates * lanes;
     product->groups = (size + 3) / 4;
-    int8_t *to = product->weights = room(outputs * product->groups * 4);
-    product->scales = room(outputs * sizeof *product->scales);
-    product->offsets = room(outputs * sizeof *product->offsets);
+    int8_t *to = product->weights = room(count * product->groups * 4);
+    product->scales = room(count * sizeof *product->scales);
+    product->offsets = room(count * sizeof *product->offsets);
     if (!product->weights || !product->scales || !product->offsets) return 0;
-    for (long panel = 0; panel < layer->panels; panel++)
+    for (long panel = 0; panel < outputs->panels; panel++)
         for (long group = 0; group < product->groups; group++)
-            for (long gate = 0; gate < gates; gate++)
-                for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++)
-                    for (long k = 4 * group; k < 4 * group + 4; k++)
-                        *to++ = unit < layer->hidden && k < size ? weights[(gate * layer->hidden + unit) * size + k] : 0;
-    for (long output = 0; output < outputs; output++) {
-        const long u = output / (gates * lanes) * lanes + output % lanes, gate = output / lanes % gates;
-        const long row = gate * layer->hidden + u;
+            for (long output = panel * gates * lanes; output < (panel + 1) * gates * lanes; output++)
+                for (long k = 4 * group; k < 4 * group + 4; k++) {
+                    const long row = row_of(outputs, output);
+                    *to++ = row >= 0 && k < size ? weights[row * row_stride + k * k_stride] : 0;
+                }
+    for (long output = 0; output < count; output++) {
+        const long row = row_of(outputs, output);
         int32_t sum = 0;
-        for (long k = 0; u < layer->hidden && k < size; k++) sum += weights[row * size + k];
-        product->scales[output] = u < layer->hidden ? scales[row] * unit * factor(layer, gate) : 0.0f;
+        for (long k = 0; row >= 0 && k < size; k++) sum += weights[row * row_stride + k * k_stride];
+        const float halved = outputs->is_layer ? factor(gates, output / lanes % gates) : 1.0f;
+        product->scales[output] = row >= 0 ? scales[row] * unit * halved : 0.0f;
         product->offsets[output] = -127 * sum;
     }
     return 1;
@@ -333,7 +357,7 @@ static float *pack_floats(const struct Layer *layer, const float *weights)
         for (long k = 0; k < size; k++)
             for (long gate = 0; gate < gates; gate++)
                 for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++)
-                    *to++ = unit < layer->hidden ? weights[(gate * layer->hidden + unit) * size + k] * factor(layer, gate) : 0.0f;
+                    *to++ = unit < layer->hidden ? weights[(gate * layer->hidden + unit) * size + k] * factor(gates, gate) : 0.0f;
     return panels;
 }
 
@@ -353,7 +377,7 @@ static int pack_biases(const struct Layer *layer, struct Direction *direction, c
                 const float of_state = there ? b[(gates + gate) * hidden + u] : 0.0f;
                 const int apart = gates == 3 && gate == 2;
                 direction->biases[(panel * gates + gate) * lanes + unit] =
-                    (apart ? of_input : of_input + of_state) * factor(layer, gate);
+                    (apart ? of_input : of_input + of_state) * factor(gates, gate);
                 if (apart) direction->hidden_biases[u] = of_state;
             }
         }
@@ -568,13 +592,13 @@ static void clear(const struct Layer *layer, const struct Batch *batch)
  */
 enum { X, W, W_SCALES, R, R_SCALES, B, LENGTHS, INPUTS };
 
-/* A constant matrix of bytes of at most `LARGEST_WEIGHT`, and its scales; NULL if it is not one. */
-static const int8_t *integers(const OrtKernelInfo *info, size_t index, int64_t *dimensions, const float **scales)
+/* A constant matrix of bytes of at most `LARGEST_WEIGHT`, and the scales along an axis; NULL if it is not one. */
+static const int8_t *integers(const OrtKernelInfo *info, size_t index, int axis, int64_t *dimensions, const float **scales)
 {
     int64_t count[1];
     const int8_t *weights = constant(info, index, dimensions, 2);
     *scales = constant(info, index + 1, count, 1);
-    if (!weights || !*scales || count[0] != dimensions[0]) return NULL;
+    if (!weights || !*scales || count[0] != dimensions[axis]) return NULL;
     for (int64_t i = 0; i < dimensions[0] * dimensions[1]; i++)
         if (weights[i] > LARGEST_WEIGHT || weights[i] < -LARGEST_WEIGHT) return NULL;
     return weights;
@@ -586,10 +610,10 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     size_t size = sizeof name;
     int64_t w[3], r[2], b[2] = {0, 0};
     const float *w_scales = NULL, *r_scales = NULL, *floats = NULL, *biases = NULL;
-    const int8_t *weights = NULL, *of_states = integers(info, R, r, &r_scales);
+    const int8_t *weights = NULL, *of_states = integers(info, R, 0, r, &r_scales);
     if (!of_states) return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
     if (has_input(info, W_SCALES)) {
-        if (!(weights = integers(info, W, w + 1, &w_scales)))
+        if (!(weights = integers(info, W, 0, w + 1, &w_scales)))
             return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
     } else if (!(floats = constant(info, W, w, 3))) {
         return status(ORT_FAIL, "weights that are not constant");
@@ -616,13 +640,15 @@ static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
     layer->cells = chosen;
     layer->panels = (hidden + chosen->lanes - 1) / chosen->lanes;
     layer->input_bytes = floats ? 0 : (w[2] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const struct Outputs places = {layer->panels, gates, chosen->lanes, hidden, 1};
     for (int d = 0; d < count; d++) {
         struct Direction *direction = &layer->directions[d];
-        int made = pack_integers(layer, &direction->states, of_states + d * outputs * hidden, r_scales + d * outputs,
-                                 hidden, 1.0f / 127.0f) &&
+        int made = pack_integers(&places, &direction->states, of_states + d * outputs * hidden, hidden, 1,
+                                 r_scales + d * outputs, hidden, 1.0f / 127.0f) &&
                    pack_biases(layer, direction, biases ? biases + d * b[1] : NULL);
         if (made && weights)
-            made = pack_integers(layer, &direction->inputs, weights + d * outputs * w[2], w_scales + d * outputs, w[2], 1.0f);
+            made = pack_integers(&places, &direction->inputs, weights + d * outputs * w[2], w[2], 1,
+                                 w_scales + d * outputs, w[2], 1.0f);
         if (made && floats) made = !!(direction->float_inputs = pack_floats(layer, floats + d * outputs * w[2]));
         if (!made) {
             destroy(layer);
@@ -668,6 +694,64 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     return made ? NULL : status(ORT_FAIL, "no memory");
 }
 
+enum { FACTOR, WEIGHTS, SCALES, FACTORS }; /* its inputs; weights are bytes `[inputs, outputs]` */
+enum { MOST_DIMENSIONS = 8 };
+
+static void destroy_matrix(void *kernel)
+{
+    struct Matrix *matrix = kernel;
+    discard(&matrix->product);
+    free(matrix);
+}
+
+static OrtStatus *create_matrix(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    int64_t size[2];
+    const float *scales = NULL;
+    const int8_t *weights = integers(info, WEIGHTS, 1, size, &scales);
+    if (!weights || size[0] < 1 || size[1] < 1 || size[0] > MOST_INPUTS)
+        return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
+    struct Matrix *matrix = calloc(1, sizeof *matrix);
+    if (!matrix) return status(ORT_FAIL, "no memory");
+    matrix->inputs = size[0];
+    matrix->outputs = size[1];
+    matrix->cells = chosen;
+    matrix->panels = (size[1] + 4 * chosen->lanes - 1) / (4 * chosen->lanes);
+    matrix->input_bytes = (size[0] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const struct Outputs places = {matrix->panels, 4, chosen->lanes, size[1], 0};
+    if (!pack_integers(&places, &matrix->product, weights, 1, size[1], scales, size[0], 1.0f)) {
+        destroy_matrix(matrix);
+        return status(ORT_FAIL, "no memory");
+    }
+    *kernel = matrix;
+    return NULL;
+}
+
+static OrtStatus *compute_matrix(void *kernel, OrtKernelContext *context)
+{
+    const struct Matrix *matrix = kernel;
+    int64_t dimensions[MOST_DIMENSIONS];
+    size_t count = 0;
+    const float *x = any_shape(context, FACTOR, dimensions, MOST_DIMENSIONS, &count);
+    if (!x || !count || dimensions[count - 1] != matrix->inputs)
+        return status(ORT_INVALID_ARGUMENT, "the input's shape does not fit the weights");
+    long rows = 1;
+    for (size_t i = 0; i + 1 < count; i++) rows *= dimensions[i];
+    dimensions[count - 1] = matrix->outputs;
+    float *y = NULL;
+    OrtStatus *error = output(context, 0, dimensions, count, &y);
+    if (error || !rows) return error;
+    uint8_t *bytes = room(STEPS_AT_ONCE * matrix->input_bytes);
+    int32_t *products = room(STEPS_AT_ONCE * 4 * matrix->cells->lanes * sizeof *products);
+    const int made = bytes && products;
+    for (long first = 0; made && first < rows; first += STEPS_AT_ONCE)
+        matrix->cells->matrix(matrix, rows - first < STEPS_AT_ONCE ? rows - first : STEPS_AT_ONCE,
+                              x + first * matrix->inputs, bytes, products, y + first * matrix->outputs);
+    free(bytes);
+    free(products);
+    return made ? NULL : status(ORT_FAIL, "no memory");
+}
+
 /* The operators, as onnxruntime asks for them. */
 
 static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
@@ -710,6 +794,20 @@ static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const O
     }
 static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
 
+static const char *matrix_name(const OrtCustomOp *op) { return (void)op, "MatMul"; }
+static int matrix_type(const OrtCustomOp *op, size_t index) { return (void)op, index == WEIGHTS ? ORT_INT8 : ORT_FLOAT; }
+static size_t matrix_inputs(const OrtCustomOp *op) { return (void)op, FACTORS; }
+static size_t matrix_outputs(const OrtCustomOp *op) { return (void)op, 1; }
+static int always(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
+static const OrtCustomOp MATRIX = {
+    .version = ORT_API_VERSION, .GetName = matrix_name, .GetExecutionProviderType = provider,
+    .GetInputType = matrix_type, .GetInputTypeCount = matrix_inputs, .GetOutputType = output_type,
+    .GetOutputTypeCount = matrix_outputs, .KernelDestroy = destroy_matrix, .GetInputCharacteristic = always,
+    .GetOutputCharacteristic = always, .GetInputMemoryType = input_memory,
+    .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
+    .CreateKernelV2 = create_matrix, .KernelComputeV2 = compute_matrix,
+};
+
 /* What onnxruntime calls for each session that registers the library. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
 {
@@ -720,6 +818,7 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
         OrtStatus *error = api->CreateCustomOpDomain("lengthwise.integer", &made);
         if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
         if (!error) error = api->CustomOpDomain_Add(made, &GRU);
+        if (!error) error = api->CustomOpDomain_Add(made, &MATRIX);
         if (error) return error;
         domain = made;
     }

@@ -11,20 +11,20 @@
 
 static const OrtApi *api;
 
-static OrtStatus *status(int code, const char *message)
+static inline OrtStatus *status(int code, const char *message)
 {
     return api->CreateStatus(code, message);
 }
 
 /* Whether a call succeeded; releases its status. */
-static int well(OrtStatus *status)
+static inline int well(OrtStatus *status)
 {
     if (status) api->ReleaseStatus(status);
     return !status;
 }
 
 /* A tensor's data, and its dimensions; NULL if it does not have `count` dimensions. */
-static void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
+static inline void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
 {
     OrtTensorTypeAndShapeInfo *shape = NULL;
     void *data = NULL;
@@ -38,14 +38,14 @@ static void *tensor(const OrtValue *value, int64_t *dimensions, size_t count)
 }
 
 /* An integer attribute, or `otherwise` if it is absent. */
-static int64_t whole(const OrtKernelInfo *info, const char *name, int64_t otherwise)
+static inline int64_t whole(const OrtKernelInfo *info, const char *name, int64_t otherwise)
 {
     int64_t found;
     return well(api->KernelInfoGetAttribute_int64(info, name, &found)) ? found : otherwise;
 }
 
 /* Whether an attribute is absent: only then, whatever its type, is this the error. */
-static int absent(const OrtKernelInfo *info, const char *name)
+static inline int absent(const OrtKernelInfo *info, const char *name)
 {
     size_t size = 0;
     OrtStatus *error = api->KernelInfoGetAttribute_string(info, name, NULL, &size);
@@ -55,7 +55,7 @@ static int absent(const OrtKernelInfo *info, const char *name)
 }
 
 /* Whether the node has an input: an omitted one has no name. */
-static int has_input(const OrtKernelInfo *info, size_t index)
+static inline int has_input(const OrtKernelInfo *info, size_t index)
 {
     size_t count = 0, size = 0;
     return well(api->KernelInfo_GetInputCount(info, &count)) && index < count &&
@@ -63,7 +63,7 @@ static int has_input(const OrtKernelInfo *info, size_t index)
 }
 
 /* The data of a constant input; NULL if it is not constant, or has another number of dimensions. */
-static const void *constant(const OrtKernelInfo *info, size_t index, int64_t *dimensions, size_t count)
+static inline const void *constant(const OrtKernelInfo *info, size_t index, int64_t *dimensions, size_t count)
 {
     int is_constant = 0;
     const OrtValue *value = NULL;
@@ -73,7 +73,7 @@ static const void *constant(const OrtKernelInfo *info, size_t index, int64_t *di
 }
 
 /* The data of an input of a run; NULL if it is omitted, or has not `count` dimensions (then `*good` becomes 0). */
-static const void *input(OrtKernelContext *context, size_t index, int64_t *dimensions, size_t count, int *good)
+static inline const void *input(OrtKernelContext *context, size_t index, int64_t *dimensions, size_t count, int *good)
 {
     size_t inputs = 0;
     const OrtValue *value = NULL;
@@ -91,8 +91,26 @@ static const void *input(OrtKernelContext *context, size_t index, int64_t *dimen
     return NULL;
 }
 
+/* The floats of a required input of a run with at most `most` dimensions, which it gives; NULL if it has more. */
+static inline const float *any_shape(OrtKernelContext *context, size_t index, int64_t *dimensions, size_t most,
+                                     size_t *count)
+{
+    static const float nothing = 0;
+    OrtTensorTypeAndShapeInfo *shape = NULL;
+    const OrtValue *value = NULL;
+    void *data = NULL;
+    if (!well(api->KernelContext_GetInput(context, index, &value)) || !value ||
+        !well(api->GetTensorTypeAndShape(value, &shape)))
+        return NULL;
+    const int good = well(api->GetDimensionsCount(shape, count)) && *count <= most &&
+                     well(api->GetDimensions(shape, dimensions, *count)) &&
+                     well(api->GetTensorMutableData((OrtValue *)value, &data));
+    api->ReleaseTensorTypeAndShapeInfo(shape);
+    return !good ? NULL : data ? data : &nothing;
+}
+
 /* Allocates an output of a run; `*data` stays NULL if it is not requested. Returns an error, or NULL. */
-static OrtStatus *output(OrtKernelContext *context, size_t index, const int64_t *dimensions, size_t count,
+static inline OrtStatus *output(OrtKernelContext *context, size_t index, const int64_t *dimensions, size_t count,
                          float **data)
 {
     size_t outputs = 0;

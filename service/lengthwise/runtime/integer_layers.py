@@ -1,10 +1,12 @@
-"""Finds the recurrent layers of an int8 graph, and puts the integer kernels in their place.
+"""Finds the layers of an int8 graph that the integer kernels compute, and puts these in their place.
 
     weights (bytes) ─> DequantizeLinear ─> Reshape ─> LSTM   becomes   weights (bytes), scales ─> integer LSTM
+    weights (bytes) ─> DequantizeLinear ─> MatMul            becomes   weights (bytes), scales ─> integer MatMul
 
-`lengthwise_export` writes the left side: plain ONNX, in which a layer's weights are int8 `[directions * gates * hidden,
-inputs]` with one scale for each row, and at most 63 in size. `fused` rewrites the graph's bytes before onnxruntime
-opens them; the file stays as it is. Only names and attributes are read here. The kernels check the weights.
+`lengthwise_export` writes the left side: plain ONNX, in which weights are int8 of at most 63 in size, with a scale for
+each output. Those of an LSTM or GRU are `[directions * gates * hidden, inputs]`, those of a product `[inputs,
+outputs]`. `fused` rewrites the graph's bytes before onnxruntime opens them; the file stays as it is. Only names and
+attributes are read here. The kernels check the weights.
 
 The service does not have the package `onnx`, so messages are read and written by the field numbers of `onnx.proto`.
 """
@@ -75,7 +77,7 @@ def _fused_graph(message: memoryview) -> bytes | None:
     makers = {name: node for node in nodes.values() for name in node.outputs}
     layers = {}
     for place, node in nodes.items():
-        layer = _integer_layer(node, makers, shapes)
+        layer = _integer_layer(node, makers, shapes) or _integer_product(node, makers, shapes)
         if layer is not None:
             layers[place] = layer
     if not layers:
@@ -106,6 +108,19 @@ def _integer_layer(node: _Node, makers: Mapping[str, _Node], shapes: Mapping[str
         return None
     of_inputs = [w, ""] if inputs is None else [inputs.weights, inputs.scales]
     names = [x, *of_inputs, states.weights, states.scales, b, lengths]
+    return _replaced(node, names)
+
+
+def _integer_product(node: _Node, makers: Mapping[str, _Node], shapes: Mapping[str, tuple[int, int]]) -> _Node | None:
+    """The operator in the place of a product with constant weights; None if the node is not one."""
+    if node.operator != "MatMul" or node.domain not in _ONNX or len(node.inputs) != 2:
+        return None
+    weights = _bytes(makers.get(node.inputs[1]), 1, shapes)
+    return None if weights is None else _replaced(node, [node.inputs[0], weights.weights, weights.scales])
+
+
+def _replaced(node: _Node, names: list[str]) -> _Node:
+    """The operator of the integer kernels with a node's name, and with these inputs."""
     raw: list[tuple[int, Content]] = [(1, name.encode()) for name in names]
     raw += [(number, value) for number, value in node.raw if number not in (1, 7)]
     return _Node([*raw, (7, DOMAIN.encode())], node.operator, DOMAIN, names, node.outputs)
@@ -128,10 +143,16 @@ def _dequantised(name: str, makers: Mapping[str, _Node], shapes: Mapping[str, tu
     reshape = makers.get(name)
     if reshape is None or reshape.operator != "Reshape" or reshape.domain not in _ONNX or not reshape.inputs:
         return None
-    dequantize = makers.get(reshape.inputs[0])
+    return _bytes(makers.get(reshape.inputs[0]), 0, shapes)
+
+
+def _bytes(dequantize: _Node | None, axis: int, shapes: Mapping[str, tuple[int, int]]) -> _Bytes | None:
+    """The bytes that a node dequantises, with a scale along an axis of two; None if it does not do that."""
     if dequantize is None or dequantize.operator != "DequantizeLinear" or dequantize.domain not in _ONNX:
         return None
-    if dequantize.attributes != {"axis": 0} or len(dequantize.inputs) != 2:
+    if dequantize.attributes.get("axis", 1) != axis or dequantize.attributes.keys() - {"axis"}:
+        return None
+    if len(dequantize.inputs) != 2:
         return None
     weights, scales = dequantize.inputs
     if shapes.get(weights) != (_INT8, 2) or shapes.get(scales) != (_FLOAT, 1):

@@ -108,7 +108,7 @@ class Session:
         provider: The devices' label, as in manifests and cost tables.
         kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, that of
             `runtime.integer_kernels` behind "int8", or "onnxruntime".
-        recurrent: Whether the graph may have a recurrent layer.
+        recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
     Raises:
@@ -317,9 +317,9 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
-    """Whether a graph may have an LSTM or a GRU: searches its bytes for the operators' names."""
+    """Whether a graph may have a layer for the kernels: searches its bytes for the operators' names."""
     data = _read(graph)
-    return b"LSTM" in data or b"GRU" in data
+    return any(name in data for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
 def _read(graph: Path | bytes) -> bytes:
