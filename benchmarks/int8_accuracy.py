@@ -37,8 +37,8 @@ _SPECS: Final = Path(__file__).parent / "specs"
 _OWN_SPECS: Final = Path(__file__).parent.parent / "model_export" / "lengthwise_export" / "specs"
 MODELS: Final = (
     ("JapaneseVowels", _OWN_SPECS / "japanese-vowels.toml", 40),
-    ("PickupGestureWiimoteZ", _OWN_SPECS / "pickup-gesture.toml", 250),
-    ("PickupGestureWiimoteZ", _SPECS / "pickup-gesture-lstm.toml", 80),
+    ("PickupGestureWiimoteZ", _OWN_SPECS / "pickup-gesture.toml", 150),
+    ("PickupGestureWiimoteZ", _SPECS / "pickup-gesture-lstm.toml", 60),
     ("ItalyPowerDemand", _SPECS / "italy-power-demand.toml", 40),
 )
 """Data sets in aeon's wheel, each with the spec of a model and the epochs of a training."""

@@ -63,7 +63,9 @@ def lognormal(seed: int, count: int, *, model: str = "lognormal", precision: Pre
         precision: Of the graph.
     """
     name = model if precision == "fp32" else f"{model}-{precision}"
-    directory = CACHE / name / "1"
+    # Each in a repository of its own: a service serves all models of one.
+    repository = CACHE if name == "lognormal" else CACHE.parent / f"{CACHE.name}-{name}"
+    directory = repository / name / "1"
     if not directory.is_dir():
         spec = HERE / "specs" / f"{model}.toml"
         command = [sys.executable, "-m", "lengthwise", "export", str(spec), "--out", str(directory)]

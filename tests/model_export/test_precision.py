@@ -530,7 +530,7 @@ def test_every_kind_of_target_is_exported_at_each_precision(
     code, output = run(target, "--out", tmp_path / "models" / "m", "--precision", to, *longest)
     assert code == 0, output
     assert f"{to} within" in output
-    assert ("notice: in int8: 1 recurrent layer with" in output) == (to == "int8")
+    assert ("notice: in int8: " in output) == (to == "int8")
     directory = tmp_path / "models" / "m" / "1"
     assert loading.load(directory, BatchLimits(rows=4, padded_steps=64), budget_seconds=0.01).promise is not None
 
