@@ -36,6 +36,7 @@ COPY --from=wheel /wheel /wheel
 COPY deploy/image/assemble.py /build/
 RUN python -m pip install --no-cache-dir --no-compile --no-index --no-deps --target /opt/lengthwise/program /wheel/*.whl \
     && ls /opt/lengthwise/program/lengthwise/decoding/_fast_json.*.so /opt/lengthwise/program/lengthwise/runtime/_recurrent_kernels.*.so \
+       /opt/lengthwise/program/lengthwise/runtime/_integer_kernels.*.so \
     && export PYTHONPATH=/opt/lengthwise/program:/opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/packages \
     && python /build/assemble.py packages /opt/lengthwise/program \

@@ -42,7 +42,7 @@ sanitize: .venv/.development ## Runs the tests of the recurrent kernels with Add
 	cd $(SANITIZED) && CFLAGS="-g $(SANITIZERS)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(SANITIZED)/service LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \
-	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py $(SANITIZE)
+	tests/service/test_recurrent_kernels.py tests/service/test_fusion.py tests/service/test_integer_kernels.py tests/service/test_integer_layers.py $(SANITIZE)
 
 hostile: .venv/.development ## The hostile suite: sockets by hand, while memory, files and other callers are watched
 	$(BIN)/python -m pytest tests/hostile -m "long or not long"
@@ -91,7 +91,7 @@ clean: ## Removes what was built
 # missing is a mistake.
 SOURCES_IN_C := $(wildcard service/lengthwise/*/_*.[ch])
 HEADERS = $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so > /dev/null \
+CHECK_MODULES_IN_C = @if command -v cc > /dev/null && $(HEADERS); then ls service/lengthwise/decoding/_fast_json.*.so service/lengthwise/runtime/_recurrent_kernels.*.so service/lengthwise/runtime/_integer_kernels.*.so > /dev/null \
 	|| { echo "a module in C was not compiled: $(BIN)/python -m pip install -v -e . says why"; exit 1; }; fi
 
 # A change of pyproject.toml, setup.py or of the modules in C installs again; nothing else does.

@@ -40,6 +40,18 @@ MODULES_IN_C = [
         optional=True,
         **LIMITED,
     ),
+    Extension(
+        "lengthwise.runtime._integer_kernels",
+        ["service/lengthwise/runtime/_integer_kernels.c"],
+        depends=[
+            f"service/lengthwise/runtime/{name}.h"
+            for name in ("_onnxruntime_api", "_onnxruntime_calls", "_integer_cells")
+        ],
+        # No product and sum are fused but where the source says so: the bits are the same on every processor.
+        extra_compile_args=["-O3", "-ffp-contract=off"],
+        optional=True,
+        **LIMITED,
+    ),
 ]
 
 setup(

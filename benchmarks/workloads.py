@@ -1,17 +1,20 @@
-"""The two workloads: skewed lengths on a graph of some size, and a real data set on the bundled model."""
+"""The workloads: skewed lengths on graphs of several sizes and kinds, and a real data set on the bundled model."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.decoding import dataset
 from lengthwise.padding import Steps
+from lengthwise.runtime.manifest import Precision
 from lengthwise.settings import bundled_models
 
 HERE = Path(__file__).parent
@@ -40,16 +43,37 @@ class Work:
         return self.directory.parents[1]
 
 
-def lognormal(seed: int, count: int) -> Work:
-    """Lengths of median 50 and sigma 0.7, 12 features; the graph is exported once and kept."""
-    directory = CACHE / "lognormal" / "1"
+MODELS: Final[Mapping[str, str]] = {
+    "lognormal": "two-layer BiLSTM of 128 with attention",
+    "lstm-256": "two-layer BiLSTM of 256 with attention",
+    "lstm-512": "one-layer BiLSTM of 512 with attention",
+    "gru-128": "two-layer BiGRU of 128 with attention",
+    "convolutions-lstm": "two convolutions, one-layer BiLSTM of 128",
+}
+"""Models of several sizes and kinds, by the name of their spec."""
+
+
+def lognormal(seed: int, count: int, *, model: str = "lognormal", precision: Precision = "fp32") -> Work:
+    """Lengths of median 50 and sigma 0.7, 12 features; the graph is exported once and kept.
+
+    Args:
+        seed: Of the sequences.
+        count: Of the sequences.
+        model: One of `MODELS`.
+        precision: Of the graph.
+    """
+    name = model if precision == "fp32" else f"{model}-{precision}"
+    # Each in a repository of its own: a service serves all models of one.
+    repository = CACHE if name == "lognormal" else CACHE.parent / f"{CACHE.name}-{name}"
+    directory = repository / name / "1"
     if not directory.is_dir():
-        spec = HERE / "specs" / "lognormal.toml"
-        subprocess.run([sys.executable, "-m", "lengthwise", "export", str(spec), "--out", str(directory)], check=True)
+        spec = HERE / "specs" / f"{model}.toml"
+        command = [sys.executable, "-m", "lengthwise", "export", str(spec), "--out", str(directory)]
+        subprocess.run([*command, "--precision", precision], check=True)
     random = np.random.default_rng(seed)
     lengths = draw_lengths("lognormal:50,0.7", count, 1024, random)
-    title = "lognormal lengths (median 50, sigma 0.7), two-layer BiLSTM of 128 with attention"
-    return Work("lognormal", title, directory, make_sequences(lengths, Input("values", 12), random))
+    title = f"lognormal lengths (median 50, sigma 0.7), {MODELS[model]}"
+    return Work(name, title, directory, make_sequences(lengths, Input("values", 12), random))
 
 
 def japanese_vowels(seed: int, count: int) -> Work:

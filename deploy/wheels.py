@@ -17,7 +17,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES_IN_C = ("lengthwise/decoding/_fast_json.abi3.so", "lengthwise/runtime/_recurrent_kernels.abi3.so")
+MODULES_IN_C = (
+    "lengthwise/decoding/_fast_json.abi3.so",
+    "lengthwise/runtime/_integer_kernels.abi3.so",
+    "lengthwise/runtime/_recurrent_kernels.abi3.so",
+)
 EPOCH_SECONDS = "315532800"  # 1980: the earliest that zip files can hold
 
 

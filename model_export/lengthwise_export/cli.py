@@ -157,7 +157,7 @@ def train(
     default="fp32",
     show_default=True,
     type=click.Choice(get_args(Precision)),
-    help="Precision of weights and products: fp16 for GPUs; int8 for the CPU, one sequence at a time.",
+    help="Precision of weights and products: fp16 for GPUs; int8 for the CPU.",
 )
 @click.option(
     "--data",

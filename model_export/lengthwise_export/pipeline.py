@@ -94,6 +94,7 @@ class VerifiedGraph:
         cases: The cases of the verification.
         labels: See `PublishedModel`.
         sample: See `PublishedModel`.
+        notices: See `PublishedModel`.
     """
 
     graph: onnx.ModelProto
@@ -101,6 +102,7 @@ class VerifiedGraph:
     cases: Sequence[Case]
     labels: labels.LabelChanges | None = None
     sample: DataAccuracy | None = None
+    notices: tuple[str, ...] = ()
 
     def session(self, threads: int = 1) -> Session:
         """A session of the graph."""
@@ -150,7 +152,7 @@ def export(
         if must_keep_accuracy is not None:
             _require_accuracy(verified, must_keep_accuracy, before_and_after)
         finished = _write(stage, verified, source.mend, seed=seed)
-        notices = tuple(_load_as_a_service_would(stage, finished))
+        notices = (*verified.notices, *_load_as_a_service_would(stage, finished))
     return PublishedModel(
         place.directory,
         finished,
@@ -259,7 +261,12 @@ def at_precision(
     )
     apart = max(case.difference for case in converted.cases if case.varied == "reference")
     changes = None if data is None else labels.compare(exact, verified.manifest, converted.session(), manifest, data)
-    return VerifiedGraph(converted.graph, manifest.model_copy(update={"from_fp32": apart}), converted.cases, changes)
+    return replace(
+        converted,
+        manifest=manifest.model_copy(update={"from_fp32": apart}),
+        labels=changes,
+        notices=precision.described(verified.graph, to),
+    )
 
 
 def _with_profile(verified: VerifiedGraph, data: Sequence[Record]) -> VerifiedGraph:

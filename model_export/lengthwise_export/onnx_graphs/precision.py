@@ -1,7 +1,7 @@
 """Converts a verified float32 graph to fp16 or int8.
 
     float32 graph --fp16--> weighted products in float16; masks and everything else stay in float32
-                  --int8--> weights and activations of weighted products in 8 bits, one row at a time
+                  --int8--> weights of LSTM, GRU and MatMul in 8 bits; everything else stays in float32
 
 fp16: LSTM, GRU, RNN and products with weights (MatMul, Gemm, Conv) run in float16. So do nodes between two of them that
 only move numbers or keep them small. Masks, normalisation, sums, softmax and the last product before an output stay in
@@ -10,20 +10,14 @@ keep their types. (onnxruntime's own converter converts whole graphs, clamps mas
 values between two float32 nodes to float16 and back.) The CPU has no float16 kernels for most of these nodes: there
 onnxruntime computes in float32, with weights rounded to float16.
 
-int8: onnxruntime's dynamic quantisation of LSTM and of products with weights. The activations of a node share one scale
-for the whole batch, so larger numbers in another row or in the padding would make all rows less precise. So the
-manifest allows one row at a time and does not round the width up: there are no other rows and no padding. Weights use
-seven of the eight bits, because processors without VNNI add two products in 16 bits, which could overflow. onnxruntime
-cannot quantise GRU. A graph with GRU is rejected, because running one row at a time would cost more time than
-quantisation saves.
+int8: see `integer_layers`. Nothing depends on other rows, so batches and widths are those of float32.
 """
 
 from __future__ import annotations
 
-import tempfile
+import math
 from collections.abc import Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -34,6 +28,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise_export.errors import ExportError
+from lengthwise_export.onnx_graphs import integer_layers
 
 LARGEST_HALF: Final = float(np.finfo(np.float16).max)
 
@@ -63,14 +58,12 @@ _MOVES: Final = frozenset(
 def manifest_at(manifest: Manifest, precision: Precision) -> Manifest:
     """The manifest of the same model at another precision.
 
-    At int8, `missing: "handled"` becomes `refuse`: a NaN that reaches a quantised layer would spoil the scale of all
-    its activations. The built-in layers replace NaN before that, so their policies stay.
+    At int8, `missing: "handled"` becomes `refuse`: the integer kernels answer NaN to a NaN, and do not handle it. The
+    built-in layers replace NaN before that, so their policies stay.
     """
     changed: dict[str, object] = {"precision": precision}
-    if precision == "int8":
-        changed |= {"max_batch_rows": 1, "width_multiple": 1}
-        if manifest.missing == "handled":
-            changed["missing"] = "refuse"
+    if precision == "int8" and manifest.missing == "handled":
+        changed["missing"] = "refuse"
     return manifest.model_copy(update=changed)
 
 
@@ -87,6 +80,28 @@ def convert(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     converted = _to_fp16(copy) if precision == "fp16" else _to_int8(copy)
     onnx.checker.check_model(converted, full_check=True)
     return converted
+
+
+def described(graph: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
+    """Says what of a float32 graph runs in integers at int8, and what stays in float32; nothing at other precisions."""
+    if precision != "int8":
+        return ()
+    converted = onnx.ModelProto()
+    converted.CopyFrom(graph)
+    layers = _convert_layers(converted.graph)
+    sizes = [(tensor.data_type == TensorProto.INT8, math.prod(tensor.dims)) for tensor in converted.graph.initializer]
+    share = sum(size for is_int8, size in sizes if is_int8) / max(1, sum(size for _, size in sizes))
+    counts = ((layers.recurrent, "recurrent layer"), (layers.products, "product"))
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
+    return (
+        f"in int8: {' and '.join(parts)} with {share:.0%} of all weights; the rest stays in float32",
+        *(f"{layer} stays in float32: {layer.reason}" for layer in layers.left),
+    )
+
+
+def _convert_layers(graph: onnx.GraphProto) -> integer_layers.Int8Layers:
+    constants = _constants(graph)
+    return integer_layers.convert(graph, constants, _last_products(graph, constants))
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -196,60 +211,21 @@ class _HalfGraph:
 
 
 def _to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Quantises the weighted products dynamically."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # sympy and more, for int8 alone
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+    """Stores the weights of recurrent layers and products in 8 bits.
 
-    unfit = [node for node in model.graph.node if node.op_type in ("GRU", "RNN")]
-    if unfit:
+    Raises:
+        ExportError: Nothing can run in integers.
+    """
+    layers = _convert_layers(model.graph)
+    if not layers.recurrent + layers.products:
+        why = "; ".join(f"{layer}: {layer.reason}" for layer in layers.left)
         raise ExportError(
             "precision",
-            f"onnxruntime cannot quantise {unfit[0].op_type} (node {unfit[0].name or unfit[0].output[0]}): export it "
-            "in fp32 or fp16, or use LSTM layers",
+            f"the graph has no LSTM or GRU, and no large MatMul before its last, that could run in int8"
+            f"{f' ({why})' if why else ''}: export it in fp32, or in fp16 for GPUs",
         )
-    last = _last_products(model.graph, _constants(model.graph))
-    for node in model.graph.node:
-        node.name = node.name or f"node giving {node.output[0]}"  # nodes are excluded by name
-    excluded = [node.name for node in model.graph.node if node.output[0] in last]
-    excluded += [f"{name}_MatMul" for name in excluded]  # onnxruntime first splits a Gemm into a MatMul and an Add
-    _untie(model.graph)
-    # onnxruntime infers the shapes again: those of a Gemm's weights would be wrong for the MatMul that replaces it.
     del model.graph.value_info[:]
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    add_pre_process_metadata(model)  # without it, onnxruntime logs the advice to optimise the graph first
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        quantize_dynamic(
-            model,
-            path,
-            op_types_to_quantize=["LSTM", "MatMul"],
-            nodes_to_exclude=excluded,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
-        )
-        quantized = onnx.load(path)
-    onnx.helper.set_model_props(quantized, metadata)
-    if not any(node.op_type in ("DynamicQuantizeLSTM", "MatMulInteger") for node in quantized.graph.node):
-        raise ExportError(
-            "precision", "the graph has no LSTM and no product with weights to quantise: export it in fp32"
-        )
-    return quantized
-
-
-def _untie(graph: onnx.GraphProto) -> None:
-    """Copies weights that several Gemm or LSTM nodes share: onnxruntime transposes them in place for each node."""
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    owned: set[str] = set()
-    for node in graph.node:
-        for place in {"Gemm": (1,), "LSTM": (1, 2)}.get(node.op_type, ()):
-            tensor = weights.get(node.input[place])
-            if tensor is None:
-                continue
-            if tensor.name in owned:
-                copied = graph.initializer.add()
-                copied.CopyFrom(tensor)
-                copied.name = node.input[place] = f"{tensor.name} of {node.name}"
-            owned.add(tensor.name)
+    return model
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:

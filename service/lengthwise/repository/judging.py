@@ -207,6 +207,8 @@ def _faster(
 ) -> tuple[Session, dict[str, Any] | None]:
     """The session with the faster kernels; and the choice, if it is new."""
     manifest = files.manifest
+    if own.integer:  # with onnxruntime's the weights are dequantised: other numbers, and another promise
+        return own, None
     try:
         check_rows(graph, recurrent_kernels.ONNXRUNTIME, manifest)
     except ModelError:  # only these kernels may serve it
@@ -293,7 +295,7 @@ def check_rows(graph: Graph, kernels: str, manifest: Manifest) -> None:
         ModelError: A client can.
     """
     ending = data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
-    if kernels == recurrent_kernels.ONNXRUNTIME:
+    if kernels == recurrent_kernels.ONNXRUNTIME or not recurrent_kernels.INSTRUCTION_SETS:
         ending |= data_dependence.ENDS_WITHOUT_ROWS
     names = manifest.graph
     others = [name for name in (names.lengths, names.mask) if name is not None]

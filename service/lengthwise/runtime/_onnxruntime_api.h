@@ -26,7 +26,7 @@ typedef struct OrtCustomOp OrtCustomOp;
 typedef struct OrtApi OrtApi;
 
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum OrtElementType { ORT_FLOAT = 1, ORT_INT32 = 6 };
+enum OrtElementType { ORT_ANY_TYPE = 0, ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6 };
 enum OrtPresence { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 struct OrtApi {

@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from lengthwise.errors import ManifestError, ModelError
 from lengthwise.padding import PaddedBatch, rounded_width, step_mask
-from lengthwise.runtime import device_memory, fusion, nan_trial, placement, recurrent_kernels
+from lengthwise.runtime import (
+    device_memory,
+    fusion,
+    integer_kernels,
+    integer_layers,
+    nan_trial,
+    placement,
+    recurrent_kernels,
+)
 from lengthwise.runtime.binding import Shape, Slot
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import GRAPH_FILE, GraphNames, Manifest
@@ -56,6 +64,10 @@ _ELEMENTS = {
 }
 
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for the folder with the weights of a graph that is given as bytes."""
+_INTEGER = "int8 "
+"""What comes before the instruction set of the integer kernels."""
 _NO_FOLDER = f"{os.devnull}/none"
 """A folder that cannot exist."""
 
@@ -67,12 +79,13 @@ class _Source:
     Attributes:
         graph: Its file, or its bytes.
         weights: The content of the files with its weights, by name.
-        folder: Where a graph given as bytes may have files with weights; None for nowhere.
+        folder: Where a graph that is given as bytes may find files with weights. Those of a published graph are in
+            `weights`, and onnxruntime must not find a file of the same name elsewhere.
     """
 
     graph: Path | bytes
     weights: Mapping[str, bytes]
-    folder: Path | None = None
+    folder: str = _NO_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +118,9 @@ class Session:
     Attributes:
         provider: The devices' label, as in manifests and cost tables.
         kernels: The kernels of recurrent layers: the instruction set of those of `runtime.recurrent_kernels`, with
-            `POOLING` if they also compute attention pooling; or "onnxruntime".
-        recurrent: Whether the graph may have a recurrent layer.
+            `POOLING` if they also compute attention pooling; that of `runtime.integer_kernels` behind "int8"; or
+            "onnxruntime".
+        recurrent: Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels.
         clock: The clock for costs, in seconds: processor time of the running thread on the CPU, wall time on devices.
 
     Raises:
@@ -157,6 +171,11 @@ class Session:
     ) -> Session:
         """The session of a model directory's graph."""
         return cls(directory / GRAPH_FILE, manifest, threads=threads, devices=devices)
+
+    @property
+    def integer(self) -> bool:
+        """Whether layers run in the integer kernels."""
+        return self.kernels.startswith(_INTEGER)
 
     @property
     def bound(self) -> bool:
@@ -301,7 +320,8 @@ def _open(source: _Source, manifest: Manifest, threads: int, device: Device) -> 
                 f"{session.get_providers()[0]} in its place; it says why on stderr"
             )
         placement.check(_placed_nodes(session), provider.execution_provider, manifest.host_nodes, model=manifest.key)
-    if device.recurrent_kernels and recurrent_kernels.INSTRUCTION_SETS and _is_recurrent(source.graph):
+    available = recurrent_kernels.INSTRUCTION_SETS or integer_kernels.INSTRUCTION_SETS
+    if device.recurrent_kernels and available and _is_recurrent(source.graph):
         try:
             own = _with_recurrent_kernels(source, manifest, threads, device)
             if manifest.missing != "handled" or _keeps_nan_from_layers(source, manifest, own[0], session):
@@ -332,19 +352,24 @@ def _content(graph: Path | bytes) -> bytes:
 
 
 def _is_recurrent(graph: Path | bytes) -> bool:
-    """Whether a graph may have an LSTM or a GRU: searches its bytes for the operators' names."""
+    """Whether a graph may have a layer for the kernels: searches its bytes for the operators' names."""
     data = _content(graph)
-    return b"LSTM" in data or b"GRU" in data
+    return any(name in data for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
 def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels`, and their name: of the graph with the operators of `fusion`.
+    """A session with the project's kernels, and their name.
 
-    If that graph does not run, it is the graph as it is.
+    At int8 it is the graph with the layers of `integer_layers`; else that with the operators of `fusion`, and if that
+    does not run, the graph as it is.
     """
-    replaced = fusion.fused(_content(source.graph))
+    content = _content(source.graph)
+    folder = str(source.graph.parent) if isinstance(source.graph, Path) else source.folder
+    integer = integer_layers.fused(content) if integer_kernels.INSTRUCTION_SETS else None
+    if integer is not None:
+        return _tested(_Source(integer, source.weights, folder), manifest, threads, device, integer=True)
+    replaced = fusion.fused(content) if recurrent_kernels.INSTRUCTION_SETS else None
     if replaced is not None:
-        folder = None if isinstance(source.graph, bytes) else source.graph.parent
         try:
             session, kernels = _tested(_Source(replaced.graph, source.weights, folder), manifest, threads, device)
         except Exception as error:  # of onnxruntime; the graph as it is may run
@@ -354,18 +379,24 @@ def _with_recurrent_kernels(source: _Source, manifest: Manifest, threads: int, d
     return _tested(source, manifest, threads, device)
 
 
-def _tested(source: _Source, manifest: Manifest, threads: int, device: Device) -> tuple[Any, str]:
-    """A session with the kernels of `recurrent_kernels`, and their instruction set.
+def _tested(
+    source: _Source, manifest: Manifest, threads: int, device: Device, *, integer: bool = False
+) -> tuple[Any, str]:
+    """A session with the kernels of `recurrent_kernels`, and of `integer_kernels` if so asked; and their name.
 
     It is run once as a test: onnxruntime infers no shapes for these kernels, and some graphs need them.
     """
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # an error is expected for some graphs
-    kernels = recurrent_kernels.register(options)
+    kernels = []
+    if integer:
+        kernels.append(f"{_INTEGER}{integer_kernels.register(options)}")
+    if recurrent_kernels.INSTRUCTION_SETS:
+        kernels.append(recurrent_kernels.register(options))
     session = _open_in(source, options, device)
     width = rounded_width(manifest.min_length, manifest.width_multiple)
     session.run(None, feed(manifest.graph, _zero_batch(manifest, 1, width)))
-    return session, kernels
+    return session, kernels[0]
 
 
 def _zero_batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
@@ -396,9 +427,7 @@ def _open_in(source: _Source, options: Any, device: Device) -> Any:
     named = (device.provider.execution_provider, device.options)
     graph: str | bytes = source.graph if isinstance(source.graph, bytes) else str(source.graph)
     if isinstance(graph, bytes):
-        # onnxruntime must not find a file of the same name elsewhere.
-        folder = _NO_FOLDER if source.folder is None else str(source.folder)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, source.folder)
     if source.weights:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise ModelError(f"onnxruntime {RUNTIME_VERSION} cannot take weights beside a graph from memory; update it")

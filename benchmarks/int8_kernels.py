@@ -1,0 +1,173 @@
+"""Graphs at int8 beside the same graphs at fp32, on one thread: `python -m benchmarks.int8_kernels`.
+
+Both are run as the service runs them, in turns; the figure is the fastest of the runs over the valid steps. fp32 has
+the processor's best instruction set in all rows, int8 each one in turn. Batches of one length show the arithmetic,
+batches of lengths as they come what is left of it beside padding.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import machine, pages
+from benchmarks.workloads import MODELS, lognormal
+from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime import integer_kernels
+from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.session import Session
+
+PAGE = pages.RESULTS / "int8_kernels.md"
+_ONE_LENGTH: Final = 52
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Time:
+    """The time of one batch at fp32 and at int8.
+
+    Attributes:
+        model: One of `MODELS`.
+        instructions: The instruction set at int8.
+        lengths: "one", or "as they come".
+        rows: Rows of the batch.
+        fp32_us_per_step: Processor time over the valid steps, at fp32.
+        int8_us_per_step: The same at int8.
+        same_bits_alone: Whether each row's answer at int8 has the bits that it has alone.
+        same_bits_everywhere: Whether the logits at int8 have the same bits on every instruction set.
+    """
+
+    model: str
+    instructions: str
+    lengths: str
+    rows: int
+    fp32_us_per_step: float
+    int8_us_per_step: float
+    same_bits_alone: bool
+    same_bits_everywhere: bool
+
+
+def measure(
+    models: Sequence[str], instruction_sets: Sequence[str], rows: Sequence[int], seconds: float, seed: int
+) -> Iterator[Int8Time]:
+    """One result for each model, instruction set, kind of lengths and number of rows.
+
+    Args:
+        models: Of `MODELS`.
+        instruction_sets: Of `integer_kernels.INSTRUCTION_SETS`.
+        rows: Numbers of rows.
+        seconds: For each batch.
+        seed: Of the sequences.
+    """
+    for model in models:
+        work, exact = lognormal(seed, 2000, model=model, precision="int8"), lognormal(seed, 1, model=model)
+        manifest = Manifest.read(work.directory)
+        one = Session.load(exact.directory, Manifest.read(exact.directory))
+        sessions = {}
+        for name in instruction_sets:
+            integer_kernels.choose(name)
+            sessions[name] = Session.load(work.directory, manifest)
+        alike = [steps[:_ONE_LENGTH] for steps in work.sequences if len(steps) >= _ONE_LENGTH]
+        cases = [(kind, count) for kind in ("one", "as they come") for count in rows]
+        for kind, count in track(cases, model, console=Console(stderr=True)):
+            members = (alike if kind == "one" else work.sequences)[:count]
+            batch = pad(members, multiple=manifest.width_multiple)
+            exact_seconds, *int8_seconds = _fastest([one, *sessions.values()], batch, seconds)
+            logits = {name: session.run(batch).logits for name, session in sessions.items()}
+            first = next(iter(logits.values()))
+            for (name, session), taken in zip(sessions.items(), int8_seconds, strict=True):
+                yield Int8Time(
+                    model=model,
+                    instructions=name,
+                    lengths=kind,
+                    rows=count,
+                    fp32_us_per_step=1e6 * exact_seconds / batch.valid_steps,
+                    int8_us_per_step=1e6 * taken / batch.valid_steps,
+                    same_bits_alone=_same_bits(session, members, batch, manifest.width_multiple),
+                    same_bits_everywhere=all(np.array_equal(each, first) for each in logits.values()),
+                )
+
+
+def _fastest(sessions: Sequence[Session], batch: PaddedBatch, seconds: float) -> list[float]:
+    """Processor time of each session's fastest run, in turns."""
+    fastest = [np.inf] * len(sessions)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or not np.isfinite(fastest).all():
+        for index, session in enumerate(sessions):
+            before = time.thread_time()
+            session.run(batch)
+            fastest[index] = min(fastest[index], time.thread_time() - before)
+    return fastest
+
+
+def _same_bits(session: Session, members: Sequence[Steps], batch: PaddedBatch, multiple: int) -> bool:
+    alone = [session.run(pad([steps], multiple=multiple)).logits[0] for steps in members]
+    return np.array_equal(session.run(batch).logits, alone)
+
+
+def cells(each: Int8Time) -> tuple[str, ...]:
+    """A line of the table."""
+    return (
+        MODELS[each.model],
+        each.instructions,
+        each.lengths,
+        str(each.rows),
+        f"{each.fp32_us_per_step:.2f}",
+        f"{each.int8_us_per_step:.2f}",
+        f"{each.fp32_us_per_step / each.int8_us_per_step:.2f}",
+    )
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, type=click.Choice([*MODELS]), help="Only this one. [default: all]")
+@click.option(
+    "--instructions",
+    multiple=True,
+    type=click.Choice([*integer_kernels.INSTRUCTION_SETS]),
+    help="Only this set. [default: all but the portable one]",
+)
+@click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 4, 16, 64), show_default=True, help="Rows.")
+@click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, help="For each batch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=PAGE, show_default=True, help="Page.")
+def main(
+    models: tuple[str, ...],
+    instructions: tuple[str, ...],
+    rows: tuple[int, ...],
+    seconds: float,
+    seed: int,
+    out: Path,
+) -> None:
+    """Measures graphs at int8 beside the same graphs at fp32."""
+    if not integer_kernels.INSTRUCTION_SETS:
+        raise click.ClickException("the kernels were not built: they want a C compiler when the project is installed")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    facts = machine.facts()
+    found = list(
+        measure(models or [*MODELS], instructions or integer_kernels.INSTRUCTION_SETS[:-1], rows, seconds, seed)
+    )
+    heads = ("model", "instructions at int8", "lengths", "rows", "fp32", "int8", "ratio")
+    how = (
+        "`python -m benchmarks.int8_kernels`: whole graphs in one thread, the fastest run, us per valid step. fp32 "
+        "uses the processor's best instructions in all rows."
+    )
+    checks = (
+        f"Batches at int8 with the same bits as unbatched: {sum(each.same_bits_alone for each in found)} of "
+        f"{len(found)}; with the same bits on all instruction sets: "
+        f"{sum(each.same_bits_everywhere for each in found)}."
+    )
+    text = pages.page(facts, "Graphs at int8", how, pages.table(heads, map(cells, found)), checks)
+    pages.write(out, text)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+/* LSTM and GRU cells whose products are of 8-bit integers, for one instruction set; see `_integer_kernels.c`, which
+ * includes this once for each and defines
+ *
+ *     TARGET      the attribute of functions that may use it
+ *     NAMED(x)    x with the instruction set's suffix
+ *     LANES       floats in a vector
+ *     SPLAT(x)    the initializer of a vector of x
+ *     FUSED(a, b, c)  a * b + c, rounded once
+ *     SMALLER(a, b), LARGER(a, b)  of two vectors; b where one of them is NaN
+ *     ANY_NAN(x)  whether an element is NaN
+ *     DOT(sum, number, weight)  adds four products of each lane: of unsigned bytes with signed bytes of at most 63
+ *     Four, FOUR(from), WEIGHT(from)  four bytes of a row for all lanes; four weights of each lane
+ *     STORE_BYTES(to, x)  the lowest byte of each lane's 32 bits
+ *     MOST_ROWS   rows that are computed at once: the sums of 4 gates, a number of each and a weight fill the registers
+ *     BY_ROWS(f)  the switch over `rows` that calls f(1) to f(MOST_ROWS)
+ *
+ * all of which end with this file.
+ *
+ * A unit's numbers are the same on every instruction set. Sums of integers are exact, in any order. The operations on
+ * floats are the same ones in the same order for each unit, each rounded as IEEE 754 says: sums, products, quotients
+ * and FUSED, and the compiler may not fuse others (-ffp-contract=off). No operation depends on other rows.
+ */
+typedef float NAMED(Vector) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAMED(Integers) __attribute__((vector_size(4 * LANES)));
+typedef float NAMED(Unaligned) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAMED(UnalignedIntegers) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define Vector NAMED(Vector)
+#define Integers NAMED(Integers)
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+INLINE Vector NAMED(load)(const float *from) { return *(const NAMED(Unaligned) *)from; }
+
+INLINE Integers NAMED(load_integers)(const void *from) { return *(const NAMED(UnalignedIntegers) *)from; }
+
+INLINE void NAMED(store)(float *to, Vector x) { *(NAMED(Unaligned) *)to = x; }
+
+INLINE Vector NAMED(all)(float x) { return (Vector)SPLAT(x); }
+
+INLINE Vector NAMED(as_floats)(Integers x) { return __builtin_convertvector(x, Vector); }
+
+/* tanh(x) as a quotient, so that what is multiplied with it needs no division of its own.
+ *
+ * It is x P(x^2) / Q(x^2), of least largest relative error on [0, 8]: 3e-6, a thousandth of what a state is rounded by.
+ * The coefficients are those that `benchmarks/tanh.py` computes. NaN stays.
+ */
+INLINE Vector NAMED(tanh)(Vector x, Vector *divisor)
+{
+    x = LARGER(NAMED(all)(-8.0f), SMALLER(NAMED(all)(8.0f), x));
+    const Vector square = x * x;
+    Vector p = FUSED(square, NAMED(all)(3.4789610e-06f), NAMED(all)(2.1795416e-03f));
+    p = FUSED(p, square, NAMED(all)(0.12193512f));
+    p = FUSED(p, square, NAMED(all)(0.99999729f));
+    Vector q = FUSED(square, NAMED(all)(1.3183108e-04f), NAMED(all)(0.020617871f));
+    q = FUSED(q, square, NAMED(all)(0.45524987f));
+    *divisor = FUSED(q, square, NAMED(all)(1.0f));
+    return x * p;
+}
+
+/* 1 / (1 + exp(-x)) of x / 2, times the divisor and 2. A closed gate is exactly 0, and never slightly negative. */
+INLINE Vector NAMED(sigmoid)(Vector half, Vector *divisor)
+{
+    const Vector p = NAMED(tanh)(half, divisor);
+    return LARGER(NAMED(all)(0.0f), p + *divisor);
+}
+
+/* An LSTM's cell: its gates are input, output, forget and cell, all but the last halved. Keeps the cell's state, and
+ * gives the unit's.
+ *
+ * Quotients are added as one, so that two divisions are enough. Nothing overflows: a divisor is at most 150, and a
+ * cell's state hardly more than the number of steps.
+ */
+INLINE Vector NAMED(lstm_cell)(const Vector *sums, float *kept)
+{
+    Vector i, o, f, g, c;
+    const Vector input = NAMED(sigmoid)(sums[0], &i), forget = NAMED(sigmoid)(sums[2], &f);
+    const Vector given = NAMED(tanh)(sums[3], &g), both = i * g;
+    const Vector cell = FUSED(forget * NAMED(load)(kept), both, input * given * f) / ((f + f) * both);
+    NAMED(store)(kept, cell);
+    const Vector out = NAMED(sigmoid)(sums[1], &o);
+    return out * NAMED(tanh)(cell, &c) / ((o + o) * c);
+}
+
+/* A GRU's cell: its gates are update and reset, both halved, and hidden, as its state gives it and as its input does. */
+INLINE Vector NAMED(gru_cell)(const Vector *sums, float *kept)
+{
+    Vector r, h, u;
+    const Vector reset = NAMED(sigmoid)(sums[1], &r) / (r + r);
+    const Vector hidden = NAMED(tanh)(FUSED(reset, sums[2], sums[3]), &h), update = NAMED(sigmoid)(sums[0], &u);
+    const Vector state = FUSED(hidden, u + u, update * FUSED(NAMED(load)(kept), h, -hidden)) / (h * (u + u));
+    NAMED(store)(kept, state);
+    return state;
+}
+
+/* Each row's products of its bytes with a panel's weights, `[groups][gates][LANES][4]`, and `offsets [gates][LANES]`:
+ * `sums [rows][4][LANES]`.
+ *
+ * One row alone has two sums for each gate, so that an addition need not wait for the one before it.
+ */
+INLINE void NAMED(dot_products)(const int rows, const int gates, const uint8_t *bytes, long stride, long groups,
+                                const int8_t *weights, const int32_t *offsets, Integers *sums)
+{
+    Integers sum[MOST_ROWS][4], second[4];
+    const int alone = rows == 1;
+    UNROLLED
+    for (int g = 0; g < gates; g++) {
+        second[g] = (Integers){0};
+        UNROLLED
+        for (int r = 0; r < rows; r++) sum[r][g] = NAMED(load_integers)(offsets + g * LANES);
+    }
+    long k = 0;
+    for (; alone && k + 1 < groups; k += 2, weights += 8 * gates * LANES) {
+        const Four one = FOUR(bytes + 4 * k), two = FOUR(bytes + 4 * k + 4);
+        UNROLLED
+        for (int g = 0; g < gates; g++) {
+            sum[0][g] = DOT(sum[0][g], one, WEIGHT(weights + 4 * g * LANES));
+            second[g] = DOT(second[g], two, WEIGHT(weights + 4 * (gates + g) * LANES));
+        }
+    }
+    for (; k < groups; k++, weights += 4 * gates * LANES) {
+        Four number[MOST_ROWS];
+        UNROLLED
+        for (int r = 0; r < rows; r++) number[r] = FOUR(bytes + r * stride + 4 * k);
+        UNROLLED
+        for (int g = 0; g < gates; g++) {
+            const Four weight = WEIGHT(weights + 4 * g * LANES);
+            UNROLLED
+            for (int r = 0; r < rows; r++) sum[r][g] = DOT(sum[r][g], number[r], weight);
+        }
+    }
+    UNROLLED
+    for (int g = 0; g < gates; g++) {
+        if (alone) sum[0][g] += second[g];
+        UNROLLED
+        for (int r = 0; r < rows; r++) sums[4 * r + g] = sum[r][g];
+    }
+}
+
+/* The same for any number of rows and a panel. Inlined it would share its registers with what stands around it. */
+static __attribute__((noinline)) TARGET void NAMED(multiply)(int gates, long count, const uint8_t *bytes, long stride,
+                                                             const struct Product *product, long panel, long groups,
+                                                             Integers *sums)
+{
+    static const int32_t nothing[4 * LANES];
+    const int8_t *weights = product->weights + 4 * panel * gates * LANES * product->groups;
+    const int32_t *offsets = groups ? product->offsets + panel * gates * LANES : nothing;
+    for (long first = 0; first < count; first += MOST_ROWS, bytes += MOST_ROWS * stride, sums += 4 * MOST_ROWS) {
+        const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
+#define DOT_PRODUCTS(n)                                                                     \
+    (gates == 4 ? NAMED(dot_products)(n, 4, bytes, stride, groups, weights, offsets, sums) \
+                : NAMED(dot_products)(n, 3, bytes, stride, groups, weights, offsets, sums))
+        BY_ROWS(DOT_PRODUCTS)
+#undef DOT_PRODUCTS
+    }
+}
+
+/* Adds each row's `size` floats' products with a panel's weights, `[size][gates][LANES]`, to its biases. */
+INLINE void NAMED(float_products)(const int rows, const int gates, const float *const *numbers, long size,
+                                  const float *weights, const float *biases, float *sums, long stride)
+{
+    Vector sum[MOST_ROWS][4];
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int g = 0; g < gates; g++) sum[r][g] = NAMED(load)(biases + g * LANES);
+    }
+    for (long k = 0; k < size; k++, weights += gates * LANES) {
+        Vector number[MOST_ROWS];
+        UNROLLED
+        for (int r = 0; r < rows; r++) number[r] = NAMED(all)(numbers[r][k]);
+        UNROLLED
+        for (int g = 0; g < gates; g++) {
+            const Vector weight = NAMED(load)(weights + g * LANES);
+            UNROLLED
+            for (int r = 0; r < rows; r++) sum[r][g] = FUSED(number[r], weight, sum[r][g]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int g = 0; g < gates; g++) NAMED(store)(sums + r * stride + g * LANES, sum[r][g]);
+    }
+}
+
+/* What the inputs of `count` steps, whosesoever they are, give to all gates: `sums [count][panels][gates][LANES]`. */
+static TARGET void NAMED(float_input)(const struct Layer *layer, const struct Direction *direction, long count,
+                                      const float *const *inputs, float *sums)
+{
+    const long panel_size = layer->gates * LANES, stride = layer->panels * panel_size, size = layer->inputs;
+    for (long panel = 0; panel < layer->panels; panel++) {
+        const float *weights = direction->float_inputs + panel * panel_size * size;
+        const float *biases = direction->biases + panel * panel_size;
+        for (long first = 0; first < count; first += MOST_ROWS) {
+            const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
+            float *to = sums + first * stride + panel * panel_size;
+#define FLOAT_PRODUCTS(n)                                                                           \
+    (layer->gates == 4 ? NAMED(float_products)(n, 4, inputs + first, size, weights, biases, to, stride) \
+                       : NAMED(float_products)(n, 3, inputs + first, size, weights, biases, to, stride))
+            BY_ROWS(FLOAT_PRODUCTS)
+#undef FLOAT_PRODUCTS
+        }
+    }
+}
+
+/* Rounds one step's inputs to bytes, in units of the largest of them over 127. Returns that unit; NaN where an input
+ * is not finite.
+ */
+static TARGET float NAMED(round_inputs)(const float *from, long size, uint8_t *to)
+{
+    Integers largest = {0};
+    long k = 0;
+    int32_t top = 0;
+    for (; k + LANES <= size; k += LANES) {
+        const Integers magnitude = NAMED(load_integers)(from + k) & 0x7fffffff; /* ordered as the numbers are */
+        const Integers larger = magnitude > largest;
+        largest = (magnitude & larger) | (largest & ~larger);
+    }
+    for (int i = 0; i < LANES; i++) top = largest[i] > top ? largest[i] : top;
+    for (long tail = k; tail < size; tail++) {
+        int32_t magnitude;
+        memcpy(&magnitude, from + tail, sizeof magnitude);
+        magnitude &= 0x7fffffff;
+        top = magnitude > top ? magnitude : top;
+    }
+    float most;
+    memcpy(&most, &top, sizeof most);
+    if (!(most <= FLT_MAX)) return NAN;
+    const float inverse = most < SMALLEST_INPUT ? 0.0f : 127.0f / most;
+    for (k = 0; k + LANES <= size; k += LANES)
+        STORE_BYTES(to + k, FUSED(NAMED(load)(from + k), NAMED(all)(inverse), NAMED(all)(ROUNDING)));
+    if (k < size) {
+        float rest[LANES] = {0};
+        memcpy(rest, from + k, (size - k) * sizeof *rest);
+        STORE_BYTES(to + k, FUSED(NAMED(load)(rest), NAMED(all)(inverse), NAMED(all)(ROUNDING)));
+    }
+    return most < SMALLEST_INPUT ? 0.0f : most / 127.0f;
+}
+
+/* As `float_input`, in integers: (sum * unit of the input) * unit of the weight + bias. `bytes` and `units` are room. */
+static TARGET void NAMED(integer_input)(const struct Layer *layer, const struct Direction *direction, long count,
+                                        const float *const *inputs, uint8_t *bytes, float *units, void *room,
+                                        float *sums)
+{
+    const struct Product *product = &direction->inputs;
+    const long gates = layer->gates, stride = layer->input_bytes;
+    Integers *products = room;
+    for (long r = 0; r < count; r++) units[r] = NAMED(round_inputs)(inputs[r], layer->inputs, bytes + r * stride);
+    for (long panel = 0; panel < layer->panels; panel++) {
+        NAMED(multiply)(gates, count, bytes, stride, product, panel, product->groups, products);
+        for (long r = 0; r < count; r++)
+            for (long g = 0; g < gates; g++) {
+                const long at = (panel * gates + g) * LANES;
+                const Vector scaled = NAMED(as_floats)(products[4 * r + g]) * NAMED(all)(units[r]);
+                NAMED(store)(sums + r * layer->panels * gates * LANES + at,
+                             FUSED(scaled, NAMED(load)(product->scales + at), NAMED(load)(direction->biases + at)));
+            }
+    }
+}
+
+/* The products of `count` rows with a matrix: `y [count][outputs]`; all NaN where an input is not finite. */
+static TARGET void NAMED(matrix)(const struct Matrix *matrix, long count, const float *x, uint8_t *bytes, void *room,
+                                 float *y)
+{
+    const struct Product *product = &matrix->product;
+    const Integers *products = room;
+    float units[STEPS_AT_ONCE];
+    for (long r = 0; r < count; r++)
+        units[r] = NAMED(round_inputs)(x + r * matrix->inputs, matrix->inputs, bytes + r * matrix->input_bytes);
+    for (long panel = 0; panel < matrix->panels; panel++) {
+        NAMED(multiply)(4, count, bytes, matrix->input_bytes, product, panel, product->groups, room);
+        for (long r = 0; r < count; r++)
+            for (long g = 0; g < 4; g++) {
+                const long at = (4 * panel + g) * LANES, left = matrix->outputs - at;
+                const Vector scaled = NAMED(as_floats)(products[4 * r + g]) * NAMED(all)(units[r]);
+                const Vector found = scaled * NAMED(load)(product->scales + at);
+                if (left >= LANES) {
+                    NAMED(store)(y + r * matrix->outputs + at, found);
+                } else if (left > 0) {
+                    float all[LANES];
+                    NAMED(store)(all, found);
+                    memcpy(y + r * matrix->outputs + at, all, left * sizeof *all);
+                }
+            }
+    }
+}
+
+/* The states of one panel's units after a step, as floats and as bytes. */
+INLINE void NAMED(cells)(const int gates, const struct Layer *layer, const struct Direction *direction, long panel,
+                         long count, const Integers *products, const float *sums, float *memory, float *const *out,
+                         uint8_t *next, uint8_t *poisoned)
+{
+    const long at = panel * gates * LANES, unit = panel * LANES, width = layer->panels * LANES;
+    const long units = layer->hidden - unit < LANES ? layer->hidden - unit : LANES;
+    for (long r = 0; r < count; r++, products += 4, sums += gates * width) {
+        Vector gate[4];
+        UNROLLED
+        for (int g = 0; g < gates; g++) {
+            /* The reset gate scales what the state gives to a GRU's hidden gate, and not what the input gives to it. */
+            const float *other = gates == 3 && g == 2 ? direction->hidden_biases + unit : sums + at + g * LANES;
+            gate[g] = FUSED(NAMED(as_floats)(products[g]), NAMED(load)(direction->states.scales + at + g * LANES),
+                            NAMED(load)(other));
+        }
+        if (gates == 3) gate[3] = NAMED(load)(sums + at + 2 * LANES);
+        float *kept = memory + r * width + unit;
+        const Vector state = gates == 4 ? NAMED(lstm_cell)(gate, kept) : NAMED(gru_cell)(gate, kept);
+        if (ANY_NAN(state)) poisoned[r] = 1;
+        STORE_BYTES(next + r * width + unit, FUSED(state, NAMED(all)(127.0f), NAMED(all)(ROUNDING)));
+        if (units == LANES) {
+            NAMED(store)(out[r] + unit, state);
+        } else {
+            float all[LANES];
+            NAMED(store)(all, state);
+            for (long u = 0; u < units; u++) out[r][unit + u] = all[u];
+        }
+    }
+}
+
+/* One step of `count` rows: from their states before, `[count][width]` bytes, and what their inputs give, to the states
+ * after it. Marks the rows of which a state is not a number.
+ */
+static TARGET void NAMED(step)(const struct Layer *layer, const struct Direction *direction, long count, int first_step,
+                               const uint8_t *states, const float *sums, void *room, float *memory, float *const *out,
+                               uint8_t *next, uint8_t *poisoned)
+{
+    const long width = layer->panels * LANES;
+    const long groups = first_step ? 0 : direction->states.groups; /* nothing was before the first */
+    /* Of few rows several panels at once, so that the processor computes their cells side by side. */
+    const long at_once = count < ROWS_OF_CELLS ? ROWS_OF_CELLS / count : 1;
+    for (long start = 0; start < layer->panels; start += at_once) {
+        const long end = start + at_once < layer->panels ? start + at_once : layer->panels;
+        Integers *products = room;
+        for (long panel = start; panel < end; panel++)
+            NAMED(multiply)(layer->gates, count, states, width, &direction->states, panel, groups,
+                            products + 4 * count * (panel - start));
+        for (long panel = start; panel < end; panel++, products += 4 * count)
+            if (layer->gates == 4)
+                NAMED(cells)(4, layer, direction, panel, count, products, sums, memory, out, next, poisoned);
+            else
+                NAMED(cells)(3, layer, direction, panel, count, products, sums, memory, out, next, poisoned);
+    }
+}
+
+#undef INLINE
+#undef Vector
+#undef Integers
+#undef TARGET
+#undef NAMED
+#undef LANES
+#undef SPLAT
+#undef FUSED
+#undef SMALLER
+#undef LARGER
+#undef ANY_NAN
+#undef DOT
+#undef Four
+#undef FOUR
+#undef WEIGHT
+#undef STORE_BYTES
+#undef MOST_ROWS
+#undef BY_ROWS

@@ -1,0 +1,879 @@
+/* LSTM and GRU kernels for onnxruntime whose products are of 8-bit integers, and that compute valid steps only.
+ *
+ * The library is the Python module `lengthwise.runtime._integer_kernels`, and to onnxruntime a library of the custom
+ * operators LSTM, GRU and MatMul of the domain `lengthwise.integer` (`RegisterCustomOps`). No file has them:
+ * `lengthwise.runtime.integer_layers` puts them in the place of those whose weights are dequantised, when a graph is
+ * opened.
+ *
+ * A state h is rounded to a whole number of 1/127, whatever the batch, because it lies in [-1, 1]. An input of a layer
+ * is rounded in units of the largest of its own step, over 127; or its product stays in float32, where its weights are.
+ * A weight is a signed byte of at most 63, in units of its own output. So a row's numbers depend on nothing but the
+ * row: sums of integers are exact in every order, and all that follows is computed for each unit in one order.
+ *
+ * Why nothing overflows: states and inputs are stored with 127 added, as bytes of 0 to 254. VPMADDUBSW adds two
+ * products in 16 bits, at most 2 * 255 * 63 = 32130 < 32768. A sum of MOST_INPUTS products is at most
+ * 255 * 63 * 2^17 < 2^31.
+ *
+ * A row that ends gives its lane to the next row, so that all lanes are used until the end.
+ *
+ * tests/service/test_integer_kernels.py holds them against the same arithmetic in NumPy, on each instruction set.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "_onnxruntime_calls.h"
+
+#define ALIGNMENT 64
+#define STEPS_AT_ONCE 64  /* steps whose inputs are multiplied at once: what that gives stays in the second-level cache */
+#define ROWS_OF_CELLS 8   /* cells that are computed side by side at least, where a layer has that many */
+#define MOST_LANES 32     /* rows that are computed in turns, step by step */
+#define LARGEST_WEIGHT 63 /* 7 bits; see above */
+#define MOST_INPUTS 131072
+#define SMALLEST_INPUT 1e-30f /* a step whose inputs are all smaller counts as zeros: 127 / 1e-30 is still finite */
+/* Added to a float of at most 127 it leaves that, rounded, in the lowest byte, with 127 added: 1.5 * 2^23 + 127. */
+#define ROUNDING 12583039.0f
+
+/* The weights of one product, in panels of as many units as a vector has lanes. */
+struct Product {
+    long groups;      /* of four columns */
+    int8_t *weights;  /* [panels][groups][gates][lanes][4] */
+    float *scales;    /* [panels][gates][lanes]: the unit of a weight; for states, times that of a state */
+    int32_t *offsets; /* [panels][gates][lanes]: -127 times the sum of the weights, as each byte has 127 added */
+};
+
+struct Direction {
+    struct Product inputs; /* empty where the weights of inputs are floats */
+    struct Product states;
+    float *float_inputs;  /* [panels][inputs][gates][lanes] */
+    float *biases;        /* [panels][gates][lanes] */
+    float *hidden_biases; /* [panels][lanes]: of a GRU's hidden gate, which its reset gate scales */
+};
+
+struct Layer {
+    int gates; /* 4 of an LSTM, 3 of a GRU */
+    int count; /* of directions */
+    int backward; /* whether the first goes from the last step to the first */
+    long inputs, hidden, panels;
+    long input_bytes; /* room for one step's inputs as bytes; 0 where they stay floats */
+    const struct Cells *cells;
+    struct Direction directions[2];
+};
+
+/* A product with constant weights, `[..., inputs]` to `[..., outputs]`: each row is rounded in units of its own. */
+struct Matrix {
+    long inputs, outputs, panels, input_bytes;
+    const struct Cells *cells;
+    struct Product product;
+};
+
+/* The arithmetic for one instruction set. */
+struct Cells {
+    const char *name;
+    long lanes;
+    void (*float_input)(const struct Layer *, const struct Direction *, long, const float *const *, float *);
+    void (*integer_input)(const struct Layer *, const struct Direction *, long, const float *const *, uint8_t *, float *,
+                          void *, float *);
+    void (*step)(const struct Layer *, const struct Direction *, long, int, const uint8_t *, const float *, void *,
+                 float *, float *const *, uint8_t *, uint8_t *);
+    void (*matrix)(const struct Matrix *, long, const float *, uint8_t *, void *, float *);
+};
+
+#define UNROLLED _Pragma("GCC unroll 8")
+#define UP_TO_2(f) case 1: f(1); break; case 2: f(2); break;
+#define UP_TO_4(f) UP_TO_2(f) case 3: f(3); break; case 4: f(4); break;
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define SPLAT_16(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+#define SPLAT_8(x) {x, x, x, x, x, x, x, x}
+
+/* Four bytes of each row for all lanes. */
+static inline __attribute__((always_inline)) int32_t four(const uint8_t *from)
+{
+    int32_t bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return bytes;
+}
+
+#define STORE_BYTES_512(to, x) _mm_storeu_si128((__m128i *)(to), _mm512_cvtepi32_epi8(_mm512_castps_si512(x)))
+#define ANY_NAN_512(x) _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q)
+#define ANY_NAN_256(x) _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))
+/* The lowest byte of each 32 bits, moved together within each half, and the halves side by side. */
+#define STORE_BYTES_256(to, x)                                                                                    \
+    do {                                                                                                          \
+        const __m256i lowest = _mm256_shuffle_epi8(                                                               \
+            _mm256_castps_si256(x),                                                                               \
+            _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));                                   \
+        _mm_storel_epi64((__m128i *)(to), _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest),                      \
+                                                             _mm256_extracti128_si256(lowest, 1)));               \
+    } while (0)
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+#define NAMED(x) x##_avx512vnni
+#define LANES 16
+#define SPLAT SPLAT_16
+#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm512_min_ps(a, b)
+#define LARGER(a, b) _mm512_max_ps(a, b)
+#define ANY_NAN ANY_NAN_512
+#define STORE_BYTES STORE_BYTES_512
+#define Four __m512i
+#define FOUR(from) _mm512_set1_epi32(four(from))
+#define WEIGHT(from) _mm512_load_si512((const void *)(from))
+#define DOT(sum, number, weight) (Integers)_mm512_dpbusd_epi32((__m512i)(sum), number, weight)
+#define MOST_ROWS 4
+#define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
+#include "_integer_cells.h"
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define NAMED(x) x##_avx512
+#define LANES 16
+#define SPLAT SPLAT_16
+#define FUSED(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm512_min_ps(a, b)
+#define LARGER(a, b) _mm512_max_ps(a, b)
+#define ANY_NAN ANY_NAN_512
+#define STORE_BYTES STORE_BYTES_512
+#define Four __m512i
+#define FOUR(from) _mm512_set1_epi32(four(from))
+#define WEIGHT(from) _mm512_load_si512((const void *)(from))
+#define DOT(sum, number, weight) \
+    ((sum) + (Integers)_mm512_madd_epi16(_mm512_maddubs_epi16(number, weight), _mm512_set1_epi16(1)))
+#define MOST_ROWS 4
+#define BY_ROWS(f) switch (rows) { UP_TO_4(f) }
+#include "_integer_cells.h"
+
+#define TARGET __attribute__((target("avxvnni,avx2,fma")))
+#define NAMED(x) x##_avxvnni
+#define LANES 8
+#define SPLAT SPLAT_8
+#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm256_min_ps(a, b)
+#define LARGER(a, b) _mm256_max_ps(a, b)
+#define ANY_NAN ANY_NAN_256
+#define STORE_BYTES STORE_BYTES_256
+#define Four __m256i
+#define FOUR(from) _mm256_set1_epi32(four(from))
+#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
+#define DOT(sum, number, weight) (Integers)_mm256_dpbusd_avx_epi32((__m256i)(sum), number, weight)
+#define MOST_ROWS 2
+#define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
+#include "_integer_cells.h"
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define NAMED(x) x##_avx2
+#define LANES 8
+#define SPLAT SPLAT_8
+#define FUSED(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define SMALLER(a, b) _mm256_min_ps(a, b)
+#define LARGER(a, b) _mm256_max_ps(a, b)
+#define ANY_NAN ANY_NAN_256
+#define STORE_BYTES STORE_BYTES_256
+#define Four __m256i
+#define FOUR(from) _mm256_set1_epi32(four(from))
+#define WEIGHT(from) _mm256_load_si256((const __m256i *)(from))
+#define DOT(sum, number, weight) \
+    ((sum) + (Integers)_mm256_madd_epi16(_mm256_maddubs_epi16(number, weight), _mm256_set1_epi16(1)))
+#define MOST_ROWS 2
+#define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
+#include "_integer_cells.h"
+#endif
+
+/* The same in plain C, for every other processor. */
+typedef float Floats4 __attribute__((vector_size(16)));
+typedef const uint8_t *Bytes;
+typedef int32_t Integers4 __attribute__((vector_size(16)));
+
+static inline Floats4 fused(Floats4 a, Floats4 b, Floats4 c)
+{
+    return (Floats4){fmaf(a[0], b[0], c[0]), fmaf(a[1], b[1], c[1]), fmaf(a[2], b[2], c[2]), fmaf(a[3], b[3], c[3])};
+}
+
+static inline Floats4 smaller(Floats4 a, Floats4 b)
+{
+    for (int i = 0; i < 4; i++) b[i] = a[i] < b[i] ? a[i] : b[i];
+    return b;
+}
+
+static inline Floats4 larger(Floats4 a, Floats4 b)
+{
+    for (int i = 0; i < 4; i++) b[i] = a[i] > b[i] ? a[i] : b[i];
+    return b;
+}
+
+static inline int any_nan(Floats4 x) { return x[0] != x[0] || x[1] != x[1] || x[2] != x[2] || x[3] != x[3]; }
+
+static inline void store_bytes(uint8_t *to, Floats4 x)
+{
+    for (int i = 0; i < 4; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        to[i] = (uint8_t)bits;
+    }
+}
+
+static inline Integers4 dot(Integers4 sum, Bytes numbers, Bytes from)
+{
+    const int8_t *weights = (const int8_t *)from;
+    for (int i = 0; i < 4; i++, weights += 4)
+        sum[i] += numbers[0] * weights[0] + numbers[1] * weights[1] + numbers[2] * weights[2] + numbers[3] * weights[3];
+    return sum;
+}
+
+#define TARGET
+#define NAMED(x) x##_portable
+#define LANES 4
+#define SPLAT(x) {x, x, x, x}
+#define FUSED fused
+#define SMALLER smaller
+#define LARGER larger
+#define ANY_NAN any_nan
+#define STORE_BYTES store_bytes
+#define Four Bytes
+#define FOUR(from) (from)
+#define WEIGHT(from) (Bytes)(from)
+#define DOT dot
+#define MOST_ROWS 2
+#define BY_ROWS(f) switch (rows) { UP_TO_2(f) }
+#include "_integer_cells.h"
+
+#define CELLS(set, lanes) {#set, lanes, float_input_##set, integer_input_##set, step_##set, matrix_##set}
+/* Best first; the last runs everywhere. */
+static const struct Cells KNOWN[] = {
+#if defined(__x86_64__)
+    CELLS(avx512vnni, 16), CELLS(avxvnni, 8), CELLS(avx512, 16), CELLS(avx2, 8),
+#endif
+    CELLS(portable, 4),
+    {0},
+};
+
+/* Whether the processor has the instructions, and the system keeps the registers; see `_recurrent_kernels.c`. */
+static int runs_here(const struct Cells *cells)
+{
+    if (cells->lanes == 4) return 1;
+#if defined(__x86_64__)
+    unsigned a, b, c, d, kept, high, most;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &most, &b, &c, &d) || !(b & bit_AVX2) || (kept & 0x06) != 0x06) return 0;
+    if (!strcmp(cells->name, "avx2")) return 1;
+    if (!strcmp(cells->name, "avxvnni"))
+        return most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)); /* AVX-VNNI */
+    const unsigned avx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512VL | bit_AVX512BW;
+    if ((b & avx512) != avx512 || (kept & 0xe6) != 0xe6) return 0;
+    return !strcmp(cells->name, "avx512") || (c & (1u << 11)); /* AVX512_VNNI */
+#endif
+    return 0;
+}
+
+static const struct Cells *chosen; /* what layers are made with from now on */
+
+/* Allocates memory for this many bytes; NULL if there is none. */
+static void *room(long bytes) { return aligned_alloc(ALIGNMENT, (bytes / ALIGNMENT + 1) * ALIGNMENT); }
+
+static void discard(struct Product *product)
+{
+    free(product->weights);
+    free(product->scales);
+    free(product->offsets);
+}
+
+static void destroy(void *kernel)
+{
+    struct Layer *layer = kernel;
+    for (int d = 0; d < layer->count; d++) {
+        struct Direction *direction = &layer->directions[d];
+        discard(&direction->inputs);
+        discard(&direction->states);
+        free(direction->float_inputs);
+        free(direction->biases);
+        free(direction->hidden_biases);
+    }
+    free(layer);
+}
+
+/* What a gate's sum is multiplied by: sigmoid(x) is computed of x / 2, which is exact. */
+static float factor(long gates, long gate) { return gate == gates - 1 ? 1.0f : 0.5f; }
+
+/* Which of the weights' rows each of a product's outputs is, in the order of the panels; -1 of those past the last. */
+struct Outputs {
+    long panels, gates, lanes;
+    long hidden; /* rows of one gate; or of all, where the gates are only groups of lanes */
+    int is_layer;
+};
+
+static long row_of(const struct Outputs *outputs, long output)
+{
+    const long unit = output / (outputs->gates * outputs->lanes) * outputs->lanes + output % outputs->lanes;
+    const long gate = output / outputs->lanes % outputs->gates;
+    if (outputs->is_layer) return unit < outputs->hidden ? gate * outputs->hidden + unit : -1;
+    return output < outputs->hidden ? output : -1;
+}
+
+/* Weights `[rows][size]`, of which one is `row_stride` and `k_stride` behind the other, with their scales `[rows]` times
+ * the unit of the numbers that they are multiplied with; 0 where there is no memory.
+ */
+static int pack_integers(const struct Outputs *outputs, struct Product *product, const int8_t *weights, long row_stride,
+                         long k_stride, const float *scales, long size, float unit)
+{
+    const long lanes = outputs->lanes, gates = outputs->gates, count = outputs->panels * gates * lanes;
+    product->groups = (size + 3) / 4;
+    int8_t *to = product->weights = room(count * product->groups * 4);
+    product->scales = room(count * sizeof *product->scales);
+    product->offsets = room(count * sizeof *product->offsets);
+    if (!product->weights || !product->scales || !product->offsets) return 0;
+    for (long panel = 0; panel < outputs->panels; panel++)
+        for (long group = 0; group < product->groups; group++)
+            for (long output = panel * gates * lanes; output < (panel + 1) * gates * lanes; output++)
+                for (long k = 4 * group; k < 4 * group + 4; k++) {
+                    const long row = row_of(outputs, output);
+                    *to++ = row >= 0 && k < size ? weights[row * row_stride + k * k_stride] : 0;
+                }
+    for (long output = 0; output < count; output++) {
+        const long row = row_of(outputs, output);
+        int32_t sum = 0;
+        for (long k = 0; row >= 0 && k < size; k++) sum += weights[row * row_stride + k * k_stride];
+        const float halved = outputs->is_layer ? factor(gates, output / lanes % gates) : 1.0f;
+        product->scales[output] = row >= 0 ? scales[row] * unit * halved : 0.0f;
+        product->offsets[output] = -127 * sum;
+    }
+    return 1;
+}
+
+/* Weights that stay floats, in panels; lanes past the last unit are 0. */
+static float *pack_floats(const struct Layer *layer, const float *weights)
+{
+    const long lanes = layer->cells->lanes, gates = layer->gates, size = layer->inputs;
+    float *panels = room(layer->panels * size * gates * lanes * sizeof *panels), *to = panels;
+    if (!panels) return NULL;
+    for (long panel = 0; panel < layer->panels; panel++)
+        for (long k = 0; k < size; k++)
+            for (long gate = 0; gate < gates; gate++)
+                for (long unit = panel * lanes; unit < (panel + 1) * lanes; unit++)
+                    *to++ = unit < layer->hidden ? weights[(gate * layer->hidden + unit) * size + k] * factor(gates, gate) : 0.0f;
+    return panels;
+}
+
+/* One direction's biases of ONNX's B, which may be NULL; 0 where there is no memory. */
+static int pack_biases(const struct Layer *layer, struct Direction *direction, const float *b)
+{
+    const long lanes = layer->cells->lanes, gates = layer->gates, hidden = layer->hidden;
+    direction->biases = room(layer->panels * gates * lanes * sizeof *direction->biases);
+    direction->hidden_biases = room(layer->panels * lanes * sizeof *direction->hidden_biases);
+    if (!direction->biases || !direction->hidden_biases) return 0;
+    for (long panel = 0; panel < layer->panels; panel++)
+        for (long unit = 0; unit < lanes; unit++) {
+            const long u = panel * lanes + unit;
+            const int there = b && u < hidden;
+            for (long gate = 0; gate < gates; gate++) {
+                const float of_input = there ? b[gate * hidden + u] : 0.0f;
+                const float of_state = there ? b[(gates + gate) * hidden + u] : 0.0f;
+                const int apart = gates == 3 && gate == 2;
+                direction->biases[(panel * gates + gate) * lanes + unit] =
+                    (apart ? of_input : of_input + of_state) * factor(gates, gate);
+                if (apart) direction->hidden_biases[u] = of_state;
+            }
+        }
+    return 1;
+}
+
+/* A batch as a layer sees it. */
+struct Batch {
+    long steps, rows;
+    const float *x;         /* [steps][rows][inputs] */
+    const int32_t *lengths; /* [rows], each 0 to steps; NULL where all are `steps` */
+    float *y;               /* [steps][directions][rows][hidden], or NULL */
+    float *y_h, *y_c;       /* [directions][rows][hidden], or NULL */
+    long *order;            /* [rows]: the rows, longest first; behind them room for [steps + 1] */
+    long *next;             /* [rows]: the row that gets a row's lane when it ends; -1 if none */
+    long lanes;
+    long first[MOST_LANES], steps_of[MOST_LANES]; /* of each lane: its first row, and its steps; most steps first */
+};
+
+static long length_of(const struct Batch *batch, long row) { return batch->lengths ? batch->lengths[row] : batch->steps; }
+
+/* Sorts the rows by length, longest first. */
+static void sort(struct Batch *batch)
+{
+    long *places = batch->order + batch->rows; /* [steps + 1]: the next place of each length */
+    memset(places, 0, (batch->steps + 1) * sizeof *places);
+    for (long row = 0; row < batch->rows; row++) places[length_of(batch, row)]++;
+    for (long length = batch->steps, place = 0; length >= 0; length--) {
+        const long count = places[length];
+        places[length] = place;
+        place += count;
+    }
+    for (long row = 0; row < batch->rows; row++) batch->order[places[length_of(batch, row)]++] = row;
+}
+
+/* Gives each row a lane: the longest first, each to the lane that is free first. More lanes than the valid steps over
+ * the longest length would only wait for the longest row.
+ */
+static void assign(struct Batch *batch)
+{
+    long valid = 0, last[MOST_LANES];
+    for (long row = 0; row < batch->rows; row++) valid += length_of(batch, row);
+    const long longest = batch->rows ? length_of(batch, batch->order[0]) : 0;
+    long lanes = longest ? (valid + longest - 1) / longest : 0;
+    lanes = (lanes + 3) / 4 * 4;
+    if (lanes > MOST_LANES) lanes = MOST_LANES;
+    batch->lanes = 0;
+    for (long r = 0; r < batch->rows; r++) {
+        const long row = batch->order[r], length = length_of(batch, row);
+        batch->next[row] = -1;
+        if (!length) continue; /* it has no step, and needs no lane */
+        long lane = batch->lanes;
+        if (lane < lanes) {
+            batch->first[lane] = row;
+            batch->steps_of[lane] = 0;
+            batch->lanes++;
+        } else {
+            lane = 0;
+            for (long other = 1; other < lanes; other++)
+                if (batch->steps_of[other] < batch->steps_of[lane]) lane = other;
+            batch->next[last[lane]] = row;
+        }
+        last[lane] = row;
+        batch->steps_of[lane] += length;
+    }
+    for (long i = 1; i < batch->lanes; i++) /* most steps first, so that the lanes that still run stand together */
+        for (long j = i; j && batch->steps_of[j] > batch->steps_of[j - 1]; j--) {
+            const long row = batch->first[j], steps = batch->steps_of[j];
+            batch->first[j] = batch->first[j - 1], batch->steps_of[j] = batch->steps_of[j - 1];
+            batch->first[j - 1] = row, batch->steps_of[j - 1] = steps;
+        }
+}
+
+/* Gives one row's last state. Nobody may want it: then `to` is NULL. */
+static void give(float *to, long place, const float *state, long hidden)
+{
+    if (to) memcpy(to + place, state, hidden * sizeof *to);
+}
+
+/* How one direction goes through a batch. */
+struct Walk {
+    int backward;
+    long d, step_of_x, step_of_y;
+};
+
+/* Where a lane is: its row, and the steps of it that are left. Before its first step, none is. */
+struct Place {
+    long row, left;
+    const float *x;
+};
+
+/* How many lanes have this step, of those that had the step before it. */
+static long running_at(const struct Batch *batch, long step, long lanes)
+{
+    while (lanes && batch->steps_of[lanes - 1] <= step) lanes--;
+    return lanes;
+}
+
+/* The first step of a row in its direction. */
+static long start_of(const struct Walk *walk, long length) { return walk->backward ? length - 1 : 0; }
+
+/* Runs one direction; 0 where there is no memory. */
+static int run_direction(const struct Layer *layer, int d, const struct Batch *batch)
+{
+    const struct Direction *direction = &layer->directions[d];
+    const struct Cells *cells = layer->cells;
+    const long rows = batch->rows, hidden = layer->hidden, width = layer->panels * cells->lanes;
+    const struct Walk walk = {d == 1 || layer->backward, d, rows * layer->inputs, layer->count * rows * hidden};
+    const long x_stride = walk.backward ? -walk.step_of_x : walk.step_of_x;
+    const long y_stride = walk.backward ? -walk.step_of_y : walk.step_of_y;
+    const long given_size = width * layer->gates, lanes = batch->lanes;
+    float *given = room(STEPS_AT_ONCE * given_size * sizeof *given);
+    float *memory = room(lanes * width * sizeof *memory), *unwanted = room(lanes * hidden * sizeof *unwanted);
+    uint8_t *states = room(2 * lanes * width), *bytes = room(STEPS_AT_ONCE * layer->input_bytes);
+    int32_t *products = room(STEPS_AT_ONCE * 4 * cells->lanes * sizeof *products); /* of one panel */
+    const int made = given && memory && unwanted && states && bytes && products;
+    if (made) {
+        const float *inputs[STEPS_AT_ONCE];
+        float units[STEPS_AT_ONCE], *out[MOST_LANES];
+        uint8_t poisoned[MOST_LANES] = {0}, *before = states, *after = states + lanes * width;
+        struct Place reads[MOST_LANES], writes[MOST_LANES];
+        for (long lane = 0; lane < lanes; lane++) {
+            reads[lane].row = writes[lane].row = -1;
+            reads[lane].left = writes[lane].left = 0;
+            out[lane] = unwanted + lane * hidden;
+        }
+        long active = lanes;
+        for (long step = 0; active; ) {
+            /* As many steps of all lanes as there is room for: what their inputs give. */
+            long count = 0, until = step;
+            for (long running = active; running && count + running <= STEPS_AT_ONCE; running = running_at(batch, ++until, running)) {
+                for (long lane = 0; lane < running; lane++) {
+                    struct Place *place = &reads[lane];
+                    if (!place->left) {
+                        place->row = place->row < 0 ? batch->first[lane] : batch->next[place->row];
+                        place->left = length_of(batch, place->row);
+                        place->x = batch->x + start_of(&walk, place->left) * walk.step_of_x + place->row * layer->inputs;
+                    }
+                    inputs[count++] = place->x;
+                    place->x += x_stride;
+                    place->left--;
+                }
+            }
+            if (layer->input_bytes)
+                cells->integer_input(layer, direction, count, inputs, bytes, units, products, given);
+            else
+                cells->float_input(layer, direction, count, inputs, given);
+            if (layer->input_bytes)
+                for (long i = 0; i < count; i++)
+                    for (long j = 0; units[i] != units[i] && j < given_size; j++) given[i * given_size + j] = NAN;
+            float *of_step = given;
+            for (; step < until; active = running_at(batch, ++step, active)) {
+                for (long lane = 0; lane < active; lane++) {
+                    struct Place *place = &writes[lane];
+                    if (!place->left) {
+                        place->row = place->row < 0 ? batch->first[lane] : batch->next[place->row];
+                        place->left = length_of(batch, place->row);
+                        poisoned[lane] = 0;
+                        memset(before + lane * width, 127, width);
+                        memset(memory + lane * width, 0, width * sizeof *memory);
+                        if (batch->y)
+                            out[lane] = batch->y + start_of(&walk, place->left) * walk.step_of_y +
+                                        (d * rows + place->row) * hidden;
+                    }
+                    /* A state that is not a number has no byte: it makes all of the row's next step so. */
+                    for (long j = 0; poisoned[lane] && j < given_size; j++) of_step[lane * given_size + j] = NAN;
+                }
+                cells->step(layer, direction, active, step == 0, before, of_step, products, memory, out, after, poisoned);
+                of_step += active * given_size;
+                uint8_t *swapped = before;
+                before = after;
+                after = swapped;
+                for (long lane = 0; lane < active; lane++) {
+                    const long place = (d * rows + writes[lane].row) * hidden;
+                    if (!--writes[lane].left) {
+                        give(batch->y_h, place, out[lane], hidden);
+                        give(batch->y_c, place, memory + lane * width, hidden);
+                    } else if (batch->y) {
+                        out[lane] += y_stride;
+                    }
+                }
+            }
+        }
+    }
+    free(given);
+    free(memory);
+    free(unwanted);
+    free(states);
+    free(bytes);
+    free(products);
+    return made;
+}
+
+/* Zeros where no row has a step, and the last states of rows without one. */
+static void clear(const struct Layer *layer, const struct Batch *batch)
+{
+    const long hidden = layer->hidden, of_step = layer->count * batch->rows * hidden;
+    for (long row = 0; row < batch->rows; row++)
+        for (long d = 0; d < layer->count; d++) {
+            const long length = length_of(batch, row), place = (d * batch->rows + row) * hidden;
+            for (long step = length; batch->y && step < batch->steps; step++)
+                memset(batch->y + step * of_step + place, 0, hidden * sizeof *batch->y);
+            if (!length && batch->y_h) memset(batch->y_h + place, 0, hidden * sizeof *batch->y_h);
+            if (!length && batch->y_c) memset(batch->y_c + place, 0, hidden * sizeof *batch->y_c);
+        }
+}
+
+/* ---- Onnxruntime's side. ---- */
+
+/* The inputs: those of ONNX's LSTM and GRU, with the units of the weights behind them. Weights of inputs are floats
+ * `[directions, gates * hidden, inputs]` without units, or bytes `[directions * gates * hidden, inputs]` with them.
+ */
+enum { X, W, W_SCALES, R, R_SCALES, B, LENGTHS, INPUTS };
+
+/* A constant matrix of bytes of at most `LARGEST_WEIGHT`, and the scales along an axis; NULL if it is not one. */
+static const int8_t *integers(const OrtKernelInfo *info, size_t index, int axis, int64_t *dimensions, const float **scales)
+{
+    int64_t count[1];
+    const int8_t *weights = constant(info, index, dimensions, 2);
+    *scales = constant(info, index + 1, count, 1);
+    if (!weights || !*scales || count[0] != dimensions[axis]) return NULL;
+    for (int64_t i = 0; i < dimensions[0] * dimensions[1]; i++)
+        if (weights[i] > LARGEST_WEIGHT || weights[i] < -LARGEST_WEIGHT) return NULL;
+    return weights;
+}
+
+static OrtStatus *create(int gates, const OrtKernelInfo *info, void **kernel)
+{
+    char name[16] = "forward";
+    size_t size = sizeof name;
+    int64_t w[3], r[2], b[2] = {0, 0};
+    const float *w_scales = NULL, *r_scales = NULL, *floats = NULL, *biases = NULL;
+    const int8_t *weights = NULL, *of_states = integers(info, R, 0, r, &r_scales);
+    if (!of_states) return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
+    if (has_input(info, W_SCALES)) {
+        if (!(weights = integers(info, W, 0, w + 1, &w_scales)))
+            return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
+    } else if (!(floats = constant(info, W, w, 3))) {
+        return status(ORT_FAIL, "weights that are not constant");
+    }
+    if (has_input(info, B) && !(biases = constant(info, B, b, 2))) return status(ORT_FAIL, "biases that are not constant");
+    if (!absent(info, "direction") && !well(api->KernelInfoGetAttribute_string(info, "direction", name, &size)))
+        return status(ORT_FAIL, "an unknown direction");
+    const int both = !strcmp(name, "bidirectional"), backward = !strcmp(name, "reverse");
+    if (!both && !backward && strcmp(name, "forward")) return status(ORT_FAIL, "an unknown direction");
+    const int count = both ? 2 : 1;
+    const int64_t hidden = r[1], outputs = gates * hidden;
+    const int64_t rows_of_w = floats ? w[0] * w[1] : w[1];
+    if (hidden < 1 || r[0] != count * outputs || rows_of_w != count * outputs || (floats && w[0] != count) || w[2] < 1 ||
+        w[2] > MOST_INPUTS || hidden > MOST_INPUTS || (biases && (b[0] != count || b[1] != 2 * outputs)))
+        return status(ORT_FAIL, "weights that do not fit each other");
+
+    struct Layer *layer = calloc(1, sizeof *layer);
+    if (!layer) return status(ORT_FAIL, "no memory");
+    layer->gates = gates;
+    layer->count = count;
+    layer->backward = backward;
+    layer->inputs = w[2];
+    layer->hidden = hidden;
+    layer->cells = chosen;
+    layer->panels = (hidden + chosen->lanes - 1) / chosen->lanes;
+    layer->input_bytes = floats ? 0 : (w[2] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const struct Outputs places = {layer->panels, gates, chosen->lanes, hidden, 1};
+    for (int d = 0; d < count; d++) {
+        struct Direction *direction = &layer->directions[d];
+        int made = pack_integers(&places, &direction->states, of_states + d * outputs * hidden, hidden, 1,
+                                 r_scales + d * outputs, hidden, 1.0f / 127.0f) &&
+                   pack_biases(layer, direction, biases ? biases + d * b[1] : NULL);
+        if (made && weights)
+            made = pack_integers(&places, &direction->inputs, weights + d * outputs * w[2], w[2], 1,
+                                 w_scales + d * outputs, w[2], 1.0f);
+        if (made && floats) made = !!(direction->float_inputs = pack_floats(layer, floats + d * outputs * w[2]));
+        if (!made) {
+            destroy(layer);
+            return status(ORT_FAIL, "no memory");
+        }
+    }
+    *kernel = layer;
+    return NULL;
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context)
+{
+    const struct Layer *layer = kernel;
+    int good = 1;
+    int64_t x[3], lengths[1];
+    struct Batch batch = {0};
+    batch.x = input(context, X, x, 3, &good);
+    batch.lengths = input(context, LENGTHS, lengths, 1, &good);
+    if (!good || !batch.x || x[2] != layer->inputs || (batch.lengths && lengths[0] != x[1]))
+        return status(ORT_INVALID_ARGUMENT, "the inputs' shapes do not fit the weights or each other");
+    batch.steps = x[0];
+    batch.rows = x[1];
+    for (long row = 0; batch.lengths && row < batch.rows; row++)
+        if (batch.lengths[row] < 0 || batch.lengths[row] > batch.steps)
+            return status(ORT_INVALID_ARGUMENT, "a length is not between 0 and the number of steps");
+
+    const int64_t all[] = {x[0], layer->count, x[1], layer->hidden}, last[] = {layer->count, x[1], layer->hidden};
+    OrtStatus *error = output(context, 0, all, 4, &batch.y);
+    if (!error) error = output(context, 1, last, 3, &batch.y_h);
+    if (!error && layer->gates == 4) error = output(context, 2, last, 3, &batch.y_c);
+    if (error) return error;
+    batch.order = malloc((batch.rows + batch.steps + 1) * sizeof *batch.order);
+    batch.next = malloc((batch.rows + 1) * sizeof *batch.next);
+    int made = batch.order && batch.next;
+    if (made) {
+        sort(&batch);
+        assign(&batch);
+        clear(layer, &batch);
+        for (int d = 0; made && d < layer->count; d++) made = run_direction(layer, d, &batch);
+    }
+    free(batch.order);
+    free(batch.next);
+    return made ? NULL : status(ORT_FAIL, "no memory");
+}
+
+enum { FACTOR, WEIGHTS, SCALES, FACTORS }; /* its inputs; weights are bytes `[inputs, outputs]` */
+enum { MOST_DIMENSIONS = 8 };
+
+static void destroy_matrix(void *kernel)
+{
+    struct Matrix *matrix = kernel;
+    discard(&matrix->product);
+    free(matrix);
+}
+
+static OrtStatus *create_matrix(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    int64_t size[2];
+    const float *scales = NULL;
+    const int8_t *weights = integers(info, WEIGHTS, 1, size, &scales);
+    if (!weights || size[0] < 1 || size[1] < 1 || size[0] > MOST_INPUTS)
+        return status(ORT_FAIL, "no constant weights of at most 63 with a scale each");
+    struct Matrix *matrix = calloc(1, sizeof *matrix);
+    if (!matrix) return status(ORT_FAIL, "no memory");
+    matrix->inputs = size[0];
+    matrix->outputs = size[1];
+    matrix->cells = chosen;
+    matrix->panels = (size[1] + 4 * chosen->lanes - 1) / (4 * chosen->lanes);
+    matrix->input_bytes = (size[0] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const struct Outputs places = {matrix->panels, 4, chosen->lanes, size[1], 0};
+    if (!pack_integers(&places, &matrix->product, weights, 1, size[1], scales, size[0], 1.0f)) {
+        destroy_matrix(matrix);
+        return status(ORT_FAIL, "no memory");
+    }
+    *kernel = matrix;
+    return NULL;
+}
+
+static OrtStatus *compute_matrix(void *kernel, OrtKernelContext *context)
+{
+    const struct Matrix *matrix = kernel;
+    int64_t dimensions[MOST_DIMENSIONS];
+    size_t count = 0;
+    const float *x = any_shape(context, FACTOR, dimensions, MOST_DIMENSIONS, &count);
+    if (!x || !count || dimensions[count - 1] != matrix->inputs)
+        return status(ORT_INVALID_ARGUMENT, "the input's shape does not fit the weights");
+    long rows = 1;
+    for (size_t i = 0; i + 1 < count; i++) rows *= dimensions[i];
+    dimensions[count - 1] = matrix->outputs;
+    float *y = NULL;
+    OrtStatus *error = output(context, 0, dimensions, count, &y);
+    if (error || !rows) return error;
+    uint8_t *bytes = room(STEPS_AT_ONCE * matrix->input_bytes);
+    int32_t *products = room(STEPS_AT_ONCE * 4 * matrix->cells->lanes * sizeof *products);
+    const int made = bytes && products;
+    for (long first = 0; made && first < rows; first += STEPS_AT_ONCE)
+        matrix->cells->matrix(matrix, rows - first < STEPS_AT_ONCE ? rows - first : STEPS_AT_ONCE,
+                              x + first * matrix->inputs, bytes, products, y + first * matrix->outputs);
+    free(bytes);
+    free(products);
+    return made ? NULL : status(ORT_FAIL, "no memory");
+}
+
+/* The operators, as onnxruntime asks for them. */
+
+static const char *lstm_name(const OrtCustomOp *op) { return (void)op, "LSTM"; }
+static const char *gru_name(const OrtCustomOp *op) { return (void)op, "GRU"; }
+static const char *provider(const OrtCustomOp *op) { return (void)op, NULL; } /* the CPU's */
+static int input_type(const OrtCustomOp *op, size_t index)
+{
+    return (void)op, index == LENGTHS ? ORT_INT32 : index == R ? ORT_INT8 : index == W ? ORT_ANY_TYPE : ORT_FLOAT;
+}
+static size_t inputs(const OrtCustomOp *op) { return (void)op, INPUTS; }
+static int output_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
+static size_t lstm_outputs(const OrtCustomOp *op) { return (void)op, 3; }
+static size_t gru_outputs(const OrtCustomOp *op) { return (void)op, 2; }
+static int input_presence(const OrtCustomOp *op, size_t index)
+{
+    return (void)op, index == W_SCALES || index >= B ? ORT_OPTIONAL : ORT_REQUIRED;
+}
+static int output_presence(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_OPTIONAL; }
+static int input_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
+static int not_variadic(const OrtCustomOp *op) { return (void)op, 1; }
+
+static OrtStatus *create_lstm(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    return (void)op, (void)given, create(4, info, kernel);
+}
+
+static OrtStatus *create_gru(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    return (void)op, (void)given, create(3, info, kernel);
+}
+
+#define OPERATOR(kind)                                                                                             \
+    {                                                                                                              \
+        .version = ORT_API_VERSION, .GetName = kind##_name, .GetExecutionProviderType = provider,                  \
+        .GetInputType = input_type, .GetInputTypeCount = inputs, .GetOutputType = output_type,                     \
+        .GetOutputTypeCount = kind##_outputs, .KernelDestroy = destroy, .GetInputCharacteristic = input_presence,  \
+        .GetOutputCharacteristic = output_presence, .GetInputMemoryType = input_memory,                            \
+        .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},                                   \
+        .CreateKernelV2 = create_##kind, .KernelComputeV2 = compute,                                               \
+    }
+static const OrtCustomOp LSTM = OPERATOR(lstm), GRU = OPERATOR(gru);
+
+static const char *matrix_name(const OrtCustomOp *op) { return (void)op, "MatMul"; }
+static int matrix_type(const OrtCustomOp *op, size_t index) { return (void)op, index == WEIGHTS ? ORT_INT8 : ORT_FLOAT; }
+static size_t matrix_inputs(const OrtCustomOp *op) { return (void)op, FACTORS; }
+static size_t matrix_outputs(const OrtCustomOp *op) { return (void)op, 1; }
+static int always(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
+static const OrtCustomOp MATRIX = {
+    .version = ORT_API_VERSION, .GetName = matrix_name, .GetExecutionProviderType = provider,
+    .GetInputType = matrix_type, .GetInputTypeCount = matrix_inputs, .GetOutputType = output_type,
+    .GetOutputTypeCount = matrix_outputs, .KernelDestroy = destroy_matrix, .GetInputCharacteristic = always,
+    .GetOutputCharacteristic = always, .GetInputMemoryType = input_memory,
+    .GetVariadic = {not_variadic, not_variadic, not_variadic, not_variadic},
+    .CreateKernelV2 = create_matrix, .KernelComputeV2 = compute_matrix,
+};
+
+/* What onnxruntime calls for each session that registers the library. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
+{
+    static OrtCustomOpDomain *domain; /* never freed, as sessions refer to it; created under Python's lock */
+    if (!(api = base->GetApi(ORT_API_VERSION))) return NULL;
+    if (!domain) {
+        OrtCustomOpDomain *made = NULL;
+        OrtStatus *error = api->CreateCustomOpDomain("lengthwise.integer", &made);
+        if (!error) error = api->CustomOpDomain_Add(made, &LSTM);
+        if (!error) error = api->CustomOpDomain_Add(made, &GRU);
+        if (!error) error = api->CustomOpDomain_Add(made, &MATRIX);
+        if (error) return error;
+        domain = made;
+    }
+    return api->AddCustomOpDomain(options, domain);
+}
+
+/* ---- Python's side. ---- */
+
+static PyObject *choose(PyObject *module, PyObject *name)
+{
+    const char *wanted = PyUnicode_AsUTF8AndSize(name, NULL);
+    if (!wanted) return NULL;
+    for (const struct Cells *cells = KNOWN; cells->name; cells++)
+        if (!strcmp(cells->name, wanted) && runs_here(cells)) {
+            chosen = cells;
+            Py_RETURN_NONE;
+        }
+    return PyErr_Format(PyExc_ValueError, "this processor has no %s", wanted);
+}
+
+static PyObject *chosen_name(PyObject *module, PyObject *nothing) { return PyUnicode_FromString(chosen->name); }
+
+static PyMethodDef METHODS[] = {
+    {"chosen", chosen_name, METH_NOARGS, "The instruction set that sessions opened from now on use."},
+    {"choose", choose, METH_O, "Makes the kernels of sessions opened from now on use that instruction set."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill(PyObject *module)
+{
+    PyObject *names = PyList_New(0);
+    if (!names) return -1;
+    for (const struct Cells *cells = KNOWN; cells->name; cells++) {
+        if (!runs_here(cells)) continue;
+        if (!chosen) chosen = cells;
+        PyObject *name = PyUnicode_FromString(cells->name);
+        const int failed = !name || PyList_Append(names, name);
+        Py_XDECREF(name);
+        if (failed) {
+            Py_DECREF(names);
+            return -1;
+        }
+    }
+    PyObject *tuple = PyList_AsTuple(names);
+    Py_DECREF(names);
+    const int failed = !tuple || PyModule_AddObjectRef(module, "INSTRUCTION_SETS", tuple);
+    Py_XDECREF(tuple);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
+
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, .m_name = "_integer_kernels", .m_methods = METHODS, .m_slots = SLOTS,
+    .m_doc = "LSTM and GRU for onnxruntime with products of 8-bit integers; see `lengthwise.runtime.integer_layers`.",
+};
+
+PyMODINIT_FUNC PyInit__integer_kernels(void) { return PyModuleDef_Init(&MODULE); }

@@ -1,0 +1,370 @@
+"""The integer kernels: exact sums, and the same bits on every instruction set and in any company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from lengthwise.runtime import integer_kernels
+from lengthwise_export.onnx_graphs import precision
+from tests.support.integer_graphs import batch, float_graph, in_numpy, integer_graph, opened, product_graph
+
+SETS = integer_kernels.INSTRUCTION_SETS or ("none",)
+pytestmark = pytest.mark.skipif(not integer_kernels.INSTRUCTION_SETS, reason="no compiler at installation")
+
+CLOSE = 4e-3
+"""How far answers may lie from NumPy's: cells round there in another way, which moves a state by a unit of 1/127 now
+and then."""
+FEW, MANY = 3, 40
+"""Inputs whose weights stay floats, and inputs whose weights are bytes."""
+
+
+@pytest.fixture(autouse=True)
+def best() -> Iterator[None]:
+    """Whatever a test chose, the next has the best instruction set."""
+    yield
+    integer_kernels.choose(SETS[0])
+
+
+@pytest.fixture(params=SETS)
+def instructions(request: pytest.FixtureRequest) -> str:
+    """Each instruction set that this processor has."""
+    return str(request.param)
+
+
+def assert_same_bits(one: list[Any], other: list[Any]) -> None:
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first.view(np.int32), second.view(np.int32))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("hidden", [1, 7, 16, 33])
+@pytest.mark.parametrize("inputs", [FEW, MANY])
+@pytest.mark.parametrize("biases", [True, False])
+def test_a_layer_answers_as_the_same_arithmetic_in_numpy(
+    kind: str, direction: str, hidden: int, inputs: int, biases: bool
+):
+    graph = integer_graph(kind, hidden=hidden, inputs=inputs, direction=direction, biases=biases)
+    feed = batch([5, 1, 9, 9, 3, 0, 7], inputs)
+    expected = in_numpy(graph, feed["x"], feed["lengths"])
+    y, last_h, *_ = opened(graph, SETS[0]).run(None, feed)
+    np.testing.assert_allclose(y, expected, atol=CLOSE)
+    for row, length in enumerate(feed["lengths"]):
+        for d in range(y.shape[1]):
+            backward = d == 1 or direction == "reverse"
+            at_end = y[0 if backward else length - 1, d, row] if length else np.zeros(hidden, np.float32)
+            np.testing.assert_array_equal(last_h[d, row], at_end)
+
+
+@given(
+    st.sampled_from(["LSTM", "GRU"]),
+    st.sampled_from(["forward", "reverse", "bidirectional"]),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.lists(st.integers(0, 20), min_size=1, max_size=70),
+)
+@settings(max_examples=40)
+def test_every_instruction_set_gives_the_same_bits(
+    kind: str, direction: str, hidden: int, inputs: int, lengths: list[int]
+):
+    graph = integer_graph(kind, hidden=hidden, inputs=inputs, direction=direction)
+    feed = batch(lengths, inputs, steps=21)
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    for other in others:
+        assert_same_bits(first, other)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("hidden", [1, 7, 129])
+@pytest.mark.parametrize("rows", [1, 65])
+def test_every_instruction_set_gives_the_same_bits_at_odd_sizes(kind: str, hidden: int, rows: int):
+    graph = integer_graph(kind, hidden=hidden, inputs=MANY, direction="bidirectional")
+    feed = batch([1 + row * 7 % 12 for row in range(rows)], MANY, steps=14)
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    for other in others:
+        assert_same_bits(first, other)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.long)])
+def test_a_thousand_units_give_the_same_bits_on_every_instruction_set(kind: str):
+    graph = integer_graph(kind, hidden=1000, inputs=FEW)
+    feed = batch([3, 1, 2])
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    for other in others:
+        assert_same_bits(first, other)
+    np.testing.assert_allclose(first[0], in_numpy(graph, feed["x"], feed["lengths"]), atol=CLOSE)
+
+
+@given(
+    st.sampled_from(["LSTM", "GRU"]),
+    st.lists(st.integers(0, 25), min_size=1, max_size=70),
+    st.sampled_from([4, 16, 37]),
+    st.sampled_from([FEW, MANY]),
+    st.randoms(use_true_random=False),
+    st.sampled_from(SETS),
+)
+@settings(max_examples=40)
+def test_a_row_has_the_same_bits_alone_and_in_any_company(
+    kind: str, lengths: list[int], hidden: int, inputs: int, random: Any, instruction_set: str
+):
+    session = opened(integer_graph(kind, hidden=hidden, inputs=inputs, direction="bidirectional"), instruction_set)
+    feed = batch(lengths, inputs, steps=26)
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    together = session.run(None, feed)
+    shuffled = session.run(None, {"x": feed["x"][:, order], "lengths": feed["lengths"][order]})
+    for place, row in enumerate(order):
+        alone = session.run(None, {"x": feed["x"][: lengths[row], [row]], "lengths": feed["lengths"][[row]]})
+        for one, all_of, other in zip(alone, together, shuffled, strict=True):
+            length = len(one) if one.ndim == 4 else None
+            np.testing.assert_array_equal(one[..., 0, :], all_of[:length, ..., row, :])
+            np.testing.assert_array_equal(one[..., 0, :], other[:length, ..., place, :])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("inputs", [FEW, MANY])
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e38])
+def test_padding_is_not_read_and_its_outputs_are_zero(instructions: str, kind: str, inputs: int, junk: float):
+    session = opened(integer_graph(kind, inputs=inputs, direction="bidirectional"), instructions)
+    feed = batch([4, 1, 6, 0], inputs, steps=8)
+    clean = session.run(None, feed)
+    for row, length in enumerate(feed["lengths"]):
+        feed["x"][length:, row] = junk
+        assert not clean[0][length:, :, row].any()
+        assert length or not any(each[:, row].any() for each in clean[1:])
+    assert_same_bits(clean, session.run(None, feed))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("inputs", [FEW, MANY])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_in_its_row_and_is_never_a_number_after_it(
+    instructions: str, kind: str, inputs: int, value: float
+):
+    session = opened(integer_graph(kind, hidden=20, inputs=inputs), instructions)
+    # With one lane for each row, and with lanes that are handed on
+    for lengths in ([4, 4, 4], [4, 4] * 40):
+        feed = batch(lengths, inputs)
+        clean = session.run(["y"], feed)[0]
+        feed["x"][1, 1, 0] = value
+        found = session.run(["y"], feed)[0]
+        if np.isnan(value) or inputs == MANY:
+            assert np.isnan(found[1:, :, 1]).all()
+        others = [row for row in range(len(lengths)) if row != 1]
+        np.testing.assert_array_equal(found[:, :, others], clean[:, :, others])
+        np.testing.assert_array_equal(found[0], clean[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_huge_and_tiny_inputs_give_numbers_and_the_same_bits_on_every_instruction_set(kind: str):
+    graph = integer_graph(kind, hidden=20, inputs=MANY)
+    feed = batch([6, 6, 6, 6], MANY)
+    for row, size in enumerate((1e38, 1e-38, 1e-45, 0)):
+        feed["x"][:, row] *= np.float32(size)
+    first, *others = [opened(graph, each).run(None, feed) for each in SETS]
+    assert all(np.isfinite(each).all() for each in first)
+    for other in others:
+        assert_same_bits(first, other)
+    # Inputs too small for a scale count as zeros
+    np.testing.assert_array_equal(first[0][:, :, 1], first[0][:, :, 3])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("hidden", [64, 1000])
+def test_the_largest_weights_and_states_saturate_nothing(instructions: str, sign: int, hidden: int):
+    """All states become 1 or -1, and all weights are 63: each pair of products is the largest that there can be.
+
+    The recurrent part of the cell gate is then 0.64, where tanh moves: it would be less if 16 bits overflowed.
+    """
+    r = np.zeros((1, 4 * hidden, hidden), np.float32)
+    r[:, : 2 * hidden] = 0.64 / hidden  # the input gate and the output gate, open in any case
+    r[:, 3 * hidden :] = 0.64 / hidden  # the cell gate
+    b = np.zeros((1, 8 * hidden), np.float32)
+    b[:, : 3 * hidden] = 50
+    w = np.zeros((1, 4 * hidden, 1), np.float32)
+    w[:, 3 * hidden :] = 1
+    graph = integer_graph(hidden=hidden, inputs=1, weights={"w": w, "r": r, "b": b})
+    feed = {"x": np.full((8, 1, 1), sign, np.float32), "lengths": np.array([8], np.int32)}
+    session = opened(graph, instructions)
+    y, _, last_c = session.run(None, feed)
+    state, kept = 0.0, 0.0
+    for step in range(8):
+        gate = np.rint(state * 127) / 127 * 0.64 + sign
+        kept += np.tanh(gate)
+        state = np.tanh(kept)
+        np.testing.assert_allclose(y[step], state, atol=1e-4)
+    assert abs(np.rint(state * 127)) == 127
+    np.testing.assert_allclose(last_c, kept, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize(("rows", "steps"), [(3, 0), (0, 5), (0, 0)])
+def test_of_no_rows_or_no_steps_the_outputs_are_empty_or_zero(instructions: str, kind: str, rows: int, steps: int):
+    session = opened(integer_graph(kind, direction="bidirectional"), instructions)
+    found = session.run(None, {"x": np.zeros((steps, rows, 3), np.float32), "lengths": np.zeros(rows, np.int32)})
+    assert [each.shape for each in found] == [(steps, 2, rows, 5), *[(2, rows, 5)] * (len(found) - 1)]
+    assert not any(each.any() for each in found)
+
+
+@pytest.mark.parametrize("wanted", ["y", "last_h", "last_c"])
+def test_a_node_may_leave_out_lengths_and_outputs(instructions: str, wanted: str):
+    feed = batch([6, 6])
+    graph = integer_graph(direction="bidirectional")
+    expected = dict(zip(("y", "last_h", "last_c"), opened(graph, instructions).run(None, feed), strict=True))
+    node = graph.graph.node[-1]
+    node.input[4] = ""
+    node.output[:] = [name if name == wanted else "" for name in node.output]
+    kept = [output for output in graph.graph.output if output.name == wanted]
+    del graph.graph.output[:]
+    graph.graph.output.extend(kept)
+    (found,) = opened(graph, instructions).run(None, feed)
+    np.testing.assert_array_equal(found, expected[wanted])
+
+
+@pytest.mark.parametrize("lengths", [[3, 5], [3, -1]])
+def test_a_length_that_cannot_be_is_an_error(lengths: list[int]):
+    feed = batch([3, 3]) | {"lengths": np.array(lengths, np.int32)}
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="length"):
+        opened(integer_graph(), SETS[0]).run(None, feed)
+
+
+def test_lengths_of_other_rows_are_an_error():
+    feed = batch([3, 3]) | {"lengths": np.array([3, 3, 3], np.int32)}
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="shapes"):
+        opened(integer_graph(), SETS[0]).run(None, feed)
+
+
+@pytest.mark.parametrize("weight", [64, -64, 127, -128])
+def test_a_weight_of_more_than_seven_bits_is_refused(weight: int):
+    graph = integer_graph()
+    (tensor,) = [each for each in graph.graph.initializer if each.name == "layer/R_int8"]
+    changed = numpy_helper.to_array(tensor).copy()
+    changed[3, 2] = weight
+    tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    with pytest.raises(Exception, match="at most 63"):
+        opened(graph, SETS[0])
+
+
+def test_scales_of_other_rows_are_refused():
+    graph = integer_graph()
+    (tensor,) = [each for each in graph.graph.initializer if each.name == "layer/R_scale"]
+    tensor.CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), tensor.name))
+    with pytest.raises(Exception, match="with a scale each"):
+        opened(graph, SETS[0])
+
+
+def test_several_threads_run_one_session():
+    session = opened(integer_graph(hidden=40, inputs=MANY, direction="bidirectional"), SETS[0])
+    feeds = [batch([1 + (seed * 7 + row) % 30 for row in range(1 + seed % 9)], MANY, seed=seed) for seed in range(40)]
+    one_by_one = [session.run(None, feed) for feed in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        for expected, found in zip(one_by_one, pool.map(lambda feed: session.run(None, feed), feeds), strict=True):
+            assert_same_bits(expected, found)
+
+
+def test_tanh_and_sigmoid_are_those_of_double_precision(instructions: str):
+    """A GRU of one unit without a state: (1 - sigmoid(x)) tanh(x), where all weights of inputs are 1."""
+    x = np.concatenate([np.linspace(-30, 30, 4001), [0.0, 1e-30, 1e-6, 88.0, 1e4]]).astype(np.float32)
+    ones = {"w": np.ones((1, 3, 1), np.float32), "r": np.ones((1, 3, 1), np.float32)}
+    graph = integer_graph("GRU", hidden=1, inputs=1, biases=False, weights=ones)
+    found = opened(graph, instructions).run(["last_h"], {"x": x[None, :, None], "lengths": np.ones(len(x), np.int32)})
+    wide = np.clip(x.astype(np.float64), -700, 700)
+    np.testing.assert_allclose(found[0][0, :, 0], np.tanh(wide) / (1 + np.exp(wide)), atol=6e-6)
+
+
+def test_a_layer_lies_near_its_float32_original():
+    for kind in ("LSTM", "GRU"):
+        form: dict[str, Any] = {"hidden": 48, "inputs": MANY, "direction": "bidirectional"}
+        feed = batch([40, 3, 17], MANY)
+        exact = opened(float_graph(kind, **form)).run(["y"], feed)[0]
+        found = opened(integer_graph(kind, **form), SETS[0]).run(["y"], feed)[0]
+        assert 0 < np.abs(found - exact).max() < 0.08
+
+
+# Products
+
+
+def product(instructions: str, inputs: int, outputs: int, **form: Any) -> Any:
+    return opened(precision.convert(product_graph(inputs, outputs, **form), "int8"), instructions)
+
+
+@pytest.mark.parametrize("inputs", [32, 35, 200])
+@pytest.mark.parametrize("outputs", [32, 33, 129])
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 65), (2, 1, 3)])
+def test_a_product_is_that_of_whole_numbers(instructions: str, inputs: int, outputs: int, shape: tuple[int, ...]):
+    graph = precision.convert(product_graph(inputs, outputs, rank=len(shape) + 1), "int8")
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    x = np.random.default_rng(1).normal(0, 3, (*shape, inputs)).astype(np.float32)
+    (y,) = opened(graph, instructions).run(["y"], {"x": x})
+    unit = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    whole = np.rint(x.astype(np.float64) * (np.float32(127) / np.abs(x).max(axis=-1, keepdims=True)))
+    expected = (whole @ held["product/weights_int8"].astype(np.float64)) * unit * held["product/weights_scale"]
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+
+
+@given(st.integers(32, 150), st.integers(32, 150), st.integers(1, 70))
+@settings(max_examples=30)
+def test_a_product_has_the_same_bits_on_every_instruction_set_and_alone(inputs: int, outputs: int, rows: int):
+    x = np.random.default_rng(rows).normal(0, 1, (rows, inputs)).astype(np.float32)
+    found = [product(each, inputs, outputs, rank=2).run(["y"], {"x": x})[0] for each in SETS]
+    session = product(SETS[0], inputs, outputs, rank=2)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    for row in range(rows):
+        np.testing.assert_array_equal(session.run(["y"], {"x": x[[row]]})[0], found[0][[row]])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_saturate_nothing(instructions: str, sign: int):
+    weights = np.full((1000, 32), 0.01, np.float32)
+    x = np.full((1, 2, 1000), sign, np.float32)
+    (y,) = product(instructions, 1000, 32, weights=weights).run(["y"], {"x": x})
+    np.testing.assert_allclose(y, sign * 10.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_with_what_is_no_number_has_no_number_and_disturbs_no_other(instructions: str, value: float):
+    session = product(instructions, 40, 40)
+    x = np.ones((2, 70, 40), np.float32)
+    (clean,) = session.run(["y"], {"x": x})
+    x[1, 3, 5] = value
+    (found,) = session.run(["y"], {"x": x})
+    assert np.isnan(found[1, 3]).all()
+    found[1, 3] = clean[1, 3]
+    np.testing.assert_array_equal(found, clean)
+
+
+def test_a_product_of_no_rows_is_empty(instructions: str):
+    (y,) = product(instructions, 40, 33).run(["y"], {"x": np.zeros((3, 0, 40), np.float32)})
+    assert y.shape == (3, 0, 33)
+
+
+def test_a_product_with_other_inputs_is_an_error():
+    graph = precision.convert(product_graph(40, 40), "int8")
+    graph.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "any"
+    session = opened(graph, SETS[0])
+    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    for inputs in (41, 0):
+        with pytest.raises(refused, match="does not fit the weights"):
+            session.run(["y"], {"x": np.zeros((1, 1, inputs), np.float32)})
+
+
+def test_a_processor_that_has_the_instructions_is_known_by_them():
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    wanted = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "avx512": "avx512bw", "avx2": "avx2"}
+    assert [*SETS] == [*(name for name, flag in wanted.items() if flag in flags), "portable"]
+
+
+def test_an_instruction_set_that_is_not_here_is_refused():
+    with pytest.raises(ValueError, match="avx1024 is not one of"):
+        integer_kernels.choose("avx1024")

@@ -1,0 +1,168 @@
+"""Graphs with one recurrent layer whose weights are bytes, and the same arithmetic in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+from onnx import TensorProto as Element
+
+from lengthwise.runtime import integer_kernels, integer_layers
+from lengthwise_export.onnx_graphs import precision
+
+Array = NDArray[np.float32]
+GATES = {"LSTM": 4, "GRU": 3}
+
+
+def float_graph(
+    kind: str = "LSTM",
+    *,
+    inputs: int = 3,
+    hidden: int = 5,
+    direction: str = "forward",
+    biases: bool = True,
+    scale: float = 1.0,
+    weights: Mapping[str, Array] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> ModelProto:
+    """One layer in float32: `x [steps, rows, inputs]` and `lengths [rows]` to all of its outputs."""
+    random = np.random.default_rng(hidden * 31 + inputs)
+    directions, gates = 2 if direction == "bidirectional" else 1, GATES[kind]
+    drawn = {
+        "w": random.normal(0, scale / inputs**0.5, (directions, gates * hidden, inputs)).astype(np.float32),
+        "r": random.normal(0, scale / hidden**0.5, (directions, gates * hidden, hidden)).astype(np.float32),
+        "b": random.normal(0, scale, (directions, 2 * gates * hidden)).astype(np.float32),
+    } | dict(weights or {})
+    if not biases:
+        del drawn["b"]
+    outputs = ["y", "last_h", "last_c"][: 3 if kind == "LSTM" else 2]
+    own: dict[str, Any] = {"hidden_size": hidden, "direction": direction} | (
+        {"linear_before_reset": 1} if kind == "GRU" else {}
+    )
+    names = ["x", "w", "r", "b" if biases else "", "lengths"]
+    node = helper.make_node(kind, names, outputs, "layer", **(own | dict(attributes or {})))
+    of_state: list[str | int | None] = [directions, "rows", hidden]
+    of_step: list[str | int | None] = ["steps", *of_state]
+    shapes = [of_step, *[of_state] * (len(outputs) - 1)]
+    whole = helper.make_graph(
+        [node],
+        "layer",
+        [
+            helper.make_tensor_value_info("x", Element.FLOAT, ["steps", "rows", inputs]),
+            helper.make_tensor_value_info("lengths", Element.INT32, ["rows"]),
+        ],
+        [
+            helper.make_tensor_value_info(name, Element.FLOAT, shape)
+            for name, shape in zip(outputs, shapes, strict=True)
+        ],
+        [numpy_helper.from_array(values, name) for name, values in drawn.items()],
+    )
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def product_graph(inputs: int, outputs: int, *, rank: int = 3, weights: Array | None = None) -> ModelProto:
+    """Two products in float32: `x [..., inputs]` to `y [..., outputs]`. The last one copies the first."""
+    if weights is None:
+        weights = np.random.default_rng(0).normal(0, 1, (inputs, outputs)).astype(np.float32)
+    one = np.eye(outputs, dtype=np.float32)
+    axes: list[str | int | None] = [f"axis {place}" for place in range(rank - 1)]
+    whole = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["first"], "product"),
+            helper.make_node("MatMul", ["first", "one"], ["y"], "last product"),
+        ],
+        "product",
+        [helper.make_tensor_value_info("x", Element.FLOAT, [*axes, inputs])],
+        [helper.make_tensor_value_info(name, Element.FLOAT, [*axes, outputs]) for name in ("y",)],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(one, "one")],
+    )
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def integer_graph(kind: str = "LSTM", **form: Any) -> ModelProto:
+    """The same layer at int8, as the exporter writes it."""
+    return precision.convert(float_graph(kind, **form), "int8")
+
+
+def opened(graph: ModelProto | bytes, instruction_set: str | None = None) -> Any:
+    """A session of onnxruntime; with an instruction set, the integer kernels run the layer.
+
+    Raises:
+        ValueError: The graph has no layer for the integer kernels.
+    """
+    data = graph if isinstance(graph, bytes) else graph.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if instruction_set is not None:
+        integer_kernels.choose(instruction_set)
+        integer_kernels.register(options)
+        fused = integer_layers.fused(data)
+        if fused is None:
+            raise ValueError("the graph has no layer for the integer kernels")
+        data = fused
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def batch(lengths: Sequence[int], inputs: int = 3, *, steps: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Rows of these lengths, padded with zeros to `steps`."""
+    random = np.random.default_rng(seed)
+    x = np.zeros((steps or max(lengths), len(lengths), inputs), np.float32)
+    for row, length in enumerate(lengths):
+        x[:length, row] = random.normal(0, 1, (length, inputs))
+    return {"x": x, "lengths": np.array(lengths, np.int32)}
+
+
+def in_numpy(graph: ModelProto, x: Array, lengths: NDArray[np.int32]) -> Array:
+    """`y` of an int8 graph, row by row: bytes of states and inputs, whole sums, and cells in double precision."""
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    layer = next(node for node in graph.graph.node if node.op_type in GATES)
+    attributes = {each.name: helper.get_attribute_value(each) for each in layer.attribute}
+    direction, gates, hidden = attributes["direction"].decode(), GATES[layer.op_type], attributes["hidden_size"]
+    directions = 2 if direction == "bidirectional" else 1
+    of_states = _product(held, "layer/R", directions)
+    of_inputs = _product(held, "layer/W", directions) if "layer/W_int8" in held else None
+    biases = held.get("b", np.zeros((directions, 2 * gates * hidden)))
+    steps, rows, _ = x.shape
+    y = np.zeros((steps, directions, rows, hidden))
+    for d in range(directions):
+        first, second = np.split(biases[d].astype(np.float64), 2)
+        for row, length in enumerate(lengths):
+            state, kept = np.zeros(hidden), np.zeros(hidden)
+            for step in range(length)[:: -1 if d == 1 or direction == "reverse" else 1]:
+                one = x[step, row].astype(np.float64)
+                if of_inputs is None:
+                    given = held["w"][d].astype(np.float64) @ one
+                else:
+                    unit = np.abs(one).max() / 127
+                    whole, scales = of_inputs
+                    given = (whole[d] @ np.rint(one / unit if unit else one)) * unit * scales[d]
+                whole, scales = of_states
+                before = (whole[d] @ np.rint(state * 127)) * scales[d] / 127
+                if gates == 4:
+                    i, o, f, c = np.split(given + before + first + second, 4)
+                    kept = _sigmoid(f) * kept + _sigmoid(i) * np.tanh(c)
+                    state = _sigmoid(o) * np.tanh(kept)
+                else:
+                    update, reset, new = np.split(given + first, 3)
+                    of_update, of_reset, of_new = np.split(before + second, 3)
+                    new = np.tanh(new + _sigmoid(reset + of_reset) * of_new)
+                    # The state that is kept is not rounded
+                    kept = new + _sigmoid(update + of_update) * (kept - new)
+                    state = kept
+                y[step, d, row] = state
+    return y.astype(np.float32)
+
+
+def _product(held: Mapping[str, Any], name: str, directions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bytes `[directions, outputs, inputs]` and scales `[directions, outputs]` of one product."""
+    whole, scales = held[f"{name}_int8"].astype(np.float64), held[f"{name}_scale"].astype(np.float64)
+    return whole.reshape(directions, -1, whole.shape[1]), scales.reshape(directions, -1)
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-x))
