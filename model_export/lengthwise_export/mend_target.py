@@ -47,12 +47,14 @@ class ProvedMend:
         original: The target before.
         target: The mended target; None if it cannot be mended, or the proof does not hold.
         report: The report of the check of the mended target; None if none ran.
+        reference: The original with the steps that it leaves out taken for data; None if it leaves out none.
     """
 
     fix: FixProposal
     original: Target
     target: Target | None = None
     report: Report | None = None
+    reference: Subject | None = None
 
 
 def mend_target(
@@ -110,11 +112,17 @@ def _proved(
         max_length=longest,
         min_length=shortest,
         tolerance=tolerance,
+        hiding=mended.hiding,
         seed=seed,
         progress=say,
     )
     fix = FixProposal(
-        False, f"the mend does not hold: {proof}", changes=mended.changes, min_length=proof.min_length, proof=proof
+        False,
+        f"the mend does not hold: {proof}",
+        changes=mended.changes,
+        min_length=proof.min_length,
+        proof=proof,
+        hiding=mended.hiding,
     )
     say("one answer against padding")
     fix = replace(
@@ -139,7 +147,17 @@ def _proved(
     reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
     if not fix.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
-    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report)
+    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report, _counted(target, mended))
+
+
+def _counted(target: Target, mended: Mended) -> Subject | None:
+    """The original with the steps that it leaves out taken for data; None if it leaves out none."""
+    if mended.counted is None:
+        return None
+    counted = ExternalGraph(
+        mended.counted, target.steps, target.names, len(target.labels), target.per_step, blind=target.blind
+    )
+    return OnnxSubject(counted)
 
 
 def alone(subject: Subject, *, per_step: bool) -> Reference:

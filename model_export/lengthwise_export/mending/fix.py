@@ -28,6 +28,7 @@ class FixProposal:
         proof: The comparison with the original alone; None if none ran.
         verdict: The verdict of the check of the mended graph; None if none ran.
         curve: One sequence's answer against padding, before and after; None if it cannot be drawn.
+        hiding: The numbers with which the original leaves out a step, if all its values are that one.
     """
 
     mendable: bool
@@ -39,6 +40,18 @@ class FixProposal:
     proof: MendProof | None = None
     verdict: Verdict | None = None
     curve: PaddingCurve | None = None
+    hiding: tuple[float, ...] = ()
+
+    @property
+    def notice(self) -> str | None:
+        """How the mended model differs from the original on purpose; None if it does not."""
+        if not self.hiding:
+            return None
+        numbers = " or ".join(f"{number:g}" for number in self.hiding)
+        return (
+            f"the original leaves out steps of which all values are {numbers} (Masking, mask_zero); the mended model "
+            "takes such a step for data, because only the length says where a sequence ends; the proof has none"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The value of `fix` in `check --json`."""
@@ -59,6 +72,7 @@ class FixProposal:
                 for change in self.changes
             ],
             "min_length": self.min_length,
+            "notice": self.notice,
             "proof": None if self.proof is None else self.proof.as_json(),
             "verdict": self.verdict,
         }
@@ -70,6 +84,7 @@ class FixProposal:
                 {"operator": change.operator, "kind": change.kind, "cause": change.cause} for change in self.changes
             ],
             "min_length": self.min_length,
+            "notice": self.notice,
             "proof": None if self.proof is None else self.proof.as_json(),
         }
 

@@ -23,7 +23,8 @@ from onnx.reference import ReferenceEvaluator
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.changes import Mended, MendedOperator
-from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule
+from lengthwise_export.mending.hiding_masks import hiding_masks, opened
+from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule, StepsHidden
 from lengthwise_export.mending.rules import (
     convolution,
     elementwise,
@@ -69,7 +70,7 @@ _REASONS: Final[Mapping[str, str]] = {
         "gives as many places as the data say, so no axis of time can be followed behind it",
     ),
     **dict.fromkeys(
-        ("If", "Loop", "SequenceMap"),
+        ("If", "SequenceMap"),
         "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as Where",
     ),
     **dict.fromkeys(
@@ -83,6 +84,9 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 """Why an operator without a rule has none."""
 
+
+_TIME_LOOPS: Final = {"Loop": loops.loop_with, "Scan": loops.scan_with}
+"""Operators with a body, whose rules follow its nodes."""
 
 _OUTPUTS: Final = (
     ["rows", "fixed"],
@@ -110,20 +114,30 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         UnmendableError: An operator cannot be mended; it is named with the reason.
     """
     shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
+    hidden: dict[str, float] = {}
     while True:
         try:
-            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64))
+            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
         except LengthsRestricted as restricted:
             shortest, longest = restricted.shortest, restricted.longest
+        except StepsHidden as found:
+            hidden.update(found.masks)
 
 
-def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mended:
-    """The same for a range of lengths.
+def _mended(
+    graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64], hidden: Mapping[str, float]
+) -> Mended:
+    """The same for a range of lengths, with some masks opened, each with the number that hides a step.
 
     Raises:
         LengthsRestricted: The original does not accept all of them.
+        StepsHidden: Other masks have to be opened.
     """
     prepared = _prepared(graph)
+    masks = hiding_masks(prepared, names.sequences)
+    counted = opened(prepared, hidden) if hidden else None
+    if counted is not None:
+        prepared.CopyFrom(counted)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
     sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
     if sequences is None:
@@ -138,6 +152,10 @@ def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
         lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32, range_=range_
     )
     mender = Mender(writer, range_, opset=_opset(prepared))
+    mender.hides = masks
+    mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
+    mender.used = {name for node in prepared.graph.node for name in _names_in(node)}
+    mender.used |= {value.name for value in prepared.graph.output}
     _set_inputs(mender, names, steps, given, lengths)
     for tensor in prepared.graph.initializer:
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
@@ -147,7 +165,8 @@ def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
     if lengths not in given:
         inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
     mended = _written(prepared, writer, inputs, outputs)
-    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]))
+    numbers = tuple(sorted(set(hidden.values())))
+    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
@@ -268,7 +287,9 @@ def _text(node: NodeProto) -> str:
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
-    rule = loops.scan_with(_followed) if node.op_type == "Scan" else RULES.get(node.op_type)
+    rule = RULES.get(node.op_type)
+    if node.op_type in _TIME_LOOPS:
+        rule = _TIME_LOOPS[node.op_type](_followed)
     rule = rule if node.domain in ("", "ai.onnx") else None
     if rule is None:
         reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table, product
 from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
 from lengthwise_export.mending.writer import Writer
@@ -37,6 +38,9 @@ class Mender:
         raw: The steps, and casts of them: token ids, which padding has too.
         from_lengths: The original's values that depend on an input with lengths or a mask.
         from_steps: The original's values that depend on the steps.
+        used: The original's values that a node or an output of the graph takes.
+        hides: Of the original's masks that the values of the steps decide: the mask and the number that hides a step.
+        always_valid: The original's masks that are true at every step of a lone sequence.
     """
 
     def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
@@ -50,6 +54,9 @@ class Mender:
         self.from_lengths: set[str] = set()
         self.from_steps: set[str] = set()
         self.raw: set[str] = set()
+        self.used: set[str] = set()
+        self.hides: Mapping[str, HidingMask] = {}
+        self.always_valid: set[str] = set()
         self.one = self.fixed(1)
         self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
 
@@ -449,6 +456,18 @@ class LengthsRestricted(Exception):
         super().__init__(f"{shortest} to {longest}")
         self.shortest = shortest
         self.longest = longest
+
+
+class StepsHidden(Exception):
+    """A loop is a layer if masks are opened that the values of the steps decide.
+
+    Attributes:
+        masks: The number that hides a step, by the name of each mask.
+    """
+
+    def __init__(self, masks: Mapping[str, float]) -> None:
+        super().__init__(f"{dict(masks)}")
+        self.masks = masks
 
 
 def _longest_run(accepted: NDArray[np.bool_]) -> slice | None:

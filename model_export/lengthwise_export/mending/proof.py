@@ -10,7 +10,7 @@ too, between the mended model's own answers alone and in batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -147,6 +147,7 @@ def prove(
     min_length: int = 1,
     tolerance: float = 0.0,
     sequences: int = SEQUENCES,
+    hiding: Collection[float] = (),
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> MendProof:
@@ -159,6 +160,7 @@ def prove(
         min_length: The shortest sequence that the original may accept.
         tolerance: Allowed difference, beyond rounding.
         sequences: The number of sequences.
+        hiding: Numbers with which the original hides a step; no sequence has a step of one of them alone.
         seed: Seed of the random sequences.
         progress: Called with what runs next.
 
@@ -168,7 +170,7 @@ def prove(
     say = progress or (lambda _: None)
     sampler = Sampler(original.steps, seed)
     drawn = [
-        _ended(sampler.sequence(length), index)
+        _shown(_ended(sampler.sequence(length), index), hiding, original.steps.vocabulary)
         for index, length in enumerate(proof_lengths(min_length, max_length, sequences, seed))
     ]
     alone, raised = _answers_alone(original, drawn, say)
@@ -246,6 +248,15 @@ def _ended(steps: Steps, index: int) -> Steps:
     """The sequence; every other one ends in a step of zeros, because zeros are data."""
     if index % 2 and len(steps) > 1:
         steps[-1] = 0
+    return steps
+
+
+def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
+    """The sequence with other values in the place of those that the original hides."""
+    for _ in hiding:
+        for number in hiding:
+            hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
+            steps[hidden] = (int(number) + 1) % vocabulary if vocabulary is not None else number + 1
     return steps
 
 

@@ -85,7 +85,7 @@ class Writer:
 
     def scalar_of(self, number: float, dtype: int) -> str:
         """A constant without axes, of an ONNX element type."""
-        return self.constant(np.array(number, dtype=helper.tensor_dtype_to_np_dtype(dtype)))
+        return self.constant(number, dtype=helper.tensor_dtype_to_np_dtype(dtype))
 
     @property
     def lengths(self) -> str:
