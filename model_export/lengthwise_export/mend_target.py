@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from lengthwise_export.mending.curve import draw_curve
 from lengthwise_export.mending.fix import FixProposal, operators_text
 from lengthwise_export.mending.mend import mend, shown_operator
 from lengthwise_export.mending.proof import prove
+from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
 from lengthwise_export.options import OPSET
@@ -36,6 +38,10 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 LENGTHS = "lengths"
 """The name of the input that a mend adds."""
+
+_SOME_STEPS: Final = 16
+_OTHERS: Final = 4
+"""Sequences with the same first step, of which an answer has to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,11 @@ def mend_target(
         graph = target.build("model", opset)
         if target.framework:
             origins = {shown_operator(node): node for node in graph.graph.node}
+        if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
+            raise UncheckableError(
+                "the answer depends on the first step alone, however long the sequence is: an export that was traced "
+                f"with one step does that{keras_exports.cure(graph)}",
+            )
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
@@ -203,6 +214,17 @@ def _lengths(target: Target, max_length: int, seed: int) -> tuple[int, int, Unch
     except UncheckableError as error:
         return 1, max_length, error
     return limits.sizes.shortest, limits.widest, None
+
+
+def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:
+    """Whether the original alone answers the same whatever comes behind the first step."""
+    sampler = Sampler(target.steps, seed)
+    steps = sampler.sequence(max(shortest, min(longest, _SOME_STEPS)))
+    others = [sampler.sequence(len(steps)) for _ in range(_OTHERS)]
+    for other in others:
+        other[0] = steps[0]
+    first, *rest = (target.subject.answer(pad([each], multiple=1)).logits for each in (steps, *others))
+    return len(steps) > 1 and all(np.array_equal(first, each, equal_nan=True) for each in rest)
 
 
 def _named(names: GraphNames) -> GraphNames:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from lengthwise_export.mending.affine import ACTIVATIONS, Affine, Array, Body, Leaf, NotACell
+from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACell
+from lengthwise_export.mending.cell_body import ACTIVATIONS, Body
 
 _TURNED: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
 """Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""
@@ -65,7 +66,7 @@ def recognise(
     nodes: Sequence[NodeProto],
     step: tuple[str, int],
     states: Mapping[str, tuple[str, int]],
-    known: Mapping[str, Array],
+    known: Mapping[str, ConstantArray],
     others: Mapping[str, int],
 ) -> Cell:
     """The layer that a loop's body is.

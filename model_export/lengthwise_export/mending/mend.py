@@ -39,6 +39,7 @@ from lengthwise_export.mending.rules import (
 from lengthwise_export.mending.sizes import Size, constant_of, evaluated
 from lengthwise_export.mending.values import Numbers, Ragged, Value
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.tracing.node_origins import location_of_node, operator_name
 
 RULES: Final[Mapping[str, Rule]] = {
@@ -122,6 +123,10 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
             shortest, longest = restricted.shortest, restricted.longest
         except StepsHidden as found:
             hidden.update(found.masks)
+        except UnmendableError as error:
+            loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
+            cure = keras_exports.cure(graph) if error.operator in loops_and_branches else ""
+            raise UnmendableError(error.operator, error.reason + cure, error.location) from error
 
 
 def _mended(

@@ -22,7 +22,7 @@ _WITHOUT_LIMIT: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CarriedState:
     """What a loop carries from one step to the next.
 
     Attributes:
@@ -56,7 +56,7 @@ class Recurrence:
     nodes: tuple[NodeProto, ...]
     steps: Mapping[str, Ragged]
     sources: Mapping[str, str]
-    states: tuple[State, ...]
+    states: tuple[CarriedState, ...]
     known: Mapping[str, Numbers]
     initializers: tuple[TensorProto, ...]
     time: Size
@@ -76,7 +76,7 @@ def of_scan(mender: Mender) -> Recurrence:
         tuple(body.node),
         dict(zip(inputs[count:], values[count:], strict=True)),
         dict(zip(inputs[count:], list(node.input)[count:], strict=True)),
-        tuple(State(*names) for names in zip(inputs[:count], outputs[:count], values[:count], strict=True)),
+        tuple(CarriedState(*names) for names in zip(inputs[:count], outputs[:count], values[:count], strict=True)),
         _known(mender, body, body.node),
         tuple(body.initializer),
         values[count].groups[0][0],
@@ -157,7 +157,7 @@ class _Loop:
             tuple(nodes),
             steps,
             {name: self._constant.get(node.input[0], node.input[0]) for name, node in picked.items()},
-            tuple(State(name, after, mender.as_ragged(start)) for name, after, start in starts),
+            tuple(CarriedState(name, after, mender.as_ragged(start)) for name, after, start in starts),
             _known(mender, self._body, nodes),
             tuple(self._body.initializer),
             time,
