@@ -292,7 +292,9 @@ class Mender:
                 own = place - rank + operand.rank - free
                 if own < 0 or place == keep or is_one(operand.groups[own]):
                     continue
-                if is_one(group):
+                if self._is_one_or_none(operand.groups[own]):
+                    continue
+                if is_one(group) or self._is_one_or_none(group):
                     group = operand.groups[own]
                 elif not self.matches(group, operand.groups[own]):
                     self.refuse(
@@ -307,6 +309,14 @@ class Mender:
         row_added = any(operand.row_added for operand in operands) and not has_rows
         fitted = [self._fitted(operand, targets, free, has_rows, row_added, keep) for operand in operands]
         return fitted, tuple(targets), row_added
+
+    def _is_one_or_none(self, group: Group) -> bool:
+        """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
+        table = self.size_of(group).table
+        if not table.any() or (table > 1).any():
+            return False
+        self.require((table == 1).all(axis=0))
+        return True
 
     def _fitted(
         self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, row_added: bool, keep: int | None
