@@ -6,6 +6,7 @@ its links is left out. Links of *channels* take `[rows, channels, width]`, links
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -461,6 +462,33 @@ def trimmed(chain: Chain) -> None:
     chain.value = chain.slice(chain.between(0, 2), -chain.between(1, 2), 1)
 
 
+def thirds(chain: Chain) -> None:
+    third = chain.node("Div", chain.width(), chain.integers(3))
+    ends = [chain.integers(0), third, chain.node("Mul", third, chain.integers(2)), chain.integers(_FAR)]
+    kind = chain.some("ReduceMax", "ReduceMin", "ReduceL2")
+    pooled = []
+    for start, end in itertools.pairwise(ends):
+        part = chain.node("Slice", chain.value, start, end, chain.integers(1))
+        pooled.append(chain.node(kind, part, axes=[1], keepdims=1))
+    chain.value = chain.node("Sub", chain.value, chain.node("Sum", *pooled))
+
+
+def trimmed_by_share(chain: Chain) -> None:
+    share = chain.node("Div", chain.width(), chain.integers(chain.between(3, 5)))
+    end = chain.node("Sub", chain.width(), share)
+    chain.value = chain.node("Slice", chain.value, share, end, chain.integers(1))
+
+
+def padded_to_a_multiple(chain: Chain) -> None:
+    count = chain.between(2, 4)
+    missing = chain.node("Mod", chain.node("Neg", chain.width()), chain.integers(count))
+    pads = chain.node("Concat", chain.integers(0, 0, 0, 0), missing, chain.integers(0), axis=0)
+    whole = chain.node("Pad", chain.value, pads, chain.number(0.5))
+    pieces = chain.node("Reshape", whole, chain.integers(0, -1, count * chain.features))
+    mixed = chain.node("MatMul", pieces, chain.weights(count * chain.features, chain.features))
+    chain.value = chain.node("Tanh", mixed)
+
+
 def rolled(chain: Chain) -> None:
     last, others = chain.slice(-1, _FAR, 1), chain.slice(0, -1, 1)
     chain.value = chain.node("Sub", chain.value, chain.node("Concat", last, others, axis=1))
@@ -578,7 +606,17 @@ LINKS: Final[dict[Layout, dict[str, Link]]] = {
         for link in (
             *(attention, attention_with_a_mask, heads, places, pairs_of_steps, windows, gate_over_time, dense),
             *(covariance, sum_of_steps_so_far, shifted, token_added, every_few, repeated, normalised, lstm),
-            *(rows_merged, turned_convolution, trimmed, rolled, picked_by_largest, products_of_steps),
+            *(
+                thirds,
+                trimmed_by_share,
+                padded_to_a_multiple,
+                rows_merged,
+                turned_convolution,
+                trimmed,
+                rolled,
+                picked_by_largest,
+                products_of_steps,
+            ),
             *(largest_beside, largest_kept, scan),
         )
     },

@@ -32,6 +32,7 @@ from tests.fuzz.chains import CLASSES, FEATURES, Recipe, draw
 
 LENGTHS: Final = (*range(1, 26), 33, 47, 64)
 LONGEST: Final = 128
+_ROUNDING_AT_MOST: Final = 4.0
 TOLERANCE: Final = 1e-4
 """Allowed difference, in units of max(1, largest value): chains may amplify rounding."""
 _PADDING: Final = (0.0, np.nan, 3.0)
@@ -90,7 +91,7 @@ def tried(recipe: Recipe, seed: int, answered: Callable[[], None] = lambda: None
             return Tried("does not run", f"lengths {lengths.tolist()}, width {batch.shape[2]}: {error}")
         for (steps, right), answer in zip(members, answers, strict=True):
             gap = float(np.abs(answer - right).max()) / scale
-            if not gap <= TOLERANCE:
+            if not (gap <= TOLERANCE or gap <= _ROUNDING_AT_MOST * _moved_by_rounding(graph, steps) / scale):
                 return Tried("wrong", f"by {gap:.3g} at {len(steps)} steps in a width of {batch.shape[2]}")
     return Tried("equal")
 
@@ -118,6 +119,14 @@ def _answers_alone(graph: onnx.ModelProto, seed: int) -> list[tuple[Array, Array
         if answer.shape == (1, CLASSES) and np.isfinite(answer).all():
             found.append((steps, answer[0]))
     return found
+
+
+def _moved_by_rounding(graph: onnx.ModelProto, steps: Array) -> float:
+    """How far the original's answer moves with the last bits of its input: ArgMax and tests are no smooth functions."""
+    session, random = _session(graph), np.random.default_rng(0)
+    near = [steps, *(steps * (1 + random.choice([-1, 1], size=steps.shape) * 2.0**-23) for _ in range(8))]
+    answers = [session.run(None, {"x": each.astype(np.float32).T[None]})[0] for each in near]
+    return max(float(np.abs(answer - answers[0]).max()) for answer in answers)
 
 
 def _batches(

@@ -27,8 +27,10 @@ def test_a_thousand_random_chains_are_answered_as_the_originals_alone_or_refused
 def test_a_graph_that_ignores_its_lengths_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def unmended(graph, *given, **more):  # type: ignore[no-untyped-def]
         lengths = onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, ["rows"])
-        graph.graph.input.append(lengths)
-        return Mended(graph, (), 1, 128)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(graph)
+        copy.graph.input.append(lengths)
+        return Mended(copy, (), 1, 128)
 
     monkeypatch.setattr(mends, "mend", unmended)
     found = [tried(draw(seed), seed).result for seed in range(12)]

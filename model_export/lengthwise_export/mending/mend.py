@@ -300,11 +300,6 @@ def _ruled(mender: Mender, node: NodeProto) -> None:
         reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")
         mender.refuse(reason if node.domain in ("", "ai.onnx") else f"is an operator of {node.domain}, not of ONNX")
     rule(mender)
-    for name in node.output:
-        result = mender.values.get(name)
-        sizes = result.axes if isinstance(result, Ragged) else ()
-        if any((np.diff(size.alone) < 0).any() for size in sizes if size.is_time):
-            mender.refuse("has fewer steps for a longer sequence, so a batch has no room for those of a shorter one")
 
 
 def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:

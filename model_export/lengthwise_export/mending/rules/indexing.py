@@ -16,7 +16,8 @@ from lengthwise_export.mending.mender import (
     is_one,
     shown,
 )
-from lengthwise_export.mending.sizes import Size, Table
+from lengthwise_export.mending.rules.convolution import surrounded
+from lengthwise_export.mending.sizes import Size, Table, constant_of
 from lengthwise_export.mending.values import Numbers, Ragged, Value
 
 _FAR = np.iinfo(np.int64).max
@@ -339,12 +340,11 @@ def pad(mender: Mender) -> None:
     """Pad: what comes behind the steps comes behind each row's own last step."""
     value = mender.ragged(0)
     mode = mender.attribute("mode", "constant")
-    amounts = mender.value(1)
-    if isinstance(amounts, Numbers) and not amounts.is_constant:
-        mender.refuse("pads by an amount that depends on the width, such as to a multiple of a number")
-    pads, axes = mender.constant(1), mender.constant(3)
-    if pads is None:
+    amounts, axes = mender.value(1), mender.constant(3)
+    if amounts is None:
         mender.refuse("its amounts are an attribute: convert the graph to opset 11 or later")
+    if not isinstance(amounts, Numbers):
+        mender.refuse("its amounts are computed from the data")
     fill_value = mender.value(2)
     fill = 0.0
     if fill_value is not None:
@@ -354,10 +354,29 @@ def pad(mender: Mender) -> None:
     chosen = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
     count = len(chosen)
     for at, axis in enumerate(chosen):
-        before, after = int(pads[at]), int(pads[at + count])
-        if before or after:
-            value = _padded(mender, value, axis, before, after, mode, fill)
+        front, behind = amounts.table[..., at], amounts.table[..., at + count]
+        before, after = (constant_of(np.ascontiguousarray(each)) for each in (front, behind))
+        if before is None or after is None:
+            value = _padded_by_length(mender, value, axis, (front, behind), mode, fill)
+        elif before or after:
+            value = _padded(mender, value, axis, int(before), int(after), mode, fill)
     mender.set(value)
+
+
+def _padded_by_length(
+    mender: Mender, value: Ragged, axis: int, amounts: tuple[Table, Table], mode: str, fill: float
+) -> Ragged:
+    """The tensor with a number around each row's own steps, as often as its length says."""
+    place, size = mender.single(value, axis)
+    if (
+        mode != "constant"
+        or not size.is_time
+        or any((each[0] != each[1]).any() or (each < 0).any() for each in amounts)
+    ):
+        mender.refuse(f"pads in the mode {mode} by an amount that depends on the width, or takes steps away")
+    mender.causes.append("what it adds depends on the padded width, and comes behind the padding")
+    front, behind = (each[0] for each in amounts)
+    return surrounded(mender, mender.masked(value, [place], fill), axis, front, behind, fill)
 
 
 def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
