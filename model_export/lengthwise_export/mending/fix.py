@@ -11,7 +11,7 @@ from lengthwise_export.checking.verdict import Verdict
 from lengthwise_export.mending.changes import MendedOperator
 from lengthwise_export.mending.curve import PaddingCurve
 from lengthwise_export.mending.proof import MendProof
-from lengthwise_export.tracing.source_lines import CodeLocation, relative_path
+from lengthwise_export.tracing.source_lines import CodeLocation, location_as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class FixProposal:
             "mendable": self.mendable,
             "reason": self.reason,
             "operator": self.operator,
-            **_place(self.location),
+            **location_as_json(self.location),
             "changes": [
                 {
                     "operator": change.operator,
                     "kind": change.kind,
-                    **_place(change.location),
+                    **location_as_json(change.location),
                     "cause": change.cause,
                     "before": list(change.before),
                     "after": list(change.after),
@@ -108,9 +108,3 @@ def unified(change: MendedOperator) -> list[str]:
 def _readable(line: str) -> str:
     """A line of graph text without empty names and without the types of attributes."""
     return re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] '))
-
-
-def _place(location: CodeLocation | None) -> dict[str, Any]:
-    if location is None:
-        return {"file": None, "line": None, "source": None}
-    return {"file": relative_path(location.file), "line": location.line, "source": location.source}

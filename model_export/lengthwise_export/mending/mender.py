@@ -15,6 +15,7 @@ from lengthwise_export.mending.hiding_masks import HidingMask
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table, product
 from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
@@ -47,7 +48,7 @@ class Mender:
         self.writer = writer
         self.lengths = lengths
         self.count = len(lengths)
-        self.axes_are_inputs = opset >= 18
+        self.axes_are_inputs = opset >= AXES_ARE_INPUTS
         self.values: dict[str, Value] = {}
         self.node = NodeProto()
         self.causes: list[str] = []

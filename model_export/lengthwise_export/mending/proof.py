@@ -21,6 +21,7 @@ from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.report import finite
 from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
 from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import as_ranges
@@ -122,10 +123,10 @@ class MendProof:
             "shortest": min(self.lengths, default=None),
             "longest": max(self.lengths, default=None),
             "raised": list(self.raised),
-            "difference": _finite(self.difference),
+            "difference": finite(self.difference),
             "tolerance": self.tolerance,
             "bits": self.bits,
-            "in_company": _finite(self.in_company),
+            "in_company": finite(self.in_company),
             "worst": None
             if worst is None
             else {
@@ -134,7 +135,7 @@ class MendProof:
                 "rows": worst.rows,
                 "width": worst.width,
                 "padding": worst.padding,
-                "difference": _finite(worst.difference),
+                "difference": finite(worst.difference),
             },
         }
 
@@ -368,7 +369,3 @@ def _judged(proof: MendProof) -> MendProof:
         wrong=f"the mended model differs from the original alone: {proof.worst}, by {proof.difference:.3g}, where "
         f"{proof.tolerance:.2g} is allowed",
     )
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
