@@ -24,11 +24,13 @@ from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.changes import Mended, MendedOperator
 from lengthwise_export.mending.hiding_masks import hiding_masks, opened
-from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule, StepsHidden
+from lengthwise_export.mending.mender import Mender, Rule
+from lengthwise_export.mending.restarts import LengthsRestricted, StepsHidden
 from lengthwise_export.mending.rules import (
     convolution,
     elementwise,
     indexing,
+    joining,
     loops,
     normalization,
     products,
@@ -44,7 +46,7 @@ from lengthwise_export.tracing.node_origins import location_of_node, operator_na
 
 RULES: Final[Mapping[str, Rule]] = {
     name: rule
-    for module in (convolution, elementwise, indexing, normalization, products, recurrent, reductions, shapes)
+    for module in (convolution, elementwise, indexing, joining, normalization, products, recurrent, reductions, shapes)
     for name, rule in module.RULES.items()
 }
 """The rule for each operator of ONNX that can be mended."""

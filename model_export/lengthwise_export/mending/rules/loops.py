@@ -7,10 +7,11 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from lengthwise_export.mending.affine import NotACell
 from lengthwise_export.mending.cells import Cell, recognise
-from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Follow, Group, Mender, Rule, StepsHidden
+from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Follow, Mender, Rule
 from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
+from lengthwise_export.mending.restarts import StepsHidden
 from lengthwise_export.mending.rules.recurrent import recurrent
-from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Value
 
 
 def loop_with(follow: Follow) -> Rule:
