@@ -7,7 +7,6 @@ batches, and each sequence alone, through the service's padding and session.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -196,23 +195,25 @@ def _cells(rows: Sequence[Figures]) -> tuple[str, ...]:
     )
 
 
-@click.command(cls=Command)
-@click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a model.")
-@click.option("--only", default="", help="Models whose name contains this.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
-def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
-    """Measures how far exported graphs are from torch, and batched answers from unbatched ones."""
+def one_quiet_thread() -> None:
+    """Lets torch compute in one thread."""
     torch.set_num_threads(1)
     # A transformer in evaluation takes torch's nested tensors, as it does for its users, and warns of them.
     warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
+
+
+@click.command(cls=Command)
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a model.")
+@click.option("--only", default="", help="Models whose name contains this.")
+@pages.as_json_or_page(PAGE)
+def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
+    """Measures how far exported graphs are from torch, and batched answers from unbatched ones."""
+    one_quiet_thread()
     facts = machine.facts()
     chosen = list(models(only))
     rows = [measure(model, count) for model in track(chosen, "models measured", console=Console(stderr=True))]
     text = page(facts, rows)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+    pages.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

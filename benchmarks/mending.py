@@ -7,7 +7,6 @@ alone, over ragged sequences in batches with zeros and junk as padding.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -197,8 +196,7 @@ def cells(row: Figures) -> tuple[str, ...]:
 @click.command(cls=Command)
 @click.option("--only", default="", help="Only the models whose name in the gallery contains this word.")
 @click.option("--sequences", default=1000, show_default=True, type=click.IntRange(1), help="Sequences of a proof.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
+@pages.as_json_or_page(PAGE)
 def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     """Mends models without lengths, and compares each with its original alone."""
     torch.set_num_threads(1)
@@ -207,9 +205,7 @@ def main(only: str, sequences: int, as_json: bool, out: Path | None) -> None:
     chosen = [by_name[name] for name in MODELS if only in name]
     rows = [measure(exhibit, sequences) for exhibit in track(chosen, "models mended", console=Console(stderr=True))]
     text = page(facts, rows)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else text)
+    pages.tell(text, [asdict(row) for row in rows], as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Which operators lose bits in a batch, and what their rewrites keep and cost. `python -m benchmarks.steady_bits`.
 
-Two tables: operators of `lengthwise_export.steady_bits`, each in a small graph, and the sound models of the gallery.
+Three tables: operators of `lengthwise_export.steady_bits`, each in a small graph; the sound models of the gallery; and
+its models without lengths after `--mend`.
 A sequence's bits are compared batched and unbatched, before and after `export --rewrite`. Times are taken in turns, one
 run of each graph after the other; the table shows the median of their ratios.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -18,21 +17,27 @@ from typing import Any, Final
 
 import click
 import numpy as np
-import torch
 from onnx import ModelProto
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, pages
-from benchmarks.exported_models import Model, in_batches, models
+from benchmarks.exported_models import Model, in_batches, models, one_quiet_thread
+from benchmarks.mending import options_of
 from lengthwise.command import Command
+from lengthwise.errors import LengthwiseError
 from lengthwise.padding import Steps, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.errors import ExportError
+from lengthwise_export.mend_target import mend_target
+from lengthwise_export.mended_candidate import from_mend
 from lengthwise_export.steady_bits.losses import first_loss
 from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
+from lengthwise_export.targets import targets
+from tests.gallery.blind_index import BLIND
+from tests.gallery.index import Exhibit
 from tests.support import operator_forms
 
 PAGE = pages.RESULTS / "steady_bits.md"
@@ -75,7 +80,8 @@ class Comparison:
 def compare(name: str, graph: ModelProto, manifest: Manifest, count: int, shortest: int = 1) -> Comparison:
     """Answers `count` sequences batched and unbatched, before and after the rewrite, and times both."""
     after, rewritten = with_steady_bits(graph, manifest)
-    lengths = np.random.default_rng(0).integers(shortest, LONGEST + 1, size=count).tolist()
+    longest = min(LONGEST, manifest.max_length)
+    lengths = np.random.default_rng(0).integers(shortest, longest + 1, size=count).tolist()
     sequences = draw(manifest, lengths, seed=1)
     sessions = [Session(each.SerializeToString(), manifest) for each in (graph, after)]
     same = [_same_bits(session, sequences) for session in sessions]
@@ -136,8 +142,27 @@ def _of_gallery(model: Model, count: int) -> Comparison:
     return compare(model.name, graph, manifest, count, model.shortest)
 
 
-def page(facts: dict[str, Any], forms: Sequence[Comparison], sound: Sequence[Comparison]) -> str:
-    """The table of operators, then that of models."""
+def mended(only: str = "") -> Iterator[tuple[str, Callable[[int], Comparison]]]:
+    """The gallery's models without lengths whose names contain a word, with what measures each after its mend."""
+    for exhibit in BLIND:
+        if only in str(exhibit):
+            yield str(exhibit), lambda count, exhibit=exhibit: _mended(exhibit, count)
+
+
+def _mended(exhibit: Exhibit, count: int) -> Comparison:
+    given = exhibit.target if exhibit.is_torch else exhibit.make()
+    target = targets.read(given, options_of(exhibit), blind=True)
+    proved = mend_target(target, max_length=MAX_LENGTH)
+    try:
+        candidate = from_mend(proved, max_length=MAX_LENGTH)
+    except LengthwiseError as error:
+        return Comparison(str(exhibit), refused=str(error))
+    manifest = candidate.manifest
+    return compare(str(exhibit), candidate.build(manifest), manifest, count, proved.fix.min_length)
+
+
+def page(facts: dict[str, Any], tables: Mapping[str, Sequence[Comparison]]) -> str:
+    """A table of operators, one of sound models and one of mended models, or some of them."""
     timed = " and ".join(f"{rows} x {steps}" for rows, steps in SHAPES)
     how = (
         f"`python -m benchmarks.steady_bits`: sequences of 1 to {LONGEST} steps that get the same bits in batches of "
@@ -146,13 +171,15 @@ def page(facts: dict[str, Any], forms: Sequence[Comparison], sound: Sequence[Com
         "steps."
     )
     last = ("the same bits", "rewritten", "then", "changed by", "time")
-    operator_table = pages.table(("operator", *last), [_cells(one, one.name) for one in forms])
-    model_table = pages.table(
-        ("model", "bits are lost first at", *last), [_cells(one, one.name, one.lost_at or "") for one in sound]
-    )
-    return pages.page(
-        facts, "The same bits in every batch", how, "## Operators", operator_table, "## Sound models", model_table
-    )
+    parts = []
+    for what, rows in tables.items():
+        if what == "operators":
+            table = pages.table(("operator", *last), [_cells(one, one.name) for one in rows])
+        else:
+            lines = [_cells(one, one.name, one.lost_at or "") for one in rows]
+            table = pages.table(("model", "bits are lost first at", *last), lines)
+        parts += [f"## {what.capitalize()}", table]
+    return pages.page(facts, "The same bits in every batch", how, *parts)
 
 
 def _cells(one: Comparison, *first: str) -> tuple[str, ...]:
@@ -168,25 +195,27 @@ def _cells(one: Comparison, *first: str) -> tuple[str, ...]:
     )
 
 
+TABLES: Final = {"operators": operators, "sound models": gallery, "mended models": mended}
+"""What each table measures."""
+
+
 @click.command(cls=Command)
 @click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Sequences a graph.")
 @click.option("--only", default="", help="Operators and models whose name contains this.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help=f"Page to write, {PAGE} for one.")
-def main(count: int, only: str, as_json: bool, out: Path | None) -> None:
+@click.option("--table", "tables_named", type=click.Choice([*TABLES]), multiple=True, help="[default: all]")
+@pages.as_json_or_page(PAGE)
+def main(count: int, only: str, tables_named: tuple[str, ...], as_json: bool, out: Path | None) -> None:
     """Measures which operators and models lose bits in a batch, and what their rewrites keep and cost."""
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
+    one_quiet_thread()
     facts = machine.facts()
     console = Console(stderr=True)
-    tables = [
-        [measured(count) for _, measured in track(list(chosen(only)), f"{what} measured", console=console)]
-        for what, chosen in (("operators", operators), ("models", gallery))
-    ]
-    text = page(facts, *tables)
-    if out is not None:
-        pages.write(out, text)
-    click.echo(json.dumps([[asdict(one) for one in table] for table in tables], indent=2) if as_json else text)
+    tables = {
+        what: [measured(count) for _, measured in track(list(chosen(only)), f"{what} measured", console=console)]
+        for what, chosen in TABLES.items()
+        if what in (tables_named or TABLES)
+    }
+    text = page(facts, tables)
+    pages.tell(text, {name: [asdict(one) for one in rows] for name, rows in tables.items()}, as_json=as_json, out=out)
 
 
 if __name__ == "__main__":

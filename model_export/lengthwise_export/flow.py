@@ -92,7 +92,8 @@ def check(
     """
     read = None
     try:
-        read = targets.read(target, options, blind=fix)
+        with one_torch_thread() if targets.may_be_torch(target) else nullcontext():
+            read = targets.read(target, options, blind=fix)
         with one_torch_thread() if read.framework else nullcontext():
             report = judge(
                 read.subject,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from lengthwise_export.mending.curve import draw_curve
 from lengthwise_export.mending.fix import FixProposal, operators_text
 from lengthwise_export.mending.mend import mend, shown_operator
 from lengthwise_export.mending.proof import prove
+from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.labels import NAME_IN_GRAPH
 from lengthwise_export.options import OPSET
@@ -36,6 +38,10 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 LENGTHS = "lengths"
 """The name of the input that a mend adds."""
+
+_SOME_STEPS: Final = 16
+_OTHERS: Final = 4
+"""Sequences with the same first step, of which an answer has to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,14 @@ class ProvedMend:
         original: The target before.
         target: The mended target; None if it cannot be mended, or the proof does not hold.
         report: The report of the check of the mended target; None if none ran.
+        reference: The original with the steps that it leaves out taken for data; None if it leaves out none.
     """
 
     fix: FixProposal
     original: Target
     target: Target | None = None
     report: Report | None = None
+    reference: Subject | None = None
 
 
 def mend_target(
@@ -83,6 +91,11 @@ def mend_target(
         graph = target.build("model", opset)
         if target.framework:
             origins = {shown_operator(node): node for node in graph.graph.node}
+        if not target.framework and _reads_the_first_step_only(target, shortest, longest, seed):
+            raise UncheckableError(
+                "the answer depends on the first step alone, however long the sequence is: an export that was traced "
+                f"with one step does that{keras_exports.cure(graph)}",
+            )
         say("mending the graph")
         mended = mend(graph, _named(target.names), target.steps, max_length=longest)
     except UnmendableError as error:
@@ -110,11 +123,17 @@ def _proved(
         max_length=longest,
         min_length=shortest,
         tolerance=tolerance,
+        hiding=mended.hiding,
         seed=seed,
         progress=say,
     )
     fix = FixProposal(
-        False, f"the mend does not hold: {proof}", changes=mended.changes, min_length=proof.min_length, proof=proof
+        False,
+        f"the mend does not hold: {proof}",
+        changes=mended.changes,
+        min_length=proof.min_length,
+        proof=proof,
+        hiding=mended.hiding,
     )
     say("one answer against padding")
     fix = replace(
@@ -139,7 +158,17 @@ def _proved(
     reason = f"{operators_text(len(fix.changes))} changed, and the proof holds"
     if not fix.changes:
         reason = "no operator has to be changed: the graph that is built from the code holds, as its proof says"
-    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report)
+    return ProvedMend(replace(fix, mendable=True, reason=reason), target, after, report, _counted(target, mended))
+
+
+def _counted(target: Target, mended: Mended) -> Subject | None:
+    """The original with the steps that it leaves out taken for data; None if it leaves out none."""
+    if mended.counted is None:
+        return None
+    counted = ExternalGraph(
+        mended.counted, target.steps, target.names, len(target.labels), target.per_step, blind=target.blind
+    )
+    return OnnxSubject(counted)
 
 
 def alone(subject: Subject, *, per_step: bool) -> Reference:
@@ -185,6 +214,17 @@ def _lengths(target: Target, max_length: int, seed: int) -> tuple[int, int, Unch
     except UncheckableError as error:
         return 1, max_length, error
     return limits.sizes.shortest, limits.widest, None
+
+
+def _reads_the_first_step_only(target: Target, shortest: int, longest: int, seed: int) -> bool:
+    """Whether the original alone answers the same whatever comes behind the first step."""
+    sampler = Sampler(target.steps, seed)
+    steps = sampler.sequence(max(shortest, min(longest, _SOME_STEPS)))
+    others = [sampler.sequence(len(steps)) for _ in range(_OTHERS)]
+    for other in others:
+        other[0] = steps[0]
+    first, *rest = (target.subject.answer(pad([each], multiple=1)).logits for each in (steps, *others))
+    return len(steps) > 1 and all(np.array_equal(first, each, equal_nan=True) for each in rest)
 
 
 def _named(names: GraphNames) -> GraphNames:

@@ -39,8 +39,9 @@ def from_mend(proved: ProvedMend, **options: Any) -> Candidate:
     return replace(
         source,
         manifest=source.manifest.model_copy(update={"made": made}),
-        reference=alone(original.subject, per_step=original.per_step),
+        reference=alone(proved.reference or original.subject, per_step=original.per_step),
         tolerance=max(source.tolerance or 0.0, allowed),
+        notices=(*source.notices, *([fix.notice] if fix.notice is not None else [])),
         mend=fix,
         original=original.subject,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import ModelProto
 
 from tests.gallery.onnx_models import Array, Weights, integers, model, scalar
+from tests.support.keras_loops import KerasLoop
 
 LARGEST = np.iinfo(np.int64).max
 
@@ -635,3 +636,23 @@ def scanned_rnn() -> ModelProto:
         producer="tf2onnx",
         opset=15,
     )
+
+
+def keras_loop_gru() -> ModelProto:
+    """Keras 3's GRU through tf2onnx: a Loop, because its reset is not found to be a layer's."""
+    return KerasLoop("gru").model(seed=101)
+
+
+def keras_masked_lstm() -> ModelProto:
+    """Keras' `Masking(-9.0)` and LSTM through tf2onnx: a Loop whose states a mask of the values holds."""
+    return KerasLoop("lstm", masked=-9.0).model(seed=102)
+
+
+def keras_masked_gru() -> ModelProto:
+    """Keras' masked GRU with `reset_after=False`."""
+    return KerasLoop("gru, reset before", masked=-9.0, limit=False).model(seed=103)
+
+
+def keras_two_cells() -> ModelProto:
+    """Keras' `RNN([LSTMCell, LSTMCell])` behind `Masking(0.0)`: two cells in one Loop."""
+    return KerasLoop("lstm", masked=0.0, doubled=True).model(seed=104)

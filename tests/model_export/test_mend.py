@@ -66,6 +66,8 @@ CONSTANTS: dict[str, Array] = {
     "r121": np.array([1, 2, 1]),
     "r221": np.array([1, 1, 2]),
     "s112": np.array([1, 1, 2], np.float32),
+    "p0000": np.zeros(4, np.int64),
+    "triples": np.array([0, -1, 3 * FEATURES]),
     "flat": np.array([-1, FEATURES]),
     "pairs": np.array([0, 0, 2, 2]),
     "onoff": np.array([0, 1], np.float32),
@@ -228,6 +230,14 @@ CASES: dict[str, str] = {
     "logits = MatMul (p, W)",
     "step of each row by an index": "m = ReduceMax <axes = [2], keepdims = 0> (values)\n"
     "i = ArgMax <axis = 1, keepdims = 1> (m)\n p = GatherND <batch_dims = 1> (values, i)\n logits = MatMul (p, W)",
+    "fewer steps of a longer sequence": "n = Shape (values)\n w = Slice (n, v1, v2)\n h = Div (w, v3)\n"
+    "e = Mul (h, v2)\n s = Slice (values, e, far, v1)\n i = CumSum (s, one)\n t = Tanh (i)" + POOLED,
+    "padded to a multiple": "n = Shape (values)\n w = Slice (n, v1, v2)\n m = Neg (w)\n r = Mod (m, v3)\n"
+    "a = Concat <axis = 0> (p0000, r, v0)\n y = Pad (values, a, half)\n f = Reshape (y, triples)\n"
+    "g = ReduceMax <axes = [2], keepdims = 0> (f)\np = ReduceMean <axes = [1]> (g)\nlogits = Identity (p)",
+    "LayerNormalization over the steps": TO_CHANNELS + "n = Shape <start = 2> (c)\n"
+    "o = ConstantOfShape <value = float[1] {1}> (n)\n y = LayerNormalization <axis = -1> (c, o)\n t = Tanh (y)\n"
+    "z = ReduceMax <axes = [2], keepdims = 0> (t)\n logits = Identity (z)",
     "each step": "y = CumSum <reverse = 1> (values, one)\n t = Tanh (y)\n logits = MatMul (t, W)",
 }
 NEW = {
@@ -243,10 +253,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "rows joined": (
         "d = Concat <axis = 0> (values, values)\np = ReduceMax <axes = [1], keepdims = 0> (d)\nlogits = MatMul (p, W)",
         "rows",
-    ),
-    "fewer steps of a longer sequence": (
-        "s = Slice (values, vm3, five, v1)\n t = Tanh (s)" + POOLED,
-        "fewer steps for a longer sequence",
     ),
     "NonZero": (
         "i = NonZero (values)\n t = Transpose (i)\n g = GatherND (values, t)\n u = Unsqueeze (g, v0)\n"
@@ -384,4 +390,4 @@ def test_every_rule_is_tried() -> None:
         for node in graph_of(text, opset=18).graph.node
     }
     elementwise = {name for name, rule in RULES.items() if rule.__module__.endswith(".elementwise")}
-    assert {*RULES} - elementwise - tried == {"RNN", "Size", "Hardmax", "ConstantOfShape"}
+    assert {*RULES} - elementwise - tried == {"RNN", "Size", "Hardmax"}

@@ -17,7 +17,7 @@ from lengthwise.runtime.manifest import Manifest
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.trials import CHANGES
 from lengthwise_export.checking.verdict import Report, TrialResult, Verdict, as_ranges
-from lengthwise_export.tracing.source_lines import relative_path
+from lengthwise_export.tracing.source_lines import location_as_json
 
 _STYLES: Final[dict[Verdict, str]] = {
     "sound": "bold green",
@@ -36,13 +36,11 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "operator": leak.operator,
                 "kind": leak.kind,
-                "file": None if leak.location is None else relative_path(leak.location.file),
-                "line": None if leak.location is None else leak.location.line,
-                "source": None if leak.location is None else leak.location.source,
+                **location_as_json(leak.location),
                 "cause_at": leak.cause_at,
                 "cause": leak.cause.why,
                 "fix": leak.cause.fix,
-                "difference": _finite(leak.difference),
+                "difference": finite(leak.difference),
                 "trial": leak.trial,
             }
             for leak in report.leaks
@@ -50,7 +48,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "trials": [
             {
                 "name": outcome.name,
-                "difference": _finite(outcome.difference),
+                "difference": finite(outcome.difference),
                 "passed": outcome.passed,
                 "raised": outcome.raised,
             }
@@ -171,5 +169,6 @@ def number(difference: float | None) -> str:
     return f"{difference:.2g}" if math.isfinite(difference) else "not finite"
 
 
-def _finite(difference: float | None) -> float | None:
+def finite(difference: float | None) -> float | None:
+    """A difference for JSON, which has no other numbers than finite ones."""
     return difference if difference is not None and math.isfinite(difference) else None

@@ -39,9 +39,14 @@ class Mended:
         changes: The operators that were changed, in the order of execution.
         min_length: The shortest sequence that the original accepts, derived from its kernels and slices.
         max_length: The longest, derived from its tables of positions; or more than was asked for.
+        hiding: The numbers with which the original hides a step, if all its values are that one; the mended graph
+            takes such a step for data.
+        counted: The original with such steps taken for data; None if it hides none.
     """
 
     graph: onnx.ModelProto
     changes: tuple[MendedOperator, ...]
     min_length: int
     max_length: int
+    hiding: tuple[float, ...] = ()
+    counted: onnx.ModelProto | None = None

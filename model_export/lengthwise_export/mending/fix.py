@@ -11,7 +11,7 @@ from lengthwise_export.checking.verdict import Verdict
 from lengthwise_export.mending.changes import MendedOperator
 from lengthwise_export.mending.curve import PaddingCurve
 from lengthwise_export.mending.proof import MendProof
-from lengthwise_export.tracing.source_lines import CodeLocation, relative_path
+from lengthwise_export.tracing.source_lines import CodeLocation, location_as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class FixProposal:
         proof: The comparison with the original alone; None if none ran.
         verdict: The verdict of the check of the mended graph; None if none ran.
         curve: One sequence's answer against padding, before and after; None if it cannot be drawn.
+        hiding: The numbers with which the original leaves out a step, if all its values are that one.
     """
 
     mendable: bool
@@ -39,6 +40,18 @@ class FixProposal:
     proof: MendProof | None = None
     verdict: Verdict | None = None
     curve: PaddingCurve | None = None
+    hiding: tuple[float, ...] = ()
+
+    @property
+    def notice(self) -> str | None:
+        """How the mended model differs from the original on purpose; None if it does not."""
+        if not self.hiding:
+            return None
+        numbers = " or ".join(f"{number:g}" for number in self.hiding)
+        return (
+            f"the original leaves out steps of which all values are {numbers} (Masking, mask_zero); the mended model "
+            "takes such a step for data, because only the length says where a sequence ends; the proof has none"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The value of `fix` in `check --json`."""
@@ -46,12 +59,12 @@ class FixProposal:
             "mendable": self.mendable,
             "reason": self.reason,
             "operator": self.operator,
-            **_place(self.location),
+            **location_as_json(self.location),
             "changes": [
                 {
                     "operator": change.operator,
                     "kind": change.kind,
-                    **_place(change.location),
+                    **location_as_json(change.location),
                     "cause": change.cause,
                     "before": list(change.before),
                     "after": list(change.after),
@@ -59,6 +72,7 @@ class FixProposal:
                 for change in self.changes
             ],
             "min_length": self.min_length,
+            "notice": self.notice,
             "proof": None if self.proof is None else self.proof.as_json(),
             "verdict": self.verdict,
         }
@@ -70,6 +84,7 @@ class FixProposal:
                 {"operator": change.operator, "kind": change.kind, "cause": change.cause} for change in self.changes
             ],
             "min_length": self.min_length,
+            "notice": self.notice,
             "proof": None if self.proof is None else self.proof.as_json(),
         }
 
@@ -93,9 +108,3 @@ def unified(change: MendedOperator) -> list[str]:
 def _readable(line: str) -> str:
     """A line of graph text without empty names and without the types of attributes."""
     return re.sub(r"(\w+): \w+ = ", r"\1 = ", line.removeprefix('[""] '))
-
-
-def _place(location: CodeLocation | None) -> dict[str, Any]:
-    if location is None:
-        return {"file": None, "line": None, "source": None}
-    return {"file": relative_path(location.file), "line": location.line, "source": location.source}

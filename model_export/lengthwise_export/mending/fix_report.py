@@ -21,6 +21,8 @@ def on_terminal(fix: FixProposal) -> RenderableType:
         parts += ["", *_changed(change)]
     if fix.min_length > 1:
         parts.append(Text(f"note: the model accepts sequences of {fix.min_length} steps and more"))
+    if fix.notice is not None:
+        parts.append(Text(f"note: {fix.notice}"))
     if fix.proof is not None:
         raised = fix.proof.raised
         skipped = f"; the original raises alone at {len(raised)} shorter lengths" if raised and fix.proof.holds else ""

@@ -23,11 +23,14 @@ from onnx.reference import ReferenceEvaluator
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.changes import Mended, MendedOperator
-from lengthwise_export.mending.mender import LengthsRestricted, Mender, Rule
+from lengthwise_export.mending.hiding_masks import hiding_masks, opened
+from lengthwise_export.mending.mender import Mender, Rule
+from lengthwise_export.mending.restarts import LengthsRestricted, StepsHidden
 from lengthwise_export.mending.rules import (
     convolution,
     elementwise,
     indexing,
+    joining,
     loops,
     normalization,
     products,
@@ -38,11 +41,12 @@ from lengthwise_export.mending.rules import (
 from lengthwise_export.mending.sizes import Size, constant_of, evaluated
 from lengthwise_export.mending.values import Numbers, Ragged, Value
 from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.tracing.node_origins import location_of_node, operator_name
 
 RULES: Final[Mapping[str, Rule]] = {
     name: rule
-    for module in (convolution, elementwise, indexing, normalization, products, recurrent, reductions, shapes)
+    for module in (convolution, elementwise, indexing, joining, normalization, products, recurrent, reductions, shapes)
     for name, rule in module.RULES.items()
 }
 """The rule for each operator of ONNX that can be mended."""
@@ -69,7 +73,7 @@ _REASONS: Final[Mapping[str, str]] = {
         "gives as many places as the data say, so no axis of time can be followed behind it",
     ),
     **dict.fromkeys(
-        ("If", "Loop", "SequenceMap"),
+        ("If", "SequenceMap"),
         "has a graph of its own inside: write the loop as a layer (LSTM, GRU, Conv), or the branch as Where",
     ),
     **dict.fromkeys(
@@ -83,6 +87,9 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 """Why an operator without a rule has none."""
 
+
+_TIME_LOOPS: Final = {"Loop": loops.loop_with, "Scan": loops.scan_with}
+"""Operators with a body, whose rules follow its nodes."""
 
 _OUTPUTS: Final = (
     ["rows", "fixed"],
@@ -110,20 +117,34 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         UnmendableError: An operator cannot be mended; it is named with the reason.
     """
     shortest, longest = 1, max(max_length, _LEAST_LENGTHS)
+    hidden: dict[str, float] = {}
     while True:
         try:
-            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64))
+            return _mended(graph, names, steps, np.arange(shortest, longest + 1, dtype=np.int64), hidden)
         except LengthsRestricted as restricted:
             shortest, longest = restricted.shortest, restricted.longest
+        except StepsHidden as found:
+            hidden.update(found.masks)
+        except UnmendableError as error:
+            loops_and_branches = {shown_operator(node) for node in graph.graph.node if node.op_type in ("Loop", "If")}
+            cure = keras_exports.cure(graph) if error.operator in loops_and_branches else ""
+            raise UnmendableError(error.operator, error.reason + cure, error.location) from error
 
 
-def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64]) -> Mended:
-    """The same for a range of lengths.
+def _mended(
+    graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDArray[np.int64], hidden: Mapping[str, float]
+) -> Mended:
+    """The same for a range of lengths, with some masks opened, each with the number that hides a step.
 
     Raises:
         LengthsRestricted: The original does not accept all of them.
+        StepsHidden: Other masks have to be opened.
     """
     prepared = _prepared(graph)
+    masks = hiding_masks(prepared, names.sequences)
+    counted = opened(prepared, hidden) if hidden else None
+    if counted is not None:
+        prepared.CopyFrom(counted)
     _keep_needed(prepared, [name for name in (names.logits, names.attention) if name])
     sequences = next((value for value in prepared.graph.input if value.name == names.sequences), None)
     if sequences is None:
@@ -138,6 +159,10 @@ def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
         lengths, (names.sequences, time_axis), taken, int32=lengths_type == TensorProto.INT32, range_=range_
     )
     mender = Mender(writer, range_, opset=_opset(prepared))
+    mender.hides = masks
+    mender.always_valid = {name for name, mask in masks.items() if mask.name in hidden}
+    mender.used = {name for node in prepared.graph.node for name in _names_in(node)}
+    mender.used |= {value.name for value in prepared.graph.output}
     _set_inputs(mender, names, steps, given, lengths)
     for tensor in prepared.graph.initializer:
         mender.values[tensor.name] = mender.numbers(tensor.name, numpy_helper.to_array(tensor))
@@ -147,7 +172,8 @@ def _mended(graph: ModelProto, names: GraphNames, steps: StepInput, range_: NDAr
     if lengths not in given:
         inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, ["rows"]))
     mended = _written(prepared, writer, inputs, outputs)
-    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]))
+    numbers = tuple(sorted(set(hidden.values())))
+    return Mended(mended, tuple(changes), int(range_[0]), int(range_[-1]), numbers, counted)
 
 
 def _prepared(graph: ModelProto) -> ModelProto:
@@ -268,17 +294,14 @@ def _text(node: NodeProto) -> str:
 
 
 def _ruled(mender: Mender, node: NodeProto) -> None:
-    rule = loops.scan_with(_followed) if node.op_type == "Scan" else RULES.get(node.op_type)
+    rule = RULES.get(node.op_type)
+    if node.op_type in _TIME_LOOPS:
+        rule = _TIME_LOOPS[node.op_type](_followed)
     rule = rule if node.domain in ("", "ai.onnx") else None
     if rule is None:
         reason = _REASONS.get(node.op_type, "is an operator that has no rule for mending")
         mender.refuse(reason if node.domain in ("", "ai.onnx") else f"is an operator of {node.domain}, not of ONNX")
     rule(mender)
-    for name in node.output:
-        result = mender.values.get(name)
-        sizes = result.axes if isinstance(result, Ragged) else ()
-        if any((np.diff(size.alone) < 0).any() for size in sizes if size.is_time):
-            mender.refuse("has fewer steps for a longer sequence, so a batch has no room for those of a shorter one")
 
 
 def _computed_from_sizes(mender: Mender, node: NodeProto) -> bool:

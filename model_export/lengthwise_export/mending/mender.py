@@ -1,209 +1,24 @@
-"""The state of one mend, and what all rules use: values, masks, alignment of rows, and moves within a row."""
+"""What all rules use: masks, alignment of rows, and moves within a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from lengthwise_export.errors import UnmendableError
-from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table, product
-from lengthwise_export.mending.values import Numbers, Ragged, Value, singles
-from lengthwise_export.mending.writer import Writer
+from lengthwise_export.mending.node_mender import NodeMender
+from lengthwise_export.mending.sizes import Size, Table, product
+from lengthwise_export.mending.values import Group, Ragged, Value, is_one, shown
 
 CROSSES_ROWS: Final = (
     "mixes the rows of a batch, so an answer depends on what it is batched with: no mask can prevent that"
 )
 
-Group = tuple[Size, ...]
 
-
-class Mender:
-    """Follows the values of a graph and writes the mended one.
-
-    Args:
-        writer: Writes the mended graph.
-        lengths: The lengths that the tables hold, ascending without a gap.
-        opset: The opset of the graph.
-
-    Attributes:
-        axes_are_inputs: Whether all reductions take their axes as an input, since opset 18.
-        node: The node that is being mended.
-        causes: Why padding reaches the output of this node; empty if it does not.
-        raw: The steps, and casts of them: token ids, which padding has too.
-        from_lengths: The original's values that depend on an input with lengths or a mask.
-        from_steps: The original's values that depend on the steps.
-    """
-
-    def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
-        self.writer = writer
-        self.lengths = lengths
-        self.count = len(lengths)
-        self.axes_are_inputs = opset >= 18
-        self.values: dict[str, Value] = {}
-        self.node = NodeProto()
-        self.causes: list[str] = []
-        self.from_lengths: set[str] = set()
-        self.from_steps: set[str] = set()
-        self.raw: set[str] = set()
-        self.one = self.fixed(1)
-        self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
-
-    # -- values -------------------------------------------------------------------------------------------------------
-
-    def value(self, place: int) -> Value | None:
-        """An input of the node; None if it is not given."""
-        name = self.node.input[place] if place < len(self.node.input) else ""
-        return self.values[name] if name else None
-
-    def ragged(self, place: int) -> Ragged:
-        """An input of the node as a tensor of data."""
-        value = self.value(place)
-        if value is None:
-            self.refuse(f"its input {place} is missing")
-        return self.as_ragged(value)
-
-    def tensor(self, place: int) -> Ragged:
-        """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
-        value = self.value(place)
-        if isinstance(value, Ragged) and value.counts_rows:
-            return value
-        return self.ragged(place)
-
-    def constant(self, place: int) -> NDArray[Any] | None:
-        """An input of the node that is a constant; None if it is not given.
-
-        Raises:
-            UnmendableError: It is computed from the data or from the width.
-        """
-        value = self.value(place)
-        if value is None:
-            return None
-        if not isinstance(value, Numbers) or not value.is_constant:
-            self.refuse(f"its input {self.node.input[place]} is not a constant")
-        array: NDArray[Any] = value.table[0, 0]
-        return array
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute of the node."""
-        for attribute in self.node.attribute:
-            if attribute.name == name:
-                value = helper.get_attribute_value(attribute)
-                return value.decode() if isinstance(value, bytes) else value
-        return default
-
-    def axes(self, rank: int, place: int = 1) -> list[int] | None:
-        """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
-        given = self.attribute("axes")
-        if given is None:
-            array = self.constant(place)
-            given = None if array is None else array.reshape(-1).tolist()
-        return None if given is None else [int(axis) % rank for axis in given]
-
-    def set(self, value: Value, place: int = 0) -> None:
-        """Sets an output of the node."""
-        self.values[self.node.output[place]] = value
-
-    def numbers(self, name: str, array: NDArray[Any]) -> Numbers:
-        """A constant of this name."""
-        return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
-
-    def fixed(self, number: int) -> Size:
-        """A fixed size."""
-        return Size.of(number, self.count)
-
-    def as_ragged(self, value: Value) -> Ragged:
-        """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
-        if isinstance(value, Ragged):
-            if value.counts_rows or value.columns:
-                self.refuse("computes with the numbers of the rows: only x[rows, places] may use them")
-            return value
-        groups = singles([self.fixed(size) for size in value.shape])
-        if value.is_constant:
-            return Ragged(value.name, value.dtype, groups)
-        self.causes.append("it computes with the width of the batch in the place of the row's length")
-        return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Ends the mend.
-
-        Raises:
-            UnmendableError: Always; the caller adds the operator.
-        """
-        raise UnmendableError("", reason)
-
-    def needs(self, size: Size) -> None:
-        """Leaves out the lengths at which a size is below 1, where the original raises."""
-        self.require(size.alone >= 1)
-
-    def require(self, accepted: NDArray[np.bool_]) -> None:
-        """Leaves out the lengths that the original does not accept.
-
-        Args:
-            accepted: `[lengths]`: those that it accepts.
-
-        Raises:
-            LengthsRestricted: Some are left out; the mend begins again with the others.
-            UnmendableError: What it accepts is not a range of lengths.
-        """
-        if accepted.all():
-            return
-        kept = _longest_run(accepted)
-        if kept is None:
-            self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
-        raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
-
-    def matches(self, one: Group, other: Group) -> bool:
-        """Whether two axes of the original consist of the same axes.
-
-        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
-        steps, the others are left out.
-        """
-        if len(one) != len(other):
-            return False
-        equal = np.ones(self.count, dtype=bool)
-        for first, second in zip(one, other, strict=True):
-            equal &= (first.table == second.table).all(axis=0)
-        if _longest_run(equal) is None:
-            return False
-        self.require(equal)
-        return True
-
-    # -- nodes --------------------------------------------------------------------------------------------------------
-
-    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Adds a node with one output."""
-        return self.writer.emit(kind, inputs, **attributes)
-
-    def copy(self, inputs: Sequence[str], *, drop: Iterable[str] = (), **attributes: Any) -> list[str]:
-        """Adds the node again with other inputs and some other attributes, and returns its outputs."""
-        copied = NodeProto()
-        copied.CopyFrom(self.node)
-        del copied.input[:]
-        copied.input.extend(inputs)
-        replaced = {*attributes, *drop}
-        kept = [attribute for attribute in copied.attribute if attribute.name not in replaced]
-        del copied.attribute[:]
-        copied.attribute.extend(kept)
-        copied.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-        self.writer.nodes.append(copied)
-        return list(copied.output)
-
-    def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
-        """The tensor with axes of size 1 at these places of the result."""
-        return self.emit("Unsqueeze", [name, self.writer.constant(list(axes))]) if axes else name
-
-    def squeezed(self, name: str, axes: Sequence[int]) -> str:
-        """The tensor without these axes, which have size 1."""
-        return self.emit("Squeeze", [name, self.writer.constant(list(axes))]) if axes else name
-
-    def transposed(self, name: str, order: Sequence[int]) -> str:
-        """The tensor with its axes in this order."""
-        return name if list(order) == sorted(order) else self.emit("Transpose", [name], perm=list(order))
+class Mender(NodeMender):
+    """Follows the values of a graph and writes the mended one."""
 
     # -- masks --------------------------------------------------------------------------------------------------------
 
@@ -285,7 +100,9 @@ class Mender:
                 own = place - rank + operand.rank - free
                 if own < 0 or place == keep or is_one(operand.groups[own]):
                     continue
-                if is_one(group):
+                if self._is_one_or_none(operand.groups[own]):
+                    continue
+                if is_one(group) or self._is_one_or_none(group):
                     group = operand.groups[own]
                 elif not self.matches(group, operand.groups[own]):
                     self.refuse(
@@ -300,6 +117,14 @@ class Mender:
         row_added = any(operand.row_added for operand in operands) and not has_rows
         fitted = [self._fitted(operand, targets, free, has_rows, row_added, keep) for operand in operands]
         return fitted, tuple(targets), row_added
+
+    def _is_one_or_none(self, group: Group) -> bool:
+        """Whether an axis has size 1, but for the lengths at which it is empty; these are left out."""
+        table = self.size_of(group).table
+        if not table.any() or (table > 1).any():
+            return False
+        self.require((table == 1).all(axis=0))
+        return True
 
     def _fitted(
         self, value: Ragged, targets: Sequence[Group], free: int, has_rows: bool, row_added: bool, keep: int | None
@@ -437,33 +262,6 @@ class Mender:
         return self.emit("Cast", [name], to=dtype)
 
 
-class LengthsRestricted(Exception):
-    """The original accepts only some of the lengths.
-
-    Attributes:
-        shortest: The shortest that it accepts.
-        longest: The longest.
-    """
-
-    def __init__(self, shortest: int, longest: int) -> None:
-        super().__init__(f"{shortest} to {longest}")
-        self.shortest = shortest
-        self.longest = longest
-
-
-def _longest_run(accepted: NDArray[np.bool_]) -> slice | None:
-    """The longest range of accepted lengths; None if it is too short to be meant, or in the middle."""
-    if accepted.all():
-        return slice(0, len(accepted))
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], accepted.astype(np.int8), [0]])))
-    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
-    return slice(start, stop) if stop - start >= _SHORTEST_RUN else None
-
-
-_SHORTEST_RUN: Final = 8
-"""Fewer lengths in a row at which two sizes agree are chance."""
-
 Rule = Callable[[Mender], None]
 """Mends `Mender.node`: emits what stands for it, and sets its outputs."""
 
@@ -473,25 +271,3 @@ Follow = Callable[[Mender, NodeProto], Sequence[object]]
 FLOAT: Final = TensorProto.FLOAT
 INT64: Final = TensorProto.INT64
 BOOL: Final = TensorProto.BOOL
-
-
-def is_one(group: Group) -> bool:
-    """Whether an axis of the original has size 1."""
-    return all(size.fixed == 1 for size in group)
-
-
-def same_groups(one: Group, other: Group) -> bool:
-    """Whether two axes of the original consist of the same axes."""
-    return len(one) == len(other) and all(first.same(second) for first, second in zip(one, other, strict=True))
-
-
-def shown(group: Group) -> str:
-    """An axis in words: `rows x time x 8`."""
-    return " x ".join(
-        "rows" if size.is_rows else str(size.fixed) if size.fixed is not None else "time" for size in group
-    )
-
-
-def dtype_of(array: NDArray[Any]) -> int:
-    """The ONNX element type of an array."""
-    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

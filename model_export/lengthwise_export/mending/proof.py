@@ -10,7 +10,7 @@ too, between the mended model's own answers alone and in batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from lengthwise.verification.promises import ROUNDING
 from lengthwise_export.checking.baseline import Baseline
 from lengthwise_export.checking.check import ProgressCallback
 from lengthwise_export.checking.recording import ModelOutput, Subject
+from lengthwise_export.checking.report import finite
 from lengthwise_export.checking.trials import JUNK, Sampler, with_padding_filled
 from lengthwise_export.checking.uncheckable import runs
 from lengthwise_export.checking.verdict import as_ranges
@@ -122,10 +123,10 @@ class MendProof:
             "shortest": min(self.lengths, default=None),
             "longest": max(self.lengths, default=None),
             "raised": list(self.raised),
-            "difference": _finite(self.difference),
+            "difference": finite(self.difference),
             "tolerance": self.tolerance,
             "bits": self.bits,
-            "in_company": _finite(self.in_company),
+            "in_company": finite(self.in_company),
             "worst": None
             if worst is None
             else {
@@ -134,7 +135,7 @@ class MendProof:
                 "rows": worst.rows,
                 "width": worst.width,
                 "padding": worst.padding,
-                "difference": _finite(worst.difference),
+                "difference": finite(worst.difference),
             },
         }
 
@@ -147,6 +148,7 @@ def prove(
     min_length: int = 1,
     tolerance: float = 0.0,
     sequences: int = SEQUENCES,
+    hiding: Collection[float] = (),
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> MendProof:
@@ -159,6 +161,7 @@ def prove(
         min_length: The shortest sequence that the original may accept.
         tolerance: Allowed difference, beyond rounding.
         sequences: The number of sequences.
+        hiding: Numbers with which the original hides a step; no sequence has a step of one of them alone.
         seed: Seed of the random sequences.
         progress: Called with what runs next.
 
@@ -168,7 +171,7 @@ def prove(
     say = progress or (lambda _: None)
     sampler = Sampler(original.steps, seed)
     drawn = [
-        _ended(sampler.sequence(length), index)
+        _shown(_ended(sampler.sequence(length), index), hiding, original.steps.vocabulary)
         for index, length in enumerate(proof_lengths(min_length, max_length, sequences, seed))
     ]
     alone, raised = _answers_alone(original, drawn, say)
@@ -246,6 +249,15 @@ def _ended(steps: Steps, index: int) -> Steps:
     """The sequence; every other one ends in a step of zeros, because zeros are data."""
     if index % 2 and len(steps) > 1:
         steps[-1] = 0
+    return steps
+
+
+def _shown(steps: Steps, hiding: Collection[float], vocabulary: int | None) -> Steps:
+    """The sequence with other values in the place of those that the original hides."""
+    for _ in hiding:
+        for number in hiding:
+            hidden = steps == number if steps.ndim == 1 else (steps == number).all(axis=1)
+            steps[hidden] = (int(number) + 1) % vocabulary if vocabulary is not None else number + 1
     return steps
 
 
@@ -357,7 +369,3 @@ def _judged(proof: MendProof) -> MendProof:
         wrong=f"the mended model differs from the original alone: {proof.worst}, by {proof.difference:.3g}, where "
         f"{proof.tolerance:.2g} is allowed",
     )
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None

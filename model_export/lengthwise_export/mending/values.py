@@ -119,7 +119,27 @@ class Ragged:
 
 Value = Numbers | Ragged
 
+Group = tuple[Size, ...]
+"""The axes of a tensor that are one axis of the original."""
+
 
 def singles(sizes: Sequence[Size]) -> tuple[tuple[Size, ...], ...]:
     """Groups of one axis each."""
     return tuple((size,) for size in sizes)
+
+
+def is_one(group: Group) -> bool:
+    """Whether an axis of the original has size 1."""
+    return all(size.fixed == 1 for size in group)
+
+
+def same_groups(one: Group, other: Group) -> bool:
+    """Whether two axes of the original consist of the same axes."""
+    return len(one) == len(other) and all(first.same(second) for first, second in zip(one, other, strict=True))
+
+
+def shown(group: Group) -> str:
+    """An axis in words: `rows x time x 8`."""
+    return " x ".join(
+        "rows" if size.is_rows else str(size.fixed) if size.fixed is not None else "time" for size in group
+    )

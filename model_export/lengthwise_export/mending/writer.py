@@ -85,7 +85,7 @@ class Writer:
 
     def scalar_of(self, number: float, dtype: int) -> str:
         """A constant without axes, of an ONNX element type."""
-        return self.constant(np.array(number, dtype=helper.tensor_dtype_to_np_dtype(dtype)))
+        return self.constant(number, dtype=helper.tensor_dtype_to_np_dtype(dtype))
 
     @property
     def lengths(self) -> str:
@@ -111,13 +111,16 @@ class Writer:
         return self._once(key, lambda: self._function(table, self.lengths))
 
     def at_width(self, size: Size) -> str:
-        """`[1]` int64: a size at the width of the batch; of a size that counts rows, at its rows."""
+        """`[1]` int64: the room for a size in the batch, or for one that counts rows, the number of its rows.
+
+        A size that is smaller for some longer sequence has room for the largest of any length up to the width.
+        """
         if size.fixed is not None:
             return self.constant([size.fixed])
         if size.is_rows:
             return self.rows
-        key = ("width", size.alone.tobytes())
-        return self._once(key, lambda: self._function(size.alone, self.width))
+        room = np.maximum.accumulate(size.alone)
+        return self._once(("width", room.tobytes()), lambda: self._function(room, self.width))
 
     def lengths32(self, size: Size) -> str:
         """`[rows]` int32: each row's own size, as recurrent nodes take it."""

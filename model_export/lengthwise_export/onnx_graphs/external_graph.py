@@ -20,6 +20,7 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.runtime import data_dependence, onnx_graph
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs import keras_exports
 from lengthwise_export.onnx_graphs.probing import (
     open_session,
     require_dynamic_inside,
@@ -141,7 +142,8 @@ def read_graph(graph: onnx.ModelProto, hints: InputHints, *, blind: bool = False
         _require_order_of_axes(graph, inputs, hints, new_lengths)
         for candidate in names:
             session = open_session(with_int64_tokens(graph, candidate.sequences))
-            require_dynamic_inside(session, candidate, _probed(candidate, inputs, hints))
+            probed = _probed(candidate, inputs, hints)
+            require_dynamic_inside(session, candidate, probed, cure=keras_exports.cure(graph))
         raise UncheckableError(_why_none_runs(graph, names, inputs, hints))
     if len(running) > 1:
         readings = "; ".join(_as_options(reading.names) for reading in running)

@@ -131,8 +131,16 @@ def _batch(steps: StepInput, rows: int, width: int) -> PaddedBatch:
     return PaddedBatch(values, lengths)
 
 
-def require_dynamic_inside(session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput) -> None:
+def require_dynamic_inside(
+    session: onnxruntime.InferenceSession, names: GraphNames, steps: StepInput, *, cure: str = ""
+) -> None:
     """Makes sure that a graph with dynamic axes does not run at one size only.
+
+    Args:
+        session: A session of the graph.
+        names: The names of its inputs and outputs.
+        steps: The kind of a step.
+        cure: The end of the error, if there is more to say.
 
     Raises:
         UncheckableError: It does.
@@ -145,7 +153,7 @@ def require_dynamic_inside(session: onnxruntime.InferenceSession, names: GraphNa
         if len(good) == 1:
             raise UncheckableError(
                 f"the graph declares dynamic axes, but runs only at {good[0][0]} rows and a width of {good[0][1]}: the "
-                f"{axis} is frozen inside (usually in a Reshape); take it from Shape instead"
+                f"{axis} is frozen inside (usually in a Reshape); take it from Shape instead{cure}"
             )
 
 

@@ -7,18 +7,13 @@ another rounding. Which numbers are the last few depends on how many rows and st
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
+from lengthwise_export.steady_bits.kernel_sizes import LANES, MOST_LANES
 from lengthwise_export.steady_bits.replacement import Replacement
-
-_LANES: Final = 4
-"""The numbers that onnxruntime computes at once."""
-_MOST_LANES: Final = 16
-"""The most numbers that a processor computes at once, in float32."""
 
 
 def rewritten_function(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:
@@ -26,7 +21,7 @@ def rewritten_function(node: ir.Node, facts: GraphFacts, *, every: bool) -> Repl
     (value,), axes = node.inputs, facts.axes(node.inputs[0])
     if value is None or axes is None or all(axis.fixed for axis in axes):
         return None
-    if not every and math.prod(axis.size for axis in axes) % _LANES == 0:
+    if not every and math.prod(axis.size for axis in axes) % LANES == 0:
         return None
     new = Replacement(node)
     if node.op_type == "Log":
@@ -52,7 +47,7 @@ def _softplus(new: Replacement, value: ir.Value, rank: int, opset: int) -> ir.Va
 
 def _with_more_numbers(new: Replacement, operator: str, value: ir.Value) -> ir.Value:
     """The function of the flat tensor with so many more numbers that the last few are among these."""
-    more = np.ones(_MOST_LANES - 1, dtype=np.float32)
+    more = np.ones(MOST_LANES - 1, dtype=np.float32)
     flat = new.add("Reshape", value, new.constant([-1]))
     longer = new.add(operator, new.add("Concat", flat, new.constant(more), axis=0))
     ends = (new.constant([0]), new.constant([-len(more)]))

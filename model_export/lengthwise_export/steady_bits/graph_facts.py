@@ -130,7 +130,8 @@ def _smallest_and_larger(shapes: Any, manifest: Manifest) -> tuple[dict[str, Any
 
 def _batch(manifest: Manifest, rows: int, width: int) -> PaddedBatch:
     """A batch of ones (of token 0 for tokens), whose rows are one step shorter each."""
-    lengths = np.maximum(min(width, manifest.max_length) - np.arange(rows, dtype=np.int32), 1).astype(np.int32)
+    longest = min(width, manifest.max_length)
+    lengths = np.maximum(longest - np.arange(rows, dtype=np.int32), min(manifest.min_length, longest)).astype(np.int32)
     if manifest.input.kind == "tokens":
         return PaddedBatch(np.zeros((rows, width), dtype=np.int64), lengths)
     return PaddedBatch(np.ones((rows, width, manifest.input.features or 1), dtype=np.float32), lengths)

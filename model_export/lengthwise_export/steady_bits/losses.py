@@ -85,8 +85,8 @@ def first_loss(graph: onnx.ModelProto, manifest: Manifest) -> LossOfBits | None:
 
 def _differing(session: Session, manifest: Manifest) -> Iterator[tuple[PaddedBatch, int, PaddedBatch]]:
     """Batches with a row that gets other bits than unbatched: the batch, the row, and the row unbatched."""
-    longest = min(_LONGEST, manifest.max_length)
-    lengths = np.random.default_rng(0).integers(1, longest + 1, size=_SEQUENCES).tolist()
+    longest = min(max(_LONGEST, 2 * manifest.min_length), manifest.max_length)
+    lengths = np.random.default_rng(0).integers(manifest.min_length, longest + 1, size=_SEQUENCES).tolist()
     sequences: Sequence[Steps] = draw(manifest, lengths, 0)
     for start in range(0, len(sequences), _ROWS):
         members = sequences[start : start + _ROWS]

@@ -8,17 +8,12 @@ another kernel, which depends on the number of steps modulo four.
 from __future__ import annotations
 
 import itertools
-from typing import Final
 
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts
+from lengthwise_export.steady_bits.kernel_sizes import LANES, PART
 from lengthwise_export.steady_bits.replacement import Replacement
-
-PART: Final = 128
-"""A product over so many numbers is added in one part."""
-LANES: Final = 4
-"""The steps that a product of one row adds at once."""
 
 
 def rewritten_product(node: ir.Node, facts: GraphFacts, *, every: bool) -> Replacement | None:

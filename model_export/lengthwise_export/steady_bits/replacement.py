@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-AXES_ARE_INPUTS = 18
-"""The opset from which every reduction takes its axes as an input, and not as an attribute."""
+from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
 
 
 @dataclass(slots=True)

@@ -15,10 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from lengthwise_export.steady_bits.graph_facts import GraphFacts, MeasuredAxis
+from lengthwise_export.steady_bits.kernel_sizes import LANES
 from lengthwise_export.steady_bits.replacement import Replacement
 
-_LANES: Final = 4
-"""The numbers that onnxruntime's sums add at once."""
 _SHAPE_OF_ONE_AXIS: Final = 15
 """The first opset in which Shape can return a single axis."""
 _FEW: Final = 8
@@ -71,7 +70,7 @@ def _may_lose_bits(axes: Sequence[MeasuredAxis], over: Sequence[int]) -> bool:
     before = math.prod(axis.size for axis in axes[: over[0]])
     count = math.prod(axes[axis].size for axis in over)
     if over[-1] == len(axes) - 1:
-        return before % _LANES != 0 and count >= _LANES
+        return before % LANES != 0 and count >= LANES
     return before == 1 and count >= _FEW
 
 

@@ -51,6 +51,13 @@ _APPLY: dict[TargetKind, frozenset[str]] = {
 """The options that apply to each kind of target."""
 
 
+def may_be_torch(given: Given) -> bool:
+    """Whether reading a target may run a torch module, and not only onnxruntime."""
+    if isinstance(given, onnx.ModelProto):
+        return False
+    return not isinstance(given, (str, os.PathLike)) or not (os.fspath(given).endswith(".onnx") or Path(given).is_dir())
+
+
 def read(given: Given, options: TargetOptions, *, blind: bool = False) -> Target:
     """Reads a TARGET.
 

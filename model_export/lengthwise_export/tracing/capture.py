@@ -39,6 +39,7 @@ from lengthwise_export.tracing.patched_builtins import open_numbers, trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.recurrent_op import recurrent, weights_of
 from lengthwise_export.tracing.source_lines import current_location, error_text, location_of
+from lengthwise_export.tracing.width_branches import require_one_way
 
 _WIDTHS: Final = (67, 7, 521)
 """Widths of the traced batch; the first at which the module runs is taken. A wide batch stays wider than 1 behind
@@ -84,7 +85,16 @@ def capture(
             raise
         except (Exception, SystemExit) as error:  # whatever the module's code raises, and a dozen of torch's own
             raise trace_error(location_of(error), error_text(error)) from error
+    require_one_way(program, lambda wide: _runs(model, steps, signature, wide))
     return program, trace.outputs
+
+
+def _runs(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> bool:
+    """Whether the module answers a batch of this width."""
+    with without_fast_path(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
+        signature.call(model, signature.given(*_batch(steps, [width] * 2)))
+        return True
+    return False
 
 
 def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -101,12 +111,7 @@ def _batch(steps: StepInput, lengths: list[int], random: torch.Generator | None 
 
 def _width_at_which_it_runs(model: nn.Module, steps: StepInput, signature: CallSignature) -> int:
     """The first width that the module accepts; if it accepts none, any, and the trace reports the error."""
-    with without_fast_path(), torch.no_grad():
-        for width in _WIDTHS:
-            with contextlib.suppress(Exception, SystemExit):
-                signature.call(model, signature.given(*_batch(steps, [width] * 3)))
-                return width
-    return min(_WIDTHS)
+    return next((width for width in _WIDTHS if _runs(model, steps, signature, width)), min(_WIDTHS))
 
 
 def _constant_branches(model: nn.Module, steps: StepInput, signature: CallSignature, width: int) -> Branches:

@@ -29,6 +29,7 @@ from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.labels import IN_GRAPH, NAME_IN_GRAPH
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
+from lengthwise_export.tracing import order_statistics
 from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture
 from lengthwise_export.tracing.outputs import OutputSelector, output_selector
@@ -39,7 +40,6 @@ BUILT_IN_NODES: Final = 60
 """Maximum number of nodes in a graph of the bundled architecture's size; unrolled code would exceed it."""
 
 _INSTEAD: Final = {
-    "median": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "nanmedian": "sort along the steps with padding at the end, and gather the one at (lengths - 1) // 2",
     "_cdist_forward": "(x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1).sqrt()",
 }
@@ -116,7 +116,7 @@ def _translated(program: ExportedProgram, opset: int) -> ir.Model:
                 program,
                 dynamo=True,
                 opset_version=opset,
-                custom_translation_table=dict(TRANSLATIONS),
+                custom_translation_table={**TRANSLATIONS, **order_statistics.TRANSLATIONS},
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, ir.passes.PassError) as error:

@@ -46,6 +46,13 @@ class CodeLocation:
         return f"{relative_path(self.file)}:{self.line}"
 
 
+def location_as_json(location: CodeLocation | None) -> dict[str, str | int | None]:
+    """`file`, `line` and `source` of a report in JSON; all null if the line is unknown."""
+    if location is None:
+        return {"file": None, "line": None, "source": None}
+    return {"file": relative_path(location.file), "line": location.line, "source": location.source}
+
+
 def relative_path(file: str) -> str:
     """The path relative to the working directory if the file is below it, otherwise unchanged."""
     relative = os.path.relpath(file)

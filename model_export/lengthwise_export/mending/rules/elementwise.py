@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,9 @@ def cast(mender: Mender) -> None:
 def combined(mender: Mender) -> None:
     """An operator of several tensors that broadcast."""
     values = [mender.values[name] for name in mender.node.input if name]
+    counts_rows = any(isinstance(value, Ragged) and value.counts_rows for value in values)
+    if counts_rows and mender.node.op_type == "Max":  # of an index and the numbers of the rows, for their common shape
+        values = [replace(value, counts_rows=False) if isinstance(value, Ragged) else value for value in values]
     operands, groups, row_added = mender.align(values)
     (name,) = mender.copy([operand.name for operand in operands])
     kind = mender.node.op_type
@@ -71,7 +75,7 @@ def combined(mender: Mender) -> None:
         and any(operand.zeroed and sum(size.is_time for size in operand.axes) == len(times) for operand in operands)
         and all(operand.zeroed or isinstance(value, Numbers) for operand, value in zip(operands, values, strict=True))
     )
-    mender.set(Ragged(name, dtype, groups, row_added, zeroed))
+    mender.set(Ragged(name, dtype, groups, row_added, zeroed, counts_rows=counts_rows))
 
 
 def clip(mender: Mender) -> None:

@@ -1,11 +1,34 @@
-"""Scan: a recurrent cell written out. Beyond its own last step, a row keeps its state."""
+"""Loop and Scan over the steps: the layer that their body is, or states that stay beyond a row's own last step."""
 
 from __future__ import annotations
 
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Follow, Group, Mender, Rule
-from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.affine import NotACell
+from lengthwise_export.mending.cells import Cell, recognise
+from lengthwise_export.mending.mender import BOOL, CROSSES_ROWS, FLOAT, Follow, Mender, Rule
+from lengthwise_export.mending.recurrences import Recurrence, of_loop, of_scan
+from lengthwise_export.mending.restarts import StepsHidden
+from lengthwise_export.mending.rules.recurrent import recurrent
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Value
+
+
+def loop_with(follow: Follow) -> Rule:
+    """The rule for Loop.
+
+    Args:
+        follow: Follows one node of the body.
+    """
+
+    def loop(mender: Mender) -> None:
+        recurrence = of_loop(mender)
+        for name, value in recurrence.handed_on.items():
+            mender.values[name] = value
+        if not _as_layer(mender, recurrence):
+            _as_scan(mender, recurrence, scan_with(follow))
+
+    return loop
 
 
 def scan_with(follow: Follow) -> Rule:
@@ -30,6 +53,10 @@ def scan_with(follow: Follow) -> Rule:
         time = values[states].groups[0][0]
         if not time.is_time or any(not value.groups[0][0].same(time) for value in values[states:]):
             mender.refuse(f"does not scan the steps: {CROSSES_ROWS}" if time.is_rows else "does not scan the steps")
+        directions = mender.attribute("scan_input_directions") or [0] * scanned
+        forwards = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
+        if forwards and _as_layer(mender, of_scan(mender)):
+            return
         inside: list[Value] = [*values[:states]]
         inside += [value.called(value.name, groups=value.groups[1:], zeroed=False) for value in values[states:]]
         results = _followed_inside(mender, body, inside, follow)
@@ -41,7 +68,6 @@ def scan_with(follow: Follow) -> Rule:
         masked = _held(mender, body, states, len(values[0].groups))
         # [steps, rows]: true at each row's own steps.
         mask = mender.transposed(mender.writer.mask(time), (1, 0))
-        directions = mender.attribute("scan_input_directions") or [0] * scanned
         backwards = {direction for direction in directions if direction}
         if backwards and not all(directions):
             mender.refuse("scans in both directions at once")
@@ -60,6 +86,136 @@ def scan_with(follow: Follow) -> Rule:
     return scan
 
 
+def _as_layer(mender: Mender, recurrence: Recurrence) -> bool:
+    """Replaces a loop whose body is a recurrent cell by the layer; False if it is none.
+
+    Raises:
+        StepsHidden: It is one if a mask that the values of the steps decide is opened.
+    """
+    masks = {name for name, value in recurrence.steps.items() if value.dtype == BOOL}
+    sources = [recurrence.sources[name] for name in masks]
+    if not all(name in mender.always_valid or name in mender.hides for name in sources):
+        return False
+    steps = [name for name in recurrence.steps if name not in masks]
+    widths = {state.name: (state.after, _width(state.start, 2)) for state in recurrence.states}
+    width = _width(recurrence.steps[steps[0]], 3) if len(steps) == 1 else 0
+    if not width or not all(own for _, own in widths.values()):
+        return False
+    known = {name: np.asarray(numbers.table[0, 0]) for name, numbers in recurrence.known.items()}
+    known |= {name: np.ones((1, 1), dtype=bool) for name in masks}
+    used = {name: mender.values.get(name) for node in recurrence.nodes for name in node.input}
+    others = {name: _width(value, 2) for name, value in used.items() if isinstance(value, Ragged)}
+    others = {name: own for name, own in others.items() if own and name not in widths}
+    try:
+        cell = recognise(recurrence.nodes, (steps[0], width), widths, known, others)
+    except NotACell:
+        return False
+    finals, collected = {*recurrence.finals.values()}, {*recurrence.collected.values()}
+    if not finals <= cell.states | cell.memories or not collected <= cell.states:
+        return False
+    hidden = [mender.hides[name] for name in sources if name not in mender.always_valid]
+    if hidden:
+        raise StepsHidden({mask.name: mask.number for mask in hidden})
+    _layer(mender, recurrence, cell, recurrence.steps[steps[0]])
+    return True
+
+
+def _width(value: Ragged, rank: int) -> int:
+    """The number of features of a value `[..., rows, features]`; 0 if it is none."""
+    if value.rank != rank or value.is_merged or value.row_added or value.dtype != FLOAT:
+        return 0
+    rows = value.groups[-2][0]
+    return (value.groups[-1][0].fixed or 0) if rows.is_rows else 0
+
+
+def _layer(mender: Mender, recurrence: Recurrence, cell: Cell, steps: Ragged) -> None:
+    """Emits the layer, and sets the outputs of the loop."""
+    loop = mender.node
+    mender.causes.append(f"it is {_named(cell.kind)} written out as a loop, which runs through the padding")
+    starts = {state.name: state.start for state in recurrence.states}
+    inputs = [_given(mender, steps)]
+    for array in (cell.weights, cell.recurrence, cell.bias):
+        name = mender.writer.constant(array)
+        mender.values[name] = mender.numbers(name, array)
+        inputs.append(name)
+    inputs.append("")
+    for state in (cell.state, cell.memory):
+        if state is not None:
+            start = starts[state]
+            whole = mender.unsqueezed(start.name, [0])
+            zero = _is_zero(mender, start.name)
+            inputs.append("" if zero else _given(mender, start.called(whole, groups=((mender.one,), *start.groups))))
+    while not inputs[-1]:
+        inputs.pop()
+    names = [mender.writer.name(f"{loop.output[0]}_{end}") for end in ("steps", "state", "memory")]
+    outputs = names if cell.kind == "LSTM" else names[:2]
+    mender.node = helper.make_node(cell.kind, inputs, outputs, name=loop.name, **cell.attributes)
+    recurrent(mender)
+    mender.node = loop
+    every, *last = (mender.values[name] for name in outputs)
+    for name, inside in recurrence.finals.items():
+        mender.values[name] = _without_axis(mender, last[0 if inside in cell.states else 1], 0)
+    for name in recurrence.collected:
+        mender.values[name] = _without_axis(mender, every, 1)
+
+
+def _named(kind: str) -> str:
+    return f"a{'n' if kind != 'GRU' else ''} {kind}"
+
+
+def _given(mender: Mender, value: Ragged) -> str:
+    """A name under which the rules find a value."""
+    name = mender.writer.name("loop_input")
+    mender.values[name] = value
+    return name
+
+
+def _without_axis(mender: Mender, value: Value, axis: int) -> Ragged:
+    """A value without an axis of size 1."""
+    ragged = mender.as_ragged(value)
+    groups = tuple(group for at, group in enumerate(ragged.groups) if at != axis)
+    return ragged.called(mender.squeezed(ragged.name, [axis]), groups=groups)
+
+
+def _is_zero(mender: Mender, name: str) -> bool:
+    """Whether a value is 0 everywhere."""
+    node = next((each for each in mender.writer.nodes if name in each.output), None)
+    if node is not None:
+        return node.op_type in ("Expand", "Identity", "Unsqueeze", "Cast") and _is_zero(mender, node.input[0])
+    value = mender.values.get(name)
+    return isinstance(value, Numbers) and value.is_constant and not value.table[0, 0].any()
+
+
+def _as_scan(mender: Mender, recurrence: Recurrence, scan: Rule) -> None:
+    """Replaces a Loop by a Scan over the same steps, and mends that."""
+    loop, states = mender.node, recurrence.states
+    nodes, ends, inputs = [*recurrence.nodes], [], []
+    for name in [*(state.after for state in states), *recurrence.collected.values()]:
+        ends.append(mender.writer.name(f"{name}_of_step"))
+        nodes.append(helper.make_node("Identity", [name], [ends[-1]]))
+    for name, value in [*((state.name, state.start) for state in states), *recurrence.steps.items()]:
+        inputs.append(helper.make_tensor_value_info(name, value.dtype, None))
+    body = helper.make_graph(
+        nodes,
+        "steps",
+        inputs,
+        [ValueInfoProto(name=name) for name in ends],
+        [*recurrence.initializers],
+    )
+    given = [_given(mender, value) for value in [*(state.start for state in states), *recurrence.steps.values()]]
+    outputs = [mender.writer.name("loop_end") for _ in ends]
+    mender.node = helper.make_node(
+        "Scan", given, outputs, name=loop.name, body=body, num_scan_inputs=len(recurrence.steps)
+    )
+    scan(mender)
+    mender.node = loop
+    after = [state.after for state in states]
+    for name, inside in recurrence.finals.items():
+        mender.values[name] = mender.values[outputs[after.index(inside)]]
+    for name, end in zip(recurrence.collected, outputs[len(states) :], strict=True):
+        mender.values[name] = mender.values[end]
+
+
 def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value], follow: Follow) -> list[Ragged]:
     """The outputs of the body, described; its nodes must need no change."""
     writer, causes = mender.writer, mender.causes
@@ -70,6 +226,12 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value], foll
     for value, described in zip(body.input, inputs, strict=True):
         name = described.name if isinstance(described, Numbers) else value.name
         mender.values[value.name] = described if isinstance(described, Numbers) else described.called(name)
+    for name in _outside(body):
+        outside = before.get(name)
+        if isinstance(outside, Ragged) and (outside.row_added or outside.is_merged):
+            mender.refuse(f"uses {name} in its body, which differs between rows only by their lengths, or is merged")
+        if isinstance(outside, Numbers) and not outside.is_constant:
+            mender.refuse(f"uses {name} in its body, which depends on the width")
     changed = [change for node in body.node for change in follow(mender, node)]
     results = [mender.as_ragged(mender.values[value.name]) for value in body.output]
     mender.writer, mender.causes, mender.values = writer, causes, before
@@ -78,10 +240,21 @@ def _followed_inside(mender: Mender, body: GraphProto, inputs: list[Value], foll
     return results
 
 
+def _outside(body: GraphProto) -> list[str]:
+    """The values of the graph around it that a body uses."""
+    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    own |= {name for node in body.node for name in node.output}
+    return [name for node in body.node for name in node.input if name and name not in own]
+
+
 def _held(mender: Mender, body: GraphProto, states: int, rank: int) -> GraphProto:
     """The body with one more input, whether a row has this step, and states that stay where it has not."""
     copied = GraphProto()
     copied.CopyFrom(body)
+    outside = {name: mender.values[name].name for name in _outside(body)}
+    for node in copied.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = outside.get(name, name)
     valid = mender.writer.name("mended_has_step")
     copied.input.append(helper.make_tensor_value_info(valid, TensorProto.BOOL, None))
     axes = mender.writer.constant([*range(1, rank)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
 from lengthwise_export.mending.rules.reductions import kept, reduced
-from lengthwise_export.mending.values import Ragged, Value
+from lengthwise_export.mending.values import Numbers, Ragged, Value
 
 
 def batch_normalization(mender: Mender) -> None:
@@ -113,13 +113,25 @@ def layer_normalization(mender: Mender) -> None:
     if any(name for name in list(mender.node.output)[1:]):
         mender.refuse("gives its mean and deviation as well")
     if any(size.is_time for size in sizes):
-        mender.refuse(
-            "has weights for each step of a fixed width: normalise the features of each step, or the steps without "
-            "weights"
-        )
+        mender.set(_with_weights(mender, over(mender, value, axes, mender.attribute("epsilon", 1e-5))))
+        return
     first = value.starts()[axis]
     (name,) = mender.copy([value.name, *list(mender.node.input)[1:]], axis=first)
     mender.set(value.called(name, zeroed=False))
+
+
+def _with_weights(mender: Mender, value: Ragged) -> Ragged:
+    """The normalised tensor with scale and shift, which are computed for each width, such as ones."""
+    for kind, place in (("Mul", 1), ("Add", 2)):
+        weights = mender.value(place)
+        if isinstance(weights, Numbers) and weights.table.size > 2 * mender.count and weights.is_constant:
+            mender.refuse(
+                "has weights for each step of a fixed width: normalise the features of each step, or the steps without "
+                "weights"
+            )
+        if weights is not None:
+            value = _combined(mender, kind, value, weights)
+    return value.called(value.name, zeroed=False)
 
 
 def lp_normalization(mender: Mender) -> None:

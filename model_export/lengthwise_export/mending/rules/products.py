@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import string
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, shown
-from lengthwise_export.mending.values import Numbers, Ragged
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.values import Group, Numbers, Ragged, shown
 
 
 def matmul(mender: Mender) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, is_one, shown
-from lengthwise_export.mending.values import Numbers, Ragged
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
+from lengthwise_export.mending.values import Group, Numbers, Ragged, is_one, shown
 
 
 def recurrent(mender: Mender) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import numpy_helper
 
-from lengthwise_export.mending.mender import CROSSES_ROWS, Group, Mender, Rule, is_one, same_groups, shown
+from lengthwise_export.mending.mender import CROSSES_ROWS, Mender, Rule
 from lengthwise_export.mending.sizes import MANY_ROWS, Size, Table
-from lengthwise_export.mending.values import Numbers, Ragged, Value
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, is_one, same_groups, shown
 
 _ENOUGH = 8
 """As many lengths in a row at which a size can be divided are no chance."""

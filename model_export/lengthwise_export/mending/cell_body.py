@@ -1,0 +1,315 @@
+"""The operators of which recurrent cells consist, each on affine functions: the body of a loop, value by value."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from onnx import NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACell
+
+
+class Body:
+    """Computes the values of a body, each when it is asked for.
+
+    Args:
+        nodes: The nodes.
+        known: The constants that they use.
+    """
+
+    def __init__(self, nodes: Sequence[NodeProto], known: Mapping[str, ConstantArray]) -> None:
+        self._producers = {name: node for node in nodes for name in node.output if name}
+        self._values: dict[str, Affine | ConstantArray] = dict(known)
+
+    def input(self, name: str, width: int) -> Leaf:
+        """Adds a step or a state, `[rows, width]`."""
+        leaf = Leaf("input", width)
+        self._values[name] = Affine.of(leaf)
+        return leaf
+
+    def value(self, name: str) -> Affine | ConstantArray:
+        """A value by its name.
+
+        Raises:
+            NotACell: It is computed by an operator that no cell has.
+        """
+        if name not in self._values:
+            node = self._producers.get(name)
+            if node is None:
+                raise NotACell
+            results = _computed(node, [self.value(each) if each else None for each in node.input])
+            self._values.update(zip(node.output, results, strict=False))
+        if name not in self._values:
+            raise NotACell
+        return self._values[name]
+
+    def names_of(self, wanted: Affine) -> list[str]:
+        """The names of all values that are this function."""
+        found = []
+        for name in [*self._values, *self._producers]:
+            try:
+                value = self.value(name)
+            except NotACell:
+                continue
+            if isinstance(value, Affine) and value.same(wanted):
+                found.append(name)
+        return found
+
+
+ACTIVATIONS: Final[Mapping[str, tuple[tuple[str, float], ...]]] = {
+    "Sigmoid": (),
+    "Tanh": (),
+    "Relu": (),
+    "Softsign": (),
+    "Softplus": (),
+    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
+    "Elu": (("alpha", 1.0),),
+    "LeakyRelu": (("alpha", 0.01),),
+    "ThresholdedRelu": (("alpha", 1.0),),
+}
+"""The activations that recurrent layers take, with the numbers that they have by default."""
+
+_ROUNDING: Final = 2.0**-23
+
+_Inputs = Sequence[Affine | ConstantArray | None]
+_Said = Mapping[str, Any]
+
+
+def _computed(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantArray]:
+    """The outputs of a node.
+
+    Raises:
+        NotACell: It is none of those that cells consist of.
+    """
+    kind = node.op_type
+    said = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    if kind == "Constant" and "value" in said:
+        return [numpy_helper.to_array(said["value"])]
+    if not any(isinstance(each, Affine) for each in inputs):
+        return _evaluated(node, inputs)
+    if kind in ACTIVATIONS:
+        numbers = tuple((name, float(said.get(name, default))) for name, default in ACTIVATIONS[kind])
+        return [_activated(kind, _affine(inputs[0]), numbers)]
+    if kind not in _RULES:
+        raise NotACell
+    return _RULES[kind](said, inputs, len(node.output))
+
+
+def _evaluated(node: NodeProto, inputs: _Inputs) -> list[ConstantArray]:
+    """The outputs of a node of constants."""
+    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
+    try:
+        results: Any = ReferenceEvaluator(node).run(None, feeds)
+    except Exception as error:  # an operator or a case that the reference does not know
+        raise NotACell from error
+    return [np.asarray(each) for each in results]
+
+
+def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
+    return Affine.of(Leaf(kind, inner.width, (inner,), numbers))
+
+
+def _affine(value: Affine | ConstantArray | None, width: int = 0) -> Affine:
+    """A value as a function of this width; a constant is one of no leaf."""
+    if isinstance(value, Affine):
+        return value if value.width == width or not width else value.times(np.ones((1, width)))
+    if value is None or value.size not in (1, width) or (value.ndim and value.shape[-1] != value.size):
+        raise NotACell
+    return Affine({}, np.broadcast_to(value.astype(np.float64).reshape(-1), (width,)).copy())
+
+
+def _pair(inputs: _Inputs) -> tuple[Affine, Affine]:
+    """Two operands, as functions of the same width."""
+    widths = {each.width for each in inputs if isinstance(each, Affine)}
+    widths |= {each.shape[-1] for each in inputs if isinstance(each, np.ndarray) and each.ndim}
+    if len(widths - {1}) > 1:
+        raise NotACell
+    one, other = (_affine(each, max(widths)) for each in inputs)
+    return one, other
+
+
+def _constant(value: Affine | ConstantArray | None) -> ConstantArray:
+    if not isinstance(value, np.ndarray):
+        raise NotACell
+    return value
+
+
+def _matrix(value: Affine | ConstantArray | None) -> ConstantArray:
+    array = _constant(value)
+    if array.ndim != 2:
+        raise NotACell
+    return array.astype(np.float64)
+
+
+def _added(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    one, other = _pair(inputs)
+    return [one.plus(other)]
+
+
+def _subtracted(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    one, other = _pair(inputs)
+    return [one.plus(other.scaled(-1.0))]
+
+
+def _multiplied(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    one, other = _pair(inputs)
+    for value, factor in ((one, other), (other, one)):
+        if not factor.terms:
+            return [_snapped(value.scaled(factor.bias))]
+    return [Affine.of(Leaf("product", one.width, (one, other)))]
+
+
+def _snapped(value: Affine) -> Affine:
+    """The function with 1 in the place of factors that are 1 but for the rounding of float32: 6 times a sixth."""
+    terms = {leaf: np.where(np.abs(own - 1) < _ROUNDING, 1.0, own) for leaf, own in value.terms.items()}
+    return Affine(terms, value.bias)
+
+
+def _divided(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    one, other = _pair(inputs)
+    if other.terms or not other.bias.all():
+        raise NotACell
+    return [one.scaled(1.0 / other.bias)]
+
+
+def _product(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    if not isinstance(inputs[0], Affine):
+        raise NotACell
+    return [inputs[0].times(_matrix(inputs[1]))]
+
+
+def _gemm(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    if not isinstance(inputs[0], Affine) or said.get("transA", 0):
+        raise NotACell
+    weights = _matrix(inputs[1])
+    result = inputs[0].times(weights.T if said.get("transB", 0) else weights).scaled(said.get("alpha", 1.0))
+    if len(inputs) > 2 and inputs[2] is not None:
+        result = result.plus(_affine(inputs[2], result.width).scaled(said.get("beta", 1.0)))
+    return [result]
+
+
+def _is_last(axis: int) -> bool:
+    return axis in (1, -1)
+
+
+def _columns(value: Affine, places: ConstantArray) -> Affine:
+    return value.times(np.eye(value.width)[:, places])
+
+
+def _split(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    value = _affine(inputs[0])
+    sizes = said.get("split")
+    if sizes is None and len(inputs) > 1 and inputs[1] is not None:
+        sizes = _constant(inputs[1]).tolist()
+    sizes = sizes or [value.width // count] * count
+    if not _is_last(said.get("axis", 0)) or sum(sizes) != value.width:
+        raise NotACell
+    ends = np.cumsum([0, *sizes])
+    return [_columns(value, np.arange(start, end)) for start, end in itertools.pairwise(ends)]
+
+
+def _slice(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    value = _affine(inputs[0])
+    given = [said.get(name) for name in ("starts", "ends", "axes", "steps")]
+    if given[0] is None:
+        given = [_constant(each).reshape(-1).tolist() for each in inputs[1:] if each is not None]
+    starts, ends, *more = [each for each in given if each is not None]
+    axes = more[0] if more else range(len(starts))
+    steps = more[1] if len(more) > 1 else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if _is_last(axis):
+            value = _columns(value, np.arange(value.width)[slice(start, end, step)])
+        elif start != 0 or end < np.iinfo(np.int32).max or step != 1:  # of the rows
+            raise NotACell
+    return [value]
+
+
+def _joined(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    values = [_affine(each) for each in inputs]
+    if not _is_last(said["axis"]):
+        raise NotACell
+    width, at = sum(value.width for value in values), 0
+    whole = Affine({}, np.zeros(width))
+    for value in values:
+        whole = whole.plus(value.times(np.eye(value.width, width, at)))
+        at += value.width
+    return [whole]
+
+
+def _clipped(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    bounds = [None if each is None else float(_constant(each).item()) for each in inputs[1:]]
+    low, high = (*bounds, None, None)[:2]
+    low, high = said.get("min", low), said.get("max", high)
+    if low != 0 or high is None:
+        raise NotACell
+    return [_hard_sigmoid(_affine(inputs[0]), high)]
+
+
+def _hard_sigmoid(value: Affine, high: float) -> Affine:
+    """A value between 0 and a number."""
+    if not 0 < high < np.inf:
+        raise NotACell
+    return _activated("HardSigmoid", value.scaled(1.0 / high), (("alpha", 1.0), ("beta", 0.0))).scaled(high)
+
+
+def _at_most(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    """The smaller of a value and a number."""
+    value, bound = _bounded(inputs)
+    leaf = value.only
+    if leaf is not None and leaf.kind == "Relu":
+        return [_hard_sigmoid(leaf.operands[0], bound)]
+    return [_activated("at most", value, (("bound", bound),))]
+
+
+def _at_least(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    """The larger of a value and 0."""
+    value, bound = _bounded(inputs)
+    leaf = value.only
+    if bound != 0:
+        raise NotACell
+    if leaf is not None and leaf.kind == "at most":
+        return [_hard_sigmoid(leaf.operands[0], leaf.numbers[0][1])]
+    return [_activated("Relu", value)]
+
+
+def _bounded(inputs: _Inputs) -> tuple[Affine, float]:
+    if len(inputs) != 2:
+        raise NotACell
+    one, other = inputs if isinstance(inputs[0], Affine) else inputs[::-1]
+    return _affine(one), float(_constant(other).item())
+
+
+def _chosen(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    condition = _constant(inputs[0])
+    if condition.all() or not condition.any():
+        widths = [each.width for each in inputs[1:] if isinstance(each, Affine)]
+        return [_affine(inputs[1 if condition.all() else 2], max(widths))]
+    raise NotACell
+
+
+def _unchanged(said: _Said, inputs: _Inputs, count: int) -> list[Affine]:
+    return [_affine(inputs[0])]
+
+
+_RULES: Final[Mapping[str, Callable[[_Said, _Inputs, int], Sequence[Affine]]]] = {
+    "Add": _added,
+    "Cast": _unchanged,
+    "Clip": _clipped,
+    "Concat": _joined,
+    "Div": _divided,
+    "Gemm": _gemm,
+    "Identity": _unchanged,
+    "MatMul": _product,
+    "Max": _at_least,
+    "Min": _at_most,
+    "Mul": _multiplied,
+    "Neg": lambda said, inputs, count: [_affine(inputs[0]).scaled(-1.0)],
+    "Slice": _slice,
+    "Split": _split,
+    "Sub": _subtracted,
+    "Where": _chosen,
+}

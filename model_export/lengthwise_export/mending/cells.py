@@ -1,0 +1,263 @@
+"""Recognises the recurrent cell that a loop's body is, by what it computes.
+
+    h' = o * tanh(c'),  c' = f * c + i * g        LSTM
+    h' = z * h + (1 - z) * n                      GRU
+    h' = tanh(...)                                RNN
+
+Here each of the gates is an activation of an affine function of the step and of `h`. The recognised layer has the
+weights of those functions; whether it is the same as the loop is shown by the proof of the mend, as for every mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from lengthwise_export.mending.affine import Affine, ConstantArray, Leaf, NotACell
+from lengthwise_export.mending.cell_body import ACTIVATIONS, Body
+
+_TURNED: Final = {"Sigmoid": 0.0, "HardSigmoid": 1.0}
+"""Activations with `1 - f(x) = f(c - x)`, and their c; of HardSigmoid with the alpha 1 and the beta 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A recurrent layer.
+
+    Attributes:
+        kind: `LSTM`, `GRU` or `RNN`.
+        weights: `[1, gates * hidden, features]`, with the gates in ONNX's order.
+        recurrence: `[1, gates * hidden, hidden]`.
+        bias: `[1, 2 * gates * hidden]`.
+        attributes: The attributes of the node.
+        state: The name of the state that is also the output.
+        memory: The name of an LSTM's other state.
+        states: The names of the body's values that are the next state.
+        memories: The names of those that are an LSTM's next other state.
+    """
+
+    kind: str
+    weights: NDArray[np.float32]
+    recurrence: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    attributes: dict[str, Any]
+    state: str
+    memory: str | None
+    states: frozenset[str]
+    memories: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """`activation(inner)`; `after` is a function of the state alone that the reset gate multiplies (`reset_after`)."""
+
+    activation: str
+    numbers: tuple[tuple[str, float], ...]
+    inner: Affine
+    after: Affine | None = None
+
+
+def recognise(
+    nodes: Sequence[NodeProto],
+    step: tuple[str, int],
+    states: Mapping[str, tuple[str, int]],
+    known: Mapping[str, ConstantArray],
+    others: Mapping[str, int],
+) -> Cell:
+    """The layer that a loop's body is.
+
+    Args:
+        nodes: The nodes of the body.
+        step: The name and the number of features of a step, `[rows, features]` inside of the body.
+        states: By the name of each state: the name of its next value, and its number of features.
+        known: The constants that the body uses.
+        others: By the name of each other value that it uses: its number of features. A cell depends on none of them.
+
+    Raises:
+        NotACell: It is none that is known.
+    """
+    body = Body(nodes, known)
+    for name, width in others.items():
+        body.input(name, width)
+    given = body.input(*step)
+    leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
+    nexts = {name: _next(body, after) for name, (after, _) in states.items()}
+    for state, own in leaves.items():
+        after = nexts[state]
+        if after is None:
+            continue
+        for memory, other in leaves.items():
+            cell = nexts[memory]
+            if memory == state or cell is None:
+                continue
+            gates = _lstm(after, cell, other)
+            found = None if gates is None else _layer("LSTM", gates, given, own, state)
+            if found is not None:
+                names = frozenset(body.names_of(after)), frozenset(body.names_of(cell))
+                return replace(found, memory=memory, states=names[0], memories=names[1])
+        for kind, gates in (("GRU", _gru(after, own)), ("RNN", _rnn(after))):
+            found = None if gates is None else _layer(kind, gates, given, own, state)
+            if found is not None:
+                return replace(found, states=frozenset(body.names_of(after)))
+    raise NotACell
+
+
+def _next(body: Body, name: str) -> Affine | None:
+    try:
+        value = body.value(name)
+    except NotACell:
+        return None
+    return value if isinstance(value, Affine) else None
+
+
+def _gate(value: Affine) -> _Gate | None:
+    """An activation of one value."""
+    leaf = value.only
+    if leaf is None or leaf.kind not in ACTIVATIONS:
+        return None
+    return _Gate(leaf.kind, leaf.numbers, leaf.operands[0])
+
+
+def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
+    """The two factors of a product, in both orders."""
+    if leaf is not None and leaf.kind == "product":
+        one, other = leaf.operands
+        yield one, other
+        yield other, one
+
+
+def _lstm(state: Affine, memory: Affine, old: Leaf) -> list[_Gate] | None:
+    """The gates i, o, f, c, and at the end the activation of the memory."""
+    parts = memory.summed
+    if parts is None or len(parts) != 2:
+        return None
+    for out, shown in _factors(state.only):
+        output, last = _gate(out), _gate(shown)
+        if output is None or last is None or not last.inner.same(memory):
+            continue
+        for kept, added in (parts, parts[::-1]):
+            forget = next((_gate(one) for one, other in _factors(kept) if other.only is old), None)
+            for one, other in _factors(added):
+                taken, new = _gate(one), _gate(other)
+                if forget is None or taken is None or new is None:
+                    continue
+                if _alike(output, forget, taken):
+                    return [taken, output, forget, new, last]
+    return None
+
+
+def _alike(*gates: _Gate) -> bool:
+    return len({(gate.activation, gate.numbers) for gate in gates}) == 1
+
+
+def _gru(state: Affine, old: Leaf) -> list[_Gate] | None:
+    """The gates z, r and the new state."""
+    for keep, new in _mixed(state, old):
+        for inner, reset, after in _reset(new.inner, old):
+            if _alike(keep, reset):
+                return [keep, reset, replace(new, inner=inner, after=after)]
+    return None
+
+
+def _mixed(state: Affine, old: Leaf) -> Iterator[tuple[_Gate, _Gate]]:
+    """The update gate z and the new state n of `z * h + (1 - z) * n`, also written as `n + z * (h - n)`."""
+    parts = state.summed
+    if parts is None or len(parts) != 2:
+        return
+    for first, second in (parts, parts[::-1]):
+        for share, kept in _factors(first):
+            for rest, other in _factors(second):
+                new = _gate(other)
+                if kept.only is not old or new is None or not rest.plus(share).same(_ones(share.width)):
+                    continue
+                yield from ((gate, new) for gate in _turned_back(share, rest))
+        for share, apart in _factors(second):
+            new = _gate(Affine.of(first))
+            gate = _gate(share)
+            if gate is not None and new is not None and apart.same(_difference(old, first)):
+                yield gate, new
+            new = next((_gate(Affine.of(leaf)) for leaf in apart.terms if leaf is not old), None)
+            if first is old and gate is not None and new is not None:
+                found = next(leaf for leaf in apart.terms if leaf is not old)
+                turned = _turned(gate)
+                if turned is not None and apart.same(_difference(found, old)):
+                    yield turned, new
+
+
+def _ones(width: int) -> Affine:
+    return Affine({}, np.ones(width))
+
+
+def _difference(one: Leaf, other: Leaf) -> Affine:
+    return Affine.of(one).plus(Affine.of(other).scaled(-1.0))
+
+
+def _turned_back(share: Affine, rest: Affine) -> Iterator[_Gate]:
+    """The gate that is `share`, where it or its complement `rest` is an activation."""
+    gate, complement = _gate(share), _gate(rest)
+    if gate is not None:
+        yield gate
+    elif complement is not None and (turned := _turned(complement)) is not None:
+        yield turned
+
+
+def _turned(gate: _Gate) -> _Gate | None:
+    """`1 - gate` as a gate."""
+    if gate.activation not in _TURNED or (gate.numbers and gate.numbers != (("alpha", 1.0), ("beta", 0.0))):
+        return None
+    inner = gate.inner.scaled(-1.0)
+    return replace(gate, inner=inner.plus(Affine({}, np.full(inner.width, _TURNED[gate.activation]))))
+
+
+def _reset(inner: Affine, old: Leaf) -> Iterator[tuple[Affine, _Gate, Affine | None]]:
+    """The inner value of a GRU's new state without the part that the reset gate multiplies, that gate, and the part."""
+    for leaf, matrix in inner.terms.items():
+        rest = Affine({each: own for each, own in inner.terms.items() if each is not leaf}, inner.bias)
+        for one, other in _factors(leaf):
+            reset = _gate(one)
+            if reset is None:
+                continue
+            if other.only is old:  # (r * h) @ U
+                yield rest.plus(Affine({old: matrix}, np.zeros(rest.width))), reset, None
+            elif Affine({leaf: matrix}, np.zeros(rest.width)).only is leaf and [*other.terms] == [old]:
+                yield rest, reset, other  # r * (h @ U + b)
+
+
+def _rnn(state: Affine) -> list[_Gate] | None:
+    gate = _gate(state)
+    return None if gate is None else [gate]
+
+
+def _layer(kind: str, gates: Sequence[_Gate], given: Leaf, state: Leaf, name: str) -> Cell | None:
+    """The layer with these gates; None if one depends on something else than the step and the state."""
+    own = gates[:4]
+    hidden, parts = state.width, []
+    for gate in own:
+        if not gate.inner.terms.keys() <= {given, state} or gate.inner.width != hidden:
+            return None
+        after = gate.after or Affine({}, np.zeros(hidden))
+        recurrence = gate.inner.terms.get(state)
+        if gate.after is not None and recurrence is not None:
+            return None
+        recurrence = after.terms.get(state, np.zeros((hidden, hidden))) if recurrence is None else recurrence
+        step = gate.inner.terms.get(given, np.zeros((given.width, hidden)))
+        parts.append((step.T, recurrence.T, gate.inner.bias, after.bias))
+    weights, recurrences, biases, others = (
+        np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True)
+    )
+    used = {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]
+    chosen = [gates[place] for place in used]
+    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.activation for gate in chosen]}
+    for number in ("alpha", "beta"):
+        said = [value for gate in chosen for key, value in gate.numbers if key == number]
+        if said:
+            attributes[f"activation_{number}"] = said
+    if kind == "GRU" and own[-1].after is not None:
+        attributes["linear_before_reset"] = 1
+    bias = np.concatenate([biases, others])[None]
+    return Cell(kind, weights[None], recurrences[None], bias, attributes, name, None, frozenset(), frozenset())

@@ -1,0 +1,208 @@
+"""The state of one mend, and the node that is being mended: its inputs, attributes and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.hiding_masks import HidingMask
+from lengthwise_export.mending.restarts import LengthsRestricted, longest_run
+from lengthwise_export.mending.sizes import MANY_ROWS, Size
+from lengthwise_export.mending.values import Group, Numbers, Ragged, Value, singles
+from lengthwise_export.mending.writer import Writer
+from lengthwise_export.onnx_graphs.opsets import AXES_ARE_INPUTS
+
+
+class NodeMender:
+    """Reads the inputs of the node that is being mended, and writes nodes in its place.
+
+    Args:
+        writer: Writes the mended graph.
+        lengths: The lengths that the tables hold, ascending without a gap.
+        opset: The opset of the graph.
+
+    Attributes:
+        axes_are_inputs: Whether all reductions take their axes as an input, since opset 18.
+        node: The node that is being mended.
+        causes: Why padding reaches the output of this node; empty if it does not.
+        raw: The steps, and casts of them: token ids, which padding has too.
+        from_lengths: The original's values that depend on an input with lengths or a mask.
+        from_steps: The original's values that depend on the steps.
+        used: The original's values that a node or an output of the graph takes.
+        hides: Of the original's masks that the values of the steps decide: the mask and the number that hides a step.
+        always_valid: The original's masks that are true at every step of a lone sequence.
+    """
+
+    def __init__(self, writer: Writer, lengths: NDArray[np.int64], *, opset: int) -> None:
+        self.writer = writer
+        self.lengths = lengths
+        self.count = len(lengths)
+        self.axes_are_inputs = opset >= AXES_ARE_INPUTS
+        self.values: dict[str, Value] = {}
+        self.node = NodeProto()
+        self.causes: list[str] = []
+        self.from_lengths: set[str] = set()
+        self.from_steps: set[str] = set()
+        self.raw: set[str] = set()
+        self.used: set[str] = set()
+        self.hides: Mapping[str, HidingMask] = {}
+        self.always_valid: set[str] = set()
+        self.one = self.fixed(1)
+        self.rows = Size(np.broadcast_to(np.array([[1], [MANY_ROWS]], dtype=np.int64), (2, self.count)))
+
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    def value(self, place: int) -> Value | None:
+        """An input of the node; None if it is not given."""
+        name = self.node.input[place] if place < len(self.node.input) else ""
+        return self.values[name] if name else None
+
+    def ragged(self, place: int) -> Ragged:
+        """An input of the node as a tensor of data."""
+        value = self.value(place)
+        if value is None:
+            self.refuse(f"its input {place} is missing")
+        return self.as_ragged(value)
+
+    def tensor(self, place: int) -> Ragged:
+        """An input of the node for an operator that only moves elements: it may hold the numbers of the rows."""
+        value = self.value(place)
+        if isinstance(value, Ragged) and value.counts_rows:
+            return value
+        return self.ragged(place)
+
+    def constant(self, place: int) -> NDArray[Any] | None:
+        """An input of the node that is a constant; None if it is not given.
+
+        Raises:
+            UnmendableError: It is computed from the data or from the width.
+        """
+        value = self.value(place)
+        if value is None:
+            return None
+        if not isinstance(value, Numbers) or not value.is_constant:
+            self.refuse(f"its input {self.node.input[place]} is not a constant")
+        array: NDArray[Any] = value.table[0, 0]
+        return array
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node."""
+        for attribute in self.node.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+    def axes(self, rank: int, place: int = 1) -> list[int] | None:
+        """The axes of the node, from its attribute or its input, counted from 0; None if it names none."""
+        given = self.attribute("axes")
+        if given is None:
+            array = self.constant(place)
+            given = None if array is None else array.reshape(-1).tolist()
+        return None if given is None else [int(axis) % rank for axis in given]
+
+    def set(self, value: Value, place: int = 0) -> None:
+        """Sets an output of the node."""
+        self.values[self.node.output[place]] = value
+
+    def numbers(self, name: str, array: NDArray[Any]) -> Numbers:
+        """A constant of this name."""
+        return Numbers(name, np.broadcast_to(array, (2, self.count, *array.shape)))
+
+    def fixed(self, number: int) -> Size:
+        """A fixed size."""
+        return Size.of(number, self.count)
+
+    def as_ragged(self, value: Value) -> Ragged:
+        """A value as a tensor of data; numbers that depend on the length get an axis of rows."""
+        if isinstance(value, Ragged):
+            if value.counts_rows or value.columns:
+                self.refuse("computes with the numbers of the rows: only x[rows, places] may use them")
+            return value
+        groups = singles([self.fixed(size) for size in value.shape])
+        if value.is_constant:
+            return Ragged(value.name, value.dtype, groups)
+        self.causes.append("it computes with the width of the batch in the place of the row's length")
+        return Ragged(self.writer.per_row(value.table[0]), value.dtype, groups, row_added=True)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Ends the mend.
+
+        Raises:
+            UnmendableError: Always; the caller adds the operator.
+        """
+        raise UnmendableError("", reason)
+
+    def needs(self, size: Size) -> None:
+        """Leaves out the lengths at which a size is below 1, where the original raises."""
+        self.require(size.alone >= 1)
+
+    def require(self, accepted: NDArray[np.bool_]) -> None:
+        """Leaves out the lengths that the original does not accept.
+
+        Args:
+            accepted: `[lengths]`: those that it accepts.
+
+        Raises:
+            LengthsRestricted: Some are left out; the mend begins again with the others.
+            UnmendableError: What it accepts is not a range of lengths.
+        """
+        if accepted.all():
+            return
+        kept = longest_run(accepted)
+        if kept is None:
+            self.refuse("accepts only some lengths: its width is fixed, or must be a multiple of a number")
+        raise LengthsRestricted(int(self.lengths[kept.start]), int(self.lengths[kept.stop - 1]))
+
+    def matches(self, one: Group, other: Group) -> bool:
+        """Whether two axes of the original consist of the same axes.
+
+        If they do so only up to a length, as with a table of positions, or only from a length on, as with the last
+        steps, the others are left out.
+        """
+        if len(one) != len(other):
+            return False
+        equal = np.ones(self.count, dtype=bool)
+        for first, second in zip(one, other, strict=True):
+            equal &= (first.table == second.table).all(axis=0)
+        if longest_run(equal) is None:
+            return False
+        self.require(equal)
+        return True
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Adds a node with one output."""
+        return self.writer.emit(kind, inputs, **attributes)
+
+    def copy(self, inputs: Sequence[str], *, drop: Iterable[str] = (), **attributes: Any) -> list[str]:
+        """Adds the node again with other inputs and some other attributes, and returns its outputs."""
+        copied = NodeProto()
+        copied.CopyFrom(self.node)
+        del copied.input[:]
+        copied.input.extend(inputs)
+        replaced = {*attributes, *drop}
+        kept = [attribute for attribute in copied.attribute if attribute.name not in replaced]
+        del copied.attribute[:]
+        copied.attribute.extend(kept)
+        copied.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.writer.nodes.append(copied)
+        return list(copied.output)
+
+    def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor with axes of size 1 at these places of the result."""
+        return self.emit("Unsqueeze", [name, self.writer.constant(list(axes))]) if axes else name
+
+    def squeezed(self, name: str, axes: Sequence[int]) -> str:
+        """The tensor without these axes, which have size 1."""
+        return self.emit("Squeeze", [name, self.writer.constant(list(axes))]) if axes else name
+
+    def transposed(self, name: str, order: Sequence[int]) -> str:
+        """The tensor with its axes in this order."""
+        return name if list(order) == sorted(order) else self.emit("Transpose", [name], perm=list(order))

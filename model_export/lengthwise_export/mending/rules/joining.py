@@ -1,0 +1,178 @@
+"""Operators that join, cut and pad along an axis: what follows the steps follows each row's own last step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lengthwise_export.mending.mender import CROSSES_ROWS, INT64, Mender, Rule
+from lengthwise_export.mending.rules.convolution import surrounded
+from lengthwise_export.mending.sizes import Size, Table, constant_of
+from lengthwise_export.mending.values import Group, Numbers, Ragged
+
+
+def concat(mender: Mender) -> None:
+    """Concat: what follows the steps of a row begins where that row ends."""
+    values = [mender.values[name] for name in mender.node.input if name]
+    if any(isinstance(value, Ragged) and value.counts_rows for value in values):
+        mender.set(Ragged("", INT64, (), columns=tuple(values)))  # the index of several axes: for GatherND
+        return
+    rank = max(len(value.shape) if isinstance(value, Numbers) else value.rank for value in values)
+    axis = mender.attribute("axis") % rank
+    operands, groups, row_added = mender.align(values, keep=axis)
+    parts = [operand.groups[axis + operand.rank - rank] for operand in operands]
+    if any(len(part) != 1 for part in parts):
+        mender.refuse("joins merged axes")
+    sizes = [part[0] for part in parts]
+    if any(size.is_rows for size in sizes):
+        mender.refuse(CROSSES_ROWS)
+    operands = [_repeated(mender, operand, groups, row_added, axis) for operand in operands]
+    out = Size(np.sum([size.table for size in sizes], axis=0))
+    place = int(row_added) + sum(len(group) for group in groups[:axis])
+    name = mender.emit("Concat", [operand.name for operand in operands], axis=place)
+    zeroed = all(operand.zeroed for operand in operands) and not any(size.is_time for size in sizes[:-1])
+    whole = (*groups[:axis], (out,), *groups[axis + 1 :])
+    joined = Ragged(name, operands[0].dtype, whole, row_added, zeroed and not out.is_time)
+    if not any(size.is_time for size in sizes[:-1]):
+        mender.set(joined)
+        return
+    mender.causes.append("what follows the steps comes behind the padding")
+    index = mender.emit("Unsqueeze", [mender.writer.positions(out), mender.writer.constant([0])])
+    base = index
+    end = np.zeros(mender.count, np.int64)
+    for size in sizes[:-1]:
+        end = end + size.alone
+        if size.is_time:
+            own = mender.unsqueezed(mender.writer.per_row(end), [1])
+            padding = mender.emit("Sub", [mender.writer.at_width(size), mender.writer.per_row(size.alone)])
+            behind = mender.emit("GreaterOrEqual", [base, own])
+            moved = mender.emit("Mul", [mender.cast(behind, INT64), mender.unsqueezed(padding, [1])])
+            index = mender.emit("Add", [index, moved])
+    mender.set(mender.take(joined, axis, mender.clipped(index, out), out))
+
+
+def _repeated(mender: Mender, value: Ragged, groups: Sequence[Group], row_added: bool, axis: int) -> Ragged:
+    """An operand of a concatenation with all rows, if it stands for each of them."""
+    rank = int(row_added) + sum(1 if at == axis else len(group) for at, group in enumerate(groups))
+    wanted: list[Size | None] = [mender.rows] if row_added else []
+    for at, group in enumerate(groups):
+        wanted += [None] if at == axis else [*group]
+    moved_rows = not row_added and value.row_added
+    has = value.rows_at is not None
+    needs_rows = any(size is not None and size.is_rows for size in wanted)
+    flat = [size for group in value.groups for size in group]
+    lacks_others = len(flat) + value.row_added - moved_rows < rank
+    if has == needs_rows and not lacks_others and not moved_rows:
+        return value
+    parts = [mender.writer.constant([1]) if size is None else mender.writer.at_width(size) for size in wanted]
+    return value.called(mender.emit("Expand", [value.name, mender.emit("Concat", parts, axis=0)]))
+
+
+def split(mender: Mender) -> None:
+    """Split."""
+    value = mender.ragged(0)
+    axis = mender.attribute("axis", 0) % value.rank
+    place, size = mender.single(value, axis)
+    names = [name for name in mender.node.output]
+    given = mender.attribute("split")
+    if given is None:
+        array = mender.constant(1)
+        given = None if array is None else array.tolist()
+    if size.fixed is None:
+        mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
+    if given is None:
+        each = -(-size.fixed // len(names))
+        given = [min(each, size.fixed - each * at) for at in range(len(names))]
+    copied = mender.copy([value.name, *list(mender.node.input)[1:]], axis=place)
+    for at, (name, part) in enumerate(zip(copied, given, strict=True)):
+        if name:
+            groups = tuple((mender.fixed(part),) if each == axis else group for each, group in enumerate(value.groups))
+            mender.set(value.called(name, groups=groups), at)
+
+
+def pad(mender: Mender) -> None:
+    """Pad: what comes behind the steps comes behind each row's own last step."""
+    value = mender.ragged(0)
+    mode = mender.attribute("mode", "constant")
+    amounts, axes = mender.value(1), mender.constant(3)
+    if amounts is None:
+        mender.refuse("its amounts are an attribute: convert the graph to opset 11 or later")
+    if not isinstance(amounts, Numbers):
+        mender.refuse("its amounts are computed from the data")
+    fill_value = mender.value(2)
+    fill = 0.0
+    if fill_value is not None:
+        constant = mender.constant(2)
+        assert constant is not None
+        fill = constant.reshape(-1)[0].item() if constant.size else 0.0
+    chosen = [*range(value.rank)] if axes is None else [int(axis) % value.rank for axis in axes]
+    count = len(chosen)
+    for at, axis in enumerate(chosen):
+        front, behind = amounts.table[..., at], amounts.table[..., at + count]
+        before, after = (constant_of(np.ascontiguousarray(each)) for each in (front, behind))
+        if before is None or after is None:
+            value = _padded_by_length(mender, value, axis, (front, behind), mode, fill)
+        elif before or after:
+            value = _padded(mender, value, axis, int(before), int(after), mode, fill)
+    mender.set(value)
+
+
+def _padded_by_length(
+    mender: Mender, value: Ragged, axis: int, amounts: tuple[Table, Table], mode: str, fill: float
+) -> Ragged:
+    """The tensor with a number around each row's own steps, as often as its length says."""
+    place, size = mender.single(value, axis)
+    if (
+        mode != "constant"
+        or not size.is_time
+        or any((each[0] != each[1]).any() or (each < 0).any() for each in amounts)
+    ):
+        mender.refuse(f"pads in the mode {mode} by an amount that depends on the width, or takes steps away")
+    mender.causes.append("what it adds depends on the padded width, and comes behind the padding")
+    front, behind = (each[0] for each in amounts)
+    return surrounded(mender, mender.masked(value, [place], fill), axis, front, behind, fill)
+
+
+def _padded(mender: Mender, value: Ragged, axis: int, before: int, after: int, mode: str, fill: float) -> Ragged:
+    place, size = mender.single(value, axis)
+    if size.is_rows:
+        mender.refuse(CROSSES_ROWS)
+    out = Size(np.maximum(size.table + before + after, 0))
+    groups = tuple((out,) if at == axis else group for at, group in enumerate(value.groups))
+    if mode == "constant" or size.fixed is not None:
+        if size.is_time and after > 0:
+            mender.causes.append("what it adds comes behind the padding")
+            value = mender.masked(value, [place], fill)
+            place = value.starts()[axis]
+        rank = len(value.axes) + value.row_added
+        amounts = [before if at == place else 0 for at in range(rank)]
+        amounts += [after if at == place else 0 for at in range(rank)]
+        inputs = [value.name, mender.writer.constant(amounts)]
+        inputs += [mender.writer.scalar_of(fill, value.dtype)] if mode == "constant" else []
+        name = mender.emit("Pad", inputs, mode=mode)
+        zeroed = value.zeroed and mode == "constant" and fill == 0 and after >= 0
+        return value.called(name, groups=groups, zeroed=zeroed)
+    if min(before, after) < 0:
+        mender.refuse(f"takes steps away in the mode {mode}")
+    mender.causes.append(f"in the mode {mode} it repeats the end of the padded width, not of the row")
+    ends = mender.unsqueezed(mender.writer.per_row(size.alone), [1])
+    one = mender.writer.constant([1])
+    last = mender.emit("Sub", [ends, one])
+    index = mender.emit("Unsqueeze", [mender.writer.positions(out), mender.writer.constant([0])])
+    index = mender.emit("Sub", [index, mender.writer.constant([before])]) if before else index
+    if mode == "edge":
+        index = mender.emit("Min", [mender.emit("Max", [index, mender.writer.constant([0])]), last])
+    elif mode == "reflect":
+        mender.needs(Size(size.table - max(before, after)))
+        index = mender.emit("Abs", [index])
+        beyond = mender.emit("Abs", [mender.emit("Sub", [last, index])])
+        index = mender.emit("Sub", [last, beyond])
+    elif mode == "wrap":
+        index = mender.emit("Mod", [index, ends])
+    else:
+        mender.refuse(f"pads in the mode {mode}")
+    return mender.take(value, axis, mender.clipped(index, size), out)
+
+
+RULES: dict[str, Rule] = {"Concat": concat, "Pad": pad, "Split": split}

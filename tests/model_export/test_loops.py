@@ -1,0 +1,165 @@
+"""Loops over the steps: those that are a recurrent layer become one, others keep their states where a row has ended."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise_export.errors import UnmendableError
+from lengthwise_export.mending.changes import Mended
+from lengthwise_export.mending.mend import mend
+from tests.support.keras_loops import FEATURES, VOCABULARY, KerasLoop
+
+Array = NDArray[Any]
+LONGEST = 40
+NAMES = GraphNames(sequences="keras_tensor", lengths="lengths", logits="dense")
+
+LAYERS = {
+    "LSTM": KerasLoop(),
+    "LSTM, masked": KerasLoop(masked=0.0),
+    "LSTM, masked by another number": KerasLoop(masked=-9.0, limit=False),
+    "LSTM, held by Where": KerasLoop(masked=0.0, where=True),
+    "LSTM, each step": KerasLoop(masked=0.0, each_step=True),
+    "LSTM, hard sigmoid": KerasLoop(masked=0.0, hard=True),
+    "LSTM, tokens": KerasLoop(masked=0.0, tokens=True),
+    "GRU": KerasLoop("gru", limit=False),
+    "GRU, masked": KerasLoop("gru", masked=0.0),
+    "GRU, reset before": KerasLoop("gru, reset before", masked=0.0),
+    "RNN": KerasLoop("rnn", each_step=True),
+    "RNN, masked": KerasLoop("rnn", masked=0.0, tokens=True),
+}
+SCANS = {
+    "two cells in one loop": KerasLoop(masked=0.0, doubled=True),
+    "two GRU cells": KerasLoop("gru", doubled=True, each_step=True),
+    "no known cell": KerasLoop(sign=-1.0),
+    "no known cell, masked": KerasLoop("rnn", masked=-9.0, sign=0.5),
+}
+
+
+def session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def mended(graph: onnx.ModelProto) -> Mended:
+    tokens = graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT32
+    steps = StepInput(kind="tokens", vocabulary=VOCABULARY) if tokens else StepInput(features=FEATURES)
+    return mend(graph, NAMES, steps, max_length=LONGEST)
+
+
+def sequences(loop: KerasLoop, lengths: list[int]) -> list[Array]:
+    """Sequences without a step that a mask hides."""
+    random = np.random.default_rng(3)
+    if loop.tokens:
+        return [random.integers(1, VOCABULARY, size=length).astype(np.int32) for length in lengths]
+    return [random.normal(size=(length, FEATURES)).astype(np.float32) for length in lengths]
+
+
+def difference(original: onnx.ModelProto, result: Mended, rows: list[Array]) -> float:
+    """The largest difference of the mended graph's answers in batches from the original's alone."""
+    before, after = session(original), session(result.graph)
+    alone = [before.run(None, {"keras_tensor": steps[None]})[0][0] for steps in rows]
+    lengths = np.array([len(steps) for steps in rows], np.int32)
+    worst = 0.0
+    for padding, width in ((0, LONGEST), (7, LONGEST + 4)):
+        batch = np.full((len(rows), width, *rows[0].shape[1:]), padding, rows[0].dtype)
+        for row, steps in zip(batch, rows, strict=True):
+            row[: len(steps)] = steps
+        answers = after.run(None, {"keras_tensor": batch, "lengths": lengths})[0]
+        for right, answer in zip(alone, answers, strict=True):
+            worst = max(
+                worst,
+                float(np.abs(answer[: len(right)] - right).max() if right.ndim == 2 else np.abs(answer - right).max()),
+            )
+    return worst
+
+
+def operators(result: Mended) -> set[str]:
+    return {node.op_type for node in result.graph.graph.node}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_loop_that_is_a_layer_becomes_one_and_gets_lengths(name: str) -> None:
+    loop = LAYERS[name]
+    original = loop.model()
+    result = mended(original)
+    (kind,) = operators(result) & {"LSTM", "GRU", "RNN"}
+    assert kind == name.partition(",")[0]
+    assert not operators(result) & {"Loop", "Scan"}
+    assert difference(original, result, sequences(loop, [1, 2, 9, LONGEST, 17, 30])) < 1e-6
+    assert [change.kind for change in result.changes].count("Loop") == 1
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_another_loop_keeps_its_states_where_a_row_has_ended(name: str) -> None:
+    loop = SCANS[name]
+    original = loop.model()
+    result = mended(original)
+    assert operators(result) & {"Loop", "Scan", "LSTM", "GRU", "RNN"} == {"Scan"}
+    assert difference(original, result, sequences(loop, [1, 2, 9, LONGEST, 17, 30])) < 1e-6
+
+
+def test_a_step_that_a_mask_hides_is_data_in_the_layer_and_said() -> None:
+    loop = KerasLoop(masked=0.0)
+    original = loop.model()
+    result = mended(original)
+    assert result.hiding == (0.0,)
+    assert result.counted is not None
+    (steps,) = sequences(loop, [9])
+    steps[4] = 0.0
+    assert difference(original, result, [steps]) > 1e-3
+    assert difference(result.counted, result, [steps]) < 1e-6
+
+
+def test_a_mask_stays_what_it_is_where_a_loop_stays_one() -> None:
+    loop = KerasLoop(masked=0.0, doubled=True)
+    original = loop.model()
+    result = mended(original)
+    assert result.hiding == ()
+    rows = sequences(loop, [9, 17])
+    rows[0][4] = rows[1][-1] = 0.0
+    assert difference(original, result, rows) < 1e-6
+
+
+GATHER = "c0step = Gather (time_first, place)"
+OTHERS = {
+    "ends before the last step": (
+        "turned = Cast <to: int = 1> (next_place)",
+        "later = Add (next_place, one_i)\nturned = Cast <to: int = 1> (later)",
+    ),
+    "turns on behind the last step": ("wanted = Cast <to: int = 1> (last)", "wanted = Identity (far_f)"),
+    "computes with the number of its turn": (
+        GATHER,
+        "taken = Gather (time_first, place)\nnumber = Cast <to: int = 1> (place)\nc0step = Add (taken, number)",
+    ),
+    "takes no step": (GATHER, "c0step = Gather (time_first, zero_i)"),
+    "as the data say": (
+        "wanted = Cast <to: int = 1> (last)",
+        "wanted = ReduceMax <keepdims: int = 0> (c0h)",
+    ),
+    "once for each row": (
+        "time_first = Transpose <perm: ints = [1, 0, 2]> (keras_tensor)",
+        "time_first = Identity (keras_tensor)",
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", OTHERS)
+def test_a_loop_of_another_kind_is_refused_with_the_reason(reason: str) -> None:
+    before, after = OTHERS[reason]
+    lines = onnx.printer.to_text(KerasLoop(limit=False).model())
+    assert before in lines
+    graph = onnx.parser.parse_model(lines.replace(before, after))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e9, np.float32), "far_f"))
+    with pytest.raises(UnmendableError, match=re.escape(reason)) as error:
+        mended(graph)
+    assert error.value.operator
