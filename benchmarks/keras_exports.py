@@ -31,7 +31,6 @@ import click
 import numpy as np
 import onnx
 import onnxruntime
-from lengthwise_export.keras_models.backend import import_keras
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -43,6 +42,7 @@ from benchmarks.workloads import Work
 from lengthwise.bench.trial import LoadSpec, prepare
 from lengthwise.bench.workload import Input, draw_lengths, make_sequences
 from lengthwise.command import Command
+from lengthwise_export.keras_models.backend import import_keras
 
 MODEL = "tests.gallery.keras_sound.masking_lstm_lstm_dense"
 PAGE = pages.RESULTS / "keras_exports.md"
