@@ -37,6 +37,7 @@ from lengthwise_export.tracing import graph
 MAX_LENGTH = 1024
 """The longest accepted sequence if neither the user nor a spec says it."""
 
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A model to be exported.

@@ -1,8 +1,8 @@
 """Recurrent layers of Keras as ONNX can express them: their weights in ONNX's layout, and the runs of them.
 
 Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here the same is one call of
-the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the reset
-gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
+the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the
+reset gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def form_of(cell: Any) -> CellForm | str:
     gate = _named(cell.recurrent_activation) if kind != "RNN" else None
     for name in (output, gate):
         if name is not None and name not in ACTIVATIONS:
-            return (
-                f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
-            )
+            return f"a recurrent layer of ONNX has no activation {name!r}: it has {', '.join(ACTIVATIONS)}"
     activations = {"LSTM": (gate, output, output), "GRU": (gate, output), "RNN": (output,)}[kind]
     return CellForm(
         kind,
@@ -91,7 +89,9 @@ class CellWeights(nn.Module):
     def __init__(self, cells: Sequence[Any], form: CellForm) -> None:
         super().__init__()
         self.register_buffer("inputs", torch.stack([_stacked(_tensor(cell.kernel).T, form) for cell in cells]))
-        self.register_buffer("states", torch.stack([_stacked(_tensor(cell.recurrent_kernel).T, form) for cell in cells]))
+        self.register_buffer(
+            "states", torch.stack([_stacked(_tensor(cell.recurrent_kernel).T, form) for cell in cells])
+        )
         self.register_buffer("biases", torch.stack([_biases(cell, form) for cell in cells]))
 
 

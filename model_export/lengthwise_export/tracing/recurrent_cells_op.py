@@ -1,8 +1,8 @@
 """The operator `lengthwise::recurrent_cells`: one recurrent layer with any of ONNX's activations and directions.
 
-`recurrent` (`recurrent_op`) computes what `torch.nn.LSTM`, `GRU` and `RNN` can. A layer from elsewhere may run backwards
-only, have other activations, or apply the reset gate of a GRU before the matrix product. ONNX's operators can do all of
-this, so its translation is a single node. In torch a loop over the steps computes it.
+`recurrent` (`recurrent_op`) computes what `torch.nn.LSTM`, `GRU` and `RNN` can. A layer from elsewhere may run
+backwards only, have other activations, or apply the reset gate of a GRU before the matrix product. ONNX's operators can
+do all of this, so its translation is a single node. In torch a loop over the steps computes it.
 """
 
 from __future__ import annotations
@@ -197,7 +197,11 @@ def _to_onnx(
     directions, _, hidden = ir.Shape(states.shape or ()).numpy()
     ends = None if lengths is None else op.Cast(lengths, to=ir.DataType.INT32)
     chosen = [ACTIVATIONS[name] for name in activations.split(",")] * directions
-    form: dict[str, Any] = {"hidden_size": hidden, "direction": direction, "activations": [each.name for each in chosen]}
+    form: dict[str, Any] = {
+        "hidden_size": hidden,
+        "direction": direction,
+        "activations": [each.name for each in chosen],
+    }
     # Each list has the parameters of those activations that have one, in their order.
     alphas = [each.alpha for each in chosen if each.alpha is not None]
     betas = [each.beta for each in chosen if each.beta is not None]
@@ -215,9 +219,7 @@ def _to_onnx(
         outputs, state = op.RNN(*before, **form)
         cell = state
     # [width, directions, rows, hidden] to rows first
-    merged = op.Reshape(
-        op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden])
-    )
+    merged = op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, directions * hidden]))
     return merged, state, cell
 
 
