@@ -119,7 +119,9 @@ def check(
     with one_torch_thread() if read.framework else nullcontext():
         from lengthwise_export.mend_target import mend_target
 
-        proved = mend_target(read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress)
+        proved = mend_target(
+            read.alone or read, max_length=max_length, tolerance=tolerance, seed=seed, progress=progress
+        )
     return CheckedTarget(_without_lengths(report) if read.blind else report, read, proved.fix)
 
 
@@ -247,7 +249,12 @@ def _of_users_model(
     from lengthwise_export.mending.fix_report import summary
 
     proved = mend_target(
-        read, max_length=longest, opset=chosen.opset, tolerance=tolerance, seed=chosen.seed, progress=progress
+        read.alone or read,
+        max_length=longest,
+        opset=chosen.opset,
+        tolerance=tolerance,
+        seed=chosen.seed,
+        progress=progress,
     )
     source = mended_candidate.from_mend(proved, **said)
     tell(summary(proved.fix))

@@ -1,9 +1,9 @@
 """Compares a `KerasModule` with Keras itself, before anything else runs it.
 
-Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras expects
-it (with the value of `Masking`, or token 0) shows that the mask of the lengths does what Keras' computed mask does, leaks
-included. The same runs show the module which layers read the steps as they came in, and which masks are those of the
-lengths (`KerasModule.is_learned`).
+Each sequence alone, as `model(sequence)` answers it, is what Lengthwise promises. A batch that is padded as Keras
+expects it (with the value of `Masking`, or token 0) shows that the mask of the lengths does what Keras' computed mask
+does, leaks included. Runs before these show the module which layers read the steps as they came in, and which masks are
+those of the lengths (`KerasModule.is_learned`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.inputs import ModelInput
 from lengthwise_export.keras_models.module import KerasModule
 
 SAME: Final = 1e-5
@@ -31,14 +30,13 @@ _WIDER: Final = 4
 """How much wider a padded batch is than its longest sequence."""
 
 
-def require_agreement(text: str, module: KerasModule, steps: StepInput, padding: float, seed: int = 0) -> None:
+def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: int = 0) -> None:
     """Runs the module and Keras on the same sequences.
 
     Args:
         text: The name of the model, for errors.
         module: The module.
-        steps: The kind of a step.
-        padding: The value that the model masks, or any.
+        given: What the model takes.
         seed: Seed of the random sequences.
 
     Raises:
@@ -46,8 +44,8 @@ def require_agreement(text: str, module: KerasModule, steps: StepInput, padding:
     """
     random = np.random.default_rng(seed)
     with torch.no_grad():
-        sequences = _running(text, module, steps, random, padding)
-        padded = _padded(sequences, steps, random, padding)
+        sequences = _running(text, module, given, random)
+        padded = _padded(sequences, given, random)
         module.learning = True
         try:
             for batch, lengths in padded:
@@ -69,9 +67,7 @@ def require_agreement(text: str, module: KerasModule, steps: StepInput, padding:
             _compare(text, expected, _answers(module(batch, lengths)), "a padded batch")
 
 
-def _running(
-    text: str, module: KerasModule, steps: StepInput, random: np.random.Generator, padding: float
-) -> list[Tensor]:
+def _running(text: str, module: KerasModule, given: ModelInput, random: np.random.Generator) -> list[Tensor]:
     """Sequences `[1, length, ...]` at which Keras runs.
 
     Raises:
@@ -81,7 +77,7 @@ def _running(
     for lengths in (_LENGTHS, _LONGER):
         running = []
         for length in lengths:
-            sequence = torch.from_numpy(_drawn(steps, (1, length), random, padding))
+            sequence = _drawn(given, (1, length), random)
             try:
                 _alone(module.model, sequence)
             except Exception as raised:  # whatever a model raises at a length
@@ -116,29 +112,27 @@ def _unfiltered(keras: Any) -> Iterator[None]:
             keras.config.enable_traceback_filtering()
 
 
-def _drawn(
-    steps: StepInput, shape: tuple[int, ...], random: np.random.Generator, padding: float
-) -> NDArray[np.float32] | NDArray[np.int64]:
-    """Random steps, none of which Keras would mask."""
+def _drawn(given: ModelInput, shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+    """Random steps `[rows, width(, features)]`, none of which Keras would mask."""
+    steps = given.steps
     if steps.kind == "tokens":
         vocabulary = steps.vocabulary or 1
-        return random.integers(min(1, vocabulary - 1), vocabulary, shape)
-    values = random.standard_normal((*shape, steps.features or 1)).astype(np.float32)
-    return np.where(values == padding, values + 1, values).astype(np.float32)
+        return torch.from_numpy(random.integers(min(1, vocabulary - 1), vocabulary, shape))
+    size = (*shape, steps.features or 1) if given.features_axis else shape
+    values = random.standard_normal(size).astype(np.float32)
+    return torch.from_numpy(np.where(values == given.padding, values + 1, values).astype(np.float32))
 
 
-def _padded(
-    sequences: Sequence[Tensor], steps: StepInput, random: np.random.Generator, padding: float
-) -> list[tuple[Tensor, Tensor]]:
+def _padded(sequences: Sequence[Tensor], given: ModelInput, random: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
     """Batches with padding: as Keras masks it, and two with other values there, of other lengths."""
     lengths = torch.tensor([sequence.shape[1] for sequence in sequences])
     width = int(lengths.max()) + _WIDER
     batches = []
     for ends, fill in ((lengths, True), (lengths, False), (lengths.flip(0).clamp(max=width - 1), False)):
-        drawn = torch.from_numpy(_drawn(steps, (len(ends), width), random, padding))
+        drawn = _drawn(given, (len(ends), width), random)
         if fill:
             for row, end in enumerate(ends.tolist()):
-                drawn[row, end:] = 0 if steps.kind == "tokens" else padding
+                drawn[row, end:] = 0 if given.steps.kind == "tokens" else given.padding
         batches.append((drawn, ends))
     return batches
 

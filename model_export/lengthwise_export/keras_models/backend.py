@@ -12,6 +12,8 @@ from lengthwise.errors import ConfigurationError
 
 VARIABLE: Final = "KERAS_BACKEND"
 """The variable of the environment that Keras reads when it is imported."""
+SUFFIXES: Final = frozenset({".keras", ".h5", ".hdf5"})
+"""The suffixes of files that hold a Keras model."""
 _WANTED: Final = "torch"
 
 

@@ -71,7 +71,11 @@ class KerasModule(nn.Module):
         Without lengths there is no mask: each row is a sequence of its own of the full width.
         """
         with _KerasRun(self, steps, lengths).listening():
-            return self.model(steps, training=False)
+            answer = self.model(steps, training=False)
+        names = getattr(self.model, "output_names", None) or ()
+        if isinstance(answer, list | tuple) and len(answer) == len(names):
+            return dict(zip(names, answer, strict=True))
+        return answer
 
     def is_learned(self, layer: Any, compare: Callable[[], bool]) -> bool:
         """Whether what `compare` compares was equal in every run of `agreement`."""

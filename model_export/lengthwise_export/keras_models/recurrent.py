@@ -1,8 +1,8 @@
 """Recurrent layers of Keras as ONNX can express them: their weights in ONNX's layout, and the runs of them.
 
 Keras runs a recurrent layer as a Python loop over the steps, which a trace would unroll. Here the same is one call of
-the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the reset
-gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
+the operator `recurrent` (what torch's own layers can) or `recurrent_cells` (other activations, backwards only, the
+reset gate before the product). What Keras does at masked steps is not in the operators, and is added by `module`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The operator `lengthwise::recurrent_cells`: one recurrent layer with any of ONNX's activations and directions.
 
-`recurrent` (`recurrent_op`) computes what `torch.nn.LSTM`, `GRU` and `RNN` can. A layer from elsewhere may run backwards
-only, have other activations, or apply the reset gate of a GRU before the matrix product. ONNX's operators can do all of
-this, so its translation is a single node. In torch a loop over the steps computes it.
+`recurrent` (`recurrent_op`) computes what `torch.nn.LSTM`, `GRU` and `RNN` can. A layer from elsewhere may run
+backwards only, have other activations, or apply the reset gate of a GRU before the matrix product. ONNX's operators can
+do all of this, so its translation is a single node. In torch a loop over the steps computes it.
 """
 
 from __future__ import annotations
