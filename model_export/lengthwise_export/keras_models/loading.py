@@ -9,6 +9,7 @@ weights, to compare their number with that in the file: a small file cannot ask 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 import tempfile
@@ -105,7 +106,7 @@ def _load_hdf5(text: str, path: Path, folder: Path) -> Any:
 
 def _built(keras: Any, config: dict[str, Any], text: str, said: str) -> Any:
     try:
-        return keras.saving.deserialize_keras_object(config, safe_mode=True)
+        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # Keras empties it
     except Exception as error:  # Keras raises many kinds
         raise ConfigurationError(
             f"{text} cannot be read by Keras {keras.__version__}{said}: {_first_line(error)}. If an older Keras wrote "
