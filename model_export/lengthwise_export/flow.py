@@ -21,10 +21,10 @@ from lengthwise_export.errors import UncheckableError
 from lengthwise_export.mending.fix import FixProposal
 from lengthwise_export.options import OPSET, TargetOptions
 from lengthwise_export.targets import targets
-from lengthwise_export.targets.target import Target
+from lengthwise_export.targets.target import ScoreKind, Target
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise_export.candidate import Candidate, ScoreKind
+    from lengthwise_export.candidate import Candidate
     from lengthwise_export.pipeline import PublishedModel
 
 NOTHING_TO_MEND: Final = "nothing to mend: padding does not change an answer"

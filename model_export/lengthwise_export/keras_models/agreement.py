@@ -55,10 +55,8 @@ def require_agreement(text: str, module: KerasModule, given: ModelInput, seed: i
             module.learning = False
         for sequence in sequences:
             expected = _answers(_alone(module.model, sequence))
-            for lengths in (torch.tensor([sequence.shape[1]]), None):
-                _compare(
-                    text, expected, _answers(module(sequence, lengths)), f"a sequence of {sequence.shape[1]} steps"
-                )
+            for ends in (torch.tensor([sequence.shape[1]]), None):
+                _compare(text, expected, _answers(module(sequence, ends)), f"a sequence of {sequence.shape[1]} steps")
         for batch, lengths in padded[:1]:
             try:
                 expected = _answers(_alone(module.model, batch))

@@ -114,7 +114,7 @@ class _Examined:
             return value
         if "class_name" in value:
             self._require_known(value)
-        kept = {}
+        kept: dict[str, Any] = {}
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ConfigurationError(f"{self._text}: the configuration has a key that is no text")

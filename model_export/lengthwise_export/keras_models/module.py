@@ -234,7 +234,8 @@ def _run_through_graph(function: Any, inputs: Any, operation_fn: Any = lambda op
 def _function_class() -> type[Any]:
     from keras.src.ops.function import Function  # what runs the graph of a functional model; it has no public name
 
-    return Function
+    kind: type[Any] = Function
+    return kind
 
 
 def _set_mask(tensor: Tensor, mask: Tensor) -> None:

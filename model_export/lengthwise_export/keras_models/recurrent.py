@@ -45,7 +45,7 @@ class CellForm:
             return "LSTM"
         if self.kind == "GRU" and self.activations == ("sigmoid", "tanh") and self.reset_after:
             return "GRU"
-        return {("tanh",): "RNN_TANH", ("relu",): "RNN_RELU"}.get(self.activations) if self.kind == "RNN" else None
+        return {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.activations[0]) if self.kind == "RNN" else None
 
 
 def form_of(cell: Any) -> CellForm | str:

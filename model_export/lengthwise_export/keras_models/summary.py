@@ -12,11 +12,10 @@ class SummaryLayer:
     """A layer of a model.
 
     Attributes:
-        path: Its name; inside a nested model `model/layer`.
+        path: Its name; inside a nested model or a layer of the user's, `model/layer`.
         layer: The layer.
-        place: Its number in the summary of its model, from 1.
+        place: The number, in the summary of the whole model and from 1, of the layer that it is or is in.
         count: How many layers that summary lists.
-        parents: The numbers of the nested models that it is in, outermost first.
     """
 
     path: str
@@ -29,16 +28,26 @@ class SummaryLayer:
         """The name of its class."""
         return type(self.layer).__name__
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a layer of Keras itself, and not a model or a layer of the user's."""
+        return type(self.layer).__module__.startswith("keras.") and not hasattr(self.layer, "layers")
+
     def __str__(self) -> str:
-        """`layer 3 of 5: lstm_1 (LSTM)`."""
-        return f"layer {self.place} of {self.count}: {self.path} ({self.kind})"
+        """`layer 3 of 5 in the summary`; inside another layer `in layer 3 of 5 in the summary`."""
+        return f"{'in ' if '/' in self.path else ''}layer {self.place} of {self.count} in the summary"
 
 
-def layers_of(model: Any, prefix: str = "") -> Iterator[SummaryLayer]:
-    """The layers of a model in the order of its summary; those of a nested model follow it."""
+def layers_of(model: Any) -> Iterator[SummaryLayer]:
+    """The layers of a model in the order of its summary; those inside one of them follow it."""
     layers = list(model.layers)
     for place, layer in enumerate(layers, 1):
-        path = f"{prefix}{layer.name}"
-        yield SummaryLayer(path, layer, place, len(layers))
-        if hasattr(layer, "layers"):
-            yield from layers_of(layer, f"{path}/")
+        yield from _with_inner(SummaryLayer(layer.name, layer, place, len(layers)))
+
+
+def _with_inner(outer: SummaryLayer) -> Iterator[SummaryLayer]:
+    yield outer
+    if outer.is_whole:
+        return
+    for layer in outer.layer._flatten_layers(include_self=False, recursive=False):
+        yield from _with_inner(SummaryLayer(f"{outer.path}/{layer.name}", layer, outer.place, outer.count))

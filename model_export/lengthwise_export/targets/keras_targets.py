@@ -21,6 +21,7 @@ from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
+from lengthwise_export.keras_models.parts import LayerParts
 from lengthwise_export.keras_models.widths import with_any_width
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, labels_of
@@ -161,7 +162,7 @@ def _target(
         text=text,
         kind="keras",
         steps=steps,
-        subject=TorchSubject(module, steps, signature=signature, select_output=select_output),
+        subject=TorchSubject(module, steps, signature=signature, select_output=select_output, whole=LayerParts(module)),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),

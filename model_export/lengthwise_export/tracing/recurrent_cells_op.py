@@ -109,8 +109,8 @@ def recurrent_cells(
             state, cell = torch.where(valid, new_state, state), torch.where(valid, new_cell, cell)
             outputs[:, at] = torch.where(valid, new_state, 0.0)
         found.append((outputs, state, cell if kind == "LSTM" else state.clone()))
-    outputs, last, cells = zip(*found, strict=True)
-    return torch.cat(outputs, dim=2), torch.stack(last), torch.stack(cells)
+    merged, last, cells = (list(each) for each in zip(*found, strict=True))
+    return torch.cat(merged, dim=2), torch.stack(last), torch.stack(cells)
 
 
 @recurrent_cells.register_fake
