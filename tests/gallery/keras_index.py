@@ -74,13 +74,13 @@ KERAS_LEAKING = (
     _leak("batch_statistics", "batch_scale", "row", features=4, custom=True),
     _leak("batchnorm_before_masking", ("masking", "lstm"), "batch_normalization", "batchnorm", "masking", features=6),
     _leak("bilstm_max_pool", "global_max_pooling1d", "pooling", features=5),
-    _leak("concatenated_with_conv", "wider", "around", "conv", features=4),
+    _leak("concatenated_with_conv", ("wider", "gru"), "around", "concatenate", features=4),
     _leak("conv_forgets_mask", "global_average_pooling1d", "conv1d", features=4),
     _leak("conv_stack_max", "conv_b", "conv", features=6),
     _leak("cropped_behind", ("cropping1d", "simple_rnn"), "cropping1d", "mask", features=3, shortest=2),
     _leak("einsum_dense_loses_mask", "global_average_pooling1d", "einsum_dense", "einsumdense", vocabulary=30),
     _leak("global_max_of_relu", "max", "max", vocabulary=45),
-    _leak("group_norm", "group_normalization", "group", features=8),
+    _leak("group_norm", "group_normalization", "over the steps", features=8),
     _leak("last_step_of_bilstm", ("get_item", "getitem"), "last", "index", "reverse", "slice", "step", features=6),
     _leak("mha_after_conv", "multi_head_attention", "conv1d", "mask", features=6),
     _leak("permute_loses_mask", "bidirectional", "permute", "mask", features=5),
@@ -112,7 +112,7 @@ KERAS_SOUND = (
     _sound("causal_tagger", features=3, per_step=True),
     _sound("conv_then_given_mask", features=6),
     _sound("embedding_mask_zero_lstm", vocabulary=60),
-    _sound("encoder_of_given_masks", features=6),
+    _sound("encoder_of_given_masks", "warning", features=6),
     _sound("gru_reset_before", features=4),
     _sound("last_state_asks", features=6),
     _sound("length_in_the_shape", features=12),
@@ -137,17 +137,17 @@ KERAS_SOUND = (
 )
 
 
-def _blind(name: str, **said: Any) -> KerasExhibit:
-    return KerasExhibit("keras_blind", name, "uncheckable", second=None, reason=("length", "mask"), **said)
+def _blind(name: str, operator: str, *cause: str, **said: Any) -> KerasExhibit:
+    return KerasExhibit("keras_blind", name, "leak", (operator,), cause=cause, **said)
 
 
 KERAS_BLIND = (
-    _blind("attention_layer", features=6),
-    _blind("conv_lstm_fcn", features=4, shortest=6),
-    _blind("fcn", features=1),
-    _blind("plain_bilstm", features=5),
-    _blind("text_cnn", vocabulary=70, shortest=7),
-    _blind("transformer", features=4),
+    _blind("attention_layer", "attention", "padded steps", features=6),
+    _blind("conv_lstm_fcn", "global_max_pooling1d", "no mask", features=4, shortest=6),
+    _blind("fcn", "conv1d", "no mask", features=1),
+    _blind("plain_bilstm", "bidirectional", "no mask", features=5),
+    _blind("text_cnn", "global_max_pooling1d", "no mask", vocabulary=70, shortest=7),
+    _blind("transformer", "multi_head_attention", "padded steps", features=4),
 )
 
 
@@ -161,7 +161,7 @@ KERAS_REFUSED = (
     _refused("dropout_always_on", "twice", "same answer", "random", custom=True),
     _refused("flattened", "width", "length", "20", longest=20),
     _refused("frozen_rows", "rows", "batch"),
-    _refused("images", "axes", "dimension", "shape", features=8),
+    _refused("images", "conv2d", "axes", "dimension", "shape", features=8),
     _refused("keras_two", "keras 2", suffix=".h5"),
     _refused("lambda_layer", "lambda"),
     _refused("mixed_precision", "float16"),

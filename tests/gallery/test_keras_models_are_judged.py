@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def reported(exhibit: KerasExhibit, folder: Path) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("exhibit", KERAS_LEAKING, ids=str)
+@pytest.mark.parametrize("exhibit", KERAS_LEAKING + KERAS_BLIND, ids=str)
 def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp_path: Path) -> None:
     first = reported(exhibit, tmp_path)["leaks"][0]
     assert any(part in first["operator"] for part in exhibit.operator), first
@@ -47,15 +48,6 @@ def test_a_leak_is_found_at_the_layer_where_it_begins(exhibit: KerasExhibit, tmp
 @pytest.mark.parametrize("exhibit", KERAS_SOUND, ids=str)
 def test_a_sound_model_is_called_sound(exhibit: KerasExhibit, tmp_path: Path) -> None:
     reported(exhibit, tmp_path)
-
-
-@pytest.mark.parametrize("exhibit", KERAS_BLIND, ids=str)
-def test_a_model_without_a_mask_is_told_that_it_has_none(exhibit: KerasExhibit, tmp_path: Path) -> None:
-    result = checked(exhibit, tmp_path)
-    assert result.exit_code == EXIT_CODES[exhibit.verdict]
-    told = " ".join((result.stdout + result.stderr).lower().split())
-    assert any(reason in told for reason in exhibit.reason), told
-    assert "--mend" in told
 
 
 @pytest.mark.parametrize("exhibit", KERAS_REFUSED, ids=str)
@@ -75,4 +67,5 @@ def test_a_factory_and_the_file_of_its_model_get_the_same_report(tmp_path: Path)
             for given in (str(saved(exhibit, tmp_path)), exhibit.target)
         )
         assert file["verdict"] == factory["verdict"]
-        assert [leak["operator"] for leak in file["leaks"]] == [leak["operator"] for leak in factory["leaks"]]
+        named = [re.sub(r"_\d+", "", leak["operator"]) for leak in file["leaks"]]  # Keras counts layers of one kind
+        assert named == [re.sub(r"_\d+", "", leak["operator"]) for leak in factory["leaks"]]

@@ -3,7 +3,7 @@ from keras import layers
 
 
 def make():
-    """What a step is, and what its surroundings are; Concatenate keeps the mask of the first."""
+    """What a step is, and what its surroundings are. A mask beside none becomes one that is true everywhere."""
     keras.utils.set_random_seed(23)
     inputs = keras.Input(shape=(None, 4))
     x = layers.Masking()(inputs)
