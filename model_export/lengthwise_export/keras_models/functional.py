@@ -27,6 +27,9 @@ class MaskSource(Protocol):
     def is_over_input(self, layer: Any, inputs: Tensor) -> bool:
         """Whether a layer reads the steps as they came in."""
 
+    def named(self, operation: Any) -> Callable[..., Any]:
+        """What calls an operation between layers under its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class GraphMasks:
@@ -56,7 +59,7 @@ def masks_in(function: Any) -> GraphMasks:
                 compared[id(node.outputs[0])] = id(first)
             elif _is_zero(node.arguments.args[1:]):
                 over[id(node.outputs[0])] = id(first)
-        elif kind == "Any" and id(first) in compared and len(node.outputs[0].shape) == 2:
+        elif kind == "Any" and id(first) in compared and node.operation.axis in (-1, 2, (-1,), (2,), [-1], [2]):
             over[id(node.outputs[0])] = compared[id(first)]
     return GraphMasks(over, _only_masks(function, nodes, over))
 
@@ -85,12 +88,13 @@ def run_graph(
         (output, *_) = node.outputs
         if id(output) in masks.over and run.is_over_input(node.operation, known[masks.over[id(output)]]):
             if run.mask is not None:
-                known[id(output)] = run.mask
+                known[id(output)] = run.mask if len(output.shape) == 2 else run.mask.unsqueeze(-1)
                 continue
             if id(output) in masks.only_masks:
                 continue
         arguments, options = node.arguments.fill_in(known)
-        answer = operation_fn(node.operation)(*arguments, **options)
+        called = operation_fn(node.operation) if _is_layer(node.operation) else run.named(node.operation)
+        answer = called(*arguments, **options)
         for symbol, value in zip(node.outputs, _flat(answer), strict=False):
             known[id(symbol)] = value
     return known

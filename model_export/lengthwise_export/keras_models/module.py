@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.functional import GraphMasks, masks_in, run_graph
+from lengthwise_export.keras_models.gathering import GatheredSteps
 from lengthwise_export.keras_models.summary import SummaryLayer, layers_of
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.patched_builtins import trace_error
@@ -45,10 +46,16 @@ class KerasModule(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._held = (model,)  # in a tuple, so that torch does not register the model itself
-        self.layers_in_summary: tuple[SummaryLayer, ...] = tuple(layers_of(model))
-        for layer in self.layers_in_summary:
+        self.parts: list[tuple[nn.Module, SummaryLayer]] = []
+        self._operations: dict[int, NamedOperation] = {}
+        for layer in layers_of(model):
             name = layer.path.replace(".", "_")
-            self.add_module(f"{name}_" if hasattr(self, name) else name, layer.layer)
+            part = layer.layer
+            if not isinstance(part, nn.Module):
+                part = NamedOperation(part)
+                self._operations[id(layer.layer)] = part
+            self.parts.append((part, layer))
+            self.add_module(f"{name}_" if hasattr(self, name) else name, part)
         self.weights = nn.ModuleDict()
         self._forms: dict[int, recurrent.CellForm | str] = {}
         self._learned: dict[int, bool] = {}
@@ -59,6 +66,10 @@ class KerasModule(nn.Module):
     def model(self) -> Any:
         """The Keras model."""
         return self._held[0]
+
+    def part_of(self, operation: Any) -> Callable[..., Any]:
+        """What calls an operation between layers, as a part of this module if it is in the summary."""
+        return self._operations.get(id(operation), operation)
 
     def train(self, mode: bool = True) -> KerasModule:
         """Changes no layer: Keras passes the mode with each call, and here it is always that of inference."""
@@ -83,6 +94,10 @@ class KerasModule(nn.Module):
             self._learned[id(layer)] = compare() and self._learned.get(id(layer), True)
         return self._learned.get(id(layer), False)
 
+    def gets_lengths(self, layer: Any) -> bool:
+        """Whether the mask of a recurrent layer is that of the lengths."""
+        return self._learned.get(id(layer), False)
+
     def form_of(self, cell: Any) -> recurrent.CellForm | str:
         """What a cell computes; or, as a text, why it has no counterpart in ONNX."""
         if id(cell) not in self._forms:
@@ -103,6 +118,22 @@ class KerasModule(nn.Module):
         weights = self.weights[key]
         assert isinstance(weights, recurrent.CellWeights)
         return weights
+
+
+class NamedOperation(nn.Module):
+    """An operation of Keras between layers, such as an addition, as a part that a trace names.
+
+    Args:
+        operation: The operation.
+    """
+
+    def __init__(self, operation: Any) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        """Calls the operation."""
+        return self.operation(*arguments, **options)
 
 
 _running: list[_KerasRun] = []
@@ -156,11 +187,17 @@ class _KerasRun:
             yield
 
     def is_over_input(self, layer: Any, inputs: Tensor) -> bool:
-        """Whether a layer reads the steps as they came in."""
-        return self.module.is_learned(
-            layer,
-            lambda: inputs.shape == self.steps.shape and torch.equal(inputs.double(), self.steps.double()),
-        )
+        """Whether a layer reads the steps as they came in, if need be with an axis for their one feature."""
+
+        def is_same() -> bool:
+            own = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
+            return inputs.shape == own.shape and torch.equal(inputs.double(), own.double())
+
+        return self.module.is_learned(layer, is_same)
+
+    def named(self, operation: Any) -> Callable[..., Any]:
+        """What calls an operation between layers under its name."""
+        return self.module.part_of(operation)
 
     def is_by_lengths(self, layer: Any, mask: Tensor) -> bool:
         """Whether the mask of a layer is that of the lengths."""
@@ -252,17 +289,20 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     cells = list(layer.cell.cells) if type(layer.cell).__name__ == "StackedRNNCells" else [layer.cell]
     forms = [run.module.form_of(cell) for cell in cells]
     why = next((form for form in forms if isinstance(form, str)), None)
-    if why is None and mask is not None and not run.is_by_lengths(layer, mask):
-        why = "its mask is computed from values, and is not that of the lengths"
     if why is None and layer.stateful:
         why = "it is stateful: its answer depends on the calls before"
     if why is not None:
         if run.is_traced:
             raise trace_error(None, f"{layer.name} ({type(layer).__name__}): {why}")
         return _ORIGINAL[_rnn_call](layer, sequences, initial_state=initial_state, mask=mask, training=training)
-    lengths = run.lengths if mask is not None else run.lengths_at(sequences)
     before = _initial_states(initial_state, len(cells))
-    values = sequences if mask is None else run.unfilled(sequences)
+    values, lengths = sequences, run.lengths_at(sequences)
+    gathered = None
+    if mask is not None and run.is_by_lengths(layer, mask):
+        values, lengths = run.unfilled(sequences), run.lengths
+    elif mask is not None:
+        gathered = GatheredSteps(mask)
+        values, lengths = gathered.in_front(sequences), gathered.lengths
     direction = "reverse" if layer.go_backwards else "forward"
     states: list[Any] = []
     last = values
@@ -270,18 +310,24 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
         assert isinstance(form, recurrent.CellForm)
         weights = run.module.weights_of([cell], form)
         values, ends = recurrent.run(form, weights, values, lengths, direction, before[place])
-        last = ends[0].squeeze(0)
         own = [end.squeeze(0) for end in ends]
+        if gathered is not None:
+            starts = [state.squeeze(0) for state in before[place]] or [None] * len(own)
+            own = [gathered.kept(end, start) for end, start in zip(own, starts, strict=True)]
+        last = own[0]
         states.append(own if len(own) > 1 else own[0])
     output = last
-    if layer.return_sequences:
+    if layer.return_sequences and gathered is not None:
+        output = gathered.back(values, backwards=layer.go_backwards, repeated=not layer.zero_output_for_mask)
+    elif layer.return_sequences:
         output = values
         if layer.go_backwards:
             output = values.flip(1)
         elif mask is not None and not layer.zero_output_for_mask:
             output = run.fill(values, last.unsqueeze(1))
-    elif mask is not None and layer.zero_output_for_mask and not layer.go_backwards:
-        output = torch.where(mask[:, -1:].bool(), last, 0.0)
+    elif mask is not None and layer.zero_output_for_mask:
+        processed_last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        output = torch.where(processed_last.bool(), last, 0.0)
     if not layer.return_state:
         return output
     return (output, *(states if len(cells) > 1 else states[0] if isinstance(states[0], list) else states))

@@ -27,7 +27,8 @@ class LayerParts:
     """
 
     def __init__(self, module: KerasModule) -> None:
-        self._layers = {id(layer.layer): layer for layer in module.layers_in_summary}
+        self._module = module
+        self._layers = {id(part): layer for part, layer in module.parts}
         self._dropped_by: str | None = None
 
     def __call__(self, part: nn.Module) -> WholePart | None:
@@ -54,7 +55,13 @@ class LayerParts:
                 self._dropped_by = None
 
             def explained(change: Change) -> Cause:
-                return explain_layer(layer.kind, change, layer=layer.path, is_masked=is_masked, dropped_by=before)
+                return explain_layer(
+                    layer.kind,
+                    change,
+                    layer=layer.path,
+                    mask="none" if not is_masked else "lengths" if self._module.gets_lengths(layer.layer) else "other",
+                    dropped_by=before,
+                )
 
             return explained
 

@@ -1,4 +1,4 @@
-"""The layers of a Keras model as its summary lists them."""
+"""The layers of a Keras model as its summary lists them, with the operations between the layers of a functional one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SummaryLayer:
-    """A layer of a model.
+    """A layer of a model, or an operation between layers.
 
     Attributes:
         path: Its name; inside a nested model or a layer of the user's, `model/layer`.
-        layer: The layer.
+        layer: The layer, or the operation.
         place: The number, in the summary of the whole model and from 1, of the layer that it is or is in.
         count: How many layers that summary lists.
     """
@@ -40,7 +40,8 @@ class SummaryLayer:
 
 def layers_of(model: Any) -> Iterator[SummaryLayer]:
     """The layers of a model in the order of its summary; those inside one of them follow it."""
-    layers = list(model.layers)
+    is_graph = hasattr(model, "operations") and type(model).__name__ != "Sequential"
+    layers = list(model.operations if is_graph else model.layers)
     for place, layer in enumerate(layers, 1):
         yield from _with_inner(SummaryLayer(layer.name, layer, place, len(layers)))
 
