@@ -138,11 +138,9 @@ def _padded(sequences: Sequence[Tensor], given: ModelInput, random: np.random.Ge
 def _answers(answer: Any) -> dict[str, Tensor]:
     if isinstance(answer, Tensor):
         return {"0": answer}
-    if isinstance(answer, Mapping):
-        return {str(name): value for name, value in answer.items()}
-    if isinstance(answer, tuple | list):
-        return {str(place): value for place, value in enumerate(answer)}
-    return {}
+    if isinstance(answer, Mapping):  # a module names what Keras gives as a list
+        answer = list(answer.values())
+    return {str(place): value for place, value in enumerate(answer)} if isinstance(answer, tuple | list) else {}
 
 
 def _compare(text: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], of: str) -> None:

@@ -28,7 +28,7 @@ from lengthwise_export.keras_models import recurrent
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.functional import GraphMasks, masks_in, run_graph
 from lengthwise_export.keras_models.gathering import GatheredSteps
-from lengthwise_export.keras_models.summary import SummaryLayer, layers_of
+from lengthwise_export.keras_models.summary import SummaryLayer, layers_of, output_names
 from lengthwise_export.masks import step_mask
 from lengthwise_export.tracing.patched_builtins import trace_error
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
@@ -83,7 +83,7 @@ class KerasModule(nn.Module):
         """
         with _KerasRun(self, steps, lengths).listening():
             answer = self.model(steps, training=False)
-        names = getattr(self.model, "output_names", None) or ()
+        names = output_names(self.model)
         if isinstance(answer, list | tuple) and len(answer) == len(names):
             return dict(zip(names, answer, strict=True))
         return answer
@@ -181,6 +181,11 @@ class _KerasRun:
                 if keras.config.is_traceback_filtering_enabled():
                     keras.config.disable_traceback_filtering()
                     undo.callback(keras.config.enable_traceback_filtering)
+            for layer in self.module.model._flatten_layers():
+                # A loss of training, for which Keras would count the rows of each run.
+                if (regularizer := getattr(layer, "activity_regularizer", None)) is not None:
+                    undo.callback(setattr, layer, "activity_regularizer", regularizer)
+                    layer.activity_regularizer = None
             undo.enter_context(keras.device("cpu"))
             undo.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # that a layer drops the mask: the check says so with its cause

@@ -22,6 +22,7 @@ from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.keras_models.parts import LayerParts
+from lengthwise_export.keras_models.summary import output_names
 from lengthwise_export.keras_models.widths import with_any_width
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, labels_of
@@ -116,7 +117,7 @@ def _require_servable(text: str, model: Any) -> None:
 
 
 def _selector(text: str, model: Any, options: TargetOptions) -> OutputSelector:
-    names = list(getattr(model, "output_names", None) or ())
+    names = output_names(model)
     if len(names) > 1 and options.output is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     chosen = options.output
