@@ -65,7 +65,7 @@ REFUSED: Final[Mapping[str, str]] = MappingProxyType(
         ),
         **dict.fromkeys(
             ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"),
-            "Keras 2 wrote it for an operation of TensorFlow between layers: build the model with keras.ops in Keras 3, "
+            "Keras 2 wrote it for an operation of TensorFlow between layers: build it with keras.ops in Keras 3, "
             "load its weights with load_weights, and save that",
         ),
         **dict.fromkeys(
