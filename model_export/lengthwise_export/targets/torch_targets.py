@@ -20,7 +20,6 @@ from lengthwise_export.errors import CheckpointError
 from lengthwise_export.keras_models.backend import is_keras
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.factory import module_of
-from lengthwise_export.targets.keras_targets import of_model
 from lengthwise_export.targets.rows import require_order_of_axes
 from lengthwise_export.targets.step_inputs import read_steps
 from lengthwise_export.targets.target import Target, TargetKind, check_options_agree, labels_of
@@ -74,6 +73,8 @@ def of_module(text: str, module: nn.Module, options: TargetOptions, *, blind: bo
     """
     module = _unwrapped(module)
     if is_keras(module):
+        from lengthwise_export.targets.keras_targets import of_model  # brings torch's exporter and Keras
+
         return of_model(text, module, options)
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigurationError(f"{text} is TorchScript, which cannot be traced. {foreign_files.FROM_TORCHSCRIPT}")
