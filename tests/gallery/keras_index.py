@@ -124,6 +124,7 @@ KERAS_SOUND = (
     _sound("mean_and_max", features=5),
     _sound("nested_and_shared", features=5),
     _sound("pooled_words", vocabulary=90),
+    _sound("positions_with_mask", vocabulary=70, longest=150, custom=True),
     _sound("repeat_and_decode", features=4),
     _sound("residual_lstms", features=8),
     _sound("sentinel_mask", features=4, mask_value=-99.0),

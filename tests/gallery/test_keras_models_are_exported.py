@@ -28,7 +28,8 @@ def exported(exhibit: KerasExhibit) -> tuple[object, Session]:
     """The model as Keras reads it, and a session on its graph."""
     with tempfile.TemporaryDirectory() as folder, calm():
         file = None if exhibit.custom else saved(exhibit, Path(folder))
-        target = targets.read(exhibit.target if file is None else str(file), TargetOptions())
+        options = TargetOptions(vocabulary=exhibit.vocabulary if exhibit.custom else None)
+        target = targets.read(exhibit.target if file is None else str(file), options)
         manifest = Manifest(
             name="model",
             version=1,
