@@ -259,10 +259,10 @@ def _require_sound(report: Report, target: Target) -> None:
 
 def made_from(target: Target) -> dict[str, str | int | float | None]:
     """How a user's model was made, for the manifest."""
-    made: dict[str, str | int | float | None] = {"target": Path(target.text).name}
+    made: dict[str, str | int | float | None] = {"target": Path(target.text).name, **target.made}
     if target.checkpoint is not None:
         made["checkpoint"] = digest(target.checkpoint)
-    elif target.framework and not target.is_object:
+    elif target.kind == "module" and not target.is_object:
         made["weights"] = "the factory's own"
     return made
 

@@ -335,7 +335,8 @@ def check(
         section = "" if checked.fix is None else fix_page.as_section(checked.fix)
         page.write_text(as_page(report, target, fix=section), encoding="utf-8")
     if as_json:
-        show_json(reports.as_json(report) | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
+        told = reports.as_json(report) | {"notices": [] if read is None else list(read.notices)}
+        show_json(told | ({} if checked.fix is None else {"fix": checked.fix.as_json()}))
     else:
         served = None if read is None or read.manifest is None else reports.promise_text(read.manifest)
         Console().print(reports.on_terminal(report, target, served=served, verbose=verbose), crop=False)

@@ -11,7 +11,7 @@ import onnx
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
-from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.runtime.manifest import GraphNames, StepInput, digest
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
@@ -38,7 +38,11 @@ _WIDTHS: Final = (8, 64, 131)
 
 def read_file(text: str, options: TargetOptions) -> Target:
     """The Keras model in a file."""
-    return of_model(text, loading.load(Path(text)), options)
+    path = Path(text)
+    target = of_model(text, loading.load(path), options)
+    made = {**target.made, "checkpoint": digest(path)}
+    alone = None if target.alone is None else dataclasses.replace(target.alone, made=made)
+    return dataclasses.replace(target, made=made, alone=alone)
 
 
 def of_model(text: str, model: Any, options: TargetOptions) -> Target:
@@ -86,6 +90,7 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
             _target(text, module, given.steps, each, select_output, labels, per_step=len(shape) == 3),
             notices=notices,
             scores=probable_scores(model),
+            made={"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})},
         )
         for each in (signature, dataclasses.replace(signature, second="none"))
     )

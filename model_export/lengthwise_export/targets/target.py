@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Target:
             adds, and `subject` runs a batch as if it had no padding.
         alone: The same model as a blind target, if a mend is to begin with that; None to begin with this one.
         scores: What its output is, if the model says that.
+        made: What the manifest is to say about where the model comes from.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Target:
     blind: bool = False
     alone: Target | None = None
     scores: ScoreKind | None = None
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_options_agree(text: str, options: TargetOptions, steps: StepInput, labels: Sequence[str]) -> None:
