@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,9 +80,9 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         if said is not None and said != own:
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
     module = KerasModule(model).eval()
-    require_agreement(text, module, given)
+    outputs = require_agreement(text, module, given)
     signature = CallSignature(features_axis=given.features_axis)
-    select_output = _selector(text, model, options)
+    select_output = _selector(text, outputs, options)
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
     with_lengths, alone = (
@@ -120,8 +121,12 @@ def _require_servable(text: str, model: Any) -> None:
             )
 
 
-def _selector(text: str, model: Any, options: TargetOptions) -> OutputSelector:
-    names = list(getattr(model, "output_names", None) or ())
+def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
+    """What picks the logits.
+
+    Raises:
+        ConfigurationError: There are several outputs, and none is named.
+    """
     if len(names) > 1 and options.output is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     chosen = options.output
