@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,6 @@ from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
 from lengthwise_export.keras_models.parts import LayerParts
-from lengthwise_export.keras_models.summary import output_names
 from lengthwise_export.keras_models.widths import with_any_width
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import Target, labels_of
@@ -80,9 +80,9 @@ def of_model(text: str, model: Any, options: TargetOptions) -> Target:
         if said is not None and said != own:
             raise ConfigurationError(f"--{flag} {said} contradicts {text}, which has {own}")
     module = KerasModule(model).eval()
-    require_agreement(text, module, given)
+    outputs = require_agreement(text, module, given)
     signature = CallSignature(features_axis=given.features_axis)
-    select_output = _selector(text, model, options)
+    select_output = _selector(text, outputs, options)
     shape = _shape(module, given.steps, signature, select_output)
     labels = labels_of(text, options, shape[-1])
     with_lengths, alone = (
@@ -121,8 +121,12 @@ def _require_servable(text: str, model: Any) -> None:
             )
 
 
-def _selector(text: str, model: Any, options: TargetOptions) -> OutputSelector:
-    names = output_names(model)
+def _selector(text: str, names: Sequence[str], options: TargetOptions) -> OutputSelector:
+    """What picks the logits.
+
+    Raises:
+        ConfigurationError: There are several outputs, and none is named.
+    """
     if len(names) > 1 and options.output is None:
         raise ConfigurationError(f"{text} has {len(names)} outputs ({', '.join(names)}): name one with --output")
     chosen = options.output
