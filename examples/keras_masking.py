@@ -45,7 +45,7 @@ def _convolutions(masked: bool) -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None, FEATURES))
     mask = ops.any(ops.not_equal(inputs, 0.0), axis=-1)
-    x = inputs
+    x = layers.Masking(0.0)(inputs)
     for _ in range(2):
         if masked:
             x = ops.where(mask[..., None], x, 0.0)
