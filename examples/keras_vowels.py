@@ -29,11 +29,12 @@ from lengthwise.decoding import dataset
 
 LABELS = [str(number) for number in range(1, 10)]
 FEATURES = 12
+EVERY = click.option("--every", default=1, type=click.IntRange(1), help="Take one of so many recordings, for a try.")
 
 
-def recordings(split: str) -> tuple[list[np.ndarray], np.ndarray]:
+def recordings(split: str, every: int = 1) -> tuple[list[np.ndarray], np.ndarray]:
     """The sequences of a split, each `[length, 12]`, and the places of their labels."""
-    records = list(dataset.read(dataset.locate(f"aeon:JapaneseVowels_{split}")))
+    records = list(dataset.read(dataset.locate(f"aeon:JapaneseVowels_{split}")))[::every]
     return [record.steps for record in records], np.array([LABELS.index(str(record.label)) for record in records])
 
 
@@ -91,16 +92,17 @@ def main() -> None:
 @click.option("--epochs", default=40, show_default=True, type=click.IntRange(1))
 @click.option("--hidden", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True)
-def train(file: Path, epochs: int, hidden: int, seed: int) -> None:
+@EVERY
+def train(file: Path, epochs: int, hidden: int, seed: int, every: int) -> None:
     """Trains a model and saves it as FILE, which ends with .keras."""
     keras.utils.set_random_seed(seed)
-    sequences, labels = recordings("TRAIN")
+    sequences, labels = recordings("TRAIN", every)
     model = build(hidden)
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(padded(sequences), labels, batch_size=32, epochs=epochs, verbose=2)
     file.parent.mkdir(parents=True, exist_ok=True)
     model.save(file)
-    sequences, labels = recordings("TEST")
+    sequences, labels = recordings("TEST", every)
     in_one = model.predict(padded(sequences), verbose=0)
     click.echo(f"accuracy in Keras, one batch:   {accuracy(in_one, labels):.4f}")
     click.echo(f"accuracy in Keras, unbatched:   {accuracy(alone(model, sequences), labels):.4f}")
@@ -110,9 +112,10 @@ def train(file: Path, epochs: int, hidden: int, seed: int) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("url")
 @click.option("--model", help="The model's name in the service; default: the service's own default.")
-def compare(file: Path, url: str, model: str | None) -> None:
+@EVERY
+def compare(file: Path, url: str, model: str | None, every: int) -> None:
     """Answers the test recordings with FILE in Keras, and with the service at URL."""
-    sequences, labels = recordings("TEST")
+    sequences, labels = recordings("TEST", every)
     in_keras = alone(keras.models.load_model(file), sequences)
     over_http = served(url.rstrip("/"), sequences, model)
     same = int((in_keras.argmax(axis=1) == over_http.argmax(axis=1)).sum())
