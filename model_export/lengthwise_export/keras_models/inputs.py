@@ -52,21 +52,22 @@ def input_of(text: str, model: Any, *, features: int | None = None, vocabulary: 
                 f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
             )
         shape = (None, None, features) if features is not None else (None, None)
+    fixed = shape[1] if getattr(model, "inputs", None) else None  # a subclassed model only remembers its first call
     masks, padding = _masks(model)
     if len(shape) == 2:
         tables = [layer for layer in all_layers(model) if type(layer).__name__ == "Embedding"]
         size = vocabulary or _vocabulary(model, tables)
         if size is None and features in (None, 1):
-            return ModelInput(StepInput(features=1), False, masks, padding, shape[1])
+            return ModelInput(StepInput(features=1), False, masks, padding, fixed)
         if size is None:
             raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {_shown(shape)}")
-        return ModelInput(StepInput(kind="tokens", vocabulary=size), True, masks, padding, shape[1])
+        return ModelInput(StepInput(kind="tokens", vocabulary=size), True, masks, padding, fixed)
     if len(shape) != 3 or shape[2] is None:
         raise ConfigurationError(
             f"{text} takes {_shown(shape)}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
             "reshape each step to a list of numbers, and let the model begin with a Reshape in TimeDistributed"
         )
-    return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, shape[1])
+    return ModelInput(StepInput(features=int(shape[2])), True, masks, padding, fixed)
 
 
 def probable_scores(model: Any) -> Literal["logits", "probabilities"] | None:
