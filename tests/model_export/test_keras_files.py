@@ -378,7 +378,7 @@ def make():
 def test_a_subclassed_model_is_checked_and_traced(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(SUBCLASSED)
     name = f"{tmp_path}/net.py:make"
-    with pytest.raises(ConfigurationError, match="was never built, .* pass --features N"):
+    with pytest.raises(ConfigurationError, match=r"was never built, .* pass --features N"):
         targets.read(name, TargetOptions())
     target = targets.read(name, TargetOptions(features=4))
     assert check(target.subject, max_length=16).verdict == "sound"
