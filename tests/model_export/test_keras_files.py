@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
+from lengthwise_export.checking.check import check
 from lengthwise_export.cli import main
 from lengthwise_export.keras_models import loading
 from lengthwise_export.options import TargetOptions
@@ -338,3 +339,48 @@ def make():
     layers = [keras.layers.Input((None, 4)), keras.layers.Masking(), keras.layers.LSTM(5, return_sequences=True)]
     return keras.Sequential([*layers, MeanOfSteps(name="mean_of_steps"), keras.layers.Dense(3)])
 """
+
+
+SUBCLASSED = """
+import keras
+
+
+class Weighted(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+        self.scorer = keras.layers.Dense(1)
+
+    def call(self, x, mask=None):
+        scores = self.scorer(x)
+        if mask is not None:
+            scores = keras.ops.where(mask[..., None], scores, -1e9)
+        return keras.ops.sum(keras.ops.softmax(scores, axis=1) * x, axis=1)
+
+
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.mask = keras.layers.Masking()
+        self.rnn = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
+        self.pool = Weighted()
+        self.out = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.out(self.pool(self.rnn(self.mask(x))))
+
+
+def make():
+    return Net()
+"""
+
+
+def test_a_subclassed_model_is_checked_and_traced(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SUBCLASSED)
+    name = f"{tmp_path}/net.py:make"
+    with pytest.raises(ConfigurationError, match=r"was never built, .* pass --features N"):
+        targets.read(name, TargetOptions())
+    target = targets.read(name, TargetOptions(features=4))
+    assert check(target.subject, max_length=16).verdict == "sound"
+    kinds = [node.op_type for node in target.build("net", 18).graph.node]
+    assert kinds.count("GRU") == 1

@@ -73,6 +73,7 @@ class TorchSubject:
         signature: How the module is called.
         select_output: Picks the logits from the module's result.
         whole: Describes those of its parts that are recorded as one operation each; None for all others.
+        names: The names of its arguments; by default those of its signature.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class TorchSubject:
         signature: CallSignature,
         select_output: OutputSelector,
         whole: DescribePart | None = None,
+        names: ArgumentNames | None = None,
     ) -> None:
         self._module = in_evaluation(module)
         self.steps = steps
         self._signature = signature
         self._select_output = select_output
         self._whole = whole or (lambda part: None)
+        self._names = names
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -102,6 +105,8 @@ class TorchSubject:
     @property
     def names(self) -> ArgumentNames:
         """The names of the module's arguments."""
+        if self._names is not None:
+            return self._names
         names = self._signature.names(self._module)
         steps = names.get("steps")
         if steps is None:

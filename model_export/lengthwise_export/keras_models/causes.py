@@ -20,6 +20,15 @@ _ZEROED: Final = "valid = keras.ops.expand_dims(mask, -1)  # mask: [rows, width]
 _MASK_FIRST: Final = "x = keras.layers.Masking()(inputs)  # the first layer, before any that changes values"
 _OR_MEND: Final = "\n# or leave the model as it is: lengthwise export ... --mend"
 
+IN_OWN_LAYER: Final = (
+    "def call(self, x, mask=None):  # Keras passes the mask: [rows, width], true at valid steps; None without one\n"
+    "    ...\n"
+    "    scores = keras.ops.where(mask[..., None], scores, -1e9)  # before a softmax or a maximum over the steps\n"
+    "    x = keras.ops.where(mask[..., None], x, 0.0)  # before a sum or a mean; divide by keras.ops.sum(mask, 1)\n"
+    "# and in __init__: self.supports_masking = True"
+)
+"""What to change in a layer of the user's own that leaks."""
+
 
 @dataclass(frozen=True, slots=True)
 class _LayerEntry:

@@ -53,10 +53,10 @@ class KerasModule(nn.Module):
             part = layer.layer
             if not isinstance(part, nn.Module):
                 part = NamedOperation(part)
-                self._operations[id(layer.layer)] = part
+                self._operations[identity(layer.layer)] = part
             self.parts.append((part, layer))
             self.add_module(f"{name}_" if hasattr(self, name) else name, part)
-        self.weights = nn.ModuleDict()
+        self._weights: dict[tuple[int, ...], recurrent.CellWeights] = {}
         self._forms: dict[int, recurrent.CellForm | str] = {}
         self._learned: dict[int, bool] = {}
         self._masks: dict[int, GraphMasks] = {}
@@ -69,7 +69,7 @@ class KerasModule(nn.Module):
 
     def part_of(self, operation: Any) -> Callable[..., Any]:
         """What calls an operation between layers, as a part of this module if it is in the summary."""
-        return self._operations.get(id(operation), operation)
+        return self._operations.get(identity(operation), operation)
 
     def train(self, mode: bool = True) -> KerasModule:
         """Changes no layer: Keras passes the mode with each call, and here it is always that of inference."""
@@ -91,33 +91,37 @@ class KerasModule(nn.Module):
     def is_learned(self, layer: Any, compare: Callable[[], bool]) -> bool:
         """Whether what `compare` compares was equal in every run of `agreement`."""
         if self.learning:
-            self._learned[id(layer)] = compare() and self._learned.get(id(layer), True)
-        return self._learned.get(id(layer), False)
+            self._learned[identity(layer)] = compare() and self._learned.get(identity(layer), True)
+        return self._learned.get(identity(layer), False)
 
     def gets_lengths(self, layer: Any) -> bool:
         """Whether the mask of a recurrent layer is that of the lengths."""
-        return self._learned.get(id(layer), False)
+        return self._learned.get(identity(layer), False)
 
     def form_of(self, cell: Any) -> recurrent.CellForm | str:
         """What a cell computes; or, as a text, why it has no counterpart in ONNX."""
-        if id(cell) not in self._forms:
-            self._forms[id(cell)] = recurrent.form_of(cell)
-        return self._forms[id(cell)]
+        if identity(cell) not in self._forms:
+            self._forms[identity(cell)] = recurrent.form_of(cell)
+        return self._forms[identity(cell)]
 
     def masks_in(self, function: Any) -> GraphMasks:
         """The masks in the graph of a functional model, of this model or inside it."""
-        if id(function) not in self._masks:
-            self._masks[id(function)] = masks_in(function)
-        return self._masks[id(function)]
+        if identity(function) not in self._masks:
+            self._masks[identity(function)] = masks_in(function)
+        return self._masks[identity(function)]
 
     def weights_of(self, cells: list[Any], form: recurrent.CellForm) -> recurrent.CellWeights:
         """The weights of the cells of the directions of one layer, copied once."""
-        key = "and".join(str(id(cell)) for cell in cells)
-        if key not in self.weights:
-            self.weights[key] = recurrent.CellWeights(cells, form)
-        weights = self.weights[key]
-        assert isinstance(weights, recurrent.CellWeights)
-        return weights
+        key = tuple(map(identity, cells))
+        if key not in self._weights:
+            self._weights[key] = recurrent.CellWeights(cells, form)
+            self.add_module(f"recurrent_weights_{len(self._weights)}", self._weights[key])
+        return self._weights[key]
+
+
+def identity(part: Any) -> int:
+    """A number for a layer, an operation or a cell, which the stand-in that a trace makes of it has too."""
+    return id(getattr(part, "_tracker", part))  # a stand-in has a copy of the attributes, with the same tracker
 
 
 class NamedOperation(nn.Module):

@@ -13,12 +13,14 @@ import onnx
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import GraphNames, StepInput, digest
+from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
 from lengthwise_export.keras_models import loading
 from lengthwise_export.keras_models.agreement import require_agreement
 from lengthwise_export.keras_models.backend import import_keras
+from lengthwise_export.keras_models.causes import IN_OWN_LAYER
 from lengthwise_export.keras_models.config import REFUSED
 from lengthwise_export.keras_models.inputs import all_layers, input_of, probable_scores
 from lengthwise_export.keras_models.module import KerasModule
@@ -172,7 +174,14 @@ def _target(
         text=text,
         kind="keras",
         steps=steps,
-        subject=TorchSubject(module, steps, signature=signature, select_output=select_output, whole=LayerParts(module)),
+        subject=TorchSubject(
+            module,
+            steps,
+            signature=signature,
+            select_output=select_output,
+            whole=LayerParts(module),
+            names=ArgumentNames(fix=IN_OWN_LAYER),
+        ),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),
